@@ -1,0 +1,125 @@
+// See tensor_view.h.
+#include "tensor_view.h"
+
+namespace fastdc {
+namespace {
+
+Element element_of(DLDataType type) {
+  if (type.lanes == 1) {
+    if (type.code == kDLFloat && type.bits == 32) return Element::kFloat32;
+    if (type.code == kDLFloat && type.bits == 16) return Element::kFloat16;
+    if (type.code == kDLBfloat && type.bits == 16) return Element::kBFloat16;
+    if (type.code == kDLInt && type.bits == 32) return Element::kInt32;
+    if (type.code == kDLInt && type.bits == 64) return Element::kInt64;
+    if (type.code == kDLUInt && type.bits == 16) return Element::kUInt16;
+  }
+  throw InputError(concat("unsupported element type (DLPack code ", int{type.code}, ", ", int{type.bits},
+                          " bits): expected float32, float16, bfloat16, int32 or int64"));
+}
+
+bool contiguous(const DLTensor& tensor) {
+  if (tensor.strides == nullptr) return true;
+  int64_t expected = 1;
+  for (int axis = tensor.ndim - 1; axis >= 0; --axis) {
+    if (tensor.shape[axis] == 0) return true;
+    if (tensor.shape[axis] != 1 && tensor.strides[axis] != expected) return false;
+    expected *= tensor.shape[axis];
+  }
+  return true;
+}
+
+}  // namespace
+
+const char* name_of(Element element) {
+  switch (element) {
+    case Element::kFloat32: return "float32";
+    case Element::kFloat16: return "float16";
+    case Element::kBFloat16: return "bfloat16";
+    case Element::kInt32: return "int32";
+    case Element::kInt64: return "int64";
+    case Element::kUInt16: return "uint16";
+  }
+  return "unknown";
+}
+
+TensorView::TensorView(DLManagedTensorVersioned* managed) : versioned_(managed) {
+  try {
+    if (managed->version.major != DLPACK_MAJOR_VERSION) {
+      throw InputError(concat("the array speaks DLPack ", managed->version.major, ", expected ", DLPACK_MAJOR_VERSION));
+    }
+    read(managed->dl_tensor, (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0);
+  } catch (...) {  // the destructor of a half-made object does not run
+    if (managed->deleter != nullptr) managed->deleter(managed);
+    throw;
+  }
+}
+
+TensorView::TensorView(DLManagedTensor* managed) : unversioned_(managed) {
+  try {
+    read(managed->dl_tensor, false);
+  } catch (...) {
+    if (managed->deleter != nullptr) managed->deleter(managed);
+    throw;
+  }
+}
+
+TensorView::TensorView(TensorView&& other) noexcept
+    : data_(other.data_),
+      element_(other.element_),
+      device_(other.device_),
+      device_index_(other.device_index_),
+      read_only_(other.read_only_),
+      shape_(std::move(other.shape_)),
+      versioned_(std::exchange(other.versioned_, nullptr)),
+      unversioned_(std::exchange(other.unversioned_, nullptr)) {}
+
+TensorView::~TensorView() {
+  if (versioned_ != nullptr && versioned_->deleter != nullptr) versioned_->deleter(versioned_);
+  if (unversioned_ != nullptr && unversioned_->deleter != nullptr) unversioned_->deleter(unversioned_);
+}
+
+void TensorView::read(const DLTensor& tensor, bool read_only) {
+  switch (tensor.device.device_type) {
+    case kDLCPU:
+    case kDLCUDAHost: device_ = Device::kCpu; break;
+    case kDLCUDA:
+    case kDLCUDAManaged: device_ = Device::kCuda; break;
+    default:
+      throw InputError(concat("array on DLPack device type ", int{tensor.device.device_type}, ": expected CPU or CUDA"));
+  }
+  device_index_ = tensor.device.device_id;
+  element_ = element_of(tensor.dtype);
+  read_only_ = read_only;
+  shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
+  FASTDC_CHECK(contiguous(tensor), "array of shape ", shape_text(), " is not contiguous: expected row-major order");
+  data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
+}
+
+int64_t TensorView::count() const {
+  int64_t product = 1;
+  for (const int64_t extent : shape_) product *= extent;
+  return product;
+}
+
+std::string TensorView::shape_text() const {
+  std::ostringstream text;
+  text << '(';
+  for (size_t axis = 0; axis < shape_.size(); ++axis) text << (axis == 0 ? "" : ", ") << shape_[axis];
+  text << (shape_.size() == 1 ? ",)" : ")");
+  return text.str();
+}
+
+std::pair<int64_t, int64_t> TensorView::rows() const {
+  if (shape_.empty()) return {1, 1};
+  int64_t size = 1;
+  for (size_t axis = 1; axis < shape_.size(); ++axis) size *= shape_[axis];
+  return {shape_[0], size};
+}
+
+void TensorView::reinterpret(Element element) {
+  FASTDC_CHECK(element_ == Element::kUInt16 && element == Element::kBFloat16, "cannot see ", name_of(element_), " as ",
+               name_of(element), ": only uint16 as bfloat16");
+  element_ = element;
+}
+
+}  // namespace fastdc

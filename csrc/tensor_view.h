@@ -1,0 +1,64 @@
+// A borrowed array: pointer, element type, shape and device, taken from any object that speaks DLPack (NumPy, torch,
+// CuPy, JAX, OrtValue). Links against none of them. A view keeps its producer's memory alive until it is destroyed, so
+// that a hot loop makes its views once and passes them to the kernels for 0.3 us a call.
+#pragma once
+
+#include <dlpack/dlpack.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common.h"
+#include "errors.h"
+
+namespace fastdc {
+
+enum class Device : int { kCpu = 0, kCuda = 1 };
+
+// The element types that cross the boundary.
+enum class Element : int { kFloat32, kFloat16, kBFloat16, kInt32, kInt64, kUInt16 };
+
+const char* name_of(Element element);
+
+class TensorView {
+ public:
+  // Takes ownership of the managed tensor: its deleter runs when the view dies.
+  explicit TensorView(DLManagedTensorVersioned* managed);
+  explicit TensorView(DLManagedTensor* managed);
+  TensorView(TensorView&& other) noexcept;
+  TensorView(const TensorView&) = delete;
+  TensorView& operator=(const TensorView&) = delete;
+  TensorView& operator=(TensorView&&) = delete;
+  ~TensorView();
+
+  void* data() const { return data_; }
+  Element element() const { return element_; }
+  Device device() const { return device_; }
+  int device_index() const { return device_index_; }
+  bool read_only() const { return read_only_; }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  int64_t count() const;
+  std::string shape_text() const;
+
+  // The first dimension, and the product of the others: (rows, row size).
+  std::pair<int64_t, int64_t> rows() const;
+
+  // 16-bit integers seen as bfloat16: NumPy has no such type, ml_dtypes' does not speak DLPack.
+  void reinterpret(Element element);
+
+ private:
+  void read(const DLTensor& tensor, bool read_only);
+
+  void* data_ = nullptr;
+  Element element_ = Element::kFloat32;
+  Device device_ = Device::kCpu;
+  int device_index_ = 0;
+  bool read_only_ = false;
+  std::vector<int64_t> shape_;
+  DLManagedTensorVersioned* versioned_ = nullptr;
+  DLManagedTensor* unversioned_ = nullptr;
+};
+
+}  // namespace fastdc

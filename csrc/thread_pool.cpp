@@ -1,0 +1,144 @@
+// See thread_pool.h. One job at a time: a caller that finds the pool busy (two Python threads) runs its work alone.
+#include "thread_pool.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fastdc {
+namespace {
+
+int usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::atomic<int> configured_threads{0};  // 0: not set
+
+struct Job {
+  RangeFunction function = nullptr;
+  void* context = nullptr;
+  int64_t count = 0;
+  int64_t piece = 0;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (;;) {
+      const int64_t begin = next.fetch_add(piece, std::memory_order_relaxed);
+      if (begin >= count) return;
+      function(context, begin, std::min(count, begin + piece));
+    }
+  }
+};
+
+class Pool {
+ public:
+  explicit Pool(int workers) : owner_(getpid()) {
+    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { run(); });
+  }
+
+  // Threads do not survive a fork: a pool made by another process is of no use here and is abandoned, not joined.
+  bool belongs_here(int workers) const { return owner_ == getpid() && static_cast<int>(threads_.size()) == workers; }
+  bool made_by_this_process() const { return owner_ == getpid(); }
+
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+
+  void execute(Job& job) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      job_ = &job;
+      ++generation_;
+      running_ = static_cast<int>(threads_.size());
+    }
+    wake_.notify_all();
+    job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return running_ == 0; });
+    job_ = nullptr;
+  }
+
+ private:
+  void run() {
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      if (stopping_) return;
+      seen = generation_;
+      Job* job = job_;
+      lock.unlock();
+      job->work();
+      lock.lock();
+      if (--running_ == 0) done_.notify_one();
+    }
+  }
+
+  const pid_t owner_;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::vector<std::thread> threads_;
+  Job* job_ = nullptr;
+  uint64_t generation_ = 0;
+  int running_ = 0;
+  bool stopping_ = false;
+};
+
+// Leaked on purpose at exit (joining threads from a static destructor deadlocks in some embedders).
+std::mutex* pool_mutex = new std::mutex;
+Pool* pool = nullptr;
+
+// A fork may happen while another thread holds the mutex; the child starts from a fresh, unlocked one.
+void after_fork_in_child() {
+  pool_mutex = new std::mutex;
+  pool = nullptr;
+}
+const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
+
+}  // namespace
+
+int num_threads() {
+  const int threads = configured_threads.load(std::memory_order_relaxed);
+  if (threads > 0) return threads;
+  static const int cpus = usable_cpus();
+  return cpus;
+}
+
+void set_num_threads(int threads) { configured_threads.store(threads, std::memory_order_relaxed); }
+
+void parallel_for(int64_t count, int64_t min_piece, RangeFunction function, void* context) {
+  if (count <= 0) return;
+  const int threads = num_threads();
+  const int64_t piece = std::max<int64_t>(std::max<int64_t>(1, min_piece), count / (4 * threads));
+  std::unique_lock<std::mutex> lock(*pool_mutex, std::defer_lock);
+  if (threads == 1 || piece >= count || !lock.try_lock()) {
+    function(context, 0, count);
+    return;
+  }
+  if (pool == nullptr || !pool->belongs_here(threads - 1)) {
+    if (pool != nullptr && pool->made_by_this_process()) delete pool;
+    pool = new Pool(threads - 1);
+  }
+  Job job;
+  job.function = function;
+  job.context = context;
+  job.count = count;
+  job.piece = piece;
+  pool->execute(job);
+}
+
+}  // namespace fastdc
