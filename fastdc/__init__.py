@@ -1,1 +1,37 @@
-"""fastdc."""
+"""fastdc: classify and certify images with diffusion models, fast.
+
+    import fastdc
+    clf = fastdc.load("digits")
+    result = clf.classify(images)      # uint8, or float in [0, 1]; (n, channels, height, width)
+    result.labels, result.probabilities, result.evaluations
+
+A diffusion classifier asks a conditional diffusion model how well it denoises an image under each class; the class with
+the smallest error wins (Li et al., arXiv 2303.16203).
+"""
+
+from fastdc.bundle import Bundle, load_bundle
+from fastdc.classifier import Classification, DiffusionClassifier, load, shipped_models
+from fastdc.errors import ErrorTable
+from fastdc.exceptions import BackendError, BundleError, FastdcError, InputError, MissingDependencyError
+from fastdc.model import Defaults, Model
+from fastdc.ops import build_config
+from fastdc.version import __version__
+
+__all__ = [
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "Classification",
+    "Defaults",
+    "DiffusionClassifier",
+    "ErrorTable",
+    "FastdcError",
+    "InputError",
+    "MissingDependencyError",
+    "Model",
+    "__version__",
+    "build_config",
+    "load",
+    "load_bundle",
+    "shipped_models",
+]

@@ -1,0 +1,7 @@
+"""Backends: what runs the network. :func:`open_network` picks one by name; each module imports its own packages."""
+
+from fastdc.backends.base import AbstractNetwork, AbstractSlot, NetworkOptions
+from fastdc.backends.choose import BACKENDS, open_network
+from fastdc.backends.function import FunctionNetwork
+
+__all__ = ["BACKENDS", "AbstractNetwork", "AbstractSlot", "FunctionNetwork", "NetworkOptions", "open_network"]

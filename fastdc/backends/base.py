@@ -1,0 +1,134 @@
+"""The protocol between the engine and whatever runs the network.
+
+A network owns one or more slots. A slot is a set of buffers for one step in flight, placed where the network runs; the
+engine fills ``sample``, ``timestep`` and ``class_labels`` (by ``ops.add_noise``, in place), calls ``run(count)`` and
+reduces ``output`` (by ``ops.denoising_error``). Buffers belong to the backend: NumPy on the CPU, torch tensors in the
+torch backend. Nothing is allocated in the loop.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.exceptions import InputError
+
+Buffer: TypeAlias = Any
+"""An array of the backend's library that speaks DLPack."""
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+DEFAULT_BATCH = 128
+MAX_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is to be run; None and "auto" leave the choice to the backend.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto" or one of :data:`PRECISIONS`: the element type of the network's input and output.
+        batch: Largest number of cells in a step.
+        threads: CPU threads, for the CPU.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision != "auto" and self.precision not in PRECISIONS:
+            raise InputError(f"precision must be auto or one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
+            raise InputError(f"batch must be 1 to {MAX_BATCH}, got {self.batch}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise InputError(f"threads must be 1 to 1024, got {self.threads}")
+        kind, _, index = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+            raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+
+
+class AbstractSlot(Protocol):
+    """Buffers for one step in flight.
+
+    Attributes:
+        sample: (batch, c, h, w) of the network's precision, u.
+        timestep: float32 (batch,).
+        class_labels: int64 (batch,).
+        output: (batch, c, h, w) of the network's precision, F.
+        cells: int32 (batch, 3), the cell table.
+        errors: float32 (batch,).
+    """
+
+    sample: Buffer
+    timestep: Buffer
+    class_labels: Buffer
+    output: Buffer
+    cells: Buffer
+    errors: Buffer
+
+    def run(self, count: int) -> None:
+        """Evaluates the first `count` rows: output = F(sample, timestep, class_labels). Releases the GIL."""
+
+
+class AbstractNetwork(Protocol):
+    """A network ready to run.
+
+    Attributes:
+        backend: Name of the backend.
+        device: Where it runs, such as "cpu" or "cuda:0".
+        precision: Element type of sample and output.
+        batch: Rows of a slot.
+        slots: Steps that may be in flight at once, each driven by its own thread.
+        stream: CUDA stream handle of the work, 0 on the CPU.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    batch: int
+    slots: tuple[AbstractSlot, ...]
+    stream: int
+
+    def place(self, array: npt.NDArray[Any]) -> Buffer:
+        """The array where the network runs: itself on the CPU, a copy on a device."""
+
+    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        """Copies a host array into the first rows of a buffer."""
+
+    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
+        """The first `count` values of a buffer as a new host array."""
+
+
+class HostArrays:
+    """place, write and read of networks whose buffers are NumPy arrays."""
+
+    stream = 0
+    device = "cpu"
+
+    def place(self, array: npt.NDArray[Any]) -> Buffer:
+        """See :class:`AbstractNetwork`."""
+        return array
+
+    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        """See :class:`AbstractNetwork`."""
+        buffer[: len(array)] = array
+
+    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
+        """See :class:`AbstractNetwork`."""
+        copy: npt.NDArray[np.float32] = buffer[:count].copy()
+        return copy
+
+
+class HostBuffers:
+    """NumPy buffers of a slot; see :class:`AbstractSlot`. float32."""
+
+    def __init__(self, batch: int, image_shape: tuple[int, int, int]) -> None:
+        self.sample: Buffer = np.zeros((batch, *image_shape), np.float32)
+        self.timestep: Buffer = np.zeros(batch, np.float32)
+        self.class_labels: Buffer = np.zeros(batch, np.int64)
+        self.output: Buffer = np.zeros((batch, *image_shape), np.float32)
+        self.cells: Buffer = np.zeros((batch, 3), np.int32)
+        self.errors: Buffer = np.zeros(batch, np.float32)

@@ -1,0 +1,49 @@
+"""Picks the backend of a bundle. What is asked for runs, or an error says what is missing; nothing falls back."""
+
+from fastdc.backends.base import AbstractNetwork, NetworkOptions
+from fastdc.bundle import Bundle
+from fastdc.exceptions import BackendError, InputError, MissingDependencyError
+from fastdc.extras import installed
+
+BACKENDS = ("onnx", "torch")
+
+
+def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions | None = None) -> AbstractNetwork:
+    """The network of a bundle, ready to run.
+
+    Args:
+        bundle: The bundle.
+        backend: One of :data:`BACKENDS`, or "auto": torch when a CUDA device is asked for, else onnx where ONNX
+            Runtime is installed, else torch.
+        options: See :class:`NetworkOptions`.
+
+    Raises:
+        InputError: Unknown backend.
+        MissingDependencyError: The backend's package is not installed.
+        BackendError: The backend has no such device or precision.
+        BundleError: The bundle's files do not make a network.
+    """
+    options = options or NetworkOptions()
+    if backend == "auto":
+        backend = _choose(options)
+    if backend == "onnx":
+        from fastdc.backends.onnx import OnnxNetwork
+
+        return OnnxNetwork(bundle, options)
+    if backend == "torch":
+        from fastdc.backends.torch import TorchNetwork
+
+        return TorchNetwork.from_bundle(bundle, options)
+    if backend == "tensorrt":
+        raise BackendError("backend tensorrt is not part of this version: use onnx or torch")
+    raise InputError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _choose(options: NetworkOptions) -> str:
+    if options.device.startswith("cuda") or options.precision not in ("auto", "float32"):
+        return "torch"
+    if installed("onnxruntime"):
+        return "onnx"
+    if installed("torch"):
+        return "torch"
+    raise MissingDependencyError("no backend is installed: pip install 'fastdc[cpu]' for ONNX Runtime")

@@ -1,0 +1,118 @@
+"""ONNX Runtime on the CPU: the default backend, a bundle's ``denoiser.onnx`` with I/O binding on our own buffers.
+
+Parallelism is over steps, not inside one: the session runs single-threaded and as many slots as there are threads
+evaluate different steps at once. For the small networks and large batches of a diffusion classifier that scales where
+splitting each operator does not (bench/classify measures both), and no thread waits on another inside the network.
+"""
+
+import os
+from typing import Any
+
+from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions
+from fastdc.bundle import DENOISER, Bundle
+from fastdc.exceptions import BackendError, BundleError
+from fastdc.extras import require
+
+OUTPUT = "output"
+
+# Key of an ONNX tensor that lives in another file, as protobuf bytes (field 1, length 8). Bundles of format version 1
+# hold their weights in the graph, so a reference to a file elsewhere is never legitimate.
+_EXTERNAL_DATA_KEY = b"\x0a\x08location\x12"
+
+
+class _OnnxSlot(HostBuffers):
+    """Buffers of one step and, per row count seen, the binding of the session to them."""
+
+    def __init__(self, session: Any, batch: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(batch, image_shape)
+        self._session = session
+        self._bindings: dict[int, Any] = {}
+
+    def run(self, count: int) -> None:
+        binding = self._bindings.get(count)
+        if binding is None:
+            binding = self._bindings[count] = self._bind(count)
+        self._session.run_with_iobinding(binding)
+
+    def _bind(self, count: int) -> Any:
+        binding = self._session.io_binding()
+        inputs = {"sample": self.sample, "timestep": self.timestep, "class_labels": self.class_labels}
+        for name, buffer in inputs.items():
+            shape = (count, *buffer.shape[1:])
+            binding.bind_input(name, "cpu", 0, buffer.dtype, shape, buffer.ctypes.data)
+        shape = (count, *self.output.shape[1:])
+        binding.bind_output(OUTPUT, "cpu", 0, self.output.dtype, shape, self.output.ctypes.data)
+        return binding
+
+
+class OnnxNetwork(HostArrays):
+    """A bundle's network in ONNX Runtime, CPU execution provider.
+
+    Args:
+        bundle: The bundle.
+        options: batch (default 128), threads (default: the CPUs this process may use); device must be the CPU and
+            precision float32.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        BackendError: A device or precision that this backend does not have.
+        BundleError: The graph is corrupt, or its inputs and outputs are not those of a bundle.
+    """
+
+    backend = "onnx"
+    precision = "float32"
+
+    def __init__(self, bundle: Bundle, options: NetworkOptions | None = None) -> None:
+        options = options or NetworkOptions()
+        if options.device not in ("auto", "cpu"):
+            raise BackendError(f"backend onnx runs on the CPU here, got device {options.device!r}")
+        if options.precision not in ("auto", "float32"):
+            raise BackendError(f"backend onnx runs in float32 on the CPU, got precision {options.precision!r}")
+        self.batch = options.batch or DEFAULT_BATCH
+        threads = options.threads or usable_cpus()
+        session = _open_session(bundle)
+        _check_graph(session, bundle)
+        self.slots: tuple[AbstractSlot, ...] = tuple(
+            _OnnxSlot(session, self.batch, bundle.image_shape) for _ in range(threads)
+        )
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_session(bundle: Bundle) -> Any:
+    ort = require("onnxruntime", extra="cpu")
+    graph = bundle.read(DENOISER)
+    if _EXTERNAL_DATA_KEY in graph:
+        raise BundleError(f"{bundle.path / DENOISER} refers to data outside the file, which a bundle may not")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors come back as exceptions
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = str(error).splitlines()[0][:200]
+        raise BundleError(f"{bundle.path / DENOISER} cannot be loaded by ONNX Runtime: {reason}") from None
+
+
+def _check_graph(session: Any, bundle: Bundle) -> None:
+    """Refuses graphs whose inputs or output are not what the engine binds to."""
+    shape = list(bundle.image_shape)
+    expected = {
+        "sample": ("tensor(float)", shape),
+        "timestep": ("tensor(float)", []),
+        "class_labels": ("tensor(int64)", []),
+    }
+    found = {node.name: (node.type, list(node.shape[1:])) for node in session.get_inputs()}
+    outputs = {node.name: (node.type, list(node.shape[1:])) for node in session.get_outputs()}
+    if found != expected or outputs != {OUTPUT: ("tensor(float)", shape)}:
+        raise BundleError(
+            f"{bundle.path / DENOISER} must map sample {shape}, timestep, class_labels to {OUTPUT}; it maps {found} to {outputs}"
+        )
+    if isinstance(session.get_inputs()[0].shape[0], int):
+        raise BundleError(
+            f"{bundle.path / DENOISER} has a fixed batch of {session.get_inputs()[0].shape[0]}, expected any"
+        )

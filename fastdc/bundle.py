@@ -1,0 +1,275 @@
+"""Bundles: a model as a folder that can be verified, holds nothing executable, and runs wherever NumPy and a backend do.
+
+A bundle is ``fastdc.json`` (the manifest) beside the files it names with size and sha256: ``denoiser.onnx``, the network
+F(sample, timestep, class_labels), and optionally ``weights.safetensors`` for the torch backend. docs/bundle.md states
+every field. Nothing is unpickled. Sizes are checked on loading, hashes on every read, before a byte is used; names that
+leave the folder, absurd shapes and newer format versions are refused with one line.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastdc.exceptions import BundleError, InputError
+from fastdc.model import Defaults, Model
+from fastdc.ops import LOSSES
+from fastdc.parameterization import parameterization_from_dict
+from fastdc.schedules import schedule_from_dict
+from fastdc.weighting import WEIGHTINGS
+
+FORMAT = "fastdc-bundle"
+VERSION = 1
+MANIFEST = "fastdc.json"
+DENOISER = "denoiser.onnx"
+WEIGHTS = "weights.safetensors"
+
+MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_PIXELS = 2**28
+MAX_CLASSES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified manifest and the folder it describes.
+
+    Attributes:
+        path: The folder.
+        model: What the manifest says of the model.
+        manifest: The manifest as read.
+    """
+
+    path: Path
+    model: Model
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The model's short name."""
+        return self.model.name
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the model's images."""
+        return self.model.image_shape
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return self.model.class_names
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files beside the manifest."""
+        return tuple(self.manifest["files"])
+
+    def read(self, name: str) -> bytes:
+        """The content of a file, after checking its sha256.
+
+        Raises:
+            BundleError: The bundle has no such file, or its content is not what the manifest says.
+        """
+        entry = self.manifest["files"].get(name)
+        if entry is None:
+            raise BundleError(f"bundle {self.name!r} at {self.path} has no {name}: it holds {', '.join(self.files)}")
+        try:
+            content = (self.path / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.path / name} cannot be read: {error.strerror}") from None
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise BundleError(f"{self.path / name} is corrupt: its sha256 is not the one in {MANIFEST}")
+        return content
+
+    def verify(self) -> None:
+        """Reads and checks every file.
+
+        Raises:
+            BundleError: A file is not what the manifest says.
+        """
+        for name in self.files:
+            self.read(name)
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Reads and checks a bundle's manifest and the sizes of its files.
+
+    Args:
+        path: The bundle's folder.
+
+    Raises:
+        BundleError: The folder is not a bundle, is truncated or corrupt, hostile, or needs a newer fastdc.
+    """
+    folder = Path(path)
+    manifest_path = folder / MANIFEST
+    if not manifest_path.is_file():
+        raise BundleError(f"{folder} is not a bundle: expected a folder with {MANIFEST}")
+    if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{manifest_path} is larger than {MAX_MANIFEST_BYTES} bytes")
+    content = manifest_path.read_bytes()
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{manifest_path} is not valid JSON: {str(error).splitlines()[0]}") from None
+    bundle = _parse(folder, manifest, hashlib.sha256(content).hexdigest())
+    for name, entry in manifest["files"].items():
+        file = folder / name
+        if file.is_symlink() or not file.is_file():
+            raise BundleError(f"{file} is missing or not a plain file")
+        if file.stat().st_size != entry["bytes"]:
+            raise BundleError(f"{file} is truncated or changed: {file.stat().st_size} bytes, expected {entry['bytes']}")
+    return bundle
+
+
+def write_bundle(
+    path: str | os.PathLike[str], manifest: dict[str, Any], files: dict[str, bytes], *, overwrite: bool = False
+) -> Bundle:
+    """Writes a bundle: all of it or nothing.
+
+    Args:
+        path: The folder to make.
+        manifest: The manifest without "format", "version" and "files"; see docs/bundle.md.
+        files: Content of each file by name, :data:`DENOISER` among them.
+        overwrite: Replace an existing bundle. A folder that is not a bundle is never touched.
+
+    Raises:
+        BundleError: The manifest is not valid, or the folder exists.
+    """
+    folder = Path(path)
+    if folder.exists():
+        if not (folder / MANIFEST).is_file():
+            raise BundleError(f"{folder} exists and is not a bundle: choose another path")
+        if not overwrite:
+            raise BundleError(f"{folder} exists: choose another path or allow overwriting it")
+    entries = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
+    }
+    whole = {"format": FORMAT, "version": VERSION, **manifest, "files": entries}
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _parse(folder, json.loads(text), "")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            (staging / name).write_bytes(content)
+        (staging / MANIFEST).write_text(text, encoding="utf-8")
+        staging.chmod(0o755)
+        if folder.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.rename(retired / folder.name)
+            staging.rename(folder)
+            shutil.rmtree(retired)
+        else:
+            staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return load_bundle(folder)
+
+
+def _parse(folder: Path, manifest: Any, digest: str) -> Bundle:
+    """Checks every field of a manifest; the errors name the field."""
+    where = folder / MANIFEST
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f'{where} is not a bundle manifest: expected "format": "{FORMAT}"')
+    version = manifest.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise BundleError(f"{where}: version must be a positive whole number, got {version!r}")
+    if version > VERSION:
+        raise BundleError(f"{where} has format version {version}, this fastdc reads up to {VERSION}: upgrade fastdc")
+    try:
+        image = _field(manifest, "image", dict)
+        class_names = _class_names(manifest)
+        null_class = manifest.get("null_class")
+        if null_class is not None and (not _is_int(null_class) or not 0 <= null_class <= MAX_CLASSES):
+            raise BundleError(f"null_class must be a class index or null, got {null_class!r}")
+        _check_files(_field(manifest, "files", dict))
+        model = Model(
+            name=_field(manifest, "name", str),
+            image_shape=_image_shape(_field(image, "shape", list)),
+            value_range=_value_range(_field(image, "range", list)),
+            class_names=class_names,
+            null_class=null_class,
+            schedule=schedule_from_dict(_field(manifest, "schedule", dict)),
+            parameterization=parameterization_from_dict(_field(manifest, "parameterization", dict)),
+            defaults=_defaults(_field(manifest, "defaults", dict)),
+            identity=digest,
+        )
+        return Bundle(path=folder, model=model, manifest=manifest)
+    except (BundleError, InputError) as error:
+        raise BundleError(f"{where}: {error}") from None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _field(entry: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    value = entry.get(name)
+    if not isinstance(value, kind):
+        wanted = {"dict": "an object", "list": "a list", "str": "a string"}[kind.__name__]
+        raise BundleError(f"{name} must be {wanted}, got {'nothing' if value is None else repr(value)[:60]}")
+    return value
+
+
+def _class_names(manifest: dict[str, Any]) -> tuple[str, ...]:
+    names = _field(manifest, "classes", list)
+    if not 1 <= len(names) <= MAX_CLASSES or not all(isinstance(name, str) for name in names):
+        raise BundleError(f"classes must be 1 to {MAX_CLASSES} names, got {len(names)} entries")
+    return tuple(names)
+
+
+def _image_shape(shape: list[Any]) -> tuple[int, int, int]:
+    if len(shape) != 3 or not all(_is_int(extent) and extent > 0 for extent in shape):
+        raise BundleError(f"image.shape must be [channels, height, width], got {shape!r:.80}")
+    if math.prod(shape) > MAX_PIXELS:
+        raise BundleError(f"image.shape {shape} has more than {MAX_PIXELS} values")
+    return (shape[0], shape[1], shape[2])
+
+
+def _value_range(bounds: list[Any]) -> tuple[float, float]:
+    if len(bounds) != 2 or not all(_is_number(bound) for bound in bounds) or not bounds[0] < bounds[1]:
+        raise BundleError(f"image.range must be [low, high] with low < high, got {bounds!r:.80}")
+    return (float(bounds[0]), float(bounds[1]))
+
+
+def _defaults(entry: dict[str, Any]) -> Defaults:
+    unknown = set(entry) - set(Defaults.__dataclass_fields__)
+    if unknown:
+        raise BundleError(f"defaults has no option {sorted(unknown)[0]!r}")
+    levels = entry.get("levels")
+    if levels is not None:
+        if not (isinstance(levels, list) and len(levels) == 2 and all(map(_is_number, levels))):
+            raise BundleError(f"defaults.levels must be [low, high] or null, got {levels!r:.80}")
+        if not 0 < levels[0] < levels[1]:
+            raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels}")
+    values: dict[str, Any] = {**entry, "levels": None if levels is None else (float(levels[0]), float(levels[1]))}
+    defaults = Defaults(**values)
+    if not _is_int(defaults.draws) or defaults.draws < 1:
+        raise BundleError(f"defaults.draws must be a positive whole number, got {defaults.draws!r}")
+    if defaults.weighting not in WEIGHTINGS or defaults.loss not in LOSSES:
+        raise BundleError(f"defaults name an unknown weighting or loss: {defaults.weighting!r}, {defaults.loss!r}")
+    if not _is_number(defaults.temperature) or not defaults.temperature > 0:
+        raise BundleError(f"defaults.temperature must be positive, got {defaults.temperature!r}")
+    return defaults
+
+
+def _check_files(files: dict[str, Any]) -> None:
+    for name, entry in files.items():
+        plain = name and name not in (".", "..", MANIFEST) and not set(name) & set("/\\\0:")
+        if not plain:
+            raise BundleError(f"files: {name!r} is not a plain file name inside the bundle")
+        if not isinstance(entry, dict) or not _is_int(entry.get("bytes")) or entry["bytes"] < 0:
+            raise BundleError(f"files: {name} needs its size in bytes")
+        digest = entry.get("sha256")
+        if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise BundleError(f"files: {name} needs its sha256")
+    if DENOISER not in files:
+        raise BundleError(f"files: {DENOISER} is missing")

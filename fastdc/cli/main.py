@@ -1,0 +1,85 @@
+"""``fastdc``: the command group, and the one place where errors become one line and an exit code.
+
+Exit codes: 0 done, 2 bad input or usage (one line, before work starts), 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from fastdc.exceptions import FastdcError
+from fastdc.version import __version__
+
+# Command -> what it does, in the order of --help. Modules are imported when their command runs.
+_COMMANDS = {
+    "demo": "Classify the 400 test images that come with fastdc.",
+    "classify": "Classify image files, folders and arrays.",
+    "info": "Show what is installed and built in, or what a model is.",
+    "train": "Train a diffusion classifier on your own images.",
+    "export": "Turn a training run into a model that runs without torch.",
+}
+
+_EPILOG = """\b
+Start here:
+  fastdc demo                          the main job on real data, in under a minute
+  fastdc classify photo.png            one image, with the shipped model
+  fastdc COMMAND --help                every option, with examples
+"""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module only when it runs, so that --help and errors are quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"fastdc.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastdc")
+def cli() -> None:
+    """Classify images with diffusion models, fast.
+
+    A diffusion classifier asks a conditional diffusion model how well it denoises an image under each class; the class
+    with the smallest error wins. No classifier is trained.
+    """
+
+
+def main() -> None:
+    """Runs the command line. Set FASTDC_TRACEBACK=1 to see where an error came from."""
+    try:
+        code = cli.main(prog_name="fastdc", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.UsageError as error:
+        help_hint = f" (try '{error.ctx.command_path} --help')" if error.ctx else ""
+        _fail(error.format_message().replace("\n", " ") + help_hint)
+    except (FastdcError, click.ClickException) as error:
+        if os.environ.get("FASTDC_TRACEBACK"):
+            raise
+        _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("fastdc: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has gone, as in `fastdc classify ... | head`
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the interpreter flushes it at exit
+        sys.exit(0)
+    except OSError as error:
+        if os.environ.get("FASTDC_TRACEBACK"):
+            raise
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+
+
+def _fail(message: str) -> None:
+    click.echo(f"fastdc: error: {message}", err=True)
+    sys.exit(2)

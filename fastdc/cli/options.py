@@ -1,0 +1,66 @@
+"""Options and progress that several commands share, so that a word means the same everywhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from fastdc.backends import BACKENDS
+from fastdc.classifier import DiffusionClassifier, load
+from fastdc.decide import DECISIONS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_RUN_OPTIONS = (
+    click.option("--model", default="digits", show_default=True, help="A shipped model or a bundle folder."),
+    click.option("--rule", default="full", show_default=True, help="When to stop: full evaluates everything."),
+    click.option(
+        "--decision",
+        type=click.Choice(DECISIONS),
+        default="mean",
+        show_default=True,
+        help="mean: smallest mean error wins; vote: most draws won.",
+    ),
+    click.option("--draws", type=int, help="Noise draws a class; more is surer and slower.  [default: the model's]"),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the noise; same seed, same result."),
+    click.option(
+        "--backend",
+        type=click.Choice(("auto", *BACKENDS)),
+        default="auto",
+        show_default=True,
+        help="What runs the network.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N."),
+    click.option("--batch", type=int, help="Network evaluations in a step.  [default: 128]"),
+    click.option("--threads", type=int, help="CPU threads.  [default: all usable]"),
+    click.option("--quiet", is_flag=True, help="No progress bar, no notes."),
+)
+
+
+def run_options(command: Command) -> Command:
+    """Adds the options of commands that run a classifier."""
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
+    """The classifier that a command's options name."""
+    return load(
+        options["model"],
+        backend=options["backend"],
+        device=options["device"],
+        batch=options["batch"],
+        threads=options["threads"],
+    )
+
+
+@contextmanager
+def progress_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr over network evaluations, drawn only on a terminal; yields a function that advances it."""
+    from tqdm import tqdm
+
+    disable = True if quiet else None  # None: tqdm's word for "only on a terminal"
+    with tqdm(total=total, unit="eval", unit_scale=True, disable=disable, dynamic_ncols=True, leave=False) as bar:
+        yield lambda count: bar.update(count) and None

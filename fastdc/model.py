@@ -1,0 +1,69 @@
+"""What fastdc must know of a diffusion model besides its network: shapes, ranges, classes, schedule, parameterisation.
+
+A bundle's manifest holds exactly this; a network given from Python comes with a :class:`Model` made by hand.
+"""
+
+from dataclasses import dataclass, field
+
+from fastdc.exceptions import InputError
+from fastdc.parameterization import Parameterization
+from fastdc.schedules import AbstractSchedule
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a run uses when the user does not say; see ``plan.PlanConfig``.
+
+    Attributes:
+        draws: Draws a class.
+        levels: Band of noise-to-signal ratios (low, high), or None for the whole schedule.
+        weighting: One of ``weighting.WEIGHTINGS``.
+        loss: One of ``ops.LOSSES``.
+        temperature: Of the posterior softmax(-error / temperature), positive.
+    """
+
+    draws: int = 100
+    levels: tuple[float, float] | None = None
+    weighting: str = "uniform"
+    loss: str = "l2"
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A class-conditional diffusion model, without its network.
+
+    Attributes:
+        name: Short name.
+        image_shape: (channels, height, width).
+        value_range: (low, high) of the model's pixel values; user images in [0, 1] are mapped onto it.
+        class_names: K names.
+        schedule: Noise schedule.
+        parameterization: What the network predicts.
+        null_class: Index that the network takes for "no class", or None.
+        defaults: What a run uses when the user does not say.
+        identity: Names the exact model in results: a bundle's sha256, else "".
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    schedule: AbstractSchedule
+    parameterization: Parameterization
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    null_class: int | None = None
+    defaults: Defaults = field(default_factory=Defaults)
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise InputError(f"image_shape must be (channels, height, width), got {self.image_shape}")
+        if not self.class_names:
+            raise InputError("class_names must hold at least one name")
+        if not self.value_range[0] < self.value_range[1]:
+            raise InputError(f"value_range must be (low, high) with low < high, got {self.value_range}")
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)

@@ -1,0 +1,374 @@
+"""The four kernels as functions on arrays: noise, noising, denoising error and error map. The only importer of ``_C``.
+
+Arrays are anything that speaks DLPack (NumPy, torch on CPU or CUDA, CuPy, JAX) or a :class:`TensorView` made once with
+:func:`view` for a hot loop. All arrays of a call are on one device; CUDA work is enqueued on ``stream`` (a CUDA stream
+handle; default: torch's current stream when torch tensors are given, else the legacy default stream) without a
+synchronisation. Inputs that are not contiguous are copied; outputs must be contiguous.
+
+Symbols: B cells, n images of D pixels, J draws, K classes.
+
+* cells: int32 (B, 3), each (image, class, draw): evaluate that class for that image under that draw.
+* rows: float32 (J, 8), a coefficient row per draw in the order of :data:`ROW_FIELDS`, see ``parameterization``.
+* streams: int64 (n,) in [0, 2^56): names the noise of each image; equal streams see equal noise.
+* seed: int in [0, 2^64). purpose: int in [0, 256), one of the ``PURPOSE_`` constants.
+
+The noise of (seed, stream, draw, purpose) is Philox4x32-10 (Salmon et al., SC'11) with Box-Muller, the same bits on every
+CPU instruction set and on CUDA; ``csrc/philox.h`` states the layout, which never changes within a major version.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fastdc.exceptions import InputError
+
+try:
+    from fastdc import _C
+    from fastdc._C import TensorView
+except ModuleNotFoundError as error:
+    if error.name != "fastdc._C":
+        raise
+    raise ImportError(
+        "fastdc._C, the compiled part of fastdc, is missing: install with 'pip install -e .' from the source folder, "
+        "or run from outside it"
+    ) from None
+
+
+Array: TypeAlias = Any
+"""Anything that speaks DLPack, or a TensorView."""
+
+ROW_FIELDS = ("gx", "ge", "a", "b", "c", "d", "weight", "timestep")
+"""Columns of a coefficient row: u = gx x + ge e; r = a F + b x + c e + d z; error = weight * mean rho(r)."""
+
+LOSSES = ("l2", "l1", "huber")
+"""rho: square, absolute value, or Huber with threshold delta."""
+
+PURPOSE_DIFFUSION = 0
+PURPOSE_SELECTION = 1
+PURPOSE_ESTIMATION = 2
+
+MAX_SEED = 2**64 - 1
+MAX_STREAM = 2**56 - 1
+
+
+def view(array: Array) -> TensorView:
+    """A reusable view of a contiguous array, for hot loops: makes later calls cost well under a microsecond.
+
+    The view keeps the array alive and sees its current contents. NumPy arrays of ml_dtypes' bfloat16 are understood.
+
+    Raises:
+        InputError: Not a contiguous CPU or CUDA array of float32, float16, bfloat16, int32 or int64.
+    """
+    if isinstance(array, TensorView):
+        return array
+    if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
+        return TensorView(array.view(np.uint16), "bfloat16")
+    return TensorView(array)
+
+
+def _input(array: Array) -> TensorView:
+    """A view of an input, copied first if it is not contiguous or requires grad."""
+    if isinstance(array, np.ndarray):
+        return view(np.ascontiguousarray(array))
+    if _is_torch(array):
+        return view(array.detach().contiguous())
+    return view(array)
+
+
+def _is_torch(array: Array) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch"
+
+
+def _empty_like(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    """A new array of the library and device that `array` belongs to."""
+    if _is_torch(array):
+        import torch
+
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=array.device)
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.empty(shape, dtype=ml_dtypes.bfloat16)
+    return np.empty(shape, dtype=dtype)
+
+
+def _stream_of(stream: int | None, *arrays: Array) -> int:
+    if stream is not None:
+        return stream
+    for array in arrays:
+        if _is_torch(array) and array.is_cuda:
+            import torch
+
+            return int(torch.cuda.current_stream(array.device).cuda_stream)
+    return 0
+
+
+def _check_seed(seed: int) -> int:
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed must be in [0, 2^64), got {seed}")
+    return seed
+
+
+def philox_normal(
+    streams: Array,
+    draws: Array,
+    size: int,
+    *,
+    seed: int,
+    purpose: int = PURPOSE_DIFFUSION,
+    out: Array | None = None,
+    stream: int | None = None,
+) -> Array:
+    """Standard normals e of (stream, draw) pairs.
+
+    Args:
+        streams: int64 (m,), in [0, 2^56).
+        draws: int32 (m,).
+        size: Normals a row, at least 0.
+        seed: Philox key, in [0, 2^64).
+        purpose: Which use of noise, in [0, 256).
+        out: float32 (m, size) to fill, else a new array.
+        stream: CUDA stream handle.
+
+    Returns:
+        float32 (m, size), |e| < 6.67.
+
+    Raises:
+        InputError: A shape, type or range is off.
+    """
+    if out is None:
+        out = _empty_like(streams, (len(streams), size), "float32")
+    out_view = view(out)
+    if len(out_view.shape) != 2 or out_view.shape[1] != size:
+        raise InputError(f"out must have shape (m, {size}), got {out_view.shape}")
+    cuda_stream = _stream_of(stream, streams, out)
+    _C.philox_normal(_input(streams), _input(draws), _check_seed(seed), out_view, purpose, cuda_stream)
+    return out
+
+
+def add_noise(
+    images: Array,
+    cells: Array,
+    rows: Array,
+    streams: Array,
+    *,
+    seed: int,
+    out: Array | None = None,
+    dtype: str = "float32",
+    timestep: Array | None = None,
+    labels: Array | None = None,
+    n_classes: int = 2**31 - 1,
+    purpose: int = PURPOSE_DIFFUSION,
+    stream: int | None = None,
+) -> Array:
+    """The network's input of each cell, u = gx x + ge e: gather, noise and scale in one pass.
+
+    Args:
+        images: float32 (n, ...), x in the model's value range, D pixels each.
+        cells: int32 (B, 3).
+        rows: float32 (J, 8).
+        streams: int64 (n,).
+        seed: Philox key.
+        out: (B, D) or (B, ...) of float32, float16 or bfloat16 to fill, else a new array of `dtype`.
+        dtype: Element type of a new output.
+        timestep: float32 (B,) to fill with the rows' timesteps, or None.
+        labels: int64 (B,) to fill with the cells' classes, or None.
+        n_classes: K, to check the cells' classes against.
+        purpose: Which use of noise.
+        stream: CUDA stream handle.
+
+    Returns:
+        `out`, shape (B,) + the shape of one image when new.
+
+    Raises:
+        InputError: A shape, type, index or range is off. Indices in CUDA tables cannot be checked; see kernels.h.
+    """
+    if out is None:
+        out = _empty_like(images, (len(cells), *tuple(images.shape)[1:]), dtype)
+    _C.add_noise(
+        _input(images),
+        _input(cells),
+        _input(rows),
+        _input(streams),
+        _check_seed(seed),
+        view(out),
+        None if timestep is None else view(timestep),
+        None if labels is None else view(labels),
+        n_classes,
+        purpose,
+        _stream_of(stream, images, out),
+    )
+    return out
+
+
+def denoising_error(
+    network_output: Array,
+    images: Array,
+    cells: Array,
+    rows: Array,
+    streams: Array,
+    *,
+    seed: int,
+    out: Array | None = None,
+    target: Array | None = None,
+    loss: str = "l2",
+    delta: float = 1.0,
+    n_classes: int = 2**31 - 1,
+    purpose: int = PURPOSE_DIFFUSION,
+    stream: int | None = None,
+) -> Array:
+    """The error of each cell, weight * mean over pixels of rho(a F + b x + c e + d z); makes the noise e again.
+
+    Args:
+        network_output: F, (B, D) or (B, ...) of float32, float16 or bfloat16.
+        images: float32 (n, ...), x.
+        cells: int32 (B, 3).
+        rows: float32 (J, 8).
+        streams: int64 (n,).
+        seed: Philox key, as given to :func:`add_noise`.
+        out: float32 (B,) to fill, else a new array.
+        target: float32 (n, ...), z, or None for d z = 0.
+        loss: One of :data:`LOSSES`.
+        delta: Threshold of the Huber loss, positive.
+        n_classes: K, to check the cells' classes against.
+        purpose: Which use of noise.
+        stream: CUDA stream handle.
+
+    Returns:
+        float32 (B,). Summed in float32 lanes and float64 in a fixed order: the same bits for any batch, thread count
+        and CPU instruction set.
+
+    Raises:
+        InputError: A shape, type, index or range is off.
+    """
+    if out is None:
+        out = _empty_like(images, (len(cells),), "float32")
+    _C.denoising_error(
+        _input(network_output),
+        _input(images),
+        _input(cells),
+        _input(rows),
+        _input(streams),
+        _check_seed(seed),
+        view(out),
+        None if target is None else _input(target),
+        loss,
+        delta,
+        n_classes,
+        purpose,
+        _stream_of(stream, images, out),
+    )
+    return out
+
+
+def error_map(
+    network_output: Array,
+    images: Array,
+    cells: Array,
+    rows: Array,
+    streams: Array,
+    maps: Array,
+    *,
+    seed: int,
+    target: Array | None = None,
+    loss: str = "l2",
+    delta: float = 1.0,
+    purpose: int = PURPOSE_DIFFUSION,
+    stream: int | None = None,
+) -> Array:
+    """Adds weight * rho(residual), pixel by pixel, to the map of each cell's (image, class): the error over draws.
+
+    Args:
+        network_output: F, (B, D) or (B, ...) of float32, float16 or bfloat16.
+        images: float32 (n, ...), x.
+        cells: int32 (B, 3), classes in [0, K).
+        rows: float32 (J, 8).
+        streams: int64 (n,).
+        maps: float32 (n, K, ...), added to in the order of the cells.
+        seed: Philox key, as given to :func:`add_noise`.
+        target: float32 (n, ...), z, or None.
+        loss: One of :data:`LOSSES`.
+        delta: Threshold of the Huber loss.
+        purpose: Which use of noise.
+        stream: CUDA stream handle.
+
+    Returns:
+        `maps`. Its mean over pixels, summed over all cells, is the sum of :func:`denoising_error` up to rounding.
+
+    Raises:
+        InputError: A shape, type, index or range is off.
+    """
+    _C.error_map(
+        _input(network_output),
+        _input(images),
+        _input(cells),
+        _input(rows),
+        _input(streams),
+        _check_seed(seed),
+        view(maps),
+        None if target is None else _input(target),
+        loss,
+        delta,
+        purpose,
+        _stream_of(stream, images, maps),
+    )
+    return maps
+
+
+def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """One block of Philox4x32-10: four 32-bit words from four counter words and two key words."""
+    return _C.philox_words(*counter, *key)
+
+
+def build_config() -> dict[str, Any]:
+    """How the native module was built: version, compiler, instruction sets, CUDA compiler and architectures."""
+    return {**_C.build_config(), "cpu_isa": _C.cpu_isa(), "cuda_devices": _C.cuda_device_count()}
+
+
+def num_threads() -> int:
+    """The number of CPU threads the kernels use; by default the CPUs this process may run on."""
+    return _C.num_threads()
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets the number of CPU threads of the kernels; 0 returns to the default. Changes no number, only time."""
+    _C.set_num_threads(threads)
+
+
+def cpu_isa() -> str:
+    """The CPU instruction set in use, ``"avx2"`` or ``"baseline"``. The environment variable FASTDC_ISA forces one."""
+    return _C.cpu_isa()
+
+
+def set_cpu_isa(name: str) -> None:
+    """Forces a CPU instruction set that this machine has. All give the same bits; for tests and measurements."""
+    _C.set_cpu_isa(name)
+
+
+def cuda_device_count() -> int:
+    """CUDA devices that the native module can use; 0 without a driver or when built without CUDA."""
+    return _C.cuda_device_count()
+
+
+__all__ = [
+    "LOSSES",
+    "MAX_SEED",
+    "MAX_STREAM",
+    "PURPOSE_DIFFUSION",
+    "PURPOSE_ESTIMATION",
+    "PURPOSE_SELECTION",
+    "ROW_FIELDS",
+    "TensorView",
+    "add_noise",
+    "build_config",
+    "cpu_isa",
+    "cuda_device_count",
+    "denoising_error",
+    "error_map",
+    "num_threads",
+    "philox_normal",
+    "philox_words",
+    "set_cpu_isa",
+    "set_num_threads",
+    "view",
+]

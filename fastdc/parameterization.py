@@ -1,0 +1,138 @@
+"""Parameterisations as coefficient rows: what a network predicts, reduced to seven numbers a draw.
+
+Every kind of network becomes a row (gx, ge, a, b, c, d), so that one pair of kernels serves them all: the network's
+input is u = gx x + ge e and the residual is r = a F + b x + c e + d z, with F the raw output (``csrc/residual.h``).
+With x_t = alpha x + sigma e:
+
+=============  =====================  ==========  =================  ======================  ============
+kind           F predicts             gx, ge      a, b, c            residual                space
+=============  =====================  ==========  =================  ======================  ============
+epsilon        e                      alpha, sig  1, 0, -1           F - e                   "eps"
+v_prediction   alpha e - sigma x      alpha, sig  a, as, -a^2        alpha F + sigma x_t - e  "eps"
+sample         x                      alpha, sig  1, -1, 0           F - x                   "x0"
+edm            (x - c_skip x_t)/c_out  c_in, c_in s  c_out, c_skip-1, c_skip s   D - x       "x0"
+flow           e - x                  1-t, t      1, 1, -1           F - (e - x)             "v"
+=============  =====================  ==========  =================  ======================  ============
+
+(v_prediction: Salimans & Ho, arXiv 2202.00512, appendix D, and alpha^2 + sigma^2 = 1; edm: Karras et al., arXiv
+2206.00364, eq. 7 and table 1; flow: Lipman et al., arXiv 2210.02747.) A residual at fixed x_t can be expressed in another
+space by a factor: r_eps = -(alpha / sigma) r_x0 and r_v = -r_x0 / sigma, which is how a weighting that is defined in one
+space serves every kind.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.exceptions import InputError
+from fastdc.ops import ROW_FIELDS
+from fastdc.schedules import FloatArray, Levels
+
+KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")
+SPACES = ("eps", "x0", "v")
+
+# r_space = factor * r_x0 at fixed x_t.
+_FROM_X0: dict[str, Callable[[Levels], FloatArray]] = {
+    "x0": lambda levels: np.ones_like(levels.alpha),
+    "eps": lambda levels: -levels.alpha / levels.sigma,
+    "v": lambda levels: -1 / levels.sigma,
+}
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """What a network predicts.
+
+    Attributes:
+        kind: One of :data:`KINDS`.
+        sigma_data: Standard deviation of the training data in units of x, for "edm" only; positive.
+    """
+
+    kind: str
+    sigma_data: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"parameterization kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind == "edm":
+            if not isinstance(self.sigma_data, (int, float)) or not 0 < self.sigma_data < math.inf:
+                raise InputError(f"parameterization edm needs a positive sigma_data, got {self.sigma_data!r}")
+        elif self.sigma_data is not None:
+            raise InputError(f"parameterization {self.kind} takes no sigma_data, got {self.sigma_data!r}")
+
+    @property
+    def space(self) -> str:
+        """The space of the residual that needs no conversion, one of :data:`SPACES`."""
+        return {"sample": "x0", "edm": "x0", "flow": "v"}.get(self.kind, "eps")
+
+    def rows(self, levels: Levels, weight: npt.ArrayLike, space: str | None = None) -> npt.NDArray[np.float32]:
+        """Coefficient rows of J draws.
+
+        Args:
+            levels: Noise levels of the draws.
+            weight: Weight of each draw's error, shape (J,), finite and not negative.
+            space: Where the residual is measured, one of :data:`SPACES`; default :attr:`space`.
+
+        Returns:
+            float32 (J, 8), columns as ``ops.ROW_FIELDS``.
+
+        Raises:
+            InputError: A weight or coefficient is not finite (for example an x0 residual at alpha = 0).
+        """
+        space = self.space if space is None else space
+        if space not in SPACES:
+            raise InputError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
+        gx, ge, a, b, c = self._native(levels)
+        if space != self.space:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factor = _FROM_X0[space](levels) / _FROM_X0[self.space](levels)
+                a, b, c = factor * a, factor * b, factor * c
+        weights = np.broadcast_to(np.asarray(weight, dtype=np.float64), gx.shape)
+        table = np.stack([gx, ge, a, b, c, np.zeros_like(gx), weights, levels.timestep], axis=1).astype(np.float32)
+        bad = np.argwhere(~np.isfinite(table))
+        if len(bad):
+            draw, column = bad[0]
+            raise InputError(f"{ROW_FIELDS[column]} of draw {draw} is not finite at sigma = {levels.sigma[draw]:.3g}")
+        if np.any(weights < 0):
+            raise InputError(f"weights must not be negative, got {weights.min():.3g}")
+        return table
+
+    def _native(self, levels: Levels) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        """(gx, ge, a, b, c) with the residual in :attr:`space`."""
+        alpha, sigma = levels.alpha, levels.sigma
+        one, zero = np.ones_like(alpha), np.zeros_like(alpha)
+        if self.kind == "epsilon":
+            return alpha, sigma, one, zero, -one
+        if self.kind == "v_prediction":
+            return alpha, sigma, alpha, alpha * sigma, -(alpha**2)
+        if self.kind == "sample":
+            return alpha, sigma, one, -one, zero
+        if self.kind == "flow":
+            return alpha, sigma, one, one, -one
+        assert self.sigma_data is not None
+        total = sigma**2 + self.sigma_data**2
+        c_in, c_out, c_skip = total**-0.5, sigma * self.sigma_data * total**-0.5, self.sigma_data**2 / total
+        return c_in, c_in * sigma, c_out, c_skip - 1, c_skip * sigma
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of a bundle's manifest."""
+        entry: dict[str, Any] = {"kind": self.kind}
+        if self.sigma_data is not None:
+            entry["sigma_data"] = self.sigma_data
+        return entry
+
+
+def parameterization_from_dict(entry: dict[str, Any]) -> Parameterization:
+    """The parameterisation of a manifest entry such as {"kind": "edm", "sigma_data": 0.5}.
+
+    Raises:
+        InputError: Unknown kind or option.
+    """
+    unknown = set(entry) - {"kind", "sigma_data"}
+    if unknown or not isinstance(entry.get("kind"), str):
+        raise InputError(f"parameterization must be {{kind, sigma_data}}, got {entry!r}")
+    return Parameterization(kind=entry["kind"], sigma_data=entry.get("sigma_data"))

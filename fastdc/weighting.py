@@ -1,0 +1,89 @@
+"""Weightings: how much the error at each noise level counts. A weighting is a space and a weight per level.
+
+==========  =====  ================================================  ==============================================
+name        space  weight                                            source
+==========  =====  ================================================  ==============================================
+uniform     eps    1                                                 Li et al., arXiv 2303.16203, section 3
+edm         x0     (sigma^2 + sigma_data^2) / (sigma sigma_data)^2   Karras et al., arXiv 2206.00364, table 1
+vlb         x0     -dSNR/du / 2, the variational lower bound         Kingma et al., arXiv 2107.00630, eq. 17
+exp         x0     exp(-7 u), u in [0, 1] the position               Clark & Jaini, arXiv 2303.15233, section 3
+min_snr     eps    min(SNR, gamma) / SNR, gamma = 5                  Hang et al., arXiv 2303.09556, eq. 9
+==========  =====  ================================================  ==============================================
+
+Weights are relative: a common factor changes no decision, only the scale of errors and of the posterior's temperature.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastdc.exceptions import InputError
+from fastdc.schedules import FloatArray, Levels
+
+EXP_RATE = 7.0
+MIN_SNR_GAMMA = 5.0
+DEFAULT_SIGMA_DATA = 0.5  # Karras et al.; for parameterisations that do not state their own
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A weighting by name.
+
+    Attributes:
+        name: One of :data:`WEIGHTINGS`.
+        space: The space of the residual whose error is weighted, one of ``parameterization.SPACES``.
+    """
+
+    name: str
+    space: str
+    _weight: Callable[[Levels, float], FloatArray]
+
+    def weight(self, levels: Levels, sigma_data: float | None = None) -> FloatArray:
+        """Weights of the levels, float64 (J,), not negative. sigma_data: of the model, used by "edm"."""
+        return self._weight(levels, DEFAULT_SIGMA_DATA if sigma_data is None else sigma_data)
+
+
+def _uniform(levels: Levels, _: float) -> FloatArray:
+    return np.ones_like(levels.sigma)
+
+
+def _edm(levels: Levels, sigma_data: float) -> FloatArray:
+    sigma = levels.sigma / np.maximum(levels.alpha, 1e-12)  # on the VE scale, where EDM's formula is written
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def _vlb(levels: Levels, _: float) -> FloatArray:
+    return levels.snr_slope / 2
+
+
+def _exp(levels: Levels, _: float) -> FloatArray:
+    return np.exp(-EXP_RATE * levels.position)
+
+
+def _min_snr(levels: Levels, _: float) -> FloatArray:
+    return np.minimum(levels.snr, MIN_SNR_GAMMA) / levels.snr
+
+
+_ALL = {
+    weighting.name: weighting
+    for weighting in (
+        Weighting("uniform", "eps", _uniform),
+        Weighting("edm", "x0", _edm),
+        Weighting("vlb", "x0", _vlb),
+        Weighting("exp", "x0", _exp),
+        Weighting("min_snr", "eps", _min_snr),
+    )
+}
+WEIGHTINGS = tuple(_ALL)
+
+
+def weighting(name: str) -> Weighting:
+    """The weighting of that name.
+
+    Raises:
+        InputError: Unknown name.
+    """
+    if name not in _ALL:
+        raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {name!r}")
+    return _ALL[name]
