@@ -1,0 +1,356 @@
+"""From a training run to a bundle: the averaged weights as an ONNX graph, checked against torch, with a manifest.
+
+The graph takes ``sample`` float32 (batch, c, h, w), ``timestep`` float32 (batch,) and ``class_labels`` int64 (batch,),
+and returns ``output`` float32 (batch, c, h, w), the raw network output F. The batch is dynamic. Everything that tells
+where or when the graph was made (stack traces, file names) is removed, so the same run gives the same bytes.
+
+Exporters have been seen to write a graph that is right only at the batch it was traced with. So the graph is compared
+with torch at batches of 1, 3 and 65 before anything is written.
+"""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import math
+import shlex
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastdc.bundle import Bundle, write_bundle
+from fastdc.classifier import load
+from fastdc.data import LabelledImages, load_labelled
+from fastdc.decide import fit_temperature
+from fastdc.exceptions import BackendError, BundleError, InputError
+from fastdc.extras import require, version_of
+from fastdc.train.config import TrainConfig
+from fastdc.train.dataset import content_digest
+from fastdc.train.run import RunFolder, RunInfo
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+OPSET = (
+    22  # the newest whose graphs all TensorRT versions in use build (23 turns attention into one op that some refuse)
+)
+CHECKED_BATCHES = (1, 3, 65)
+
+# Of EDM (arXiv:2206.00364, table 1): the noise levels that a sampler would use; a classifier's are in the defaults.
+_SIGMA_MIN, _SIGMA_MAX = 0.002, 80.0
+
+
+def export_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    calibrate: str | Path | LabelledImages | None = None,
+    draws: int = 16,
+    levels: tuple[float, float] = (0.2, 2.0),
+    weighting: str = "edm",
+    loss: str = "l2",
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes the bundle of a training run.
+
+    Args:
+        run: A run folder of :func:`fastdc.train.train`, finished or not.
+        out: The bundle folder to write.
+        name: Name of the bundle; default: the name of ``out``.
+        description: One line about it; default: what it was trained on.
+        calibrate: Labelled images (or where to load them) that the model has not seen and that no result will be
+            reported on: the temperature that turns errors into probabilities is fitted to them.
+        draws: Default number of Monte-Carlo draws.
+        levels: Default range of sigma of those draws, in the units of images in [-1, 1].
+        weighting: Default weighting of the errors.
+        loss: Default distance, such as ``l2``.
+        overwrite: Replace a bundle that is already there.
+
+    Raises:
+        InputError: There is no usable run, or the calibration images do not fit or were trained on.
+        BundleError: A default is out of range, or ``out`` exists and may not be replaced.
+        BackendError: ONNX Runtime and torch disagree about the exported network.
+        MissingDependencyError: torch, onnx or onnxruntime is not installed.
+    """
+    folder = RunFolder(run)
+    info = folder.info()
+    if Path(out).exists() and not overwrite:  # said now, not after the work; write_bundle checks again
+        raise BundleError(f"{out} exists: choose another path or allow overwriting it")
+    images = None if calibrate is None else _calibration_images(calibrate, info)
+    network, progress = _averaged_network(folder, info)
+    model = export_onnx(network, info.shape, len(info.class_names) + 1)
+    scale = info.config.timestep_scale
+    difference = verify_onnx(model, network, info.shape, len(info.class_names) + 1, timestep_scale=scale)
+    files = {"denoiser.onnx": model, "weights.safetensors": _weights(network)}
+    defaults = {"draws": draws, "levels": list(levels), "weighting": weighting, "loss": loss, "temperature": 1.0}
+    provenance = _provenance(info, progress, network, difference)
+    manifest = _manifest(info, defaults, provenance)
+    manifest["name"] = name if name is not None else Path(out).resolve().name
+    manifest["description"] = description if description is not None else _description(info)
+    if images is not None:
+        defaults["temperature"] = _temperature(manifest, files, images)
+        provenance["calibration"] = f"{len(images.labels)} images, {draws} draws, seed 0"
+    return write_bundle(out, manifest, files, overwrite=overwrite)
+
+
+def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:
+    """The manifest without its name, description and files; format in :mod:`fastdc.bundle`."""
+    return {
+        "image": {"shape": list(info.shape), "range": [-1.0, 1.0]},
+        "classes": list(info.class_names),
+        "null_class": len(info.class_names),
+        "schedule": {
+            "kind": "edm",
+            "sigma_min": _SIGMA_MIN,
+            "sigma_max": _SIGMA_MAX,
+            "timestep_scale": info.config.timestep_scale,
+        },
+        "parameterization": {"kind": "edm", "sigma_data": info.sigma_data},
+        "defaults": defaults,
+        "network": info.network,
+        "provenance": provenance,
+    }
+
+
+def export_onnx(network: "nn.Module", shape: tuple[int, int, int], num_class_embeds: int) -> bytes:
+    """The ONNX graph of a denoiser, as in the module docstring, without any trace of the machine it was made on.
+
+    Args:
+        network: Called as ``network(sample, timestep, class_labels)``; put in evaluation mode by the caller.
+        shape: Image shape (c, h, w).
+        num_class_embeds: Number of class labels, the null class included.
+
+    Raises:
+        MissingDependencyError: torch, onnx or onnxscript is not installed.
+    """
+    torch = require("torch", extra="train")
+    require("onnxscript", extra="export")
+    checker = require("onnx.checker", extra="export")
+    # Two images, not one: at a batch of one the exporter bakes the batch into the graph without a word.
+    example = (torch.zeros(2, *shape), torch.zeros(2), torch.arange(2) % num_class_embeds)
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            example,
+            None,
+            input_names=["sample", "timestep", "class_labels"],
+            output_names=["output"],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=({0: "batch"}, {0: "batch"}, {0: "batch"}),
+            verbose=False,
+        )
+    model = program.model_proto
+    _strip(model)
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def verify_onnx(
+    model: bytes,
+    network: "nn.Module",
+    shape: tuple[int, int, int],
+    num_class_embeds: int,
+    *,
+    timestep_scale: float,
+) -> float:
+    """Compares an exported graph with its network at several batches, noise levels and classes.
+
+    Args:
+        model: Bytes of the ONNX file.
+        network: The torch module it was made from, in evaluation mode, on the CPU.
+        shape: Image shape (c, h, w).
+        num_class_embeds: Number of class labels, the null class included.
+        timestep_scale: The network reads timestep_scale * ln sigma.
+
+    Returns:
+        The largest absolute difference of any output.
+
+    Raises:
+        BackendError: It is above :func:`tolerance`, or ONNX Runtime cannot run the graph.
+    """
+    torch = require("torch", extra="train")
+    runtime = require("onnxruntime", extra="cpu")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    worst = 0.0
+    rng = np.random.default_rng(0)
+    try:
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for batch in CHECKED_BATCHES:
+            sample = rng.standard_normal((batch, *shape)).astype(np.float32)
+            sigma = np.exp(rng.uniform(math.log(_SIGMA_MIN), math.log(_SIGMA_MAX), batch))
+            timestep = (timestep_scale * np.log(sigma)).astype(np.float32)
+            labels = rng.integers(0, num_class_embeds, batch)
+            feed = {"sample": sample, "timestep": timestep, "class_labels": labels}
+            (got,) = session.run(["output"], feed)
+            with torch.no_grad():
+                want = network(*(torch.from_numpy(array) for array in feed.values())).numpy()
+            if got.shape != want.shape:
+                raise BackendError(f"the exported network returns {got.shape} at batch {batch}, torch {want.shape}")
+            difference = float(np.abs(got - want).max())
+            allowed = tolerance(network) * max(1.0, float(np.abs(want).max()))
+            if not difference <= allowed:
+                found = f"{difference:.2g} at batch {batch}, allowed {allowed:.2g}"
+                raise BackendError(f"the exported network differs from torch by {found}")
+            worst = max(worst, difference)
+    except BackendError:
+        raise
+    except Exception as error:  # ONNX Runtime raises plain RuntimeErrors and types of its own
+        raise BackendError(f"ONNX Runtime cannot run the exported network: {_one_line(error)}") from error
+    return worst
+
+
+def tolerance(network: "nn.Module") -> float:
+    """Difference, relative to the largest output, that rounding alone may cause between two float32 engines.
+
+    A sum of K products in another order moves by about sqrt(K) roundings (2^-24 each) of its size. Layers add up, each
+    with K inputs; a factor of 8 covers the tails of that random walk and the gain of a layer above one.
+    """
+    fan_in = [math.prod(weight.shape[1:]) for weight in network.parameters() if weight.ndim > 1]
+    return 8 * 2.0**-24 * sum(math.sqrt(k) for k in fan_in)
+
+
+def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", dict[str, Any]]:
+    from fastdc.networks import build_network
+
+    checkpoint = folder.load_checkpoint()
+    if checkpoint is None:
+        raise InputError(f"{folder.path} has no checkpoint yet: train it first")
+    network = build_network(info.network["kind"], info.network["config"])
+    weights = {name[4:]: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("ema.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{folder.checkpoint_file} does not fit the run's network: {_one_line(error)}") from error
+    return network.eval().requires_grad_(False), checkpoint.progress
+
+
+def _weights(network: "nn.Module") -> bytes:
+    require("torch", extra="train")
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+
+
+def _calibration_images(source: str | Path | LabelledImages, info: RunInfo) -> LabelledImages:
+    images = source if isinstance(source, LabelledImages) else load_labelled(str(source), info.shape)
+    if images.class_names != info.class_names:
+        raise InputError("the calibration images have other classes than the run")
+    if images.images.shape[1:] != info.shape:
+        raise InputError(f"calibration images must have shape {info.shape}, got {images.images.shape[1:]}")
+    if content_digest(images.images, images.labels, images.class_names) == info.data_digest:
+        raise InputError("calibrate on images that the model was not trained on: these are the training images")
+    return images
+
+
+def _temperature(manifest: dict[str, Any], files: dict[str, bytes], images: LabelledImages) -> float:
+    """Fits the temperature by running the very bundle that is being made."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_bundle(Path(folder) / "bundle", manifest, files)
+        classifier = load(Path(folder) / "bundle", backend="onnx", device="cpu")
+        errors = classifier.classify(images.images, seed=0).errors
+    return float(f"{fit_temperature(errors, images.labels):.4g}")
+
+
+def _description(info: RunInfo) -> str:
+    size = "x".join(str(side) for side in info.shape[1:])
+    kind = "UNet" if info.network["kind"] == "unet2d" else "MLP"
+    return f"{kind} denoiser of {size} images in {len(info.class_names)} classes"
+
+
+def _provenance(
+    info: RunInfo, progress: dict[str, Any], network: "nn.Module", difference: float
+) -> dict[str, str | int | float]:
+    from fastdc.networks import parameter_count
+
+    return {
+        "command": training_command(info.config),
+        "data": Path(info.config.data).name,
+        "data_sha256": info.data_digest,
+        "training_images": info.images,
+        "seed": info.config.seed,
+        "steps": int(progress["step"]),
+        "batch": int(info.config.batch or 0),
+        "parameters": parameter_count(network),
+        "onnx_max_difference": float(f"{difference:.2g}"),
+        "torch": str(version_of("torch")),
+        "onnx": str(version_of("onnx")),
+        "diffusers": str(version_of("diffusers")) if info.network["kind"] == "unet2d" else "not used",
+    }
+
+
+def training_command(config: TrainConfig) -> str:
+    """The ``fastdc train`` line of a recipe, with file names only and without what does not change the numbers."""
+    plain = TrainConfig(data=config.data, out=config.out, model=config.model)
+    words = ["fastdc", "train", Path(config.data).name, "--out", Path(config.out).name, "--model", config.model]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("data", "out", "model", "threads", "checkpoint_every", "log_every", "device"):
+            continue
+        if value == getattr(plain, field.name):
+            continue
+        option = "--" + field.name.replace("_", "-")
+        if field.name == "val":
+            value = value if config.val_fraction is not None else Path(value).name
+        words += [option] if value is True else [option, str(value)]
+    return shlex.join(words)
+
+
+def _strip(model: "onnx.ModelProto") -> None:
+    """Removes stack traces, local paths and notes; the computation stays."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+        _strip_nodes(function.node)
+    _strip_graph(model.graph)
+
+
+def _strip_graph(graph: "onnx.GraphProto") -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: "Iterable[onnx.NodeProto]") -> None:
+    for node in nodes:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            for graph in (attribute.g, *attribute.graphs):
+                if graph.node:
+                    _strip_graph(graph)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides the exporter's chatter: absent torchvision operators, axis names, its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else text[:157] + "..."

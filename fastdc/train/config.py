@@ -1,0 +1,219 @@
+"""The recipe of a training run, and the network that fits an image shape.
+
+The defaults are the recipes of the shipped ``digits`` models. They differ from EDM's (arXiv:2206.00364, table 1) in
+one respect: ln sigma ~ N(-0.6, 1.2) instead of N(-1.2, 1.2), since a classifier reads the noise levels at which the
+class is being decided (sigma between 0.2 and 2 for such images), and those deserve the network's attention.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from fastdc.exceptions import InputError
+
+MODELS = ("unet", "mlp")
+MAX_SIDE = 1024
+
+# What may change between a run and its resumption: the numbers do not depend on it (threads and device only up to the
+# rounding of the machine), or the hash of the images tells the same more exactly (data and val).
+OPERATIONAL = frozenset({"data", "val", "out", "threads", "device", "checkpoint_every", "log_every"})
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "unet": {"steps": 1340, "batch": 64, "p_mean": -0.6, "p_std": 1.2, "dropout": 0.0},
+    "mlp": {"steps": 4640, "batch": 256, "p_mean": -0.4, "p_std": 1.0, "dropout": 0.1},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that a training run depends on. None means: the value of the model preset.
+
+    Attributes:
+        data: Labelled images: a folder with one sub-folder a class, or an .npz with ``images`` and ``labels``.
+        out: The run folder, created by the run.
+        model: ``unet`` (accurate) or ``mlp`` (many times cheaper, for small images).
+        width: Channels of the UNet's first level (default 32, or 64 above 16 pixels) or the MLP's width (default 256).
+        size: Resize and crop the images to this side; needed when they differ in size.
+        channels: With ``size``: 1 makes all images grey, 3 makes them RGB; needed when a folder has both.
+        steps: Optimizer steps (default 1340 for the UNet, 4640 for the MLP: the digits recipes).
+        batch: Images a step (default 64 for the UNet, 256 for the MLP).
+        lr: Peak learning rate of AdamW, after the warm-up and before the cosine decay.
+        warmup: Steps of linear warm-up.
+        ema: Decay of the moving average of the weights, warmed up as min(ema, (1 + n) / (10 + n)).
+        clip: Largest norm of the gradient.
+        weight_decay: Of AdamW.
+        label_dropout: Fraction of images whose label is replaced by the null class.
+        p_mean: Mean of ln sigma (sigma in the units of images in [-1, 1]).
+        p_std: Standard deviation of ln sigma.
+        sigma_data: Standard deviation of the data in [-1, 1]; None measures it.
+        timestep_scale: The network reads timestep_scale * ln sigma (100 gives diffusers' positional code its range).
+        dropout: Inside the network.
+        flip: Mirror images left to right at random; not for digits or text.
+        seed: Of the initial weights, the order of the data, the noise, the dropout and the validation split.
+        val: Validation images: a fraction of the data, as "0.1", or a source like ``data``; None for none.
+        threads: torch threads; None leaves torch's own choice.
+        device: torch device, such as ``cpu`` or ``cuda``.
+        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between lines of the log.
+    """
+
+    data: str
+    out: str
+    model: str = "unet"
+    width: int | None = None
+    size: int | None = None
+    channels: int | None = None
+    steps: int | None = None
+    batch: int | None = None
+    lr: float = 1e-3
+    warmup: int = 100
+    ema: float = 0.999
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    label_dropout: float = 0.1
+    p_mean: float | None = None
+    p_std: float | None = None
+    sigma_data: float | None = None
+    timestep_scale: float = 100.0
+    dropout: float | None = None
+    flip: bool = False
+    seed: int = 0
+    val: str | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise InputError(f"model must be one of {', '.join(MODELS)}, got {self.model!r}")
+        for name, value in _DEFAULTS[self.model].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        integers = {
+            "width": (4, 65_536),
+            "size": (2, MAX_SIDE),
+            "steps": (1, 100_000_000),
+            "batch": (1, 65_536),
+            "warmup": (0, 100_000_000),
+            "seed": (0, 2**63 - 1),
+            "threads": (1, 4096),
+            "checkpoint_every": (1, 100_000_000),
+            "log_every": (1, 100_000_000),
+        }
+        for name, (low, high) in integers.items():
+            value = getattr(self, name)
+            if value is None and name in ("width", "size", "threads"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+        reals = {
+            "lr": (1e-9, 10.0),
+            "ema": (0.0, 0.999999),
+            "clip": (1e-6, 1e9),
+            "weight_decay": (0.0, 10.0),
+            "label_dropout": (0.0, 0.9),
+            "p_mean": (-10.0, 10.0),
+            "p_std": (0.01, 10.0),
+            "sigma_data": (1e-3, 10.0),
+            "timestep_scale": (1e-3, 1e4),
+            "dropout": (0.0, 0.9),
+        }
+        for name, (lo, hi) in reals.items():
+            value = getattr(self, name)
+            if value is None and name == "sigma_data":
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not (math.isfinite(value) and lo <= value <= hi):
+                raise InputError(f"{name} must be a number from {lo:g} to {hi:g}, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        if self.channels not in (None, 1, 3) or (self.channels is not None and self.size is None):
+            raise InputError(
+                f"channels must be 1 or 3 and needs size too, got {self.channels!r} and size {self.size!r}"
+            )
+        for name in ("data", "out"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise InputError(f"{name} must be a path, got {getattr(self, name)!r}")
+
+    @property
+    def val_fraction(self) -> float | None:
+        """The fraction of the data kept aside, when ``val`` is one."""
+        if self.val is None:
+            return None
+        try:
+            fraction = float(self.val)
+        except ValueError:
+            return None
+        if not 0.0 < fraction <= 0.5:
+            raise InputError(f"val as a fraction must be above 0 and at most 0.5, got {self.val}")
+        return fraction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The reverse of :meth:`to_dict`; unknown names are an InputError."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InputError(f"training config has unknown fields: {', '.join(unknown)}")
+        return cls(**values)
+
+
+def network_config(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> tuple[str, dict[str, Any]]:
+    """The network for images of this shape: (kind, config) of :func:`fastdc.networks.build_network`.
+
+    Args:
+        config: The recipe: model, width and dropout.
+        shape: Image shape (c, h, w).
+        classes: Number of classes, without the null class, which becomes index ``classes``.
+
+    Raises:
+        InputError: The shape or the width does not fit the model.
+    """
+    if config.model == "mlp":
+        width = config.width or 256
+        mlp = {"shape": list(shape), "num_class_embeds": classes + 1, "width": width, "blocks": 2, "code_width": 64}
+        return "mlp", {**mlp, "dropout": config.dropout}
+    return "unet2d", _unet_config(config, shape, classes)
+
+
+def _unet_config(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+    channels, height, width = shape
+    # Halve as long as both sides stay whole and at least 4 pixels: 8 -> 8, 4 and 64 -> 64, 32, 16, 8.
+    smallest, levels = min(height, width), 1
+    while levels < 4 and height % 2**levels == width % 2**levels == 0 and smallest >> levels >= 4:
+        levels += 1
+    low = (height >> (levels - 1), width >> (levels - 1))
+    if math.prod(low) > 16 * 16:
+        raise InputError(
+            f"the unet needs sides that can be halved down to 16 or less, {height}x{width} stops at {low[0]}x{low[1]}: "
+            f"resize, for example to {max(8, 8 * round(smallest / 8))}"
+        )
+    base = config.width or (32 if smallest <= 16 else 64)
+    if base % 16:
+        raise InputError(f"width of the unet must be a multiple of 16, got {base}")
+    multipliers = (1, 1) if smallest <= 8 else (1, 2, 2, 4)
+    widths = [base * multipliers[min(level, len(multipliers) - 1)] for level in range(levels)]
+    # Attention where it is cheap: on at most 16x16 positions, and never on a full-size image that has smaller levels.
+    sizes = [(height >> level) * (width >> level) for level in range(levels)]
+    attention = [size <= 64 or level == levels - 1 for level, size in enumerate(sizes)]
+    attention[0] = levels == 1
+    return {
+        "sample_size": [height, width],
+        "in_channels": channels,
+        "out_channels": channels,
+        "num_class_embeds": classes + 1,
+        "block_out_channels": widths,
+        "down_block_types": ["AttnDownBlock2D" if here else "DownBlock2D" for here in attention],
+        "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)],
+        "layers_per_block": 1 if smallest <= 16 else 2,
+        "norm_num_groups": 8,
+        "attention_head_dim": 16 if base < 64 else math.gcd(base, 64),
+        "dropout": config.dropout,
+    }

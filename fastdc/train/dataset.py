@@ -1,0 +1,137 @@
+"""Labelled images made ready for training: checked, split, hashed, in [-1, 1].
+
+The hash covers pixels, labels and class names, so that a resumed run is known to see the data that it began with.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdc.data import LabelledImages, load_labelled
+from fastdc.exceptions import InputError
+from fastdc.train.config import MAX_SIDE, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from.
+
+    Attributes:
+        images: Training images, uint8 (n, c, h, w).
+        labels: Their classes, int64 (n,).
+        class_names: One name a class.
+        val_images: Validation images, uint8 (m, c, h, w), m possibly 0.
+        val_labels: Their classes, int64 (m,).
+        digest: sha256 of the training images, labels and class names.
+        val_digest: The same of the validation images.
+        sigma_data: Standard deviation of the training images in [-1, 1], to four digits.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    val_images: NDArray[np.uint8]
+    val_labels: NDArray[np.int64]
+    digest: str
+    val_digest: str
+    sigma_data: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Image shape (c, h, w)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+
+def load_training_data(config: TrainConfig) -> TrainingData:
+    """Loads, checks and splits what ``config.data`` and ``config.val`` name.
+
+    Raises:
+        InputError: Unreadable or mixed images, one class only, a class without images, or an image size out of range.
+    """
+    if config.channels is not None and config.size is not None:
+        data = load_labelled(config.data, (config.channels, config.size, config.size))
+    else:
+        data = load_labelled(config.data, size=config.size)
+    check_labelled(data)
+    images, labels = data.images, data.labels
+    fraction = config.val_fraction
+    if fraction is not None:
+        kept = held_out(labels, fraction, config.seed)
+        val_images, val_labels = images[kept], labels[kept]
+        images, labels = images[~kept], labels[~kept]
+    elif config.val is not None:
+        channels, height, width = images.shape[1:]
+        val = load_labelled(config.val, (channels, height, width))
+        if val.class_names != data.class_names:
+            raise InputError(f"{config.val} has other classes than {config.data}: {_few(val.class_names)}")
+        val_images, val_labels = val.images, val.labels
+    else:
+        val_images, val_labels = images[:0], labels[:0]
+    sigma_data = float(f"{np.std(images.astype(np.float64) / 127.5 - 1.0):.4g}")
+    if sigma_data == 0.0:
+        raise InputError(f"the images of {config.data} are all the same single colour")
+    digests = [content_digest(*part, data.class_names) for part in ((images, labels), (val_images, val_labels))]
+    return TrainingData(images, labels, data.class_names, val_images, val_labels, digests[0], digests[1], sigma_data)
+
+
+def check_labelled(data: LabelledImages) -> None:
+    """Refuses labelled images that no classifier can be trained on.
+
+    Raises:
+        InputError: Fewer than two classes, a class without images, or sides outside 2 ... 1024 pixels.
+    """
+    count = len(data.class_names)
+    if count < 2:
+        raise InputError(f"training needs at least 2 classes, got {count}: {_few(data.class_names)}")
+    empty = [name for k, name in enumerate(data.class_names) if not np.any(data.labels == k)]
+    if empty:
+        raise InputError(f"every class needs images, these have none: {_few(empty)}")
+    height, width = data.images.shape[2:]
+    if not 2 <= min(height, width) <= max(height, width) <= MAX_SIDE:
+        raise InputError(f"image sides must be 2 to {MAX_SIDE} pixels for training, got {height}x{width}")
+
+
+def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """A stratified random choice: from every class about ``fraction`` of its images, but never all and never none.
+
+    Raises:
+        InputError: A class has a single image.
+    """
+    kept = np.zeros(len(labels), dtype=np.bool_)
+    rng = np.random.default_rng([seed, _VALIDATION])
+    for k in np.unique(labels):
+        members = np.flatnonzero(labels == k)
+        if len(members) < 2:
+            raise InputError(f"a validation fraction needs at least 2 images a class, class {k} has {len(members)}")
+        take = min(max(1, round(fraction * len(members))), len(members) - 1)
+        kept[rng.permutation(members)[:take]] = True
+    return kept
+
+
+def content_digest(images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...]) -> str:
+    """sha256 of labelled images: shapes, pixels, labels and names."""
+    digest = hashlib.sha256(repr(class_names).encode())
+    for array in (images, labels):
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def save_labelled(
+    path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...]
+) -> None:
+    """Writes an .npz that :func:`fastdc.data.load_labelled` reads."""
+    np.savez_compressed(path, images=images, labels=labels, class_names=np.array(class_names, dtype=np.str_))
+
+
+# Purposes keep the random streams of one seed apart; see loop.py for the others.
+_VALIDATION = 1
+
+
+def _few(names: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown}, ... ({len(names)} in all)"

@@ -1,0 +1,219 @@
+"""The run folder: what a training run leaves on disk, written so that a kill at any moment does no harm.
+
+Every file is written next to its place and moved there in one step. A checkpoint is one safetensors file (tensors, and
+the progress as JSON in its header), so weights and step can never disagree, and reading one executes nothing.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdc.exceptions import InputError
+from fastdc.train.config import OPERATIONAL, TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RUN_FORMAT = "fastdc-run"
+RUN_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """How a training ended.
+
+    Attributes:
+        path: The run folder.
+        step: Steps done, of ``steps``.
+        steps: Steps asked for.
+        stopped_by: Name of the signal that stopped the run early, or None when it is finished.
+        loss: Mean training loss over the last lines of the log, or None when no step was done.
+        val_loss: Denoising loss of the averaged weights on the validation images, or None without any.
+        parameters: Number of weights.
+        seconds: Time spent training, over all resumptions.
+    """
+
+    path: Path
+    step: int
+    steps: int
+    stopped_by: str | None
+    loss: float | None
+    val_loss: float | None
+    parameters: int
+    seconds: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step == self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """The content of a run's config.json.
+
+    Attributes:
+        config: The recipe.
+        data_digest: sha256 of the training images, labels and class names.
+        val_digest: The same of the validation images.
+        images: Number of training images.
+        val_images: Number of validation images.
+        shape: Image shape (c, h, w).
+        class_names: One name a class.
+        sigma_data: The value in use, given or measured.
+        network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.networks.build_network`.
+    """
+
+    config: TrainConfig
+    data_digest: str
+    val_digest: str
+    images: int
+    val_images: int
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    sigma_data: float
+    network: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name (``model.``, ``ema.``, ``exp_avg.``, ``exp_avg_sq.`` + parameter) and the progress."""
+
+    tensors: "dict[str, Tensor]"
+    progress: dict[str, Any]
+
+
+class RunFolder:
+    """Reads and writes one run folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.checkpoint_file = self.path / "checkpoint.safetensors"
+        self.log_file = self.path / "log.jsonl"
+        self.val_file = self.path / "val.npz"
+
+    def check_free(self) -> None:
+        """Raises InputError when a new run cannot be started here."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return
+        if self.config_file.exists():
+            raise InputError(f"{self.path} already holds a run: continue it with resume, or choose another folder")
+        if self.path.exists():
+            raise InputError(f"{self.path} exists and is not empty: choose another folder")
+
+    def create(self, info: RunInfo) -> None:
+        """Makes the folder and writes config.json."""
+        self.check_free()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"run folder {self.path} cannot be made: {error.strerror}") from error
+        values = {"format": RUN_FORMAT, "version": RUN_VERSION, **dataclasses.asdict(info)}
+        values["config"] = info.config.to_dict()
+        write_atomically(self.config_file, (json.dumps(values, indent=1) + "\n").encode())
+
+    def info(self) -> RunInfo:
+        """Reads config.json.
+
+        Raises:
+            InputError: There is no run here, or it was written by a newer fastdc, or it is damaged.
+        """
+        try:
+            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.path} holds no training run (no config.json)") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.config_file} cannot be read: {error}") from error
+        if not isinstance(values, dict) or values.get("format") != RUN_FORMAT:
+            raise InputError(f"{self.config_file} is not the config of a fastdc run")
+        if values.get("version") != RUN_VERSION:
+            raise InputError(f"{self.config_file} has version {values.get('version')}, this fastdc reads {RUN_VERSION}")
+        try:
+            return RunInfo(
+                config=TrainConfig.from_dict(values["config"]),
+                data_digest=str(values["data_digest"]),
+                val_digest=str(values["val_digest"]),
+                images=int(values["images"]),
+                val_images=int(values["val_images"]),
+                shape=tuple(values["shape"]),
+                class_names=tuple(values["class_names"]),
+                sigma_data=float(values["sigma_data"]),
+                network=dict(values["network"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.config_file} is damaged: {error!r}") from error
+
+    def check_same(self, wanted: RunInfo) -> None:
+        """Raises InputError, naming the first field, when the run here is not the one that is to be continued."""
+        found = self.info()
+        was, now = found.config.to_dict(), wanted.config.to_dict()
+        for name in was:
+            if name not in OPERATIONAL and was[name] != now[name]:
+                raise InputError(f"{self.path} was started with {name} = {was[name]}, cannot resume with {now[name]}")
+        for what, before, after in (
+            ("data", found.data_digest, wanted.data_digest),
+            ("val", found.val_digest, wanted.val_digest),
+        ):
+            if before != after:
+                source = getattr(wanted.config, what)
+                raise InputError(f"{self.path} was started with other {what} images than {source}: the hashes differ")
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Replaces the checkpoint in one step."""
+        from safetensors.torch import save
+
+        data = save(checkpoint.tensors, metadata={"progress": json.dumps(checkpoint.progress)})
+        write_atomically(self.checkpoint_file, data)
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, tensors on the CPU, or None when there is none yet.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            with safe_open(self.checkpoint_file, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                progress = json.loads((file.metadata() or {})["progress"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise InputError(f"{self.checkpoint_file} is damaged: {error}") from error
+        return Checkpoint(tensors, progress)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends one line to the log and flushes it."""
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+    def rewind_log(self, step: int) -> None:
+        """Drops lines of steps after the checkpoint, which are about to be written again."""
+        if not self.log_file.exists():
+            return
+        kept = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):  # a line cut short by a kill
+                continue
+        write_atomically(self.log_file, "".join(kept).encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that it holds either the old or the new content, even after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

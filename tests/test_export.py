@@ -1,0 +1,218 @@
+"""From a run to a bundle: the ONNX network equals torch, the bytes are repeatable, and nothing local leaks out."""
+
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fastdc.bundle import load_bundle
+from fastdc.data import load_labelled
+from fastdc.exceptions import BackendError, BundleError, InputError
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+import onnx
+import onnxruntime
+import torch
+
+from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx
+from fastdc.networks import build_network
+from fastdc.train import RunFolder, TrainConfig, train
+
+MODELS = Path(__file__).parents[1] / "fastdc" / "models"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with training and validation images, a trained run, and its bundle."""
+    folder = tmp_path_factory.mktemp("export")
+    rng = np.random.default_rng(0)
+    stripes = np.zeros((2, 4, 4))
+    stripes[0, ::2] = stripes[1, :, ::2] = 200.0
+    for name, count in (("train", 64), ("val", 20)):
+        labels = np.arange(count) % 2
+        images = (stripes[labels] + rng.uniform(0, 50, (count, 4, 4))).astype(np.uint8)
+        np.savez(folder / f"{name}.npz", images=images, labels=labels, class_names=["rows", "columns"])
+    train(
+        TrainConfig(
+            data=str(folder / "train.npz"),
+            out=str(folder / "run"),
+            model="mlp",
+            width=16,
+            steps=200,
+            batch=32,
+            lr=1e-2,
+            threads=1,
+        )
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the exporter's chatter must not reach the user
+        export_run(folder / "run", folder / "stripes", draws=4)
+    return folder
+
+
+def test_the_bundle_describes_the_run(workplace: Path) -> None:
+    bundle = load_bundle(workplace / "stripes")
+    bundle.verify()
+    assert bundle.image_shape == (1, 4, 4)
+    assert bundle.class_names == ("rows", "columns")
+    assert bundle.model.null_class == 2
+    assert bundle.model.defaults.draws == 4
+    assert bundle.model.defaults.levels == (0.2, 2.0)
+    info = RunFolder(workplace / "run").info()
+    provenance = bundle.manifest["provenance"]
+    assert provenance["data"] == "train.npz"
+    assert provenance["data_sha256"] == info.data_digest
+    assert provenance["steps"] == 200
+    assert provenance["onnx_max_difference"] < 1e-4
+    assert bundle.manifest["parameterization"]["sigma_data"] == info.sigma_data
+
+
+def test_onnx_equals_torch_rebuilt_from_the_bundle_at_several_batches(workplace: Path) -> None:
+    from safetensors.torch import load
+
+    bundle = load_bundle(workplace / "stripes")
+    network = build_network(bundle.manifest["network"]["kind"], bundle.manifest["network"]["config"]).eval()
+    network.load_state_dict(load(bundle.read("weights.safetensors")))
+    session = onnxruntime.InferenceSession(bundle.read("denoiser.onnx"), providers=["CPUExecutionProvider"])
+    inputs = {item.name: (item.type, item.shape) for item in session.get_inputs()}
+    assert inputs == {
+        "sample": ("tensor(float)", ["batch", 1, 4, 4]),
+        "timestep": ("tensor(float)", ["batch"]),
+        "class_labels": ("tensor(int64)", ["batch"]),
+    }
+    rng = np.random.default_rng(1)
+    for batch in (1, 2, 3, 64, 65, 200):
+        feed = {
+            "sample": rng.standard_normal((batch, 1, 4, 4)).astype(np.float32),
+            "timestep": rng.uniform(-600, 440, batch).astype(np.float32),
+            "class_labels": rng.integers(0, 3, batch),
+        }
+        (got,) = session.run(["output"], feed)
+        with torch.no_grad():
+            want = network(*(torch.from_numpy(array) for array in feed.values())).numpy()
+        assert got.shape == want.shape
+        assert np.abs(got - want).max() <= tolerance(network) * max(1.0, np.abs(want).max())
+
+
+def test_the_same_run_gives_the_same_bytes_wherever_it_lies(workplace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workplace / "run", tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "elsewhere", name="stripes", draws=4)
+    for file in ("denoiser.onnx", "weights.safetensors", "fastdc.json"):
+        assert (tmp_path / "elsewhere" / file).read_bytes() == (workplace / "stripes" / file).read_bytes()
+
+
+def local_traces(folder: Path) -> list[str]:
+    """What looks like a path of this or any machine, or a stack trace."""
+    forms = [rb"/[a-z0-9_.-]+/[a-z0-9_./-]*", rb"\.py\b", rb"site-packages", rb"File \"", rb"stack_trace"]
+    found = []
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        if file.suffix == ".onnx":  # weights hold every byte sequence: search what is not weights
+            model = onnx.load_from_string(content)
+            for tensor in model.graph.initializer:
+                tensor.ClearField("raw_data")
+            content = model.SerializeToString()
+        elif file.suffix == ".safetensors":
+            content = content[: 8 + int.from_bytes(content[:8], "little")]
+        found += [f"{file.name}: {hit!r}" for form in forms for hit in re.findall(form, content)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["stripes", "digits", "digits-mlp"])
+def test_no_local_path_is_in_a_bundle(workplace: Path, name: str) -> None:
+    assert local_traces(workplace / name if name == "stripes" else MODELS / name) == []
+
+
+def test_verification_catches_a_network_that_differs(workplace: Path) -> None:
+    bundle = load_bundle(workplace / "stripes")
+    model = bundle.read("denoiser.onnx")
+    network = build_network(bundle.manifest["network"]["kind"], bundle.manifest["network"]["config"]).eval()
+    with torch.no_grad():
+        network.linear_out.bias.add_(1.0)  # type: ignore[operator, union-attr]
+    with pytest.raises(BackendError, match=r"differs from torch by .* at batch 1, allowed"):
+        verify_onnx(model, network, (1, 4, 4), 3, timestep_scale=100.0)
+    with pytest.raises(BackendError, match="ONNX Runtime cannot run the exported network"):
+        verify_onnx(model[:1000], network, (1, 4, 4), 3, timestep_scale=100.0)
+
+
+def test_calibration_fits_a_temperature_and_refuses_the_training_images(workplace: Path, tmp_path: Path) -> None:
+    bundle = export_run(workplace / "run", tmp_path / "calibrated", calibrate=workplace / "val.npz", draws=4)
+    assert 1e-4 < bundle.model.defaults.temperature < 1.0
+    assert bundle.manifest["provenance"]["calibration"].startswith("20 images, 4 draws")
+    held = load_labelled(workplace / "val.npz")
+    again = export_run(workplace / "run", tmp_path / "again", name="calibrated", calibrate=held, draws=4)
+    assert again.manifest == bundle.manifest
+    with pytest.raises(InputError, match="these are the training images"):
+        export_run(workplace / "run", tmp_path / "no", calibrate=workplace / "train.npz")
+    with pytest.raises(InputError, match="other classes"):
+        export_run(workplace / "run", tmp_path / "no", calibrate=MODELS / "digits-test.npz")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_taken_or_unfit_place_is_refused_at_once(workplace: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="exists"):
+        export_run(workplace / "run", workplace / "stripes")
+    with pytest.raises(InputError, match="holds no training run"):
+        export_run(workplace, tmp_path / "out")
+    shutil.copytree(workplace / "run", tmp_path / "empty")
+    (tmp_path / "empty" / "checkpoint.safetensors").unlink()
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        export_run(tmp_path / "empty", tmp_path / "out")
+
+
+def test_the_command_says_what_it_made(workplace: Path, tmp_path: Path) -> None:
+    from fastdc.cli.export import command
+
+    out = str(tmp_path / "mine")
+    result = CliRunner().invoke(command, [str(workplace / "run"), out, "--levels", "0.1", "3", "--name", "my stripes"])
+    assert result.exit_code == 0, result.output
+    assert f"exported {out}: my stripes, 2 classes" in result.stdout
+    assert f"next: fastdc classify --model {out}" in result.stdout
+    assert load_bundle(out).model.defaults.levels == (0.1, 3.0)
+
+
+def test_the_recorded_command_repeats_the_recipe_without_paths() -> None:
+    config = TrainConfig(data="/a/b/train.npz", out="/c/run", model="mlp", lr=0.01, flip=True, val="/d/val.npz", seed=3)
+    line = training_command(config)
+    assert line == "fastdc train train.npz --out run --model mlp --lr 0.01 --flip --seed 3 --val val.npz"
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-mlp"])
+def test_the_shipped_bundles_are_whole_and_their_two_networks_agree(name: str) -> None:
+    from safetensors.torch import load
+
+    bundle = load_bundle(MODELS / name)
+    if bundle.manifest["network"]["kind"] == "unet2d":
+        pytest.importorskip("diffusers")
+    network = build_network(bundle.manifest["network"]["kind"], bundle.manifest["network"]["config"]).eval()
+    network.load_state_dict(load(bundle.read("weights.safetensors")))
+    difference = verify_onnx(bundle.read("denoiser.onnx"), network, (1, 8, 8), 11, timestep_scale=100.0)
+    assert difference < 2e-5
+
+
+@pytest.mark.slow
+def test_a_unet_exports_with_a_dynamic_batch() -> None:
+    pytest.importorskip("diffusers")
+    config: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 3,
+        "out_channels": 3,
+        "num_class_embeds": 4,
+        "block_out_channels": [16, 32],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "attention_head_dim": 8,
+    }
+    network = build_network("unet2d", config).eval()
+    model = export_onnx(network, (3, 8, 8), 4)
+    assert 0 < verify_onnx(model, network, (3, 8, 8), 4, timestep_scale=100.0) < 1e-4

@@ -1,0 +1,348 @@
+"""Training on tiny images: it learns, it is repeatable, it survives interruption, and it refuses what cannot work."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fastdc.exceptions import InputError
+
+pytest.importorskip("torch")
+
+import torch
+
+from fastdc.train import RunFolder, TrainConfig, train
+from fastdc.train.dataset import held_out
+from fastdc.train.loop import schedule
+from fastdc.train.loss import draw_sigmas, edm_loss
+
+TINY: dict[str, Any] = {
+    "model": "mlp",
+    "width": 16,
+    "steps": 60,
+    "batch": 32,
+    "warmup": 5,
+    "threads": 1,
+    "checkpoint_every": 20,
+    "log_every": 10,
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two classes of noisy 4x4 stripes: horizontal and vertical."""
+    rng = np.random.default_rng(0)
+    stripes = np.zeros((2, 4, 4))
+    stripes[0, ::2] = stripes[1, :, ::2] = 200.0
+    labels = np.arange(64) % 2
+    images = stripes[labels] + rng.uniform(0, 50, (64, 4, 4))
+    path = tmp_path / "stripes.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels, class_names=["rows", "columns"])
+    return path
+
+
+def tiny(data: Path, out: Path, /, **changes: Any) -> TrainConfig:
+    return TrainConfig(**({"data": str(data), "out": str(out)} | TINY | changes))
+
+
+def tensors(run: Path) -> dict[str, Any]:
+    checkpoint = RunFolder(run).load_checkpoint()
+    assert checkpoint is not None
+    return checkpoint.tensors
+
+
+def same_bits(a: Path, b: Path) -> bool:
+    x, y = tensors(a), tensors(b)
+    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+def log_of(run: Path, key: str) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+def test_the_loss_falls_and_the_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    summary = train(tiny(data, tmp_path / "run", steps=300, lr=1e-2, val="0.25"), notify=notes.append)
+    losses = log_of(summary.path, "loss")
+    assert list(losses) == list(range(10, 301, 10))
+    assert losses[300] < 0.7 * losses[10]
+    assert summary.finished
+    assert summary.stopped_by is None
+    assert summary.loss == losses[300]
+    assert summary.val_loss == log_of(summary.path, "val_loss")[300] < losses[10]
+    assert sorted(p.name for p in summary.path.iterdir()) == [
+        "checkpoint.safetensors",
+        "config.json",
+        "log.jsonl",
+        "val.npz",
+    ]
+    assert notes[0] == "data: 48 images 1x4x4 in 2 classes, 16 for validation"
+
+
+def test_the_seed_decides_the_weights_and_the_callers_generator_is_left_alone(data: Path, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tiny(data, tmp_path / name, seed=seed))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert same_bits(tmp_path / "a", tmp_path / "b")
+    assert not same_bits(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"flip": True, "dropout": 0.2, "val": "0.25"}
+    train(tiny(data, tmp_path / "whole", **options))
+
+    class Killed(BaseException):
+        """Stands for the process disappearing."""
+
+    real, logged = RunFolder.log, []
+
+    def die_at_50(self: RunFolder, record: dict[str, Any]) -> None:
+        real(self, record)
+        logged.append(record["step"])
+        if record["step"] == 50:  # after the checkpoint of step 40
+            raise Killed
+
+    broken = tiny(data, tmp_path / "broken", **options)
+    monkeypatch.setattr(RunFolder, "log", die_at_50)
+    with pytest.raises(Killed):
+        train(broken)
+    monkeypatch.undo()
+    assert logged[-1] == 50
+    summary = train(broken, resume=True)
+    assert summary.step == 60
+    assert same_bits(tmp_path / "whole", tmp_path / "broken")
+    for key in ("loss", "val_loss"):
+        assert log_of(tmp_path / "whole", key) == log_of(tmp_path / "broken", key)
+    # The line of step 50 was written twice, and is there once.
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert len([step for step in steps if step == 50]) == 1
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(data: Path, tmp_path: Path) -> None:
+    train(tiny(data, tmp_path / "whole"))
+    train(tiny(data, tmp_path / "broken"))
+    (tmp_path / "broken" / "checkpoint.safetensors").unlink()
+    train(tiny(data, tmp_path / "broken"), resume=True)
+    assert same_bits(tmp_path / "whole", tmp_path / "broken")
+    assert log_of(tmp_path / "whole", "loss") == log_of(tmp_path / "broken", "loss")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_to_resume_from(
+    data: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    options = ["--model", "mlp", "--width", "16", "--batch", "16", "--steps", "100000", "--threads", "1"]
+    script = "import sys; from fastdc.cli.train import command; command(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(data), "--out", str(run), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    deadline = time.monotonic() + 60
+    while not (run / "log.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert f"stopped by {number.name} and saved" in out
+    checkpoint = RunFolder(run).load_checkpoint()
+    assert checkpoint is not None
+    step = checkpoint.progress["step"]
+    assert 50 <= step < 100_000
+    assert f"{step} of 100000 steps" in out
+    assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_resume_refuses_another_config_or_other_data_and_names_the_field(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny(data, run))
+    for name, value in {"lr": 0.1, "steps": 61, "seed": 5, "width": 32, "label_dropout": 0.2}.items():
+        with pytest.raises(InputError, match=f"started with {name} = .*cannot resume with {value}"):
+            train(tiny(data, run, **{name: value}), resume=True)
+    with np.load(data) as held:
+        arrays = dict(held)
+    arrays["images"] = arrays["images"].copy()
+    arrays["images"][0, 0, 0] ^= 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(InputError, match=r"other data images than .*other\.npz: the hashes differ"):
+        train(tiny(tmp_path / "other.npz", run), resume=True)
+    moved = data.rename(tmp_path / "moved.npz")  # the same content elsewhere is the same data
+    assert train(tiny(moved, run, checkpoint_every=7), resume=True).finished
+
+
+def test_a_taken_folder_and_a_missing_run_are_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        train(tiny(data, tmp_path / "full"))
+    with pytest.raises(InputError, match="holds no training run"):
+        train(tiny(data, tmp_path / "none"), resume=True)
+    train(tiny(data, tmp_path / "run"))
+    with pytest.raises(InputError, match="already holds a run"):
+        train(tiny(data, tmp_path / "run"))
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match="is damaged"):
+        train(tiny(data, tmp_path / "run"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "changes", "message"),
+    [
+        ({"labels": np.zeros(6, np.int64)}, {}, "at least 2 classes, got 1"),
+        ({"labels": np.array([0, 2] * 3)}, {}, "every class needs images, these have none: '1'"),
+        ({"labels": np.array([0, 1])}, {}, "labels"),
+        ({"images": np.full((6, 4, 4), np.nan, np.float32)}, {}, "bad.npz"),
+        ({"images": np.zeros((6, 1, 1), np.uint8)}, {}, "sides must be 2 to 1024 pixels"),
+        ({"images": np.zeros((6, 4, 4), np.uint8)}, {}, "all the same single colour"),
+        ({}, {"val": "0.9"}, "val as a fraction must be above 0 and at most 0.5, got 0.9"),
+        ({}, {"val": "nowhere.npz"}, "nowhere.npz"),
+        ({"labels": np.array([0, 1, 1, 1, 1, 1])}, {"val": "0.1"}, "at least 2 images a class, class 0 has 1"),
+    ],
+)
+def test_bad_data_are_refused_before_anything_is_written(
+    tmp_path: Path, arrays: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "bad.npz", **({"images": images, "labels": np.array([0, 1] * 3)} | arrays))
+    with pytest.raises(InputError) as caught:
+        train(tiny(tmp_path / "bad.npz", tmp_path / "run", **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "resnet"}, "model must be one of unet, mlp, got 'resnet'"),
+        ({"steps": 0}, "steps must be a whole number from 1"),
+        ({"batch": 2.5}, "batch must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"lr": float("nan")}, "lr must be a number from"),
+        ({"ema": 1.0}, "ema must be a number from 0 to 0.999999, got 1.0"),
+        ({"channels": 3}, "channels must be 1 or 3 and needs size too"),
+        ({"data": ""}, "data must be a path"),
+        ({"device": "tpu9"}, "device must be"),
+    ],
+)
+def test_bad_options_are_refused(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(tiny(data, tmp_path / "run", **changes))
+
+
+def test_a_diverging_run_says_so_and_keeps_no_broken_weights(data: Path, tmp_path: Path) -> None:
+    # A decay of 1 - lr * weight_decay = -99 multiplies the weights until they overflow.
+    with pytest.raises(InputError, match=r"no longer finite at step 50.*lr below 10"):
+        train(tiny(data, tmp_path / "run", lr=10.0, weight_decay=10.0, warmup=0, log_every=50, checkpoint_every=100))
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_a_folder_of_images_with_one_sub_folder_a_class(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(1)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = rng.integers(0, 256, (9 + i, 12, 3), dtype=np.uint8)
+            image.fromarray(pixels).save(tmp_path / "pets" / name / f"{i}.png")
+    with pytest.raises(InputError, match="size"):
+        train(tiny(tmp_path / "pets", tmp_path / "run"))
+    summary = train(tiny(tmp_path / "pets", tmp_path / "run", size=8, channels=1, steps=2))
+    info = RunFolder(summary.path).info()
+    assert info.shape == (1, 8, 8)
+    assert info.class_names == ("cat", "dog")
+
+
+def test_the_command_trains_resumes_and_says_what_comes_next(data: Path, tmp_path: Path) -> None:
+    from fastdc.cli.train import command
+
+    run = str(tmp_path / "run")
+    runner = CliRunner()
+    options = ["--model", "mlp", "--width", "16", "--steps", "4", "--batch", "8", "--val", "0.25", "--threads", "1"]
+    first = runner.invoke(command, [str(data), "--out", run, *options])
+    assert first.exit_code == 0, first.output
+    assert f"trained {run}: mlp" in first.stdout
+    assert f"next: fastdc export {run} BUNDLE --calibrate {run}/val.npz" in first.stdout
+    again = runner.invoke(command, ["--out", run, "--resume", "--quiet"])
+    assert again.exit_code == 0, again.output
+    assert "4 of 4 steps" in again.stdout
+    other = runner.invoke(command, ["--out", run, "--resume", "--lr", "0.5"])
+    assert isinstance(other.exception, InputError)
+    assert "lr" in str(other.exception)
+    nothing = runner.invoke(command, ["--out", str(tmp_path / "new")])
+    assert "give DATA" in str(nothing.exception)
+
+
+def test_sigmas_are_stratified_and_have_the_asked_distribution() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        logs = torch.stack([draw_sigmas(64, -0.6, 1.2, "cpu").log() for _ in range(200)]).double()
+    assert abs(float(logs.mean()) + 0.6) < 0.01
+    assert abs(float(logs.std()) - 1.2) < 0.02
+    # One draw in each of 64 equally likely cells, always.
+    cells = (64 * torch.special.ndtr((logs + 0.6) / 1.2)).floor()
+    assert torch.equal(cells.sort(dim=1).values, torch.arange(64.0, dtype=torch.float64).expand(200, 64))
+
+
+def test_the_loss_is_edms_weighted_denoising_error_and_the_best_linear_denoiser_scores_its_variance() -> None:
+    """loss = lambda * |D - x0|^2 with lambda = (s^2 + d^2) / (s d)^2, in float64, for a network that is not zero."""
+    generator = torch.Generator().manual_seed(3)
+    x0, eps = (torch.randn(6, 1, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    sigma = torch.tensor([0.01, 0.1, 0.5, 1.0, 5.0, 50.0], dtype=torch.float64)
+    labels, d = torch.zeros(6, dtype=torch.int64), 0.75
+
+    class Half(torch.nn.Module):
+        def forward(self, sample: Any, timestep: Any, class_labels: Any) -> Any:
+            return 0.5 * sample + timestep[:, None, None, None] / 100
+
+    got = edm_loss(Half(), x0, labels, sigma, eps, sigma_data=d, timestep_scale=25.0)
+    s = sigma[:, None, None, None]
+    x = x0 + s * eps
+    raw = 0.5 * x / (s**2 + d**2).sqrt() + 25.0 * s.log() / 100
+    denoised = d**2 / (s**2 + d**2) * x + s * d / (s**2 + d**2).sqrt() * raw
+    want = (s**2 + d**2) / (s * d) ** 2 * (denoised - x0) ** 2
+    torch.testing.assert_close(got, want.mean(dim=(1, 2, 3)), rtol=1e-8, atol=1e-8)
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    factors = [schedule(step, 100, 10) for step in range(101)]
+    assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+    assert factors[10] == 1.0
+    assert factors[100] == pytest.approx(0.0, abs=1e-12)
+    assert schedule(0, 1, 100) == 1.0
+
+
+def test_the_validation_split_takes_its_share_of_every_class() -> None:
+    labels = np.repeat([0, 1, 2], [100, 10, 2])
+    kept = held_out(labels, 0.2, seed=0)
+    assert [int(kept[labels == k].sum()) for k in range(3)] == [20, 2, 1]
+    assert np.array_equal(kept, held_out(labels, 0.2, seed=0))
+    assert not np.array_equal(kept, held_out(labels, 0.2, seed=1))
+
+
+def test_the_config_survives_json() -> None:
+    config = TrainConfig(data="a", out="b", model="mlp", val="0.1", flip=True)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(InputError, match="unknown fields: colour"):
+        TrainConfig.from_dict(config.to_dict() | {"colour": 1})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.lr = 1.0  # type: ignore[misc]
