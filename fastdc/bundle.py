@@ -1,9 +1,9 @@
-"""Bundles: a model as a folder that can be verified, holds nothing executable, and runs wherever NumPy and a backend do.
+"""Bundles: a model as a folder that can be verified and holds nothing executable.
 
-A bundle is ``fastdc.json`` (the manifest) beside the files it names with size and sha256: ``denoiser.onnx``, the network
-F(sample, timestep, class_labels), and optionally ``weights.safetensors`` for the torch backend. docs/bundle.md states
-every field. Nothing is unpickled. Sizes are checked on loading, hashes on every read, before a byte is used; names that
-leave the folder, absurd shapes and newer format versions are refused with one line.
+A bundle is ``fastdc.json`` (the manifest) beside the files it names with size and sha256: ``denoiser.onnx``, the
+network F(sample, timestep, class_labels), and optionally ``weights.safetensors`` for the torch backend. docs/bundle.md
+states every field. Nothing is unpickled. Sizes are checked on loading, hashes on every read, before a byte is used.
+Names that leave the folder, absurd shapes and newer format versions are refused with one line.
 """
 
 import hashlib

@@ -159,13 +159,9 @@ class DiffusionClassifier:
         Raises:
             InputError: Images or options cannot be used; before any work starts.
         """
-        for name, value, known in (
-            ("method", method, METHODS),
-            ("rule", rule, RULES),
-            ("decision", decision, DECISIONS),
-        ):
-            if value not in known:
-                raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        _check_choice("method", method, METHODS)
+        _check_choice("rule", rule, RULES)
+        _check_choice("decision", decision, DECISIONS)
         temperature = self.model.defaults.temperature if temperature is None else temperature
         if not 0 < temperature < float("inf"):
             raise InputError(f"temperature must be positive, got {temperature}")
@@ -268,6 +264,11 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise BundleError(f"no model {name!r}: expected a bundle folder or one of {', '.join(shipped_models())}")
     return path
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def _check_seed(seed: Any) -> None:

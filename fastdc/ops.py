@@ -12,8 +12,8 @@ Symbols: B cells, n images of D pixels, J draws, K classes.
 * streams: int64 (n,) in [0, 2^56): names the noise of each image; equal streams see equal noise.
 * seed: int in [0, 2^64). purpose: int in [0, 256), one of the ``PURPOSE_`` constants.
 
-The noise of (seed, stream, draw, purpose) is Philox4x32-10 (Salmon et al., SC'11) with Box-Muller, the same bits on every
-CPU instruction set and on CUDA; ``csrc/philox.h`` states the layout, which never changes within a major version.
+The noise of (seed, stream, draw, purpose) is Philox4x32-10 (Salmon et al., SC'11) with Box-Muller, the same bits on
+every CPU instruction set and on CUDA; ``csrc/philox.h`` states the layout, fixed within a major version.
 """
 
 from typing import Any, TypeAlias

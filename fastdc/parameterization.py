@@ -15,9 +15,9 @@ flow           e - x                  1-t, t      1, 1, -1           F - (e - x)
 =============  =====================  ==========  =================  ======================  ============
 
 (v_prediction: Salimans & Ho, arXiv 2202.00512, appendix D, and alpha^2 + sigma^2 = 1; edm: Karras et al., arXiv
-2206.00364, eq. 7 and table 1; flow: Lipman et al., arXiv 2210.02747.) A residual at fixed x_t can be expressed in another
-space by a factor: r_eps = -(alpha / sigma) r_x0 and r_v = -r_x0 / sigma, which is how a weighting that is defined in one
-space serves every kind.
+2206.00364, eq. 7 and table 1; flow: Lipman et al., arXiv 2210.02747.) A residual at fixed x_t is expressed in another
+space by a factor, r_eps = -(alpha / sigma) r_x0 and r_v = -r_x0 / sigma, which is how a weighting that is defined in
+one space serves every kind.
 """
 
 import math

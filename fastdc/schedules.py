@@ -6,7 +6,7 @@ are made from positions u in [0, 1], low noise to high, so that a plan can be wr
 * :class:`DiscreteSchedule`: the T steps of a DDPM (Ho et al., arXiv 2006.11239), t = floor(u T), alpha^2 = alpha_bar.
   ``linear`` and ``scaled_linear`` betas, or ``squaredcos_cap_v2`` (Nichol & Dhariwal, arXiv 2102.09672, eq. 17).
 * :class:`EDMSchedule`: alpha = 1, ln sigma linear in u (Karras et al., arXiv 2206.00364), time input scale * ln sigma.
-* :class:`FlowSchedule`: x_t = (1 - t) x + t e (rectified flow), t = shift u / (1 + (shift - 1) u), time input scale * t.
+* :class:`FlowSchedule`: x_t = (1 - t) x + t e (rectified flow), t = shift u / (1 + (shift - 1) u), time scale * t.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A network given as a Python function on NumPy arrays: for models of other frameworks, and for worlds with known answers.
+"""A network given as a Python function on NumPy arrays: for other frameworks, and for worlds with known answers.
 
 The function gets (sample float32 (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) and returns the raw
 output F, any float array of the shape of sample.

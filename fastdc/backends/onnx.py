@@ -110,7 +110,8 @@ def _check_graph(session: Any, bundle: Bundle) -> None:
     outputs = {node.name: (node.type, list(node.shape[1:])) for node in session.get_outputs()}
     if found != expected or outputs != {OUTPUT: ("tensor(float)", shape)}:
         raise BundleError(
-            f"{bundle.path / DENOISER} must map sample {shape}, timestep, class_labels to {OUTPUT}; it maps {found} to {outputs}"
+            f"{bundle.path / DENOISER} must map sample {shape}, timestep and class_labels to {OUTPUT}, "
+            f"it maps {found} to {outputs}"
         )
     if isinstance(session.get_inputs()[0].shape[0], int):
         raise BundleError(

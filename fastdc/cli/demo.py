@@ -5,7 +5,7 @@ from typing import Any
 import click
 import numpy as np
 
-from fastdc.cli.options import open_classifier, run_options
+from fastdc.cli.options import check_plot, open_classifier, run_options
 from fastdc.cli.runner import classify_groups
 
 _EPILOG = """\b
@@ -26,9 +26,7 @@ def command(plot: str | None, **options: Any) -> None:
 
     test = digits_test()
     if plot is not None:
-        from fastdc.report import check_path
-
-        check_path(plot)
+        check_plot(plot)
     classifier = open_classifier(options)
     results = [result for _, result in classify_groups(classifier, test.images, options)]
     labels = np.concatenate([result.labels for result in results])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -9,6 +10,8 @@ import click
 from fastdc.backends import BACKENDS
 from fastdc.classifier import DiffusionClassifier, load
 from fastdc.decide import DECISIONS
+from fastdc.exceptions import InputError
+from fastdc.extras import require
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,6 +59,21 @@ def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
     )
 
 
+def check_plot(path: str) -> None:
+    """Refuses a plot before the work that it would show: no matplotlib, or no folder to write to.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        InputError: The path's suffix or folder will not do.
+    """
+    require("matplotlib", extra="plot")
+    target = Path(path)
+    if target.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"a plot is written as .png, .svg or .pdf, got {path!r}")
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is not a folder: expected one to write {target.name} to")
+
+
 @contextmanager
 def progress_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr over network evaluations, drawn only on a terminal; yields a function that advances it."""
@@ -63,4 +81,8 @@ def progress_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
 
     disable = True if quiet else None  # None: tqdm's word for "only on a terminal"
     with tqdm(total=total, unit="eval", unit_scale=True, disable=disable, dynamic_ncols=True, leave=False) as bar:
-        yield lambda count: bar.update(count) and None
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance

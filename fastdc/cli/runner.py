@@ -1,4 +1,4 @@
-"""Runs a classifier over many images for a command: in groups, with one progress bar, yielding groups as they finish."""
+"""Runs a classifier over many images for a command: in groups, under one progress bar, each handed on when done."""
 
 from collections.abc import Iterator
 from typing import Any
