@@ -82,7 +82,7 @@ def export_run(
     folder = RunFolder(run)
     info = folder.info()
     if Path(out).exists() and not overwrite:  # said now, not after the work; write_bundle checks again
-        raise BundleError(f"{out} exists: choose another path or allow overwriting it")
+        raise BundleError(f"{out} exists: choose another path, or replace it with overwrite (--overwrite)")
     images = None if calibrate is None else _calibration_images(calibrate, info)
     network, progress = _averaged_network(folder, info)
     model = export_onnx(network, info.shape, len(info.class_names) + 1)

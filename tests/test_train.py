@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 import torch
 
 from fastdc.train import RunFolder, TrainConfig, train
-from fastdc.train.dataset import held_out
+from fastdc.train.dataset import held_out, measure_sigma_data
 from fastdc.train.loop import schedule
 from fastdc.train.loss import draw_sigmas, edm_loss
 
@@ -281,7 +281,9 @@ def test_the_command_trains_resumes_and_says_what_comes_next(data: Path, tmp_pat
     assert first.exit_code == 0, first.output
     assert f"trained {run}: mlp" in first.stdout
     assert f"next: fastdc export {run} BUNDLE --calibrate {run}/val.npz" in first.stdout
+    before = (tmp_path / "run" / "log.jsonl").read_text()
     again = runner.invoke(command, ["--out", run, "--resume", "--quiet"])
+    assert (tmp_path / "run" / "log.jsonl").read_text() == before  # a finished run is left as it is
     assert again.exit_code == 0, again.output
     assert "4 of 4 steps" in again.stdout
     other = runner.invoke(command, ["--out", run, "--resume", "--lr", "0.5"])
@@ -337,6 +339,17 @@ def test_the_validation_split_takes_its_share_of_every_class() -> None:
     assert [int(kept[labels == k].sum()) for k in range(3)] == [20, 2, 1]
     assert np.array_equal(kept, held_out(labels, 0.2, seed=0))
     assert not np.array_equal(kept, held_out(labels, 0.2, seed=1))
+
+
+def test_sigma_data_is_the_standard_deviation_of_the_mapped_pixels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1500, 1, 3, 5), dtype=np.uint8)
+    assert measure_sigma_data(images) == pytest.approx(np.std(images / 127.5 - 1.0), rel=1e-3)
+
+
+def test_validation_images_that_are_trained_on_are_reported(data: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    train(tiny(data, tmp_path / "run", val=str(data), steps=2), notify=notes.append)
+    assert "note: 64 validation images are training images too: the validation loss is too good" in notes
 
 
 def test_the_config_survives_json() -> None:

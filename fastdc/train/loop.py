@@ -61,6 +61,8 @@ def run_training(
     names = len(data.class_names)
     size = "x".join(map(str, data.shape))
     say(f"data: {len(data.images)} images {size} in {names} classes, {len(data.val_images)} for validation")
+    if data.repeated:
+        say(f"note: {data.repeated} validation images are training images too: the validation loss is too good")
     with _torch_state(config.threads, device):
         trainer = _Trainer(config, info, data, folder, device)
         if not resume:
@@ -102,10 +104,8 @@ class _Trainer:
         self.steps, self.batch = config.steps, config.batch
         self.p_mean, self.p_std = config.p_mean, config.p_std
         self.null_class = len(data.class_names)
-        self.images = torch.from_numpy(data.images).to(device)
-        self.labels = torch.from_numpy(data.labels).to(device)
-        self.val_images = torch.from_numpy(data.val_images).to(device)
-        self.val_labels = torch.from_numpy(data.val_labels).to(device)
+        self.images, self.labels = _tensor(data.images, device), _tensor(data.labels, device)
+        self.val_images, self.val_labels = _tensor(data.val_images, device), _tensor(data.val_labels, device)
         _seed(config.seed, _WEIGHTS, 0)
         self.network = build_network(info.network["kind"], info.network["config"]).to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -117,7 +117,7 @@ class _Trainer:
             weight_decay=config.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
-        self.step = 0
+        self.step, self.saved = 0, -1  # steps done, and those that the checkpoint on disk holds
         self.seconds = 0.0
         # The loss since the last line of the log; summed where it is computed, so that a GPU is not waited for.
         self.window_sum, self.window_steps = torch.zeros((), dtype=torch.float64, device=device), 0
@@ -137,7 +137,6 @@ class _Trainer:
             _stop_signals() as signals,
             tqdm(total=self.steps, initial=self.step, desc="train", unit="step", disable=hidden) as bar,
         ):
-            saved = -1
             while self.step < self.steps and stopped is None:
                 self.window_sum += self._train_step().double()
                 self.window_steps += 1
@@ -150,8 +149,7 @@ class _Trainer:
                     bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
                 if self.step % self.config.checkpoint_every == 0:
                     self._save()
-                    saved = self.step
-            if saved != self.step:
+            if self.saved != self.step:
                 self._save()
         return RunSummary(
             path=self.folder.path,
@@ -251,6 +249,7 @@ class _Trainer:
             "val_loss": self.val_loss,
         }
         self.folder.save_checkpoint(Checkpoint({k: v.cpu().contiguous() for k, v in tensors.items()}, progress))
+        self.saved = self.step
 
     def restore(self) -> None:
         """Takes over the last checkpoint, if there is one."""
@@ -272,7 +271,8 @@ class _Trainer:
             raise InputError(f"{self.folder.checkpoint_file} does not fit the run's network: {error}") from error
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
+        self.step = self.saved = int(progress["step"])
+        self.seconds = float(progress["seconds"])
         self.window_sum = torch.full_like(self.window_sum, float(progress["window_sum"]))
         self.window_steps = int(progress["window_steps"])
         self.loss, self.val_loss = progress["loss"], progress["val_loss"]
@@ -291,6 +291,11 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device; copied only where torch cannot share its memory."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
 
 def _to_model(images: Tensor) -> Tensor:

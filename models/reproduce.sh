@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes the two shipped bundles from nothing: data, training, export, accuracy on the test images.
+#
+#   bash models/reproduce.sh OUTDIR [SEED]
+#
+# Needs pip install 'fastdc[cpu,train,export]' scikit-learn, and one CPU core for about ten minutes. A killed run goes on
+# where it was when the script is started again. SEED is 0 for the shipped models.
+set -euo pipefail
+
+out=${1:?usage: bash models/reproduce.sh OUTDIR [SEED]}
+seed=${2:-0}
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python}
+fastdc() { "$python" -c "from fastdc.cli.main import main; main()" "$@"; }
+
+"$python" "$here/make_digits.py" "$out/data"
+
+make_model() { # NAME DESCRIPTION, then the options of the training
+  local name=$1 description=$2 resume=()
+  shift 2
+  if [ -e "$out/runs/$name/config.json" ]; then resume=(--resume); fi
+  fastdc train "$out/data/digits-train.npz" --val "$out/data/digits-val.npz" --out "$out/runs/$name" \
+    --seed "$seed" --threads 1 "${resume[@]}" "$@"
+  fastdc export "$out/runs/$name" "$out/$name" --name "$name" --description "$description" \
+    --calibrate "$out/data/digits-val.npz" --draws 16 --levels 0.2 2 --overwrite
+}
+
+make_model digits "Handwritten digits, 8x8: a small UNet trained on 1,200 images of scikit-learn's digits" --model unet
+make_model digits-mlp "Handwritten digits, 8x8: an MLP denoiser, many times cheaper than the UNet" --model mlp
+
+"$python" "$here/score.py" "$out/data/digits-test.npz" "$out/digits" "$out/digits-mlp"
