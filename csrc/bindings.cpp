@@ -295,7 +295,8 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("shape",
                              [](const TensorView& view) {
                                py::tuple shape(view.shape().size());
-                               for (size_t axis = 0; axis < view.shape().size(); ++axis) shape[axis] = view.shape()[axis];
+                               for (size_t axis = 0; axis < view.shape().size(); ++axis)
+                                 shape[axis] = view.shape()[axis];
                                return shape;
                              })
       .def_property_readonly("dtype", [](const TensorView& view) { return name_of(view.element()); })

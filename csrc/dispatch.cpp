@@ -8,8 +8,7 @@
 namespace fastdc {
 namespace {
 
-#define FASTDC_KERNEL_TABLE(space) \
-  { space::philox_normal, space::add_noise, space::denoising_error, space::error_map }
+#define FASTDC_KERNEL_TABLE(space) {space::philox_normal, space::add_noise, space::denoising_error, space::error_map}
 
 struct CpuIsa {
   const char* name;

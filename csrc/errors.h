@@ -25,7 +25,7 @@ std::string concat(const Parts&... parts) {
 }  // namespace fastdc
 
 // User input: says what was expected and what came.
-#define FASTDC_CHECK(condition, ...)                                              \
-  do {                                                                            \
+#define FASTDC_CHECK(condition, ...)                                             \
+  do {                                                                           \
     if (!(condition)) throw ::fastdc::InputError(::fastdc::concat(__VA_ARGS__)); \
   } while (false)

@@ -22,9 +22,9 @@
 namespace fastdc {
 namespace {
 
-constexpr int64_t kChunk = 1024;       // pixels handled at a time: noise and offsets stay in the L1 cache
-constexpr int kLanes = 16;             // float32 accumulators of a sum
-constexpr int64_t kMaxRun = 16;        // cells of a run handled together; longer runs are split to feed all threads
+constexpr int64_t kChunk = 1024;          // pixels handled at a time: noise and offsets stay in the L1 cache
+constexpr int kLanes = 16;                // float32 accumulators of a sum
+constexpr int64_t kMaxRun = 16;           // cells of a run handled together; longer runs are split to feed all threads
 constexpr int64_t kWorkPerPiece = 16384;  // pixels x cells below which waking a thread costs more than it saves
 
 struct Run {
@@ -66,7 +66,8 @@ NoiseId noise_of(const Step& step, const Cell& cell) {
 
 // Normals of pixels [start, start + length) into `noise`, which has room for a whole chunk.
 void noise_chunk(int64_t start, int64_t length, NoiseId id, PhiloxKey key, float* noise) {
-  for (int64_t offset = 0; offset < length; offset += kTile) normal_tile((start + offset) / kTile, id, key, noise + offset);
+  for (int64_t offset = 0; offset < length; offset += kTile)
+    normal_tile((start + offset) / kTile, id, key, noise + offset);
 }
 
 template <class T>
@@ -153,9 +154,8 @@ template <Loss loss, class T>
 void denoising_error_typed(const Step& step, float delta, const T* output, const float* target, float* errors) {
   for_range(step.n_cells, piece_of_cells(step), [&](int64_t begin, int64_t end) {
     float offset[kChunk];
-    for_runs(step, begin, end, [&](Run run) {
-      denoising_error_run<loss>(step, run, delta, output, target, errors, offset);
-    });
+    for_runs(step, begin, end,
+             [&](Run run) { denoising_error_run<loss>(step, run, delta, output, target, errors, offset); });
   });
 }
 

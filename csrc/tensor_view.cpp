@@ -85,7 +85,8 @@ void TensorView::read(const DLTensor& tensor, bool read_only) {
     case kDLCUDA:
     case kDLCUDAManaged: device_ = Device::kCuda; break;
     default:
-      throw InputError(concat("array on DLPack device type ", int{tensor.device.device_type}, ": expected CPU or CUDA"));
+      throw InputError(
+          concat("array on DLPack device type ", int{tensor.device.device_type}, ": expected CPU or CUDA"));
   }
   device_index_ = tensor.device.device_id;
   element_ = element_of(tensor.dtype);

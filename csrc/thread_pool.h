@@ -20,8 +20,8 @@ void set_num_threads(int threads);
 template <class Body>
 void for_range(int64_t count, int64_t min_piece, Body&& body) {
   parallel_for(
-      count, min_piece,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); }, &body);
+      count, min_piece, [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
+      &body);
 }
 
 }  // namespace fastdc
