@@ -52,6 +52,8 @@ class OnnxNetwork(HostArrays):
         bundle: The bundle.
         options: batch (default 128), threads (default: the CPUs this process may use); device must be the CPU and
             precision float32.
+        intra_op_threads: Threads inside each step; there are threads / intra_op_threads slots. More than 1 pays only
+            for large networks at small batches.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -62,7 +64,7 @@ class OnnxNetwork(HostArrays):
     backend = "onnx"
     precision = "float32"
 
-    def __init__(self, bundle: Bundle, options: NetworkOptions | None = None) -> None:
+    def __init__(self, bundle: Bundle, options: NetworkOptions | None = None, *, intra_op_threads: int = 1) -> None:
         options = options or NetworkOptions()
         if options.device not in ("auto", "cpu"):
             raise BackendError(f"backend onnx runs on the CPU here, got device {options.device!r}")
@@ -70,10 +72,10 @@ class OnnxNetwork(HostArrays):
             raise BackendError(f"backend onnx runs in float32 on the CPU, got precision {options.precision!r}")
         self.batch = options.batch or DEFAULT_BATCH
         threads = options.threads or usable_cpus()
-        session = _open_session(bundle)
+        session = _open_session(bundle, intra_op_threads)
         _check_graph(session, bundle)
         self.slots: tuple[AbstractSlot, ...] = tuple(
-            _OnnxSlot(session, self.batch, bundle.image_shape) for _ in range(threads)
+            _OnnxSlot(session, self.batch, bundle.image_shape) for _ in range(max(1, threads // intra_op_threads))
         )
 
 
@@ -82,13 +84,13 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_session(bundle: Bundle) -> Any:
+def _open_session(bundle: Bundle, intra_op_threads: int) -> Any:
     ort = require("onnxruntime", extra="cpu")
     graph = bundle.read(DENOISER)
     if _EXTERNAL_DATA_KEY in graph:
         raise BundleError(f"{bundle.path / DENOISER} refers to data outside the file, which a bundle may not")
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors come back as exceptions
     try:

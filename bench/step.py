@@ -1,0 +1,149 @@
+"""What a step costs besides the network: packing, noise, error, bookkeeping.
+
+    python bench/step.py [--model digits] [--batch 128] [--images 100]
+
+Runs the engine on one thread with the network's own time taken inside the slot; everything else, the rule and the
+ErrorTable included, is the difference to the wall time. The parts are then timed alone on the same batch. Also reports
+the peak memory of the process at few and many draws, beside the size of the ErrorTable.
+"""
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from common import parser, print_table, save, time_sides
+
+import fastdc
+from fastdc import ops
+from fastdc.cells import FullRule
+from fastdc.data import digits_test
+from fastdc.engine import Run, TableRule, evaluate
+from fastdc.errors import ErrorTable
+from fastdc.images import streams_of, to_model_range
+from fastdc.plan import PlanConfig, make_plan
+
+
+class TimedSlot:
+    """A slot that adds up the time spent in the network."""
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slot, name)
+
+    def run(self, count: int) -> None:
+        start = time.perf_counter()
+        self._slot.run(count)
+        self.seconds += time.perf_counter() - start
+
+
+def profile(model: str, batch: int, count: int) -> dict[str, Any]:
+    """Network and everything else of one run, and the parts alone."""
+    classifier = fastdc.load(model, batch=batch, threads=1)
+    network, spec = classifier.network, classifier.model
+    plan = make_plan(
+        spec.schedule,
+        spec.parameterization,
+        PlanConfig(spec.defaults.draws, spec.defaults.levels, spec.defaults.weighting),
+    )
+    x = to_model_range(digits_test().images[:count], spec)
+    streams = streams_of(x)
+    slot = TimedSlot(network.slots[0])
+    network.slots = (slot,)
+    table = ErrorTable.empty(spec, plan, streams, 0)
+    run = Run(network, x, streams, plan, 0, spec.num_classes)
+
+    def whole() -> None:
+        evaluate(network, run, TableRule(FullRule(len(x), spec.num_classes, plan.draws), table))
+
+    whole()
+    slot.seconds = 0.0
+    start = time.perf_counter()
+    whole()
+    wall = time.perf_counter() - start
+    steps = -(-len(x) * spec.num_classes * plan.draws // batch)
+    cells = FullRule(len(x), spec.num_classes, plan.draws).propose(batch)
+    views = [ops.view(array) for array in (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output)]
+    errors = ops.view(slot.errors)
+    table_view, sample, timestep, labels, output = views
+    shared = (run.images, table_view, run.rows, run.streams)
+    slot.cells[:] = cells[np.arange(batch) % len(cells)]
+    target = TableRule(FullRule(len(x), spec.num_classes, plan.draws), table)
+    values = np.zeros(len(cells), np.float32)
+    parts = time_sides(
+        {
+            "add_noise": lambda: ops.add_noise(*shared, seed=0, out=sample, timestep=timestep, labels=labels),
+            "denoising_error": lambda: ops.denoising_error(output, *shared, seed=0, out=errors),
+            "propose cells": lambda: FullRule(len(x), spec.num_classes, plan.draws).propose(batch),
+            "write cells": lambda: network.write(slot.cells, cells),
+            "read errors": lambda: network.read(slot.errors, batch),
+            "observe into the table": lambda: target.observe(cells, values),
+        }
+    )
+    return {
+        "model": model,
+        "batch": batch,
+        "steps": steps,
+        "step_us": 1e6 * wall / steps,
+        "network_us": 1e6 * slot.seconds / steps,
+        "around_us": 1e6 * (wall - slot.seconds) / steps,
+        "around_share": (wall - slot.seconds) / wall,
+        "parts_us": {name: 1e6 * timing.median for name, timing in parts.items()},
+    }
+
+
+# VmHWM, not getrusage: a child's ru_maxrss starts at its parent's.
+_MEMORY = """
+import pathlib, re, sys, fastdc
+from fastdc.data import digits_test
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text()).group(1))
+
+clf = fastdc.load(sys.argv[1], threads=2)
+images = digits_test().images
+clf.classify(images[:8], draws=4)
+before = peak()
+table = clf.errors(images, draws=int(sys.argv[2]))
+print(before, peak(), table.errors.nbytes // 1024)
+"""
+
+
+def memory(model: str, draws: int) -> dict[str, int]:
+    """Peak memory in KiB of a fresh process before and after a run, and the ErrorTable's size."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, model, str(draws)], capture_output=True, text=True, check=True
+    )
+    before, after, table = map(int, done.stdout.split())
+    return {"draws": draws, "growth_kib": after - before, "error_table_kib": table, "peak_kib": after}
+
+
+def main() -> None:
+    made = parser(__doc__, "step")
+    made.add_argument("--model", default="digits")
+    made.add_argument("--batch", type=int, default=128)
+    made.add_argument("--images", type=int, default=100)
+    arguments = made.parse_args()
+    measured = profile(arguments.model, arguments.batch, arguments.images)
+    rows = [
+        ["network", f"{measured['network_us']:.0f}", f"{100 * (1 - measured['around_share']):.2f} %"],
+        ["everything else", f"{measured['around_us']:.0f}", f"{100 * measured['around_share']:.2f} %"],
+    ]
+    rows += [
+        [f"  {name}", f"{us:.1f}", f"{100 * us / measured['step_us']:.2f} %"]
+        for name, us in measured["parts_us"].items()
+    ]
+    print_table(f"a step of {arguments.model}, batch {arguments.batch}, 1 thread", ["part", "us", "share"], rows)
+    grown = [memory("digits-mlp", draws) for draws in (16, 256, 1024)]
+    columns = ["draws", "ErrorTable KiB", "growth of peak KiB", "peak KiB"]
+    cells = [[str(m["draws"]), *(f"{m[k]:,}" for k in ("error_table_kib", "growth_kib", "peak_kib"))] for m in grown]
+    print_table("peak memory, digits-mlp, 400 images", columns, cells)
+    save(arguments.out, {"question": "what a step costs besides the network", "step": measured, "memory": grown})
+
+
+if __name__ == "__main__":
+    main()
