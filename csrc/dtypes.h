@@ -6,7 +6,6 @@
 #include "philox.h"  // bit casts
 
 #if defined(__CUDACC__)
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 

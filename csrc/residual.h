@@ -36,4 +36,9 @@ FASTDC_HD float rho(float r, float delta) {
   }
 }
 
+// The error of a cell from its sum of rho over `size` pixels.
+FASTDC_HD float weighted_mean(double sum, int64_t size, float weight) {
+  return static_cast<float>(static_cast<double>(weight) * (sum / static_cast<double>(size)));
+}
+
 }  // namespace fastdc
