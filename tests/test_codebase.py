@@ -1,0 +1,145 @@
+"""The code base as a whole: types, the native module's stub, one version everywhere, short files, no loose ends.
+
+The checks read the repository, so they also run on files that no other test imports.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fastdc
+from fastdc import _C
+from fastdc.ops import build_config
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("fastdc", "csrc", "tests", "bench", "tools", "models")
+SUFFIXES = {".py", ".pyi", ".cpp", ".h", ".cu", ".cuh", ".sh"}
+MAX_LINES = 450
+
+# Spelt apart, so that this file passes its own check.
+UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK|NotImplemented" + r"Error)\b")
+
+# How pybind11 writes the types of a signature, and how the stub writes them.
+STUB_TYPE = {
+    "typing.SupportsInt | typing.SupportsIndex": "int",
+    "typing.SupportsFloat | typing.SupportsIndex": "float",
+    "fastdc._C.TensorView": "TensorView",
+    "object": "Any",
+}
+
+
+def source_files() -> list[Path]:
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    return sorted(path for path in files if "__pycache__" not in path.parts)
+
+
+def project() -> dict[str, object]:
+    found: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
+
+
+@pytest.mark.slow
+def test_types() -> None:
+    """mypy --strict over the package, its tests, benches and tools."""
+    pytest.importorskip("mypy")
+    pytest.importorskip("torch", reason="without torch its types are unknown")
+    run = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def stub_signature(function: ast.FunctionDef) -> list[tuple[str, str, bool]]:
+    """(name, type, has a default) of each argument but self; `X | None` counts as X, which is what pybind11 shows."""
+    arguments = [argument for argument in function.args.args if argument.arg != "self"]
+    required = len(arguments) - len(function.args.defaults)
+    return [
+        (argument.arg, ast.unparse(argument.annotation or ast.Name("Any")).removesuffix(" | None"), index >= required)
+        for index, argument in enumerate(arguments)
+    ]
+
+
+def native_signature(doc: str) -> list[tuple[str, str, bool]]:
+    """The same, from the first line of the docstring that pybind11 writes."""
+    inside = doc[doc.index("(") + 1 : doc.index(") ->")]
+    signature = []
+    for argument in filter(None, inside.split(", ")):
+        name, _, annotation = argument.partition(": ")
+        annotation, _, default = annotation.partition(" = ")
+        if name != "self":
+            signature.append((name, STUB_TYPE.get(annotation, annotation), bool(default)))
+    return signature
+
+
+def stub() -> ast.Module:
+    return ast.parse((ROOT / "fastdc" / "_C.pyi").read_text(encoding="utf-8"))
+
+
+def test_the_stub_names_what_the_native_module_has() -> None:
+    described = {node.name for node in stub().body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert described == {name for name in dir(_C) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    "function", [node for node in stub().body if isinstance(node, ast.FunctionDef)], ids=lambda n: n.name
+)
+def test_the_stub_has_the_native_signatures(function: ast.FunctionDef) -> None:
+    assert stub_signature(function) == native_signature(getattr(_C, function.name).__doc__)
+
+
+def test_the_stub_describes_tensor_view() -> None:
+    (described,) = (node for node in stub().body if isinstance(node, ast.ClassDef))
+    methods = [node for node in described.body if isinstance(node, ast.FunctionDef)]
+    properties = {node.name for node in methods if node.decorator_list}
+    native = vars(_C.TensorView)
+    assert properties == {name for name, value in native.items() if isinstance(value, property)}
+    (init,) = (node for node in methods if not node.decorator_list)
+    assert stub_signature(init) == native_signature(str(_C.TensorView.__init__.__doc__))
+
+
+def test_one_version_everywhere() -> None:
+    version = project()["version"]
+    assert fastdc.__version__ == version, "installed from another version: run pip install -e . again"
+    assert build_config()["version"] == version
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
+
+
+def test_files_are_short() -> None:
+    files = source_files()
+    assert len(files) > 50
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in files
+        if (count := len(path.read_text().splitlines())) > MAX_LINES
+    }
+    assert long == {}
+
+
+def test_nothing_is_unfinished() -> None:
+    marks = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in source_files()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if UNFINISHED.search(line)
+    ]
+    assert marks == []
+
+
+def test_hooks_have_the_constrained_versions() -> None:
+    """A commit hook, an editor and CI must format alike."""
+    pins = set((ROOT / "constraints.txt").read_text(encoding="utf-8").split())
+    hooks = re.findall(r"- (\S+==\S+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert len(hooks) > 3
+    assert set(hooks) <= pins
+
+
+def test_ci_finds_the_two_readme_commands() -> None:
+    for block, words in (("1", "fastdc demo"), ("2", "pytest")):
+        run = subprocess.run([ROOT / ".ci" / "readme-block", block], capture_output=True, text=True, check=True)
+        assert "pip install -c constraints.txt" in run.stdout
+        assert words in run.stdout
