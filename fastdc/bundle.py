@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -32,6 +33,10 @@ WEIGHTS = "weights.safetensors"
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_PIXELS = 2**28
 MAX_CLASSES = 10_000_000
+
+# Neither hidden nor a path, on any system: no separators, colons, control characters, nor names that are too long.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_MAX_INTEGER = 2**63  # no field needs more, and floats overflow on integers that Python alone can hold
 
 
 @dataclass(frozen=True)
@@ -105,16 +110,11 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         BundleError: The folder is not a bundle, is truncated or corrupt, hostile, or needs a newer fastdc.
     """
     folder = Path(path)
-    manifest_path = folder / MANIFEST
-    if not manifest_path.is_file():
-        raise BundleError(f"{folder} is not a bundle: expected a folder with {MANIFEST}")
-    if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{manifest_path} is larger than {MAX_MANIFEST_BYTES} bytes")
-    content = manifest_path.read_bytes()
     try:
-        manifest = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{manifest_path} is not valid JSON: {str(error).splitlines()[0]}") from None
+        content = _read_manifest(folder)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be read: {error.strerror}") from None
+    manifest = _decode(content, folder)
     bundle = _parse(folder, manifest, hashlib.sha256(content).hexdigest())
     for name, entry in manifest["files"].items():
         file = folder / name
@@ -145,29 +145,82 @@ def write_bundle(
             raise BundleError(f"{folder} exists and is not a bundle: choose another path")
         if not overwrite:
             raise BundleError(f"{folder} exists: choose another path or allow overwriting it")
-    entries = {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
-    }
+        _check_replaceable(folder)
+    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
     whole = {"format": FORMAT, "version": VERSION, **manifest, "files": entries}
-    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _parse(folder, json.loads(text), "")
+    try:
+        text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        content = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleError(f"the manifest of {folder} cannot be written as JSON: {error}") from None
+    _parse(folder, _decode(content, folder), "")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for name, content in files.items():
-            (staging / name).write_bytes(content)
-        (staging / MANIFEST).write_text(text, encoding="utf-8")
+        for name, data in files.items():
+            (staging / name).write_bytes(data)
+        (staging / MANIFEST).write_bytes(content)
         staging.chmod(0o755)
         if folder.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(retired / folder.name)
-            staging.rename(folder)
-            shutil.rmtree(retired)
+            _replace(folder, staging)
         else:
             staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return load_bundle(folder)
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{folder} is not a bundle: expected a folder with {MANIFEST}")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return path.read_bytes()
+
+
+def _decode(content: bytes, folder: Path) -> Any:
+    """Strict JSON: no NaN or Infinity, which Python's reader lets through, and no integers that no float can hold."""
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not a JSON number")
+
+    def integer(digits: str) -> int:
+        value = int(digits) if len(digits) < 32 else _MAX_INTEGER + 1
+        if abs(value) > _MAX_INTEGER:
+            raise ValueError(f"the number {digits[:20]}... is too large")
+        return value
+
+    try:
+        return json.loads(content, parse_constant=constant, parse_int=integer)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{folder / MANIFEST} is not valid JSON: {error}") from None
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuses to overwrite a folder in which anything but a bundle would be lost."""
+    try:
+        known = {MANIFEST, DENOISER, WEIGHTS, *_decode(_read_manifest(folder), folder)["files"]}
+    except (BundleError, OSError, KeyError, TypeError):  # a bundle that is itself broken may be replaced
+        known = {MANIFEST, DENOISER, WEIGHTS}
+    for entry in folder.iterdir():
+        if entry.name not in known or entry.is_dir():
+            raise BundleError(f"{folder} also holds {entry.name!r}, which is not the bundle's: choose another path")
+
+
+def _replace(folder: Path, staging: Path) -> None:
+    """Puts a complete bundle where the old one stands; the old one returns if that fails."""
+    retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    old = retired / folder.name
+    try:
+        folder.rename(old)
+        staging.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        retired.rmdir()
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def _parse(folder: Path, manifest: Any, digest: str) -> Bundle:
@@ -177,7 +230,7 @@ def _parse(folder: Path, manifest: Any, digest: str) -> Bundle:
         raise BundleError(f'{where} is not a bundle manifest: expected "format": "{FORMAT}"')
     version = manifest.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise BundleError(f"{where}: version must be a positive whole number, got {version!r}")
+        raise BundleError(f"{where}: version must be a positive whole number, got {version!r:.80}")
     if version > VERSION:
         raise BundleError(f"{where} has format version {version}, this fastdc reads up to {VERSION}: upgrade fastdc")
     try:
@@ -185,10 +238,16 @@ def _parse(folder: Path, manifest: Any, digest: str) -> Bundle:
         class_names = _class_names(manifest)
         null_class = manifest.get("null_class")
         if null_class is not None and (not _is_int(null_class) or not 0 <= null_class <= MAX_CLASSES):
-            raise BundleError(f"null_class must be a class index or null, got {null_class!r}")
+            raise BundleError(f"null_class must be a class index or null, got {null_class!r:.80}")
         _check_files(_field(manifest, "files", dict))
+        for optional, kind in (("description", str), ("network", dict), ("provenance", dict)):
+            if manifest.get(optional) is not None:
+                _field(manifest, optional, kind)
+        name = _field(manifest, "name", str)
+        if not _is_text(name):
+            raise BundleError(f"name must be text without control characters, got {name!r:.80}")
         model = Model(
-            name=_field(manifest, "name", str),
+            name=name,
             image_shape=_image_shape(_field(image, "shape", list)),
             value_range=_value_range(_field(image, "range", list)),
             class_names=class_names,
@@ -211,6 +270,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_text(text: str) -> bool:
+    """Whether a name can be printed in a line: it is encodable, and can neither end the line nor steer a terminal."""
+    return not any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) < 0xE000 for char in text)
+
+
 def _field(entry: dict[str, Any], name: str, kind: type[Any]) -> Any:
     value = entry.get(name)
     if not isinstance(value, kind):
@@ -223,6 +287,9 @@ def _class_names(manifest: dict[str, Any]) -> tuple[str, ...]:
     names = _field(manifest, "classes", list)
     if not 1 <= len(names) <= MAX_CLASSES or not all(isinstance(name, str) for name in names):
         raise BundleError(f"classes must be 1 to {MAX_CLASSES} names, got {len(names)} entries")
+    for name in names:
+        if not _is_text(name):
+            raise BundleError(f"classes must be text without control characters, got {name!r:.80}")
     return tuple(names)
 
 
@@ -253,19 +320,20 @@ def _defaults(entry: dict[str, Any]) -> Defaults:
     values: dict[str, Any] = {**entry, "levels": None if levels is None else (float(levels[0]), float(levels[1]))}
     defaults = Defaults(**values)
     if not _is_int(defaults.draws) or defaults.draws < 1:
-        raise BundleError(f"defaults.draws must be a positive whole number, got {defaults.draws!r}")
+        raise BundleError(f"defaults.draws must be a positive whole number, got {defaults.draws!r:.80}")
     if defaults.weighting not in WEIGHTINGS or defaults.loss not in LOSSES:
-        raise BundleError(f"defaults name an unknown weighting or loss: {defaults.weighting!r}, {defaults.loss!r}")
+        raise BundleError(
+            f"defaults name an unknown weighting or loss: {defaults.weighting!r:.60}, {defaults.loss!r:.60}"
+        )
     if not _is_number(defaults.temperature) or not defaults.temperature > 0:
-        raise BundleError(f"defaults.temperature must be positive, got {defaults.temperature!r}")
+        raise BundleError(f"defaults.temperature must be positive, got {defaults.temperature!r:.80}")
     return defaults
 
 
 def _check_files(files: dict[str, Any]) -> None:
     for name, entry in files.items():
-        plain = name and name not in (".", "..", MANIFEST) and not set(name) & set("/\\\0:")
-        if not plain:
-            raise BundleError(f"files: {name!r} is not a plain file name inside the bundle")
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+            raise BundleError(f"files: {name!r:.140} is not a plain file name inside the bundle")
         if not isinstance(entry, dict) or not _is_int(entry.get("bytes")) or entry["bytes"] < 0:
             raise BundleError(f"files: {name} needs its size in bytes")
         digest = entry.get("sha256")

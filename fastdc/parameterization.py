@@ -59,7 +59,8 @@ class Parameterization:
         if self.kind not in KINDS:
             raise InputError(f"parameterization kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.kind == "edm":
-            if not isinstance(self.sigma_data, (int, float)) or not 0 < self.sigma_data < math.inf:
+            number = None if isinstance(self.sigma_data, bool) else self.sigma_data
+            if not isinstance(number, (int, float)) or not 0 < number < math.inf:
                 raise InputError(f"parameterization edm needs a positive sigma_data, got {self.sigma_data!r}")
         elif self.sigma_data is not None:
             raise InputError(f"parameterization {self.kind} takes no sigma_data, got {self.sigma_data!r}")

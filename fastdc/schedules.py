@@ -248,8 +248,8 @@ def schedule_from_dict(entry: dict[str, Any]) -> AbstractSchedule:
     """
     options = dict(entry)
     kind = options.pop("kind", None)
-    if kind not in _KINDS:
-        raise InputError(f"schedule kind must be one of {', '.join(_KINDS)}, got {kind!r}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise InputError(f"schedule kind must be one of {', '.join(_KINDS)}, got {kind!r:.80}")
     known = _KINDS[kind].__dataclass_fields__
     for name, value in options.items():
         if name not in known:
