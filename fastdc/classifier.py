@@ -27,7 +27,7 @@ from fastdc.exceptions import BundleError, InputError
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.model import Model
 from fastdc.ops import MAX_SEED, set_num_threads
-from fastdc.plan import PlanConfig, make_plan
+from fastdc.plan import PlanConfig, is_number, make_plan
 
 METHODS = ("dc",)
 RULES = ("full",)
@@ -35,7 +35,7 @@ RULES = ("full",)
 _SHIPPED = Path(__file__).parent / "models"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classification:
     """The result of :meth:`DiffusionClassifier.classify` for n images.
 
@@ -115,7 +115,7 @@ class DiffusionClassifier:
         """
         config = self._plan_config(draws, levels, weighting, loss)
         plan = make_plan(self.model.schedule, self.model.parameterization, config)
-        _check_seed(seed)
+        seed = _check_seed(seed)
         x = to_model_range(images, self.model)
         noise_streams = streams_of(x) if streams is None else check_streams(streams, len(x))
         rule = FullRule(len(x), self.model.num_classes, plan.draws)
@@ -163,8 +163,9 @@ class DiffusionClassifier:
         _check_choice("rule", rule, RULES)
         _check_choice("decision", decision, DECISIONS)
         temperature = self.model.defaults.temperature if temperature is None else temperature
-        if not 0 < temperature < float("inf"):
-            raise InputError(f"temperature must be positive, got {temperature}")
+        if not is_number(temperature) or not 0 < temperature < float("inf"):
+            raise InputError(f"temperature must be positive, got {temperature!r}")
+        temperature = float(temperature)
         start = time.perf_counter()
         table = self.errors(
             images,
@@ -190,7 +191,7 @@ class DiffusionClassifier:
                 "rule": rule,
                 "decision": decision,
                 "temperature": temperature,
-                "seed": seed,
+                "seed": table.seed,
                 "plan": table.plan,
                 "model": table.model,
                 "sha256": table.identity,
@@ -271,6 +272,7 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def _check_seed(seed: Any) -> None:
+def _check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed must be a whole number in [0, 2^64), got {seed!r}")
+    return int(seed)

@@ -32,7 +32,7 @@ from fastdc.schedules import EDMSchedule
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GaussianWorld:
     """K Gaussian classes and their optimal denoiser, predicting x directly ("sample").
 
@@ -49,7 +49,9 @@ class GaussianWorld:
     def __post_init__(self) -> None:
         if self.means.ndim != 4 or len(self.means) == 0:
             raise InputError(f"means must have shape (K, c, h, w), got {self.means.shape}")
-        if not self.spread > 0:
+        if not np.all(np.isfinite(self.means)):
+            raise InputError("means must be finite")
+        if not 0 < self.spread < np.inf:
             raise InputError(f"spread must be positive, got {self.spread}")
 
     @classmethod

@@ -5,6 +5,7 @@ factor two between the scales is the field's best-known trap, so it lives here a
 """
 
 import hashlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,11 @@ def to_model_range(images: Any, model: Model) -> npt.NDArray[np.float32]:
     if array.dtype == np.uint8:
         unit = array.astype(np.float32) / np.float32(255)
     elif array.dtype in (np.float16, np.float32, np.float64):
-        unit = array.astype(np.float32)
-        if not np.all(np.isfinite(unit)):
-            index = np.argwhere(~np.isfinite(unit))[0]
-            raise InputError(f"images must be finite, got {unit[tuple(index)]} in image {index[0]}")
+        if not np.all(np.isfinite(array)):
+            index = np.argwhere(~np.isfinite(array))[0]
+            raise InputError(f"images must be finite, got {array[tuple(index)]} in image {index[0]}")
+        with np.errstate(over="ignore"):  # what float32 cannot hold is outside the range, which comes next
+            unit = array.astype(np.float32)
         if unit.min() < 0 or unit.max() > 1:
             hint = ": divide 8-bit values by 255, or pass uint8" if unit.max() > 1.5 else ""
             raise InputError(f"float images must be in [0, 1], got [{unit.min():.4g}, {unit.max():.4g}]{hint}")
@@ -70,7 +72,10 @@ def check_streams(streams: Any, count: int) -> npt.NDArray[np.int64]:
     Raises:
         InputError: Wrong type, shape or range.
     """
-    array = np.asarray(streams)
+    try:
+        array = np.asarray(streams)
+    except ValueError:  # lists of different lengths
+        raise InputError(f"streams must be {count} whole numbers, got a ragged list") from None
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise InputError(f"streams must be {count} whole numbers, got {array.dtype} of shape {array.shape}")
     if count and (array.min() < 0 or int(array.max()) >= 2**56):
@@ -81,7 +86,11 @@ def check_streams(streams: Any, count: int) -> npt.NDArray[np.int64]:
 def _as_numpy(images: Any) -> npt.NDArray[Any]:
     if isinstance(images, np.ndarray):
         return images
-    if type(images).__module__.partition(".")[0] == "torch":
-        array: npt.NDArray[Any] = images.detach().cpu().numpy()
+    torch = sys.modules.get("torch")  # whoever passes a tensor has imported it
+    if torch is not None and isinstance(images, torch.Tensor):
+        tensor = images.detach().cpu()
+        if tensor.dtype == torch.bfloat16:  # exact in float32, and unknown to NumPy
+            tensor = tensor.float()
+        array: npt.NDArray[Any] = tensor.numpy()
         return array
     raise InputError(f"images must be a NumPy array or a torch tensor, got {type(images).__name__}")

@@ -32,6 +32,11 @@ def van_der_corput(count: int) -> FloatArray:
     return result
 
 
+def is_number(value: Any) -> bool:
+    """Whether a user gave a real number: Python's or NumPy's, and no bool."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class PlanConfig:
     """What a plan is made from; plain values, stored with every result.
@@ -58,24 +63,28 @@ class PlanConfig:
             raise InputError(f"draws must be 1 to {MAX_DRAWS}, got {self.draws}")
         if self.loss not in LOSSES:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if not 0 < self.delta < float("inf"):
-            raise InputError(f"delta must be positive, got {self.delta}")
-        if self.levels is not None and not 0 < self.levels[0] < self.levels[1] < float("inf"):
-            raise InputError(f"levels must be (low, high) with 0 < low < high, got {self.levels}")
+        if not is_number(self.delta) or not 0 < self.delta < float("inf"):
+            raise InputError(f"delta must be positive, got {self.delta!r}")
+        if self.levels is not None:
+            pair = isinstance(self.levels, (tuple, list)) and len(self.levels) == 2 and all(map(is_number, self.levels))
+            if not pair or not 0 < self.levels[0] < self.levels[1] < float("inf"):
+                raise InputError(f"levels must be (low, high) with 0 < low < high, got {self.levels!r}")
+        if not isinstance(self.weighting, str):
+            raise InputError(f"weighting must be a name, got {self.weighting!r}")
         weighting(self.weighting)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "draws": int(self.draws),
-            "levels": None if self.levels is None else list(self.levels),
+            "levels": None if self.levels is None else [float(level) for level in self.levels],
             "weighting": self.weighting,
             "loss": self.loss,
-            "delta": self.delta,
+            "delta": float(self.delta),
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The draws of a run.
 

@@ -6,6 +6,7 @@ reduces ``output`` (by ``ops.denoising_error``). Buffers belong to the backend: 
 torch backend. Nothing is allocated in the loop.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -20,6 +21,7 @@ Buffer: TypeAlias = Any
 PRECISIONS = ("float32", "float16", "bfloat16")
 DEFAULT_BATCH = 128
 MAX_BATCH = 65_536
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,22 @@ class NetworkOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.precision != "auto" and self.precision not in PRECISIONS:
+        if self.precision not in ("auto", *PRECISIONS):
             raise InputError(f"precision must be auto or one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
-            raise InputError(f"batch must be 1 to {MAX_BATCH}, got {self.batch}")
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise InputError(f"threads must be 1 to 1024, got {self.threads}")
-        kind, _, index = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+        for name, value, most in (("batch", self.batch, MAX_BATCH), ("threads", self.threads, MAX_THREADS)):
+            if value is not None and not (_is_whole(value) and 1 <= value <= most):
+                raise InputError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
             raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+
+
+def one_line(error: Exception) -> str:
+    """What an exception of another library says, cut to fit a one-line message."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 class AbstractSlot(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, Buffer, NetworkOptions
+from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, Buffer, NetworkOptions, one_line
 from fastdc.bundle import WEIGHTS, Bundle
 from fastdc.exceptions import BackendError, BundleError
 from fastdc.extras import require
@@ -71,7 +71,7 @@ class TorchNetwork:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         dtype = getattr(torch, self.precision)
-        module = module.to(device=self.device, dtype=dtype).eval().requires_grad_(False)
+        module = module.to(device=self.device, dtype=dtype).eval()
         self.slots: tuple[AbstractSlot, ...] = (_TorchSlot(module, self.batch, image_shape, dtype),)
         self.stream = 0
         if self.device.startswith("cuda"):
@@ -98,8 +98,7 @@ class TorchNetwork:
         try:
             module.load_state_dict(safetensors.torch.load(content))
         except Exception as error:  # safetensors and torch raise bare exceptions
-            reason = str(error).splitlines()[0][:200]
-            raise BundleError(f"{bundle.path / WEIGHTS} does not fit the network: {reason}") from None
+            raise BundleError(f"{bundle.path / WEIGHTS} does not fit the network: {one_line(error)}") from None
         return cls(module, bundle.image_shape, options)
 
     def place(self, array: npt.NDArray[Any]) -> Buffer:
