@@ -18,6 +18,7 @@ from fastdc import ops
 from fastdc.backends.base import AbstractNetwork, AbstractSlot
 from fastdc.cells import AbstractRule, Cells
 from fastdc.errors import ErrorTable
+from fastdc.exceptions import BackendError
 from fastdc.model import Model
 from fastdc.plan import Plan
 
@@ -41,7 +42,11 @@ class Step:
         self._views: dict[int, tuple[ops.TensorView, ...]] = {}
 
     def evaluate(self, cells: Cells) -> npt.NDArray[np.float32]:
-        """The errors (m,) of m <= batch cells."""
+        """The errors (m,) of m <= batch cells.
+
+        Raises:
+            BackendError: An error is not finite, as when half precision overflows.
+        """
         count = len(cells)
         run, slot, network = self._run, self._slot, self._network
         views = self._views.get(count)
@@ -76,7 +81,13 @@ class Step:
             n_classes=run.n_classes,
             stream=network.stream,
         )
-        return network.read(slot.errors, count)
+        result = network.read(slot.errors, count)
+        if not np.all(np.isfinite(result)):  # in a table NaN means "not evaluated"
+            image, label, draw = cells[np.argmin(np.isfinite(result))].tolist()
+            raise BackendError(
+                f"the network's error is not finite at image {image}, class {label}, draw {draw} in {network.precision}"
+            )
+        return result
 
 
 class Run:
@@ -156,7 +167,8 @@ def evaluate(network: AbstractNetwork, run: Run, rule: AbstractRule, *, progress
                 if progress is not None:
                     progress(done, done + sum(len(cells) for _, cells in in_flight.values()) + rule.remaining)
         except KeyboardInterrupt:
-            collect(wait(in_flight)[0])
+            wait(in_flight)
+            collect({future for future in in_flight if future.exception() is None})
             raise
 
 
