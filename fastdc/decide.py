@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 DECISIONS = ("mean", "vote")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decision:
     """What was decided for n images.
 
@@ -46,7 +46,8 @@ def decide(errors: npt.NDArray[np.floating], *, decision: str = "mean", temperat
         temperature: Of the posterior, positive.
 
     Raises:
-        InputError: Wrong shape, unknown decision, temperature not positive, or an image without any error.
+        InputError: Wrong shape, unknown decision, temperature not positive, an image without any error, or one whose
+            most evaluated classes share no draw.
     """
     if errors.ndim != 3 or 0 in errors.shape[1:]:
         raise InputError(f"errors must have shape (n, K, J) with K, J > 0, got {errors.shape}")
@@ -56,25 +57,29 @@ def decide(errors: npt.NDArray[np.floating], *, decision: str = "mean", temperat
     if not np.all(counts.max(axis=1) > 0):
         raise InputError(f"image {int(np.argmin(counts.max(axis=1) > 0))} has no evaluated cell")
     survives = counts == counts.max(axis=1, keepdims=True)
+    shared = np.all(~np.isnan(errors) | ~survives[:, :, None], axis=1)
+    if not np.all(shared.any(axis=1)):
+        raise InputError(f"the most evaluated classes of image {int(np.argmin(shared.any(axis=1)))} share no draw")
     means = mean_errors(errors)
-    ranked = np.where(survives, means, np.inf)
-    votes = _votes(errors, survives)
+    compared = means if np.all(shared) else mean_errors(np.where(shared[:, None, :], errors, np.nan))
+    ranked = np.where(survives, compared, np.inf)
+    votes = _votes(errors, survives, shared)
     if decision == "mean":
         labels = np.argmin(ranked, axis=1)
         probabilities = posterior(means, temperature)
     else:
         tied = votes == votes.max(axis=1, keepdims=True)
-        labels = np.argmin(np.where(tied & survives, means, np.inf), axis=1)
+        labels = np.argmin(np.where(tied, ranked, np.inf), axis=1)
         probabilities = votes / votes.sum(axis=1, keepdims=True)
     return Decision(labels.astype(np.int64), probabilities, means, votes)
 
 
-def _votes(errors: npt.NDArray[np.floating], survives: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Draws won by each class, over the draws at which every surviving class was evaluated."""
+def _votes(
+    errors: npt.NDArray[np.floating], survives: npt.NDArray[np.bool_], shared: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Draws won by each class, over the draws (n, J) at which every surviving class (n, K) was evaluated."""
     n_classes = errors.shape[1]
-    shared = ~np.any(np.isnan(errors) & survives[:, :, None], axis=1)
-    candidates = np.where(survives[:, :, None] & ~np.isnan(errors), errors, np.inf)
-    winners = np.argmin(candidates, axis=1)
+    winners = np.argmin(np.where(survives[:, :, None] & ~np.isnan(errors), errors, np.inf), axis=1)
     won = (winners[:, None, :] == np.arange(n_classes)[None, :, None]) & shared[:, None, :]
     return np.asarray(np.count_nonzero(won, axis=2), dtype=np.int64)
 
@@ -87,9 +92,10 @@ def posterior(means: FloatArray, temperature: float = 1.0) -> FloatArray:
     """
     if not 0 < temperature < np.inf:
         raise InputError(f"temperature must be positive, got {temperature}")
-    logits = np.where(np.isnan(means), -np.inf, -means / temperature)
-    logits -= logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits)
+    known = np.where(np.isnan(means), np.inf, means)
+    # The gap before the division: a tiny temperature may overflow the quotient, but never that of the best class.
+    with np.errstate(over="ignore"):
+        weights = np.exp(-(known - known.min(axis=1, keepdims=True)) / temperature)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
@@ -112,13 +118,16 @@ def fit_temperature(errors: FloatArray, labels: npt.NDArray[np.int64]) -> float:
         The minimiser of the mean negative log-likelihood within a factor 10^6 around the typical gap between classes.
 
     Raises:
-        InputError: Shapes do not fit, NaN, or all classes have equal errors.
+        InputError: Shapes do not fit, NaN, a label that is no class, or all classes have equal errors.
     """
     from scipy.optimize import minimize_scalar
 
     means = np.asarray(errors, dtype=np.float64)
-    if means.ndim != 2 or len(means) != len(labels) or len(means) == 0 or not np.all(np.isfinite(means)):
-        raise InputError(f"errors must be finite (n, K) with a label each, got {means.shape}, {len(labels)} labels")
+    labels = np.asarray(labels)
+    if means.ndim != 2 or labels.shape != means.shape[:1] or len(means) == 0 or not np.all(np.isfinite(means)):
+        raise InputError(f"errors must be finite (n, K) with a label each, got {means.shape}, labels {labels.shape}")
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= means.shape[1]:
+        raise InputError(f"labels must be classes in [0, {means.shape[1]}), got {labels.dtype} {labels.min()} ...")
     gap = float(np.median(np.abs(means - means.min(axis=1, keepdims=True)).max(axis=1)))
     if not gap > 0:
         raise InputError("all classes have equal errors: there is no temperature to fit")

@@ -6,7 +6,7 @@ plan, model identity, version) and replays them all without a network.
 
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,11 +18,15 @@ import numpy.typing as npt
 
 from fastdc.exceptions import InputError
 from fastdc.model import Model
+from fastdc.ops import MAX_SEED
 from fastdc.plan import Plan
 from fastdc.version import __version__
 
 FORMAT = "fastdc-errors"
 VERSION = 1
+
+_ARRAYS = {"errors": np.float32, "sigma": np.float64, "weights": np.float32, "streams": np.int64}
+_META = {"version": int, "seed": int, "class_names": list, "plan": dict, "model": str, "identity": str, "fastdc": str}
 
 
 def mean_errors(errors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -37,7 +41,7 @@ def mean_errors(errors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return np.asarray(np.where(counts > 0, totals / np.maximum(counts, 1), np.nan), dtype=np.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ErrorTable:
     """Errors of a run.
 
@@ -95,6 +99,9 @@ class ErrorTable:
             for name in ("seed", "class_names", "plan", "model", "identity"):
                 if getattr(table, name) != getattr(first, name):
                     raise InputError(f"tables of different {name} cannot be concatenated")
+            for name in ("sigma", "weights"):  # models made by hand have no identity
+                if not np.array_equal(getattr(table, name), getattr(first, name)):
+                    raise InputError(f"tables of different {name} cannot be concatenated")
         return replace(
             first,
             errors=np.concatenate([table.errors for table in tables]),
@@ -111,7 +118,11 @@ class ErrorTable:
         return mean_errors(self.errors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the table to an .npz file, all of it or nothing."""
+        """Writes the table to an .npz file, all of it or nothing.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
         target = Path(path)
         meta = {
             "format": FORMAT,
@@ -123,9 +134,10 @@ class ErrorTable:
             "identity": self.identity,
             "fastdc": self.version,
         }
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}-", suffix=".npz", dir=target.parent)
+        # Beside the target, so that the last step is a rename. Not mkstemp: its files are for their owner only.
+        staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with staging.open("xb") as file:
                 np.savez_compressed(
                     file,
                     errors=self.errors,
@@ -134,10 +146,11 @@ class ErrorTable:
                     streams=self.streams,
                     meta=np.array(json.dumps(meta)),
                 )
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            staging.replace(target)
+        except OSError as error:
+            raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
+        finally:
+            staging.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ErrorTable":
@@ -147,24 +160,24 @@ class ErrorTable:
             InputError: Not a table, corrupt, or written by a newer format.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
-                arrays = {name: data[name] for name in ("errors", "sigma", "weights", "streams")}
-                meta = json.loads(str(data["meta"]))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is not a fastdc error table: {error}") from None
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-            raise InputError(f"{path} is not a fastdc error table")
-        if meta["version"] > VERSION:
-            raise InputError(f"{path} has format version {meta['version']}, this fastdc reads up to {VERSION}")
+            with zipfile.ZipFile(path) as archive:
+                arrays = {name: _read_array(archive, name) for name in (*_ARRAYS, "meta")}
+            meta = json.loads(str(arrays.pop("meta")))
+        except Exception as error:  # numpy, zipfile and zlib raise nearly anything on bytes that are not theirs
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{path} is not a fastdc error table: {reason}") from None
+        _check_meta(meta, path)
         n, k, j = arrays["errors"].shape if arrays["errors"].ndim == 3 else (-1, -1, -1)
-        lengths = (len(arrays["streams"]), len(meta["class_names"]), len(arrays["sigma"]), len(arrays["weights"]))
-        if lengths != (n, k, j, j):
-            raise InputError(f"{path}: errors of shape {arrays['errors'].shape} do not fit (n, K, J, J) = {lengths}")
+        expected = {"errors": (n, k, j), "sigma": (j,), "weights": (j,), "streams": (n,)}
+        for name, dtype in _ARRAYS.items():
+            array = arrays[name]
+            if array.shape != expected[name] or array.dtype != dtype:
+                wanted = f"{dtype.__name__} of shape {expected[name] if n >= 0 else '(n, K, J)'}"
+                raise InputError(f"{path}: {name} must be {wanted}, got {array.dtype} of shape {array.shape}")
+        if len(meta["class_names"]) != k:
+            raise InputError(f"{path}: {len(meta['class_names'])} class_names do not fit errors of {k} classes")
         return cls(
-            errors=arrays["errors"],
-            sigma=arrays["sigma"],
-            weights=arrays["weights"],
-            streams=arrays["streams"],
+            **arrays,
             seed=meta["seed"],
             class_names=tuple(meta["class_names"]),
             plan=meta["plan"],
@@ -172,3 +185,25 @@ class ErrorTable:
             identity=meta["identity"],
             version=meta["fastdc"],
         )
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    with archive.open(f"{name}.npy") as file:
+        array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        file.read(1)  # reaching the end makes zipfile verify the checksum
+        return array
+
+
+def _check_meta(meta: Any, path: str | os.PathLike[str]) -> None:
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise InputError(f"{path} is not a fastdc error table: expected format {FORMAT!r}")
+    for name, kind in _META.items():
+        value = meta.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{path}: {name} must be {kind.__name__}, got {value!r:.80}")
+    if meta["version"] > VERSION:
+        raise InputError(f"{path} has format version {meta['version']}, this fastdc reads up to {VERSION}")
+    if not all(isinstance(name, str) for name in meta["class_names"]):
+        raise InputError(f"{path}: class_names must be strings")
+    if not 0 <= meta["seed"] <= MAX_SEED:
+        raise InputError(f"{path}: seed must be in [0, 2^64), got {meta['seed']!r:.80}")
