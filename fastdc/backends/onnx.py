@@ -6,18 +6,20 @@ splitting each operator does not (bench/classify measures both), and no thread w
 """
 
 import os
+import re
 from typing import Any
 
-from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions
+from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
 from fastdc.bundle import DENOISER, Bundle
 from fastdc.exceptions import BackendError, BundleError
 from fastdc.extras import require
 
 OUTPUT = "output"
 
-# Key of an ONNX tensor that lives in another file, as protobuf bytes (field 1, length 8). Bundles of format version 1
-# hold their weights in the graph, so a reference to a file elsewhere is never legitimate.
-_EXTERNAL_DATA_KEY = b"\x0a\x08location\x12"
+# Key of an ONNX tensor that lives in another file, as protobuf bytes: field 1, length 8, either in any of the padded
+# forms that protobuf's readers accept. Bundles of format version 1 hold their weights in the graph, so a reference to a
+# file elsewhere is never legitimate. (A graph that names a value "location" is refused as well: rename it.)
+_EXTERNAL_DATA_KEY = re.compile(rb"(\x0a|\x8a\x80{0,8}\x00)(\x08|\x88\x80{0,8}\x00)location")
 
 
 class _OnnxSlot(HostBuffers):
@@ -32,7 +34,10 @@ class _OnnxSlot(HostBuffers):
         binding = self._bindings.get(count)
         if binding is None:
             binding = self._bindings[count] = self._bind(count)
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise BackendError(f"ONNX Runtime failed on the network: {one_line(error)}") from None
 
     def _bind(self, count: int) -> Any:
         binding = self._session.io_binding()
@@ -87,7 +92,7 @@ def usable_cpus() -> int:
 def _open_session(bundle: Bundle, intra_op_threads: int) -> Any:
     ort = require("onnxruntime", extra="cpu")
     graph = bundle.read(DENOISER)
-    if _EXTERNAL_DATA_KEY in graph:
+    if _EXTERNAL_DATA_KEY.search(graph):
         raise BundleError(f"{bundle.path / DENOISER} refers to data outside the file, which a bundle may not")
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
@@ -96,26 +101,35 @@ def _open_session(bundle: Bundle, intra_op_threads: int) -> Any:
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = str(error).splitlines()[0][:200]
-        raise BundleError(f"{bundle.path / DENOISER} cannot be loaded by ONNX Runtime: {reason}") from None
+        raise BundleError(f"{bundle.path / DENOISER} cannot be loaded by ONNX Runtime: {one_line(error)}") from None
 
 
 def _check_graph(session: Any, bundle: Bundle) -> None:
     """Refuses graphs whose inputs or output are not what the engine binds to."""
-    shape = list(bundle.image_shape)
-    expected = {
-        "sample": ("tensor(float)", shape),
-        "timestep": ("tensor(float)", []),
-        "class_labels": ("tensor(int64)", []),
-    }
-    found = {node.name: (node.type, list(node.shape[1:])) for node in session.get_inputs()}
-    outputs = {node.name: (node.type, list(node.shape[1:])) for node in session.get_outputs()}
-    if found != expected or outputs != {OUTPUT: ("tensor(float)", shape)}:
+    sample = ["batch", *bundle.image_shape]
+    expected = (
+        _signature(
+            [("class_labels", "int64", ["batch"]), ("sample", "float", sample), ("timestep", "float", ["batch"])]
+        ),
+        _signature([(OUTPUT, "float", sample)]),
+    )
+    values = [
+        [(node.name, node.type[len("tensor(") : -1], list(node.shape)) for node in nodes]
+        for nodes in (session.get_inputs(), session.get_outputs())
+    ]
+    found = tuple(map(_signature, values))
+    if found != expected:
         raise BundleError(
-            f"{bundle.path / DENOISER} must map sample {shape}, timestep and class_labels to {OUTPUT}, "
-            f"it maps {found} to {outputs}"
+            f"{bundle.path / DENOISER} must map {expected[0]} to {expected[1]}, "
+            f"it maps {found[0]:.300} to {found[1]:.300}"
         )
-    if isinstance(session.get_inputs()[0].shape[0], int):
-        raise BundleError(
-            f"{bundle.path / DENOISER} has a fixed batch of {session.get_inputs()[0].shape[0]}, expected any"
-        )
+
+
+def _signature(values: list[tuple[str, str, list[Any]]]) -> str:
+    """Names, types and shapes in one order, such as "timestep float[batch]"; a symbolic first dimension is a batch."""
+
+    def text(shape: list[Any]) -> str:
+        first = "batch" if shape and not isinstance(shape[0], int) else None
+        return ", ".join(map(str, [first, *shape[1:]] if first else shape))
+
+    return " ".join(f"{name} {kind}[{text(shape)}]" for name, kind, shape in sorted(values, key=lambda value: value[0]))
