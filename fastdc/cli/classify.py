@@ -5,10 +5,12 @@ from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 from fastdc.classifier import Classification
-from fastdc.cli.options import open_classifier, run_options
+from fastdc.cli.options import check_output, open_classifier, run_options
 from fastdc.cli.runner import classify_groups
+from fastdc.errors import ErrorTable
 
 _EPILOG = """\b
 Examples:
@@ -32,26 +34,35 @@ def command(images: tuple[str, ...], as_json: bool, save: str | None, **options:
     """Classify IMAGES: image files, folders of them, .npy and .npz arrays."""
     from fastdc.data import load_images
 
+    if save is not None:
+        check_output(save, images)
     classifier = open_classifier(options)
     loaded = load_images(list(images), classifier.model.image_shape)
     if not options["quiet"]:
         for note in loaded.notes:
             click.echo(f"note: {note}", err=True)
-    results = []
+    labels, tables, evaluations, seconds = [], [], 0, 0.0
     for start, result in classify_groups(classifier, loaded.images, options):
         for row in range(len(result.labels)):
             click.echo((_json_line if as_json else _text_line)(loaded.ids[start + row], result, row))
-        results.append(result)
+        labels.append(result.labels)
+        evaluations += int(result.evaluations.sum())
+        seconds += result.seconds
+        if save is not None:  # else a table is dropped with its group: they are the bulk of a large run
+            tables.append(result.table)
     if save is not None:
-        _save(save, results)
+        ErrorTable.concatenate(tables).save(save)
     if not options["quiet"]:
-        _summary(results, loaded.labels)
+        if save is not None:
+            click.echo(f"errors saved to {save}", err=True)
+        _summary(np.concatenate(labels), evaluations, seconds, loaded.labels)
 
 
 def _text_line(image: str, result: Classification, row: int) -> str:
     order = np.argsort(-result.probabilities[row], kind="stable")
     shown = [f"{result.class_names[k]} {result.probabilities[row, k]:.3f}" for k in order[:3]]
-    return f"{image}\t{result.names[row]}\t{', '.join(shown)}"
+    name = "".join(char if char.isprintable() else "?" for char in image)  # one line, whatever a file is called
+    return f"{name}\t{result.names[row]}\t{', '.join(shown)}"
 
 
 def _json_line(image: str, result: Classification, row: int) -> str:
@@ -65,22 +76,10 @@ def _json_line(image: str, result: Classification, row: int) -> str:
         "evaluations": int(result.evaluations[row]),
         **result.provenance,
     }
-    return json.dumps(entry, ensure_ascii=False)
+    return json.dumps(entry)  # ASCII, so that file names that are not UTF-8 can be written too
 
 
-def _save(path: str, results: list[Classification]) -> None:
-    from fastdc.errors import ErrorTable
-
-    ErrorTable.concatenate([result.table for result in results]).save(path)
-    click.echo(f"errors saved to {path}", err=True)
-
-
-def _summary(results: list[Classification], truth: Any) -> None:
-    labels = np.concatenate([result.labels for result in results])
-    evaluations = int(sum(result.evaluations.sum() for result in results))
-    seconds = sum(result.seconds for result in results)
+def _summary(labels: npt.NDArray[np.int64], evaluations: int, seconds: float, truth: Any) -> None:
+    n = len(labels)
     accuracy = "" if truth is None else f", accuracy {100 * np.mean(labels == truth):.2f} %"
-    click.echo(
-        f"{len(labels)} image{'s' if len(labels) != 1 else ''}, {evaluations:,} evaluations, {seconds:.2f} s{accuracy}",
-        err=True,
-    )
+    click.echo(f"{n} image{'s'[: n != 1]}, {evaluations:,} evaluations, {seconds:.2f} s{accuracy}", err=True)

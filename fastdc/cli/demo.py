@@ -57,4 +57,6 @@ def command(plot: str | None, **options: Any) -> None:
         )
         click.echo(f"plot         {plot}")
     if not options["quiet"]:
-        click.echo("next         fastdc classify IMAGE...    fastdc demo --plot sheet.png    fastdc train --help")
+        click.echo(
+            "next         fastdc classify IMAGE...    fastdc demo --plot sheet.png    fastdc train --help", err=True
+        )

@@ -1,6 +1,7 @@
 """``fastdc``: the command group, and the one place where errors become one line and an exit code.
 
-Exit codes: 0 done, 2 bad input or usage (one line, before work starts), 130 interrupted.
+Exit codes: 0 done, 2 bad input or usage (one line, before work starts), 130 interrupted; 1 when the reader of a pipe
+has gone, as in ``fastdc classify ... | head`` (click ends the run quietly).
 """
 
 import importlib
@@ -62,8 +63,11 @@ def main() -> None:
         code = cli.main(prog_name="fastdc", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2's word for plain `fastdc`
+            click.echo(error.ctx.get_help() if error.ctx else "")
+            sys.exit(0)
         help_hint = f" (try '{error.ctx.command_path} --help')" if error.ctx else ""
-        _fail(error.format_message().replace("\n", " ") + help_hint)
+        _fail(error.format_message() + help_hint)
     except (FastdcError, click.ClickException) as error:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise
@@ -71,15 +75,15 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("fastdc: interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has gone, as in `fastdc classify ... | head`
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the interpreter flushes it at exit
-        sys.exit(0)
     except OSError as error:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise
         _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+    except MemoryError as error:
+        _fail(f"out of memory: {error or 'fewer images or draws need less'}")
 
 
 def _fail(message: str) -> None:
-    click.echo(f"fastdc: error: {message}", err=True)
+    line = "".join(char if char.isprintable() else " " for char in message)
+    click.echo(f"fastdc: error: {line}", err=True)
     sys.exit(2)

@@ -1,6 +1,7 @@
 """Options and progress that several commands share, so that a word means the same everywhere."""
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,19 +60,40 @@ def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
     )
 
 
+def check_output(path: str, inputs: Iterable[str] = ()) -> None:
+    """Refuses a file that cannot be written, before the work whose result it would hold.
+
+    Args:
+        path: Where a file is to be written.
+        inputs: Files that are read and must not be replaced.
+
+    Raises:
+        InputError: Its folder is missing or cannot be written to, or the file is a folder or one of the inputs.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is not a folder: expected one to write {target.name} to")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder: expected a file to write to")
+    if target.exists() and any(Path(name).exists() and target.samefile(name) for name in inputs):
+        raise InputError(f"{target} is an input: choose another file to write to")
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise InputError(f"{target.parent} cannot be written to: {error.strerror}") from None
+
+
 def check_plot(path: str) -> None:
     """Refuses a plot before the work that it would show: no matplotlib, or no folder to write to.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        InputError: The path's suffix or folder will not do.
+        InputError: The path's suffix will not do, or see :func:`check_output`.
     """
     require("matplotlib", extra="plot")
-    target = Path(path)
-    if target.suffix.lower() not in (".png", ".svg", ".pdf"):
+    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"a plot is written as .png, .svg or .pdf, got {path!r}")
-    if not target.parent.is_dir():
-        raise InputError(f"{target.parent} is not a folder: expected one to write {target.name} to")
+    check_output(path)
 
 
 @contextmanager
