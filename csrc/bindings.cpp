@@ -73,9 +73,10 @@ void check_writable(const TensorView& view, const char* name) {
   FASTDC_CHECK(!view.read_only(), name, " is read-only: expected a writable array");
 }
 
-void check_same_device(const TensorView& view, const char* name, const TensorView& reference) {
+void check_same_device(const TensorView& view, const char* name, const TensorView& reference,
+                       const char* reference_name = "images") {
   FASTDC_CHECK(view.device() == reference.device() && view.device_index() == reference.device_index(), name,
-               " is on another device than images");
+               " is on another device than ", reference_name);
 }
 
 DType network_dtype(const TensorView& view, const char* name) {
@@ -175,6 +176,14 @@ void philox_normal(const TensorView& streams, const TensorView& draws, uint64_t 
   check_streams(streams, m);
   check_element(draws, "draws", Element::kInt32);
   check_shape(draws, "draws", "(m,)", {m});
+  check_same_device(streams, "streams", out, "out");
+  check_same_device(draws, "draws", out, "out");
+  if (draws.device() == Device::kCpu) {
+    const auto* values = static_cast<const int32_t*>(draws.data());
+    for (int64_t i = 0; i < m; ++i) {
+      FASTDC_CHECK(values[i] >= 0, "draws[", i, "] must not be negative, got ", values[i]);
+    }
+  }
   FASTDC_CHECK(size < (int64_t{1} << 33), "out must have fewer than 2^33 elements a row, got ", size);
   const Kernels& kernels = kernels_for(out.device());
   py::gil_scoped_release release;
@@ -194,11 +203,13 @@ void add_noise(const TensorView& images, const TensorView& cells, const TensorVi
     check_element(*timestep, "timestep", Element::kFloat32);
     check_shape(*timestep, "timestep", "(B,)", {step.n_cells});
     check_writable(*timestep, "timestep");
+    check_same_device(*timestep, "timestep", images);
   }
   if (labels != nullptr) {
     check_element(*labels, "labels", Element::kInt64);
     check_shape(*labels, "labels", "(B,)", {step.n_cells});
     check_writable(*labels, "labels");
+    check_same_device(*labels, "labels", images);
   }
   const Kernels& kernels = kernels_for(images.device());
   py::gil_scoped_release release;

@@ -19,9 +19,11 @@ Element element_of(DLDataType type) {
 
 bool contiguous(const DLTensor& tensor) {
   if (tensor.strides == nullptr) return true;
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    if (tensor.shape[axis] == 0) return true;  // empty: whatever the strides
+  }
   int64_t expected = 1;
   for (int axis = tensor.ndim - 1; axis >= 0; --axis) {
-    if (tensor.shape[axis] == 0) return true;
     if (tensor.shape[axis] != 1 && tensor.strides[axis] != expected) return false;
     expected *= tensor.shape[axis];
   }
@@ -94,6 +96,9 @@ void TensorView::read(const DLTensor& tensor, bool read_only) {
   shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
   FASTDC_CHECK(contiguous(tensor), "array of shape ", shape_text(), " is not contiguous: expected row-major order");
   data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  const uint64_t bytes = tensor.dtype.bits / 8u;
+  FASTDC_CHECK(reinterpret_cast<uintptr_t>(data_) % bytes == 0, "array of ", name_of(element_),
+               " does not start at a multiple of ", bytes, " bytes");
 }
 
 int64_t TensorView::count() const {

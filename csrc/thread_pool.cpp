@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,12 +42,17 @@ struct Job {
 
 class Pool {
  public:
-  explicit Pool(int workers) : owner_(getpid()) {
-    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { run(); });
+  // Fewer threads than asked for when the system gives no more: the work is the same, it only takes longer.
+  explicit Pool(int workers) : owner_(getpid()), wanted_(workers) {
+    threads_.reserve(static_cast<size_t>(workers));
+    try {
+      while (static_cast<int>(threads_.size()) < workers) threads_.emplace_back([this] { run(); });
+    } catch (const std::system_error&) {
+    }
   }
 
   // Threads do not survive a fork: a pool made by another process is of no use here and is abandoned, not joined.
-  bool belongs_here(int workers) const { return owner_ == getpid() && static_cast<int>(threads_.size()) == workers; }
+  bool belongs_here(int workers) const { return made_by_this_process() && wanted_ == workers; }
   bool made_by_this_process() const { return owner_ == getpid(); }
 
   ~Pool() {
@@ -58,28 +64,32 @@ class Pool {
     for (auto& thread : threads_) thread.join();
   }
 
+  // Wakes no more threads than there are pieces for, and does not wait for one that has not started when the caller
+  // has run out of pieces: on a busy machine it would be waiting for nothing but the scheduler.
   void execute(Job& job) {
+    const int64_t pieces = (job.count + job.piece - 1) / job.piece;
+    const int helpers = static_cast<int>(std::min<int64_t>(static_cast<int64_t>(threads_.size()), pieces - 1));
     {
       std::lock_guard<std::mutex> lock(mutex_);
       job_ = &job;
-      ++generation_;
-      running_ = static_cast<int>(threads_.size());
+      invited_ = helpers;
     }
-    wake_.notify_all();
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
     job.work();
     std::unique_lock<std::mutex> lock(mutex_);
+    invited_ = 0;
     done_.wait(lock, [this] { return running_ == 0; });
     job_ = nullptr;
   }
 
  private:
   void run() {
-    uint64_t seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      wake_.wait(lock, [this] { return stopping_ || invited_ > 0; });
       if (stopping_) return;
-      seen = generation_;
+      --invited_;
+      ++running_;
       Job* job = job_;
       lock.unlock();
       job->work();
@@ -89,12 +99,13 @@ class Pool {
   }
 
   const pid_t owner_;
+  const int wanted_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> threads_;
   Job* job_ = nullptr;
-  uint64_t generation_ = 0;
-  int running_ = 0;
+  int invited_ = 0;  // threads that may still join the job
+  int running_ = 0;  // threads that work on it, the caller not counted
   bool stopping_ = false;
 };
 
@@ -131,6 +142,7 @@ void parallel_for(int64_t count, int64_t min_piece, RangeFunction function, void
   }
   if (pool == nullptr || !pool->belongs_here(threads - 1)) {
     if (pool != nullptr && pool->made_by_this_process()) delete pool;
+    pool = nullptr;
     pool = new Pool(threads - 1);
   }
   Job job;

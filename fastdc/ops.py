@@ -28,12 +28,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "fastdc._C":
         raise
-    raise ImportError(
-        "fastdc._C, the compiled part of fastdc, is missing: install with 'pip install -e .' from the source folder, "
-        "or run from outside it"
-    ) from None
+    raise ImportError("fastdc._C, the compiled part, is missing: 'pip install -e .', or leave the sources") from None
 
-
+_Step: TypeAlias = tuple[TensorView, TensorView, TensorView, TensorView, int]
 Array: TypeAlias = Any
 """Anything that speaks DLPack, or a TensorView."""
 
@@ -49,30 +46,45 @@ PURPOSE_ESTIMATION = 2
 
 MAX_SEED = 2**64 - 1
 MAX_STREAM = 2**56 - 1
+_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def view(array: Array) -> TensorView:
-    """A reusable view of a contiguous array, for hot loops: makes later calls cost well under a microsecond.
+    """A reusable view of a contiguous array, for hot loops: what a call takes is looked at once.
 
     The view keeps the array alive and sees its current contents. NumPy arrays of ml_dtypes' bfloat16 are understood.
 
     Raises:
         InputError: Not a contiguous CPU or CUDA array of float32, float16, bfloat16, int32 or int64.
     """
+    return _view(array, "array")
+
+
+def _view(array: Array, name: str) -> TensorView:
     if isinstance(array, TensorView):
         return array
-    if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
-        return TensorView(array.view(np.uint16), "bfloat16")
-    return TensorView(array)
+    try:
+        if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
+            return TensorView(array.view(np.uint16), "bfloat16")
+        return TensorView(array)
+    except Exception as error:  # a producer of DLPack says "no" with whatever exception it likes
+        raise InputError(f"{name}: {str(error).partition(chr(10))[0]}") from None
 
 
-def _input(array: Array) -> TensorView:
-    """A view of an input, copied first if it is not contiguous or requires grad."""
-    if isinstance(array, np.ndarray):
-        return view(np.ascontiguousarray(array))
-    if _is_torch(array):
-        return view(array.detach().contiguous())
-    return view(array)
+def _input(array: Array, name: str) -> TensorView:
+    """A view of the input `name`, copied first if it is not contiguous or requires grad."""
+    if isinstance(array, TensorView):
+        return array
+    if isinstance(array, np.ndarray) and not (array.flags.c_contiguous and array.flags.aligned):
+        array = array.copy()
+    elif _is_torch(array):
+        array = array.detach().contiguous()
+    return _view(array, name)
+
+
+def _step(images: Array, cells: Array, rows: Array, streams: Array, seed: int) -> _Step:
+    x, table = _input(images, "images"), _input(cells, "cells")
+    return x, table, _input(rows, "rows"), _input(streams, "streams"), _whole("seed", seed, 2**64)
 
 
 def _is_torch(array: Array) -> bool:
@@ -80,11 +92,12 @@ def _is_torch(array: Array) -> bool:
 
 
 def _empty_like(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
-    """A new array of the library and device that `array` belongs to."""
     if _is_torch(array):
         import torch
 
         return torch.empty(shape, dtype=getattr(torch, dtype), device=array.device)
+    if isinstance(array, TensorView) and array.is_cuda:
+        raise InputError("out must be given for views of CUDA arrays")
     if dtype == "bfloat16":
         import ml_dtypes
 
@@ -94,7 +107,7 @@ def _empty_like(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
 
 def _stream_of(stream: int | None, *arrays: Array) -> int:
     if stream is not None:
-        return stream
+        return _whole("stream", stream, 2**64)
     for array in arrays:
         if _is_torch(array) and array.is_cuda:
             import torch
@@ -103,10 +116,20 @@ def _stream_of(stream: int | None, *arrays: Array) -> int:
     return 0
 
 
-def _check_seed(seed: int) -> int:
-    if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed must be in [0, 2^64), got {seed}")
-    return seed
+def _whole(name: str, value: int | np.integer[Any], end: int, start: int = 0) -> int:
+    if type(value) is int and start <= value < end:
+        return value
+    if isinstance(value, np.integer) and start <= value < end:
+        return int(value)
+    raise InputError(f"{name} must be a whole number in [{start}, {end}), got {value!r}")
+
+
+def _form(loss: str, delta: float) -> tuple[str, float]:
+    if loss not in LOSSES:
+        raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    if not isinstance(delta, (float, int, np.floating)) or not delta > 0:
+        raise InputError(f"delta must be a positive number, got {delta!r}")
+    return loss, float(delta)
 
 
 def philox_normal(
@@ -123,12 +146,12 @@ def philox_normal(
 
     Args:
         streams: int64 (m,), in [0, 2^56).
-        draws: int32 (m,).
-        size: Normals a row, at least 0.
+        draws: int32 (m,), not negative.
+        size: Normals a row, at least 0, below 2^33.
         seed: Philox key, in [0, 2^64).
         purpose: Which use of noise, in [0, 256).
         out: float32 (m, size) to fill, else a new array.
-        stream: CUDA stream handle.
+        stream: CUDA stream handle, in [0, 2^64); ignored on the CPU.
 
     Returns:
         float32 (m, size), |e| < 6.67.
@@ -136,13 +159,21 @@ def philox_normal(
     Raises:
         InputError: A shape, type or range is off.
     """
+    streams_view, draws_view = _input(streams, "streams"), _input(draws, "draws")
+    size = _whole("size", size, 2**33)
     if out is None:
-        out = _empty_like(streams, (len(streams), size), "float32")
-    out_view = view(out)
-    if len(out_view.shape) != 2 or out_view.shape[1] != size:
+        out = _empty_like(streams, (*streams_view.shape[:1], size), "float32")
+    out_view = _view(out, "out")
+    if out_view.shape != (*streams_view.shape[:1], size):
         raise InputError(f"out must have shape (m, {size}), got {out_view.shape}")
-    cuda_stream = _stream_of(stream, streams, out)
-    _C.philox_normal(_input(streams), _input(draws), _check_seed(seed), out_view, purpose, cuda_stream)
+    _C.philox_normal(
+        streams_view,
+        draws_view,
+        _whole("seed", seed, 2**64),
+        out_view,
+        _whole("purpose", purpose, 256),
+        _stream_of(stream, streams, out),
+    )
     return out
 
 
@@ -168,12 +199,12 @@ def add_noise(
         cells: int32 (B, 3).
         rows: float32 (J, 8).
         streams: int64 (n,).
-        seed: Philox key.
         out: (B, D) or (B, ...) of float32, float16 or bfloat16 to fill, else a new array of `dtype`.
         dtype: Element type of a new output.
         timestep: float32 (B,) to fill with the rows' timesteps, or None.
         labels: int64 (B,) to fill with the cells' classes, or None.
-        n_classes: K, to check the cells' classes against.
+        n_classes: K, at least 1, to check the cells' classes against.
+        seed: Philox key.
         purpose: Which use of noise.
         stream: CUDA stream handle.
 
@@ -183,19 +214,18 @@ def add_noise(
     Raises:
         InputError: A shape, type, index or range is off. Indices in CUDA tables cannot be checked; see kernels.h.
     """
+    step = _step(images, cells, rows, streams, seed)
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
     if out is None:
-        out = _empty_like(images, (len(cells), *tuple(images.shape)[1:]), dtype)
+        out = _empty_like(images, (*step[1].shape[:1], *step[0].shape[1:]), dtype)
     _C.add_noise(
-        _input(images),
-        _input(cells),
-        _input(rows),
-        _input(streams),
-        _check_seed(seed),
-        view(out),
-        None if timestep is None else view(timestep),
-        None if labels is None else view(labels),
-        n_classes,
-        purpose,
+        *step,
+        _view(out, "out"),
+        None if timestep is None else _view(timestep, "timestep"),
+        None if labels is None else _view(labels, "labels"),
+        _whole("n_classes", n_classes, 2**31, 1),
+        _whole("purpose", purpose, 256),
         _stream_of(stream, images, out),
     )
     return out
@@ -225,12 +255,12 @@ def denoising_error(
         cells: int32 (B, 3).
         rows: float32 (J, 8).
         streams: int64 (n,).
-        seed: Philox key, as given to :func:`add_noise`.
         out: float32 (B,) to fill, else a new array.
         target: float32 (n, ...), z, or None for d z = 0.
         loss: One of :data:`LOSSES`.
         delta: Threshold of the Huber loss, positive.
-        n_classes: K, to check the cells' classes against.
+        n_classes: K, at least 1, to check the cells' classes against.
+        seed: Philox key.
         purpose: Which use of noise.
         stream: CUDA stream handle.
 
@@ -241,21 +271,19 @@ def denoising_error(
     Raises:
         InputError: A shape, type, index or range is off.
     """
+    step = _step(images, cells, rows, streams, seed)
     if out is None:
-        out = _empty_like(images, (len(cells),), "float32")
+        out = _empty_like(images, step[1].shape[:1], "float32")
+    loss, delta = _form(loss, delta)
     _C.denoising_error(
-        _input(network_output),
-        _input(images),
-        _input(cells),
-        _input(rows),
-        _input(streams),
-        _check_seed(seed),
-        view(out),
-        None if target is None else _input(target),
+        _input(network_output, "network_output"),
+        *step,
+        _view(out, "out"),
+        None if target is None else _input(target, "target"),
         loss,
         delta,
-        n_classes,
-        purpose,
+        _whole("n_classes", n_classes, 2**31, 1),
+        _whole("purpose", purpose, 256),
         _stream_of(stream, images, out),
     )
     return out
@@ -285,10 +313,10 @@ def error_map(
         rows: float32 (J, 8).
         streams: int64 (n,).
         maps: float32 (n, K, ...), added to in the order of the cells.
-        seed: Philox key, as given to :func:`add_noise`.
         target: float32 (n, ...), z, or None.
         loss: One of :data:`LOSSES`.
         delta: Threshold of the Huber loss.
+        seed: Philox key.
         purpose: Which use of noise.
         stream: CUDA stream handle.
 
@@ -298,18 +326,15 @@ def error_map(
     Raises:
         InputError: A shape, type, index or range is off.
     """
+    loss, delta = _form(loss, delta)
     _C.error_map(
-        _input(network_output),
-        _input(images),
-        _input(cells),
-        _input(rows),
-        _input(streams),
-        _check_seed(seed),
-        view(maps),
-        None if target is None else _input(target),
+        _input(network_output, "network_output"),
+        *_step(images, cells, rows, streams, seed),
+        _view(maps, "maps"),
+        None if target is None else _input(target, "target"),
         loss,
         delta,
-        purpose,
+        _whole("purpose", purpose, 256),
         _stream_of(stream, images, maps),
     )
     return maps
@@ -331,8 +356,8 @@ def num_threads() -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """Sets the number of CPU threads of the kernels; 0 returns to the default. Changes no number, only time."""
-    _C.set_num_threads(threads)
+    """Sets the number of CPU threads of the kernels, at most 1024; 0 returns to the default. Changes no number."""
+    _C.set_num_threads(_whole("threads", threads, 1025))
 
 
 def cpu_isa() -> str:
