@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdc.bundle import Bundle, write_bundle
 from fastdc.classifier import load
@@ -40,6 +41,8 @@ OPSET = (
     22  # the newest whose graphs all TensorRT versions in use build (23 turns attention into one op that some refuse)
 )
 CHECKED_BATCHES = (1, 3, 65)
+
+_CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from
 
 # Of EDM (arXiv:2206.00364, table 1): the noise levels that a sampler would use; a classifier's are in the defaults.
 _SIGMA_MIN, _SIGMA_MAX = 0.002, 80.0
@@ -96,7 +99,7 @@ def export_run(
     manifest["description"] = description if description is not None else _description(info)
     if images is not None:
         defaults["temperature"] = _temperature(manifest, files, images)
-        provenance["calibration"] = f"{len(images.labels)} images, {draws} draws, seed 0"
+        provenance["calibration"] = f"{len(images.labels)} images, {draws} draws, {_CALIBRATION_SEEDS} noise seeds"
     return write_bundle(out, manifest, files, overwrite=overwrite)
 
 
@@ -257,8 +260,33 @@ def _temperature(manifest: dict[str, Any], files: dict[str, bytes], images: Labe
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder) / "bundle", manifest, files)
         classifier = load(Path(folder) / "bundle", backend="onnx", device="cpu")
-        errors = classifier.classify(images.images, seed=0).errors
-    return float(f"{fit_temperature(errors, images.labels):.4g}")
+        runs = [classifier.classify(images.images, seed=seed).errors for seed in range(_CALIBRATION_SEEDS)]
+    errors, labels = with_doubt(np.concatenate(runs), np.tile(images.labels, len(runs)), len(runs))
+    return float(f"{fit_temperature(errors, labels):.4g}")
+
+
+def with_doubt(
+    errors: NDArray[np.float64], labels: NDArray[np.int64], weight: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Adds one image that goes to the runner-up, as the rule of succession does for counts.
+
+    Where every validation image is classified correctly the likelihood grows without bound as the temperature falls to
+    zero: the posterior would claim certainty on the strength of a few hundred images. (Measured on the digits: fits to
+    single noise seeds ranged from 0.001 to 0.029, and the lowest cost fourteen times the best log-likelihood on the
+    test images.) Platt (1999) moves the targets of his sigmoid for the same reason. The image that is added
+    is one of those that are there, at the 5 % quantile of the margin: mistakes are made on the hard ones.
+
+    Args:
+        errors: Mean errors (n, K).
+        labels: int64 (n,).
+        weight: How many times to add it.
+    """
+    ordered = np.sort(errors, axis=1)
+    margin = ordered[:, 1] - ordered[:, 0]
+    chosen = np.argsort(margin, kind="stable")[int(0.05 * len(margin))]
+    runner_up = np.argsort(errors[chosen], kind="stable")[1]
+    more = np.repeat(errors[chosen : chosen + 1], weight, axis=0)
+    return np.concatenate([errors, more]), np.concatenate([labels, np.full(weight, runner_up)])
 
 
 def _description(info: RunInfo) -> str:
