@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 
 from fastdc.bundle import load_bundle
 from fastdc.data import load_labelled
+from fastdc.decide import fit_temperature
 from fastdc.exceptions import BackendError, BundleError, InputError
 
 pytest.importorskip("torch")
@@ -22,7 +25,7 @@ import onnx
 import onnxruntime
 import torch
 
-from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx
+from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx, with_doubt
 from fastdc.networks import build_network
 from fastdc.train import RunFolder, TrainConfig, train
 
@@ -157,6 +160,19 @@ def test_calibration_fits_a_temperature_and_refuses_the_training_images(workplac
     assert not (tmp_path / "no").exists()
 
 
+def test_the_temperature_stays_sensible_when_every_calibration_image_is_right() -> None:
+    """Without doubt the fit runs to its lower bound; with it, confidence at the typical margin is about 1 - 1/n."""
+    rng = np.random.default_rng(0)
+    margin = rng.uniform(0.5, 1.5, 200)
+    labels = rng.integers(0, 2, 200)
+    errors = np.zeros((200, 2))
+    errors[np.arange(200), 1 - labels] = margin
+    assert fit_temperature(errors, labels) < 0.01
+    temperature = fit_temperature(*with_doubt(errors, labels, 1))
+    confidence = 1 / (1 + np.exp(-np.median(margin) / temperature))
+    assert 1 / 2000 < 1 - confidence < 1 / 50
+
+
 def test_a_taken_or_unfit_place_is_refused_at_once(workplace: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="exists"):
         export_run(workplace / "run", workplace / "stripes")
@@ -216,3 +232,17 @@ def test_a_unet_exports_with_a_dynamic_batch() -> None:
     network = build_network("unet2d", config).eval()
     model = export_onnx(network, (3, 8, 8), 4)
     assert 0 < verify_onnx(model, network, (3, 8, 8), 4, timestep_scale=100.0) < 1e-4
+
+
+def test_the_shipped_test_images_are_what_the_script_makes_and_no_training_or_validation_images(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    script = MODELS.parents[1] / "models" / "make_digits.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True)
+    parts = {name: load_labelled(tmp_path / f"digits-{name}.npz") for name in ("train", "val", "test")}
+    assert [len(part) for part in parts.values()] == [1200, 197, 400]
+    shipped = load_labelled(MODELS / "digits-test.npz")
+    assert np.array_equal(shipped.images, parts["test"].images)
+    assert np.array_equal(shipped.labels, parts["test"].labels)
+    assert shipped.class_names == tuple("0123456789")
+    pixels = [{image.tobytes() for image in part.images} for part in parts.values()]
+    assert not (pixels[2] & (pixels[0] | pixels[1]))
