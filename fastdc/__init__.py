@@ -11,10 +11,10 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.classifier import Classification, DiffusionClassifier, load, shipped_models
+from fastdc.config import build_config
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import BackendError, BundleError, FastdcError, InputError, MissingDependencyError
 from fastdc.model import Defaults, Model
-from fastdc.ops import build_config
 from fastdc.version import __version__
 
 __all__ = [

@@ -28,6 +28,7 @@ RANKS = {
     "ops": 1,
     "schedules": 1,
     "networks": 2,
+    "config": 2,
     "parameterization": 2,
     "weighting": 2,
     "cells": 3,

@@ -1,7 +1,6 @@
 """``fastdc info``: what is installed and built in, or what a model is."""
 
 import json
-import platform
 from typing import Any
 
 import click
@@ -9,19 +8,7 @@ import click
 from fastdc.backends.onnx import usable_cpus
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.classifier import find_model, shipped_models
-from fastdc.extras import version_of
-from fastdc.ops import build_config
-from fastdc.version import __version__
-
-# What a package brings -> (distributions that bring it, extra that installs it).
-_PACKAGES = {
-    "onnx backend": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
-    "torch backend": (("torch",), "cuda"),
-    "tensorrt": (("tensorrt-cu13", "tensorrt"), "tensorrt"),
-    "UNet training": (("diffusers",), "train"),
-    "ONNX export": (("onnxscript",), "export"),
-    "plots": (("matplotlib",), "plot"),
-}
+from fastdc.config import CAPABILITIES, build_config
 
 _EPILOG = """\b
 Examples:
@@ -60,22 +47,20 @@ def _text(value: Any) -> str:
 
 
 def _installation() -> dict[str, Any]:
-    build = build_config()
+    config = build_config()
+    cuda = f"{config['cuda_compiler']}, {config['cuda_architectures']}" if config["cuda"] else "not built in"
     facts: dict[str, Any] = {
-        "fastdc": __version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
+        "fastdc": config["version"],
+        "python": config["python"],
+        "platform": config["platform"],
         "cpus": usable_cpus(),
-        "compiler": f"{build['compiler']} ({build['build_type']})",
-        "cpu kernels": f"{build['cpu_isa']} in use, {build['cpu_isas']} available",
-        "cuda kernels": f"{build['cuda_compiler']}, sm {build['cuda_architectures']}"
-        if build["cuda"]
-        else "not built in",
-        "cuda devices": build["cuda_devices"],
+        "compiler": f"{config['compiler']} ({config['build_type']})",
+        "cpu kernels": f"{config['cpu_isa']} in use, {config['cpu_isas']} available",
+        "cuda kernels": cuda,
+        "cuda devices": config["cuda_devices"],
     }
-    for what, (distributions, extra) in _PACKAGES.items():
-        version = version_of(*distributions)
-        facts[what] = f"{distributions[0]} {version}" if version else f"missing: pip install 'fastdc[{extra}]'"
+    missing = {capability: f"missing: {command}" for capability, command in config["missing"].items()}
+    facts |= {capability: (config["present"] | missing)[capability] for capability in CAPABILITIES}
     facts["models"] = list(shipped_models())
     return facts
 
