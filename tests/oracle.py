@@ -1,0 +1,153 @@
+"""Test cases for the kernels, their float64 answers, and how far a float32 kernel may be from them.
+
+The answers come from ``fastdc.reference``, cell by cell. The tolerances are derived, in units of u = 2^-24, the largest
+relative error of one float32 operation:
+
+* A normal is a product r * s. r = sqrt(-2 ln u): ln is a sum (exponent ln 2 + ln m) that cancels to no less than half
+  of its larger term, so that the rounding of ln 2, of the product, of the sum, and the about three of ln m make less
+  than 7 u, which the root halves; its own rounding and the final product add 2. s = sin or cos of an angle that has
+  three roundings, each of the same relative size in the sine, with about three more in the polynomial. Together less
+  than 12 u, and the polynomials were fitted to less than 1 u: NORMAL_TOLERANCE = 13 u (5.2 u measured on 10^7). Where a
+  normal is 0 the oracle is not: cos(pi/2) is 6e-17 in float64, which NORMAL_FLOOR allows for.
+* A pixel's value is a sum of at most four products; with S the sum of their magnitudes it is off by at most
+  (13 + 1 + 3) u S: the normal's error, the product's rounding, and one for each of at most three additions.
+* A sum over pixels adds at most 64 terms of one sign in a lane before going on in float64: 64 u of the sum.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from fastdc import ops, reference
+
+FloatArray = npt.NDArray[np.float64]
+
+UNIT = 2.0**-24
+NORMAL_TOLERANCE = 13 * UNIT
+NORMAL_FLOOR = 2.0**-48
+PIXEL_TOLERANCE = 17 * UNIT
+SUM_TOLERANCE = 64 * UNIT
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+SIZES = (1, 3, 7, 64, 65, 783, 1024, 1025, 3072)
+LAYOUTS = ("class runs", "long runs", "shuffled", "repeated", "one cell")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: images (n, D), cells (B, 3), rows (J, 8), streams (n,), network output F (B, D), target z (n, D)."""
+
+    images: npt.NDArray[np.float32]
+    cells: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.float32]
+    streams: npt.NDArray[np.int64]
+    output: npt.NDArray[Any]
+    target: npt.NDArray[np.float32] | None
+    seed: int = 0x9E3779B97F4A7C15  # both words of the key matter
+    purpose: int = 3
+
+    def take(self, which: npt.NDArray[np.int64] | slice) -> "Case":
+        """The same with some of the cells, in that order."""
+        return replace(self, cells=self.cells[which], output=self.output[which])
+
+    def add_noise(self, **options: Any) -> Any:
+        return ops.add_noise(
+            self.images, self.cells, self.rows, self.streams, seed=self.seed, purpose=self.purpose, **options
+        )
+
+    def denoising_error(self, **options: Any) -> Any:
+        return ops.denoising_error(
+            self.output, self.images, self.cells, self.rows, self.streams, seed=self.seed, purpose=self.purpose,
+            target=self.target, **options,
+        )  # fmt: skip
+
+    def error_map(self, maps: npt.NDArray[np.float32], **options: Any) -> Any:
+        return ops.error_map(
+            self.output, self.images, self.cells, self.rows, self.streams, maps, seed=self.seed, purpose=self.purpose,
+            target=self.target, **options,
+        )  # fmt: skip
+
+
+def _cells(layout: str, n: int, classes: int, draws: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    every = np.array([(i, k, j) for i in range(n) for j in range(draws) for k in range(classes)], np.int32)
+    if layout == "long runs":  # 2.5 times the longest run the kernel handles at once
+        return np.array([(i, k % classes, i % draws) for i in range(n) for k in range(40)], np.int32)
+    if layout == "shuffled":
+        return np.asarray(rng.permutation(every))
+    if layout == "repeated":
+        return np.asarray(every[rng.integers(0, 5, size=23)])
+    return every[:1] if layout == "one cell" else every
+
+
+def make_case(size: int, layout: str = "class runs", dtype: str = "float32", *, target: bool = False) -> Case:
+    """A case with values of order one; "one cell" has more images than cells."""
+    n, classes, draws = 3, 5, 3
+    rng = np.random.default_rng([size, LAYOUTS.index(layout)])
+    cells = _cells(layout, n, classes, draws, rng)
+    return Case(
+        images=rng.uniform(-1, 1, (n, size)).astype(np.float32),
+        cells=cells,
+        rows=rng.uniform(-1.5, 1.5, (draws, 8)).astype(np.float32),
+        streams=np.array([7, 2**40 + 17, ops.MAX_STREAM], np.int64),
+        output=rng.standard_normal((len(cells), size)).astype(DTYPES[dtype]),
+        target=rng.uniform(-1, 1, (n, size)).astype(np.float32) if target else None,
+    )
+
+
+def noise_of(case: Case, cell: npt.NDArray[np.int32]) -> FloatArray:
+    image, _, draw = cell.tolist()
+    return reference.normal(case.seed, int(case.streams[image]), draw, case.images.shape[1], case.purpose)
+
+
+def noisy(case: Case) -> tuple[FloatArray, FloatArray]:
+    """u (B, D) and how far a float32 kernel may be from it."""
+    u, slack = np.empty(case.output.shape), np.empty(case.output.shape)
+    for b, cell in enumerate(case.cells):
+        x, row, e = case.images[cell[0]].astype(np.float64), case.rows[cell[2]].astype(np.float64), noise_of(case, cell)
+        u[b] = reference.noisy_image(x, row, e)
+        slack[b] = PIXEL_TOLERANCE * (np.abs(row[0] * x) + np.abs(row[1] * e))
+    return u, slack
+
+
+def pixel_errors(case: Case, loss: str, delta: float) -> tuple[FloatArray, FloatArray]:
+    """weight * rho(r) of every pixel (B, D), and how far a float32 kernel may be from it."""
+    value, slack = np.empty(case.output.shape), np.empty(case.output.shape)
+    for b, cell in enumerate(case.cells):
+        x, row, e = case.images[cell[0]].astype(np.float64), case.rows[cell[2]].astype(np.float64), noise_of(case, cell)
+        f = case.output[b].astype(np.float64)
+        z = None if case.target is None else case.target[cell[0]].astype(np.float64)
+        r = reference.residual(f, x, row, e, z)
+        terms = np.abs(row[2] * f) + np.abs(row[3] * x) + np.abs(row[4] * e)
+        off = PIXEL_TOLERANCE * (terms if z is None else terms + np.abs(row[5] * z))
+        rho = reference.rho(r, loss, delta)
+        # |rho(r + off) - rho(r)|, plus the up to four roundings of rho and one of the weight.
+        slope = {"l2": 2 * np.abs(r) + off, "l1": np.ones_like(r), "huber": np.minimum(np.abs(r) + off, delta)}[loss]
+        around = delta**2 if loss == "huber" else 0.0  # delta (|r| - delta / 2) cancels
+        value[b] = row[6] * rho
+        slack[b] = np.abs(row[6]) * (slope * off + 5 * UNIT * (rho + np.where(np.abs(r) + off > delta, around, 0)))
+    return value, slack
+
+
+def errors(case: Case, loss: str = "l2", delta: float = 1.0) -> tuple[FloatArray, FloatArray]:
+    """The error of every cell (B,), and how far a float32 kernel may be from it."""
+    value, slack = pixel_errors(case, loss, delta)
+    mean = value.mean(axis=1)
+    return mean, slack.mean(axis=1) + (SUM_TOLERANCE + 2 * UNIT) * np.abs(mean)
+
+
+def maps(case: Case, classes: int, loss: str = "l2", delta: float = 1.0) -> tuple[FloatArray, FloatArray]:
+    """The maps (n, K, D) from zero, and how far a float32 kernel may be from them."""
+    value, slack = pixel_errors(case, loss, delta)
+    total, off, count = (np.zeros((len(case.images), classes, case.images.shape[1])) for _ in range(3))
+    for b, (image, label, _) in enumerate(case.cells.tolist()):
+        total[image, label] += value[b]
+        off[image, label] += slack[b]
+        count[image, label] += np.abs(value[b])
+    return total, off + (len(case.cells) + 1) * UNIT * count  # one rounding a cell added
