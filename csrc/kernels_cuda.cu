@@ -4,7 +4,7 @@
 // is divided; docs/gpu.md says what of this has been verified, and where.
 //
 // Launchers only enqueue: no allocation, no synchronisation, no read of device memory from the host, so they can be
-// captured into a CUDA graph. The current device must be the one that holds the arrays. Sizes are 64-bit throughout.
+// captured into a CUDA graph. They run on the device that holds the output. Sizes are 64-bit throughout.
 #include <cuda_runtime.h>
 
 #include <type_traits>
@@ -63,12 +63,9 @@ template <class T>
 __device__ __forceinline__ void rho_quad(ErrorForm form, float a, const Quad<T>& output, const float (&offset)[kQuad],
                                          float (&losses)[kQuad]) {
   switch (form.loss) {
-    case Loss::kL2:
-      return rho_quad<Loss::kL2>(a, form.delta, output, offset, losses);
-    case Loss::kL1:
-      return rho_quad<Loss::kL1>(a, form.delta, output, offset, losses);
-    case Loss::kHuber:
-      return rho_quad<Loss::kHuber>(a, form.delta, output, offset, losses);
+    case Loss::kL2: return rho_quad<Loss::kL2>(a, form.delta, output, offset, losses);
+    case Loss::kL1: return rho_quad<Loss::kL1>(a, form.delta, output, offset, losses);
+    case Loss::kHuber: return rho_quad<Loss::kHuber>(a, form.delta, output, offset, losses);
   }
 }
 
@@ -258,6 +255,27 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
+// Makes the device that holds `data` the current one, as launches ask for, and restores the caller's at the end.
+class DeviceOf {
+ public:
+  explicit DeviceOf(const void* data) {
+    FASTDC_CUDA_CHECK(cudaGetDevice(&before_));
+    cudaPointerAttributes attributes = {};
+    FASTDC_CUDA_CHECK(cudaPointerGetAttributes(&attributes, data));
+    changed_ = attributes.device >= 0 && attributes.device != before_;
+    if (changed_) FASTDC_CUDA_CHECK(cudaSetDevice(attributes.device));
+  }
+  ~DeviceOf() {
+    if (changed_) (void)cudaSetDevice(before_);
+  }
+  DeviceOf(const DeviceOf&) = delete;
+  DeviceOf& operator=(const DeviceOf&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
 template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), const Geometry& geometry, void* stream, Parameters... arguments) {
   cudaLaunchConfig_t config = {};
@@ -276,12 +294,9 @@ bool aligned(const T* pointer) {
 template <class Body>
 void with_dtype(DType dtype, const void* data, Body&& body) {
   switch (dtype) {
-    case DType::kFloat32:
-      return body(static_cast<const float*>(data));
-    case DType::kFloat16:
-      return body(static_cast<const Half*>(data));
-    case DType::kBFloat16:
-      return body(static_cast<const BFloat16*>(data));
+    case DType::kFloat32: return body(static_cast<const float*>(data));
+    case DType::kFloat16: return body(static_cast<const Half*>(data));
+    case DType::kBFloat16: return body(static_cast<const BFloat16*>(data));
   }
 }
 
@@ -316,12 +331,14 @@ namespace cuda {
 void philox_normal(const int64_t* streams, const int32_t* draws, int64_t m, int64_t size, uint64_t seed,
                    uint32_t purpose, float* out, void* stream) {
   if (m == 0 || size == 0) return;
+  const DeviceOf device(out);
   const auto kernel = size % kQuad == 0 && aligned(out) ? philox_normal_kernel<true> : philox_normal_kernel<false>;
   FASTDC_CUDA_CHECK(launch(kernel, tiles(size, m), stream, streams, draws, m, size, seed, purpose, out));
 }
 
 void add_noise(const Step& step, DType dtype, void* u, float* timestep, int64_t* labels, void* stream) {
   if (step.n_cells == 0) return;
+  const DeviceOf device(u);
   with_dtype(dtype, u, [&](auto* typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     add_noise_typed(step, const_cast<T*>(typed), timestep, labels, stream);
@@ -331,6 +348,7 @@ void add_noise(const Step& step, DType dtype, void* u, float* timestep, int64_t*
 void denoising_error(const Step& step, ErrorForm form, DType dtype, const void* network_output, const float* target,
                      float* errors, void* stream) {
   if (step.n_cells == 0) return;
+  const DeviceOf device(errors);
   with_dtype(dtype, network_output,
              [&](const auto* output) { denoising_error_typed(step, form, output, target, errors, stream); });
 }
@@ -338,6 +356,7 @@ void denoising_error(const Step& step, ErrorForm form, DType dtype, const void* 
 void error_map(const Step& step, ErrorForm form, DType dtype, const void* network_output, const float* target,
                float* maps, void* stream) {
   if (step.n_cells == 0 || step.n_images == 0) return;
+  const DeviceOf device(maps);
   with_dtype(dtype, network_output,
              [&](const auto* output) { error_map_typed(step, form, output, target, maps, stream); });
 }

@@ -96,6 +96,7 @@ class Emulated:
         message = getattr(self._library, name)(*arguments)
         if message is not None:
             raise RuntimeError(message.decode())
+        assert self._library.current_device() == 0  # as before the call, though the arrays are on device 1
 
     def set_order(self, order: str) -> None:
         self._library.set_order(ORDERS[order])

@@ -32,7 +32,12 @@ struct dim3 {
 
 inline dim3 gridDim, blockDim, blockIdx, threadIdx;
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorLaunchFailure = 719 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorLaunchFailure = 719
+};
 using cudaStream_t = void*;
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -174,10 +179,37 @@ inline float __shfl_down_sync(unsigned, float value, int delta) {
   return received;
 }
 
+// Two devices, of which every array is on the second.
+struct cudaPointerAttributes {
+  int device;
+};
+
+namespace emulation {
+inline int current_device = 0;
+constexpr int kDeviceOfArrays = 1;
+}  // namespace emulation
+
+inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void*) {
+  attributes->device = emulation::kDeviceOfArrays;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = emulation::current_device;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaSetDevice(int device) {
+  emulation::current_device = device;
+  return cudaSuccess;
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
-  emulation::last_error = emulation::launch(*config, [&] { kernel(arguments...); });
+  emulation::last_error = emulation::current_device != emulation::kDeviceOfArrays
+                              ? cudaErrorInvalidDevice
+                              : emulation::launch(*config, [&] { kernel(arguments...); });
   return emulation::last_error;
 }
 
@@ -194,12 +226,10 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess:
-      return "no error";
-    case cudaErrorInvalidConfiguration:
-      return "invalid configuration argument";
-    case cudaErrorLaunchFailure:
-      return "threads wait at barriers that the others never reach";
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorInvalidDevice: return "the device of the arrays is not the current one";
+    case cudaErrorLaunchFailure: return "threads wait at barriers that the others never reach";
   }
   return "unknown error";
 }

@@ -24,6 +24,8 @@ const char* guarded(Body&& body) {
 
 extern "C" {
 
+int current_device() { return emulation::current_device; }
+
 void set_order(int order) { emulation::order = static_cast<emulation::Order>(order); }
 
 const char* philox_normal(const int64_t* streams, const int32_t* draws, int64_t m, int64_t size, uint64_t seed,
