@@ -142,6 +142,16 @@ def evaluate(network: AbstractNetwork, run: Run, rule: AbstractRule, *, progress
     idle = list(steps)
     in_flight: dict[Future[npt.NDArray[np.float32]], tuple[Step, Cells]] = {}
 
+    def flying() -> int:
+        return sum(len(cells) for _, cells in in_flight.values())
+
+    def room() -> int:
+        """Cells of the next step: a full batch, or near the end an even share, so that no slot idles while one works.
+
+        What is in flight counts as well: shares of the rest alone would halve from step to step, down to single cells.
+        """
+        return min(network.batch, rule.remaining, -(-(rule.remaining + flying()) // len(steps)))
+
     def collect(finished: set[Future[npt.NDArray[np.float32]]]) -> int:
         cells_done = 0
         for future in finished:
@@ -154,8 +164,8 @@ def evaluate(network: AbstractNetwork, run: Run, rule: AbstractRule, *, progress
     with ThreadPoolExecutor(len(steps), thread_name_prefix="fastdc-step") as pool:
         try:
             while True:
-                while idle and (room := _room(rule, network.batch, len(steps))):
-                    cells = rule.propose(room)
+                while idle and rule.remaining:
+                    cells = rule.propose(room())
                     if not len(cells):
                         break
                     step = idle.pop()
@@ -165,7 +175,7 @@ def evaluate(network: AbstractNetwork, run: Run, rule: AbstractRule, *, progress
                 finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
                 done += collect(finished)
                 if progress is not None:
-                    progress(done, done + sum(len(cells) for _, cells in in_flight.values()) + rule.remaining)
+                    progress(done, done + flying() + rule.remaining)
         except KeyboardInterrupt:
             wait(in_flight)
             collect({future for future in in_flight if future.exception() is None})
@@ -174,8 +184,8 @@ def evaluate(network: AbstractNetwork, run: Run, rule: AbstractRule, *, progress
 
 def _evaluate_alone(step: Step, batch: int, rule: AbstractRule, progress: Progress | None) -> int:
     done = 0
-    while room := _room(rule, batch, 1):
-        cells = rule.propose(room)
+    while remaining := rule.remaining:
+        cells = rule.propose(min(batch, remaining))
         if not len(cells):
             break
         rule.observe(cells, step.evaluate(cells))
@@ -183,11 +193,6 @@ def _evaluate_alone(step: Step, batch: int, rule: AbstractRule, progress: Progre
         if progress is not None:
             progress(done, done + rule.remaining)
     return done
-
-
-def _room(rule: AbstractRule, batch: int, slots: int) -> int:
-    """Cells of the next step: a full batch, or near the end an even share, so that no slot idles while one works."""
-    return min(batch, -(-rule.remaining // slots))
 
 
 class TableRule:
