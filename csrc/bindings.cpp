@@ -195,10 +195,11 @@ void add_noise(const TensorView& images, const TensorView& cells, const TensorVi
                uint64_t seed, const TensorView& u, const TensorView* timestep, const TensorView* labels,
                int64_t n_classes, int64_t purpose, uint64_t stream) {
   const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose);
-  const DType dtype = network_dtype(u, "u");
-  check_rows(u, "u", step.n_cells, step.size);
-  check_same_device(u, "u", images);
-  check_writable(u, "u");
+  // Named as ops.py and its users know it.
+  const DType dtype = network_dtype(u, "out");
+  check_rows(u, "out", step.n_cells, step.size);
+  check_same_device(u, "out", images);
+  check_writable(u, "out");
   if (timestep != nullptr) {
     check_element(*timestep, "timestep", Element::kFloat32);
     check_shape(*timestep, "timestep", "(B,)", {step.n_cells});
@@ -225,10 +226,10 @@ void denoising_error(const TensorView& output, const TensorView& images, const T
   const DType dtype = network_dtype(output, "network_output");
   check_rows(output, "network_output", step.n_cells, step.size);
   check_same_device(output, "network_output", images);
-  check_element(errors, "errors", Element::kFloat32);
-  check_shape(errors, "errors", "(B,)", {step.n_cells});
-  check_same_device(errors, "errors", images);
-  check_writable(errors, "errors");
+  check_element(errors, "out", Element::kFloat32);
+  check_shape(errors, "out", "(B,)", {step.n_cells});
+  check_same_device(errors, "out", images);
+  check_writable(errors, "out");
   const ErrorForm form = make_form(loss, delta);
   const float* z = target_data(target, step, images);
   const Kernels& kernels = kernels_for(images.device());
