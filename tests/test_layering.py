@@ -5,6 +5,7 @@ modules may form a cycle. Imports are read from the syntax tree, so one inside a
 """
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -134,6 +135,13 @@ def test_imports_point_downward() -> None:
 
 def test_every_rank_is_of_a_module() -> None:
     assert set(RANKS) == {name.partition(".")[0] for name in sources()} | {"_C"}
+
+
+def test_the_documented_ranks_are_these() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
+    documented = {name: int(rank) for rank, row in rows for name in re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row))}
+    assert documented == {name: rank for name, rank in RANKS.items() if name}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ constraints=$(realpath "$(dirname "$0")/../constraints.txt")
 folder=$(realpath -m "${1:?usage: tools/cuda_toolkit.sh FOLDER}")
 "${PYTHON:-python3}" -m venv "$folder"
 "$folder/bin/pip" install -q -c "$constraints" \
-  nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime >&2
+  nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl >&2
 toolkit=$("$folder/bin/python" -c "import nvidia.cu13 as cuda; print(list(cuda.__path__)[0])")
 ln -sfn lib "$toolkit/lib64" # nvcc looks for the runtime in lib64, the wheels have lib
 ln -sfn "$toolkit" "$folder/toolkit"

@@ -1,0 +1,190 @@
+"""What gets installed: the package's data, its declared requirements, the pins, and the checker of built distributions.
+
+Building is left to tools/wheel.sh, which CI runs; the checker it uses, tools/check_dist.py, is tested here.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import json
+import re
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "test", "dev"}
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def load_check_dist() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_dist", ROOT / "tools" / "check_dist.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check_dist = load_check_dist()
+
+
+def test_extras_are_the_documented_ones() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(project["optional-dependencies"]) == EXTRAS
+    assert set(importlib.metadata.metadata("fastdc").get_all("Provides-Extra") or []) == EXTRAS
+    documented = (ROOT / "docs" / "building.md").read_text(encoding="utf-8")
+    assert all(f"| `{extra}` |" in documented for extra in EXTRAS)
+
+
+def test_package_data_is_installed() -> None:
+    package = importlib.resources.files("fastdc")
+    needed = ["py.typed", "models/digits-test.npz"]
+    for bundle in ("digits", "digits-mlp"):
+        manifest = json.loads((package / "models" / bundle / "fastdc.json").read_text(encoding="utf-8"))
+        needed += [f"models/{bundle}/{name}" for name in manifest["files"]]
+    assert len(needed) > 4
+    for name in needed:
+        assert (package / name).is_file(), name
+
+
+def test_the_command_is_installed() -> None:
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="fastdc")
+    assert callable(entry.load())
+
+
+def installed_requirements(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> set[str]:
+    """Every installed distribution that one requires, directly or not, with these extras of it."""
+    requirements = pytest.importorskip("packaging.requirements")
+    if (name, extras) in seen:
+        return set()
+    seen.add((name, extras))
+    try:
+        requires = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:  # an extra that is not installed here
+        return set()
+    found = {name}
+    for text in requires:
+        requirement = requirements.Requirement(text)
+        environments = [{"extra": extra} for extra in extras] or [{"extra": ""}]
+        if requirement.marker is None or any(requirement.marker.evaluate(each) for each in environments):
+            found |= installed_requirements(normalized(requirement.name), frozenset(requirement.extras), seen)
+    return found
+
+
+def test_every_installed_requirement_is_pinned() -> None:
+    required = installed_requirements("fastdc", frozenset(EXTRAS), set()) - {"fastdc"}
+    assert {"numpy", "onnxruntime", "pytest"} <= required
+    assert required - pins().keys() == set()
+
+
+def test_pins_satisfy_the_declared_requirements() -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    declared = [*project["dependencies"], *pyproject["build-system"]["requires"]]
+    declared += [text for extra in project["optional-dependencies"].values() for text in extra]
+    pinned = pins()
+    for text in declared:
+        requirement = requirements.Requirement(text)
+        if requirement.name != "fastdc":
+            assert requirement.specifier.contains(pinned[normalized(requirement.name)]), text
+
+
+def good_bundle(folder: str) -> dict[str, bytes]:
+    data = b"network"
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest = json.dumps({"files": {"denoiser.onnx": entry}}).encode()
+    return {f"{folder}/fastdc.json": manifest, f"{folder}/denoiser.onnx": data}
+
+
+def good_wheel() -> dict[str, bytes]:
+    files = dict.fromkeys(check_dist.WHEEL_NEEDS, b"")
+    files["fastdc/_C.cpython-311-x86_64-linux-gnu.so"] = b""
+    files |= {f"fastdc-0.1.0.dist-info/licenses/{name}": b"" for name in check_dist.LICENCES}
+    for folder in check_dist.BUNDLES:
+        files |= good_bundle(folder)
+    return files
+
+
+def good_sdist() -> dict[str, bytes]:
+    files = dict.fromkeys(check_dist.SDIST_NEEDS, b"")
+    for folder in check_dist.BUNDLES:
+        files |= good_bundle(folder)
+    return files
+
+
+def test_good_distributions_pass() -> None:
+    assert check_dist.wheel_problems(good_wheel()) == []
+    assert check_dist.sdist_problems(good_sdist()) == []
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [name for name in good_wheel() if not name.endswith("denoiser.onnx")] + ["fastdc/models/digits/denoiser.onnx"],
+)
+def test_a_missing_file_of_a_wheel_is_seen(missing: str) -> None:
+    files = good_wheel()
+    del files[missing]
+    assert check_dist.wheel_problems(files)
+
+
+@pytest.mark.parametrize("missing", good_sdist())
+def test_a_missing_file_of_a_source_distribution_is_seen(missing: str) -> None:
+    files = good_sdist()
+    del files[missing]
+    assert check_dist.sdist_problems(files)
+
+
+@pytest.mark.parametrize("extra", ["tests/test_ops.py", "csrc/bindings.cpp", "fastdc.libs/libgomp.so", "fastdc/a.pyc"])
+def test_a_file_too_many_in_a_wheel_is_seen(extra: str) -> None:
+    assert check_dist.wheel_problems({**good_wheel(), extra: b""}) == [f"{extra} does not belong in a wheel"]
+
+
+def test_a_changed_bundle_is_seen() -> None:
+    files = {**good_wheel(), "fastdc/models/digits/denoiser.onnx": b"netw0rk"}
+    (problem,) = check_dist.wheel_problems(files)
+    assert (
+        problem == "fastdc/models/digits/denoiser.onnx is not the file that fastdc/models/digits/fastdc.json describes"
+    )
+
+
+def write_wheel(path: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(name, data)
+
+
+def write_sdist(path: Path, files: dict[str, bytes]) -> None:
+    source = path.parent / "source"
+    for name, data in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    with tarfile.open(path, "w:gz") as sdist:
+        sdist.add(source, arcname="fastdc-0.1.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "files"),
+    [("fastdc.whl", write_wheel, good_wheel()), ("fastdc.tar.gz", write_sdist, good_sdist())],
+    ids=["wheel", "sdist"],
+)
+def test_archives_are_read_back(
+    tmp_path: Path, name: str, write: Callable[[Path, dict[str, bytes]], None], files: dict[str, bytes]
+) -> None:
+    write(tmp_path / name, files)
+    assert check_dist.read_archive(tmp_path / name) == files
