@@ -69,6 +69,8 @@ class PlanConfig:
             pair = isinstance(self.levels, (tuple, list)) and len(self.levels) == 2 and all(map(is_number, self.levels))
             if not pair or not 0 < self.levels[0] < self.levels[1] < float("inf"):
                 raise InputError(f"levels must be (low, high) with 0 < low < high, got {self.levels!r}")
+            # Python's floats: a float32 would compute the plan in float32, and what is stored would not repeat it.
+            object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
         if not isinstance(self.weighting, str):
             raise InputError(f"weighting must be a name, got {self.weighting!r}")
         weighting(self.weighting)
@@ -77,7 +79,7 @@ class PlanConfig:
         """Plain values, for JSON."""
         return {
             "draws": int(self.draws),
-            "levels": None if self.levels is None else [float(level) for level in self.levels],
+            "levels": None if self.levels is None else list(self.levels),
             "weighting": self.weighting,
             "loss": self.loss,
             "delta": float(self.delta),

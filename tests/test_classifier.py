@@ -1,0 +1,266 @@
+"""The public object: what it returns, what it refuses before any work, and what reproduces a result."""
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from worlds import SHAPE, Int64, classifier, denoiser, fails_with, gaussian, refusing, tiny_bundle, unit_images
+
+import fastdc
+from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model
+from fastdc.backends import FunctionNetwork
+from fastdc.classifier import find_model
+from fastdc.decide import decide
+from fastdc.parameterization import Parameterization
+from fastdc.schedules import EDMSchedule
+
+WORLD = gaussian(3)
+CLASSIFIER = classifier(WORLD)
+
+
+def assert_same(one: Classification, other: Classification) -> None:
+    for name in ("labels", "probabilities", "errors", "evaluations", "votes"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def again(clf: DiffusionClassifier, images: Any, provenance: dict[str, Any]) -> Classification:
+    """A run from nothing but its provenance, after a trip through JSON."""
+    told = json.loads(json.dumps(provenance))
+    plan = told["plan"]
+    return clf.classify(
+        images,
+        method=told["method"],
+        rule=told["rule"],
+        decision=told["decision"],
+        draws=plan["draws"],
+        seed=told["seed"],
+        levels=plan["levels"],
+        weighting=plan["weighting"],
+        loss=plan["loss"],
+        temperature=told["temperature"],
+    )
+
+
+@pytest.mark.parametrize("decision", ["mean", "vote"])
+def test_a_result_is_as_documented(decision: str) -> None:
+    images = unit_images(5)
+    result = CLASSIFIER.classify(images, draws=4, decision=decision)
+    assert (result.labels.dtype, result.labels.shape) == (np.dtype(np.int64), (5,))
+    assert (result.probabilities.dtype, result.probabilities.shape) == (np.dtype(np.float64), (5, 3))
+    assert (result.errors.dtype, result.errors.shape) == (np.dtype(np.float64), (5, 3))
+    assert (result.evaluations.dtype, result.evaluations.tolist()) == (np.dtype(np.int64), [12] * 5)
+    assert (result.votes.dtype, result.votes.sum(axis=1).tolist()) == (np.dtype(np.int64), [4] * 5)
+    assert result.class_names == ("class 0", "class 1", "class 2")
+    assert result.names == tuple(f"class {label}" for label in result.labels)
+    assert result.seconds > 0
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(result.errors, result.table.mean())
+    assert result.table.errors.shape == (5, 3, 4)
+    with pytest.raises(FrozenInstanceError):
+        result.seconds = 1.0  # type: ignore[misc]
+    assert result == result  # noqa: PLR0124 - comparing must not raise, although it holds arrays
+    assert result != CLASSIFIER.classify(images, draws=4)
+    hash(result)
+
+
+def test_progress_is_told_from_start_to_end() -> None:
+    calls: list[tuple[int, int]] = []
+    classifier(WORLD, batch=7).classify(unit_images(3), draws=4, progress=lambda *call: calls.append(call))
+    assert calls[-1] == (36, 36)
+    assert [done for done, _ in calls] == [7, 14, 21, 28, 35, 36]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"draws": np.int32(5), "seed": np.uint64(2**64 - 1), "temperature": np.float32(0.5)},
+        {"levels": (np.float32(0.2), 2), "weighting": "vlb", "loss": "l1"},
+        {"levels": [0.2, 2.0], "loss": "huber", "decision": "vote"},
+    ],
+)
+def test_provenance_reproduces_a_result(options: dict[str, Any]) -> None:
+    images = unit_images(4)
+    result = CLASSIFIER.classify(images, **options)
+    repeated = again(CLASSIFIER, images, result.provenance)
+    assert_same(repeated, result)
+    assert repeated.provenance == result.provenance
+    assert result.provenance["fastdc"] == fastdc.__version__
+
+
+def test_a_saved_table_replays_every_decision(tmp_path: Path) -> None:
+    numpys: Any = {"seed": np.int64(3), "levels": (np.float32(0.2), 2.0)}
+    result = CLASSIFIER.classify(unit_images(4), **numpys)
+    result.table.save(tmp_path / "t.npz")
+    loaded = ErrorTable.load(tmp_path / "t.npz")
+    replayed = decide(loaded.errors, temperature=result.provenance["temperature"])
+    np.testing.assert_array_equal(replayed.labels, result.labels)
+    np.testing.assert_array_equal(replayed.probabilities, result.probabilities)
+    assert decide(loaded.errors, decision="vote").votes.tolist() == result.votes.tolist()
+    assert loaded.seed == 3
+    assert loaded.plan == result.provenance["plan"]
+
+
+def test_options_change_what_they_say() -> None:
+    images = unit_images(4)
+    base = CLASSIFIER.classify(images)
+    assert base.evaluations.tolist() == [3 * 32] * 4  # the model's 32 draws
+    for change in (
+        {"seed": 1},
+        {"levels": (0.1, 0.2)},
+        {"weighting": "exp"},
+        {"loss": "l1"},
+        {"streams": [1, 2, 3, 4]},
+    ):
+        assert not np.array_equal(CLASSIFIER.classify(images, **change).errors, base.errors), change
+    levels = CLASSIFIER.errors(images, levels=(0.1, 0.2)).sigma
+    assert levels.min() > 0.1
+    assert levels.max() < 0.2
+    cold, warm = (CLASSIFIER.classify(images, temperature=value) for value in (1e-3, 1e3))
+    np.testing.assert_array_equal(cold.errors, warm.errors)
+    assert (cold.probabilities.max(axis=1) > warm.probabilities.max(axis=1)).all()
+
+
+def test_results_do_not_depend_on_the_process() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from worlds import *;"
+        "result = classifier(gaussian(3), batch=5, slots=2).classify(unit_images(4), draws=5);"
+        "print(result.errors.tobytes().hex(), result.table.streams.tolist())"
+    )
+    folder = str(Path(__file__).parent)
+    out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True).stdout
+    here = CLASSIFIER.classify(unit_images(4), draws=5)
+    assert out == f"{here.errors.tobytes().hex()} {here.table.streams.tolist()}\n"
+
+
+def test_one_class_and_one_draw() -> None:
+    result = classifier(gaussian(1)).classify(unit_images(2), draws=1)
+    assert result.labels.tolist() == [0, 0]
+    assert result.probabilities.tolist() == [[1.0], [1.0]]
+
+
+# --- refusing --------------------------------------------------------------------------------------------------------
+
+_NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("draws", value) for value in (0, -1, 1.5, "4", True, 10**7, _NAN)),
+        *(("seed", value) for value in (-1, 2**64, 1.0, "0", None, True)),
+        *(("levels", value) for value in ((1.0, 0.5), (0.0, 1.0), (-1.0, 1.0), (0.5, 0.5), (_NAN, 1.0))),
+        *(("levels", value) for value in ((0.1, float("inf")), (1.0,), (0.1, 0.5, 1.0), 1.0, "ab", ("a", "b"))),
+        ("levels", (1e-9, 1e-8)),
+        ("levels", (1e8, 1e9)),
+        *(("weighting", value) for value in ("", "none", 5, ["edm"])),
+        *(("loss", value) for value in ("", "l3", 5, ["l2"])),
+        *(("temperature", value) for value in (0, -1.0, _NAN, float("inf"), "1", True)),
+        *(("method", value) for value in ("", "epndc", None)),
+        *(("rule", value) for value in ("", "race", None)),
+        *(("decision", value) for value in ("", "median", None)),
+        *(("streams", value) for value in ([1], [1, -1], [1, 2**56], [1.0, 2.0], "ab")),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(option: str, value: Any) -> None:
+    clf = refusing(WORLD.model)
+    fails_with(lambda: clf.classify(unit_images(2), **{option: value}), option, kind=InputError)
+
+
+@pytest.mark.parametrize("images", [None, [], np.zeros((2, 4, 4)), np.full((1, *SHAPE), _NAN), np.zeros((0, *SHAPE))])
+def test_bad_images_are_refused_before_any_work(images: Any) -> None:
+    clf = refusing(WORLD.model)
+    fails_with(lambda: clf.classify(images), "images", kind=InputError)
+    fails_with(lambda: clf.errors(images), "images", kind=InputError)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"image_shape": (1, 0, 4)}, "image_shape"),
+        ({"image_shape": (4, 4)}, "image_shape"),
+        ({"class_names": ()}, "class_names"),
+        ({"value_range": (1.0, 1.0)}, "value_range"),
+        ({"value_range": (_NAN, 1.0)}, "value_range"),
+    ],
+)
+def test_a_model_that_is_none_is_refused(change: dict[str, Any], named: str) -> None:
+    parts: dict[str, Any] = {
+        "name": "m",
+        "image_shape": SHAPE,
+        "class_names": ("a",),
+        "schedule": EDMSchedule(),
+        "parameterization": Parameterization("sample"),
+    }
+    fails_with(lambda: Model(**{**parts, **change}), named, kind=InputError)
+
+
+def test_a_network_from_python_with_a_model_made_by_hand() -> None:
+    seen: set[int] = set()
+
+    def function(sample: Any, timestep: Any, labels: Int64) -> Any:
+        seen.update(labels.tolist())
+        return denoiser(WORLD)(sample, timestep, labels)
+
+    model = Model(
+        name="mine",
+        image_shape=SHAPE,
+        class_names=("x", "y", "z"),
+        schedule=WORLD.schedule,
+        parameterization=Parameterization("sample"),
+        defaults=Defaults(draws=3, temperature=0.1),
+    )
+    result = DiffusionClassifier(model, FunctionNetwork(function, SHAPE)).classify(unit_images(2))
+    assert result.provenance["model"] == "mine"
+    assert result.provenance["sha256"] == ""
+    assert result.provenance["backend"] == "function"
+    assert seen == {0, 1, 2}
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_found_by_name_and_path(tmp_path: Path) -> None:
+    assert fastdc.shipped_models() == ("digits", "digits-mlp")
+    assert find_model("digits") == Path(fastdc.__file__).parent / "models" / "digits"
+    assert find_model(tmp_path) == tmp_path
+    for name in ("no-such-model", str(tmp_path / "nothing"), ""):
+        fails_with(lambda name=name: fastdc.load(name), kind=BundleError)  # type: ignore[misc]
+    fails_with(lambda: fastdc.load("no-such-model"), "no-such-model", "digits, digits-mlp")
+    fails_with(lambda: fastdc.load(tmp_path), str(tmp_path), "fastdc.json")
+
+
+def test_a_model_is_the_same_by_name_path_and_bundle() -> None:
+    pytest.importorskip("onnxruntime")
+    images = unit_images(2, (1, 8, 8))
+    by_name = fastdc.load("digits-mlp", threads=1)
+    folder = find_model("digits-mlp")
+    loaded = fastdc.load_bundle(folder)
+    for other in (folder, str(folder), loaded):
+        clf = fastdc.load(other, threads=1)
+        assert clf.model == by_name.model
+        assert clf.class_names == tuple("0123456789")
+        assert_same(clf.classify(images, draws=2), by_name.classify(images, draws=2))
+    provenance = by_name.classify(images, draws=2).provenance
+    assert provenance["sha256"] == loaded.model.identity
+    assert (provenance["backend"], provenance["device"], provenance["precision"]) == ("onnx", "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("backend", value) for value in ("", "jax", None)),
+        *(("device", value) for value in ("", "gpu", "cuda:x", "cuda:", "cuda:-1", "cpu:0", "cuda:²", None, 0)),
+        *(("precision", value) for value in ("", "double", "fp16", None, 32)),
+        *(("batch", value) for value in (0, -1, 1.5, "8", True, 10**6)),
+        *(("threads", value) for value in (0, -1, 1.5, "8", True, 10**6)),
+    ],
+)
+def test_bad_loading_options_are_refused(option: str, value: Any, tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "b")  # its graph is no graph: nothing may look at it
+    fails_with(lambda: fastdc.load(bundle, **{option: value}), option, kind=InputError)
