@@ -60,10 +60,14 @@ def view(array: Array) -> TensorView:
     return _view(array, "array")
 
 
-def _view(array: Array, name: str) -> TensorView:
+def _view(array: Array, name: str, *, copy: bool = False) -> TensorView:
     if isinstance(array, TensorView):
         return array
     try:
+        if copy and _is_torch(array):
+            array = array.detach().contiguous()
+        elif copy and isinstance(array, np.ndarray) and not (array.flags.c_contiguous and array.flags.aligned):
+            array = array.copy()
         if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
             return TensorView(array.view(np.uint16), "bfloat16")
         return TensorView(array)
@@ -73,13 +77,7 @@ def _view(array: Array, name: str) -> TensorView:
 
 def _input(array: Array, name: str) -> TensorView:
     """A view of the input `name`, copied first if it is not contiguous or requires grad."""
-    if isinstance(array, TensorView):
-        return array
-    if isinstance(array, np.ndarray) and not (array.flags.c_contiguous and array.flags.aligned):
-        array = array.copy()
-    elif _is_torch(array):
-        array = array.detach().contiguous()
-    return _view(array, name)
+    return array if isinstance(array, TensorView) else _view(array, name, copy=True)
 
 
 def _step(images: Array, cells: Array, rows: Array, streams: Array, seed: int) -> _Step:

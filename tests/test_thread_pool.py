@@ -1,0 +1,181 @@
+"""The pool of the CPU kernels: its threads work, its callers do not disturb each other, and it survives a fork."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fastdc import InputError, ops
+
+STREAMS, DRAWS = np.arange(200, dtype=np.int64), np.zeros(200, np.int32)
+
+pytestmark = pytest.mark.usefixtures("native_settings")
+
+
+def work(seed: int = 1) -> npt.NDArray[np.float32]:
+    return np.asarray(ops.philox_normal(STREAMS, DRAWS, 2000, seed=seed))
+
+
+def run(code: str) -> str:
+    """The output of a fresh process."""
+    script = "import numpy as np\nfrom fastdc import ops\n" + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_default_is_the_cpus_this_process_may_use() -> None:
+    ops.set_num_threads(0)
+    assert ops.num_threads() == len(os.sched_getaffinity(0))
+    ops.set_num_threads(3)
+    assert ops.num_threads() == 3
+    ops.set_num_threads(0)
+    assert ops.num_threads() == len(os.sched_getaffinity(0))
+
+
+def test_the_default_follows_the_affinity() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nprint(ops.num_threads())"
+    assert run(code).strip() == "1"
+
+
+@pytest.mark.parametrize("threads", [-1, 1025, 2.0, "2", None, True])
+def test_bad_counts_are_refused(threads: Any) -> None:
+    with pytest.raises(InputError, match=r"^threads must be a whole number in \[0, 1025\)"):
+        ops.set_num_threads(threads)
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    ops.set_num_threads(1)
+    expected = work()
+    for threads in (2, 5, 64, 1024, 3, 1, 2):
+        ops.set_num_threads(threads)
+        np.testing.assert_array_equal(work(), expected)
+
+
+def test_a_pool_that_gets_fewer_threads_than_it_wants_still_works() -> None:
+    """With room for a few more tasks only, as in a container with a small limit."""
+    out = run("""
+        import resource
+        def work():
+            return ops.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=1)
+        ops.set_num_threads(1)
+        expected = work()
+        used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) << 10
+        resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), used + (100 << 20)))
+        ops.set_num_threads(1000)
+        same = all((work() == expected).all() for _ in range(3))
+        threads = len(__import__("os").listdir("/proc/self/task"))
+        print(same, threads < 1000)
+    """)
+    assert out.split() == ["True", "True"]
+
+
+def cpu_time_by_thread() -> dict[str, int]:
+    """Nanoseconds each thread of this process has run."""
+    tasks = Path("/proc/self/task")
+    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs the kernel's scheduler statistics")
+def test_the_workers_get_work() -> None:
+    """Not one idle thread beside a caller that does everything. A thread may miss a job, not a second of them."""
+    ops.set_num_threads(3)
+    work()
+    before = cpu_time_by_thread()
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        work()
+        after = cpu_time_by_thread()
+        busy = [name for name in after if after[name] - before.get(name, 0) > 5_000_000]
+        if len(busy) >= 3:
+            break
+    assert len(busy) >= 3
+
+
+def test_many_callers_at_once_get_their_own_numbers() -> None:
+    ops.set_num_threads(1)
+    expected = {seed: work(seed) for seed in range(8)}
+    ops.set_num_threads(4)
+    barrier = threading.Barrier(8)
+
+    def caller(seed: int) -> bool:
+        barrier.wait()
+        return all(np.array_equal(work(seed), expected[seed]) for _ in range(20))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(caller, range(8)))
+
+
+def test_the_thread_count_may_change_while_others_work() -> None:
+    ops.set_num_threads(1)
+    expected = work()
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for threads in (1, 2, 3, 7):
+                ops.set_num_threads(threads)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for _ in range(50):
+            np.testing.assert_array_equal(work(), expected)
+    finally:
+        stop.set()
+        changer.join()
+
+
+FORK = """
+    import os, sys, threading, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads is what is tested
+    ops.set_num_threads(3)
+    def work():
+        return ops.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=1)
+    expected = work()
+    stop = threading.Event()
+    busy = threading.Thread(target=lambda: [work() for _ in iter(stop.is_set, True)])
+    if {busy}:
+        busy.start()
+    for _ in range({forks}):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if all((work() == expected).all() for _ in range(3)) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert (work() == expected).all()
+    stop.set()
+    print("done")
+"""
+
+
+@pytest.mark.parametrize(("busy", "forks"), [(False, 3), (True, 20)])
+def test_a_child_of_a_fork_works(busy: bool, forks: int) -> None:
+    """After use of the pool, and while another thread is using it."""
+    assert run(FORK.format(busy=busy, forks=forks)).strip() == "done"
+
+
+def test_a_forked_multiprocessing_pool_works() -> None:
+    out = run("""
+        import multiprocessing, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        def work(seed):
+            return ops.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=seed).sum()
+        here = [work(seed) for seed in range(4)]
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            print(pool.map(work, range(4)) == here)
+    """)
+    assert out.strip() == "True"
+
+
+def test_a_process_ends_with_its_pool_alive() -> None:
+    assert run("ops.set_num_threads(8); ops.philox_normal(np.arange(99), np.zeros(99, np.int32), 9999, seed=1)") == ""
