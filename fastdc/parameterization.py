@@ -35,6 +35,13 @@ from fastdc.schedules import FloatArray, Levels
 KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")
 SPACES = ("eps", "x0", "v")
 
+# What levels must satisfy for a kind's formulas to hold, and by how much they do not.
+_NEEDS: dict[str, tuple[str, Callable[[Levels], FloatArray]]] = {
+    "v_prediction": ("alpha^2 + sigma^2 = 1", lambda levels: levels.alpha**2 + levels.sigma**2 - 1),
+    "edm": ("alpha = 1", lambda levels: levels.alpha - 1),
+    "flow": ("alpha + sigma = 1", lambda levels: levels.alpha + levels.sigma - 1),
+}
+
 # r_space = factor * r_x0 at fixed x_t.
 _FROM_X0: dict[str, Callable[[Levels], FloatArray]] = {
     "x0": lambda levels: np.ones_like(levels.alpha),
@@ -75,25 +82,34 @@ class Parameterization:
 
         Args:
             levels: Noise levels of the draws.
-            weight: Weight of each draw's error, shape (J,), finite and not negative.
+            weight: Weight of each draw's error, shape (J,) or one number, finite and not negative.
             space: Where the residual is measured, one of :data:`SPACES`; default :attr:`space`.
 
         Returns:
             float32 (J, 8), columns as ``ops.ROW_FIELDS``.
 
         Raises:
-            InputError: A weight or coefficient is not finite (for example an x0 residual at alpha = 0).
+            InputError: The levels are those of a schedule that the kind is not for, or a weight or coefficient is not
+                finite (for example an x0 residual at alpha = 0).
         """
         space = self.space if space is None else space
         if space not in SPACES:
             raise InputError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
+        condition, violation = _NEEDS.get(self.kind, ("", lambda levels: levels.alpha * 0))
+        if np.any(np.abs(violation(levels)) > 1e-6):
+            raise InputError(f"parameterization {self.kind} needs a schedule with {condition}")
         gx, ge, a, b, c = self._native(levels)
         if space != self.space:
             with np.errstate(divide="ignore", invalid="ignore"):
                 factor = _FROM_X0[space](levels) / _FROM_X0[self.space](levels)
                 a, b, c = factor * a, factor * b, factor * c
-        weights = np.broadcast_to(np.asarray(weight, dtype=np.float64), gx.shape)
-        table = np.stack([gx, ge, a, b, c, np.zeros_like(gx), weights, levels.timestep], axis=1).astype(np.float32)
+        weights = np.asarray(weight, dtype=np.float64)
+        if weights.shape not in ((), gx.shape):
+            raise InputError(f"weight must have shape {gx.shape}, got {weights.shape}")
+        weights = np.broadcast_to(weights, gx.shape)
+        table = np.stack([gx, ge, a, b, c, np.zeros_like(gx), weights, levels.timestep], axis=1)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+            table = table.astype(np.float32)
         bad = np.argwhere(~np.isfinite(table))
         if len(bad):
             draw, column = bad[0]

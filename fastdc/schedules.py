@@ -94,6 +94,9 @@ class DiscreteSchedule:
             raise InputError(f"betas must satisfy 0 < start <= end < 1, got {self.beta_start} and {self.beta_end}")
         if not 1 <= self.num_train_timesteps <= MAX_TRAIN_TIMESTEPS:
             raise InputError(f"num_train_timesteps must be 1 to {MAX_TRAIN_TIMESTEPS}, got {self.num_train_timesteps}")
+        alpha_bar = self.alphas_cumprod
+        if not np.finfo(np.float64).tiny < alpha_bar[-1] <= alpha_bar[0] < 1:  # below it, products stop falling
+            raise InputError(f"alpha_bar must stay inside (0, 1), got {alpha_bar[0]} to {alpha_bar[-1]}")
 
     @property
     def alphas_cumprod(self) -> FloatArray:
@@ -205,8 +208,10 @@ class FlowSchedule:
     _margin = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 < self.shift < math.inf or not math.isfinite(self.timestep_scale):
+        if not 0 < self.shift < math.inf:
             raise InputError(f"shift must be positive and finite, got {self.shift}")
+        if not math.isfinite(self.timestep_scale):
+            raise InputError(f"timestep_scale must be finite, got {self.timestep_scale}")
 
     def levels(self, position: npt.ArrayLike) -> Levels:
         """See :class:`AbstractSchedule`."""

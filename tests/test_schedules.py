@@ -1,0 +1,221 @@
+"""Schedules against diffusers, closed forms and numerical derivatives; positions invert; dictionaries round-trip."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastdc import InputError
+from fastdc.schedules import (
+    BETA_SCHEDULES,
+    AbstractSchedule,
+    DiscreteSchedule,
+    EDMSchedule,
+    FlowSchedule,
+    schedule_from_dict,
+)
+
+discrete = st.builds(
+    lambda name, start, ratio, steps: DiscreteSchedule(name, start, min(0.03, start * ratio), steps),
+    st.sampled_from(BETA_SCHEDULES),
+    st.floats(1e-6, 0.01),
+    st.floats(1, 200),
+    st.integers(1, 2000),
+)
+edm = st.builds(
+    lambda low, ratio, scale: EDMSchedule(low, low * ratio, scale),
+    st.floats(1e-4, 1),
+    st.floats(1.5, 1e5),
+    st.floats(-1000, 1000),
+)
+flow = st.builds(FlowSchedule, st.floats(0.1, 20), st.floats(-1000, 1000))
+schedules = st.one_of(discrete, edm, flow)
+positions = st.lists(st.floats(0, 1), min_size=1, max_size=20)
+
+EXAMPLES: list[AbstractSchedule] = [
+    *(DiscreteSchedule(beta_schedule=name) for name in BETA_SCHEDULES),
+    EDMSchedule(),
+    FlowSchedule(),
+    FlowSchedule(shift=3.0),
+]
+
+
+@pytest.mark.parametrize("name", BETA_SCHEDULES)
+@pytest.mark.parametrize(("start", "end", "steps"), [(1e-4, 0.02, 1000), (0.00085, 0.012, 1000), (1e-3, 0.2, 50)])
+def test_alphas_cumprod_are_those_of_diffusers(name: str, start: float, end: float, steps: int) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDPMScheduler(
+        num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule=name
+    ).alphas_cumprod.numpy()
+    ours = DiscreteSchedule(name, start, end, steps).alphas_cumprod
+    # Theirs are float32: 1 - beta is off by 2^-25 and each product by 2^-24, both relative to 1 - beta >= 0.001.
+    factors = ours / np.concatenate([[1.0], ours[:-1]])
+    tolerance = np.cumsum(2.0**-25 / factors + 2.0**-24) + 2.0**-20
+    assert (np.abs(theirs / ours - 1) <= tolerance).all()
+
+
+def test_alphas_cumprod_by_hand() -> None:
+    linear = DiscreteSchedule("linear", 0.1, 0.3, 3).alphas_cumprod
+    np.testing.assert_allclose(linear, [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7], rtol=1e-14)
+    scaled = DiscreteSchedule("scaled_linear", 0.04, 0.16, 3).alphas_cumprod
+    np.testing.assert_allclose(scaled, [0.96, 0.96 * 0.91, 0.96 * 0.91 * 0.84], rtol=1e-14)
+    assert DiscreteSchedule("linear", 0.1, 0.1, 1).alphas_cumprod.tolist() == [0.9]
+
+
+def test_the_cosine_telescopes_where_no_beta_is_capped() -> None:
+    steps = 200
+    alpha_bar = DiscreteSchedule("squaredcos_cap_v2", num_train_timesteps=steps).alphas_cumprod
+    t = np.arange(1, steps)  # the last beta is capped
+
+    def f(u: Any) -> Any:
+        return np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+
+    np.testing.assert_allclose(alpha_bar[:-1], f(t / steps) / f(0), rtol=1e-10)
+    assert alpha_bar[-1] == pytest.approx(alpha_bar[-2] * 0.001)
+
+
+@given(discrete, positions)
+def test_discrete_levels(schedule: DiscreteSchedule, u: list[float]) -> None:
+    levels = schedule.levels(u)
+    steps, alpha_bar = schedule.num_train_timesteps, schedule.alphas_cumprod
+    assert (np.diff(alpha_bar) < 0).all()
+    assert ((alpha_bar > 0) & (alpha_bar < 1)).all()
+    for j, position in enumerate(u):
+        t = min(math.floor(position * steps), steps - 1)
+        assert levels.timestep[j] == t
+        assert levels.alpha[j] == pytest.approx(math.sqrt(alpha_bar[t]), rel=1e-15)
+        assert levels.sigma[j] == pytest.approx(math.sqrt(1 - alpha_bar[t]), rel=1e-15)
+    np.testing.assert_allclose(levels.alpha**2 + levels.sigma**2, 1, rtol=1e-14)
+
+
+@given(discrete)
+def test_discrete_positions_invert(schedule: DiscreteSchedule) -> None:
+    steps = schedule.num_train_timesteps
+    for t in {0, steps // 3, steps - 1}:
+        levels = schedule.levels([(t + 0.5) / steps])
+        u = schedule.position_of(float(levels.sigma[0] / levels.alpha[0]))
+        assert schedule.levels([u]).timestep[0] == t
+    assert schedule.position_of(1e-30) == 0.5 / steps
+    assert schedule.position_of(1e30) == (steps - 0.5) / steps
+
+
+@given(discrete)
+def test_the_discrete_slope_is_the_drop_of_snr(schedule: DiscreteSchedule) -> None:
+    steps = schedule.num_train_timesteps
+    levels = schedule.levels((np.arange(steps) + 0.5) / steps)
+    assert levels.snr_slope[0] == 0
+    assert (levels.snr_slope >= 0).all()
+    np.testing.assert_allclose(np.cumsum(levels.snr_slope) / steps, levels.snr[0] - levels.snr, rtol=1e-9, atol=1e-9)
+
+
+@given(edm, positions)
+def test_edm_levels(schedule: EDMSchedule, u: list[float]) -> None:
+    levels = schedule.levels(u)
+    expected = schedule.sigma_min ** (1 - np.array(u)) * schedule.sigma_max ** np.array(u)
+    np.testing.assert_allclose(levels.sigma, expected, rtol=1e-12)
+    np.testing.assert_allclose(levels.timestep, schedule.timestep_scale * np.log(expected), rtol=1e-9, atol=1e-9)
+    assert (levels.alpha == 1).all()
+    for sigma, position in zip(levels.sigma.tolist(), u, strict=True):
+        assert schedule.position_of(sigma) == pytest.approx(position, abs=1e-9)
+    assert schedule.position_of(schedule.sigma_min / 2) == 0
+    assert schedule.position_of(schedule.sigma_max * 2) == 1
+
+
+@given(flow, positions)
+def test_flow_levels(schedule: FlowSchedule, u: list[float]) -> None:
+    levels = schedule.levels(u)
+    np.testing.assert_allclose(levels.alpha + levels.sigma, 1, rtol=1e-15)
+    assert ((levels.sigma >= 1e-4) & (levels.sigma <= 1 - 1e-4)).all()
+    np.testing.assert_allclose(levels.timestep, schedule.timestep_scale * levels.sigma, rtol=1e-15)
+    for j, position in enumerate(u):
+        t = position if schedule.shift == 1 else schedule.shift * position / (1 + (schedule.shift - 1) * position)
+        if 2e-4 < t < 1 - 2e-4:
+            assert levels.sigma[j] == pytest.approx(t, rel=1e-9)
+            ratio = float(levels.sigma[j] / levels.alpha[j])
+            assert schedule.position_of(ratio) == pytest.approx(position, abs=1e-9)
+
+
+def test_the_shift_of_flow_levels_is_that_of_its_source() -> None:
+    """Esser et al., eq. 23: a shift of sqrt(m / n) multiplies the noise-to-signal ratio by it."""
+    plain, shifted = FlowSchedule(), FlowSchedule(shift=3.0)
+    u = np.linspace(0.05, 0.95, 19)
+    a, b = plain.levels(u), shifted.levels(u)
+    np.testing.assert_allclose(b.sigma / b.alpha, 3 * a.sigma / a.alpha, rtol=1e-12)
+
+
+@given(st.one_of(edm, flow), st.floats(0.02, 0.98))
+def test_the_slope_is_the_derivative_of_snr(schedule: AbstractSchedule, u: float) -> None:
+    step = 1e-5
+    low, here, high = (schedule.levels([at]) for at in (u - step, u, u + step))
+    if isinstance(schedule, FlowSchedule) and not 1e-3 < here.sigma[0] < 1 - 1e-3:
+        return  # t is held away from its ends
+    numerical = -(high.snr[0] - low.snr[0]) / (2 * step)
+    # The error of a central difference is step^2 / 6 times the third derivative, which is at most (slope / SNR)^2 or
+    # so of the first for an exponential, plus rounding of the difference.
+    assert here.snr_slope[0] == pytest.approx(numerical, rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
+def test_noise_grows_with_position(schedule: AbstractSchedule) -> None:
+    levels = schedule.levels(np.linspace(0, 1, 101))
+    assert len(levels) == 101
+    assert (np.diff(levels.snr) < 0).all()
+    np.testing.assert_allclose(levels.snr, levels.alpha**2 / levels.sigma**2)
+    assert (levels.sigma > 0).all()
+    for field in (levels.position, levels.alpha, levels.sigma, levels.timestep, levels.snr_slope):
+        assert field.dtype == np.float64
+        assert field.shape == (101,)
+        assert np.isfinite(field).all()
+
+
+@given(schedules)
+def test_dictionaries_round_trip(schedule: AbstractSchedule) -> None:
+    entry = json.loads(json.dumps(schedule.to_dict()))
+    assert schedule_from_dict(entry) == schedule
+
+
+BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
+    "no kind": ({}, "schedule kind must be one of ddpm, edm, flow, got None"),
+    "unknown kind": ({"kind": "cosine"}, "schedule kind must be one of"),
+    "unhashable kind": ({"kind": []}, "schedule kind must be one of"),
+    "unknown option": ({"kind": "edm", "beta": 1.0}, "schedule edm has no option 'beta'"),
+    "private option": ({"kind": "flow", "_margin": 0.1}, "schedule flow has no option '_margin'"),
+    "text": ({"kind": "edm", "sigma_min": "0.1"}, "schedule option sigma_min must be float, got '0.1'"),
+    "bool": ({"kind": "edm", "sigma_min": True}, "schedule option sigma_min must be float, got True"),
+    "float steps": ({"kind": "ddpm", "num_train_timesteps": 10.0}, "num_train_timesteps must be int"),
+    "no steps": ({"kind": "ddpm", "num_train_timesteps": 0}, "num_train_timesteps must be 1 to 1000000, got 0"),
+    "many steps": ({"kind": "ddpm", "num_train_timesteps": 1_000_001}, "num_train_timesteps must be 1 to"),
+    "unknown betas": ({"kind": "ddpm", "beta_schedule": "sigmoid"}, "beta_schedule must be one of linear"),
+    "betas swapped": ({"kind": "ddpm", "beta_start": 0.02, "beta_end": 1e-4}, "betas must satisfy"),
+    "beta of 1": ({"kind": "ddpm", "beta_end": 1.0}, "betas must satisfy"),
+    "beta NaN": ({"kind": "ddpm", "beta_start": math.nan}, "betas must satisfy"),
+    "vanishing image": ({"kind": "ddpm", "num_train_timesteps": 1_000_000}, "alpha_bar must stay inside"),
+    "vanishing noise": ({"kind": "ddpm", "beta_start": 1e-300}, "alpha_bar must stay inside"),
+    "sigma of 0": ({"kind": "edm", "sigma_min": 0.0}, "sigmas must satisfy 0 < min < max"),
+    "sigmas equal": ({"kind": "edm", "sigma_min": 1.0, "sigma_max": 1.0}, "sigmas must satisfy"),
+    "sigma infinite": ({"kind": "edm", "sigma_max": math.inf}, "sigmas must satisfy"),
+    "edm scale": ({"kind": "edm", "timestep_scale": math.nan}, "timestep_scale must be finite, got nan"),
+    "shift of 0": ({"kind": "flow", "shift": 0.0}, "shift must be positive"),
+    "shift NaN": ({"kind": "flow", "shift": math.nan}, "shift must be positive"),
+    "flow scale": ({"kind": "flow", "timestep_scale": math.inf}, "timestep_scale must be finite, got inf"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ENTRIES)
+def test_bad_entries_are_refused(name: str) -> None:
+    entry, message = BAD_ENTRIES[name]
+    with pytest.raises(InputError) as caught:
+        schedule_from_dict(entry)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("position", [[-1e-9], [1.0000001], [math.nan], 0.5, [[0.5]]])
+@pytest.mark.parametrize("schedule", EXAMPLES[2:5], ids=repr)
+def test_bad_positions_are_refused(schedule: AbstractSchedule, position: Any) -> None:
+    with pytest.raises(InputError, match=r"^positions must be"):
+        schedule.levels(position)
