@@ -5,6 +5,7 @@ has gone, as in ``fastdc classify ... | head`` (click ends the run quietly).
 """
 
 import importlib
+import io
 import os
 import sys
 
@@ -59,6 +60,8 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line. Set FASTDC_TRACEBACK=1 to see where an error came from."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a class or file may have a name that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(prog_name="fastdc", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,337 @@
+"""The command line: results on stdout, everything else on stderr, and one line and exit code 2 for any bad input.
+
+Commands run in this process through ``main()``, as the installed script does; what needs a process of its own (signals,
+pipes, missing packages) is in test_cli_process.py.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastdc
+from fastdc import ErrorTable
+from fastdc.classifier import find_model
+from fastdc.cli.main import main
+from fastdc.data import digits_test
+
+MLP = ("--model", "digits-mlp")
+COMMANDS = ("demo", "classify", "info", "train", "export")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Cli:
+    """Runs `fastdc` with arguments and returns its exit code, stdout and stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *args: str | Path) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["fastdc", *map(str, args)])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert isinstance(caught.value.code, int)
+        return Result(caught.value.code, *self._capsys.readouterr())
+
+    def refuses(self, *args: str | Path, naming: str = "") -> None:
+        result = self(*args)
+        assert result.code == 2, result
+        assert result.out == ""
+        (line,) = result.err.splitlines()
+        assert line.startswith("fastdc: error: "), line
+        assert naming in line
+        assert len(line) < 1000
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.delenv("FASTDC_TRACEBACK", raising=False)
+    return Cli(monkeypatch, capsys)
+
+
+@pytest.fixture
+def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, the working one, with test digits as images and arrays."""
+    pytest.importorskip("onnxruntime")
+    test = digits_test()
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(test.images[i, 0]).save(folder / f"{i}.png")
+    np.save(tmp_path / "a.npy", test.images[:5])
+    np.savez(tmp_path / "b.npz", images=test.images[:70], labels=test.labels[:70])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_demo_says_how_well_and_how_fast(cli: Cli) -> None:
+    pytest.importorskip("onnxruntime")
+    code, out, err = cli("demo", *MLP, "--draws", "4")
+    assert code == 0
+    rows = dict(line.split(None, 1) for line in out.splitlines())
+    assert list(rows) == ["model", "accuracy", "evaluations", "time"]
+    assert rows["model"] == "digits-mlp, onnx on cpu"
+    assert float(rows["accuracy"].split()[0]) > 97
+    assert rows["evaluations"] == "40 an image  (16,000 in all)"
+    assert err.startswith("next ")
+    assert cli("demo", *MLP, "--draws", "1", "--quiet").err == ""
+
+
+def test_demo_draws_a_sheet(cli: Cli, digits: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, out, _ = cli("demo", *MLP, "--draws", "2", "--plot", "sheet.png")
+    assert code == 0
+    assert out.splitlines()[-1] == "plot         sheet.png"
+    with Image.open(digits / "sheet.png") as sheet:
+        assert min(sheet.size) > 100
+
+
+def test_classify_prints_a_line_an_image(cli: Cli, digits: Path) -> None:
+    code, out, err = cli("classify", "digits", "digits/0.png", "a.npy", *MLP)
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    names = ["digits/0.png", "digits/1.png", "digits/2.png", "digits/0.png", *(f"a.npy[{i}]" for i in range(5))]
+    assert [row[0] for row in rows] == names
+    truth = [str(label) for label in digits_test().labels[:5]]
+    assert [row[1] for row in rows] == [*truth[:3], truth[0], *truth]
+    assert all(row[2].startswith(f"{row[1]} ") for row in rows)
+    assert rows[0] == rows[3]
+    assert rows[0][1:] == rows[4][1:]
+    assert err.startswith("9 images, 1,440 evaluations, ")
+    quiet = cli("classify", "digits", "digits/0.png", "a.npy", *MLP, "--quiet")
+    assert quiet == Result(0, out, "")
+
+
+def test_classify_says_how_accurate_it_was_when_labels_are_there(cli: Cli, digits: Path) -> None:
+    """70 images are more than one group: grouping must neither reorder nor repeat."""
+    code, out, err = cli("classify", "b.npz", *MLP, "--draws", "4")
+    assert code == 0
+    right = [
+        line.split("\t")[1] == str(label)
+        for line, label in zip(out.splitlines(), digits_test().labels[:70], strict=True)
+    ]
+    assert f"accuracy {100 * np.mean(right):.2f} %" in err
+    assert np.mean(right) > 0.9
+
+
+def test_classify_json_holds_what_reproduces_each_line(cli: Cli, digits: Path) -> None:
+    code, out, _ = cli("classify", "digits", *MLP, "--json", "--seed", "7", "--draws", "3")
+    assert code == 0
+    entries = [json.loads(line) for line in out.splitlines()]
+    assert [entry["image"] for entry in entries] == ["digits/0.png", "digits/1.png", "digits/2.png"]
+    result = fastdc.load("digits-mlp").classify(digits_test().images[:3], draws=3, seed=7)
+    for row, entry in enumerate(entries):
+        assert entry["label"] == result.labels[row]
+        assert entry["class"] == result.names[row]
+        assert entry["evaluations"] == 30
+        assert list(entry["probabilities"]) == list("0123456789")
+        np.testing.assert_allclose(list(entry["probabilities"].values()), result.probabilities[row], atol=1e-6)
+        np.testing.assert_allclose(list(entry["errors"].values()), result.errors[row], rtol=1e-4)
+        assert {key: entry[key] for key in result.provenance} == result.provenance
+
+
+def test_classify_saves_every_error(cli: Cli, digits: Path) -> None:
+    code, out, err = cli("classify", "b.npz", *MLP, "--draws", "2", "--save", "errors.npz")
+    assert code == 0
+    assert "errors saved to errors.npz" in err
+    table = ErrorTable.load("errors.npz")
+    assert table.errors.shape == (70, 10, 2)
+    assert (table.evaluations == 20).all()
+    labels = [line.split("\t")[1] for line in out.splitlines()]
+    assert [table.class_names[k] for k in table.mean().argmin(axis=1)] == labels
+    again = cli("classify", "b.npz", *MLP, "--draws", "2", "--save", "errors.npz", "--quiet")
+    assert again == Result(0, out, "")
+
+
+def test_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
+    options = (
+        "--decision",
+        "vote",
+        "--draws",
+        "3",
+        "--batch",
+        "7",
+        "--threads",
+        "1",
+        "--backend",
+        "onnx",
+        "--device",
+        "cpu",
+    )
+    (line,) = cli("classify", "digits/0.png", *MLP, *options, "--json", "--quiet").out.splitlines()
+    entry = json.loads(line)
+    assert entry["decision"] == "vote"
+    assert all(round(3 * share, 3) in (0, 1, 2, 3) for share in entry["probabilities"].values())
+
+
+def test_strange_file_names_stay_on_their_line(cli: Cli, digits: Path) -> None:
+    names = ["two\nlines\t.png", "naïve ☃.png", "\udcff.png", "\x1b[31m.png"]
+    for name in names:
+        shutil.copy("digits/0.png", name)
+    lines = cli("classify", *names, *MLP, "--draws", "1").out.splitlines()
+    assert [line.count("\t") for line in lines] == [2, 2, 2, 2]
+    assert lines[1].startswith("naïve ☃.png\t")
+    assert not any("\x1b" in line or "\udcff" in line for line in lines)
+    out = cli("classify", *names, *MLP, "--draws", "1", "--json").out
+    assert out.isascii()
+    assert [json.loads(line)["image"] for line in out.splitlines()] == names
+
+
+def test_info_shows_the_installation_and_models(cli: Cli) -> None:
+    code, out, err = cli("info")
+    assert (code, err) == (0, "")
+    rows = dict(line.split("  ", 1) for line in out.splitlines())
+    assert rows["fastdc"].strip() == fastdc.__version__
+    facts = json.loads(cli("info", "--json").out)
+    assert facts["fastdc"] == fastdc.__version__
+    assert facts["models"] == ["digits", "digits-mlp"]
+    assert facts["cpus"] >= 1
+    for name in facts["models"]:
+        shown = cli("info", name)
+        assert shown.code == 0
+        model = json.loads(cli("info", str(find_model(name)), "--json").out)
+        assert model["name"] == name
+        assert model["verified"] is True
+        assert model["sha256"] in shown.out
+        assert json.loads(model["schedule"])["kind"] == "edm"
+
+
+def test_help_has_examples_and_is_there_without_arguments(cli: Cli) -> None:
+    for command in COMMANDS:
+        shown = cli(command, "--help")
+        assert (shown.code, shown.err) == (0, "")
+        assert "Examples:" in shown.out
+        assert f"  fastdc {command}" in shown.out
+        assert cli(command, "-h") == shown
+    top = cli("--help")
+    assert all(f"  {command} " in top.out for command in COMMANDS)
+    assert cli() == top
+    assert cli("--version") == Result(0, f"fastdc, version {fastdc.__version__}\n", "")
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "naming"),
+    [
+        (("nothing",), "nothing"),
+        (("--wrong",), "--wrong"),
+        (("classify",), "IMAGES"),
+        (("classify", "a.npy", "--wrong"), "--wrong"),
+        (("classify", "a.npy", "--model"), "--model"),
+        (("classify", "a.npy", "--model", "no-such-model"), "no-such-model"),
+        (("classify", "a.npy", "--model", "./digits"), "./digits"),
+        (("classify", "a.npy", "--decision", "median"), "median"),
+        (("classify", "a.npy", "--rule", "race"), "rule"),
+        (("classify", "a.npy", "--backend", "jax"), "jax"),
+        (("classify", "a.npy", "--device", "gpu"), "device"),
+        (("classify", "a.npy", "--draws", "0"), "draws"),
+        (("classify", "a.npy", "--draws", "-3"), "draws"),
+        (("classify", "a.npy", "--draws", "abc"), "abc"),
+        (("classify", "a.npy", "--draws", "2000000"), "draws"),
+        (("classify", "a.npy", "--seed", "-1"), "seed"),
+        (("classify", "a.npy", "--seed", str(2**64)), "seed"),
+        (("classify", "a.npy", "--batch", "0"), "batch"),
+        (("classify", "a.npy", "--threads", "0"), "threads"),
+        (("classify", "missing.png"), "missing.png"),
+        (("classify", "empty"), "empty"),
+        (("classify", "truncated.png"), "truncated.png"),
+        (("classify", "text.png"), "text.png"),
+        (("classify", "zero.png"), "zero.png"),
+        (("classify", "a.npy", "text.png"), "text.png"),
+        (("classify", "nan.npy"), "nan.npy"),
+        (("classify", "range.npy"), "range.npy"),
+        (("classify", "shape.npy"), "shape.npy"),
+        (("classify", "text.npy"), "text.npy"),
+        (("classify", "two\nlines.png"), "two"),
+        (("classify", "\udcff.png"), ".png"),
+        (("classify", ""), ""),
+        (("classify", "a.npy", "--save", "no/such/folder/e.npz"), "no/such/folder"),
+        (("classify", "a.npy", "--save", "empty"), "empty"),
+        (("classify", "a.npy", "--save", "a.npy"), "a.npy"),
+        (("classify", "a.npy", "--save", "/proc/e.npz"), "/proc"),
+        (("demo", "--plot", "no/such/folder/e.png"), "no/such/folder"),
+        (("demo", "--plot", "e.gif"), "e.gif"),
+        (("demo", "--plot", "/proc/e.png"), "/proc"),
+        (("demo", "extra"), "extra"),
+        (("info", "no-such-model"), "no-such-model"),
+        (("info", "empty"), "empty"),
+        (("info", "digits", "digits"), "digits"),
+    ],
+)
+def test_bad_input_is_one_line(cli: Cli, digits: Path, args: tuple[str, ...], naming: str) -> None:
+    if "--plot" in args:
+        pytest.importorskip("matplotlib")
+    (digits / "empty").mkdir()
+    (digits / "truncated.png").write_bytes((digits / "digits" / "0.png").read_bytes()[:60])
+    (digits / "text.png").write_text("not an image")
+    (digits / "text.npy").write_text("not an array")
+    (digits / "zero.png").write_bytes(b"")
+    np.save(digits / "nan.npy", np.full((2, 1, 8, 8), np.nan))
+    np.save(digits / "range.npy", np.full((2, 1, 8, 8), 2.0))
+    np.save(digits / "shape.npy", np.zeros((2, 1, 8, 8, 8), np.uint8))
+    shutil.rmtree(digits / "digits")
+    before = sorted(digits.rglob("*"))
+    content = (digits / "a.npy").read_bytes()
+    cli.refuses(
+        *args, *(MLP if args[0] == "classify" and "--model" not in args and len(args) > 1 else ()), naming=naming
+    )
+    assert sorted(digits.rglob("*")) == before
+    assert (digits / "a.npy").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("fastdc.json", b""), ("fastdc.json", b"{}"), ("denoiser.onnx", b"short"), ("denoiser.onnx", None)],
+)
+def test_a_corrupt_bundle_is_one_line(cli: Cli, digits: Path, name: str, content: bytes | None) -> None:
+    shutil.copytree(find_model("digits-mlp"), digits / "model")
+    if content is None:  # one flipped bit: found by the hash
+        flipped = bytearray((digits / "model" / name).read_bytes())
+        flipped[1000] ^= 1
+        content = bytes(flipped)
+    (digits / "model" / name).write_bytes(content)
+    cli.refuses("classify", "a.npy", "--model", "model", naming="model")
+    cli.refuses("info", "model", naming="model")
+
+
+def test_a_device_that_is_not_there_is_one_line(cli: Cli, digits: Path) -> None:
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a CUDA device")
+    except ImportError:
+        pass
+    for backend in ("auto", "onnx", "torch"):
+        cli.refuses("classify", "a.npy", *MLP, "--device", "cuda", "--backend", backend)
+
+
+def test_a_defect_can_be_traced(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDC_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["fastdc", "info", "no-such-model"])
+    with pytest.raises(fastdc.BundleError):
+        main()
+
+
+def test_running_out_of_memory_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted() -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("fastdc.data.digits_test", exhausted)
+    cli.refuses("demo", naming="out of memory")

@@ -1,0 +1,115 @@
+"""The command line as a process: signals, closed pipes, missing packages, and the encoding of its output."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds import WITHOUT
+
+import fastdc
+from fastdc.data import digits_test
+
+MAIN = "from fastdc.cli.main import main; main()"
+
+
+def command(*args: str, without: str = "") -> list[str]:
+    prelude, hidden = (WITHOUT, (without,)) if without else ("", ())
+    return [sys.executable, "-c", prelude + MAIN, *hidden, *args]
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """4,000 images, more than are classified before a test has seen the first line."""
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "many.npy"
+    np.save(path, np.tile(digits_test().images, (10, 1, 1, 1)))
+    return path
+
+
+def test_an_interrupt_leaves_whole_lines(many: Path) -> None:
+    args = command("classify", str(many), "--model", "digits-mlp", "--json", "--draws", "32")
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [process.stdout.readline()]
+        process.send_signal(signal.SIGINT)
+        lines += process.stdout
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert err.split() == ["fastdc:", "interrupted"]
+    assert all(line.endswith("\n") for line in lines)
+    entries = [json.loads(line) for line in lines]
+    assert 1 <= len(entries) < 4000
+    assert [entry["image"] for entry in entries] == [f"{many}[{i}]" for i in range(len(entries))]
+    again = fastdc.load("digits-mlp").classify(digits_test().images[:64], draws=32)
+    assert [entry["label"] for entry in entries[:64]] == again.labels.tolist()[: len(entries)]
+
+
+def test_a_reader_that_leaves_is_no_error(many: Path) -> None:
+    args = command("classify", str(many), "--model", "digits-mlp", "--draws", "1")
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(str(many).encode())
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 1
+    assert err == b""
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnx", "torch"])
+def test_a_missing_backend_is_one_line_that_names_the_extra(backend: str) -> None:
+    args = command("demo", "--model", "digits-mlp", "--backend", backend, without="onnxruntime,torch")
+    result = subprocess.run(args, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("fastdc: error: ")
+    assert f"pip install 'fastdc[{'cuda' if backend == 'torch' else 'cpu'}]'" in line
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_work(tmp_path: Path) -> None:
+    args = command("demo", "--plot", str(tmp_path / "sheet.png"), without="matplotlib")
+    result = subprocess.run(args, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert "pip install 'fastdc[plot]'" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_refusals_load_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom fastdc.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'onnxruntime', 'diffusers', 'matplotlib', 'scipy') if name in sys.modules])"
+    )
+    for args in (["--help"], ["classify", "--help"], ["info"], ["classify", "x", "--model", "no-such-model"]):
+        result = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
+        assert result.stdout.splitlines()[-1] == "[]", args
+
+
+def test_output_that_cannot_show_a_character_is_no_error(tmp_path: Path) -> None:
+    """A terminal of another encoding: classes and files may have any name."""
+    pytest.importorskip("onnxruntime")
+    from PIL import Image
+
+    Image.fromarray(digits_test().images[0, 0]).save(tmp_path / "naïve ☃.png")
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    for extra in ([], ["--json"]):
+        args = command("classify", ".", "--model", "digits-mlp", "--draws", "1", "--quiet", *extra)
+        result = subprocess.run(args, capture_output=True, check=False, timeout=60, env=env, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, b"")
+        (line,) = result.stdout.decode("latin-1").splitlines()
+        shown = json.loads(line)["image"] if extra else line.split("\t")[0]
+        assert shown == ("naïve ☃.png" if extra else "naïve \\u2603.png")
+
+
+def test_the_installed_script_is_main() -> None:
+    from importlib.metadata import entry_points
+
+    (script,) = entry_points(group="console_scripts", name="fastdc")
+    assert script.value == "fastdc.cli.main:main"
