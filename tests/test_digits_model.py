@@ -1,0 +1,99 @@
+"""The shipped models on the shipped data: real digits, real accuracy, and probabilities that mean what they say.
+
+The UNet's run over all 400 images is the one slow test of the suite (some 20 s of one core), shared by everything that
+looks at it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fastdc
+from fastdc import Classification
+from fastdc.data import digits_test
+
+MODELS = ("digits", "digits-mlp")
+FOLDER = Path(fastdc.__file__).parent / "models"
+
+_results: dict[str, Classification] = {}
+
+
+@pytest.fixture(scope="session")
+def truth() -> NDArray[np.int64]:
+    return digits_test().labels
+
+
+@pytest.fixture(params=[pytest.param("digits", marks=pytest.mark.slow), "digits-mlp"])
+def result(request: pytest.FixtureRequest) -> Classification:
+    """All 400 images with the defaults, once a model and session."""
+    pytest.importorskip("onnxruntime")
+    name: str = request.param
+    if name not in _results:
+        _results[name] = fastdc.load(name).classify(digits_test().images)
+    return _results[name]
+
+
+def test_accuracy(result: Classification, truth: NDArray[np.int64]) -> None:
+    """At least 98.5 %, that is at most 6 of 400 wrong; a vote of the same draws may lose a little."""
+    assert np.mean(result.labels == truth) >= 0.985
+    assert np.mean(result.votes.argmax(axis=1) == truth) >= 0.97
+
+
+def test_sixteen_draws_of_ten_classes_are_160_evaluations(result: Classification) -> None:
+    assert result.evaluations.tolist() == [160] * 400
+    assert result.provenance["plan"]["draws"] == 16
+    assert result.class_names == tuple("0123456789")
+
+
+def test_the_right_class_is_likely(result: Classification, truth: NDArray[np.int64]) -> None:
+    """Whatever the temperature: most images are sure, and the few mistakes are less sure than the rest."""
+    confidence = result.probabilities.max(axis=1)
+    right = result.labels == truth
+    assert np.median(confidence) > 0.9
+    assert confidence[right].mean() > confidence[~right].mean()
+
+
+def test_calibrated_probabilities_are_as_sure_as_they_are_right(
+    result: Classification, truth: NDArray[np.int64]
+) -> None:
+    manifest = fastdc.load_bundle(FOLDER / result.table.model).manifest
+    assert result.provenance["temperature"] == manifest["defaults"]["temperature"]
+    if "calibration" not in str(manifest["provenance"]):
+        pytest.skip(f"{result.table.model} does not say that it was calibrated")
+    accuracy = np.mean(result.labels == truth)
+    # A calibrated confidence misses the accuracy by sampling alone: sqrt(0.015 * 0.985 / 400) = 0.6 points, times
+    # four, and a point for a temperature that was fitted on other images.
+    assert abs(result.probabilities.max(axis=1).mean() - accuracy) < 0.035
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shipped_bundles_are_whole_and_say_where_they_come_from(name: str) -> None:
+    bundle = fastdc.load_bundle(FOLDER / name)
+    bundle.verify()
+    assert bundle.name == name
+    assert bundle.files == ("denoiser.onnx", "weights.safetensors")
+    assert sum(entry["bytes"] for entry in bundle.manifest["files"].values()) < 4_000_000
+    provenance: dict[str, Any] = bundle.manifest["provenance"]
+    assert provenance["training_images"] == 1200
+    assert {"seed", "steps", "parameters", "command", "data_sha256"} <= set(provenance)
+    assert "/" not in provenance["command"], "a path of the machine that trained it"
+
+
+def test_the_test_images_are_real() -> None:
+    """Each is one of scikit-learn's 1,797 digits with its label, and none is there twice."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    source = datasets.load_digits()
+    pixels = source.images.astype(np.int64)  # 0 ... 16
+    known = {image.tobytes(): int(label) for image, label in zip(pixels, source.target, strict=True)}
+    test = digits_test()
+    assert test.images.shape == (400, 1, 8, 8)
+    levels = np.rint(test.images[:, 0] / 255 * 16).astype(np.int64)
+    assert [known.get(image.tobytes()) for image in levels] == test.labels.tolist()
+    np.testing.assert_allclose(test.images[:, 0], levels / 16 * 255, atol=0.5)
+    assert len({image.tobytes() for image in levels}) == 400
+    counts = np.bincount(test.labels)
+    assert len(counts) == 10
+    assert counts.min() >= 30
