@@ -19,12 +19,16 @@ FASTDC_HD float load(Half value) {
 #if defined(__CUDA_ARCH__)
   return __half2float(__ushort_as_half(value.bits));
 #else
-  // Shift the 15 magnitude bits into float position and rescale by 2^112: exact for normals and subnormals alike.
-  // Infinity and NaN arrive as 2^16 and more, which no finite half reaches.
+  // Normal halves: rebias the exponent. Subnormals count units of 2^-24, which is the last bit of floats in [0.5, 1):
+  // exact, and unlike a float subnormal nothing that a flush-to-zero mode of the caller's thread could change.
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-  const uint32_t shifted = static_cast<uint32_t>(value.bits & 0x7FFFu) << 13;
-  const uint32_t scaled = FASTDC_FLOAT_TO_BITS(FASTDC_BITS_TO_FLOAT(shifted) * 0x1p112f);
-  const uint32_t magnitude = shifted >= 0x0F800000u ? shifted | 0x7F800000u : scaled;
+  const int32_t bits = value.bits & 0x7FFF;  // signed: SSE2 compares no other integers
+  const uint32_t shifted = static_cast<uint32_t>(bits) << 13;
+  const uint32_t normal = shifted + 0x38000000u;
+  const uint32_t subnormal =
+      FASTDC_FLOAT_TO_BITS(FASTDC_BITS_TO_FLOAT(static_cast<uint32_t>(bits) + 0x3F000000u) - 0.5f);
+  const uint32_t finite = bits < 0x0400 ? subnormal : normal;
+  const uint32_t magnitude = bits > 0x7BFF ? shifted | 0x7F800000u : finite;  // infinity, NaN
   return FASTDC_BITS_TO_FLOAT(magnitude | sign);
 #endif
 }

@@ -106,3 +106,18 @@ def test_bad_inputs_are_refused() -> None:
     for images in (TENSORS[0].to_sparse(), TENSORS[0].to("meta"), TENSORS[0].to(torch.complex64)):
         with pytest.raises(InputError, match=r"^images: "):
             ops.add_noise(images, *TENSORS[1:], **SEED, out=torch.empty(45, 60))
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="needs a CPU with a flush-to-zero mode")
+def test_a_flush_to_zero_mode_changes_no_bits() -> None:
+    """Of the calling thread, as torch sets it: half precision has subnormals that float32 must not lose."""
+    case = make_case(60, "shuffled", "float16")
+    case.output[:] = np.arange(case.output.size, dtype=np.uint16).view(np.float16).reshape(case.output.shape)
+    expected = case.add_noise(dtype="float16"), case.denoising_error(), case.denoising_error(loss="l1")
+    torch.set_flush_denormal(True)
+    try:
+        flushed = case.add_noise(dtype="float16"), case.denoising_error(), case.denoising_error(loss="l1")
+    finally:
+        torch.set_flush_denormal(False)
+    for actual, wanted in zip(flushed, expected, strict=True):
+        assert bits(actual) == bits(wanted)
