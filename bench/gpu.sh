@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Verifies and measures the CUDA kernels on the GPU of this machine, without a network:
+#
+#     bench/gpu.sh [RESULT.json]          default: bench/results/gpu-DEVICE.json
+#
+# 1. builds fastdc from these sources for this device, into a temporary folder
+# 2. runs `pytest -m cuda`
+# 3. runs a part of it under compute-sanitizer, where there is one (SANITIZE=0: not)
+# 4. compares CPU and CUDA noise bit for bit and times the kernels against a device-to-device copy (gpu_check.py)
+#
+# Needs a GPU with its driver, nvcc, g++, CMake, Python 3.11 or later with torch for CUDA, the build requirements and the
+# base and test requirements of pyproject.toml. What Python lacks may lie as wheels in the folder .whl of the repository.
+# PYTHON and CUDACXX choose the interpreter and nvcc. Exit status: 0 all is well, 1 something failed, 2 nothing was done.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-python3}
+result=${1:-}
+
+refuse() {
+  printf 'bench/gpu.sh: %s\n' "$@" >&2
+  exit 2
+}
+
+[[ $# -le 1 && ${result} != -* ]] || refuse "usage: bench/gpu.sh [RESULT.json]"
+command -v "${python}" >/dev/null || refuse "no ${python}: set PYTHON to a Python with torch for CUDA"
+if [[ -z ${CUDACXX:-} ]]; then
+  CUDACXX=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)
+fi
+[[ -n ${CUDACXX} && -x ${CUDACXX} ]] || refuse "no nvcc: put it on PATH, or set CUDACXX"
+export CUDACXX
+
+work=$(mktemp -d)
+trap 'rm -rf "${work}"' EXIT
+[[ -z ${result} ]] || result=$(realpath -m "${result}")
+
+if compgen -G "${root}/.whl/*.whl" >/dev/null; then
+  "${python}" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
+    --target "${work}/tools" "${root}"/.whl/*.whl || refuse "the wheels in .whl do not install into ${python}"
+  export PYTHONPATH="${work}/tools${PYTHONPATH:+:${PYTHONPATH}}"
+fi
+
+# The architecture of device 0, "90" for compute capability 9.0; every reason to refuse at once.
+architecture=$("${python}" - "${CUDACXX}" <<'PYTHON'
+import importlib.util, shutil, subprocess, sys
+
+problems = []
+if sys.version_info < (3, 11):
+    problems.append(f"Python 3.11 or later is needed, this is {sys.version.split()[0]}")
+needed = {
+    "torch": "torch", "scikit_build_core": "scikit-build-core", "pybind11": "pybind11", "tvm_ffi": "apache-tvm-ffi",
+    "numpy": "numpy", "scipy": "scipy", "PIL": "pillow", "safetensors": "safetensors", "click": "click",
+    "tqdm": "tqdm", "pytest": "pytest", "ml_dtypes": "ml_dtypes",
+}
+missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
+if missing:
+    problems.append(f"{sys.executable} lacks {', '.join(missing)}: install them, or put wheels into .whl")
+if shutil.which("g++") is None:
+    problems.append("no g++ on PATH")
+if shutil.which("cmake") is None and importlib.util.find_spec("cmake") is None:
+    problems.append("no CMake: put cmake on PATH, or its wheel into .whl")
+architecture = ""
+if "torch" not in missing:
+    import torch
+
+    if torch.version.cuda is None:
+        problems.append(f"torch {torch.__version__} is built without CUDA")
+    elif not torch.cuda.is_available():
+        problems.append("no usable GPU: torch sees none (is there a device, and its driver?)")
+    else:
+        architecture = "{}{}".format(*torch.cuda.get_device_capability(0))
+        known = subprocess.run([sys.argv[1], "--list-gpu-code"], capture_output=True, text=True).stdout.split()
+        if f"sm_{architecture}" not in known:
+            problems.append(f"{sys.argv[1]} has no sm_{architecture}, the architecture of this device")
+for problem in problems:
+    print(f"bench/gpu.sh: {problem}", file=sys.stderr)
+print(architecture)
+sys.exit(2 if problems else 0)
+PYTHON
+) || exit 2
+
+echo "== build for sm_${architecture}"
+export CMAKE_PREFIX_PATH="$("${python}" -m pybind11 --cmakedir)${CMAKE_PREFIX_PATH:+:${CMAKE_PREFIX_PATH}}"
+if ! FASTDC_CUDA=ON FASTDC_CUDA_ARCHITECTURES="${architecture}-real" \
+  "${python}" -m pip install --no-index --no-build-isolation --no-deps --no-compile --no-cache-dir \
+  --disable-pip-version-check --target "${work}/site" -C build-dir="${work}/build" "${root}" >"${work}/build.log" 2>&1; then
+  tail -40 "${work}/build.log" >&2
+  echo "bench/gpu.sh: the build failed" >&2
+  exit 1
+fi
+
+# PYTHONSAFEPATH: the package comes from the folder just built, not from the sources, which have no native module.
+built="${work}/site${PYTHONPATH:+:${PYTHONPATH}}"
+run_tests() { PYTHONSAFEPATH=1 PYTHONPATH="${built}" "$@"; }
+cd "${root}"
+run_tests "${python}" -c 'import sys, fastdc; sys.exit(not fastdc.__file__.startswith(sys.argv[1]))' "${work}/site" ||
+  refuse "${python} imports another fastdc, installed in editable mode: uninstall it, or set PYTHON to another"
+
+echo "== pytest -m cuda"
+run_tests "${python}" -m pytest -m cuda tests -q -p no:cacheprovider --continue-on-collection-errors \
+  --junitxml="${work}/tests.xml" || true
+
+sanitized=""
+if [[ ${SANITIZE:-1} != 0 ]] && command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    echo "== compute-sanitizer --tool ${tool}"
+    status=0
+    # Without torch's cache every array is an allocation of its own, so that overruns are seen. 77: errors were found.
+    run_tests env PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 180 compute-sanitizer --tool "${tool}" --error-exitcode 77 \
+      "${python}" -m pytest tests/test_cuda.py -q -p no:cacheprovider -k "783 and runs or outside" || status=$?
+    sanitized="${sanitized} ${tool}=${status}"
+  done
+fi
+
+echo "== noise and times"
+PYTHONPATH="${built}" "${python}" bench/gpu_check.py --junit "${work}/tests.xml" --sanitizer "${sanitized}" \
+  ${result:+--out "${result}"}

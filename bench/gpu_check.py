@@ -1,0 +1,200 @@
+"""What bench/gpu.sh runs on a GPU: the noise bit for bit against the CPU, kernel times against a copy, one JSON.
+
+    bench/gpu.sh [RESULT.json]                              builds for the device first; the usual way
+    python bench/gpu_check.py --out RESULT.json [--quick]   with a fastdc that was built with CUDA
+
+Also reads the outcome of the tests and of compute-sanitizer, which bench/gpu.sh ran before. A part that fails is noted
+among the problems and does not take the others with it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from common import RESULTS, ROOT, parser, print_table, save
+from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
+
+from fastdc import ops
+from fastdc.exceptions import FastdcError
+from fastdc.extras import require
+
+Result = TypeVar("Result")
+
+SEEDS = (0, 0x9E3779B97F4A7C15)
+
+
+def gpu_stamp(torch: Any) -> dict[str, Any]:
+    """The device, the driver, the build and the sources that the numbers belong to."""
+    properties = torch.cuda.get_device_properties(0)
+    digest = hashlib.sha256()
+    for path in sorted((ROOT.parent / "csrc").iterdir()):
+        digest.update(path.read_bytes())
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": l2_bytes(torch),
+        "driver": driver_version(),
+        "torch_cuda": torch.version.cuda,
+        "build": ops.build_config(),
+        "csrc_sha256": digest.hexdigest(),
+    }
+
+
+def driver_version() -> str | None:
+    """As nvidia-smi says it."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def compare_noise(torch: Any, normals: int) -> dict[str, Any]:
+    """Makes `normals` normals on both sides, in pieces, and counts those whose bits differ."""
+    size, rows = 2**20, 32
+    result: dict[str, Any] = {"normals": 0, "different": 0, "first_difference": None}
+    for piece in range(-(-normals // (size * rows))):
+        seed = SEEDS[piece % len(SEEDS)]
+        streams = np.arange(rows, dtype=np.int64) * 2**50 + piece  # all 56 bits take part
+        draws = np.arange(rows, dtype=np.int32) * 65_537 + piece
+        expected = ops.philox_normal(streams, draws, size, seed=seed).view(np.uint32)
+        on_device = ops.philox_normal(torch.from_numpy(streams).cuda(), torch.from_numpy(draws).cuda(), size, seed=seed)
+        actual = on_device.cpu().numpy().view(np.uint32)
+        different = np.flatnonzero(actual != expected)
+        result["normals"] += expected.size
+        result["different"] += len(different)
+        if len(different) and result["first_difference"] is None:
+            row, element = divmod(int(different[0]), size)
+            bits = [f"{int(side.flat[different[0]]):08x}" for side in (expected, actual)]
+            result["first_difference"] = {
+                "seed": seed, "stream": int(streams[row]), "draw": int(draws[row]), "element": element,
+                "cpu": bits[0], "cuda": bits[1],
+            }  # fmt: skip
+    return result
+
+
+class Attempts:
+    """Runs the parts of a session one by one; a part that fails is noted and does not take the others with it."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+
+    def __call__(self, name: str, part: Callable[[], Result]) -> Result | None:
+        try:
+            return part()
+        except (FastdcError, RuntimeError) as error:
+            self.failures.append(f"{name}: {str(error).partition(chr(10))[0]}")
+            return None
+
+
+def measure(bench: Bench, attempt: Attempts, *, quick: bool) -> list[Row]:
+    """All rows, in the order of the table."""
+    parts: list[tuple[str, Callable[[], Row]]] = [("philox_normal", lambda: bench.philox_normal(LARGE[0]))]
+    for shape in LARGE if quick else (*STEPS, *LARGE):
+        for dtype in ("float32",) if quick else ELEMENT_BYTES:
+            for op in (bench.add_noise, bench.denoising_error):
+                parts.append((f"{op.__name__} {shape.name} {dtype}", partial(op, shape, dtype)))
+    if not quick:
+        for shape, dtype in ((STEPS[1], "float32"), (STEPS[3], "float16")):
+            parts.append((f"error_map {shape.name} {dtype}", partial(bench.error_map, shape, dtype)))
+    rows = [attempt(name, part) for name, part in parts]
+    return [row for row in rows if row is not None]
+
+
+def read_junit(path: Path) -> dict[str, Any]:
+    """Counts of a pytest run, with the names of what failed; a module that could not be imported is told apart."""
+    counts: dict[str, Any] = {"passed": 0, "skipped": 0, "failed": [], "not_imported": [], "device_tests_passed": 0}
+    for case in ET.parse(path).getroot().iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        error = case.find("error")
+        if error is not None and "collection failure" in (error.get("message") or ""):
+            counts["not_imported"].append(name.strip(":"))
+        elif error is not None or case.find("failure") is not None:
+            counts["failed"].append(name)
+        elif case.find("skipped") is not None:
+            counts["skipped"] += 1
+        else:
+            counts["passed"] += 1
+            counts["device_tests_passed"] += "test_cuda::" in name
+    return counts
+
+
+def problems(result: dict[str, Any]) -> list[str]:
+    """What is wrong with a result, in words; empty: everything held."""
+    found = []
+    tests, noise = result["tests"], result["noise"]
+    if tests is not None and tests["failed"]:
+        found.append(f"{len(tests['failed'])} tests failed: {', '.join(tests['failed'][:5])}")
+    if tests is not None and not tests["device_tests_passed"]:
+        found.append("no test of tests/test_cuda.py ran")
+    found += result["failures"]
+    if noise is not None and noise["different"]:
+        found.append(f"{noise['different']} of {noise['normals']} normals differ from the CPU's")
+    found += [f"compute-sanitizer {tool} reported errors" for tool, code in result["sanitizer"].items() if code == "77"]
+    if result["capture_error"]:
+        found.append(f"graph capture failed: {result['capture_error']}")
+    return found
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints the table, the verdict on the noise, and the problems."""
+    copy, noise = result["copy_gigabytes_per_second"], result["noise"]
+    print_table(
+        result["gpu"]["name"] + (f", copy {copy:.0f} GB/s" if copy else ""),
+        ["op", "shape", "B", "classes", "dtype", "us", "GB/s", "of copy"],
+        [
+            [r["op"], r["shape"], str(r["cells"]), str(r["classes"]), r["dtype"], f"{r['microseconds']:.1f}",
+             f"{r['gigabytes_per_second']:.0f}", f"{r['of_copy']:.0%}"]
+            for r in result["rows"]
+        ],
+    )  # fmt: skip
+    if noise is not None:
+        print(f"\nnoise: {noise['different']} of {noise['normals']} normals differ from the CPU's")
+    for problem in result["problems"]:
+        print(f"problem: {problem}", file=sys.stderr)
+
+
+def main() -> int:
+    arguments = parser(__doc__, "gpu")
+    arguments.set_defaults(out=None)
+    arguments.add_argument("--quick", action="store_true", help="few shapes, few repetitions")
+    arguments.add_argument("--junit", type=Path, help="JUnit file of the run of pytest -m cuda")
+    arguments.add_argument("--sanitizer", default="", help="TOOL=EXIT-STATUS ... of compute-sanitizer")
+    options = arguments.parse_args()
+    torch = require("torch", extra="cuda")
+    if not ops.build_config()["cuda"] or ops.cuda_device_count() == 0 or not torch.cuda.is_available():
+        print("gpu_check: needs a fastdc built with CUDA, and a CUDA device; bench/gpu.sh builds one", file=sys.stderr)
+        return 2
+    clock, attempt = Clock(torch, replays=10 if options.quick else 50), Attempts()
+    bench = Bench(torch, clock)
+    copy = attempt("copy", lambda: 2**31 / bench.copy_microseconds(2**31) * 1e-3)
+    result: dict[str, Any] = {
+        "gpu": gpu_stamp(torch),
+        "tests": read_junit(options.junit) if options.junit else None,
+        "sanitizer": dict(item.split("=") for item in options.sanitizer.split()),
+        "noise": attempt("noise", lambda: compare_noise(torch, 2**26 if options.quick else 2**29)),
+        "copy_gigabytes_per_second": copy,
+        "host_microseconds_per_call": attempt("host time", bench.host_microseconds),
+        "rows": [asdict(row) for row in measure(bench, attempt, quick=options.quick)],
+        "capture_error": clock.capture_error,
+        "failures": attempt.failures,
+    }
+    result["problems"] = problems(result)
+    show(result)
+    slug = re.sub(r"[^a-z0-9]+", "-", result["gpu"]["name"].lower()).strip("-")
+    save(options.out or RESULTS / f"gpu-{slug}.json", result)
+    return 1 if result["problems"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""bench/gpu.sh where there is no GPU, and how bench/gpu_check.py reads and judges what ran."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+
+from gpu_check import Attempts, problems, read_junit  # noqa: E402
+
+from fastdc import BackendError  # noqa: E402
+
+
+def has_gpu() -> bool:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return bool(torch.cuda.is_available())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a bash script for Linux")
+def test_it_refuses_without_a_gpu_and_writes_nothing(tmp_path: Path) -> None:
+    if has_gpu():
+        pytest.skip("there is a GPU")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "PYTHON": sys.executable, "TMPDIR": str(temporary)}
+    before = sorted(ROOT.joinpath("bench").rglob("*.json"))
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(tmp_path / "result.json")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    lines = run.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("bench/gpu.sh: ") for line in lines)
+    assert sorted(tmp_path.iterdir()) == [temporary]
+    assert list(temporary.iterdir()) == []
+    assert sorted(ROOT.joinpath("bench").rglob("*.json")) == before
+
+
+def test_junit_is_counted_by_outcome(tmp_path: Path) -> None:
+    path = tmp_path / "tests.xml"
+    path.write_text(
+        """<testsuites><testsuite>
+        <testcase classname="tests.test_cuda" name="test_a[1]"/>
+        <testcase classname="tests.test_other" name="test_a"/>
+        <testcase classname="tests.test_cuda" name="test_b"><failure message="no"/></testcase>
+        <testcase classname="tests.test_cuda" name="test_c"><error message="failed on setup"/></testcase>
+        <testcase classname="" name="tests.test_x"><error message="collection failure"/></testcase>
+        <testcase classname="" name="tests.test_y"><skipped message="why"/></testcase>
+        </testsuite></testsuites>""",
+        encoding="utf-8",
+    )
+    assert read_junit(path) == {
+        "passed": 2,
+        "skipped": 1,
+        "failed": ["tests.test_cuda::test_b", "tests.test_cuda::test_c"],
+        "not_imported": ["tests.test_x"],
+        "device_tests_passed": 1,
+    }
+
+
+def good_result() -> dict[str, Any]:
+    return {
+        "tests": {"failed": [], "device_tests_passed": 3},
+        "noise": {"normals": 8, "different": 0},
+        "sanitizer": {"memcheck": "0", "racecheck": "124"},
+        "capture_error": None,
+        "failures": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("tests", {"failed": ["a"], "device_tests_passed": 3}, "1 tests failed: a"),
+        ("tests", {"failed": [], "device_tests_passed": 0}, "no test of tests/test_cuda.py ran"),
+        ("noise", {"normals": 8, "different": 2}, "2 of 8 normals differ"),
+        ("sanitizer", {"memcheck": "77"}, "compute-sanitizer memcheck reported errors"),
+        ("capture_error", "no capture", "graph capture failed: no capture"),
+        ("failures", ["copy: out of memory"], "copy: out of memory"),
+    ],
+)
+def test_every_kind_of_problem_is_named(key: str, value: object, expected: str) -> None:
+    assert problems(good_result()) == []
+    (found,) = problems({**good_result(), key: value})
+    assert expected in found
+
+
+def test_a_part_that_fails_is_noted_and_leaves_the_others() -> None:
+    attempt = Attempts()
+
+    def fail() -> int:
+        raise BackendError("launch failed\nsecond line")
+
+    assert attempt("noise", fail) is None
+    assert attempt("copy", lambda: 3) == 3
+    assert attempt.failures == ["noise: launch failed"]
