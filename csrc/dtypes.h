@@ -60,4 +60,14 @@ FASTDC_HD void store(float value, Half& out) {
 #endif
 }
 
+// Host: calls body(typed pointer) for the element type of the network's side.
+template <class Body>
+static inline void with_dtype(DType dtype, const void* data, Body&& body) {
+  switch (dtype) {
+    case DType::kFloat32: return body(static_cast<const float*>(data));
+    case DType::kFloat16: return body(static_cast<const Half*>(data));
+    case DType::kBFloat16: return body(static_cast<const BFloat16*>(data));
+  }
+}
+
 }  // namespace fastdc

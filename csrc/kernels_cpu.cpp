@@ -145,8 +145,7 @@ void denoising_error_run(const Step& step, Run run, float delta, const T* output
     }
   }
   for (int64_t cell = run.begin; cell < run.end; ++cell) {
-    const double mean = totals[cell - run.begin] / static_cast<double>(step.size);
-    errors[cell] = static_cast<float>(static_cast<double>(row.weight) * mean);
+    errors[cell] = weighted_mean(totals[cell - run.begin], step.size, row.weight);
   }
 }
 
@@ -181,16 +180,6 @@ void error_map_typed(const Step& step, float delta, const T* output, const float
       });
     }
   });
-}
-
-// Calls body(typed pointer) for the element type of the network's side.
-template <class Body>
-void with_dtype(DType dtype, const void* data, Body&& body) {
-  switch (dtype) {
-    case DType::kFloat32: return body(static_cast<const float*>(data));
-    case DType::kFloat16: return body(static_cast<const Half*>(data));
-    case DType::kBFloat16: return body(static_cast<const BFloat16*>(data));
-  }
 }
 
 template <Loss loss>

@@ -290,16 +290,6 @@ bool aligned(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % alignof(Quad<T>) == 0;
 }
 
-// Calls body(typed pointer) for the element type of the network's side.
-template <class Body>
-void with_dtype(DType dtype, const void* data, Body&& body) {
-  switch (dtype) {
-    case DType::kFloat32: return body(static_cast<const float*>(data));
-    case DType::kFloat16: return body(static_cast<const Half*>(data));
-    case DType::kBFloat16: return body(static_cast<const BFloat16*>(data));
-  }
-}
-
 template <class T>
 void add_noise_typed(const Step& step, T* u, float* timestep, int64_t* labels, void* stream) {
   const bool vector = step.size % kQuad == 0 && aligned(step.images) && aligned(u);
