@@ -156,6 +156,47 @@ def test_huber_at_the_threshold() -> None:
     assert np.isnan(errors[8])
 
 
+def lane_sum(rho: npt.NDArray[np.float32]) -> float:
+    """The order of kernels_cpu.cpp: 16 float32 lanes over 1024 pixels, folded in float64, chunk after chunk."""
+    total = 0.0
+    for start in range(0, len(rho), 1024):
+        chunk = rho[start : start + 1024]
+        lanes = np.zeros(16, np.float32)
+        for at in range(0, len(chunk), 16):
+            part = chunk[at : at + 16]
+            lanes[: len(part)] += part
+        sums = lanes.astype(np.float64)
+        while len(sums) > 1:
+            sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
+        total += float(sums[0])
+    return total
+
+
+@pytest.mark.parametrize("target", [False, True])
+@pytest.mark.parametrize("size", [1, 15, 17, 65, 783, 1024, 1025, 3072])
+def test_the_bits_follow_from_the_documented_order(size: int, target: bool) -> None:
+    """Every operation and sum again in NumPy's float32: saved results are replayed by later versions."""
+    case = make_case(size, "shuffled", "float16", target=target)
+    u, maps = case.add_noise(), np.zeros((3, CLASSES, size), np.float32)
+    expected = {loss: np.empty(len(case.cells), np.float32) for loss in ops.LOSSES}
+    for b, (i, k, j) in enumerate(case.cells.tolist()):
+        gx, ge, a, cb, cc, cd, weight, _ = case.rows[j]
+        x, f = case.images[i], case.output[b].astype(np.float32)
+        e = ops.philox_normal(case.streams[i : i + 1], np.array([j], np.int32), size, seed=case.seed, purpose=3)[0]
+        assert_same_bits(u[b], gx * x + ge * e)
+        r = a * f + (cb * x + (cc * e if case.target is None else cc * e + cd * case.target[i]))
+        size_of_r, delta = np.abs(r), np.float32(DELTA)
+        huber = np.where(
+            size_of_r <= delta, np.float32(0.5) * r * r, delta * (size_of_r - np.float32(0.5) * delta)
+        ).astype(np.float32)
+        for loss, rho in {"l2": r * r, "l1": size_of_r, "huber": huber}.items():
+            expected[loss][b] = np.float32(float(weight) * (lane_sum(rho) / size))
+        maps[i, k] += weight * huber
+    for loss in ops.LOSSES:
+        assert_same_bits(case.denoising_error(loss=loss, delta=DELTA), expected[loss])
+    assert_same_bits(case.error_map(np.zeros_like(maps), loss="huber", delta=DELTA), maps)
+
+
 def results_of(case: Case) -> list[npt.NDArray[Any]]:
     maps = np.full((len(case.images), CLASSES, case.images.shape[1]), 0.25, np.float32)
     timestep, labels = np.empty(len(case.cells), np.float32), np.empty(len(case.cells), np.int64)
