@@ -201,7 +201,7 @@ def _check_meta(meta: Any, path: str | os.PathLike[str]) -> None:
         value = meta.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"{path}: {name} must be {kind.__name__}, got {value!r:.80}")
-        if name == "version" and value > VERSION:  # before the other fields, which may have changed
+        if name == "version" and meta[name] > VERSION:  # before the other fields, which may have changed
             raise InputError(f"{path} has format version {value}, this fastdc reads up to {VERSION}: upgrade fastdc")
     if not all(isinstance(name, str) for name in meta["class_names"]):
         raise InputError(f"{path}: class_names must be strings")
