@@ -21,6 +21,7 @@ from fastdc.exceptions import BundleError, InputError
 from fastdc.model import Defaults, Model
 from fastdc.ops import LOSSES
 from fastdc.parameterization import parameterization_from_dict
+from fastdc.plan import MAX_DRAWS
 from fastdc.schedules import schedule_from_dict
 from fastdc.weighting import WEIGHTINGS
 
@@ -319,8 +320,8 @@ def _defaults(entry: dict[str, Any]) -> Defaults:
             raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels}")
     values: dict[str, Any] = {**entry, "levels": None if levels is None else (float(levels[0]), float(levels[1]))}
     defaults = Defaults(**values)
-    if not _is_int(defaults.draws) or defaults.draws < 1:
-        raise BundleError(f"defaults.draws must be a positive whole number, got {defaults.draws!r:.80}")
+    if not _is_int(defaults.draws) or not 1 <= defaults.draws <= MAX_DRAWS:
+        raise BundleError(f"defaults.draws must be a whole number from 1 to {MAX_DRAWS}, got {defaults.draws!r:.80}")
     if defaults.weighting not in WEIGHTINGS or defaults.loss not in LOSSES:
         raise BundleError(
             f"defaults name an unknown weighting or loss: {defaults.weighting!r:.60}, {defaults.loss!r:.60}"

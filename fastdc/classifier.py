@@ -90,7 +90,7 @@ class DiffusionClassifier:
         *,
         draws: int | None = None,
         seed: int = 0,
-        levels: tuple[float, float] | None = None,
+        levels: tuple[float, float] | str | None = None,
         weighting: str | None = None,
         loss: str | None = None,
         streams: Any = None,
@@ -102,7 +102,8 @@ class DiffusionClassifier:
             images: (n, c, h, w), uint8 or float in [0, 1].
             draws: Draws a class, J; default: the model's.
             seed: Of the noise, in [0, 2^64).
-            levels: Band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values;
+            levels: Band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values, or
+                "all" for the whole schedule;
                 default: the model's.
             weighting: "uniform", "edm", "vlb", "exp" or "min_snr"; default: the model's.
             loss: "l2", "l1" or "huber"; default: the model's.
@@ -130,7 +131,7 @@ class DiffusionClassifier:
         decision: str = "mean",
         draws: int | None = None,
         seed: int = 0,
-        levels: tuple[float, float] | None = None,
+        levels: tuple[float, float] | str | None = None,
         weighting: str | None = None,
         loss: str | None = None,
         temperature: float | None = None,
@@ -204,12 +205,12 @@ class DiffusionClassifier:
         )
 
     def _plan_config(
-        self, draws: int | None, levels: tuple[float, float] | None, weighting: str | None, loss: str | None
+        self, draws: int | None, levels: tuple[float, float] | str | None, weighting: str | None, loss: str | None
     ) -> PlanConfig:
         defaults = self.model.defaults
         return PlanConfig(
             draws=defaults.draws if draws is None else draws,
-            levels=defaults.levels if levels is None else levels,
+            levels=defaults.levels if levels is None else _band(levels),
             weighting=defaults.weighting if weighting is None else weighting,
             loss=defaults.loss if loss is None else loss,
         )
@@ -265,6 +266,15 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise BundleError(f"no model {name!r}: expected a bundle folder or one of {', '.join(shipped_models())}")
     return path
+
+
+def _band(levels: tuple[float, float] | str) -> tuple[float, float] | None:
+    """The band of a plan: a pair, or None for "all"."""
+    if not isinstance(levels, str):
+        return levels
+    if levels != "all":
+        raise InputError(f'levels must be (low, high) or "all", got {levels!r}')
+    return None
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

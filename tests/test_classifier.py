@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +264,13 @@ def test_a_model_is_the_same_by_name_path_and_bundle() -> None:
 def test_bad_loading_options_are_refused(option: str, value: Any, tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "b")  # its graph is no graph: nothing may look at it
     fails_with(lambda: fastdc.load(bundle, **{option: value}), option, kind=InputError)
+
+
+def test_the_whole_schedule_can_be_asked_for_where_the_model_has_a_band() -> None:
+    band = DiffusionClassifier(replace(CLASSIFIER.model, defaults=Defaults(levels=(0.5, 1.0))), CLASSIFIER.network)
+    images = unit_images(2)
+    inside, everywhere = band.errors(images, draws=31), band.errors(images, draws=31, levels="all")
+    assert inside.sigma.min() > 0.5 and inside.sigma.max() < 1
+    assert everywhere.plan["levels"] is None
+    np.testing.assert_array_equal(everywhere.sigma, CLASSIFIER.errors(images, draws=31).sigma)
+    fails_with(lambda: band.errors(images, levels="some"), "levels must be", kind=InputError)

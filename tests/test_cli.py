@@ -17,6 +17,7 @@ from PIL import Image
 import fastdc
 from fastdc import ErrorTable
 from fastdc.classifier import find_model
+from fastdc.cli.classify import class_keys
 from fastdc.cli.main import main
 from fastdc.data import digits_test
 
@@ -335,3 +336,8 @@ def test_running_out_of_memory_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("fastdc.data.digits_test", exhausted)
     cli.refuses("demo", naming="out of memory")
+
+
+def test_classes_of_one_name_keep_a_key_each_in_json() -> None:
+    assert class_keys(("crane", "dog", "crane")) == ("crane [0]", "dog", "crane [2]")
+    assert class_keys(("cat", "dog")) == ("cat", "dog")

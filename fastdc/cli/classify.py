@@ -1,6 +1,7 @@
 """``fastdc classify``: images from files, folders and arrays to classes, one line an image as soon as it is known."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import click
@@ -58,6 +59,12 @@ def command(images: tuple[str, ...], as_json: bool, save: str | None, **options:
         _summary(np.concatenate(labels), evaluations, seconds, loaded.labels)
 
 
+def class_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """One key a class: its name, with the index where several classes share it ("crane" is two of ImageNet's)."""
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    return tuple(f"{name} [{k}]" if name in shared else name for k, name in enumerate(names))
+
+
 def _text_line(image: str, result: Classification, row: int) -> str:
     order = np.argsort(-result.probabilities[row], kind="stable")
     shown = [f"{result.class_names[k]} {result.probabilities[row, k]:.3f}" for k in order[:3]]
@@ -66,7 +73,7 @@ def _text_line(image: str, result: Classification, row: int) -> str:
 
 
 def _json_line(image: str, result: Classification, row: int) -> str:
-    names = result.class_names
+    names = class_keys(result.class_names)
     entry = {
         "image": image,
         "label": int(result.labels[row]),
