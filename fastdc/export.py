@@ -94,9 +94,11 @@ def export_run(
     files = {"denoiser.onnx": model, "weights.safetensors": _weights(network)}
     defaults = {"draws": draws, "levels": list(levels), "weighting": weighting, "loss": loss, "temperature": 1.0}
     provenance = _provenance(info, progress, network, difference)
-    manifest = _manifest(info, defaults, provenance)
-    manifest["name"] = name if name is not None else Path(out).resolve().name
-    manifest["description"] = description if description is not None else _description(info)
+    manifest = {
+        "name": name if name is not None else Path(out).resolve().name,
+        "description": description if description is not None else _description(info),
+        **_manifest(info, defaults, provenance),
+    }
     if images is not None:
         defaults["temperature"] = _temperature(manifest, files, images)
         provenance["calibration"] = f"{len(images.labels)} images, {draws} draws, {_CALIBRATION_SEEDS} noise seeds"
