@@ -270,7 +270,8 @@ def test_the_whole_schedule_can_be_asked_for_where_the_model_has_a_band() -> Non
     band = DiffusionClassifier(replace(CLASSIFIER.model, defaults=Defaults(levels=(0.5, 1.0))), CLASSIFIER.network)
     images = unit_images(2)
     inside, everywhere = band.errors(images, draws=31), band.errors(images, draws=31, levels="all")
-    assert inside.sigma.min() > 0.5 and inside.sigma.max() < 1
+    assert inside.sigma.min() > 0.5
+    assert inside.sigma.max() < 1
     assert everywhere.plan["levels"] is None
     np.testing.assert_array_equal(everywhere.sigma, CLASSIFIER.errors(images, draws=31).sigma)
     fails_with(lambda: band.errors(images, levels="some"), "levels must be", kind=InputError)

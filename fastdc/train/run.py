@@ -100,7 +100,7 @@ class RunFolder:
         if self.path.is_dir() and not any(self.path.iterdir()):
             return
         if self.config_file.exists():
-            raise InputError(f"{self.path} already holds a run: continue it with resume (--resume), or choose another folder")
+            raise InputError(f"{self.path} already holds a run: go on with --resume, or choose another folder")
         if self.path.exists():
             raise InputError(f"{self.path} exists and is not empty: choose another folder")
 
