@@ -111,9 +111,8 @@ class Run:
         seed: int,
         n_classes: int,
     ) -> None:
-        # The buffers stay referenced beside their views: a view does not own what it sees.
-        self._placed = [network.place(array) for array in (images, plan.rows, streams)]
-        self.images, self.rows, self.streams = (ops.view(array) for array in self._placed)
+        placed = (network.place(array) for array in (images, plan.rows, streams))
+        self.images, self.rows, self.streams = map(ops.view, placed)  # a view keeps its array alive
         self.seed = seed
         self.n_classes = n_classes
         self.loss = plan.config.loss
