@@ -38,7 +38,7 @@ def require(module: str, *, extra: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != root:  # it is there, but one of its own needs is not
             raise
-        wanted = extra or EXTRA_OF.get(root, "all")
+        wanted = extra or EXTRA_OF.get(root, "dev")
         message = f"{root} is needed here and is not installed: pip install 'fastdc[{wanted}]'"
         raise MissingDependencyError(message, name=root) from None
 

@@ -16,6 +16,7 @@ The noise of (seed, stream, draw, purpose) is Philox4x32-10 (Salmon et al., SC'1
 every CPU instruction set and on CUDA; ``csrc/philox.h`` states the layout, fixed within a major version.
 """
 
+import importlib.util
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,8 +26,8 @@ from fastdc.exceptions import InputError
 try:
     from fastdc import _C
     from fastdc._C import TensorView
-except ModuleNotFoundError as error:
-    if error.name != "fastdc._C":
+except ImportError:
+    if importlib.util.find_spec("fastdc._C") is not None:  # it is there, and something else is wrong
         raise
     raise ImportError("fastdc._C, the compiled part, is missing: 'pip install -e .', or leave the sources") from None
 

@@ -1,11 +1,15 @@
 """Fixtures shared by all tests, and the settings that make the suite deterministic."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from fastdc import ops
+
+# Subprocesses of tests run in the source folder; they, too, must import the installed package.
+os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 # Derandomised: a run finds what every run finds. No deadline: the machines that run this are busy.
 settings.register_profile(

@@ -9,6 +9,9 @@ import importlib.resources
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -188,3 +191,12 @@ def test_archives_are_read_back(
 ) -> None:
     write(tmp_path / name, files)
     assert check_dist.read_archive(tmp_path / name) == files
+
+
+def test_sources_without_the_native_module_say_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "fastdc", tmp_path / "fastdc", ignore=shutil.ignore_patterns("_C*.so", "models"))
+    # -S -P: without the finder of an editable install; the copy and what NumPy needs are put on the path.
+    path = [str(tmp_path), *(entry for entry in sys.path if entry.endswith("site-packages"))]
+    code = f"import sys; sys.path[:0] = {path!r}; import fastdc"
+    done = subprocess.run([sys.executable, "-S", "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith("ImportError: fastdc._C, the compiled part, is missing")
