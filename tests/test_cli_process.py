@@ -14,7 +14,10 @@ from worlds import WITHOUT
 import fastdc
 from fastdc.data import digits_test
 
-MAIN = "from fastdc.cli.main import main; main()"
+# A job in the background of a shell ignores SIGINT, and so do its children; these are to react all the same.
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from fastdc.cli.main import main; main()"
+)
 
 
 def command(*args: str, without: str = "") -> list[str]:
