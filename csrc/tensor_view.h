@@ -1,6 +1,6 @@
 // A borrowed array: pointer, element type, shape and device, taken from any object that speaks DLPack (NumPy, torch,
 // CuPy, JAX, OrtValue). Links against none of them. A view keeps its producer's memory alive until it is destroyed, so
-// that a hot loop makes its views once and passes them to the kernels for 0.3 us a call.
+// that a hot loop makes its views once: a call with five of them, checks and all, takes about 2 us.
 #pragma once
 
 #include <dlpack/dlpack.h>
