@@ -1,0 +1,1 @@
+"""Stopping rules; one module each. ``base`` states the protocol."""

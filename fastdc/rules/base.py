@@ -1,0 +1,120 @@
+"""The protocol of stopping rules: pure functions of paired errors that say which classes are still worth evaluating.
+
+A request (one image) is evaluated in *looks*: at every look, all classes still alive have been evaluated at the same
+first m draws of the plan. The rule is shown those errors and keeps or drops classes. The scheduler evaluates the kept
+ones up to the next look, until one class is left or the draws are used up. A class that was dropped never returns, and
+no decision compares errors of different draws.
+
+Rules see many requests at once, all at the same look, and hold no state: what they decide depends on nothing but the
+errors of that request. That is why batch size, admission order and other requests cannot change a result.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.exceptions import InputError
+
+Mask = npt.NDArray[np.bool_]
+Classes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a rule sees: r requests at the same look.
+
+    Attributes:
+        index: Which look, from 0.
+        draws: m, the draws that every class here has been evaluated at: those 0 ... m - 1 of the plan.
+        last: Whether no draws are left after this look.
+        classes: int32 (r, A), the classes alive in each request in increasing order; -1 fills short rows.
+        errors: float32 (r, A, m), their errors; NaN where `classes` is -1.
+    """
+
+    index: int
+    draws: int
+    last: bool
+    classes: Classes
+    errors: npt.NDArray[np.float32] = field(repr=False)
+
+    @property
+    def alive(self) -> Mask:
+        """bool (r, A), which entries are classes at all."""
+        return self.classes >= 0
+
+    @property
+    def means(self) -> npt.NDArray[np.float64]:
+        """float64 (r, A), the mean error over the draws so far; infinite where there is no class."""
+        means = self.errors.mean(axis=2, dtype=np.float64)
+        return np.where(self.alive, means, np.inf)
+
+    def leaders(self, means: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+        """intp (r,), the column of each request's smallest mean; ties go to the smaller class index."""
+        return means.argmin(axis=1)
+
+    def paired(self, leaders: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """float64 (r, A, m), errors minus the leader's at the same draw; NaN where there is no class."""
+        errors = self.errors.astype(np.float64)
+        return errors - np.take_along_axis(errors, leaders[:, None, None], axis=1)
+
+
+class AbstractRule(ABC):
+    """When to drop a class. Implementations are frozen dataclasses whose fields are the rule's options.
+
+    A rule must keep at least one class of every request, and may keep only classes that are alive.
+    """
+
+    name: str
+    """What users call it: ``rule="race"``."""
+
+    @abstractmethod
+    def looks(self, draws: int) -> tuple[int, ...]:
+        """The draws after which the rule looks, increasing, ending with `draws`.
+
+        Raises:
+            InputError: The rule's options do not fit that number of draws.
+        """
+
+    @abstractmethod
+    def keep(self, look: Look) -> Mask:
+        """bool (r, A), the classes that stay alive. Not asked after the last look."""
+
+    def first(self, candidates: Classes) -> Classes:
+        """The classes to begin with, a subset of the candidates of a request; all of them unless overridden."""
+        return candidates
+
+    def expand(self, look: Look, keep: Mask) -> Sequence[Classes] | None:
+        """New classes (each int32 (any,)) that replace nothing and join each request, or None for none at all.
+
+        They are evaluated at the draws so far, and the same look is taken again with them in it. For rules that begin
+        with a part of the classes, such as a tree's representatives.
+        """
+        return None
+
+
+def geometric_looks(draws: int) -> tuple[int, ...]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, ... and `draws`: every look costs at most half as much again as all before it.
+
+    Few looks keep the number of tests, and the chain of steps that wait for one another, logarithmic in the draws.
+    """
+    looks = []
+    step = 1
+    while step < draws:
+        looks.append(step)
+        if step > 1 and step * 3 // 2 < draws:
+            looks.append(step * 3 // 2)
+        step *= 2
+    return (*looks, draws)
+
+
+def check_draws(name: str, draws: int) -> None:
+    """Refuses a number of draws that is not one.
+
+    Raises:
+        InputError: `draws` is below 1.
+    """
+    if draws < 1:
+        raise InputError(f"rule {name} needs at least one draw, got {draws}")
