@@ -1,8 +1,10 @@
-"""The plan of a run: the noise level of every draw, in an order whose every prefix covers the whole band.
+"""The plan of a run: the noise level of every draw, in an order whose every prefix can be decided on.
 
-Positions follow the van der Corput sequence in base 2, u_j = 0.1b reversed: 1/2, 1/4, 3/4, 1/8, 5/8, ... After 2^m - 1
-draws they are exactly the multiples of 2^-m, and any prefix is within a factor two of evenly spaced. A longer plan
-starts with the shorter one, so that a run can be extended, or stopped early, without evaluating a cell twice.
+Positions in the band follow the van der Corput sequence in base 2, u_j = 0.1b reversed: 1/2, 1/4, 3/4, 1/8, 5/8, ...
+After 2^m - 1 draws they are exactly the multiples of 2^-m, and any prefix is within a factor two of evenly spaced. The
+other order draws them independently and uniformly. Levels given as ``first`` precede either, and ``timesteps`` gives
+all of them. A longer plan starts with the shorter one, so that a run can be extended, or stopped early, without
+evaluating a cell twice.
 """
 
 from dataclasses import dataclass, field
@@ -14,10 +16,12 @@ import numpy.typing as npt
 from fastdc.exceptions import InputError
 from fastdc.ops import LOSSES
 from fastdc.parameterization import Parameterization
-from fastdc.schedules import AbstractSchedule, FloatArray, Levels
+from fastdc.schedules import AbstractSchedule, DiscreteSchedule, FloatArray, Levels
 from fastdc.weighting import weighting
 
 MAX_DRAWS = 1_000_000
+MAX_ORDER_SEED = 2**64 - 1
+ORDERS = ("van_der_corput", "random")
 
 
 def van_der_corput(count: int) -> FloatArray:
@@ -32,9 +36,23 @@ def van_der_corput(count: int) -> FloatArray:
     return result
 
 
+def random_positions(count: int, seed: int) -> FloatArray:
+    """The first `count` of the independent uniform numbers that `seed` names, float64 (count,), all in (0, 1).
+
+    The top 52 bits of the words of NumPy's Philox with the key `seed`: NumPy keeps the words of its bit generators the
+    same from version to version, which it does not promise of the numbers that its Generator makes of them.
+    """
+    words = np.random.Philox(key=seed).random_raw(count) >> np.uint64(12)
+    return np.asarray((words.astype(np.float64) + 0.5) * 2.0**-52)
+
+
 def is_number(value: Any) -> bool:
     """Whether a user gave a real number: Python's or NumPy's, and no bool."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,15 @@ class PlanConfig:
         weighting: One of ``weighting.WEIGHTINGS``.
         loss: "l2", "l1" or "huber".
         delta: Threshold of the Huber loss.
+        first: Noise-to-signal ratios of the first draws, inside the schedule and not necessarily inside `levels`; the
+            order begins after them. A rule that may stop early learns most from the most informative levels.
+        order: One of :data:`ORDERS`. "van_der_corput" spreads every prefix evenly over the band: the most accurate mean
+            for a number of draws, and the one to use unless a guarantee asks otherwise. "random" draws positions
+            independently and uniformly: an anytime-valid rule bounds the chance of a wrong decision unconditionally
+            only where draws are independent and alike, which those of a fixed sequence (and of `first`) are not.
+        order_seed: Names the positions of order "random", in [0, 2^64).
+        timesteps: Every draw's step of a ``DiscreteSchedule``, in order, J of them; excludes `levels`, `first` and
+            `order`. For plans published as lists of timesteps.
     """
 
     draws: int
@@ -55,9 +82,13 @@ class PlanConfig:
     weighting: str = "uniform"
     loss: str = "l2"
     delta: float = 1.0
+    first: tuple[float, ...] = ()
+    order: str = "van_der_corput"
+    order_seed: int = 0
+    timesteps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.draws, bool) or not isinstance(self.draws, (int, np.integer)):
+        if not _is_whole(self.draws):
             raise InputError(f"draws must be a whole number, got {self.draws!r}")
         if not 1 <= self.draws <= MAX_DRAWS:
             raise InputError(f"draws must be 1 to {MAX_DRAWS}, got {self.draws}")
@@ -65,15 +96,44 @@ class PlanConfig:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if not is_number(self.delta) or not 0 < self.delta < float("inf"):
             raise InputError(f"delta must be positive, got {self.delta!r}")
+        if not isinstance(self.weighting, str):
+            raise InputError(f"weighting must be a name, got {self.weighting!r}")
+        weighting(self.weighting)
+        self._check_levels()
+        self._check_order()
+        self._check_timesteps()
+
+    def _check_levels(self) -> None:
         if self.levels is not None:
             pair = isinstance(self.levels, (tuple, list)) and len(self.levels) == 2 and all(map(is_number, self.levels))
             if not pair or not 0 < self.levels[0] < self.levels[1] < float("inf"):
                 raise InputError(f"levels must be (low, high) with 0 < low < high, got {self.levels!r}")
             # Python's floats: a float32 would compute the plan in float32, and what is stored would not repeat it.
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
-        if not isinstance(self.weighting, str):
-            raise InputError(f"weighting must be a name, got {self.weighting!r}")
-        weighting(self.weighting)
+        ratios = self.first if isinstance(self.first, (tuple, list)) else (None,)
+        if not all(is_number(ratio) and 0 < ratio < float("inf") for ratio in ratios):
+            raise InputError(f"first must be positive noise-to-signal ratios, got {self.first!r}")
+        object.__setattr__(self, "first", tuple(map(float, self.first)))
+
+    def _check_order(self) -> None:
+        if self.order not in ORDERS:
+            raise InputError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
+        if not _is_whole(self.order_seed) or not 0 <= self.order_seed <= MAX_ORDER_SEED:
+            raise InputError(f"order_seed must be a whole number in [0, 2^64), got {self.order_seed!r}")
+        if self.order_seed and self.order != "random":
+            raise InputError(f"order_seed is of order 'random', got {self.order_seed} with order {self.order!r}")
+
+    def _check_timesteps(self) -> None:
+        if self.timesteps is None:
+            return
+        steps = self.timesteps if isinstance(self.timesteps, (tuple, list)) else (None,)
+        if not all(_is_whole(step) and step >= 0 for step in steps):
+            raise InputError(f"timesteps must be whole numbers from 0, got {self.timesteps!r:.80}")
+        if len(steps) != self.draws:
+            raise InputError(f"timesteps must be one for each of {self.draws} draws, got {len(steps)}")
+        if self.levels is not None or self.first or self.order != ORDERS[0]:
+            raise InputError("timesteps are the whole plan: expected no levels, first or order beside them")
+        object.__setattr__(self, "timesteps", tuple(map(int, self.timesteps)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -83,7 +143,24 @@ class PlanConfig:
             "weighting": self.weighting,
             "loss": self.loss,
             "delta": float(self.delta),
+            "first": list(self.first),
+            "order": self.order,
+            "order_seed": int(self.order_seed),
+            "timesteps": None if self.timesteps is None else list(self.timesteps),
         }
+
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> "PlanConfig":
+        """The config of :meth:`to_dict`; what an older version did not store has its default.
+
+        Raises:
+            InputError: No number of draws, an unknown option, or a value out of range.
+        """
+        unknown = set(entry) - set(cls.__dataclass_fields__)
+        if unknown or "draws" not in entry:
+            problem = f"has no option {min(unknown, key=str)!r}" if unknown else "needs a number of draws"
+            raise InputError(f"a plan {problem}")
+        return cls(**entry)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,18 +183,43 @@ class Plan:
         return len(self.levels)
 
 
-def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, config: PlanConfig) -> Plan:
-    """The plan of `config` for a model.
-
-    Raises:
-        InputError: The band does not overlap the schedule, or a coefficient is not finite in it.
-    """
+def _positions(schedule: AbstractSchedule, config: PlanConfig) -> FloatArray:
+    """Where on the schedule each draw's level lies, float64 (J,) in [0, 1]."""
+    if config.timesteps is not None:
+        if not isinstance(schedule, DiscreteSchedule):
+            raise InputError(f"timesteps are of discrete schedules, got {schedule.to_dict()}")
+        steps = schedule.num_train_timesteps
+        if max(config.timesteps) >= steps:
+            raise InputError(f"timesteps must be below {steps}, got {max(config.timesteps)}")
+        return (np.asarray(config.timesteps, dtype=np.float64) + 0.5) / steps
     low, high = 0.0, 1.0
     if config.levels is not None:
         low, high = (schedule.position_of(ratio) for ratio in config.levels)
         if not low < high:
             raise InputError(f"levels {config.levels} lie outside the schedule {schedule.to_dict()}")
-    levels = schedule.levels(low + (high - low) * van_der_corput(config.draws))
+    count = max(0, config.draws - len(config.first))
+    order = van_der_corput(count) if config.order == "van_der_corput" else random_positions(count, config.order_seed)
+    return np.concatenate([_first_positions(schedule, config.first), low + (high - low) * order])[: config.draws]
+
+
+def _first_positions(schedule: AbstractSchedule, first: tuple[float, ...]) -> FloatArray:
+    ends = schedule.levels([0.0, 1.0])
+    with np.errstate(divide="ignore"):  # a schedule may end in pure noise
+        low, high = (ends.sigma / ends.alpha).tolist()
+    for ratio in first:
+        if not low * (1 - 1e-9) <= ratio <= high * (1 + 1e-9):  # position_of would take the nearest without a word
+            raise InputError(f"first must lie in the schedule's {low:.4g} to {high:.4g}, got {ratio:.4g}")
+    return np.array([schedule.position_of(ratio) for ratio in first], dtype=np.float64)
+
+
+def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, config: PlanConfig) -> Plan:
+    """The plan of `config` for a model.
+
+    Raises:
+        InputError: A level lies outside the schedule, the band does not overlap it, timesteps for a schedule that is
+            not discrete, or a coefficient that is not finite.
+    """
+    levels = schedule.levels(_positions(schedule, config))
     rule = weighting(config.weighting)
     rows = parameterization.rows(levels, rule.weight(levels, parameterization.sigma_data), rule.space)
     return Plan(config=config, levels=levels, rows=rows)

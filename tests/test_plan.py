@@ -1,4 +1,4 @@
-"""Plans: a nested, evenly spread order of noise levels inside the band, with the rows that belong to them."""
+"""Plans: nested orders of noise levels, spread evenly or drawn at random, with the rows that belong to them."""
 
 import json
 import math
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import qmc
+from scipy.stats import kstest, qmc
 
 from fastdc import InputError
 from fastdc.ops import ROW_FIELDS
 from fastdc.parameterization import Parameterization
-from fastdc.plan import MAX_DRAWS, PlanConfig, make_plan, van_der_corput
+from fastdc.plan import MAX_DRAWS, MAX_ORDER_SEED, ORDERS, PlanConfig, make_plan, random_positions, van_der_corput
 from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
 from fastdc.weighting import WEIGHTINGS, weighting
 
@@ -91,11 +91,20 @@ def test_the_band_holds_every_level_and_is_filled(model: tuple[AbstractSchedule,
     assert high / 1.1 < ratio.max() <= high * step
 
 
-@given(st.sampled_from(MODELS), st.integers(1, 300), st.integers(1, 300))
+@given(
+    st.sampled_from(MODELS),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.lists(st.floats(0.05, 20), max_size=3),
+    st.sampled_from(ORDERS),
+)
 def test_a_longer_plan_starts_with_the_shorter(
-    model: tuple[AbstractSchedule, Parameterization], a: int, b: int
+    model: tuple[AbstractSchedule, Parameterization], a: int, b: int, first: list[float], order: str
 ) -> None:
-    short, long = (make_plan(*model, PlanConfig(draws=draws, levels=(0.1, 3.0))) for draws in sorted((a, b)))
+    short, long = (
+        make_plan(*model, PlanConfig(draws=draws, levels=(0.1, 3.0), first=tuple(first), order=order))
+        for draws in sorted((a, b))
+    )
     np.testing.assert_array_equal(long.rows[: short.draws], short.rows)
     np.testing.assert_array_equal(long.levels.position[: short.draws], short.levels.position)
 
@@ -115,6 +124,103 @@ def test_a_band_that_reaches_over_an_end_is_cut_there() -> None:
     assert 0.95 < plan.levels.sigma.max() <= 1
 
 
+# --- random order ----------------------------------------------------------------------------------------------------
+
+
+def philox4x64_words(key: int, count: int) -> list[int]:
+    """The words of NumPy's Philox: Philox4x64-10 at the counters 1, 2, ... (Salmon et al., SC'11, section 3.2)."""
+    mask, words = 2**64 - 1, []
+    for block in range(1, -(-count // 4) + 1):
+        c, k0, k1 = [block, 0, 0, 0], key, 0
+        for _ in range(10):
+            p0, p1 = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
+            c = [(p1 >> 64) ^ c[1] ^ k0, p1 & mask, (p0 >> 64) ^ c[3] ^ k1, p0 & mask]
+            k0, k1 = (k0 + 0x9E3779B97F4A7C15) & mask, (k1 + 0xBB67AE8584CAA73B) & mask
+        words += c
+    return words[:count]
+
+
+@given(st.integers(0, MAX_ORDER_SEED), st.integers(0, 20))
+def test_random_positions_are_philox(seed: int, count: int) -> None:
+    words = philox4x64_words(seed, count)
+    expected = [((word >> 12) + 0.5) / 2**52 for word in words]
+    assert random_positions(count, seed).tolist() == expected
+
+
+def test_random_positions_are_independent_uniform_numbers() -> None:
+    """Uniform, no correlation with the next, and none between seeds; 1e-4 and 4 sigma, on one fixed sample."""
+    points = random_positions(20_000, 7)
+    assert kstest(points, "uniform").pvalue > 1e-4
+    assert 0 < points.min() < points.max() < 1
+    for other in (np.roll(points, 1), random_positions(20_000, 8)):
+        assert abs(np.corrcoef(points, other)[0, 1]) < 4 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_random_levels_fill_the_band_in_the_order_of_the_seed(model: tuple[AbstractSchedule, Parameterization]) -> None:
+    schedule = model[0]
+    plan = make_plan(*model, PlanConfig(draws=50, levels=(0.2, 2.0), order="random", order_seed=3))
+    low, high = schedule.position_of(0.2), schedule.position_of(2.0)
+    expected = schedule.levels([low + (high - low) * u for u in random_positions(50, 3).tolist()])
+    np.testing.assert_array_equal(plan.levels.sigma, expected.sigma)
+    other = make_plan(*model, PlanConfig(draws=50, levels=(0.2, 2.0), order="random", order_seed=4))
+    assert not (other.levels.position == plan.levels.position).any()
+
+
+# --- levels that are given -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_the_first_levels_precede_the_order(model: tuple[AbstractSchedule, Parameterization], order: str) -> None:
+    """Also outside the band; what follows is the order from its beginning."""
+    config = PlanConfig(draws=20, levels=(0.2, 2.0), order=order, first=(0.5, 7.0))
+    plan, without = make_plan(*model, config), make_plan(*model, PlanConfig(draws=18, levels=(0.2, 2.0), order=order))
+    ratio = plan.levels.sigma / plan.levels.alpha
+    nearest = 0.01 if isinstance(model[0], DiscreteSchedule) else 1e-12  # half a timestep of a thousand
+    np.testing.assert_allclose(ratio[:2], [0.5, 7.0], rtol=nearest)
+    np.testing.assert_array_equal(plan.rows[2:], without.rows)
+
+
+def test_the_first_levels_may_be_the_ends_of_the_schedule() -> None:
+    for schedule, parameterization in MODELS:
+        ends = schedule.levels([0.0, 1.0])
+        first = tuple((ends.sigma / ends.alpha).tolist())
+        plan = make_plan(schedule, parameterization, PlanConfig(draws=2, first=first))
+        np.testing.assert_allclose(plan.levels.sigma, ends.sigma, rtol=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [1e-9, 1e9])
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_first_levels_outside_the_schedule_are_refused(
+    model: tuple[AbstractSchedule, Parameterization], ratio: float
+) -> None:
+    with pytest.raises(InputError, match=r"^first must lie in the schedule's .* got 1e[-+]09$"):
+        make_plan(*model, PlanConfig(draws=4, first=(0.5, ratio)))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 1000, 999_983])
+def test_timesteps_are_those_of_the_network(steps: int) -> None:
+    schedule = DiscreteSchedule(beta_end=0.02 if steps < 10_000 else 2e-4, num_train_timesteps=steps)
+    wanted = (*np.random.default_rng(steps).integers(0, steps, 500).tolist(), 0, steps - 1)
+    plan = make_plan(schedule, Parameterization("epsilon"), PlanConfig(draws=502, timesteps=wanted))
+    assert plan.rows[:, ROW_FIELDS.index("timestep")].tolist() == list(wanted)
+    alpha_bar = schedule.alphas_cumprod[list(wanted)]
+    np.testing.assert_allclose(plan.levels.snr, alpha_bar / (1 - alpha_bar), rtol=1e-9)
+    assert ((plan.levels.position > 0) & (plan.levels.position < 1)).all()
+
+
+def test_timesteps_need_a_discrete_schedule_that_has_them() -> None:
+    config = PlanConfig(draws=2, timesteps=(0, 1000))
+    with pytest.raises(InputError, match=r"^timesteps must be below 1000, got 1000$"):
+        make_plan(*MODELS[0], config)
+    with pytest.raises(InputError, match=r"^timesteps are of discrete schedules, got "):
+        make_plan(*MODELS[2], config)
+
+
+# --- configs ---------------------------------------------------------------------------------------------------------
+
+
 configs = st.builds(
     PlanConfig,
     draws=st.integers(1, MAX_DRAWS),
@@ -122,14 +228,53 @@ configs = st.builds(
     weighting=st.sampled_from(WEIGHTINGS),
     loss=st.sampled_from(["l2", "l1", "huber"]),
     delta=st.floats(1e-6, 1e6),
+    first=st.lists(st.floats(1e-6, 1e6), max_size=3).map(tuple),
+    order=st.just("random"),
+    order_seed=st.integers(0, MAX_ORDER_SEED),
+) | st.lists(st.integers(0, 10**9), min_size=1, max_size=9).map(
+    lambda steps: PlanConfig(draws=len(steps), timesteps=tuple(steps))
 )
 
 
 @given(configs)
 def test_a_config_is_plain_values(config: PlanConfig) -> None:
     entry = json.loads(json.dumps(config.to_dict()))
-    levels = None if entry["levels"] is None else tuple(entry["levels"])
-    assert PlanConfig(**{**entry, "levels": levels}) == config
+    assert PlanConfig.from_dict(entry) == config
+    assert PlanConfig(**entry) == config
+    assert hash(PlanConfig(**entry)) == hash(config)
+
+
+def test_numpy_values_become_plain_ones() -> None:
+    config = PlanConfig(draws=np.int32(2), first=[np.float32(0.5)], order="random", order_seed=np.uint64(5))  # type: ignore[arg-type]
+    listed = PlanConfig(draws=2, timesteps=[np.int64(3), np.int32(4)])  # type: ignore[arg-type]
+    for made in (config, listed):
+        assert PlanConfig.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_a_stored_plan_of_an_older_version_means_the_same() -> None:
+    """What version 0.1 wrote into an error table."""
+    stored = {"draws": 9, "levels": [0.1, 3.0], "weighting": "edm", "loss": "l1", "delta": 2.0}
+    old = PlanConfig.from_dict(stored)
+    assert old == PlanConfig(draws=9, levels=(0.1, 3.0), weighting="edm", loss="l1", delta=2.0)
+    position = EDMSchedule().position_of
+    expected = position(0.1) + (position(3.0) - position(0.1)) * van_der_corput(9)
+    np.testing.assert_array_equal(make_plan(*MODELS[3], old).levels.position, expected)
+    assert stored.items() <= old.to_dict().items()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"draws": 4, "colour": 1}, "a plan has no option 'colour'"),
+        ({"draws": 4, 5: 1}, "a plan has no option 5"),
+        ({"levels": None}, "a plan needs a number of draws"),
+        ({"draws": "4"}, "draws must be a whole number, got '4'"),
+    ],
+)
+def test_a_stored_plan_that_is_none_is_refused(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        PlanConfig.from_dict(entry)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -155,6 +300,27 @@ def test_a_config_is_plain_values(config: PlanConfig) -> None:
         ({"delta": math.nan}, "delta must be positive"),
         ({"delta": math.inf}, "delta must be positive"),
         ({"delta": "1"}, "delta must be positive"),
+        ({"first": (0.0,)}, "first must be positive"),
+        ({"first": (1.0, math.nan)}, "first must be positive"),
+        ({"first": (math.inf,)}, "first must be positive"),
+        ({"first": ("1",)}, "first must be positive"),
+        ({"first": 1.0}, "first must be positive"),
+        ({"first": None}, "first must be positive"),
+        ({"order": "sobol"}, "order must be one of van_der_corput, random"),
+        ({"order": None}, "order must be one of"),
+        ({"order": "random", "order_seed": -1}, "order_seed must be a whole number"),
+        ({"order": "random", "order_seed": 2**64}, "order_seed must be a whole number"),
+        ({"order": "random", "order_seed": 1.0}, "order_seed must be a whole number"),
+        ({"order": "random", "order_seed": True}, "order_seed must be a whole number"),
+        ({"order_seed": 1}, "order_seed is of order 'random'"),
+        ({"timesteps": (1, 2, 3)}, "timesteps must be one for each of 4 draws, got 3"),
+        ({"timesteps": (1, 2, 3, -1)}, "timesteps must be whole numbers"),
+        ({"timesteps": (1, 2, 3, 4.0)}, "timesteps must be whole numbers"),
+        ({"timesteps": (1, 2, 3, True)}, "timesteps must be whole numbers"),
+        ({"timesteps": 5}, "timesteps must be whole numbers"),
+        ({"timesteps": (1, 2, 3, 4), "levels": (0.1, 1.0)}, "timesteps are the whole plan"),
+        ({"timesteps": (1, 2, 3, 4), "first": (0.1,)}, "timesteps are the whole plan"),
+        ({"timesteps": (1, 2, 3, 4), "order": "random"}, "timesteps are the whole plan"),
     ],
 )
 def test_bad_configs_are_refused(changed: dict[str, Any], message: str) -> None:
