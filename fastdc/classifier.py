@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fastdc.backends import AbstractNetwork, NetworkOptions, open_network
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.cells import FullRule
-from fastdc.decide import DECISIONS, decide
+from fastdc.decide import DECISIONS, decide_table
 from fastdc.engine import Progress, fill_table
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import BundleError, InputError
@@ -42,7 +42,8 @@ class Classification:
     Attributes:
         labels: int64 (n,), the predicted class.
         probabilities: float64 (n, K): temperature-scaled posterior, or shares of votes with ``decision="vote"``.
-        errors: float64 (n, K), mean weighted denoising error of each class; the smallest wins.
+        errors: float64 (n, K), mean weighted denoising error of each class; the smallest wins. A class that was dropped
+            early is placed by its paired differences to the best, see ``decide.Decision.mean_errors``.
         evaluations: int64 (n,), network evaluations spent on each image (NFE).
         votes: int64 (n, K), draws at which each class had the smallest error.
         class_names: K names.
@@ -178,7 +179,7 @@ class DiffusionClassifier:
             streams=streams,
             progress=progress,
         )
-        decided = decide(table.errors, decision=decision, temperature=temperature)
+        decided = decide_table(table, decision=decision, temperature=temperature)
         return Classification(
             labels=decided.labels,
             probabilities=decided.probabilities,

@@ -4,8 +4,19 @@
 * ``vote``: every draw votes for its smallest error; most votes win (Favero et al., arXiv 2502.03687), ties go to the
   smaller mean error.
 
-Only draws that all surviving classes share are compared: a class that a rule dropped early has fewer draws, and errors
-of different noise levels are not comparable.
+A rule that stops early leaves classes with different numbers of draws, and errors of different noise levels are not
+comparable. The *survivors* of an image are its classes with the most draws; they are compared at the draws that all of
+them share, and only a survivor can win. The losers of a rule's last look have as many draws as its winner: they are
+survivors here, and the rule's leader, whose mean over those same draws is the smallest, is the label of ``mean``.
+
+A class that was dropped earlier is placed by its paired differences to the leader w, the survivor with the smallest
+mean m_w over the shared draws. Paired differences, at equal noise, are all that the posterior consists of (eq. 8), and
+in them what the draws have in common cancels:
+
+    mean error of k = m_w + mean over k's own draws of (e_k - e_w),    but above m_w
+
+The bound is needed because k may have been dropped in favour of a third class that lost later: at its few draws k can
+look better than w, and a class that a rule dropped must not win afterwards.
 """
 
 from dataclasses import dataclass
@@ -13,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.errors import mean_errors
+from fastdc.errors import ErrorTable, mean_errors
 from fastdc.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -26,9 +37,15 @@ class Decision:
 
     Attributes:
         labels: int64 (n,), the winning class.
-        probabilities: float64 (n, K), rows sum to 1: the posterior for ``mean``, shares of votes for ``vote``.
-        mean_errors: float64 (n, K), mean error over the draws a class was evaluated at; NaN where at none.
-        votes: int64 (n, K), draws won.
+        probabilities: float64 (n, K), rows sum to 1: the posterior of `mean_errors` for ``mean``, shares of votes for
+            ``vote``. For ``mean``, the first largest entry is the label's.
+        mean_errors: float64 (n, K). Of a survivor, its mean error over the draws that all survivors share, which are
+            all draws if everything was evaluated. Of a class dropped earlier, the leader's plus its mean paired
+            difference to the leader, and above the leader's. NaN for a class that shares no draw with the leader. The
+            same for every decision; the smallest entry, the first if several are, is the label of ``mean``.
+        votes: int64 (n, K), draws won among the survivors, at the draws that all of them share; 0 for a class dropped
+            earlier. Rows sum to the number of shared draws: a lone survivor has all votes, which says that the rule had
+            settled on it, not how clear a win it was.
     """
 
     labels: npt.NDArray[np.int64]
@@ -38,7 +55,7 @@ class Decision:
 
 
 def decide(errors: npt.NDArray[np.floating], *, decision: str = "mean", temperature: float = 1.0) -> Decision:
-    """Labels, probabilities and votes of an error table.
+    """Labels, probabilities and votes of dense errors.
 
     Args:
         errors: (n, K, J), NaN where not evaluated; every image needs one evaluated cell.
@@ -53,25 +70,84 @@ def decide(errors: npt.NDArray[np.floating], *, decision: str = "mean", temperat
         raise InputError(f"errors must have shape (n, K, J) with K, J > 0, got {errors.shape}")
     if decision not in DECISIONS:
         raise InputError(f"decision must be one of {', '.join(DECISIONS)}, got {decision!r}")
-    counts = np.count_nonzero(~np.isnan(errors), axis=2)
-    if not np.all(counts.max(axis=1) > 0):
-        raise InputError(f"image {int(np.argmin(counts.max(axis=1) > 0))} has no evaluated cell")
+    known = ~np.isnan(errors)
+    counts = np.count_nonzero(known, axis=2)
+    _check_evaluated(counts)
     survives = counts == counts.max(axis=1, keepdims=True)
-    shared = np.all(~np.isnan(errors) | ~survives[:, :, None], axis=1)
+    shared = np.all(known | ~survives[:, :, None], axis=1)
     if not np.all(shared.any(axis=1)):
         raise InputError(f"the most evaluated classes of image {int(np.argmin(shared.any(axis=1)))} share no draw")
-    means = mean_errors(errors)
-    compared = means if np.all(shared) else mean_errors(np.where(shared[:, None, :], errors, np.nan))
-    ranked = np.where(survives, compared, np.inf)
+    means = mean_errors(errors if np.all(shared) else np.where(shared[:, None, :], errors, np.nan))
+    ranked = np.where(survives, means, np.inf)
+    leaders = np.argmin(ranked, axis=1).astype(np.int64)
+    means = ranked if np.all(survives) else _place_dropped(errors, ranked, survives, leaders)
     votes = _votes(errors, survives, shared)
     if decision == "mean":
-        labels = np.argmin(ranked, axis=1)
-        probabilities = posterior(means, temperature)
-    else:
-        tied = votes == votes.max(axis=1, keepdims=True)
-        labels = np.argmin(np.where(tied, ranked, np.inf), axis=1)
-        probabilities = votes / votes.sum(axis=1, keepdims=True)
-    return Decision(labels.astype(np.int64), probabilities, means, votes)
+        return Decision(leaders, _leading(posterior(means, temperature), leaders), means, votes)
+    tied = votes == votes.max(axis=1, keepdims=True)
+    labels = np.argmin(np.where(tied, ranked, np.inf), axis=1).astype(np.int64)
+    return Decision(labels, votes / votes.sum(axis=1, keepdims=True), means, votes)
+
+
+def decide_table(table: ErrorTable, *, decision: str = "mean", temperature: float = 1.0) -> Decision:
+    """:func:`decide` on a table: the same numbers, with only a chunk of its images dense at a time.
+
+    Args:
+        table: Every image needs one evaluated cell.
+        decision: One of :data:`DECISIONS`.
+        temperature: Of the posterior, positive.
+
+    Raises:
+        InputError: See :func:`decide`.
+    """
+    if table.counts.shape[1]:
+        _check_evaluated(table.counts)  # before the chunks, whose images have other numbers
+    parts = [decide(part.errors, decision=decision, temperature=temperature) for part in table.chunks()]
+    return Decision(
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        mean_errors=np.concatenate([part.mean_errors for part in parts]),
+        votes=np.concatenate([part.votes for part in parts]),
+    )
+
+
+def _check_evaluated(counts: npt.NDArray[np.integer]) -> None:
+    evaluated = counts.max(axis=1) > 0
+    if not np.all(evaluated):
+        raise InputError(f"image {int(np.argmin(evaluated))} has no evaluated cell")
+
+
+def _place_dropped(
+    errors: npt.NDArray[np.floating],
+    ranked: FloatArray,
+    survives: npt.NDArray[np.bool_],
+    leaders: npt.NDArray[np.int64],
+) -> FloatArray:
+    """Mean errors (n, K): those of survivors as they are, those of dropped classes by paired differences to leaders.
+
+    Args:
+        errors: (n, K, J), NaN where not evaluated.
+        ranked: (n, K), mean errors of the survivors.
+        survives: (n, K), which classes these are.
+        leaders: (n,), the survivor with the smallest mean of each image.
+    """
+    images = np.arange(len(errors))
+    best = ranked[images, leaders][:, None]
+    leading = errors[images, leaders].astype(np.float64)  # float32 would round the differences
+    behind = mean_errors(errors - leading[:, None, :])  # NaN, and so left out, unless both were evaluated
+    # Above the leader by at least one float, so that a tie is not one with a class that lost.
+    placed = np.maximum(best + behind, np.nextafter(best, np.inf))
+    return np.where(survives, ranked, placed)
+
+
+def _leading(probabilities: FloatArray, labels: npt.NDArray[np.int64]) -> FloatArray:
+    """Probabilities whose first largest entry is the label's.
+
+    The softmax rounds small gaps between errors to none: the label gains one float where an earlier class equals it.
+    """
+    images = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    probabilities[images, labels[images]] = np.nextafter(probabilities[images, labels[images]], np.inf)
+    return probabilities
 
 
 def _votes(

@@ -195,11 +195,11 @@ def _evaluate_alone(step: Step, batch: int, rule: AbstractRule, progress: Progre
 
 
 class TableRule:
-    """Wraps a rule to write every error it observes into an ErrorTable."""
+    """Wraps a rule to write every error it observes into an array (n, K, J)."""
 
-    def __init__(self, rule: AbstractRule, table: ErrorTable) -> None:
+    def __init__(self, rule: AbstractRule, errors: npt.NDArray[np.float32]) -> None:
         self._rule = rule
-        self._errors = table.errors
+        self._errors = errors
 
     @property
     def remaining(self) -> int:
@@ -242,7 +242,7 @@ def fill_table(
     Returns:
         The table, NaN where the rule evaluated nothing.
     """
-    table = ErrorTable.empty(model, plan, streams, seed)
+    errors = np.full((len(images), model.num_classes, plan.draws), np.nan, np.float32)
     run = Run(network, images, streams, plan, seed, model.num_classes)
-    evaluate(network, run, TableRule(rule, table), progress=progress)
-    return table
+    evaluate(network, run, TableRule(rule, errors), progress=progress)
+    return ErrorTable.from_errors(model, plan, streams, seed, errors)

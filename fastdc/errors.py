@@ -1,15 +1,21 @@
-"""The ErrorTable: the error of every (image, class, draw), the narrow waist between running a network and deciding.
+"""The ErrorTable: the error of every evaluated (image, class, draw), the narrow waist between network and decision.
 
 Decisions, uncertainty and metrics are pure functions of it. A saved table carries what reproduces it (seed, streams,
-plan, model identity, version) and replays them all without a network.
+plan, rule, model identity, version) and replays them all without a network.
+
+Every rule evaluates a class of an image at a prefix of the plan's draws: at those 0 ... count - 1, whatever the rule.
+A table is therefore *ragged*: a count for each (image, class) and the errors that exist, end to end. Its size is that
+of what was evaluated, not images x classes x draws, which early stopping leaves mostly empty. :func:`dense` and
+:func:`ragged` turn one form into the other; :meth:`ErrorTable.chunks` bounds how much is dense at a time.
 """
 
 import json
 import os
 import secrets
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +29,29 @@ from fastdc.plan import Plan
 from fastdc.version import __version__
 
 FORMAT = "fastdc-errors"
-VERSION = 1
+VERSION = 2
+"""Version 1 held one dense array, NaN where not evaluated, and no rule."""
 
-_ARRAYS = {"errors": np.float32, "sigma": np.float64, "weights": np.float32, "streams": np.int64}
-_META = {"version": int, "seed": int, "class_names": list, "plan": dict, "model": str, "identity": str, "fastdc": str}
+CHUNK_CELLS = 2**21
+"""Cells of a chunk made dense: 8 MiB of float32."""
+
+_ARRAYS = {
+    "counts": np.int32,
+    "values": np.float32,
+    "sigma": np.float64,
+    "weights": np.float32,
+    "streams": np.int64,
+}
+_META = {
+    "version": int,
+    "seed": int,
+    "class_names": list,
+    "plan": dict,
+    "model": str,
+    "identity": str,
+    "fastdc": str,
+    "rule": str,
+}
 
 
 def mean_errors(errors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -41,12 +66,57 @@ def mean_errors(errors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return np.asarray(np.where(counts > 0, totals / np.maximum(counts, 1), np.nan), dtype=np.float64)
 
 
+def dense(counts: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draws: int) -> npt.NDArray[np.float32]:
+    """The errors as one read-only float32 array (n, K, J), NaN where not evaluated.
+
+    Args:
+        counts: int32 (n, K), evaluated draws of each class, in [0, draws].
+        values: float32 (sum of counts,) in (image, class, draw) order. Not copied if every count is `draws`.
+        draws: J.
+    """
+    shape = (*counts.shape, draws)
+    if len(values) == counts.size * draws:
+        errors = values.reshape(shape)  # a new view: the flag below is not the caller's
+    else:
+        errors = np.full(shape, np.nan, np.float32)
+        errors[np.arange(draws) < counts[:, :, None]] = values
+    errors.flags.writeable = False
+    return errors
+
+
+def ragged(errors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Counts and values, see :func:`dense`, of a dense array; the values are its memory if it has no NaN.
+
+    Args:
+        errors: float32 (n, K, J), NaN where not evaluated.
+
+    Raises:
+        InputError: Other shape or type, or a class with an evaluated draw after one that is not.
+    """
+    if errors.ndim != 3 or errors.dtype != np.float32:
+        raise InputError(f"errors must be float32 of shape (n, K, J), got {errors.dtype} of shape {errors.shape}")
+    draws = errors.shape[2]
+    if errors.size == 0 or not np.isnan(errors.max()):  # the usual table, without a mask as large as a quarter of it
+        return np.full(errors.shape[:2], draws, np.int32), errors.reshape(-1)
+    known = ~np.isnan(errors)
+    late = known[:, :, 1:] & ~known[:, :, :-1]
+    if late.any():
+        image, label, draw = np.argwhere(late)[0].tolist()
+        raise InputError(
+            f"each class must be evaluated at a prefix of the draws, got image {image}, class {label} evaluated at "
+            f"draw {draw + 1} but not at draw {draw}"
+        )
+    return np.count_nonzero(known, axis=2).astype(np.int32), errors[known]
+
+
 @dataclass(frozen=True, eq=False)
 class ErrorTable:
-    """Errors of a run.
+    """Errors of a run over n images, K classes and at most J draws.
 
     Attributes:
-        errors: float32 (n, K, J): weighted denoising error of image, class, draw; NaN where not evaluated. Paired: all
+        counts: int32 (n, K), draws at which each class of each image was evaluated: those 0 ... count - 1 of the plan,
+            in [0, J].
+        values: float32 (sum of counts,), weighted denoising errors in (image, class, draw) order, finite. Paired: all
             classes of an (image, draw) saw the same noise.
         sigma: float64 (J,), noise-to-signal ratio sigma / alpha of each draw in units of x in the model's value range.
         weights: float32 (J,), the weight that each error already contains.
@@ -56,10 +126,16 @@ class ErrorTable:
         plan: The plan's configuration, plain values.
         model: Name of the model.
         identity: Which exact model, a bundle's sha256.
+        rule: Name of the rule that chose what to evaluate; "full": everything.
         version: Of fastdc.
+
+    Raises:
+        InputError: Arrays of other types, or that do not fit one another; a count out of [0, J]; values that are not
+            finite.
     """
 
-    errors: npt.NDArray[np.float32] = field(repr=False)
+    counts: npt.NDArray[np.int32] = field(repr=False)
+    values: npt.NDArray[np.float32] = field(repr=False)
     sigma: npt.NDArray[np.float64] = field(repr=False)
     weights: npt.NDArray[np.float32] = field(repr=False)
     streams: npt.NDArray[np.int64] = field(repr=False)
@@ -68,13 +144,112 @@ class ErrorTable:
     plan: dict[str, Any]
     model: str
     identity: str
+    rule: str = "full"
     version: str = __version__
 
+    def __post_init__(self) -> None:
+        if self.counts.ndim != 2:
+            raise InputError(f"counts must be int32 of shape (n, K), got shape {self.counts.shape}")
+        n, k = self.counts.shape
+        j = len(self.sigma) if self.sigma.ndim else 0
+        self._check_array("counts", (n, k))
+        if self.counts.size and not 0 <= self.counts.min() <= self.counts.max() <= j:
+            found = f"{self.counts.min()} to {self.counts.max()}"
+            raise InputError(f"counts must be in 0..{j}, the draws of sigma, found {found}")
+        cells = int(self.counts.sum(dtype=np.int64))
+        for name, shape in {"values": (cells,), "sigma": (j,), "weights": (j,), "streams": (n,)}.items():
+            self._check_array(name, shape)
+        if cells and not np.isfinite([self.values.min(), self.values.max()]).all():  # no mask as long as the values
+            raise InputError(f"values must be finite, found {self.values[~np.isfinite(self.values)][0]}")
+        if len(self.class_names) != k:
+            raise InputError(f"{len(self.class_names)} class_names do not fit counts of {k} classes")
+
+    def _check_array(self, name: str, shape: tuple[int, ...]) -> None:
+        array, dtype = getattr(self, name), _ARRAYS[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(
+                f"{name} must be {dtype.__name__} of shape {shape}, got {array.dtype} of shape {array.shape}"
+            )
+
     @classmethod
-    def empty(cls, model: Model, plan: Plan, streams: npt.NDArray[np.int64], seed: int) -> "ErrorTable":
-        """A table of NaN for a run to fill."""
+    def from_rows(
+        cls,
+        model: Model,
+        plan: Plan,
+        streams: npt.NDArray[np.int64],
+        seed: int,
+        rows: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]],
+        *,
+        rule: str = "full",
+    ) -> "ErrorTable":
+        """The table of a run that evaluated image after image.
+
+        Args:
+            model: The model that was run.
+            plan: Its draws.
+            streams: int64 (n,), the noise stream of each image.
+            seed: Philox key.
+            rows: For each image in order its counts, int32 (K,), all 0 if nothing was evaluated, and its values,
+                float32 (sum of counts,) in (class, draw) order.
+            rule: Name of the rule.
+
+        Raises:
+            InputError: Rows that do not fit the model, the plan, the streams or their own counts.
+        """
+        counts = np.empty((len(rows), model.num_classes), np.int32)
+        for i, (row, errors) in enumerate(rows):
+            if row.shape != counts.shape[1:] or errors.shape != (row.sum(),):  # sums that cancel between images
+                raise InputError(
+                    f"image {i} needs counts of shape {counts.shape[1:]} and as many values as they sum to, "
+                    f"got shapes {row.shape} and {errors.shape}"
+                )
+            counts[i] = row
+        values = np.concatenate([np.empty(0, np.float32), *(errors for _, errors in rows)])
+        return cls._of_run(counts, values, model, plan, streams, seed, rule)
+
+    @classmethod
+    def from_errors(
+        cls,
+        model: Model,
+        plan: Plan,
+        streams: npt.NDArray[np.int64],
+        seed: int,
+        errors: npt.NDArray[np.float32],
+        *,
+        rule: str = "full",
+    ) -> "ErrorTable":
+        """The table of a run whose errors are dense, see :meth:`from_rows` and :func:`ragged`.
+
+        Args:
+            model: The model that was run.
+            plan: Its draws.
+            streams: int64 (n,), the noise stream of each image.
+            seed: Philox key.
+            errors: float32 (n, K, J), NaN where not evaluated; not copied if nothing is NaN.
+            rule: Name of the rule.
+
+        Raises:
+            InputError: Errors that do not fit, or whose classes were not evaluated at prefixes of the draws.
+        """
+        if errors.shape != (len(streams), model.num_classes, plan.draws):
+            wanted = (len(streams), model.num_classes, plan.draws)
+            raise InputError(f"errors must have shape {wanted} (images, classes, draws), got {errors.shape}")
+        return cls._of_run(*ragged(errors), model, plan, streams, seed, rule)
+
+    @classmethod
+    def _of_run(
+        cls,
+        counts: npt.NDArray[np.int32],
+        values: npt.NDArray[np.float32],
+        model: Model,
+        plan: Plan,
+        streams: npt.NDArray[np.int64],
+        seed: int,
+        rule: str,
+    ) -> "ErrorTable":
         return cls(
-            errors=np.full((len(streams), model.num_classes, plan.draws), np.nan, np.float32),
+            counts=counts,
+            values=values,
             sigma=plan.levels.sigma / plan.levels.alpha,
             weights=plan.rows[:, 6].copy(),
             streams=streams,
@@ -83,6 +258,7 @@ class ErrorTable:
             plan=plan.config.to_dict(),
             model=model.name,
             identity=model.identity,
+            rule=rule,
         )
 
     @classmethod
@@ -90,13 +266,13 @@ class ErrorTable:
         """One table of the images of several runs that differ in nothing else.
 
         Raises:
-            InputError: No table, or runs with different plans, seeds, models or classes.
+            InputError: No table, or runs with different plans, seeds, rules, models or classes.
         """
         if not tables:
             raise InputError("there is no table to concatenate")
         first = tables[0]
         for table in tables[1:]:
-            for name in ("seed", "class_names", "plan", "model", "identity"):
+            for name in ("seed", "class_names", "plan", "rule", "model", "identity"):
                 if getattr(table, name) != getattr(first, name):
                     raise InputError(f"tables of different {name} cannot be concatenated")
             for name in ("sigma", "weights"):  # models made by hand have no identity
@@ -104,18 +280,60 @@ class ErrorTable:
                     raise InputError(f"tables of different {name} cannot be concatenated")
         return replace(
             first,
-            errors=np.concatenate([table.errors for table in tables]),
+            counts=np.concatenate([table.counts for table in tables]),
+            values=np.concatenate([table.values for table in tables]),
             streams=np.concatenate([table.streams for table in tables]),
         )
+
+    def __len__(self) -> int:
+        """n, the number of images."""
+        return len(self.counts)
+
+    @property
+    def draws(self) -> int:
+        """J, the draws of the plan."""
+        return len(self.sigma)
+
+    @property
+    def errors(self) -> npt.NDArray[np.float32]:
+        """The errors as a read-only float32 (n, K, J), NaN where not evaluated.
+
+        A view if everything was evaluated, else made anew at every access: of a large table read :meth:`chunks`.
+        """
+        return dense(self.counts, self.values, self.draws)
 
     @property
     def evaluations(self) -> npt.NDArray[np.int64]:
         """Network evaluations (NFE) of each image, int64 (n,)."""
-        return np.asarray(np.count_nonzero(~np.isnan(self.errors), axis=(1, 2)), dtype=np.int64)
+        return np.asarray(self.counts.sum(axis=1, dtype=np.int64))
+
+    @cached_property
+    def _offsets(self) -> npt.NDArray[np.int64]:
+        """int64 (n + 1,), where the values of each image begin, and the end."""
+        return np.concatenate([[0], np.cumsum(self.evaluations)])
+
+    def rows(self, start: int, stop: int) -> "ErrorTable":
+        """The table of the images start ... stop - 1, cut off at n; views of this table's arrays."""
+        first, last, _ = slice(start, stop).indices(len(self))
+        return replace(
+            self,
+            counts=self.counts[first:last],
+            values=self.values[self._offsets[first] : self._offsets[max(first, last)]],
+            streams=self.streams[first:last],
+        )
+
+    def chunks(self, cells: int = CHUNK_CELLS) -> Iterator["ErrorTable"]:
+        """The table in parts of at most `cells` cells (n, K, J) each, but at least one image; one part if it is empty.
+
+        For work on dense errors in bounded memory.
+        """
+        step = max(1, cells // max(1, self.counts.shape[1] * self.draws))
+        for start in range(0, max(1, len(self)), step):
+            yield self.rows(start, start + step)
 
     def mean(self) -> npt.NDArray[np.float64]:
         """:func:`mean_errors` of the table, float64 (n, K)."""
-        return mean_errors(self.errors)
+        return np.concatenate([mean_errors(part.errors) for part in self.chunks()])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table to an .npz file, all of it or nothing.
@@ -133,19 +351,14 @@ class ErrorTable:
             "model": self.model,
             "identity": self.identity,
             "fastdc": self.version,
+            "rule": self.rule,
         }
         # Beside the target, so that the last step is a rename. Not mkstemp: its files are for their owner only.
         staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
         try:
             with staging.open("xb") as file:
-                np.savez_compressed(
-                    file,
-                    errors=self.errors,
-                    sigma=self.sigma,
-                    weights=self.weights,
-                    streams=self.streams,
-                    meta=np.array(json.dumps(meta)),
-                )
+                arrays = {name: getattr(self, name) for name in _ARRAYS}
+                np.savez_compressed(file, **arrays, meta=np.array(json.dumps(meta)))
             staging.replace(target)
         except OSError as error:
             raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
@@ -161,30 +374,28 @@ class ErrorTable:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                arrays = {name: _read_array(archive, name) for name in (*_ARRAYS, "meta")}
-            meta = json.loads(str(arrays.pop("meta")))
+                meta = json.loads(str(_read_array(archive, "meta")))
+                _check_meta(meta)
+                old = meta["version"] == 1
+                names = ("errors", "sigma", "weights", "streams") if old else tuple(_ARRAYS)
+                arrays = {name: _read_array(archive, name) for name in names}
+            if old:
+                arrays["counts"], arrays["values"] = ragged(arrays.pop("errors"))
+            return cls(
+                **arrays,
+                seed=meta["seed"],
+                class_names=tuple(meta["class_names"]),
+                plan=meta["plan"],
+                model=meta["model"],
+                identity=meta["identity"],
+                rule="full" if old else meta["rule"],
+                version=meta["fastdc"],
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         except Exception as error:  # numpy, zipfile and zlib raise nearly anything on bytes that are not theirs
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise InputError(f"{path} is not a fastdc error table: {reason}") from None
-        _check_meta(meta, path)
-        n, k, j = arrays["errors"].shape if arrays["errors"].ndim == 3 else (-1, -1, -1)
-        expected = {"errors": (n, k, j), "sigma": (j,), "weights": (j,), "streams": (n,)}
-        for name, dtype in _ARRAYS.items():
-            array = arrays[name]
-            if array.shape != expected[name] or array.dtype != dtype:
-                wanted = f"{dtype.__name__} of shape {expected[name] if n >= 0 else '(n, K, J)'}"
-                raise InputError(f"{path}: {name} must be {wanted}, got {array.dtype} of shape {array.shape}")
-        if len(meta["class_names"]) != k:
-            raise InputError(f"{path}: {len(meta['class_names'])} class_names do not fit errors of {k} classes")
-        return cls(
-            **arrays,
-            seed=meta["seed"],
-            class_names=tuple(meta["class_names"]),
-            plan=meta["plan"],
-            model=meta["model"],
-            identity=meta["identity"],
-            version=meta["fastdc"],
-        )
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -194,16 +405,18 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
         return array
 
 
-def _check_meta(meta: Any, path: str | os.PathLike[str]) -> None:
+def _check_meta(meta: Any) -> None:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise InputError(f"{path} is not a fastdc error table: expected format {FORMAT!r}")
+        raise InputError(f"not a fastdc error table: expected format {FORMAT!r}")
     for name, kind in _META.items():
         value = meta.get(name)
+        if name == "rule" and meta["version"] == 1:
+            continue
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{path}: {name} must be {kind.__name__}, got {value!r:.80}")
-        if name == "version" and meta[name] > VERSION:  # before the other fields, which may have changed
-            raise InputError(f"{path} has format version {value}, this fastdc reads up to {VERSION}: upgrade fastdc")
+            raise InputError(f"{name} must be {kind.__name__}, got {value!r:.80}")
+        if name == "version" and not 1 <= meta[name] <= VERSION:  # before the other fields, which may have changed
+            raise InputError(f"format version {value!r:.80}, this fastdc reads 1 to {VERSION}: upgrade fastdc")
     if not all(isinstance(name, str) for name in meta["class_names"]):
-        raise InputError(f"{path}: class_names must be strings")
+        raise InputError("class_names must be strings")
     if not 0 <= meta["seed"] <= MAX_SEED:
-        raise InputError(f"{path}: seed must be in [0, 2^64), got {meta['seed']!r:.80}")
+        raise InputError(f"seed must be in [0, 2^64), got {meta['seed']!r:.80}")

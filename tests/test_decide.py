@@ -1,35 +1,42 @@
 """Decisions against brute-force loops, and the posterior and its temperature against SciPy and known answers."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from worlds import Float64, fails_with, permutations
 
-from fastdc import InputError
-from fastdc.decide import decide, fit_temperature, negative_log_likelihood, posterior
+from fastdc import ErrorTable, InputError
+from fastdc.decide import Decision, decide, decide_table, fit_temperature, negative_log_likelihood, posterior
+from fastdc.errors import ragged
 
 NAN = np.nan
 
 
-def by_hand(errors: Float64, decision: str) -> tuple[list[int], list[list[int]]]:
-    """Labels and votes by loops over images, draws and classes, as decide's documentation words them."""
-    labels, votes = [], []
+def by_hand(errors: Float64, decision: str) -> tuple[list[int], list[list[int]], list[list[float]]]:
+    """Labels, votes and mean errors by loops over images, draws and classes, as decide's documentation words them."""
+    labels, votes, means = [], [], []
     for image in errors:
-        counts = [sum(not np.isnan(value) for value in row) for row in image]
-        alive = [k for k, count in enumerate(counts) if count == max(counts)]
-        shared = [j for j in range(image.shape[1]) if not any(np.isnan(image[k, j]) for k in alive)]
+        drawn = [{j for j, value in enumerate(row) if not np.isnan(value)} for row in image]
+        alive = [k for k, draws in enumerate(drawn) if len(draws) == max(map(len, drawn))]
+        shared = sorted(set.intersection(*(drawn[k] for k in alive)))
         mean = {k: float(np.mean([image[k, j] for j in shared])) for k in alive}
+        leader = min(alive, key=lambda k: (mean[k], k))
+        for k in set(range(len(image))) - set(alive):
+            pairs = [image[k, j] - image[leader, j] for j in drawn[k] & drawn[leader]]
+            mean[k] = max(mean[leader], mean[leader] + float(np.mean(pairs))) if pairs else NAN
         won = [0] * len(image)
         for j in shared:
             won[min(alive, key=lambda k: (image[k, j], k))] += 1
         best = [k for k in alive if won[k] == max(won)] if decision == "vote" else alive
         labels.append(min(best, key=lambda k: (mean[k], k)))
         votes.append(won)
-    return labels, votes
+        means.append([mean[k] for k in range(len(image))])
+    return labels, votes, means
 
 
 # Multiples of 1/8: sums are exact in any order, so that ties are ties.
@@ -50,19 +57,151 @@ def stopped_early(draw: st.DrawFn) -> Float64:
     return errors
 
 
+@st.composite
+def with_holes(draw: st.DrawFn) -> Float64:
+    """Any cells missing, not only those after a prefix, as long as the survivors share a draw."""
+    errors: Float64 = draw(_full).copy()
+    errors[draw(hnp.arrays(np.bool_, errors.shape))] = NAN
+    known = ~np.isnan(errors)
+    for image in known:
+        alive = image.sum(axis=1) == image.sum(axis=1).max()
+        assume(image[alive].all(axis=0).any())
+    return errors
+
+
 @pytest.mark.parametrize("decision", ["mean", "vote"])
-@given(errors=_full | stopped_early())
-def test_labels_and_votes_are_those_of_a_loop(decision: str, errors: Float64) -> None:
+@given(errors=_full | stopped_early() | with_holes())
+def test_everything_decided_is_that_of_a_loop(decision: str, errors: Float64) -> None:
     decided = decide(errors, decision=decision, temperature=0.5)
-    labels, votes = by_hand(errors, decision)
+    labels, votes, means = by_hand(errors, decision)
     assert decided.labels.tolist() == labels
     assert decided.votes.tolist() == votes
     assert decided.labels.dtype == decided.votes.dtype == np.int64
+    np.testing.assert_allclose(decided.mean_errors, np.reshape(means, errors.shape[:2]), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(decided.probabilities.sum(axis=1), 1, rtol=1e-12)
     assert (decided.probabilities >= 0).all()
     if decision == "vote":
         totals = decided.votes.sum(axis=1, keepdims=True)
         np.testing.assert_array_equal(decided.probabilities, decided.votes / totals)
+    else:
+        np.testing.assert_allclose(decided.probabilities, posterior(decided.mean_errors, 0.5), rtol=1e-12)
+
+
+@given(errors=stopped_early(), shift=st.sampled_from([0.0, 1e-9]), temperature=st.sampled_from([1e-300, 1e-3, 1, 1e9]))
+def test_the_label_has_the_smallest_mean_and_the_largest_probability(
+    errors: Float64, shift: float, temperature: float
+) -> None:
+    """Also where classes tie, or nearly do: the shift makes gaps that the softmax rounds away."""
+    errors = errors - shift * np.arange(errors.shape[1])[:, None]  # later classes gain a little
+    decided = decide(errors, temperature=temperature)
+    np.testing.assert_array_equal(np.nanargmin(decided.mean_errors, axis=1), decided.labels)
+    np.testing.assert_array_equal(decided.probabilities.argmax(axis=1), decided.labels)
+    np.testing.assert_array_equal(decide(errors, decision="vote").mean_errors, decided.mean_errors)
+
+
+@given(errors=_full)
+def test_evaluating_everything_gives_plain_means_and_their_posterior(errors: Float64) -> None:
+    decided = decide(errors)
+    np.testing.assert_array_equal(decided.mean_errors, errors.sum(axis=2) / errors.shape[2])
+    np.testing.assert_array_equal(decided.probabilities, posterior(decided.mean_errors))
+    np.testing.assert_array_equal(decided.labels, errors.sum(axis=2).argmin(axis=1))
+    np.testing.assert_array_equal(decided.votes.sum(axis=1), errors.shape[2])
+
+
+def raced(errors: Float64, looks: tuple[int, ...], margin: float) -> tuple[Float64, list[int]]:
+    """Errors that a rule leaves which drops whatever is behind the leader by the margin, and the class it ends with."""
+    left, winners = errors.copy(), []
+    for image in left:
+        alive = list(range(len(image)))
+        for m in looks:
+            means = {k: float(image[k, :m].mean()) for k in alive}
+            leader = min(alive, key=lambda k: (means[k], k))
+            dropped = [k for k in alive if means[k] - means[leader] > margin]
+            image[dropped, m:] = NAN
+            alive = [k for k in alive if k not in dropped]
+            if len(alive) == 1:
+                image[alive, m:] = NAN
+                break
+        winners.append(leader)
+    return left, winners
+
+
+@given(errors=_full, margin=st.floats(0, 1))
+def test_the_label_is_what_the_rule_settled_on(errors: Float64, margin: float) -> None:
+    """The losers of the last look have as many draws as the winner: they are compared again, with the same outcome."""
+    left, winners = raced(errors, tuple(range(1, errors.shape[2] + 1)), margin)
+    decided = decide(left)
+    assert decided.labels.tolist() == winners
+    shared = np.count_nonzero(~np.isnan(left), axis=2).max(axis=1)
+    np.testing.assert_array_equal(decided.votes.sum(axis=1), shared)
+
+
+def test_noise_levels_cancel_for_a_class_that_was_dropped() -> None:
+    """Class 2, dropped after two draws at easy levels, is 0.3 behind the winner there: so it is in the end."""
+    level = np.array([0.1, 0.2, 0.9, 0.8])
+    errors = np.stack([level, level + 0.05, np.add(level, [0.2, 0.4, NAN, NAN])])[None]
+    decided = decide(errors)
+    np.testing.assert_allclose(decided.mean_errors, [[0.5, 0.55, 0.8]], rtol=1e-12)
+    lone = decide(np.stack([level, np.add(level, [0.1, NAN, NAN, NAN])])[None], decision="vote")
+    assert lone.votes.tolist() == [[4, 0]]
+    assert lone.probabilities.tolist() == [[1.0, 0.0]]
+    np.testing.assert_allclose(lone.mean_errors, [[0.5, 0.6]], rtol=1e-12)
+
+
+def test_a_class_dropped_for_a_third_one_does_not_win() -> None:
+    """Class 0 lost to 1 at the first draw, and 1 to 2 at the end; at that first draw, 0 was better than 2."""
+    decided = decide(np.array([[[0.5, NAN, NAN], [0.1, 0.9, 0.9], [0.6, 0.2, 0.1]]]), temperature=1e9)
+    assert decided.labels.tolist() == [2]
+    assert decided.mean_errors[0, 0] == np.nextafter(decided.mean_errors[0, 2], np.inf)
+    assert decided.probabilities.argmax() == 2
+
+
+def table_of(errors: Float64) -> ErrorTable:
+    counts, values = ragged(errors.astype(np.float32))
+    n, k, j = errors.shape
+    return ErrorTable(
+        counts=counts,
+        values=values,
+        sigma=np.ones(j),
+        weights=np.ones(j, np.float32),
+        streams=np.arange(n),
+        seed=0,
+        class_names=tuple(map(str, range(k))),
+        plan={},
+        model="",
+        identity="",
+    )
+
+
+def assert_same(one: Decision, other: Decision) -> None:
+    for name in ("labels", "probabilities", "mean_errors", "votes"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("decision", ["mean", "vote"])
+@given(errors=stopped_early(), cells=st.integers(1, 60))
+def test_a_table_is_decided_as_its_errors_are(decision: str, errors: Float64, cells: int) -> None:
+    table = table_of(errors + np.float32(0.1) * np.arange(errors.shape[2]))
+    want = decide(table.errors, decision=decision, temperature=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ErrorTable.chunks, "__defaults__", (cells,))
+        assert_same(decide_table(table, decision=decision, temperature=0.3), want)
+
+
+def test_a_large_table_is_never_dense() -> None:
+    """16 classes with 8 of 1024 draws each: the dense form is 128 times as large as the errors."""
+    one = np.full((1, 16, 1024), NAN)
+    one[:, :, :8] = np.random.default_rng(0).random((1, 16, 8))
+    one = one.astype(np.float32).astype(np.float64)
+    table = ErrorTable.concatenate([table_of(one)] * 1024)
+    tracemalloc.start()
+    try:
+        decided = decide_table(table)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < table.counts.size * table.draws * 4, "the errors alone, were they dense"
+    np.testing.assert_array_equal(decided.mean_errors, np.repeat(decide(one).mean_errors, 1024, axis=0))
 
 
 @given(errors=_full, seed=st.integers(0, 1000))
@@ -83,7 +222,8 @@ def test_only_shared_draws_are_compared() -> None:
         decided = decide(errors, decision=decision)
         assert decided.labels.tolist() == [0]
         assert decided.votes.tolist() == [[3, 0, 0]]
-    np.testing.assert_allclose(decided.mean_errors, [[1.9 / 3, 0.05, 2.1 / 3]])
+    np.testing.assert_allclose(decided.mean_errors, [[1.9 / 3, 1.9 / 3, 2.1 / 3]])  # class 1 may not pass the leader
+    assert decided.mean_errors[0, 1] > decided.mean_errors[0, 0]
 
 
 def test_equally_many_draws_are_compared_where_they_overlap() -> None:
@@ -114,11 +254,14 @@ def test_the_smallest_tables() -> None:
         no_image = decide(np.empty((0, 2, 3)), decision=decision)
         assert no_image.labels.shape == (0,)
         assert no_image.probabilities.shape == (0, 2)
+        assert decide_table(table_of(np.empty((0, 2, 3))), decision=decision).votes.shape == (0, 2)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 0, 3), (2, 3, 0), (3,)])
 def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     fails_with(lambda: decide(np.ones(shape)), "(n, K, J)", kind=InputError)
+    if len(shape) == 3:
+        fails_with(lambda: decide_table(table_of(np.ones(shape))), "cell" if shape[1] else "(n, K, J)", kind=InputError)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +276,16 @@ def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
 )
 def test_bad_options_are_refused(options: dict[str, Any], named: str) -> None:
     fails_with(lambda: decide(np.ones((1, 2, 3)), **options), named, kind=InputError)
+    fails_with(lambda: decide_table(table_of(np.ones((0, 2, 3))), **options), named, kind=InputError)
 
 
 def test_images_that_cannot_be_decided_are_named() -> None:
     errors = np.ones((3, 2, 2))
     errors[1] = NAN
     fails_with(lambda: decide(errors), "image 1", kind=InputError)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ErrorTable.chunks, "__defaults__", (1,))
+        fails_with(lambda: decide_table(table_of(errors)), "image 1", kind=InputError)
     disjoint = np.array([[[1.0, 2.0], [1.0, 2.0]], [[1.0, NAN], [NAN, 2.0]]])
     fails_with(lambda: decide(disjoint), "image 1", "no draw", kind=InputError)
 

@@ -312,15 +312,14 @@ def test_an_error_that_is_not_finite_is_a_failure_of_the_network(slots: int, val
 
 
 def test_a_table_rule_writes_what_it_observes() -> None:
-    plan = make_plan(WORLD.schedule, MODEL.parameterization, PlanConfig(draws=2))
-    target = ErrorTable.empty(MODEL, plan, np.arange(2), 0)
+    target = np.full((2, 3, 2), np.nan, np.float32)
     rule = TableRule(FullRule(2, 3, 2), target)
     cells = rule.propose(5)
     rule.observe(cells[3:], np.array([3, 4], np.float32))
-    assert target.errors[0, 0, 1] == 3
-    assert target.errors[0, 1, 1] == 4
+    assert target[0, 0, 1] == 3
+    assert target[0, 1, 1] == 4
     assert rule.remaining == 7
-    assert target.evaluations.tolist() == [2, 0]
+    assert np.count_nonzero(~np.isnan(target)) == 2
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -15,13 +15,20 @@ from hypothesis.extra import numpy as hnp
 from worlds import classifier, fails_with, gaussian, unit_images
 
 from fastdc import ErrorTable, InputError
-from fastdc.errors import VERSION, mean_errors
+from fastdc.errors import VERSION, mean_errors, ragged
+from fastdc.plan import PlanConfig, make_plan
 
 
-def table(n: int = 2, k: int = 3, j: int = 4, *, seed: int = 0) -> ErrorTable:
+def table(n: int = 2, k: int = 3, j: int = 4, *, seed: int = 0, full: bool = False) -> ErrorTable:
+    """A ragged table; some class of it has no draw and some class all, unless it is to be full."""
     rng = np.random.default_rng(seed)
+    counts = rng.integers(0, j + 1, (n, k), np.int32)
+    counts.flat[: min(2, counts.size)] = [0, j][: counts.size]
+    if full:
+        counts[:] = j
     return ErrorTable(
-        errors=rng.random((n, k, j), dtype=np.float32),
+        counts=counts,
+        values=rng.random(counts.sum(), dtype=np.float32),
         sigma=np.linspace(0.1, 1.0, j),
         weights=np.ones(j, np.float32),
         streams=rng.integers(0, 2**56, n),
@@ -30,6 +37,7 @@ def table(n: int = 2, k: int = 3, j: int = 4, *, seed: int = 0) -> ErrorTable:
         plan={"draws": j, "levels": [0.1, 1.0]},
         model="m",
         identity="abc",
+        rule="full" if full else "race",
     )
 
 
@@ -48,8 +56,11 @@ def assert_equal_tables(one: ErrorTable, other: ErrorTable) -> None:
 def tables(draw: st.DrawFn) -> ErrorTable:
     n, k, j = draw(st.integers(0, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
     names = st.text(max_size=6)
+    counts = draw(hnp.arrays(np.int32, (n, k), elements=st.integers(0, j)) | st.just(np.full((n, k), j, np.int32)))
+    finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
     return ErrorTable(
-        errors=draw(hnp.arrays(np.float32, (n, k, j), elements=st.floats(width=32))),
+        counts=counts,
+        values=draw(hnp.arrays(np.float32, int(counts.sum()), elements=finite)),
         sigma=draw(hnp.arrays(np.float64, j, elements=st.floats(1e-6, 1e6))),
         weights=draw(hnp.arrays(np.float32, j, elements=st.floats(0, 1e6, width=32))),
         streams=draw(hnp.arrays(np.int64, n, elements=st.integers(0, 2**56 - 1))),
@@ -58,6 +69,7 @@ def tables(draw: st.DrawFn) -> ErrorTable:
         plan=draw(st.dictionaries(names, st.integers() | st.none() | st.floats(allow_nan=False))),
         model=draw(names),
         identity=draw(names),
+        rule=draw(names),
         version=draw(names),
     )
 
@@ -109,6 +121,13 @@ def members(saved: ErrorTable, path: Path) -> dict[str, Any]:
         return {name: data[name] for name in data.files}
 
 
+def write_meta(path: Path, saved: ErrorTable, changes: dict[str, Any], **arrays: Any) -> None:
+    """Saves a table with other meta data and, if any are given, these arrays instead of its own."""
+    content = members(saved, path)
+    meta = {**json.loads(str(content.pop("meta"))), **changes}
+    np.savez(path, **(arrays or content), meta=np.array(json.dumps(meta)))
+
+
 def refused(path: Path, *parts: str) -> None:
     fails_with(lambda: ErrorTable.load(path), str(path), *parts, kind=InputError)
 
@@ -125,7 +144,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     np.savez(path, images=np.zeros((2, 1, 4, 4)))
     refused(path, "not a fastdc error table")
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("errors.npy", b"not an array")
+        archive.writestr("meta.npy", b"not an array")
     refused(path, "not a fastdc error table")
 
 
@@ -155,33 +174,62 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "x.npz"
     content = members(table(), path)
-    for name in ("errors", "meta"):
+    for name in ("values", "meta"):
         np.savez(path, **{**content, name: np.array([Evil()], dtype=object)})
         refused(path, "not a fastdc error table")
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("errors", np.zeros((2, 3), np.float32)),
-        ("errors", np.zeros((2, 3, 5), np.float32)),
-        ("errors", np.zeros((2, 2, 4), np.float32)),
-        ("errors", np.zeros((2, 3, 4), np.float64)),
-        ("errors", np.zeros((2, 3, 4), "U1")),
-        ("errors", np.float32(0)),
-        ("sigma", np.zeros(5)),
-        ("sigma", np.zeros(4, np.float32)),
-        ("weights", np.zeros((4, 1), np.float32)),
-        ("streams", np.zeros(3, np.int64)),
-        ("streams", np.int64(0)),
-        ("streams", np.zeros(2)),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+COUNTS = np.array([[0, 4, 1], [2, 0, 3]], np.int32)
+"""Counts that fit :func:`table`'s other arrays, with ten values."""
+
+UNFIT: list[tuple[str, dict[str, Any]]] = [
+    ("counts", {"counts": COUNTS[0]}),
+    ("counts", {"counts": COUNTS[0, 0]}),
+    ("counts", {"counts": COUNTS.astype(np.int64)}),
+    ("counts", {"counts": COUNTS.astype(np.float32)}),
+    ("counts", {"counts": np.full((2, 3), "4")}),
+    ("0..4", {"counts": np.array([[5, 0, 0], [2, 0, 3]], np.int32)}),
+    ("0..4", {"counts": np.array([[-1, 4, 2], [2, 0, 3]], np.int32)}),
+    ("0..4", {"counts": np.full((2, 3), 2**31 - 1, np.int32), "values": np.zeros(0, np.float32)}),
+    ("(9,)", {"counts": np.array([[0, 3, 1], [2, 0, 3]], np.int32)}),
+    ("values", {"values": np.zeros(9, np.float32)}),
+    ("values", {"values": np.zeros(11, np.float32)}),
+    ("values", {"values": np.zeros(10)}),
+    ("values", {"values": np.zeros((1, 10), np.float32)}),
+    ("values", {"values": np.zeros(10, ">f4")}),
+    ("finite, found nan", {"values": np.array([*[0] * 9, np.nan], np.float32)}),
+    ("finite, found inf", {"values": np.array([np.inf, *[0] * 9], np.float32)}),
+    ("finite, found -inf", {"values": np.array([0, -np.inf, *[0] * 8], np.float32)}),
+    ("weights", {"sigma": np.zeros(5)}),
+    ("0..3", {"sigma": np.zeros(3)}),
+    ("0..0", {"sigma": np.float64(0)}),
+    ("sigma", {"sigma": np.zeros(4, np.float32)}),
+    ("sigma", {"sigma": np.zeros((4, 1))}),
+    ("weights", {"weights": np.zeros((4, 1), np.float32)}),
+    ("weights", {"weights": np.zeros(4)}),
+    ("streams", {"streams": np.zeros(3, np.int64)}),
+    ("streams", {"streams": np.int64(0)}),
+    ("streams", {"streams": np.zeros(2)}),
+]
+
+
+@pytest.mark.parametrize(("named", "arrays"), UNFIT)
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, named: str, arrays: dict[str, Any]) -> None:
+    valid = replace(table(), counts=COUNTS, values=np.arange(10, dtype=np.float32))
+    changes: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    fails_with(lambda: replace(valid, **changes), named, kind=InputError)
     path = tmp_path / "x.npz"
-    np.savez(path, **{**members(table(), path), name: value})
-    refused(path)
+    np.savez(path, **{**members(valid, path), **arrays})
+    refused(path, named)
+
+
+def test_an_array_that_is_missing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    content = members(table(), path)
+    for name in content:
+        np.savez(path, **{other: array for other, array in content.items() if other != name})
+        refused(path, name)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +238,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str, value: An
         ("format", "other"),
         ("format", None),
         ("version", VERSION + 1),
+        ("version", 0),
         ("version", "1"),
         ("version", None),
         ("seed", "7"),
@@ -203,13 +252,13 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str, value: An
         ("model", None),
         ("identity", 5),
         ("fastdc", None),
+        ("rule", None),
+        ("rule", 5),
     ],
 )
 def test_meta_data_that_does_not_fit_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     path = tmp_path / "x.npz"
-    content = members(table(), path)
-    meta = {**json.loads(str(content["meta"])), name: value}
-    np.savez(path, **{**content, "meta": np.array(json.dumps(meta))})
+    write_meta(path, table(), {name: value})
     refused(path, *(["format version", "upgrade"] if value == VERSION + 1 else [name]))
 
 
@@ -218,6 +267,126 @@ def test_meta_data_that_is_no_object_is_refused(tmp_path: Path, text: str) -> No
     path = tmp_path / "x.npz"
     np.savez(path, **{**members(table(), path), "meta": np.array(text)})
     refused(path, "not a fastdc error table")
+
+
+def old_file(path: Path, saved: ErrorTable, errors: Any) -> None:
+    """A file of version 1: dense errors, no rule."""
+    arrays = {name: getattr(saved, name) for name in ("sigma", "weights", "streams")}
+    write_meta(path, saved, {"version": 1, "rule": None}, errors=errors, **arrays)
+
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    for saved in (table(full=True), table(), table(0), table(1, 1, 1, full=True)):
+        old_file(path, saved, saved.errors)
+        assert_equal_tables(ErrorTable.load(path), replace(saved, rule="full"))
+    gap = table(full=True).errors.copy()
+    gap[1, 2, 0] = np.nan
+    infinite = np.full((2, 3, 4), np.inf, np.float32)
+    for errors, named in (
+        (gap, "image 1, class 2 evaluated at draw 1 but not at draw 0"),
+        (infinite, "finite"),
+        (np.zeros((2, 3), np.float32), "(n, K, J)"),
+        (np.zeros((2, 3, 4)), "float64"),
+        (np.zeros((2, 3, 5), np.float32), "0..4"),
+        (np.zeros((2, 2, 4), np.float32), "class_names"),
+        (np.zeros((3, 3, 4), np.float32), "streams"),
+    ):
+        old_file(path, table(), errors)
+        refused(path, named)
+
+
+# --- ragged and dense ------------------------------------------------------------------------------------------------
+
+
+@given(tables())
+def test_dense_errors_are_the_values_in_order(made: ErrorTable) -> None:
+    values = iter(made.values.tolist())
+    want = [
+        [[next(values) if j < count else np.nan for j in range(made.draws)] for count in image]
+        for image in made.counts.tolist()
+    ]
+    np.testing.assert_array_equal(made.errors, np.reshape(want, made.errors.shape))
+    assert made.errors.dtype == np.float32
+    assert not made.errors.flags.writeable
+    counts, back = ragged(made.errors)
+    np.testing.assert_array_equal(counts, made.counts)
+    np.testing.assert_array_equal(back, made.values)
+    assert counts.dtype == np.int32
+    assert back.dtype == np.float32
+
+
+def test_a_full_table_is_dense_without_a_copy() -> None:
+    made = table(3, full=True)
+    assert np.shares_memory(made.errors, made.values)
+    assert np.shares_memory(ragged(made.errors)[1], made.values)
+    assert made.values.flags.writeable, "only the view is read-only"
+
+
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=3, max_dims=3, max_side=4)))
+def test_only_prefixes_become_ragged(known: Any) -> None:
+    errors = np.where(known, np.float32(1), np.float32(np.nan))
+    if any("01" in "".join(str(int(cell)) for cell in row) for image in known for row in image):
+        fails_with(lambda: ragged(errors), "prefix", kind=InputError)
+    else:
+        assert ragged(errors)[0].tolist() == known.sum(axis=2).tolist()
+
+
+def plan_of(draws: int) -> Any:
+    world = gaussian()
+    return world.model, make_plan(world.schedule, world.model.parameterization, PlanConfig(draws=draws))
+
+
+def test_a_run_may_give_rows_or_dense_errors() -> None:
+    model, plan = plan_of(4)
+    want = table(3)
+    rows = [(part.counts[0], part.values) for part in want.chunks(1)]
+    streams = np.arange(3)
+    made = ErrorTable.from_rows(model, plan, streams, 5, rows, rule="race")
+    np.testing.assert_array_equal(made.errors, want.errors)
+    np.testing.assert_array_equal(made.sigma, plan.levels.sigma / plan.levels.alpha)
+    np.testing.assert_array_equal(made.weights, plan.rows[:, 6])
+    assert (made.seed, made.rule, made.plan, made.class_names) == (5, "race", plan.config.to_dict(), model.class_names)
+    assert_equal_tables(ErrorTable.from_errors(model, plan, streams, 5, want.errors, rule="race"), made)
+    nothing = (np.zeros(3, np.int32), np.empty(0, np.float32))
+    assert ErrorTable.from_rows(model, plan, np.arange(2), 0, [nothing, rows[0]]).evaluations[0] == 0
+    assert ErrorTable.from_rows(model, plan, np.arange(0), 0, []).errors.shape == (0, 3, 4)
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    model, plan = plan_of(4)
+    one = (np.array([1, 0, 2], np.int32), np.ones(3, np.float32))
+    more, fewer = (one[0], np.ones(4, np.float32)), (one[0], np.ones(2, np.float32))
+    cases: list[tuple[list[Any], str]] = [
+        ([one], "streams"),
+        ([one, one, one], "streams"),
+        ([more, fewer], "image 0"),  # though all values are as many as all counts
+        ([one, (np.ones(2, np.int32), np.ones(2, np.float32))], "image 1"),
+        ([one, (np.array([5, 0, 0], np.int32), np.ones(5, np.float32))], "0..4"),
+        ([one, (one[0], np.full(3, np.nan, np.float32))], "finite"),
+        ([one, (one[0], np.ones(3))], "float32"),
+    ]
+    for rows, named in cases:
+        fails_with(lambda r=rows: ErrorTable.from_rows(model, plan, np.arange(2), 0, r), named, kind=InputError)  # type: ignore[misc]
+    for shape in ((2, 3, 5), (2, 2, 4), (1, 3, 4), (3, 4)):
+        errors = np.zeros(shape, np.float32)
+        fails_with(lambda e=errors: ErrorTable.from_errors(model, plan, np.arange(2), 0, e), "shape", kind=InputError)  # type: ignore[misc]
+
+
+@given(tables(), st.integers(0, 4), st.integers(0, 4))
+def test_rows_are_the_table_of_some_images(made: ErrorTable, start: int, stop: int) -> None:
+    part = made.rows(start, stop)
+    np.testing.assert_array_equal(part.errors, made.errors[start:stop])
+    np.testing.assert_array_equal(part.streams, made.streams[start:stop])
+    assert len(part) == len(made.errors[start:stop])
+
+
+@given(tables(), st.integers(1, 40))
+def test_chunks_are_bounded_and_join_to_the_table(made: ErrorTable, cells: int) -> None:
+    parts = list(made.chunks(cells))
+    assert all(part.errors.size <= cells or len(part) == 1 for part in parts)
+    assert_equal_tables(ErrorTable.concatenate(parts), made)
+    assert all(np.shares_memory(part.values, made.values) for part in parts if len(part.values))
 
 
 # --- joining and reading ---------------------------------------------------------------------------------------------
@@ -240,6 +409,7 @@ def test_tables_of_several_runs_are_one_table() -> None:
         ("plan", {"draws": 4}),
         ("model", "other"),
         ("identity", ""),
+        ("rule", "full"),
         ("sigma", np.linspace(0.1, 2.0, 4)),
         ("weights", np.zeros(4, np.float32)),
     ],
@@ -253,19 +423,23 @@ def test_joining_nothing_is_refused() -> None:
     fails_with(lambda: ErrorTable.concatenate([]), "no table", kind=InputError)
 
 
-@given(
-    hnp.arrays(
-        np.float32,
-        hnp.array_shapes(min_dims=3, max_dims=3, max_side=5),
-        elements=st.just(np.nan) | st.floats(0, 100, width=32),
-    )
-)
-def test_means_and_evaluations_by_counting(errors: Any) -> None:
-    counted = replace(table(*errors.shape), errors=errors)
-    known = [[[value for value in row if not np.isnan(value)] for row in image] for image in errors.tolist()]
-    assert counted.evaluations.tolist() == [sum(map(len, image)) for image in known]
-    assert counted.evaluations.dtype == np.int64
+@given(tables())
+def test_means_and_evaluations_by_counting(made: ErrorTable) -> None:
+    known = [[[value for value in row if not np.isnan(value)] for row in image] for image in made.errors.tolist()]
+    assert made.evaluations.tolist() == [sum(map(len, image)) for image in known]
+    assert made.evaluations.dtype == np.int64
     want = [[sum(row) / len(row) if row else np.nan for row in image] for image in known]
-    np.testing.assert_allclose(counted.mean(), want, rtol=1e-12)
-    assert counted.mean().dtype == np.float64
-    np.testing.assert_array_equal(counted.mean(), mean_errors(errors))
+    slack = 4 * np.finfo(np.float64).eps * np.abs(made.values).max(initial=0)  # values of both signs may cancel
+    np.testing.assert_allclose(made.mean(), np.reshape(want, made.counts.shape), rtol=0, atol=slack)
+    assert made.mean().dtype == np.float64
+    np.testing.assert_array_equal(made.mean(), mean_errors(made.errors))
+
+
+def test_means_do_not_depend_on_the_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = table(7, 3, 1000)
+    whole = made.mean()
+    np.testing.assert_array_equal(
+        whole, [[mean_errors(row[None, None])[0, 0] for row in image] for image in made.errors]
+    )
+    monkeypatch.setattr(ErrorTable.chunks, "__defaults__", (2 * 3 * 1000,))
+    np.testing.assert_array_equal(made.mean(), whole)
