@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "bind_ledger.h"
 #include "dispatch.h"
 #include "errors.h"
 #include "kernels.h"
@@ -342,4 +343,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isa", [] { return std::string(cpu_isa()); });
   m.def("set_cpu_isa", [](const std::string& name) { set_cpu_isa(name.c_str()); }, py::arg("name"));
   m.def("cuda_device_count", &cuda_device_count);
+  bind_ledger(m);
 }

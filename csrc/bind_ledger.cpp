@@ -1,0 +1,124 @@
+// Python's view of the ledger: NumPy arrays in and out, many requests a call. See ledger.h and fastdc/scheduler.py.
+#include "bind_ledger.h"
+
+#include <pybind11/numpy.h>
+
+#include <algorithm>
+
+#include "errors.h"
+#include "ledger.h"
+
+namespace py = pybind11;
+
+namespace fastdc {
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+void check_vector(const py::array& array, const char* name, py::ssize_t size) {
+  FASTDC_CHECK(array.ndim() == 1 && (size < 0 || array.size() == size), name, " must be a vector",
+               size < 0 ? "" : concat(" of ", size), ", got ", array.ndim(), " dimensions of ", array.size());
+}
+
+py::tuple propose(Ledger& ledger, int64_t room) {
+  const Ledger::Proposal proposal = ledger.propose(room);
+  py::array_t<int32_t> cells({static_cast<py::ssize_t>(proposal.cells.size()), py::ssize_t{3}});
+  static_assert(sizeof(Cell) == 3 * sizeof(int32_t), "a cell is three int32");
+  const auto* first = reinterpret_cast<const int32_t*>(proposal.cells.data());
+  std::copy(first, first + cells.size(), cells.mutable_data());
+  return py::make_tuple(proposal.ticket, cells);
+}
+
+// (classes int32 (r, A), errors float32 (r, A, m)) of requests at the same number of draws; -1 and NaN fill short rows.
+py::tuple gather(const Ledger& ledger, const Array<int32_t>& slots) {
+  check_vector(slots, "slots", -1);
+  FASTDC_CHECK(slots.size() > 0, "slots must name at least one request");
+  const int64_t requests = slots.size();
+  const int64_t draws = ledger.drawn(slots.data()[0]);
+  std::vector<std::vector<int32_t>> alive;
+  size_t widest = 0;
+  for (int64_t i = 0; i < requests; ++i) {
+    alive.push_back(ledger.alive(slots.data()[i]));
+    widest = std::max(widest, alive.back().size());
+  }
+  const auto width = static_cast<int64_t>(widest);
+  py::array_t<int32_t> classes({requests, width});
+  py::array_t<float> errors({requests, width, draws});
+  std::fill_n(classes.mutable_data(), classes.size(), -1);
+  std::fill_n(errors.mutable_data(), errors.size(), std::numeric_limits<float>::quiet_NaN());
+  for (int64_t i = 0; i < requests; ++i) {
+    const auto& labels = alive[static_cast<size_t>(i)];
+    std::copy(labels.begin(), labels.end(), classes.mutable_data() + i * width);
+    ledger.copy_errors(slots.data()[i], draws, errors.mutable_data() + i * width * draws);
+  }
+  return py::make_tuple(classes, errors);
+}
+
+void drop(Ledger& ledger, const Array<int32_t>& slots, const Array<bool>& keep) {
+  check_vector(slots, "slots", -1);
+  FASTDC_CHECK(keep.ndim() == 2 && keep.shape(0) == slots.size(), "keep must have a row for each of ", slots.size(),
+               " slots");
+  for (py::ssize_t i = 0; i < slots.size(); ++i) {
+    const auto alive = static_cast<int64_t>(ledger.alive(slots.data()[i]).size());
+    FASTDC_CHECK(alive <= keep.shape(1), "keep must have an entry for each of ", alive, " classes, got ",
+                 keep.shape(1));
+    ledger.drop(slots.data()[i], reinterpret_cast<const uint8_t*>(keep.data(i, 0)), alive);
+  }
+}
+
+}  // namespace
+
+void bind_ledger(py::module_& m) {
+  py::class_<Ledger>(m, "Ledger", "Cells wanted, cells in flight and errors of the requests of a run.")
+      .def(py::init<int64_t, int64_t>(), py::arg("n_draws"), py::arg("n_classes"))
+      .def(
+          "open",
+          [](Ledger& ledger, int32_t slot, const Array<int32_t>& classes, int32_t end, int32_t priority) {
+            check_vector(classes, "classes", -1);
+            ledger.open(slot, classes.data(), classes.size(), end, priority);
+          },
+          py::arg("slot"), py::arg("classes"), py::arg("end"), py::arg("priority"))
+      .def(
+          "extend",
+          [](Ledger& ledger, const Array<int32_t>& slots, int32_t end, const Array<int32_t>& priorities) {
+            check_vector(slots, "slots", -1);
+            check_vector(priorities, "priorities", slots.size());
+            for (py::ssize_t i = 0; i < slots.size(); ++i) ledger.extend(slots.data()[i], end, priorities.data()[i]);
+          },
+          py::arg("slots"), py::arg("end"), py::arg("priorities"))
+      .def(
+          "add",
+          [](Ledger& ledger, int32_t slot, const Array<int32_t>& classes, int32_t priority) {
+            check_vector(classes, "classes", -1);
+            ledger.add(slot, classes.data(), classes.size(), priority);
+          },
+          py::arg("slot"), py::arg("classes"), py::arg("priority"))
+      .def("propose", &propose, py::arg("room"))
+      .def(
+          "observe",
+          [](Ledger& ledger, int64_t ticket, const Array<float>& errors) {
+            check_vector(errors, "errors", -1);
+            return to_array(ledger.observe(ticket, errors.data(), errors.size()));
+          },
+          py::arg("ticket"), py::arg("errors"))
+      .def("drawn", &Ledger::drawn, py::arg("slot"))
+      .def("gather", &gather, py::arg("slots"))
+      .def("drop", &drop, py::arg("slots"), py::arg("keep"))
+      .def(
+          "close",
+          [](Ledger& ledger, int32_t slot) {
+            const Ledger::Closed closed = ledger.close(slot);
+            return py::make_tuple(to_array(closed.counts), to_array(closed.values));
+          },
+          py::arg("slot"))
+      .def_property_readonly("waiting", &Ledger::waiting)
+      .def_property_readonly("flying", &Ledger::flying);
+}
+
+}  // namespace fastdc
