@@ -318,7 +318,7 @@ class ErrorTable:
         return replace(
             self,
             counts=self.counts[first:last],
-            values=self.values[self._offsets[first] : self._offsets[max(first, last)]],
+            values=self.values[self._offsets[first] : self._offsets[last]],
             streams=self.streams[first:last],
         )
 
