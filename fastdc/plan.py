@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.exceptions import InputError
+from fastdc.level_weights import LevelWeights
 from fastdc.ops import LOSSES
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule, DiscreteSchedule, FloatArray, Levels
@@ -75,6 +76,7 @@ class PlanConfig:
         order_seed: Names the positions of order "random", in [0, 2^64).
         timesteps: Every draw's step of a ``DiscreteSchedule``, in order, J of them; excludes `levels`, `first` and
             `order`. For plans published as lists of timesteps.
+        level_weights: A fitted curve that multiplies the weights of `weighting`, or None.
     """
 
     draws: int
@@ -86,6 +88,7 @@ class PlanConfig:
     order: str = "van_der_corput"
     order_seed: int = 0
     timesteps: tuple[int, ...] | None = None
+    level_weights: LevelWeights | None = None
 
     def __post_init__(self) -> None:
         if not _is_whole(self.draws):
@@ -99,6 +102,8 @@ class PlanConfig:
         if not isinstance(self.weighting, str):
             raise InputError(f"weighting must be a name, got {self.weighting!r}")
         weighting(self.weighting)
+        if self.level_weights is not None and not isinstance(self.level_weights, LevelWeights):
+            raise InputError(f"level_weights must be LevelWeights or None, got {self.level_weights!r:.80}")
         self._check_levels()
         self._check_order()
         self._check_timesteps()
@@ -147,6 +152,7 @@ class PlanConfig:
             "order": self.order,
             "order_seed": int(self.order_seed),
             "timesteps": None if self.timesteps is None else list(self.timesteps),
+            "level_weights": None if self.level_weights is None else self.level_weights.to_dict(),
         }
 
     @classmethod
@@ -160,7 +166,8 @@ class PlanConfig:
         if unknown or "draws" not in entry:
             problem = f"has no option {min(unknown, key=str)!r}" if unknown else "needs a number of draws"
             raise InputError(f"a plan {problem}")
-        return cls(**entry)
+        curve = entry.get("level_weights")
+        return cls(**{**entry, "level_weights": None if curve is None else LevelWeights.from_dict(curve)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,5 +228,9 @@ def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, co
     """
     levels = schedule.levels(_positions(schedule, config))
     rule = weighting(config.weighting)
-    rows = parameterization.rows(levels, rule.weight(levels, parameterization.sigma_data), rule.space)
+    weights = rule.weight(levels, parameterization.sigma_data)
+    if config.level_weights is not None:
+        with np.errstate(divide="ignore"):  # a schedule may end in pure noise
+            weights = weights * config.level_weights.at(levels.sigma / levels.alpha)
+    rows = parameterization.rows(levels, weights, rule.space)
     return Plan(config=config, levels=levels, rows=rows)

@@ -11,6 +11,7 @@ min_snr     eps    min(SNR, gamma) / SNR, gamma = 5                  Hang et al.
 ==========  =====  ================================================  ==============================================
 
 Weights are relative: a common factor changes no decision, only the scale of errors and of the posterior's temperature.
+A curve fitted on labelled images (``level_weights``) may multiply any of them.
 """
 
 from collections.abc import Callable
