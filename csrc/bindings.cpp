@@ -118,7 +118,7 @@ void check_cells(const Step& step) {
 }
 
 Step make_step(const TensorView& images, const TensorView& cells, const TensorView& rows, const TensorView& streams,
-               uint64_t seed, int64_t n_classes, int64_t purpose) {
+               uint64_t seed, int64_t n_classes, int64_t purpose, bool antithetic) {
   check_element(images, "images", Element::kFloat32);
   FASTDC_CHECK(images.shape().size() >= 2, "images must have shape (n, ...), got ", images.shape_text());
   check_element(cells, "cells", Element::kInt32);
@@ -146,6 +146,7 @@ Step make_step(const TensorView& images, const TensorView& cells, const TensorVi
   step.streams = static_cast<const int64_t*>(streams.data());
   step.seed = seed;
   step.purpose = static_cast<uint32_t>(purpose);
+  step.noise_shift = antithetic ? 1 : 0;
   if (images.device() == Device::kCpu) check_cells(step);
   return step;
 }
@@ -194,8 +195,8 @@ void philox_normal(const TensorView& streams, const TensorView& draws, uint64_t 
 
 void add_noise(const TensorView& images, const TensorView& cells, const TensorView& rows, const TensorView& streams,
                uint64_t seed, const TensorView& u, const TensorView* timestep, const TensorView* labels,
-               int64_t n_classes, int64_t purpose, uint64_t stream) {
-  const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose);
+               int64_t n_classes, int64_t purpose, uint64_t stream, bool antithetic) {
+  const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose, antithetic);
   // Named as ops.py and its users know it.
   const DType dtype = network_dtype(u, "out");
   check_rows(u, "out", step.n_cells, step.size);
@@ -222,8 +223,8 @@ void add_noise(const TensorView& images, const TensorView& cells, const TensorVi
 void denoising_error(const TensorView& output, const TensorView& images, const TensorView& cells,
                      const TensorView& rows, const TensorView& streams, uint64_t seed, const TensorView& errors,
                      const TensorView* target, const std::string& loss, float delta, int64_t n_classes, int64_t purpose,
-                     uint64_t stream) {
-  const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose);
+                     uint64_t stream, bool antithetic) {
+  const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose, antithetic);
   const DType dtype = network_dtype(output, "network_output");
   check_rows(output, "network_output", step.n_cells, step.size);
   check_same_device(output, "network_output", images);
@@ -240,10 +241,10 @@ void denoising_error(const TensorView& output, const TensorView& images, const T
 
 void error_map(const TensorView& output, const TensorView& images, const TensorView& cells, const TensorView& rows,
                const TensorView& streams, uint64_t seed, const TensorView& maps, const TensorView* target,
-               const std::string& loss, float delta, int64_t purpose, uint64_t stream) {
+               const std::string& loss, float delta, int64_t purpose, uint64_t stream, bool antithetic) {
   FASTDC_CHECK(maps.shape().size() >= 3, "maps must have shape (n, K, ...), got ", maps.shape_text());
   const int64_t n_classes = maps.shape()[1];
-  const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose);
+  const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose, antithetic);
   const DType dtype = network_dtype(output, "network_output");
   check_rows(output, "network_output", step.n_cells, step.size);
   check_same_device(output, "network_output", images);
@@ -322,13 +323,14 @@ PYBIND11_MODULE(_C, m) {
         py::arg("purpose"), py::arg("stream"));
   m.def("add_noise", &add_noise, py::arg("images"), py::arg("cells"), py::arg("rows"), py::arg("streams"),
         py::arg("seed"), py::arg("u"), py::arg("timestep").none(true), py::arg("labels").none(true),
-        py::arg("n_classes"), py::arg("purpose"), py::arg("stream"));
+        py::arg("n_classes"), py::arg("purpose"), py::arg("stream"), py::arg("antithetic") = false);
   m.def("denoising_error", &denoising_error, py::arg("network_output"), py::arg("images"), py::arg("cells"),
         py::arg("rows"), py::arg("streams"), py::arg("seed"), py::arg("errors"), py::arg("target").none(true),
-        py::arg("loss"), py::arg("delta"), py::arg("n_classes"), py::arg("purpose"), py::arg("stream"));
+        py::arg("loss"), py::arg("delta"), py::arg("n_classes"), py::arg("purpose"), py::arg("stream"),
+        py::arg("antithetic") = false);
   m.def("error_map", &error_map, py::arg("network_output"), py::arg("images"), py::arg("cells"), py::arg("rows"),
         py::arg("streams"), py::arg("seed"), py::arg("maps"), py::arg("target").none(true), py::arg("loss"),
-        py::arg("delta"), py::arg("purpose"), py::arg("stream"));
+        py::arg("delta"), py::arg("purpose"), py::arg("stream"), py::arg("antithetic") = false);
 
   m.def("build_config", &build_config);
   m.def("num_threads", &num_threads);

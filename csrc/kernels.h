@@ -32,7 +32,14 @@ struct Step {
   const int64_t* streams;      // (n)     noise stream of each image, in [0, 2^56)
   uint64_t seed;               // Philox key
   uint32_t purpose;            // below 2^8, see philox.h
+  uint32_t noise_shift;        // 0, or 1 for antithetic pairs: draw j is made of noise number j >> noise_shift
 };
+
+// The number of the noise that a draw is made of. Antithetic draws 2i and 2i + 1 are made of one noise e; that the
+// second sees -e is a matter of its row, whose ge and c are negated.
+FASTDC_HD uint32_t noise_number(const Step& step, const Cell& cell) {
+  return static_cast<uint32_t>(cell.draw) >> step.noise_shift;
+}
 
 struct ErrorForm {
   Loss loss;
@@ -42,14 +49,15 @@ struct ErrorForm {
 // Declares the launchers of one implementation. `stream` is a cudaStream_t and ignored on the CPU.
 //
 // philox_normal    out[i, e] = normal e of (streams[i], draws[i])                             out: (m, size) float32
-// add_noise        u[b] = gx[j] * x[i] + ge[j] * e[i, j]                                      u: (B, D) of dtype
+// add_noise        u[b] = gx[j] * x[i] + ge[j] * e                                            u: (B, D) of dtype
 //                  and, where the pointers are not null, timestep[b] = t[j], labels[b] = k
 // denoising_error  errors[b] = weight[j] * mean over pixels of rho(a F[b] + b x[i] + c e + d z[i])
 //                                                        F: (B, D) of dtype, z: (n, D) or null, errors: (B) float32
 // error_map        maps[i, k] += weight[j] * rho(...) pixel by pixel, cells in table order     maps: (n, K, D) float32
 //
-// with (i, k, j) = (image, label, draw) of cell b. A cell outside the tables is refused by bindings.cpp on the CPU; on
-// CUDA, where the table is not readable from the host, its error is NaN and nothing is written elsewhere.
+// with (i, k, j) = (image, label, draw) of cell b and e the normals of (streams[i], j >> noise_shift). A cell outside
+// the tables is refused by bindings.cpp on the CPU; on CUDA, where the table is not readable from the host, its error
+// is NaN and nothing is written elsewhere.
 #define FASTDC_DECLARE_KERNELS                                                                                         \
   void philox_normal(const int64_t* streams, const int32_t* draws, int64_t m, int64_t size, uint64_t seed,             \
                      uint32_t purpose, float* out, void* stream);                                                      \

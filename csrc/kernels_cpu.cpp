@@ -61,7 +61,7 @@ int64_t piece_of_cells(const Step& step) {
 int64_t chunk_length(int64_t start, int64_t size) { return size - start < kChunk ? size - start : kChunk; }
 
 NoiseId noise_of(const Step& step, const Cell& cell) {
-  return noise_id(static_cast<uint64_t>(step.streams[cell.image]), static_cast<uint32_t>(cell.draw), step.purpose);
+  return noise_id(static_cast<uint64_t>(step.streams[cell.image]), noise_number(step, cell), step.purpose);
 }
 
 // Normals of pixels [start, start + length) into `noise`, which has room for a whole chunk.

@@ -81,8 +81,7 @@ struct Shared {
 
 __device__ __forceinline__ Shared shared_of(const Step& step, const Cell& cell) {
   const uint64_t stream = static_cast<uint64_t>(step.streams[cell.image]);
-  return {step.rows[cell.draw], noise_id(stream, static_cast<uint32_t>(cell.draw), step.purpose),
-          cell.image * step.size};
+  return {step.rows[cell.draw], noise_id(stream, noise_number(step, cell), step.purpose), cell.image * step.size};
 }
 
 // The run that cell `begin` leads.

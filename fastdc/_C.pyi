@@ -32,6 +32,7 @@ def add_noise(
     n_classes: int,
     purpose: int,
     stream: int,
+    antithetic: bool = ...,
 ) -> None: ...
 def denoising_error(
     network_output: TensorView,
@@ -47,6 +48,7 @@ def denoising_error(
     n_classes: int,
     purpose: int,
     stream: int,
+    antithetic: bool = ...,
 ) -> None: ...
 def error_map(
     network_output: TensorView,
@@ -61,6 +63,7 @@ def error_map(
     delta: float,
     purpose: int,
     stream: int,
+    antithetic: bool = ...,
 ) -> None: ...
 def build_config() -> dict[str, Any]: ...
 def num_threads() -> int: ...

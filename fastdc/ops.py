@@ -12,6 +12,9 @@ Symbols: B cells, n images of D pixels, J draws, K classes.
 * streams: int64 (n,) in [0, 2^56): names the noise of each image; equal streams see equal noise.
 * seed: int in [0, 2^64). purpose: int in [0, 256), one of the ``PURPOSE_`` constants.
 
+Antithetic draws 2i and 2i + 1 share the noise e of number i instead of having one each, and ge and c are negated in the
+second's row, so that it sees -e (``plan``). A kernel told ``antithetic`` makes noise j >> 1 for draw j and no more.
+
 The noise of (seed, stream, draw, purpose) is Philox4x32-10 (Salmon et al., SC'11) with Box-Muller, the same bits on
 every CPU instruction set and on CUDA; ``csrc/philox.h`` states the layout, fixed within a major version.
 """
@@ -25,7 +28,7 @@ from fastdc.exceptions import InputError
 
 try:
     from fastdc import _C
-    from fastdc._C import TensorView
+    from fastdc._C import Ledger, TensorView
 except ImportError:
     if importlib.util.find_spec("fastdc._C") is not None:  # it is there, and something else is wrong
         raise
@@ -123,6 +126,12 @@ def _whole(name: str, value: int | np.integer[Any], end: int, start: int = 0) ->
     raise InputError(f"{name} must be a whole number in [{start}, {end}), got {value!r}")
 
 
+def _flag(name: str, value: bool | np.bool_) -> bool:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise InputError(f"{name} must be True or False, got {value!r}")
+
+
 def _form(loss: str, delta: float) -> tuple[str, float]:
     if loss not in LOSSES:
         raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
@@ -190,6 +199,7 @@ def add_noise(
     n_classes: int = 2**31 - 1,
     purpose: int = PURPOSE_DIFFUSION,
     stream: int | None = None,
+    antithetic: bool = False,
 ) -> Array:
     """The network's input of each cell, u = gx x + ge e: gather, noise and scale in one pass.
 
@@ -206,6 +216,7 @@ def add_noise(
         seed: Philox key.
         purpose: Which use of noise.
         stream: CUDA stream handle.
+        antithetic: Whether draws come in pairs of one noise, see the module's text.
 
     Returns:
         `out`, shape (B,) + the shape of one image when new.
@@ -226,6 +237,7 @@ def add_noise(
         _whole("n_classes", n_classes, 2**31, 1),
         _whole("purpose", purpose, 256),
         _stream_of(stream, images, out),
+        _flag("antithetic", antithetic),
     )
     return out
 
@@ -245,6 +257,7 @@ def denoising_error(
     n_classes: int = 2**31 - 1,
     purpose: int = PURPOSE_DIFFUSION,
     stream: int | None = None,
+    antithetic: bool = False,
 ) -> Array:
     """The error of each cell, weight * mean over pixels of rho(a F + b x + c e + d z); makes the noise e again.
 
@@ -262,6 +275,7 @@ def denoising_error(
         seed: Philox key.
         purpose: Which use of noise.
         stream: CUDA stream handle.
+        antithetic: Whether draws come in pairs of one noise, see the module's text.
 
     Returns:
         float32 (B,). Summed in float32 lanes and float64 in a fixed order: the same bits for any batch, thread count
@@ -284,6 +298,7 @@ def denoising_error(
         _whole("n_classes", n_classes, 2**31, 1),
         _whole("purpose", purpose, 256),
         _stream_of(stream, images, out),
+        _flag("antithetic", antithetic),
     )
     return out
 
@@ -302,6 +317,7 @@ def error_map(
     delta: float = 1.0,
     purpose: int = PURPOSE_DIFFUSION,
     stream: int | None = None,
+    antithetic: bool = False,
 ) -> Array:
     """Adds weight * rho(residual), pixel by pixel, to the map of each cell's (image, class): the error over draws.
 
@@ -318,6 +334,7 @@ def error_map(
         seed: Philox key.
         purpose: Which use of noise.
         stream: CUDA stream handle.
+        antithetic: Whether draws come in pairs of one noise, see the module's text.
 
     Returns:
         `maps`. Its mean over pixels, summed over all cells, is the sum of :func:`denoising_error` up to rounding.
@@ -335,6 +352,7 @@ def error_map(
         delta,
         _whole("purpose", purpose, 256),
         _stream_of(stream, images, maps),
+        _flag("antithetic", antithetic),
     )
     return maps
 
@@ -382,6 +400,7 @@ __all__ = [
     "PURPOSE_ESTIMATION",
     "PURPOSE_SELECTION",
     "ROW_FIELDS",
+    "Ledger",
     "TensorView",
     "add_noise",
     "build_config",

@@ -5,6 +5,9 @@ After 2^m - 1 draws they are exactly the multiples of 2^-m, and any prefix is wi
 other order draws them independently and uniformly. Levels given as ``first`` precede either, and ``timesteps`` gives
 all of them. A longer plan starts with the shorter one, so that a run can be extended, or stopped early, without
 evaluating a cell twice.
+
+Antithetic draws come in pairs (2i, 2i + 1) of one level and of the noises e and -e (Jia et al., arXiv 2506.06185): what
+is odd in e cancels in the pair's mean. The sign is in the rows, u = gx x - ge e and r = a F + b x - c e + d z.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +18,7 @@ import numpy.typing as npt
 
 from fastdc.exceptions import InputError
 from fastdc.level_weights import LevelWeights
-from fastdc.ops import LOSSES
+from fastdc.ops import LOSSES, ROW_FIELDS
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule, DiscreteSchedule, FloatArray, Levels
 from fastdc.weighting import weighting
@@ -74,9 +77,11 @@ class PlanConfig:
             independently and uniformly: an anytime-valid rule bounds the chance of a wrong decision unconditionally
             only where draws are independent and alike, which those of a fixed sequence (and of `first`) are not.
         order_seed: Names the positions of order "random", in [0, 2^64).
-        timesteps: Every draw's step of a ``DiscreteSchedule``, in order, J of them; excludes `levels`, `first` and
-            `order`. For plans published as lists of timesteps.
+        timesteps: Every draw's step of a ``DiscreteSchedule``, in order, J of them; excludes `levels`, `first`,
+            `order` and `antithetic`. For plans published as lists of timesteps.
         level_weights: A fitted curve that multiplies the weights of `weighting`, or None.
+        antithetic: Whether draws 2i and 2i + 1 share a level, the i-th of the sequence, and see noises e and -e. Errors
+            of different pairs are independent, those within one are not: a rule must count pairs.
     """
 
     draws: int
@@ -89,6 +94,7 @@ class PlanConfig:
     order_seed: int = 0
     timesteps: tuple[int, ...] | None = None
     level_weights: LevelWeights | None = None
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         if not _is_whole(self.draws):
@@ -104,6 +110,8 @@ class PlanConfig:
         weighting(self.weighting)
         if self.level_weights is not None and not isinstance(self.level_weights, LevelWeights):
             raise InputError(f"level_weights must be LevelWeights or None, got {self.level_weights!r:.80}")
+        if not isinstance(self.antithetic, bool):
+            raise InputError(f"antithetic must be True or False, got {self.antithetic!r:.80}")
         self._check_levels()
         self._check_order()
         self._check_timesteps()
@@ -136,8 +144,8 @@ class PlanConfig:
             raise InputError(f"timesteps must be whole numbers from 0, got {self.timesteps!r:.80}")
         if len(steps) != self.draws:
             raise InputError(f"timesteps must be one for each of {self.draws} draws, got {len(steps)}")
-        if self.levels is not None or self.first or self.order != ORDERS[0]:
-            raise InputError("timesteps are the whole plan: expected no levels, first or order beside them")
+        if self.levels is not None or self.first or self.order != ORDERS[0] or self.antithetic:
+            raise InputError("timesteps are the whole plan: expected no levels, first, order or antithetic beside them")
         object.__setattr__(self, "timesteps", tuple(map(int, self.timesteps)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,6 +161,7 @@ class PlanConfig:
             "order_seed": int(self.order_seed),
             "timesteps": None if self.timesteps is None else list(self.timesteps),
             "level_weights": None if self.level_weights is None else self.level_weights.to_dict(),
+            "antithetic": self.antithetic,
         }
 
     @classmethod
@@ -189,6 +198,11 @@ class Plan:
         """J."""
         return len(self.levels)
 
+    @property
+    def antithetic(self) -> bool:
+        """Whether the kernels must be told that draws come in pairs of one noise; the rows have the signs."""
+        return self.config.antithetic
+
 
 def _positions(schedule: AbstractSchedule, config: PlanConfig) -> FloatArray:
     """Where on the schedule each draw's level lies, float64 (J,) in [0, 1]."""
@@ -204,9 +218,11 @@ def _positions(schedule: AbstractSchedule, config: PlanConfig) -> FloatArray:
         low, high = (schedule.position_of(ratio) for ratio in config.levels)
         if not low < high:
             raise InputError(f"levels {config.levels} lie outside the schedule {schedule.to_dict()}")
-    count = max(0, config.draws - len(config.first))
+    different = -(-config.draws // 2) if config.antithetic else config.draws
+    count = max(0, different - len(config.first))
     order = van_der_corput(count) if config.order == "van_der_corput" else random_positions(count, config.order_seed)
-    return np.concatenate([_first_positions(schedule, config.first), low + (high - low) * order])[: config.draws]
+    positions = np.concatenate([_first_positions(schedule, config.first), low + (high - low) * order])
+    return (np.repeat(positions, 2) if config.antithetic else positions)[: config.draws]
 
 
 def _first_positions(schedule: AbstractSchedule, first: tuple[float, ...]) -> FloatArray:
@@ -233,4 +249,6 @@ def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, co
         with np.errstate(divide="ignore"):  # a schedule may end in pure noise
             weights = weights * config.level_weights.at(levels.sigma / levels.alpha)
     rows = parameterization.rows(levels, weights, rule.space)
+    if config.antithetic:
+        rows[1::2, [ROW_FIELDS.index("ge"), ROW_FIELDS.index("c")]] *= -1
     return Plan(config=config, levels=levels, rows=rows)

@@ -42,7 +42,10 @@ LAYOUTS = ("class runs", "long runs", "shuffled", "repeated", "one cell")
 
 @dataclass(frozen=True)
 class Case:
-    """One call: images (n, D), cells (B, 3), rows (J, 8), streams (n,), network output F (B, D), target z (n, D)."""
+    """One call: images (n, D), cells (B, 3), rows (J, 8), streams (n,), network output F (B, D), target z (n, D).
+
+    With `antithetic`, draws 2i and 2i + 1 share a noise.
+    """
 
     images: npt.NDArray[np.float32]
     cells: npt.NDArray[np.int32]
@@ -52,6 +55,7 @@ class Case:
     target: npt.NDArray[np.float32] | None
     seed: int = 0x9E3779B97F4A7C15  # both words of the key matter
     purpose: int = 3
+    antithetic: bool = False
 
     def take(self, which: npt.NDArray[np.int64] | slice) -> "Case":
         """The same with some of the cells, in that order."""
@@ -59,19 +63,20 @@ class Case:
 
     def add_noise(self, **options: Any) -> Any:
         return ops.add_noise(
-            self.images, self.cells, self.rows, self.streams, seed=self.seed, purpose=self.purpose, **options
-        )
+            self.images, self.cells, self.rows, self.streams, seed=self.seed, purpose=self.purpose,
+            antithetic=self.antithetic, **options,
+        )  # fmt: skip
 
     def denoising_error(self, **options: Any) -> Any:
         return ops.denoising_error(
             self.output, self.images, self.cells, self.rows, self.streams, seed=self.seed, purpose=self.purpose,
-            target=self.target, **options,
+            target=self.target, antithetic=self.antithetic, **options,
         )  # fmt: skip
 
     def error_map(self, maps: npt.NDArray[np.float32], **options: Any) -> Any:
         return ops.error_map(
             self.output, self.images, self.cells, self.rows, self.streams, maps, seed=self.seed, purpose=self.purpose,
-            target=self.target, **options,
+            target=self.target, antithetic=self.antithetic, **options,
         )  # fmt: skip
 
 
@@ -86,24 +91,36 @@ def _cells(layout: str, n: int, classes: int, draws: int, rng: np.random.Generat
     return every[:1] if layout == "one cell" else every
 
 
-def make_case(size: int, layout: str = "class runs", dtype: str = "float32", *, target: bool = False) -> Case:
-    """A case with values of order one; "one cell" has more images than cells."""
+def make_case(
+    size: int,
+    layout: str = "class runs",
+    dtype: str = "float32",
+    *,
+    target: bool = False,
+    antithetic: bool = False,
+) -> Case:
+    """A case with values of order one; "one cell" has more images than cells. A pair's rows differ in two signs."""
     n, classes, draws = 3, 5, 3
     rng = np.random.default_rng([size, LAYOUTS.index(layout)])
     cells = _cells(layout, n, classes, draws, rng)
+    rows = rng.uniform(-1.5, 1.5, (draws, 8)).astype(np.float32)
+    if antithetic:
+        rows[1] = rows[0] * np.array([1, -1, 1, 1, -1, 1, 1, 1], np.float32)  # ge and c
     return Case(
         images=rng.uniform(-1, 1, (n, size)).astype(np.float32),
         cells=cells,
-        rows=rng.uniform(-1.5, 1.5, (draws, 8)).astype(np.float32),
+        rows=rows,
         streams=np.array([7, 2**40 + 17, ops.MAX_STREAM], np.int64),
         output=rng.standard_normal((len(cells), size)).astype(DTYPES[dtype]),
         target=rng.uniform(-1, 1, (n, size)).astype(np.float32) if target else None,
+        antithetic=antithetic,
     )
 
 
 def noise_of(case: Case, cell: npt.NDArray[np.int32]) -> FloatArray:
     image, _, draw = cell.tolist()
-    return reference.normal(case.seed, int(case.streams[image]), draw, case.images.shape[1], case.purpose)
+    number = draw // 2 if case.antithetic else draw
+    return reference.normal(case.seed, int(case.streams[image]), number, case.images.shape[1], case.purpose)
 
 
 def noisy(case: Case) -> tuple[FloatArray, FloatArray]:

@@ -66,12 +66,12 @@ def errors(case: Case, loss: str, *, device: bool, target: bool = False, **optio
     return array
 
 
-def maps(case: Case, loss: str, *, device: bool, target: bool) -> npt.NDArray[np.float32]:
+def maps(case: Case, loss: str, *, device: bool, target: bool, **options: Any) -> npt.NDArray[np.float32]:
     place = to_device if device else np.asarray
     result = place(np.full((len(case.images), N_CLASSES, case.images.shape[1]), 0.25, np.float32))
     ops.error_map(
         place(case.output), *inputs(case, device=device), result, seed=SEED, loss=loss, delta=DELTA,
-        target=place(case.target) if target else None,
+        target=place(case.target) if target else None, **options,
     )  # fmt: skip
     array: npt.NDArray[np.float32] = to_host(result) if device else result
     return array
@@ -139,6 +139,19 @@ def test_error_map_has_the_cpu_bits(size: int, layout: str, dtype: str) -> None:
         for target in (False, True):
             actual = maps(case, loss, device=True, target=target)
             assert_same_bits(actual, maps(case, loss, device=False, target=target))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [3, 64, 783, 3072])
+def test_antithetic_pairs_share_the_noise_of_the_cpu(size: int, layout: str) -> None:
+    case = make_case(size, layout, "float16")
+    on_device, on_host = (noised(case, "float16", device=device, antithetic=True) for device in (True, False))
+    for actual, expected in zip(on_device, on_host, strict=True):
+        assert_same_bits(actual, expected)
+    actual, expected = (errors(case, "l1", device=device, antithetic=True) for device in (True, False))
+    np.testing.assert_allclose(actual, expected, rtol=error_tolerance(size), atol=0)
+    actual, expected = (maps(case, "l2", device=device, target=True, antithetic=True) for device in (True, False))
+    assert_same_bits(actual, expected)
 
 
 @pytest.mark.parametrize("offset", [1, 2, 4])

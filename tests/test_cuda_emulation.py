@@ -49,6 +49,7 @@ class _Step(ctypes.Structure):
         ("streams", ctypes.c_void_p),
         ("seed", ctypes.c_uint64),
         ("purpose", ctypes.c_uint32),
+        ("noise_shift", ctypes.c_uint32),
     )
 
 
@@ -85,7 +86,12 @@ def at_the_edge(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class Emulated:
-    """The launchers, on NumPy arrays. `shift` misaligns F and u by that many elements."""
+    """The launchers, on NumPy arrays. `shift` misaligns F and u by that many elements.
+
+    `antithetic` is for all calls that follow.
+    """
+
+    antithetic = False
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -109,6 +115,7 @@ class Emulated:
         return _Step(
             self._pointer(case.images), *case.images.shape, self._pointer(case.cells), len(case.cells),
             self._pointer(case.rows), len(case.rows), n_classes, self._pointer(case.streams), SEED, 1,
+            int(self.antithetic),
         )  # fmt: skip
 
     def philox_normal(
@@ -190,20 +197,22 @@ def emulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Emulated(compile_library(sources, folder))
 
 
-def cpu_noise(case: Case, dtype: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+def cpu_noise(
+    case: Case, dtype: str, *, antithetic: bool = False
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     timestep, labels = np.empty(len(case.cells), np.float32), np.empty(len(case.cells), np.int64)
     u = ops.add_noise(
         case.images, case.cells, case.rows, case.streams, seed=SEED, purpose=1, dtype=dtype,
         timestep=timestep, labels=labels,
-        out=np.empty((len(case.cells), case.images.shape[1]), DTYPES[dtype]),
+        out=np.empty((len(case.cells), case.images.shape[1]), DTYPES[dtype]), antithetic=antithetic,
     )  # fmt: skip
     return u, timestep, labels
 
 
-def cpu_error(case: Case, loss: str, *, target: bool) -> npt.NDArray[np.float32]:
+def cpu_error(case: Case, loss: str, *, target: bool, antithetic: bool = False) -> npt.NDArray[np.float32]:
     errors: npt.NDArray[np.float32] = ops.denoising_error(
         case.output, case.images, case.cells, case.rows, case.streams, seed=SEED, purpose=1, loss=loss, delta=DELTA,
-        target=case.target if target else None,
+        target=case.target if target else None, antithetic=antithetic,
     )  # fmt: skip
     return errors
 
@@ -291,6 +300,27 @@ def test_error_map_has_the_cpu_bits(emulated: Emulated, size: int, layout: str) 
         )  # fmt: skip
         assert_same_bits(emulated.error_map(case, dtype, loss, target=target), expected)
     assert_same_bits(emulated.error_map(case, dtype, loss, target=True, shift=1), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [3, 64, 783])
+def test_antithetic_pairs_share_the_noise_of_the_cpu(
+    emulated: Emulated, monkeypatch: pytest.MonkeyPatch, size: int, layout: str
+) -> None:
+    monkeypatch.setattr(emulated, "antithetic", True)
+    dtype = dtype_for(size, layout)
+    case = make_case(size, layout, dtype, limit=30)
+    for actual, expected in zip(emulated.add_noise(case, dtype), cpu_noise(case, dtype, antithetic=True), strict=True):
+        assert_same_bits(actual, expected)
+    errors = cpu_error(case, "l1", target=True, antithetic=True)
+    actual = emulated.denoising_error(case, dtype, "l1", target=True)
+    np.testing.assert_allclose(actual, errors, rtol=error_tolerance(size), atol=0)
+    maps = np.full((len(case.images), N_CLASSES, size), 0.25, np.float32)
+    ops.error_map(
+        case.output, case.images, case.cells, case.rows, case.streams, maps, seed=SEED, purpose=1, loss="l2",
+        antithetic=True,
+    )  # fmt: skip
+    assert_same_bits(emulated.error_map(case, dtype, "l2", target=False), maps)
 
 
 @pytest.mark.parametrize("column", [0, 1, 2])

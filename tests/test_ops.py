@@ -111,6 +111,52 @@ def test_error_map_against_the_oracle(size: int, layout: str) -> None:
         assert (image, label) in visited or (maps[image, label] == 0).all()
 
 
+@pytest.mark.usefixtures("native_settings")
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_antithetic_pairs_against_the_oracle(size: int, layout: str, isa: str) -> None:
+    """All three kernels; a run ends where the draw changes, though the next draw's noise is the same."""
+    ops.set_cpu_isa(isa)
+    index = SIZES.index(size) + LAYOUTS.index(layout)
+    dtype, loss = list(DTYPES)[index % 3], ops.LOSSES[index // 3 % 3]
+    case = make_case(size, layout, dtype, target=index % 2 == 0, antithetic=True)
+    u = case.add_noise()
+    assert_within(u, oracle.noisy(case))
+    assert_same_bits(case.add_noise(dtype=dtype), u.astype(DTYPES[dtype]))
+    assert_within(case.denoising_error(loss=loss, delta=DELTA), oracle.errors(case, loss, DELTA))
+    maps = case.error_map(np.zeros((3, CLASSES, size), np.float32), loss=loss, delta=DELTA)
+    assert_within(maps, oracle.maps(case, CLASSES, loss, DELTA))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_pair_sees_a_noise_and_its_negative(dtype: str) -> None:
+    """Of an image of zeros the inputs are u and -u; with F and -F and no target the errors are equal."""
+    case = make_case(783, dtype=dtype, antithetic=True)
+    first, second = (np.flatnonzero(case.cells[:, 2] == draw) for draw in (0, 1))
+    output = case.output.copy()
+    output[second] = -output[first]
+    case = replace(case, images=np.zeros_like(case.images), output=output)
+    u = case.add_noise(dtype=dtype).astype(np.float32)
+    np.testing.assert_array_equal(u[second], -u[first])
+    assert np.count_nonzero(u[first]) > 0.99 * u[first].size
+    for loss in ops.LOSSES:
+        errors = case.denoising_error(loss=loss, delta=DELTA)
+        assert_same_bits(errors[second], errors[first])
+    alone = replace(case, antithetic=False).add_noise(dtype=dtype)
+    assert_same_bits(alone[first], case.add_noise(dtype=dtype)[first])
+    assert not (np.abs(alone[second].astype(np.float32)) == np.abs(u[second])).all()
+
+
+def test_pair_number_i_has_noise_number_i() -> None:
+    cells = np.stack([np.zeros(40), np.zeros(40), np.arange(40)], axis=1).astype(np.int32)
+    rows = np.tile(np.array([[0, 1, 0, 0, 0, 0, 1, 0]], np.float32), (40, 1))
+    streams = np.array([ops.MAX_STREAM])
+    u = ops.add_noise(np.zeros((1, 30), np.float32), cells, rows, streams, seed=9, antithetic=True)
+    e = ops.philox_normal(streams.repeat(20), np.arange(20, dtype=np.int32), 30, seed=9)
+    np.testing.assert_array_equal(u, e.repeat(2, axis=0))
+
+
 def test_error_map_adds_to_what_is_there() -> None:
     case = make_case(100, "repeated")
     first, second = case.take(slice(0, 11)), case.take(slice(11, None))
@@ -213,7 +259,7 @@ def results_of(case: Case) -> list[npt.NDArray[Any]]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [1, 65, 1025, 3072])
 def test_instruction_sets_and_threads_give_the_same_bits(size: int, layout: str) -> None:
-    case = make_case(size, layout, "bfloat16", target=size == 65)
+    case = make_case(size, layout, "bfloat16", target=size == 65, antithetic=size == 1025)
     ops.set_cpu_isa(ISAS[0])
     ops.set_num_threads(1)
     expected = results_of(case)
@@ -241,7 +287,7 @@ def test_many_small_cells_on_many_threads() -> None:
 @pytest.mark.parametrize("size", [3, 64, 1025])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_cell_does_not_depend_on_its_batch(size: int, layout: str) -> None:
-    case = make_case(size, layout, target=True)
+    case = make_case(size, layout, target=True, antithetic=size == 64)
     u, errors = case.add_noise(), case.denoising_error()
     order = np.random.default_rng(5).permutation(len(case.cells))
     assert_same_bits(case.take(order).add_noise(), u[order])

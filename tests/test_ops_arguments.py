@@ -79,6 +79,8 @@ BAD: list[tuple[tuple[str, ...], str, Any, str]] = [
     (ALL, "purpose", 256, r"^purpose must be a whole number in \[0, 256\), got 256"),
     (ALL, "purpose", -1, "^purpose must be"),
     (ALL, "stream", -1, "^stream must be"),
+    (ALL, "antithetic", 1, "^antithetic must be True or False, got 1"),
+    (ALL, "antithetic", None, "^antithetic must be True or False, got None"),
     (ALL, "stream", "main", "^stream must be"),
     (ALL[:2], "n_classes", K - 1, r"^cells\[4, 1\] \(class\) must be in \[0, 4\), got 4"),
     (ALL[:2], "n_classes", 0, "^n_classes must be a whole number"),
@@ -136,7 +138,7 @@ def test_bad_input_is_named(op: str, name: str, value: Any, message: str) -> Non
 
 @pytest.mark.parametrize("op", ALL)
 def test_the_arguments_that_the_bad_ones_differ_from_are_good(op: str) -> None:
-    call(op, seed=np.uint64(2**64 - 1), purpose=np.int32(255), stream=0)
+    call(op, seed=np.uint64(2**64 - 1), purpose=np.int32(255), stream=0, antithetic=np.True_)
 
 
 def test_nothing_is_written_before_all_is_checked() -> None:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, qmc
 
-from fastdc import InputError
+from fastdc import InputError, reference
 from fastdc.level_weights import LevelWeights
 from fastdc.ops import ROW_FIELDS
 from fastdc.parameterization import Parameterization
 from fastdc.plan import MAX_DRAWS, MAX_ORDER_SEED, ORDERS, PlanConfig, make_plan, random_positions, van_der_corput
-from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FloatArray, FlowSchedule
 from fastdc.weighting import WEIGHTINGS, weighting
 
 MODELS: list[tuple[AbstractSchedule, Parameterization]] = [
@@ -98,14 +98,13 @@ def test_the_band_holds_every_level_and_is_filled(model: tuple[AbstractSchedule,
     st.integers(1, 300),
     st.lists(st.floats(0.05, 20), max_size=3),
     st.sampled_from(ORDERS),
+    st.booleans(),
 )
 def test_a_longer_plan_starts_with_the_shorter(
-    model: tuple[AbstractSchedule, Parameterization], a: int, b: int, first: list[float], order: str
+    model: tuple[AbstractSchedule, Parameterization], a: int, b: int, first: list[float], order: str, pairs: bool
 ) -> None:
-    short, long = (
-        make_plan(*model, PlanConfig(draws=draws, levels=(0.1, 3.0), first=tuple(first), order=order))
-        for draws in sorted((a, b))
-    )
+    options: dict[str, Any] = {"levels": (0.1, 3.0), "first": tuple(first), "order": order, "antithetic": pairs}
+    short, long = (make_plan(*model, PlanConfig(draws=draws, **options)) for draws in sorted((a, b)))
     np.testing.assert_array_equal(long.rows[: short.draws], short.rows)
     np.testing.assert_array_equal(long.levels.position[: short.draws], short.levels.position)
 
@@ -166,6 +165,51 @@ def test_random_levels_fill_the_band_in_the_order_of_the_seed(model: tuple[Abstr
     np.testing.assert_array_equal(plan.levels.sigma, expected.sigma)
     other = make_plan(*model, PlanConfig(draws=50, levels=(0.2, 2.0), order="random", order_seed=4))
     assert not (other.levels.position == plan.levels.position).any()
+
+
+# --- antithetic pairs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("draws", [1, 2, 3, 16, 17])
+def test_pairs_share_the_levels_of_half_as_many_draws(draws: int, order: str) -> None:
+    for model in MODELS:
+        options: dict[str, Any] = {"levels": (0.2, 2.0), "order": order, "first": (0.5,), "weighting": "edm"}
+        plan = make_plan(*model, PlanConfig(draws=draws, antithetic=True, **options))
+        single = make_plan(*model, PlanConfig(draws=(draws + 1) // 2, **options))
+        assert plan.antithetic
+        assert not single.antithetic
+        for j in range(draws):
+            assert plan.levels.position[j] == single.levels.position[j // 2]
+            sign = np.where(np.isin(ROW_FIELDS, ["ge", "c"]), (-1) ** j, 1)
+            np.testing.assert_array_equal(plan.rows[j], sign * single.rows[j // 2])
+
+
+def perfect_output(kind: str, x: FloatArray, e: FloatArray, alpha: float, sigma: float) -> FloatArray:
+    """What a network that knows x and e predicts, by the kinds' definitions; sigma_data of "edm" is 0.75."""
+    if kind == "edm":  # Karras et al., table 1
+        c_skip, c_out = 0.75**2 / (sigma**2 + 0.75**2), sigma * 0.75 / math.sqrt(sigma**2 + 0.75**2)
+        return (x - c_skip * (x + sigma * e)) / c_out
+    return {"epsilon": e, "v_prediction": alpha * e - sigma * x, "sample": x, "flow": e - x}[kind]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_the_second_of_a_pair_sees_the_negative_noise(
+    model: tuple[AbstractSchedule, Parameterization], name: str
+) -> None:
+    """Its input is that of x and -e, and a network that predicts from x and -e without error has no residual."""
+    rng = np.random.default_rng(0)
+    x, e = rng.uniform(-1, 1, 50), rng.standard_normal(50)
+    plan = make_plan(*model, PlanConfig(draws=14, levels=(0.2, 2.0), weighting=name, antithetic=True))
+    for j, row in enumerate(plan.rows.astype(np.float64)):
+        alpha, sigma, seen = float(plan.levels.alpha[j]), float(plan.levels.sigma[j]), e if j % 2 == 0 else -e
+        scale = row[0] / alpha  # EDM networks are given c_in x_t
+        np.testing.assert_allclose(reference.noisy_image(x, row, e), scale * (alpha * x + sigma * seen), atol=1e-5)
+        output = perfect_output(model[1].kind, x, seen, alpha, sigma)
+        size = np.abs(row[2:5]).sum() * 5
+        np.testing.assert_allclose(reference.residual(output, x, row, e), 0, atol=2.0**-21 * size)
+        assert np.abs(reference.residual(output + 0.1, x, row, e)).min() > 0.05 * abs(row[2])
 
 
 # --- levels that are given -------------------------------------------------------------------------------------------
@@ -244,6 +288,7 @@ configs = st.builds(
     first=st.lists(st.floats(1e-6, 1e6), max_size=3).map(tuple),
     order=st.just("random"),
     order_seed=st.integers(0, MAX_ORDER_SEED),
+    antithetic=st.booleans(),
     level_weights=st.none() | st.just(LevelWeights((0.1, 1 / 3), (0.0, 2.0))),
 ) | st.lists(st.integers(0, 10**9), min_size=1, max_size=9).map(
     lambda steps: PlanConfig(draws=len(steps), timesteps=tuple(steps))
@@ -336,6 +381,8 @@ def test_a_stored_plan_that_is_none_is_refused(entry: dict[str, Any], message: s
         ({"timesteps": (1, 2, 3, 4), "levels": (0.1, 1.0)}, "timesteps are the whole plan"),
         ({"timesteps": (1, 2, 3, 4), "first": (0.1,)}, "timesteps are the whole plan"),
         ({"timesteps": (1, 2, 3, 4), "order": "random"}, "timesteps are the whole plan"),
+        ({"timesteps": (1, 2, 3, 4), "antithetic": True}, "timesteps are the whole plan"),
+        ({"antithetic": 1}, "antithetic must be True or False, got 1"),
     ],
 )
 def test_bad_configs_are_refused(changed: dict[str, Any], message: str) -> None:
