@@ -86,12 +86,11 @@ void bind_ledger(py::module_& m) {
           py::arg("slot"), py::arg("classes"), py::arg("end"), py::arg("priority"))
       .def(
           "extend",
-          [](Ledger& ledger, const Array<int32_t>& slots, int32_t end, const Array<int32_t>& priorities) {
+          [](Ledger& ledger, const Array<int32_t>& slots, int32_t end, int32_t priority) {
             check_vector(slots, "slots", -1);
-            check_vector(priorities, "priorities", slots.size());
-            for (py::ssize_t i = 0; i < slots.size(); ++i) ledger.extend(slots.data()[i], end, priorities.data()[i]);
+            for (py::ssize_t i = 0; i < slots.size(); ++i) ledger.extend(slots.data()[i], end, priority);
           },
-          py::arg("slots"), py::arg("end"), py::arg("priorities"))
+          py::arg("slots"), py::arg("end"), py::arg("priority"))
       .def(
           "add",
           [](Ledger& ledger, int32_t slot, const Array<int32_t>& classes, int32_t priority) {

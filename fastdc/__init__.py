@@ -10,25 +10,37 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 """
 
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.classifier import Classification, DiffusionClassifier, load, shipped_models
+from fastdc.calibration import Calibration
+from fastdc.classifier import DiffusionClassifier, load, shipped_models
 from fastdc.config import build_config
 from fastdc.errors import ErrorTable
-from fastdc.exceptions import BackendError, BundleError, FastdcError, InputError, MissingDependencyError
+from fastdc.exceptions import (
+    BackendError,
+    BundleError,
+    FastdcError,
+    InputError,
+    Interrupted,
+    MissingDependencyError,
+)
 from fastdc.model import Defaults, Model
+from fastdc.results import Classification, Progress
 from fastdc.version import __version__
 
 __all__ = [
     "BackendError",
     "Bundle",
     "BundleError",
+    "Calibration",
     "Classification",
     "Defaults",
     "DiffusionClassifier",
     "ErrorTable",
     "FastdcError",
     "InputError",
+    "Interrupted",
     "MissingDependencyError",
     "Model",
+    "Progress",
     "__version__",
     "build_config",
     "load",

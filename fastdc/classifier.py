@@ -5,72 +5,52 @@
     result.labels, result.probabilities, result.evaluations
 
 The method is the Diffusion Classifier (Li et al., arXiv 2303.16203, algorithm 1): for every class, how well does the
-conditional model denoise the image; all classes see the same noise.
+conditional model denoise the image; all classes see the same noise. The rule says when a class has lost.
 """
 
 import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, NetworkOptions, open_network
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.cells import FullRule
-from fastdc.decide import DECISIONS, decide_table
-from fastdc.engine import Progress, fill_table
+from fastdc.calibration import Calibration, calibrate_errors
+from fastdc.decide import DECISIONS
 from fastdc.errors import ErrorTable
-from fastdc.exceptions import BundleError, InputError
+from fastdc.exceptions import BundleError, InputError, Interrupted
 from fastdc.images import check_streams, streams_of, to_model_range
+from fastdc.job import Candidates, Job, PlanOptions, Rows, check_candidates
 from fastdc.model import Model
-from fastdc.ops import MAX_SEED, set_num_threads
-from fastdc.plan import PlanConfig, is_number, make_plan
+from fastdc.ops import set_num_threads
+from fastdc.plan import is_number
+from fastdc.results import Classification, OnProgress
+from fastdc.rules.base import AbstractRule
+from fastdc.rules.choose import describe
 
 METHODS = ("dc",)
-RULES = ("full",)
+CALIBRATION_DRAWS = 128
 
 _SHIPPED = Path(__file__).parent / "models"
-
-
-@dataclass(frozen=True, eq=False)
-class Classification:
-    """The result of :meth:`DiffusionClassifier.classify` for n images.
-
-    Attributes:
-        labels: int64 (n,), the predicted class.
-        probabilities: float64 (n, K): temperature-scaled posterior, or shares of votes with ``decision="vote"``.
-        errors: float64 (n, K), mean weighted denoising error of each class; the smallest wins. A class that was dropped
-            early is placed by its paired differences to the best, see ``decide.Decision.mean_errors``.
-        evaluations: int64 (n,), network evaluations spent on each image (NFE).
-        votes: int64 (n, K), draws at which each class had the smallest error.
-        class_names: K names.
-        seconds: Wall time of the run.
-        provenance: What reproduces the result: seed, plan, method, rule, decision, model, its sha256, backend, version.
-        table: Every error, to replay decisions or save.
-    """
-
-    labels: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float64] = field(repr=False)
-    errors: npt.NDArray[np.float64] = field(repr=False)
-    evaluations: npt.NDArray[np.int64] = field(repr=False)
-    votes: npt.NDArray[np.int64] = field(repr=False)
-    class_names: tuple[str, ...] = field(repr=False)
-    seconds: float
-    provenance: dict[str, Any] = field(repr=False)
-    table: ErrorTable = field(repr=False)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the predicted classes."""
-        return tuple(self.class_names[label] for label in self.labels)
 
 
 @dataclass(frozen=True)
 class DiffusionClassifier:
     """A model and a network that runs it. Made by :func:`load`, or by hand for a network given from Python.
+
+    Plan options, which several methods take by keyword; what is not given is the model's default:
+
+    * draws: draws a class, J.
+    * levels: band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values, or "all".
+    * first: ratios of the first draws, before the band is gone through.
+    * weighting: "uniform", "edm", "vlb", "exp" or "min_snr".
+    * loss: "l2", "l1" or "huber".
+    * order, order_seed, antithetic, level_weights: see ``plan.PlanConfig``.
 
     Attributes:
         model: Shapes, classes, schedule, parameterisation, defaults.
@@ -89,132 +69,223 @@ class DiffusionClassifier:
         self,
         images: Any,
         *,
-        draws: int | None = None,
         seed: int = 0,
-        levels: tuple[float, float] | str | None = None,
-        weighting: str | None = None,
-        loss: str | None = None,
         streams: Any = None,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
+        **plan: Unpack[PlanOptions],
     ) -> ErrorTable:
         """The error of every image, class and draw.
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
-            draws: Draws a class, J; default: the model's.
             seed: Of the noise, in [0, 2^64).
-            levels: Band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values, or
-                "all" for the whole schedule;
-                default: the model's.
-            weighting: "uniform", "edm", "vlb", "exp" or "min_snr"; default: the model's.
-            loss: "l2", "l1" or "huber"; default: the model's.
             streams: Noise stream of each image, ints in [0, 2^56); default: from the image's pixels, so that order and
                 batch change nothing.
-            progress: Called with (cells evaluated, cells in all) after every step.
+            progress: Called after every step.
+            **plan: Plan options, see the class.
 
         Raises:
             InputError: Images or options cannot be used; before any work starts.
         """
-        config = self._plan_config(draws, levels, weighting, loss)
-        plan = make_plan(self.model.schedule, self.model.parameterization, config)
-        seed = _check_seed(seed)
+        job = Job.of(self.model, self.network, "full", None, seed, plan)
         x = to_model_range(images, self.model)
         noise_streams = streams_of(x) if streams is None else check_streams(streams, len(x))
-        rule = FullRule(len(x), self.model.num_classes, plan.draws)
-        return fill_table(self.network, self.model, x, noise_streams, plan, rule, seed=seed, progress=progress)
+        rows: Rows = [None] * len(x)
+        for finished in job.run(x, noise_streams, progress=progress):
+            for done in finished:
+                rows[done.key] = (done.counts, done.values)
+        return job.table(rows, noise_streams)
 
     def classify(
         self,
         images: Any,
         *,
         method: str = "dc",
-        rule: str = "full",
+        rule: str | AbstractRule = "race",
+        rule_options: dict[str, Any] | None = None,
         decision: str = "mean",
-        draws: int | None = None,
         seed: int = 0,
-        levels: tuple[float, float] | str | None = None,
-        weighting: str | None = None,
-        loss: str | None = None,
         temperature: float | None = None,
+        candidates: Sequence[Sequence[int]] | npt.NDArray[np.bool_] | Candidates | None = None,
         streams: Any = None,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
+        **plan: Unpack[PlanOptions],
     ) -> Classification:
         """Classifies images.
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
             method: "dc", the Diffusion Classifier.
-            rule: "full": every class at every draw.
-            decision: "mean" (smallest mean error) or "vote" (most draws won).
-            draws: Draws a class; default: the model's.
+            rule: When to stop evaluating a class: a name of ``rules.RULES`` or a rule made by hand. "race" is the
+                model's calibrated race, or the race of paired tests where there is no calibration for the plan; "full"
+                evaluates every class at every draw.
+            rule_options: The rule's own options, such as {"alpha": 0.01}.
+            decision: "mean" (smallest mean error) or "vote" (most draws won among the classes never dropped).
             seed: Of the noise, in [0, 2^64).
-            levels: Band of noise levels, see :meth:`errors`.
-            weighting: See :meth:`errors`.
-            loss: See :meth:`errors`.
             temperature: Of the posterior; default: the model's, fitted on validation images where it was.
+            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter, called
+                with the images as float32 in [0, 1] and returning either. The rule's guarantee is then about the best
+                candidate: a class that the prefilter leaves out can never be the answer.
             streams: See :meth:`errors`.
-            progress: Called with (cells evaluated, cells in all) after every step.
+            progress: Called after every step.
+            **plan: Plan options, see the class. Some rules bring their own number of draws.
 
         Returns:
             Labels, probabilities and what they cost.
 
         Raises:
             InputError: Images or options cannot be used; before any work starts.
+            Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
-        _check_choice("method", method, METHODS)
-        _check_choice("rule", rule, RULES)
-        _check_choice("decision", decision, DECISIONS)
-        temperature = self.model.defaults.temperature if temperature is None else temperature
-        if not is_number(temperature) or not 0 < temperature < float("inf"):
-            raise InputError(f"temperature must be positive, got {temperature!r}")
-        temperature = float(temperature)
-        start = time.perf_counter()
-        table = self.errors(
+        results = self.stream(
             images,
-            draws=draws,
+            chunk=None,
+            method=method,
+            rule=rule,
+            rule_options=rule_options,
+            decision=decision,
             seed=seed,
-            levels=levels,
-            weighting=weighting,
-            loss=loss,
+            temperature=temperature,
+            candidates=candidates,
             streams=streams,
             progress=progress,
+            **plan,
         )
-        decided = decide_table(table, decision=decision, temperature=temperature)
-        return Classification(
-            labels=decided.labels,
-            probabilities=decided.probabilities,
-            errors=decided.mean_errors,
-            evaluations=table.evaluations,
-            votes=decided.votes,
-            class_names=self.model.class_names,
-            seconds=time.perf_counter() - start,
-            provenance={
-                "method": method,
-                "rule": rule,
-                "decision": decision,
-                "temperature": temperature,
-                "seed": table.seed,
-                "plan": table.plan,
-                "model": table.model,
-                "sha256": table.identity,
-                "backend": self.network.backend,
-                "device": self.network.device,
-                "precision": self.network.precision,
-                "fastdc": table.version,
-            },
-            table=table,
-        )
+        return next(results)
 
-    def _plan_config(
-        self, draws: int | None, levels: tuple[float, float] | str | None, weighting: str | None, loss: str | None
-    ) -> PlanConfig:
-        defaults = self.model.defaults
-        return PlanConfig(
-            draws=defaults.draws if draws is None else draws,
-            levels=defaults.levels if levels is None else _band(levels),
-            weighting=defaults.weighting if weighting is None else weighting,
-            loss=defaults.loss if loss is None else loss,
-        )
+    def stream(
+        self,
+        images: Any,
+        *,
+        chunk: int | None = 64,
+        method: str = "dc",
+        rule: str | AbstractRule = "race",
+        rule_options: dict[str, Any] | None = None,
+        decision: str = "mean",
+        seed: int = 0,
+        temperature: float | None = None,
+        candidates: Sequence[Sequence[int]] | npt.NDArray[np.bool_] | Candidates | None = None,
+        streams: Any = None,
+        progress: OnProgress | None = None,
+        **plan: Unpack[PlanOptions],
+    ) -> Iterator[Classification]:
+        """Classifies images in one run, and yields results of consecutive images as soon as they are known.
+
+        The same numbers as :meth:`classify`, which see; arguments are checked when the first result is asked for.
+
+        Args:
+            images: (n, c, h, w), uint8 or float in [0, 1].
+            chunk: Images a result; None: all in one.
+            method: See :meth:`classify`, as for all that follow.
+            rule: ...
+            rule_options: ...
+            decision: ...
+            seed: ...
+            temperature: ...
+            candidates: ...
+            streams: ...
+            progress: ...
+            **plan: ...
+
+        Raises:
+            InputError: See :meth:`classify`.
+            Interrupted: Ctrl-C; its ``result`` holds the images that were finished and not yielded yet.
+        """
+        start = time.perf_counter()
+        _check_choice("method", method, METHODS)
+        _check_choice("decision", decision, DECISIONS)
+        temperature = self._temperature(temperature)
+        job = Job.of(self.model, self.network, rule, rule_options, seed, plan)
+        x = to_model_range(images, self.model)
+        noise = streams_of(x) if streams is None else check_streams(streams, len(x))
+        chosen = None if candidates is None else check_candidates(candidates, self._unit(x), self.model.num_classes)
+        provenance = {
+            "method": method,
+            "rule": describe(job.rule),
+            "decision": decision,
+            "temperature": temperature,
+            "candidates": "all" if candidates is None else getattr(candidates, "__name__", "given"),
+            "seed": job.seed,
+            "plan": job.plan.config.to_dict(),
+            "model": self.model.name,
+            "sha256": self.model.identity,
+            "backend": self.network.backend,
+            "device": self.network.device,
+            "precision": self.network.precision,
+        }
+        rows: Rows = [None] * len(x)
+
+        def result(indices: npt.NDArray[np.int64]) -> Classification:
+            table = job.table([rows[i] for i in indices], noise[indices])
+            for i in indices:  # handed on, and not needed again
+                rows[i] = None
+            return Classification.of_table(
+                table,
+                indices,
+                decision=decision,
+                temperature=temperature,
+                seconds=time.perf_counter() - start,
+                provenance={**provenance, "fastdc": table.version},
+            )
+
+        size = len(x) if chunk is None else chunk
+        given = 0
+        try:
+            for finished in job.run(x, noise, candidates=chosen, progress=progress):
+                for done in finished:
+                    rows[done.key] = (done.counts, done.values)
+                while given < len(x) and all(row is not None for row in rows[given : given + size]):
+                    end = min(given + size, len(x))
+                    chunk_result = result(np.arange(given, end, dtype=np.int64))
+                    given = end
+                    yield chunk_result
+        except KeyboardInterrupt:
+            known = np.array([i for i, row in enumerate(rows) if row is not None], dtype=np.int64)
+            partial = result(known) if len(known) else None
+            raise Interrupted(f"interrupted: {given + len(known)} of {len(x)} images finished", partial) from None
+
+    def calibrate(
+        self,
+        images: Any,
+        *,
+        delta: float = 0.01,
+        seeds: int = 8,
+        progress: OnProgress | None = None,
+        **plan: Unpack[PlanOptions],
+    ) -> Calibration:
+        """Calibrates the race on validation images: see :mod:`fastdc.calibration` for what is promised.
+
+        Args:
+            images: (n, c, h, w), uint8 or float in [0, 1]: like those to be classified, and neither trained on nor
+                used for results. Labels are not needed.
+            delta: Probability with which the race may lose the class of the full run, at least 1 / (n + 1).
+            seeds: Noise seeds of every image.
+            progress: Called after every step.
+            **plan: Plan options, see the class; the calibration holds for these levels and weights. draws are those of
+                the full run, 128 unless given.
+
+        Returns:
+            The calibration: classify with ``rule=calibration.rule``, or store it with the model.
+
+        Raises:
+            InputError: Images or options cannot be used, or there are too few images for delta.
+        """
+        if isinstance(seeds, bool) or not isinstance(seeds, (int, np.integer)) or seeds < 1:
+            raise InputError(f"seeds must be a positive whole number, got {seeds!r}")
+        plan.setdefault("draws", CALIBRATION_DRAWS)
+        job = Job.of(self.model, self.network, "full", None, 0, plan)
+        tables = [self.errors(images, seed=seed, progress=progress, **plan).errors for seed in range(seeds)]
+        return calibrate_errors(tables, job.plan.config, delta=delta)
+
+    def _temperature(self, temperature: Any) -> float:
+        value = self.model.defaults.temperature if temperature is None else temperature
+        if not is_number(value) or not 0 < value < float("inf"):
+            raise InputError(f"temperature must be positive, got {value!r}")
+        return float(value)
+
+    def _unit(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        low, high = self.model.value_range
+        return (x - np.float32(low)) / np.float32(high - low)
 
 
 def load(
@@ -269,21 +340,6 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _band(levels: tuple[float, float] | str) -> tuple[float, float] | None:
-    """The band of a plan: a pair, or None for "all"."""
-    if not isinstance(levels, str):
-        return levels
-    if levels != "all":
-        raise InputError(f'levels must be (low, high) or "all", got {levels!r}')
-    return None
-
-
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-
-
-def _check_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed must be a whole number in [0, 2^64), got {seed!r}")
-    return int(seed)

@@ -1,14 +1,15 @@
 """The engine: turns cells into errors, a step at a time, with every slot of the network busy.
 
 A step is: cell table in, noise and scale (``ops.add_noise``), the network, error (``ops.denoising_error``), one float a
-cell out. Steps of different slots run at once, each on its own thread; the rule is asked for cells and told errors on
-the caller's thread only. Cells of all images are packed together, so that no step but the last ones runs part-filled.
+cell out. Steps of different slots run at once, each on its own thread; the scheduler is asked for cells and told errors
+on the caller's thread only. Cells of all requests are packed together, so that no step but the last ones runs
+part-filled.
 
 No number depends on batch, slots, threads or order: noise is a function of (seed, stream, draw), and an error is a sum
 in a fixed order over one cell. What a backend's network may add is its own business (docs/architecture.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -16,14 +17,9 @@ import numpy.typing as npt
 
 from fastdc import ops
 from fastdc.backends.base import AbstractNetwork, AbstractSlot
-from fastdc.cells import AbstractRule, Cells
-from fastdc.errors import ErrorTable
 from fastdc.exceptions import BackendError
-from fastdc.model import Model
 from fastdc.plan import Plan
-
-Progress = Callable[[int, int], None]
-"""Called with (cells evaluated so far, cells evaluated and still to come at most)."""
+from fastdc.scheduler import Cells, Scheduler, Work
 
 
 class Step:
@@ -61,6 +57,7 @@ class Step:
             run.rows,
             run.streams,
             seed=run.seed,
+            antithetic=run.antithetic,
             out=sample,
             timestep=timestep,
             labels=labels,
@@ -75,6 +72,7 @@ class Step:
             run.rows,
             run.streams,
             seed=run.seed,
+            antithetic=run.antithetic,
             out=errors,
             loss=run.loss,
             delta=run.delta,
@@ -91,158 +89,103 @@ class Step:
 
 
 class Run:
-    """The arrays that cells index, placed where the network runs.
+    """The arrays that cells index, placed where the network runs: a pool of images, one a slot, and the plan's rows.
 
     Args:
         network: Where to place them.
-        images: float32 (n, c, h, w) in the model's value range.
-        streams: int64 (n,), the noise stream of each image.
+        image_shape: (c, h, w).
         plan: The draws.
         seed: Philox key.
         n_classes: K.
+        capacity: Slots of the pool.
     """
 
     def __init__(
         self,
         network: AbstractNetwork,
-        images: npt.NDArray[np.float32],
-        streams: npt.NDArray[np.int64],
+        image_shape: tuple[int, int, int],
         plan: Plan,
+        *,
         seed: int,
         n_classes: int,
+        capacity: int,
     ) -> None:
-        placed = (network.place(array) for array in (images, plan.rows, streams))
-        self.images, self.rows, self.streams = map(ops.view, placed)  # a view keeps its array alive
+        self._network = network
+        self._images = network.place(np.zeros((capacity, *image_shape), np.float32))
+        self._streams = network.place(np.zeros(capacity, np.int64))
+        rows = network.place(plan.rows)
+        self.images, self.rows, self.streams = map(ops.view, (self._images, rows, self._streams))
         self.seed = seed
+        self.antithetic = plan.antithetic
         self.n_classes = n_classes
         self.loss = plan.config.loss
         self.delta = plan.config.delta
 
+    def place(self, slot: int, image: npt.NDArray[np.float32], stream: int) -> None:
+        """Puts an image, float32 (c, h, w) in the model's value range, into a slot that no step in flight refers to."""
+        self._network.write(self._images[slot : slot + 1], image[None])
+        self._network.write(self._streams[slot : slot + 1], np.array([stream], np.int64))
 
-def evaluate(network: AbstractNetwork, run: Run, rule: AbstractRule, *, progress: Progress | None = None) -> int:
-    """Evaluates what the rule proposes until it proposes nothing more.
+
+def evaluate(network: AbstractNetwork, run: Run, scheduler: Scheduler) -> Iterator[int]:
+    """Evaluates what the scheduler proposes until it proposes nothing more.
 
     Args:
         network: The network.
         run: What the cells refer to.
-        rule: Which cells; told the errors as they come.
-        progress: Called after every step.
+        scheduler: Which cells; told the errors as they come.
 
-    Returns:
-        The number of cells evaluated.
+    Yields:
+        Cells evaluated, whenever steps have ended.
 
     Raises:
-        KeyboardInterrupt: After the steps in flight have ended; the rule has observed all that was finished.
+        KeyboardInterrupt: After the steps in flight have ended; the scheduler has observed all that was finished. The
+            same holds when the caller stops iterating and closes the generator.
     """
     steps = [Step(network, slot, run) for slot in network.slots]
     if len(steps) == 1:
-        return _evaluate_alone(steps[0], network.batch, rule, progress)
-    done = 0
+        yield from _evaluate_alone(steps[0], network.batch, scheduler)
+        return
     idle = list(steps)
-    in_flight: dict[Future[npt.NDArray[np.float32]], tuple[Step, Cells]] = {}
-
-    def flying() -> int:
-        return sum(len(cells) for _, cells in in_flight.values())
+    in_flight: dict[Future[npt.NDArray[np.float32]], tuple[Step, Work]] = {}
 
     def room() -> int:
-        """Cells of the next step: a full batch, or near the end an even share, so that no slot idles while one works.
+        """Cells of the next step: a full batch while there is one, else an even share for every slot.
 
         What is in flight counts as well: shares of the rest alone would halve from step to step, down to single cells.
         """
-        return min(network.batch, rule.remaining, -(-(rule.remaining + flying()) // len(steps)))
+        left = scheduler.prepare() + scheduler.flying
+        return network.batch if left >= network.batch else -(-left // len(steps))
 
     def collect(finished: set[Future[npt.NDArray[np.float32]]]) -> int:
         cells_done = 0
         for future in finished:
-            step, cells = in_flight.pop(future)
-            rule.observe(cells, future.result())
+            step, work = in_flight.pop(future)
+            scheduler.observe(work, future.result())
             idle.append(step)
-            cells_done += len(cells)
+            cells_done += len(work.cells)
         return cells_done
 
     with ThreadPoolExecutor(len(steps), thread_name_prefix="fastdc-step") as pool:
         try:
             while True:
-                while idle and rule.remaining:
-                    cells = rule.propose(room())
-                    if not len(cells):
+                while idle:
+                    work = scheduler.propose(room())
+                    if not len(work.cells):
                         break
                     step = idle.pop()
-                    in_flight[pool.submit(step.evaluate, cells)] = (step, cells)
+                    in_flight[pool.submit(step.evaluate, work.cells)] = (step, work)
                 if not in_flight:
-                    return done
+                    return
                 finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
-                done += collect(finished)
-                if progress is not None:
-                    progress(done, done + flying() + rule.remaining)
-        except KeyboardInterrupt:
+                yield collect(finished)
+        except (KeyboardInterrupt, GeneratorExit):
             wait(in_flight)
             collect({future for future in in_flight if future.exception() is None})
             raise
 
 
-def _evaluate_alone(step: Step, batch: int, rule: AbstractRule, progress: Progress | None) -> int:
-    done = 0
-    while remaining := rule.remaining:
-        cells = rule.propose(min(batch, remaining))
-        if not len(cells):
-            break
-        rule.observe(cells, step.evaluate(cells))
-        done += len(cells)
-        if progress is not None:
-            progress(done, done + rule.remaining)
-    return done
-
-
-class TableRule:
-    """Wraps a rule to write every error it observes into an array (n, K, J)."""
-
-    def __init__(self, rule: AbstractRule, errors: npt.NDArray[np.float32]) -> None:
-        self._rule = rule
-        self._errors = errors
-
-    @property
-    def remaining(self) -> int:
-        """See ``cells.AbstractRule``."""
-        return self._rule.remaining
-
-    def propose(self, room: int) -> Cells:
-        """See ``cells.AbstractRule``."""
-        return self._rule.propose(room)
-
-    def observe(self, cells: Cells, errors: npt.NDArray[np.float32]) -> None:
-        """See ``cells.AbstractRule``."""
-        self._errors[cells[:, 0], cells[:, 1], cells[:, 2]] = errors
-        self._rule.observe(cells, errors)
-
-
-def fill_table(
-    network: AbstractNetwork,
-    model: Model,
-    images: npt.NDArray[np.float32],
-    streams: npt.NDArray[np.int64],
-    plan: Plan,
-    rule: AbstractRule,
-    *,
-    seed: int,
-    progress: Progress | None = None,
-) -> ErrorTable:
-    """Evaluates a rule into a new ErrorTable.
-
-    Args:
-        network: The network.
-        model: The model it belongs to.
-        images: float32 (n, c, h, w) in the model's value range.
-        streams: int64 (n,), the noise stream of each image.
-        plan: The draws.
-        rule: Which cells.
-        seed: Philox key.
-        progress: Called after every step.
-
-    Returns:
-        The table, NaN where the rule evaluated nothing.
-    """
-    errors = np.full((len(images), model.num_classes, plan.draws), np.nan, np.float32)
-    run = Run(network, images, streams, plan, seed, model.num_classes)
-    evaluate(network, run, TableRule(rule, errors), progress=progress)
-    return ErrorTable.from_errors(model, plan, streams, seed, errors)
+def _evaluate_alone(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:
+    while len((work := scheduler.propose(batch)).cells):
+        scheduler.observe(work, step.evaluate(work.cells))
+        yield len(work.cells)

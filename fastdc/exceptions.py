@@ -3,6 +3,8 @@
 Every class also derives from the built-in exception a Python user would expect, so ``except ValueError`` keeps working.
 """
 
+from typing import Any
+
 
 class FastdcError(Exception):
     """Base class: everything that fastdc raises on purpose."""
@@ -22,3 +24,15 @@ class MissingDependencyError(FastdcError, ImportError):
 
 class BackendError(FastdcError, RuntimeError):
     """A backend, device or precision that was asked for is not available or failed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. What was finished is not lost: see ``result``.
+
+    Attributes:
+        result: A ``Classification`` of the images that were finished, with their indices; None if there are none.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result

@@ -5,6 +5,7 @@ A bundle's manifest holds exactly this; a network given from Python comes with a
 
 from dataclasses import dataclass, field
 
+from fastdc.calibration import Calibration
 from fastdc.exceptions import InputError
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule
@@ -20,6 +21,7 @@ class Defaults:
         weighting: One of ``weighting.WEIGHTINGS``.
         loss: One of ``ops.LOSSES``.
         temperature: Of the posterior softmax(-error / temperature), positive.
+        first: Noise-to-signal ratios of the first draws.
     """
 
     draws: int = 100
@@ -27,6 +29,7 @@ class Defaults:
     weighting: str = "uniform"
     loss: str = "l2"
     temperature: float = 1.0
+    first: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Model:
         null_class: Index that the network takes for "no class", or None.
         defaults: What a run uses when the user does not say.
         identity: Names the exact model in results: a bundle's sha256, else "".
+        calibration: Of the race, or None.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Model:
     null_class: int | None = None
     defaults: Defaults = field(default_factory=Defaults)
     identity: str = ""
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:

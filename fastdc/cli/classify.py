@@ -8,7 +8,6 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.classifier import Classification
 from fastdc.cli.options import check_output, open_classifier, run_options
 from fastdc.cli.runner import classify_groups
 from fastdc.errors import ErrorTable

@@ -12,6 +12,7 @@ errors of that request. That is why batch size, admission order and other reques
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,21 +43,21 @@ class Look:
 
     @property
     def alive(self) -> Mask:
-        """bool (r, A), which entries are classes at all."""
+        """Which entries are classes at all, bool (r, A)."""
         return self.classes >= 0
 
     @property
     def means(self) -> npt.NDArray[np.float64]:
-        """float64 (r, A), the mean error over the draws so far; infinite where there is no class."""
+        """The mean error over the draws so far, float64 (r, A); infinite where there is no class."""
         means = self.errors.mean(axis=2, dtype=np.float64)
         return np.where(self.alive, means, np.inf)
 
     def leaders(self, means: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-        """intp (r,), the column of each request's smallest mean; ties go to the smaller class index."""
-        return means.argmin(axis=1)
+        """The column of each request's smallest mean, intp (r,); ties go to the smaller class index."""
+        return np.asarray(means.argmin(axis=1))
 
     def paired(self, leaders: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        """float64 (r, A, m), errors minus the leader's at the same draw; NaN where there is no class."""
+        """Errors minus the leader's at the same draw, float64 (r, A, m); NaN where there is no class."""
         errors = self.errors.astype(np.float64)
         return errors - np.take_along_axis(errors, leaders[:, None, None], axis=1)
 
@@ -67,8 +68,19 @@ class AbstractRule(ABC):
     A rule must keep at least one class of every request, and may keep only classes that are alive.
     """
 
-    name: str
+    name: ClassVar[str]
     """What users call it: ``rule="race"``."""
+
+    expands: ClassVar[bool] = False
+    """Whether :meth:`expand` may add classes. Only then is the rule asked after the last look too."""
+
+    draws: int | None = None
+    """Draws that a run under this rule has unless the user says otherwise; None: the model's default."""
+
+    @property
+    def timesteps(self) -> tuple[int, ...] | None:
+        """The plan's timesteps in order, for rules that bring their own; None for all others."""
+        return None
 
     @abstractmethod
     def looks(self, draws: int) -> tuple[int, ...]:
@@ -80,14 +92,14 @@ class AbstractRule(ABC):
 
     @abstractmethod
     def keep(self, look: Look) -> Mask:
-        """bool (r, A), the classes that stay alive. Not asked after the last look."""
+        """The classes that stay alive, bool (r, A)."""
 
-    def first(self, candidates: Classes) -> Classes:
+    def begin(self, candidates: Classes) -> Classes:
         """The classes to begin with, a subset of the candidates of a request; all of them unless overridden."""
         return candidates
 
     def expand(self, look: Look, keep: Mask) -> Sequence[Classes] | None:
-        """New classes (each int32 (any,)) that replace nothing and join each request, or None for none at all.
+        """New classes, int32 in increasing order, that join each request (often none), or None for none at all.
 
         They are evaluated at the draws so far, and the same look is taken again with them in it. For rules that begin
         with a part of the classes, such as a tree's representatives.
@@ -96,16 +108,15 @@ class AbstractRule(ABC):
 
 
 def geometric_looks(draws: int) -> tuple[int, ...]:
-    """1, 2, 3, 4, 6, 8, 12, 16, 24, ... and `draws`: every look costs at most half as much again as all before it.
+    """1, 2, 3, 4, 8, 16, 32, ... and `draws`: every draw while looking is cheap, then each look doubles the draws.
 
-    Few looks keep the number of tests, and the chain of steps that wait for one another, logarithmic in the draws.
+    Few looks keep two things logarithmic in the draws: the tests whose errors add up, and the chain of steps that wait
+    for one another.
     """
-    looks = []
-    step = 1
+    looks = [look for look in (1, 2, 3) if look < draws]
+    step = 4
     while step < draws:
         looks.append(step)
-        if step > 1 and step * 3 // 2 < draws:
-            looks.append(step * 3 // 2)
         step *= 2
     return (*looks, draws)
 

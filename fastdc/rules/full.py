@@ -1,4 +1,4 @@
-"""The full run: every class at every draw (Li et al., arXiv 2303.16203, algorithm 1). What all others are compared to."""
+"""The full run: every class at every draw (Li et al., arXiv 2303.16203, algorithm 1). All others are compared to it."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,181 @@
+"""Calibration of the race: a threshold from validation images, with a finite-sample guarantee.
+
+For every validation image and noise seed, the errors of the full run say which class w it chooses and how large a limit
+the race would have needed to keep w at every look,
+
+    score = max over looks m of  m (e_w - min_k e_k) / min_k e_k ,    e_k the mean error of class k after m draws.
+
+The loss of a limit on an image is the share of its seeds with score > limit. It falls with the limit and bounds the
+chance that the race drops w: the race compares with the best class still alive, which is never better than the best of
+all. Conformal risk control (Angelopoulos et al., arXiv 2208.02814, theorem 1) then takes the smallest limit with
+
+    n / (n + 1) * (mean loss over the n images) + 1 / (n + 1)  <=  delta ,
+
+so that the expected loss on a new image, exchangeable with the n, is at most delta. Images are the exchangeable unit:
+several seeds of one image make its loss finer, but count once. No labels are needed. With n images no delta below
+1 / (n + 1) can be promised.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.exceptions import InputError
+from fastdc.plan import PlanConfig, is_number
+from fastdc.rules.base import geometric_looks
+from fastdc.rules.calibrated import Calibrated
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found, as a bundle stores it.
+
+    Attributes:
+        limit: Of :class:`fastdc.rules.calibrated.Calibrated`.
+        delta: Level of the guarantee.
+        risk: Share of the validation runs, averaged over images, that would have lost the full run's class.
+        draws: J of the full runs.
+        images: Validation images, n.
+        seeds: Noise seeds of each.
+        bound: Largest difference between two classes' errors at a draw that was seen, for the rule ``betting``.
+        plan: Configuration of the plan without its number of draws: the limit holds for these levels and weights.
+    """
+
+    limit: float
+    delta: float
+    risk: float
+    draws: int
+    images: int
+    seeds: int
+    bound: float
+    plan: dict[str, Any] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("limit", 0, math.inf), ("delta", 0, 1), ("risk", 0, 1), ("bound", 0, math.inf)):
+            value = getattr(self, name)
+            if not is_number(value) or not low <= value < high:
+                raise InputError(f"calibration: {name} must be a number in [{low}, {high}), got {value!r:.80}")
+        for name in ("draws", "images", "seeds"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"calibration: {name} must be a positive whole number, got {value!r:.80}")
+        if not isinstance(self.plan, dict):
+            raise InputError(f"calibration: plan must be an object, got {self.plan!r:.80}")
+
+    @property
+    def rule(self) -> Calibrated:
+        """The race with this limit."""
+        return Calibrated(self.limit, draws=self.draws)
+
+    def fits(self, plan: PlanConfig) -> bool:
+        """Whether the limit was calibrated on such a plan: the same but for the number of draws."""
+        try:
+            return PlanConfig.from_dict({**self.plan, "draws": plan.draws}) == plan
+        except InputError:  # of a version with other options
+            return False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def calibration_from_dict(entry: Any) -> Calibration:
+    """The calibration of a manifest's entry or file.
+
+    Raises:
+        InputError: Not an object, or a field is missing, unknown or out of range.
+    """
+    if not isinstance(entry, dict):
+        raise InputError(f"calibration must be an object, got {entry!r:.80}")
+    expected = set(Calibration.__dataclass_fields__)
+    if set(entry) != expected:
+        odd = sorted(set(entry) ^ expected)[0]
+        raise InputError(f"calibration {'lacks' if odd in expected else 'has an unknown'} field {odd!r:.80}")
+    return Calibration(**entry)
+
+
+def plan_without_draws(plan: PlanConfig) -> dict[str, Any]:
+    """The part of a plan's configuration that a calibration depends on."""
+    entry = plan.to_dict()
+    del entry["draws"]
+    return entry
+
+
+def needed_limits(errors: npt.NDArray[np.floating]) -> FloatArray:
+    """For each image, the smallest limit with which the race keeps the full run's class, float64 (n,).
+
+    Args:
+        errors: (n, K, J), without NaN.
+    """
+    totals = np.cumsum(errors, axis=2, dtype=np.float64)
+    winners = totals[:, :, -1].argmin(axis=1)
+    needed = np.zeros(len(errors))
+    for m in geometric_looks(errors.shape[2])[:-1]:
+        total = totals[:, :, m - 1]
+        best = total.min(axis=1)
+        gap = np.take_along_axis(total, winners[:, None], axis=1)[:, 0] - best
+        needed = np.maximum(needed, np.where(gap > 0, m * gap / np.where(best > 0, best, np.nan), 0))
+    return np.where(np.isnan(needed), np.inf, needed)  # a best class without any error: no limit is enough
+
+
+def controlled_limit(scores: FloatArray, delta: float) -> float:
+    """The smallest limit whose expected loss on a new image is at most delta.
+
+    Args:
+        scores: float64 (n, S), limits needed by n images under S noise seeds.
+        delta: Level, in (0, 1).
+
+    Raises:
+        InputError: delta is out of range or below what n images can support, or no finite limit is enough.
+    """
+    if not is_number(delta) or not 0 < delta < 1:
+        raise InputError(f"delta must lie strictly between 0 and 1, got {delta!r}")
+    n, seeds = scores.shape
+    if 1 / (n + 1) > delta:
+        need = math.ceil(1 / delta - 1 - 1e-9)
+        raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {n}")
+    allowed = math.floor(((n + 1) * delta - 1) * seeds + 1e-9)  # (image, seed) pairs that may be lost
+    ranked = np.sort(scores, axis=None)
+    limit = float(ranked[max(len(ranked) - 1 - allowed, 0)])
+    if not math.isfinite(limit):
+        raise InputError("no finite limit is enough: some class has no error at all on a validation image")
+    return limit
+
+
+def calibrate_errors(errors: Sequence[npt.NDArray[np.floating]], config: PlanConfig, *, delta: float) -> Calibration:
+    """The calibration from full runs.
+
+    Args:
+        errors: (n, K, J) of the same n validation images, one for each noise seed, without NaN.
+        config: The runs' plan.
+        delta: Level of the guarantee, in (0, 1).
+
+    Raises:
+        InputError: No run, different shapes, NaN, or see :func:`controlled_limit`.
+    """
+    if not errors or any(table.ndim != 3 or table.shape != errors[0].shape for table in errors):
+        raise InputError(f"errors must be runs of one shape (n, K, J), got {[table.shape for table in errors]}")
+    if (
+        errors[0].shape[2] != config.draws
+        or 0 in errors[0].shape
+        or not all(np.isfinite(table).all() for table in errors)
+    ):
+        raise InputError(f"errors must be finite at all {config.draws} draws, got shape {errors[0].shape}")
+    scores = np.stack([needed_limits(table) for table in errors], axis=1)
+    limit = controlled_limit(scores, delta)
+    return Calibration(
+        limit=limit,
+        delta=float(delta),
+        risk=float(np.mean(scores > limit)),
+        draws=config.draws,
+        images=len(scores),
+        seeds=scores.shape[1],
+        bound=float(max(np.ptp(table, axis=1).max() for table in errors)),
+        plan=plan_without_draws(config),
+    )

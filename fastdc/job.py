@@ -1,0 +1,218 @@
+"""A job: images, plan and rule, checked and ready to run. What ``classify``, ``errors`` and a session have in common."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.backends import AbstractNetwork
+from fastdc.engine import Run, evaluate
+from fastdc.errors import ErrorTable
+from fastdc.exceptions import InputError
+from fastdc.level_weights import LevelWeights
+from fastdc.model import Model
+from fastdc.ops import MAX_SEED
+from fastdc.plan import Plan, PlanConfig, make_plan
+from fastdc.results import OnProgress, Progress
+from fastdc.rules.base import AbstractRule
+from fastdc.rules.choose import make_rule
+from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
+
+Candidates = Callable[[npt.NDArray[np.float32]], Any]
+"""Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of class indices."""
+
+Rows = list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]] | None]
+"""Counts and values of each image; None while it is not finished."""
+
+
+class PlanOptions(TypedDict, total=False):
+    """Which draws; what is not given is the model's default. See ``plan.PlanConfig``."""
+
+    draws: int | None
+    levels: tuple[float, float] | str | None
+    weighting: str | None
+    loss: str | None
+    first: Sequence[float] | None
+    order: str | None
+    order_seed: int
+    antithetic: bool
+    level_weights: LevelWeights | None
+
+
+def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
+    """The configuration of a plan: the model's defaults, with what a user gave in their place.
+
+    Raises:
+        InputError: An option is unknown or out of range.
+    """
+    defaults = model.defaults
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    unknown = set(given) - set(PlanOptions.__annotations__)
+    if unknown:
+        raise InputError(f"there is no option {min(unknown)!r}")
+    if "levels" in given:
+        given["levels"] = _band(given["levels"])
+        given.setdefault("first", ())  # chosen for the default band
+    elif defaults.levels is not None:
+        given["levels"] = defaults.levels
+    for name in ("draws", "weighting", "loss", "first"):
+        given.setdefault(name, getattr(defaults, name))
+    return PlanConfig(**given)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be run.
+
+    Attributes:
+        model: The model.
+        network: Runs it.
+        plan: The draws.
+        rule: When to drop classes.
+        seed: Philox key.
+    """
+
+    model: Model
+    network: AbstractNetwork
+    plan: Plan = field(repr=False)
+    rule: AbstractRule
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        network: AbstractNetwork,
+        rule: str | AbstractRule,
+        rule_options: dict[str, Any] | None,
+        seed: Any,
+        options: PlanOptions,
+    ) -> "Job":
+        """A job from what a user gave.
+
+        Raises:
+            InputError: Any of it cannot be used.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_SEED:
+            raise InputError(f"seed must be a whole number in [0, 2^64), got {seed!r}")
+        config = plan_config(model, options)
+        calibration = model.calibration
+        made = make_rule(
+            rule,
+            dict(rule_options or {}),
+            n_classes=model.num_classes,
+            calibrated=calibration.rule if calibration is not None and calibration.fits(config) else None,
+            bound=None if calibration is None else calibration.bound,
+        )
+        config = _as_the_rule_needs(config, made, options)
+        made.looks(config.draws)
+        return cls(model, network, make_plan(model.schedule, model.parameterization, config), made, int(seed))
+
+    def scheduler(self, requests: Iterator[Request], capacity: int) -> tuple[Run, Scheduler]:
+        """A run and its scheduler."""
+        classes, shape = self.model.num_classes, self.model.image_shape
+        run = Run(self.network, shape, self.plan, seed=self.seed, n_classes=classes, capacity=capacity)
+        draws = self.plan.draws
+        return run, Scheduler(self.rule, draws, classes, place=run.place, requests=requests, capacity=capacity)
+
+    def run(
+        self,
+        x: npt.NDArray[np.float32],
+        streams: npt.NDArray[np.int64],
+        *,
+        candidates: Sequence[npt.NDArray[np.int32]] | None = None,
+        progress: OnProgress | None = None,
+    ) -> Iterator[list[Finished]]:
+        """Runs over images; yields the requests that finished, keyed by the image's index, after every step.
+
+        Args:
+            x: float32 (n, c, h, w) in the model's value range.
+            streams: int64 (n,).
+            candidates: Candidate classes of each image, increasing; None: all.
+            progress: Called after every step.
+        """
+        n = len(x)
+        requests = (Request(i, x[i], int(streams[i]), None if candidates is None else candidates[i]) for i in range(n))
+        run, scheduler = self.scheduler(requests, min(n, IN_FLIGHT))
+        done = 0
+        most = self.model.num_classes * self.plan.draws
+        with closing(evaluate(self.network, run, scheduler)) as steps:  # type: ignore[type-var]
+            try:
+                for _ in steps:
+                    finished = scheduler.finished()
+                    done += len(finished)
+                    if progress is not None:
+                        ahead = (n - scheduler.admitted) * most
+                        progress(Progress(done, n, scheduler.evaluated, scheduler.at_most + ahead))
+                    yield finished
+            except KeyboardInterrupt:
+                yield scheduler.finished()
+                raise
+
+    def table(self, rows: Rows, streams: npt.NDArray[np.int64]) -> ErrorTable:
+        """The table of finished images."""
+        finished = [row for row in rows if row is not None]
+        return ErrorTable.from_rows(self.model, self.plan, streams, self.seed, finished, rule=self.rule.name)
+
+
+def check_candidates(
+    candidates: Any, unit_images: npt.NDArray[np.float32], n_classes: int
+) -> list[npt.NDArray[np.int32]]:
+    """The candidate classes of each image, int32 in increasing order.
+
+    Args:
+        candidates: A mask (n, K), n lists of class indices, or a callable that returns either for images in [0, 1].
+        unit_images: float32 (n, c, h, w) in [0, 1].
+        n_classes: K.
+
+    Raises:
+        InputError: Wrong shape, type or class, or an image without a candidate.
+    """
+    given = candidates(unit_images) if callable(candidates) else candidates
+    n = len(unit_images)
+    if isinstance(given, np.ndarray) and given.dtype == np.bool_:
+        if given.shape != (n, n_classes):
+            raise InputError(f"a mask of candidates must have shape ({n}, {n_classes}), got {given.shape}")
+        lists: list[Any] = [np.flatnonzero(row) for row in given]
+    else:
+        try:
+            lists = list(given)
+        except TypeError:
+            raise InputError(f"candidates must be a mask or a list of classes an image, got {given!r:.80}") from None
+        if len(lists) != n:
+            raise InputError(f"candidates must be a list of classes for each of {n} images, got {len(lists)}")
+    result = []
+    for i, classes in enumerate(lists):
+        array = np.asarray(classes)
+        if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+            raise InputError(f"candidates of image {i} must be one class index or more, got {classes!r:.80}")
+        if array.min() < 0 or array.max() >= n_classes:
+            raise InputError(f"candidates of image {i} must be in [0, {n_classes}), got {array.min()} to {array.max()}")
+        result.append(np.unique(array).astype(np.int32))
+    return result
+
+
+def _as_the_rule_needs(config: PlanConfig, rule: AbstractRule, options: PlanOptions) -> PlanConfig:
+    """The plan with the draws that the rule asks for, unless the user gave another number."""
+    timesteps = rule.timesteps
+    if timesteps is not None:
+        given = [name for name in ("levels", "first", "order") if options.get(name) is not None]
+        if given:
+            raise InputError(f"rule {rule.name} brings its own timesteps: expected no {given[0]} beside it")
+        config = replace(config, levels=None, first=(), timesteps=timesteps, draws=len(timesteps))
+    wanted = rule.draws
+    if wanted is not None and options.get("draws") is None:
+        config = replace(config, draws=wanted)
+    return config
+
+
+def _band(levels: tuple[float, float] | str) -> tuple[float, float] | None:
+    """The band of a plan: a pair, or None for "all"."""
+    if not isinstance(levels, str):
+        return levels
+    if levels != "all":
+        raise InputError(f'levels must be (low, high) or "all", got {levels!r}')
+    return None

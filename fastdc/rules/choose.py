@@ -1,0 +1,85 @@
+"""Rules by name, for the public object and the command line."""
+
+import dataclasses
+from typing import Any
+
+from fastdc.exceptions import InputError
+from fastdc.rules.base import AbstractRule
+from fastdc.rules.betting import Betting
+from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.full import Full
+from fastdc.rules.paired import Paired
+from fastdc.rules.sift import Sift
+from fastdc.rules.staged import Staged
+from fastdc.rules.ttest import TTest
+
+KINDS: dict[str, type[AbstractRule]] = {
+    kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)
+}
+RULES = ("race", *KINDS)
+"""Names of rules. "race" is "calibrated" where the model has a calibration for the plan, else "paired"."""
+
+
+def make_rule(
+    rule: str | AbstractRule,
+    options: dict[str, Any],
+    *,
+    n_classes: int,
+    calibrated: Calibrated | None,
+    bound: float | None,
+) -> AbstractRule:
+    """The rule that a user named, with what it needs to know of the model filled in.
+
+    Args:
+        rule: One of :data:`RULES`, or a rule made by hand.
+        options: The rule's fields; empty for a rule made by hand.
+        n_classes: K, for rules that divide their error over rivals.
+        calibrated: The model's calibrated race for the plan, if it has one.
+        bound: The largest difference between two classes' errors that the model's calibration saw, if there is one.
+
+    Raises:
+        InputError: Unknown name or option, an option out of range, or a rule that needs a calibration without one.
+    """
+    if isinstance(rule, AbstractRule):
+        if options:
+            raise InputError(f"rule {rule.name} was made by hand and takes no further options, got {sorted(options)}")
+        return _completed(rule, n_classes, bound)
+    if not isinstance(rule, str) or rule not in RULES:
+        raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r:.80}")
+    if rule == "race":
+        rule = Paired.name if calibrated is None and "limit" not in options else Calibrated.name
+    if rule == Calibrated.name and "limit" not in options:
+        if calibrated is None:
+            raise InputError("rule calibrated needs a calibration for these levels and weights: see fastdc calibrate")
+        return dataclasses.replace(calibrated, **_known(Calibrated, options))
+    kind = KINDS[rule]
+    try:
+        return _completed(kind(**_known(kind, options)), n_classes, bound)
+    except TypeError:
+        needed = [f.name for f in dataclasses.fields(kind) if _required(f)]  # type: ignore[arg-type]
+        missing = [name for name in needed if name not in options]
+        raise InputError(f"rule {rule} needs {', '.join(f'{name}=...' for name in missing)}") from None
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _known(kind: type[AbstractRule], options: dict[str, Any]) -> dict[str, Any]:
+    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(options) - set(fields))
+    if unknown:
+        raise InputError(f"rule {kind.name} has no option {unknown[0]!r:.80}: it has {', '.join(fields) or 'none'}")
+    return options
+
+
+def _completed(rule: AbstractRule, n_classes: int, bound: float | None) -> AbstractRule:
+    """The rule with the number of rivals and the bound on differences, where it has such options left open."""
+    facts: dict[str, Any] = {"rivals": max(n_classes - 1, 1), "bound": bound}
+    missing = {name: value for name, value in facts.items() if value is not None and getattr(rule, name, 0) is None}
+    return dataclasses.replace(rule, **missing) if missing else rule  # type: ignore[type-var]
+
+
+def describe(rule: AbstractRule) -> dict[str, Any]:
+    """A rule's name and options, plain values, for provenance."""
+    return {"name": rule.name, **dataclasses.asdict(rule)}  # type: ignore[call-overload]

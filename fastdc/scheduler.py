@@ -1,0 +1,233 @@
+"""The scheduler: requests in, steps out. It keeps the cells of every request in flight and packs them into full steps.
+
+A request is one image with its candidate classes. Looks follow one another within a request, each waiting for the
+errors of the last; steps are filled across requests, so no image waits for another. Finished requests leave at once and
+new ones take their place, from an iterator that is read only as there is room, or submitted while others run.
+
+Which request goes first changes no result, only how well steps are filled at the end of a run, when no new requests
+are left. Earlier looks go first: every image's first look, then all second looks, and so on. Each round then still has
+enough cells for full steps, where following single images to their end leaves a few long chains for last. Bookkeeping
+is native (``csrc/ledger.h``) and the rule sees all requests of a look at once, so that its cost does not grow with the
+number of requests.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.exceptions import InputError
+from fastdc.ops import Ledger
+from fastdc.rules.base import AbstractRule, Look
+
+Cells = npt.NDArray[np.int32]
+"""int32 (m, 3): slot of the image, class, draw."""
+
+IN_FLIGHT = 1024
+"""Requests that may be in flight at once: many steps' worth, at O(classes) memory each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One image to decide.
+
+    Attributes:
+        key: The caller's name for it.
+        image: float32 (c, h, w) in the model's value range.
+        stream: Noise stream, in [0, 2^56).
+        classes: int32 (A,), candidate classes in increasing order; None: all.
+    """
+
+    key: int
+    image: npt.NDArray[np.float32] = field(repr=False)
+    stream: int
+    classes: npt.NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A request that was decided.
+
+    Attributes:
+        key: The request's.
+        counts: int32 (K,), draws at which each class was evaluated: the first ones of the plan.
+        values: float32 (sum of counts,), their errors in (class, draw) order.
+    """
+
+    key: int
+    counts: npt.NDArray[np.int32] = field(repr=False)
+    values: npt.NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Cells for one step, and the ticket that their errors are handed back with."""
+
+    ticket: int
+    cells: Cells
+
+
+class Scheduler:
+    """Requests of one run under one rule.
+
+    Everything but :meth:`submit` belongs to one thread.
+
+    Args:
+        rule: When to drop classes.
+        draws: J, draws of the plan.
+        n_classes: K.
+        place: Called as place(slot, image, stream) before cells of that slot are proposed.
+        requests: Read lazily, as slots become free.
+        capacity: Slots: requests in flight at once.
+
+    Raises:
+        InputError: The rule does not fit the number of draws.
+    """
+
+    def __init__(
+        self,
+        rule: AbstractRule,
+        draws: int,
+        n_classes: int,
+        *,
+        place: Callable[[int, npt.NDArray[np.float32], int], None],
+        requests: Iterable[Request] = (),
+        capacity: int = IN_FLIGHT,
+    ) -> None:
+        self._rule = rule
+        self._looks = rule.looks(draws)
+        self._all = np.arange(n_classes, dtype=np.int32)
+        self._place = place
+        self._source: Iterator[Request] | None = iter(requests)
+        self._submitted: deque[Request] = deque()
+        self._ledger = Ledger(draws, n_classes)
+        self._free = list(range(capacity - 1, -1, -1))
+        self._keys = [0] * capacity
+        self._look = np.zeros(capacity, np.int32)
+        self._alive = np.zeros(capacity, np.int32)
+        self._finished: list[Finished] = []
+        self._most = np.zeros(capacity, np.int64)  # cells that each request in flight will have cost, at most
+        self._settled = 0  # cells of finished requests
+        self._evaluated = 0
+        self._admitted = 0
+
+    @property
+    def evaluated(self) -> int:
+        """Cells evaluated so far."""
+        return self._evaluated
+
+    @property
+    def at_most(self) -> int:
+        """Cells that the requests admitted so far will have cost, at most."""
+        return self._settled + int(self._most.sum())
+
+    @property
+    def admitted(self) -> int:
+        """Requests that are in flight or finished."""
+        return self._admitted
+
+    def prepare(self) -> int:
+        """Admits requests while there are slots for them; returns the cells that can be proposed now."""
+        self._admit()
+        return self._ledger.waiting
+
+    @property
+    def flying(self) -> int:
+        """Cells proposed whose errors have not come."""
+        return self._ledger.flying
+
+    def submit(self, request: Request) -> None:
+        """Adds a request, also while others run and from any thread. Its work begins with the next step."""
+        self._submitted.append(request)
+
+    def propose(self, room: int) -> Work:
+        """Up to `room` cells for the next step; none when nothing can be done until errors come or requests do."""
+        self._admit()
+        ticket, cells = self._ledger.propose(room)
+        return Work(ticket, cells)
+
+    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
+        """Takes the errors (m,) of a step and decides every request whose look is complete."""
+        complete = self._ledger.observe(work.ticket, errors)
+        self._evaluated += len(errors)
+        if len(complete):
+            looks = self._look[complete]
+            for look in np.unique(looks).tolist():
+                self._decide(complete[looks == look], look)
+
+    def finished(self) -> list[Finished]:
+        """The requests that finished since the last call."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _admit(self) -> None:
+        while self._free:
+            request = self._next_request()
+            if request is None:
+                return
+            candidates = self._all if request.classes is None else request.classes
+            classes = self._rule.begin(candidates)
+            slot = self._free.pop()
+            self._ledger.open(slot, classes, self._looks[0], 0)
+            self._place(slot, request.image, request.stream)
+            self._keys[slot] = request.key
+            self._look[slot] = 0
+            self._alive[slot] = len(classes)
+            self._most[slot] = len(candidates) * self._looks[-1]
+            self._admitted += 1
+
+    def _next_request(self) -> Request | None:
+        if self._submitted:
+            return self._submitted.popleft()
+        if self._source is None:
+            return None
+        request = next(self._source, None)
+        if request is None:
+            self._source = None
+        return request
+
+    def _decide(self, slots: npt.NDArray[np.int32], index: int) -> None:
+        """Takes the look that all requests in `slots` have completed."""
+        draws, last = self._looks[index], index + 1 == len(self._looks)
+        if not self._rule.expands:  # nothing to ask where nothing can change
+            settled = last | (self._alive[slots] == 1)
+            self._close(slots[settled])
+            slots = slots[~settled]
+        if not len(slots):
+            return
+        look = Look(index, draws, last, *self._ledger.gather(slots))
+        keep = self._rule.keep(look)
+        left = self._check(look, keep)
+        added = self._rule.expand(look, keep) if self._rule.expands else None
+        self._ledger.drop(slots, keep)
+        self._most[slots] -= (self._alive[slots] - left) * (self._looks[-1] - draws)
+        self._alive[slots] = left
+        over = (left == 1) | last
+        if added is not None:
+            grows = np.array([len(new) > 0 for new in added])
+            for row in np.flatnonzero(grows).tolist():
+                self._ledger.add(int(slots[row]), added[row], -index)
+            self._alive[slots] += np.array([len(new) for new in added], np.int32)
+            slots, over = slots[~grows], over[~grows]
+        self._close(slots[over])
+        ahead = slots[~over]
+        if len(ahead):
+            self._look[ahead] = index + 1
+            self._ledger.extend(ahead, self._looks[index + 1], -(index + 1))
+
+    def _check(self, look: Look, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """How many classes a rule kept in each request; refuses what no rule may do."""
+        left = np.count_nonzero(keep, axis=1).astype(np.int32)
+        if np.any(keep & ~look.alive) or not np.all(left):
+            raise InputError(f"rule {self._rule.name} must keep at least one of the classes alive, and only those")
+        return np.asarray(left)
+
+    def _close(self, slots: npt.NDArray[np.int32]) -> None:
+        for slot in slots.tolist():
+            counts, values = self._ledger.close(slot)
+            self._finished.append(Finished(self._keys[slot], counts, values))
+            self._most[slot] = 0
+            self._settled += len(values)
+            self._free.append(slot)
