@@ -123,9 +123,9 @@ class DiffusionClassifier:
             decision: "mean" (smallest mean error) or "vote" (most draws won among the classes never dropped).
             seed: Of the noise, in [0, 2^64).
             temperature: Of the posterior; default: the model's, fitted on validation images where it was.
-            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter, called
-                with the images as float32 in [0, 1] and returning either. The rule's guarantee is then about the best
-                candidate: a class that the prefilter leaves out can never be the answer.
+            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter that is
+                called with the images as float32 in [0, 1] and returns either. The rule's guarantee is then about the
+                best candidate: a class that the prefilter leaves out can never be the answer.
             streams: See :meth:`errors`.
             progress: Called after every step.
             **plan: Plan options, see the class. Some rules bring their own number of draws.

@@ -1,4 +1,4 @@
-"""A job: images, plan and rule, checked and ready to run. What ``classify``, ``errors`` and a session have in common."""
+"""A job: images, plan and rule, checked and ready to run: what ``classify``, ``errors`` and a session share."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
