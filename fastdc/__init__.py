@@ -24,6 +24,7 @@ from fastdc.exceptions import (
 )
 from fastdc.model import Defaults, Model
 from fastdc.results import Classification, Progress
+from fastdc.session import Session
 from fastdc.version import __version__
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "MissingDependencyError",
     "Model",
     "Progress",
+    "Session",
     "__version__",
     "build_config",
     "load",

@@ -25,13 +25,12 @@ from fastdc.decide import DECISIONS
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import BundleError, InputError, Interrupted
 from fastdc.images import check_streams, streams_of, to_model_range
-from fastdc.job import Candidates, Job, PlanOptions, Rows, check_candidates
+from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
 from fastdc.model import Model
 from fastdc.ops import set_num_threads
 from fastdc.plan import is_number
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
-from fastdc.rules.choose import describe
 
 METHODS = ("dc",)
 CALIBRATION_DRAWS = 128
@@ -123,9 +122,9 @@ class DiffusionClassifier:
             decision: "mean" (smallest mean error) or "vote" (most draws won among the classes never dropped).
             seed: Of the noise, in [0, 2^64).
             temperature: Of the posterior; default: the model's, fitted on validation images where it was.
-            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter that is
-                called with the images as float32 in [0, 1] and returns either. The rule's guarantee is then about the
-                best candidate: a class that the prefilter leaves out can never be the answer.
+            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter, which
+                is called with the images as float32 in [0, 1] and returns either. The rule's guarantee is then about
+                the best candidate: a class that the prefilter leaves out can never be the answer.
             streams: See :meth:`errors`.
             progress: Called after every step.
             **plan: Plan options, see the class. Some rules bring their own number of draws.
@@ -193,40 +192,22 @@ class DiffusionClassifier:
         """
         start = time.perf_counter()
         _check_choice("method", method, METHODS)
-        _check_choice("decision", decision, DECISIONS)
-        temperature = self._temperature(temperature)
-        job = Job.of(self.model, self.network, rule, rule_options, seed, plan)
+        settings = self.settings(
+            rule=rule, rule_options=rule_options, decision=decision, seed=seed, temperature=temperature, **plan
+        )
+        job = settings.job
         x = to_model_range(images, self.model)
         noise = streams_of(x) if streams is None else check_streams(streams, len(x))
-        chosen = None if candidates is None else check_candidates(candidates, self._unit(x), self.model.num_classes)
-        provenance = {
-            "method": method,
-            "rule": describe(job.rule),
-            "decision": decision,
-            "temperature": temperature,
-            "candidates": "all" if candidates is None else getattr(candidates, "__name__", "given"),
-            "seed": job.seed,
-            "plan": job.plan.config.to_dict(),
-            "model": self.model.name,
-            "sha256": self.model.identity,
-            "backend": self.network.backend,
-            "device": self.network.device,
-            "precision": self.network.precision,
-        }
+        chosen = None
+        if candidates is not None:
+            chosen = check_candidates(candidates, self.model.to_unit(x), self.model.num_classes)
         rows: Rows = [None] * len(x)
 
         def result(indices: npt.NDArray[np.int64]) -> Classification:
             table = job.table([rows[i] for i in indices], noise[indices])
             for i in indices:  # handed on, and not needed again
                 rows[i] = None
-            return Classification.of_table(
-                table,
-                indices,
-                decision=decision,
-                temperature=temperature,
-                seconds=time.perf_counter() - start,
-                provenance={**provenance, "fastdc": table.version},
-            )
+            return settings.decide(table, indices, seconds=time.perf_counter() - start)
 
         size = len(x) if chunk is None else chunk
         given = 0
@@ -277,15 +258,27 @@ class DiffusionClassifier:
         tables = [self.errors(images, seed=seed, progress=progress, **plan).errors for seed in range(seeds)]
         return calibrate_errors(tables, job.plan.config, delta=delta)
 
-    def _temperature(self, temperature: Any) -> float:
+    def settings(
+        self,
+        *,
+        rule: str | AbstractRule,
+        rule_options: dict[str, Any] | None,
+        decision: str,
+        seed: int,
+        temperature: float | None,
+        **plan: Unpack[PlanOptions],
+    ) -> Settings:
+        """The options of :meth:`classify`, checked and complete; for what runs them in its own way.
+
+        Raises:
+            InputError: An option cannot be used.
+        """
+        _check_choice("decision", decision, DECISIONS)
         value = self.model.defaults.temperature if temperature is None else temperature
         if not is_number(value) or not 0 < value < float("inf"):
             raise InputError(f"temperature must be positive, got {value!r}")
-        return float(value)
-
-    def _unit(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        low, high = self.model.value_range
-        return (x - np.float32(low)) / np.float32(high - low)
+        job = Job.of(self.model, self.network, rule, rule_options, seed, plan)
+        return Settings(job=job, decision=decision, temperature=float(value))
 
 
 def load(

@@ -9,8 +9,12 @@ No number depends on batch, slots, threads or order: noise is a function of (see
 in a fixed order over one cell. What a backend's network may add is its own business (docs/architecture.md).
 """
 
+import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -127,25 +131,48 @@ class Run:
         self._network.write(self._streams[slot : slot + 1], np.array([stream], np.int64))
 
 
-def evaluate(network: AbstractNetwork, run: Run, scheduler: Scheduler) -> Iterator[int]:
+_running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
+
+
+@contextmanager
+def _alone(network: AbstractNetwork, wait: bool) -> Iterator[None]:
+    """Holds a network, whose buffers serve one run at a time."""
+    lock = _running.setdefault(network, threading.Lock())
+    if not lock.acquire(blocking=wait):
+        raise BackendError("the network is busy with another run: share it between threads through fastdc.Session")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def evaluate(network: AbstractNetwork, run: Run, scheduler: Scheduler, *, wait: bool = False) -> Iterator[int]:
     """Evaluates what the scheduler proposes until it proposes nothing more.
 
     Args:
         network: The network.
         run: What the cells refer to.
         scheduler: Which cells; told the errors as they come.
+        wait: Wait for another run of the network to end, instead of refusing.
 
     Yields:
         Cells evaluated, whenever steps have ended.
 
     Raises:
+        BackendError: The network fails, or is busy with another run.
         KeyboardInterrupt: After the steps in flight have ended; the scheduler has observed all that was finished. The
             same holds when the caller stops iterating and closes the generator.
     """
-    steps = [Step(network, slot, run) for slot in network.slots]
-    if len(steps) == 1:
-        yield from _evaluate_alone(steps[0], network.batch, scheduler)
-        return
+    with _alone(network, wait):
+        steps = [Step(network, slot, run) for slot in network.slots]
+        if len(steps) == 1:
+            yield from _one_by_one(steps[0], network.batch, scheduler)
+        else:
+            yield from _side_by_side(steps, network.batch, scheduler)
+
+
+def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler) -> Iterator[int]:
+    """Steps on all slots at once, each on its own thread."""
     idle = list(steps)
     in_flight: dict[Future[npt.NDArray[np.float32]], tuple[Step, Work]] = {}
 
@@ -155,7 +182,7 @@ def evaluate(network: AbstractNetwork, run: Run, scheduler: Scheduler) -> Iterat
         What is in flight counts as well: shares of the rest alone would halve from step to step, down to single cells.
         """
         left = scheduler.prepare() + scheduler.flying
-        return network.batch if left >= network.batch else -(-left // len(steps))
+        return batch if left >= batch else -(-left // len(steps))
 
     def collect(finished: set[Future[npt.NDArray[np.float32]]]) -> int:
         cells_done = 0
@@ -177,15 +204,15 @@ def evaluate(network: AbstractNetwork, run: Run, scheduler: Scheduler) -> Iterat
                     in_flight[pool.submit(step.evaluate, work.cells)] = (step, work)
                 if not in_flight:
                     return
-                finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
+                finished, _ = wait_for(in_flight, return_when=FIRST_COMPLETED)
                 yield collect(finished)
         except (KeyboardInterrupt, GeneratorExit):
-            wait(in_flight)
+            wait_for(in_flight)
             collect({future for future in in_flight if future.exception() is None})
             raise
 
 
-def _evaluate_alone(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:
+def _one_by_one(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:
     while len((work := scheduler.propose(batch)).cells):
         scheduler.observe(work, step.evaluate(work.cells))
         yield len(work.cells)

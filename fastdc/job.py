@@ -16,9 +16,9 @@ from fastdc.level_weights import LevelWeights
 from fastdc.model import Model
 from fastdc.ops import MAX_SEED
 from fastdc.plan import Plan, PlanConfig, make_plan
-from fastdc.results import OnProgress, Progress
+from fastdc.results import Classification, OnProgress, Progress
 from fastdc.rules.base import AbstractRule
-from fastdc.rules.choose import make_rule
+from fastdc.rules.choose import describe, make_rule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
 
 Candidates = Callable[[npt.NDArray[np.float32]], Any]
@@ -156,6 +156,47 @@ class Job:
         """The table of finished images."""
         finished = [row for row in rows if row is not None]
         return ErrorTable.from_rows(self.model, self.plan, streams, self.seed, finished, rule=self.rule.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """How images are run and decided.
+
+    Attributes:
+        job: Plan, rule and network.
+        decision: One of ``decide.DECISIONS``.
+        temperature: Of the posterior, positive.
+    """
+
+    job: Job
+    decision: str
+    temperature: float
+
+    def decide(self, table: ErrorTable, indices: npt.NDArray[np.int64], *, seconds: float) -> Classification:
+        """The result of a table whose rows are the images `indices`, with what reproduces it."""
+        job = self.job
+        provenance = {
+            "method": "dc",
+            "rule": describe(job.rule),
+            "decision": self.decision,
+            "temperature": self.temperature,
+            "seed": job.seed,
+            "plan": table.plan,
+            "model": table.model,
+            "sha256": table.identity,
+            "backend": job.network.backend,
+            "device": job.network.device,
+            "precision": job.network.precision,
+            "fastdc": table.version,
+        }
+        return Classification.of_table(
+            table,
+            indices,
+            decision=self.decision,
+            temperature=self.temperature,
+            seconds=seconds,
+            provenance=provenance,
+        )
 
 
 def check_candidates(

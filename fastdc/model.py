@@ -5,6 +5,9 @@ A bundle's manifest holds exactly this; a network given from Python comes with a
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from fastdc.calibration import Calibration
 from fastdc.exceptions import InputError
 from fastdc.parameterization import Parameterization
@@ -72,3 +75,8 @@ class Model:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    def to_unit(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Images in the model's value range, float32, as images in [0, 1]: what users see."""
+        low, high = self.value_range
+        return (x - np.float32(low)) / np.float32(high - low)

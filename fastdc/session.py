@@ -1,0 +1,142 @@
+"""A session: images from any thread, decided together. What a server needs, where :meth:`classify` takes a whole batch.
+
+    with fastdc.Session(clf) as session:
+        futures = [session.submit(image) for image in images]      # from as many threads as there are callers
+        labels = [future.result().labels[0] for future in futures]
+
+All images in flight share the steps of one scheduler: an image that comes while others run joins the next step, and
+leaves as soon as it is decided. Its result is the one that :meth:`classify` gives for it alone.
+"""
+
+import threading
+import time
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Unpack
+
+import numpy as np
+
+from fastdc.classifier import DiffusionClassifier
+from fastdc.engine import evaluate
+from fastdc.exceptions import BackendError
+from fastdc.images import check_streams, streams_of, to_model_range
+from fastdc.job import PlanOptions, check_candidates
+from fastdc.results import Classification
+from fastdc.rules.base import AbstractRule
+from fastdc.scheduler import IN_FLIGHT, Finished, Request
+
+
+class Session:
+    """Classifies images as they come.
+
+    Args:
+        classifier: Whose network is used; while the session works, other runs of it are refused.
+        rule: See ``DiffusionClassifier.classify``, as for all that follow.
+        rule_options: ...
+        decision: ...
+        seed: ...
+        temperature: ...
+        capacity: Images in flight at once; more wait their turn.
+        **plan: ...
+
+    Raises:
+        InputError: An option cannot be used.
+    """
+
+    def __init__(
+        self,
+        classifier: DiffusionClassifier,
+        *,
+        rule: str | AbstractRule = "race",
+        rule_options: dict[str, Any] | None = None,
+        decision: str = "mean",
+        seed: int = 0,
+        temperature: float | None = None,
+        capacity: int = IN_FLIGHT,
+        **plan: Unpack[PlanOptions],
+    ) -> None:
+        self._settings = classifier.settings(
+            rule=rule, rule_options=rule_options, decision=decision, seed=seed, temperature=temperature, **plan
+        )
+        self._run, self._scheduler = self._settings.job.scheduler(iter(()), capacity)
+        self._model = classifier.model
+        self._waiting: dict[int, tuple[Future[Classification], int, float]] = {}
+        self._next_key = 0
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._serve, name="fastdc-session", daemon=True)
+        self._thread.start()
+
+    def submit(self, image: Any, *, stream: int | None = None, candidates: Any = None) -> "Future[Classification]":
+        """Adds an image; returns at once.
+
+        Args:
+            image: (c, h, w), uint8 or float in [0, 1].
+            stream: Noise stream in [0, 2^56); default: from the image's pixels.
+            candidates: Class indices to consider, or a prefilter; see ``DiffusionClassifier.classify``.
+
+        Returns:
+            A future of the result, of one row.
+
+        Raises:
+            InputError: The image or an option cannot be used.
+            BackendError: The session is closed, or its network failed.
+        """
+        x = to_model_range(np.asarray(image)[None] if not hasattr(image, "detach") else image[None], self._model)
+        streams = streams_of(x) if stream is None else check_streams([stream], 1)
+        given = candidates if candidates is None or callable(candidates) else [candidates]
+        classes = None if given is None else check_candidates(given, self._model.to_unit(x), self._model.num_classes)[0]
+        future: Future[Classification] = Future()
+        future.set_running_or_notify_cancel()
+        with self._changed:
+            if self._closed or self._failure is not None:
+                raise BackendError(f"the session is over: {self._failure or 'it was closed'}")
+            key, self._next_key = self._next_key, self._next_key + 1
+            self._waiting[key] = (future, int(streams[0]), time.perf_counter())
+            self._scheduler.submit(Request(key, x[0], int(streams[0]), classes))
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Waits until all images are decided and ends the session. Further ones are refused."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._closed)
+                    if not self._waiting:
+                        return
+                for _ in evaluate(self._settings.job.network, self._run, self._scheduler, wait=True):
+                    for finished in self._scheduler.finished():
+                        self._deliver(finished)
+        except BaseException as error:  # whatever it was, nobody may wait for ever
+            with self._changed:
+                self._failure = error
+                waiting, self._waiting = self._waiting, {}
+            for future, _, _ in waiting.values():
+                future.set_exception(error)
+
+    def _deliver(self, finished: Finished) -> None:
+        with self._changed:
+            future, stream, start = self._waiting.pop(finished.key)
+        try:
+            streams = np.array([stream], dtype=np.int64)
+            table = self._settings.job.table([(finished.counts, finished.values)], streams)
+            indices = np.zeros(1, np.int64)
+            future.set_result(self._settings.decide(table, indices, seconds=time.perf_counter() - start))
+        except Exception as error:  # of this image alone
+            future.set_exception(error)
