@@ -11,13 +11,17 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdc.calibration import Calibration, calibration_from_dict
 from fastdc.exceptions import BundleError, InputError
+from fastdc.level_weights import LevelWeights
 from fastdc.model import Defaults, Model
 from fastdc.ops import LOSSES
 from fastdc.parameterization import parameterization_from_dict
@@ -34,6 +38,7 @@ WEIGHTS = "weights.safetensors"
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_PIXELS = 2**28
 MAX_CLASSES = 10_000_000
+MAX_FIRST = 10_000
 
 # Neither hidden nor a path, on any system: no separators, colons, control characters, nor names that are too long.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -149,12 +154,7 @@ def write_bundle(
         _check_replaceable(folder)
     entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
     whole = {"format": FORMAT, "version": VERSION, **manifest, "files": entries}
-    try:
-        text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        content = text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BundleError(f"the manifest of {folder} cannot be written as JSON: {error}") from None
-    _parse(folder, _decode(content, folder), "")
+    content = _encode(whole, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -169,6 +169,67 @@ def write_bundle(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return load_bundle(folder)
+
+
+def with_calibration(
+    bundle: Bundle | str | os.PathLike[str],
+    calibration: Calibration,
+    *,
+    level_weights: LevelWeights | None = None,
+    first: Sequence[float] | None = None,
+) -> Bundle:
+    """Stores a calibration in a bundle's manifest, in one step; the other files are not touched.
+
+    The manifest's sha256, the model's identity, changes with it.
+
+    Args:
+        bundle: The bundle, or its folder.
+        calibration: Takes the place of the one that is there.
+        level_weights: Likewise; None keeps what is there.
+        first: New ``defaults.first``; None keeps what is there. A calibration whose plan differs from the defaults is
+            used only where a run asks for that plan.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        BundleError: It is not a valid bundle, was changed since it was loaded, or a value is out of range.
+        OSError: The folder cannot be written to; the manifest is then the old one.
+    """
+    current = load_bundle(bundle.path if isinstance(bundle, Bundle) else bundle)
+    if isinstance(bundle, Bundle) and current.model.identity != bundle.model.identity:
+        raise BundleError(f"{bundle.path / MANIFEST} was changed since it was loaded: load the bundle again")
+    changes: dict[str, Any] = {"calibration": calibration.to_dict()}
+    if level_weights is not None:
+        changes["level_weights"] = level_weights.to_dict()
+    if first is not None:
+        changes["defaults"] = {**current.manifest["defaults"], "first": list(first)}
+    content = _encode({**current.manifest, **changes}, current.path)
+    target = current.path / MANIFEST
+    staging = target.with_name(f".{MANIFEST}-{secrets.token_hex(4)}.tmp")
+    try:
+        with staging.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash might leave a name without its content
+        shutil.copymode(target, staging)
+        staging.replace(target)
+    finally:
+        staging.unlink(missing_ok=True)
+    return load_bundle(current.path)
+
+
+def _encode(manifest: dict[str, Any], folder: Path) -> bytes:
+    """The bytes of a manifest that was checked field by field, as a reader would."""
+    try:
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        content = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleError(f"the manifest of {folder} cannot be written as JSON: {error}") from None
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"the manifest of {folder} is larger than {MAX_MANIFEST_BYTES} bytes")
+    _parse(folder, _decode(content, folder), "")
+    return content
 
 
 def _read_manifest(folder: Path) -> bytes:
@@ -257,6 +318,8 @@ def _parse(folder: Path, manifest: Any, digest: str) -> Bundle:
             parameterization=parameterization_from_dict(_field(manifest, "parameterization", dict)),
             defaults=_defaults(_field(manifest, "defaults", dict)),
             identity=digest,
+            calibration=_calibration(manifest.get("calibration")),
+            level_weights=_level_weights(manifest.get("level_weights")),
         )
         return Bundle(path=folder, model=model, manifest=manifest)
     except (BundleError, InputError) as error:
@@ -318,8 +381,13 @@ def _defaults(entry: dict[str, Any]) -> Defaults:
             raise BundleError(f"defaults.levels must be [low, high] or null, got {levels!r:.80}")
         if not 0 < levels[0] < levels[1]:
             raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels}")
-    values: dict[str, Any] = {**entry, "levels": None if levels is None else (float(levels[0]), float(levels[1]))}
-    defaults = Defaults(**values)
+    first = entry.get("first", [])
+    if not isinstance(first, list) or not all(_is_number(ratio) and ratio > 0 for ratio in first):
+        raise BundleError(f"defaults.first must be a list of positive numbers, got {first!r:.80}")
+    if len(first) > MAX_FIRST:
+        raise BundleError(f"defaults.first must hold at most {MAX_FIRST} numbers, got {len(first)}")
+    band = None if levels is None else (float(levels[0]), float(levels[1]))
+    defaults = Defaults(**{**entry, "levels": band, "first": tuple(map(float, first))})
     if not _is_int(defaults.draws) or not 1 <= defaults.draws <= MAX_DRAWS:
         raise BundleError(f"defaults.draws must be a whole number from 1 to {MAX_DRAWS}, got {defaults.draws!r:.80}")
     if defaults.weighting not in WEIGHTINGS or defaults.loss not in LOSSES:
@@ -329,6 +397,23 @@ def _defaults(entry: dict[str, Any]) -> Defaults:
     if not _is_number(defaults.temperature) or not defaults.temperature > 0:
         raise BundleError(f"defaults.temperature must be positive, got {defaults.temperature!r:.80}")
     return defaults
+
+
+def _calibration(entry: Any) -> Calibration | None:
+    """Of the race. Its plan may name options that this version does not know: then it fits no run."""
+    if entry is None:
+        return None
+    calibration = calibration_from_dict(entry)
+    if calibration.draws > MAX_DRAWS:
+        raise BundleError(f"calibration: draws must be at most {MAX_DRAWS}, got {calibration.draws}")
+    return calibration
+
+
+def _level_weights(entry: Any) -> LevelWeights | None:
+    try:
+        return None if entry is None else LevelWeights.from_dict(entry)
+    except InputError as error:
+        raise BundleError(f"level_weights: {error}") from None
 
 
 def _check_files(files: dict[str, Any]) -> None:

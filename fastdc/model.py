@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastdc.calibration import Calibration
 from fastdc.exceptions import InputError
+from fastdc.level_weights import LevelWeights
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule
 
@@ -50,6 +51,8 @@ class Model:
         defaults: What a run uses when the user does not say.
         identity: Names the exact model in results: a bundle's sha256, else "".
         calibration: Of the race, or None.
+        level_weights: A curve fitted to this model, or None; used only where a user asks for it, as in
+            ``classify(images, level_weights=model.level_weights)``.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Model:
     defaults: Defaults = field(default_factory=Defaults)
     identity: str = ""
     calibration: Calibration | None = None
+    level_weights: LevelWeights | None = None
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:

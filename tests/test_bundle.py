@@ -1,10 +1,10 @@
-"""Bundles: what is written is read, atomically; and every broken or hostile folder is refused in one line.
+"""Bundles: what is written is read, atomically, and a calibration is stored without touching anything else.
 
-Nothing here runs a network; graphs are judged by the backends (test_backends.py).
+Nothing here runs a network. What is refused is in test_bundle_refusals.py; graphs are judged by the backends.
 """
 
+import dataclasses
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import fails_with, manifest, tiny_bundle
+from worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
-from fastdc import BundleError, load_bundle
-from fastdc.bundle import DENOISER, MANIFEST, WEIGHTS, write_bundle
+from fastdc import load_bundle
+from fastdc.bundle import DENOISER, MANIFEST, WEIGHTS, with_calibration, write_bundle
+from fastdc.calibration import Calibration
+from fastdc.level_weights import LevelWeights
+from fastdc.plan import PlanConfig
 
 _positive = st.floats(1e-3, 1e3)
 _pair = st.tuples(_positive, _positive).map(sorted).filter(lambda pair: pair[0] < pair[1])
@@ -42,6 +45,20 @@ _parameterizations = st.one_of(
     st.builds(lambda sd: {"kind": "edm", "sigma_data": sd}, _positive),
     st.sampled_from(["epsilon", "v_prediction", "sample", "flow"]).map(lambda kind: {"kind": kind}),
 )
+_curves = st.lists(st.tuples(_positive, _positive), min_size=1, max_size=4, unique_by=lambda knot: knot[0]).map(
+    lambda knots: LevelWeights(*zip(*sorted(knots), strict=True))
+)
+_calibrations = st.builds(
+    Calibration,
+    limit=st.floats(0, 1e6),
+    delta=st.floats(0.001, 0.999),
+    risk=st.floats(0, 0.999),
+    draws=st.integers(1, 10_000),
+    images=st.integers(1, 10_000),
+    seeds=st.integers(1, 100),
+    bound=st.floats(0, 1e6),
+    plan=st.dictionaries(_text, _json, max_size=3),
+)
 _manifests = st.fixed_dictionaries(
     {
         "name": _text,
@@ -61,10 +78,13 @@ _manifests = st.fixed_dictionaries(
                 "weighting": st.sampled_from(["uniform", "edm", "vlb", "exp", "min_snr"]),
                 "loss": st.sampled_from(["l2", "l1", "huber"]),
                 "temperature": _positive,
+                "first": st.lists(_positive, max_size=3),
             },
         ),
         "network": st.none() | st.dictionaries(_text, _json, max_size=2),
         "provenance": st.dictionaries(_text, _json, max_size=3),
+        "calibration": st.none() | _calibrations.map(Calibration.to_dict),
+        "level_weights": st.none() | _curves.map(LevelWeights.to_dict),
     }
 )
 
@@ -84,6 +104,11 @@ def test_what_is_written_is_read(
     assert read.class_names == tuple(entry["classes"])
     assert read.model.null_class == entry["null_class"]
     assert read.model.value_range == tuple(entry["image"]["range"])
+    assert read.model.defaults.first == tuple(entry["defaults"].get("first", ()))
+    kept, curve = read.model.calibration, read.model.level_weights
+    assert (kept and kept.to_dict()) == entry["calibration"]
+    assert (curve and curve.to_dict()) == entry["level_weights"]
+    assert kept is None or not kept.fits(PlanConfig(draws=4, levels=(0.1, 0.2)))  # whatever its plan holds
     assert {name: read.read(name) for name in read.files} == files
     assert read.model.identity == hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     read.verify()
@@ -93,7 +118,7 @@ def test_what_is_written_is_read(
 def test_defaults_that_are_left_out_are_the_documented_ones(tmp_path: Path) -> None:
     defaults = tiny_bundle(tmp_path / "b", defaults={}).model.defaults
     assert (defaults.draws, defaults.levels, defaults.weighting) == (100, None, "uniform")
-    assert (defaults.loss, defaults.temperature) == ("l2", 1.0)
+    assert (defaults.loss, defaults.temperature, defaults.first) == ("l2", 1.0, ())
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -201,191 +226,101 @@ def test_a_bundle_needs_its_denoiser(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- refusing --------------------------------------------------------------------------------------------------------
+# --- calibrating -----------------------------------------------------------------------------------------------------
 
 
-# Path of a field, values that are refused there, what the message names.
-_BAD: list[tuple[str, list[Any], str]] = [
-    ("format", ["other", None], "format"),
-    ("version", [0, 2, -1, "1", True, 1.0, None, [1]], "version"),
-    ("name", [None, 5, ["x"], "a\nb", "\x1b[2J", "\ud800"], "name"),
-    ("description", [5, {}, []], "description"),
-    ("network", [5, "mlp", []], "network"),
-    ("provenance", [5, "me", []], "provenance"),
-    ("image", [None, [1, 2, 3], "1x2x3"], "image"),
-    ("image.shape", [None, 5, [], [1, 2], [1, 2, 3, 4], [0, 2, 3], [1, -2, 3], [1, 2.0, 3], [True, 2, 3]], "shape"),
-    ("image.shape", [[1, 10**9, 10**9], ["1", 2, 3], {"c": 1}, [2**40, 1, 1]], "shape"),
-    ("image.range", [None, [], [1.0, -1.0], [0.0, 0.0], [0.0], [0, 1, 2], ["a", "b"], [False, True]], "range"),
-    ("classes", [None, [], {}, "ab", [1, 2], ["a", None], ["a\tb"], ["\ud800"]], "classes"),
-    ("null_class", [-1, 1.5, "2", True, 10**9], "null_class"),
-    ("schedule", [None, [], "edm"], "schedule"),
-    ("schedule.kind", ["ve", None, 5, [], {}], "kind"),
-    ("schedule.rho", [7], "rho"),
-    ("schedule.sigma_min", [0.0, -1.0, 10.0, "0.1", None, True], "min"),
-    ("parameterization", [None, "edm", []], "parameterization"),
-    ("parameterization.kind", ["eps", None, 5, []], "parameterization"),
-    ("parameterization.beta", [1], "parameterization"),
-    ("parameterization.sigma_data", [0, -1.0, "0.5", None, True, []], "sigma_data"),
-    ("defaults", [None, [], 4], "defaults"),
-    ("defaults.steps", [4], "steps"),
-    ("defaults.draws", [0, -4, 1.5, "4", None, True], "draws"),
-    ("defaults.levels", [[], [1.0], [1.0, 0.1], [0.0, 1.0], 5, ["a", "b"]], "levels"),
-    ("defaults.weighting", ["none", None, 5, []], "weighting"),
-    ("defaults.loss", ["l3", None, 5, {}], "loss"),
-    ("defaults.temperature", [0, -1.0, "1", None, True], "temperature"),
-    ("files", [None, [], "denoiser.onnx"], "files"),
-    (f"files.{DENOISER}", [None], DENOISER),
-    (f"files.{DENOISER}", [{"bytes": 7}], "sha256"),
-    (f"files.{DENOISER}.bytes", [-1, 7.0, "7", None, True], "bytes"),
-    (f"files.{DENOISER}.bytes", [6, 8, 2**60], "truncated"),
-    (f"files.{DENOISER}.sha256", [None, "", "0" * 63, "G" * 64, "A" * 64, 5], "sha256"),
-]
+def test_a_calibration_is_added_without_touching_anything_else(tmp_path: Path) -> None:
+    before = tiny_bundle(tmp_path / "b", remark="kept")
+    os.chmod(before.path / MANIFEST, 0o640)
+    file = (before.path / DENOISER).stat()
+    after = with_calibration(before, CALIBRATION, level_weights=CURVE, first=[0.5, 2])
+    assert after == load_bundle(tmp_path / "b")
+    assert (after.model.calibration, after.model.level_weights) == (CALIBRATION, CURVE)
+    assert after.model.defaults == dataclasses.replace(before.model.defaults, first=(0.5, 2.0))
+    assert after.manifest == {
+        **before.manifest,
+        "defaults": {**before.manifest["defaults"], "first": [0.5, 2]},
+        "calibration": CALIBRATION.to_dict(),
+        "level_weights": CURVE.to_dict(),
+    }
+    assert after.model.identity != before.model.identity
+    assert os.stat(after.path / MANIFEST).st_mode & 0o777 == 0o640
+    kept = (after.path / DENOISER).stat()
+    assert (kept.st_ino, kept.st_mtime_ns) == (file.st_ino, file.st_mtime_ns)
+    assert sorted(item.name for item in after.path.iterdir()) == [DENOISER, MANIFEST]
 
 
-def _edit(bundle_path: Path, field: str, value: Any) -> None:
-    """Puts a value at a dotted path of a manifest (file names keep their dot)."""
-    whole = json.loads((bundle_path / MANIFEST).read_text())
-    keys = field.replace(DENOISER, "\0").split(".")
-    entry = whole
-    for key in keys[:-1]:
-        entry = entry[key.replace("\0", DENOISER)]
-    entry[keys[-1].replace("\0", DENOISER)] = value
-    (bundle_path / MANIFEST).write_text(json.dumps(whole))
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "named"), [(field, value, named) for field, values, named in _BAD for value in values]
-)
-def test_every_bad_field_is_refused_by_name(tmp_path: Path, field: str, value: Any, named: str) -> None:
+def test_a_second_calibration_replaces_the_first_and_keeps_what_is_not_given(tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "b")
-    load_bundle(tmp_path / "b")
-    _edit(tmp_path / "b", field, value)
-    fails_with(lambda: load_bundle(tmp_path / "b"), str(tmp_path / "b"), named)
+    with_calibration(tmp_path / "b", CALIBRATION, level_weights=CURVE, first=[0.5])
+    other = dataclasses.replace(CALIBRATION, limit=3.0)
+    model = with_calibration(str(tmp_path / "b"), other).model
+    assert (model.calibration, model.level_weights, model.defaults.first) == (other, CURVE, (0.5,))
+    assert with_calibration(tmp_path / "b", other, first=()).model.defaults.first == ()
 
 
-@pytest.mark.parametrize(
-    "field", ["format", "version", "name", "image", "classes", "schedule", "parameterization", "defaults", "files"]
-)
-def test_every_missing_field_is_refused_by_name(tmp_path: Path, field: str) -> None:
+def test_a_calibration_fits_the_plan_that_it_is_of(tmp_path: Path) -> None:
+    plan = PlanConfig(draws=128, levels=(0.1, 1.0), weighting="edm", first=(0.5,))
+    entry = {key: value for key, value in plan.to_dict().items() if key != "draws"}
     tiny_bundle(tmp_path / "b")
-    whole = json.loads((tmp_path / "b" / MANIFEST).read_text())
-    del whole[field]
-    (tmp_path / "b" / MANIFEST).write_text(json.dumps(whole))
-    fails_with(lambda: load_bundle(tmp_path / "b"), field)
+    read = with_calibration(tmp_path / "b", dataclasses.replace(CALIBRATION, plan=entry)).model.calibration
+    assert read is not None
+    assert read.fits(plan)
+    assert read.fits(dataclasses.replace(plan, draws=4))
+    assert not read.fits(dataclasses.replace(plan, first=()))
 
 
-@pytest.mark.parametrize("field", ["description", "null_class", "network", "provenance"])
-def test_optional_fields_may_be_left_out(tmp_path: Path, field: str) -> None:
+@pytest.mark.parametrize("first", [[-1.0], [float("nan")], ["1"], [True], [object()]])
+def test_a_calibration_that_is_not_valid_leaves_the_bundle_alone(tmp_path: Path, first: Any) -> None:
     tiny_bundle(tmp_path / "b")
-    whole = json.loads((tmp_path / "b" / MANIFEST).read_text())
-    del whole[field]
-    (tmp_path / "b" / MANIFEST).write_text(json.dumps(whole))
-    assert load_bundle(tmp_path / "b").model.null_class in (None, 2)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"{",
-        b"\x00\xff\xfe garbage",
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b"null",
-        b"[]",
-        b'"fastdc-bundle"',
-        b'{"format": "fastdc-bundle", "version": NaN}',
-        b'{"format": "fastdc-bundle", "version": 1' + b"0" * 5000 + b"}",
-    ],
-)
-def test_a_manifest_that_is_no_manifest_is_refused(tmp_path: Path, text: bytes) -> None:
-    tiny_bundle(tmp_path / "b")
-    (tmp_path / "b" / MANIFEST).write_bytes(text)
-    fails_with(lambda: load_bundle(tmp_path / "b"), MANIFEST)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ('"temperature": 0.5', '"temperature": NaN'),
-        ('"temperature": 0.5', '"temperature": 1e999'),
-        ('"sigma_data": 0.5', '"sigma_data": Infinity'),
-        ('"sigma_data": 0.5', '"sigma_data": 1' + "0" * 400),
-        ('"timestep_scale": 0.25', '"timestep_scale": 1e999'),
-        ("-1.0", "NaN"),
-        ("-1.0", "-1e999"),
-        ("-1.0", "-1" + "0" * 400),
-    ],
-)
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, old: str, new: str) -> None:
-    tiny_bundle(tmp_path / "b")
-    text = (tmp_path / "b" / MANIFEST).read_text()
-    assert old in text
-    (tmp_path / "b" / MANIFEST).write_text(text.replace(old, new, 1))
-    fails_with(lambda: load_bundle(tmp_path / "b"), MANIFEST)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        ".",
-        "..",
-        "../x",
-        "a/b",
-        "/etc/passwd",
-        "a\\b",
-        "C:x",
-        "a\0b",
-        "a\nb",
-        ".hidden",
-        MANIFEST,
-        "x" * 300,
-        "\ud800",
-        "é",
-    ],
-)
-def test_names_that_leave_the_folder_or_hide_in_it_are_refused(tmp_path: Path, name: str) -> None:
-    tiny_bundle(tmp_path / "b")
-    entry = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
-    _edit(tmp_path / "b", "files", {DENOISER: entry, name: entry})
-    fails_with(lambda: load_bundle(tmp_path / "b"), "files", "plain file name")
+    before = (tmp_path / "b" / MANIFEST).read_bytes()
+    fails_with(lambda: with_calibration(tmp_path / "b", CALIBRATION, first=first), str(tmp_path / "b"))
     fails_with(
-        lambda: write_bundle(tmp_path / "c", manifest(), {DENOISER: b"", name: b""}),
-        "manifest" if name == "\ud800" else "files",
+        lambda: with_calibration(tmp_path / "b", dataclasses.replace(CALIBRATION, draws=10**9)), "calibration", "draws"
     )
-    assert not (tmp_path / "c").exists()
+    assert (tmp_path / "b" / MANIFEST).read_bytes() == before
+    assert sorted(item.name for item in (tmp_path / "b").iterdir()) == [DENOISER, MANIFEST]
 
 
-def test_symbolic_links_are_refused(tmp_path: Path) -> None:
-    for name in (DENOISER, MANIFEST):
-        bundle = tiny_bundle(tmp_path / name)
-        target = tmp_path / f"{name}-elsewhere"
-        (bundle.path / name).rename(target)
-        (bundle.path / name).symlink_to(target)
-        fails_with(lambda path=bundle.path: load_bundle(path), str(bundle.path))  # type: ignore[misc]
+def test_a_bundle_that_changed_since_it_was_loaded_is_not_calibrated(tmp_path: Path) -> None:
+    old = tiny_bundle(tmp_path / "b", b"one")
+    new = write_bundle(tmp_path / "b", manifest(), {DENOISER: b"another"}, overwrite=True)
+    fails_with(lambda: with_calibration(old, CALIBRATION), "changed")
+    assert load_bundle(tmp_path / "b") == new
 
 
-def test_missing_things_are_named(tmp_path: Path) -> None:
-    fails_with(lambda: load_bundle(tmp_path / "nothing"), "nothing", MANIFEST)
-    (tmp_path / "folder").mkdir()
-    fails_with(lambda: load_bundle(tmp_path / "folder"), "folder", MANIFEST)
-    (tmp_path / "file").write_text("x")
-    fails_with(lambda: load_bundle(tmp_path / "file"), "file", MANIFEST)
-    (tmp_path / "nested" / MANIFEST).mkdir(parents=True)
-    fails_with(lambda: load_bundle(tmp_path / "nested"), "nested", MANIFEST)
-    with pytest.raises(BundleError, match="cannot be read"):
-        load_bundle("x" * 5000)
+@pytest.mark.parametrize("name", [DENOISER, MANIFEST])
+def test_calibrating_follows_no_links(tmp_path: Path, name: str) -> None:
     bundle = tiny_bundle(tmp_path / "b")
-    os.remove(bundle.path / DENOISER)
-    fails_with(lambda: load_bundle(bundle.path), DENOISER)
-    fails_with(lambda: bundle.read(DENOISER), DENOISER)
-    fails_with(lambda: bundle.read(WEIGHTS), WEIGHTS)
+    target = tmp_path / "elsewhere"
+    (bundle.path / name).rename(target)
+    (bundle.path / name).symlink_to(target)
+    content = target.read_bytes()
+    fails_with(lambda: with_calibration(bundle.path, CALIBRATION), str(bundle.path))
+    assert target.read_bytes() == content
+    assert (bundle.path / name).is_symlink()
 
 
-def test_a_flipped_byte_is_found_when_the_file_is_read(tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path / "b", b"network")
-    (bundle.path / DENOISER).write_bytes(b"netw0rk")
-    loaded = load_bundle(bundle.path)
-    fails_with(lambda: loaded.read(DENOISER), DENOISER, "sha256")
-    fails_with(loaded.verify, DENOISER, "sha256")
+def test_no_bundle_is_not_calibrated(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for path in (tmp_path / "b", tmp_path / "nothing"):
+        fails_with(lambda path=path: with_calibration(path, CALIBRATION), MANIFEST)  # type: ignore[misc]
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_failing_calibration_keeps_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_bundle(tmp_path / "b")
+    before = (tmp_path / "b" / MANIFEST).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            with_calibration(tmp_path / "b", CALIBRATION)
+    _FailingWrite(monkeypatch, "replace", 1)
+    with pytest.raises(OSError, match="No space"):
+        with_calibration(tmp_path / "b", CALIBRATION)
+    assert (tmp_path / "b" / MANIFEST).read_bytes() == before
+    assert sorted(item.name for item in (tmp_path / "b").iterdir()) == [DENOISER, MANIFEST]

@@ -17,13 +17,20 @@ from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.function import NetworkFunction
 from fastdc.bundle import DENOISER, Bundle, write_bundle
+from fastdc.calibration import Calibration
 from fastdc.gaussian import GaussianWorld
+from fastdc.level_weights import LevelWeights
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 SHAPE = (1, 4, 4)
+
+CALIBRATION = Calibration(
+    limit=1.5, delta=0.01, risk=0.002, draws=128, images=200, seeds=4, bound=7.5, plan={"levels": [0.1, 1.0]}
+)
+CURVE = LevelWeights(ratio=(0.1, 1.0), weight=(0.5, 1.5))
 
 
 def gaussian(classes: int = 3, **options: Any) -> GaussianWorld:
