@@ -29,7 +29,11 @@ STUB_TYPE = {
     "typing.SupportsInt | typing.SupportsIndex": "int",
     "typing.SupportsFloat | typing.SupportsIndex": "float",
     "fastdc._C.TensorView": "TensorView",
+    "fastdc._C.Ledger": "Ledger",
     "object": "Any",
+    "typing.Annotated[numpy.typing.ArrayLike; numpy.int32]": "npt.NDArray[np.int32]",
+    "typing.Annotated[numpy.typing.ArrayLike; numpy.float32]": "npt.NDArray[np.float32]",
+    "typing.Annotated[numpy.typing.ArrayLike; numpy.bool]": "npt.NDArray[np.bool_]",
 }
 
 
@@ -64,7 +68,7 @@ def stub_signature(function: ast.FunctionDef) -> list[tuple[str, str, bool]]:
 
 def native_signature(doc: str) -> list[tuple[str, str, bool]]:
     """The same, from the first line of the docstring that pybind11 writes."""
-    inside = doc[doc.index("(") + 1 : doc.index(") ->")]
+    inside = doc[doc.index("(") + 1 : doc.index(") ->")].replace("ArrayLike, ", "ArrayLike; ")
     signature = []
     for argument in filter(None, inside.split(", ")):
         name, _, annotation = argument.partition(": ")
@@ -90,14 +94,19 @@ def test_the_stub_has_the_native_signatures(function: ast.FunctionDef) -> None:
     assert stub_signature(function) == native_signature(getattr(_C, function.name).__doc__)
 
 
-def test_the_stub_describes_tensor_view() -> None:
-    (described,) = (node for node in stub().body if isinstance(node, ast.ClassDef))
-    methods = [node for node in described.body if isinstance(node, ast.FunctionDef)]
-    properties = {node.name for node in methods if node.decorator_list}
-    native = vars(_C.TensorView)
-    assert properties == {name for name, value in native.items() if isinstance(value, property)}
-    (init,) = (node for node in methods if not node.decorator_list)
-    assert stub_signature(init) == native_signature(str(_C.TensorView.__init__.__doc__))
+@pytest.mark.parametrize(
+    "described", [node for node in stub().body if isinstance(node, ast.ClassDef)], ids=lambda n: n.name
+)
+def test_the_stub_describes_the_native_classes(described: ast.ClassDef) -> None:
+    native = getattr(_C, described.name)
+    functions = [node for node in described.body if isinstance(node, ast.FunctionDef)]
+    properties = {node.name for node in functions if node.decorator_list}
+    assert properties == {name for name, value in vars(native).items() if isinstance(value, property)}
+    methods = {node.name: node for node in functions if not node.decorator_list}
+    public = {name for name, value in vars(native).items() if not name.startswith("_") and callable(value)}
+    assert set(methods) == {"__init__", *public}
+    for name, method in methods.items():
+        assert stub_signature(method) == native_signature(str(getattr(native, name).__doc__))
 
 
 def test_one_version_everywhere() -> None:
