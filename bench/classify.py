@@ -2,19 +2,18 @@
 
     python bench/classify.py [--model digits] [--images 400] [--draws 16] [--threads 1 2]
 
-The loop is the paper's algorithm 1 as the public code runs it: image by image, draw by draw, one batch of all classes
-through the eager network, error by mse_loss. It is given the very noise of fastdc, made beforehand and not timed, so
-that both sides compute the same errors (the largest difference is reported). Two more sides separate where the speed
+The loop is the paper's algorithm 1 as the public code runs it (``plain.py``), given the very noise of fastdc, so that
+both sides compute the same errors (the largest difference is reported). Two more sides separate where the speed
 comes from: the torch backend inside the engine (packed batches, fused kernels, eager network) and ONNX Runtime with
 its threads inside each step instead of across steps. No early stopping anywhere.
 """
 
-import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from common import parser, print_table, save
+from plain import torch_loop
 
 import fastdc
 from fastdc import ops
@@ -23,57 +22,12 @@ from fastdc.backends.onnx import OnnxNetwork
 from fastdc.classifier import DiffusionClassifier, find_model
 from fastdc.data import digits_test
 from fastdc.extras import require
-from fastdc.images import streams_of, to_model_range
-from fastdc.networks import build_network
-from fastdc.plan import PlanConfig, make_plan
-
-
-def torch_loop(
-    bundle: fastdc.Bundle, images: npt.NDArray[np.uint8], draws: int
-) -> tuple[npt.NDArray[np.float64], float]:
-    """Errors (n, K) and seconds of the loop from the paper, written for EDM-preconditioned networks."""
-    torch = require("torch", extra="export")
-    import safetensors.torch
-
-    network = build_network(bundle.manifest["network"]["kind"], bundle.manifest["network"]["config"])
-    network.load_state_dict(safetensors.torch.load(bundle.read("weights.safetensors")))
-    network.eval()
-    model = bundle.model
-    defaults = model.defaults
-    config = PlanConfig(draws=draws, levels=defaults.levels, weighting=defaults.weighting)
-    plan = make_plan(model.schedule, model.parameterization, config)
-    x = to_model_range(images, model)
-    streams = np.repeat(streams_of(x), draws)
-    drawn = np.tile(np.arange(draws, dtype=np.int32), len(x))
-    flat = ops.philox_normal(streams, drawn, int(np.prod(model.image_shape)), seed=0)
-    noise = torch.from_numpy(flat.reshape(len(x), draws, 1, *model.image_shape))
-    x0 = torch.from_numpy(x)
-    labels = torch.arange(model.num_classes)
-    sigmas = [float(s) for s in plan.levels.sigma]
-    timesteps = torch.tensor(plan.levels.timestep, dtype=torch.float32)
-    data = float(model.parameterization.sigma_data or 0)
-    weights = [float(w) for w in plan.rows[:, 6]]
-    result = np.zeros((len(x), model.num_classes))
-    start = time.perf_counter()
-    with torch.inference_mode():
-        for i in range(len(x)):
-            total = torch.zeros(model.num_classes)
-            for j in range(draws):
-                sigma = sigmas[j]
-                scale = (sigma**2 + data**2) ** 0.5
-                x_t = (x0[i] + sigma * noise[i, j]).expand(model.num_classes, -1, -1, -1)
-                raw = network(x_t / scale, timesteps[j].expand(model.num_classes), labels)
-                denoised = (data / scale) ** 2 * x_t + sigma * data / scale * raw
-                error = torch.nn.functional.mse_loss(denoised, x0[i].expand_as(denoised), reduction="none")
-                total += weights[j] * error.mean(dim=(1, 2, 3))
-            result[i] = (total / draws).numpy()
-    return result, time.perf_counter() - start
 
 
 def run(classifier: DiffusionClassifier, images: Any, draws: int) -> tuple[npt.NDArray[np.float64], float]:
     """Errors (n, K) and seconds of fastdc, after a short warm-up."""
-    classifier.classify(images[:8], draws=draws)
-    result = classifier.classify(images, draws=draws)
+    classifier.classify(images[:8], rule="full", draws=draws)
+    result = classifier.classify(images, rule="full", draws=draws)
     return result.errors, result.seconds
 
 

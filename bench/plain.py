@@ -1,0 +1,135 @@
+"""The plain PyTorch loop that a user would write from the paper: the side that benchmarks compare with.
+
+Algorithm 1 of Li et al. (arXiv 2303.16203) as public code runs it: image by image, draw by draw, one batch of all
+classes still alive through the eager network, error by mse_loss. It is given the very noise of fastdc, made beforehand
+and not timed, so that it computes the same errors. With a staged rule it prunes as algorithm 2 does.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import fastdc
+from fastdc import ops
+from fastdc.extras import require
+from fastdc.images import streams_of, to_model_range
+from fastdc.job import PlanOptions, plan_config
+from fastdc.networks import build_network
+from fastdc.plan import make_plan
+from fastdc.rules.staged import Staged
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What the loop reads, none of it made within the time that is measured.
+
+    Attributes:
+        network: Eager module.
+        mse_loss: torch's.
+        x0: Tensor (n, c, h, w) in the model's value range.
+        noise: Tensor (n, J, 1, c, h, w).
+        sigmas: Of J draws.
+        timesteps: Tensor (J,).
+        weights: Of J draws.
+        n_classes: K.
+        sigma_data: Of the EDM preconditioning.
+    """
+
+    network: Any
+    mse_loss: Any
+    x0: Any
+    noise: Any
+    sigmas: list[float]
+    timesteps: Any
+    weights: list[float]
+    n_classes: int
+    sigma_data: float
+
+
+def _prepare(bundle: fastdc.Bundle, images: npt.NDArray[np.uint8], draws: int, options: PlanOptions) -> _Prepared:
+    torch = require("torch", extra="export")
+    import safetensors.torch
+
+    network = build_network(bundle.manifest["network"]["kind"], bundle.manifest["network"]["config"])
+    network.load_state_dict(safetensors.torch.load(bundle.read("weights.safetensors")))
+    network.eval()
+    model = bundle.model
+    wanted: PlanOptions = {**options, "draws": draws}
+    x = to_model_range(images, model)
+    streams = np.repeat(streams_of(x), draws)
+    drawn = np.tile(np.arange(draws, dtype=np.int32), len(x))
+    noise = ops.philox_normal(streams, drawn, int(np.prod(model.image_shape)), seed=0)
+    plan = make_plan(model.schedule, model.parameterization, plan_config(model, wanted))
+    return _Prepared(
+        network=network,
+        mse_loss=torch.nn.functional.mse_loss,
+        x0=torch.from_numpy(x),
+        noise=torch.from_numpy(noise.reshape(len(x), draws, 1, *model.image_shape)),
+        sigmas=plan.levels.sigma.tolist(),
+        timesteps=torch.tensor(plan.levels.timestep, dtype=torch.float32),
+        weights=plan.rows[:, ops.ROW_FIELDS.index("weight")].tolist(),
+        n_classes=model.num_classes,
+        sigma_data=float(model.parameterization.sigma_data or 0),
+    )
+
+
+def _errors(given: _Prepared, image: int, draw: int, labels: Any) -> Any:
+    """Weighted errors (A,) of classes `labels` (A,) at one draw of one image."""
+    sigma, data = given.sigmas[draw], given.sigma_data
+    scale = (sigma**2 + data**2) ** 0.5
+    x_t = (given.x0[image] + sigma * given.noise[image, draw]).expand(len(labels), -1, -1, -1)
+    raw = given.network(x_t / scale, given.timesteps[draw].expand(len(labels)), labels)
+    denoised = (data / scale) ** 2 * x_t + sigma * data / scale * raw
+    error = given.mse_loss(denoised, given.x0[image].expand_as(denoised), reduction="none")
+    return given.weights[draw] * error.mean(dim=(1, 2, 3))
+
+
+def _stages(draws: int, n_classes: int, staged: Staged | None) -> Iterator[tuple[int, int]]:
+    """(draws after which a stage ends, classes that stay)."""
+    if staged is None:
+        yield draws, n_classes
+        return
+    yield from zip(staged.n_samples, staged.to_keep, strict=True)
+
+
+def torch_loop(
+    bundle: fastdc.Bundle,
+    images: npt.NDArray[np.uint8],
+    draws: int,
+    *,
+    options: PlanOptions | None = None,
+    staged: Staged | None = None,
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Mean errors (n, K), NaN where a class was dropped, and seconds, of EDM-preconditioned networks.
+
+    Args:
+        bundle: The model, with its PyTorch weights.
+        images: uint8 (n, c, h, w).
+        draws: J.
+        options: Of the plan; None: the model's defaults.
+        staged: Prune by this rule; None: every class at every draw.
+    """
+    torch = require("torch", extra="export")
+    given = _prepare(bundle, images, draws, options or {})
+    result = np.full((len(images), given.n_classes), np.nan)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for i in range(len(images)):
+            labels = torch.arange(given.n_classes)
+            total = torch.zeros(given.n_classes)
+            done = 0
+            for end, keep in _stages(draws, given.n_classes, staged):
+                for draw in range(done, end):
+                    total += _errors(given, i, draw, labels)
+                done = end
+                if staged is not None:
+                    stay = total.argsort(stable=True)[:keep].sort().values
+                    labels, total = labels[stay], total[stay]
+                if len(labels) == 1:
+                    break
+            result[i, labels.numpy()] = (total / done).numpy()
+    return result, time.perf_counter() - start

@@ -1,0 +1,325 @@
+"""What stopping rules cost and lose: NFE, agreement with the full run and accuracy, on clean digits and noisy ones.
+
+    python bench/race.py [--val digits-val.npz] [--parts accuracy speed scheduler] [--first 0.81] [--levels 0.2 2]
+
+accuracy: for every condition (no noise, Gaussian noise of std 0.25 and 0.5 in pixel units, not clipped) and noise seed,
+one full run of 128 draws over the 400 test images; every rule and budget is then replayed on its errors by the rule's
+own code (``replay.py``; once a run a replay is held against real runs, for equality). The race is calibrated on the 197
+validation images of the same condition, under several noise seeds; on noisy images also with the clean calibration,
+whose guarantee does not cover them. Agreement is with the full run of the same seed, decided by the mean. Intervals are
+95 % t-intervals over noise seeds for these 400 images; another 400 would add about 0.3 points of their own.
+
+speed: images/s of real runs on clean images against the plain PyTorch loop of the paper, full and staged, in turns on
+the same threads (``race_speed.py``). scheduler: how full steps are and what the bookkeeping costs.
+
+Writes the tables, the JSON and, beside it, a plot.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from common import parser, print_table, save
+from race_plot import plot
+from race_speed import Speed, measure_scheduler, measure_speed
+from replay import replay, verify
+from tables import (
+    announced,
+    calibrations,
+    first_images,
+    full_run,
+    model_images,
+    note,
+    plus_minus,
+    supported,
+    validation_images,
+)
+
+import fastdc
+from fastdc.calibration import Calibration
+from fastdc.classifier import CALIBRATION_DRAWS
+from fastdc.data import LabelledImages, digits_test
+from fastdc.job import PlanOptions, plan_config
+from fastdc.rules.base import AbstractRule
+from fastdc.rules.betting import Betting
+from fastdc.rules.full import Full
+from fastdc.rules.paired import Paired
+from fastdc.rules.sift import Sift
+from fastdc.rules.staged import Staged
+from fastdc.rules.ttest import TTest
+
+Errors = npt.NDArray[np.float32]
+
+PARTS = ("accuracy", "speed", "scheduler")
+DELTAS = (0.0055, 0.01, 0.02, 0.05)
+MAIN_DELTA = 0.01
+STAGES = (
+    ((1, 4, 8), (5, 2, 1)),
+    ((2, 8), (5, 1)),
+    ((2, 8, 16), (5, 2, 1)),
+    ((4, 16, 64), (5, 2, 1)),
+    ((8, 32, 128), (5, 2, 1)),
+)
+SPEED_STAGED = Staged((4, 16, 64), (5, 2, 1))
+COLUMNS = ["rule", "NFE/image", "agreement, %", "accuracy, %", "accuracy of full, %"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rule at a budget.
+
+    Attributes:
+        name: In tables.
+        family: In the plot.
+        rule: With all its options.
+        draws: J.
+        decision: "mean" or "vote".
+    """
+
+    name: str
+    family: str
+    rule: AbstractRule
+    draws: int
+    decision: str = "mean"
+
+
+def fixed_entries(draws: int) -> list[Entry]:
+    """Rules that know nothing of the model: the full run at budgets up to `draws`, and staged pruning."""
+    budgets = [2**i for i in range(draws.bit_length()) if 2**i < draws]
+    entries = [Entry(f"full, {count}", "full", Full(), count) for count in (*budgets, draws)]
+    entries.append(Entry(f"full, {draws}, vote", "vote", Full(), draws, "vote"))
+    for n_samples, to_keep in STAGES:
+        if n_samples[-1] <= draws:
+            name = f"staged {n_samples} {to_keep}"
+            entries.append(Entry(name, "staged", Staged(n_samples, to_keep), n_samples[-1]))
+    return entries
+
+
+def test_entries(draws: int, rivals: int, bound: float) -> list[Entry]:
+    """Rules that test as they go. `bound` is on differences of errors, in their units."""
+    entries = []
+    for cutoff in (0.05, 0.01, 0.002):
+        entries.append(Entry(f"ttest, from 3, {cutoff:g}", "ttest", TTest(3, cutoff), draws))
+    entries.append(Entry("ttest, from 20, 0.002 (paper)", "ttest", TTest(), draws))
+    for alpha in (0.05, 0.01):
+        entries.append(Entry(f"paired, alpha {alpha:g}", "paired", Paired(alpha, rivals=rivals), draws))
+    for alpha in (0.05, 0.01):
+        rule = Betting(alpha, bound, rivals=rivals)
+        entries.append(Entry(f"betting, alpha {alpha:g}", "betting", rule, draws))
+    for share in (0.03, 0.1, 0.3):
+        rule_sift = Sift(share * bound, min(8, draws), keep_at_most=2)
+        entries.append(Entry(f"sift, 8 draws, {share:g} bound, to 2", "sift", rule_sift, draws))
+    return entries
+
+
+def race_entries(name: str, family: str, found: dict[float, Calibration]) -> list[Entry]:
+    """The calibrated race at each level."""
+    return [Entry(f"{name}, delta {delta:g}", family, made.rule, made.draws) for delta, made in found.items()]
+
+
+def score(entries: Sequence[Entry], runs: Sequence[Errors], truth: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+    """NFE, agreement and accuracy of every entry for every seed's full run (n, K, J)."""
+    full = [replay(Full(), errors).labels() for errors in runs]
+    records = []
+    for entry in entries:
+        made = [replay(entry.rule, errors[:, :, : entry.draws]) for errors in runs]
+        labels = [one.labels(entry.decision) for one in made]
+        records.append(
+            {
+                "rule": entry.name,
+                "family": entry.family,
+                "draws": entry.draws,
+                "decision": entry.decision,
+                "options": repr(entry.rule),
+                "nfe": [float(one.evaluations.mean()) for one in made],
+                "agreement": [100 * float(np.mean(a == b)) for a, b in zip(labels, full, strict=True)],
+                "accuracy": [100 * float(np.mean(a == truth)) for a in labels],
+                "accuracy_of_full": [100 * float(np.mean(a == truth)) for a in full],
+            }
+        )
+    return records
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all conditions share.
+
+    Attributes:
+        classifier: The classifier.
+        plan: Plan options with draws.
+        test: Images that rules are scored on.
+        val: Images that the race is calibrated on.
+        seeds: Noise seeds of the test images.
+        calibration_seeds: Noise seeds of the validation images, clean and noisy.
+    """
+
+    classifier: fastdc.DiffusionClassifier
+    plan: PlanOptions
+    test: LabelledImages
+    val: LabelledImages
+    seeds: int
+    calibration_seeds: tuple[int, int]
+
+    @property
+    def main_delta(self) -> float:
+        """The level of the rows that stand for the race: 0.01, or what few validation images can promise."""
+        return supported([MAIN_DELTA], len(self.val))[0]
+
+    def runs(self, sigma: float) -> list[Errors]:
+        """Full runs over the test images, one a seed."""
+        found = []
+        for seed in range(self.seeds):
+            with announced(f"noise {sigma:g}: full run over {len(self.test)} images, seed {seed}"):
+                x = model_images(self.test.images, self.classifier.model, sigma=sigma, seed=seed)
+                found.append(full_run(self.classifier, x, seed=seed, plan=self.plan).errors)
+        return found
+
+    def calibrate(self, sigma: float) -> dict[float, Calibration]:
+        """The race's calibrations from the validation images of a condition."""
+        found, config = [], None
+        seeds = self.calibration_seeds[0 if sigma == 0 else 1]
+        for seed in range(seeds):
+            with announced(f"noise {sigma:g}: calibration on {len(self.val)} images, seed {seed} of {seeds}"):
+                x = model_images(self.val.images, self.classifier.model, sigma=sigma, seed=1000 + seed)
+                ran = full_run(self.classifier, x, seed=seed, plan=self.plan)
+                found.append(ran.errors)
+                config = ran.config
+        assert config is not None
+        return calibrations(found, config, DELTAS)
+
+
+def measure_accuracy(
+    study: Study, conditions: Sequence[float], clean: dict[float, Calibration]
+) -> list[dict[str, Any]]:
+    """Every rule in every condition; prints a table for each."""
+    results = []
+    for sigma in conditions:
+        own = clean if sigma == 0 else study.calibrate(sigma)
+        main = own[study.main_delta]
+        entries = fixed_entries(CALIBRATION_DRAWS)
+        entries += test_entries(CALIBRATION_DRAWS, study.classifier.model.num_classes - 1, main.bound)
+        entries += race_entries("race", "race", own)
+        entries.append(Entry("race, vote", "vote", main.rule, CALIBRATION_DRAWS, "vote"))
+        if sigma:
+            entries += race_entries("race, clean calibration", "race, clean calibration", clean)
+        runs = study.runs(sigma)
+        result: dict[str, Any] = {"sigma": sigma, "calibrations": [made.to_dict() for made in own.values()]}
+        if sigma == 0:
+            result["largest_difference_of_an_error"] = check_replays(study, main, runs[0])
+        result["records"] = score(entries, runs, study.test.labels)
+        title = "clean" if sigma == 0 else f"Gaussian noise {sigma:g}"
+        print_table(f"{title}, {len(study.test)} images, {study.seeds} seeds", COLUMNS, table(result["records"]))
+        results.append(result)
+    return results
+
+
+def clean_calibrations(study: Study, parts: Sequence[str]) -> dict[float, Calibration]:
+    """The race's calibrations for clean images; where accuracy is not asked for, the model's own one if it fits."""
+    model = study.classifier.model
+    shipped = model.calibration
+    if "accuracy" not in parts and shipped is not None and shipped.fits(plan_config(model, study.plan)):
+        return {shipped.delta: shipped}
+    return study.calibrate(0.0)
+
+
+def check_replays(study: Study, main: Calibration, errors: Errors) -> float:
+    """Asserts that replays equal real runs, over 100 images; how much errors of the two differ, relatively."""
+    rivals = study.classifier.model.num_classes - 1
+    rules = (SPEED_STAGED, TTest(3, 0.01), Paired(rivals=rivals), Betting(0.05, main.bound, rivals=rivals), main.rule)
+    images, errors = study.test.images[:100], errors[:100]
+    with announced("replays held against real runs"):
+        largest = max(
+            verify(
+                study.classifier,
+                images,
+                rule,
+                errors[:, :, : rule.draws or CALIBRATION_DRAWS],
+                seed=0,
+                plan=study.plan,
+            )
+            for rule in rules
+        )
+    note(f"replays equal real runs; errors differ by at most {largest:.1e} of their size")
+    return largest
+
+
+def table(records: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Rows of the printed table."""
+    percents = ("agreement", "accuracy", "accuracy_of_full")
+    return [
+        [record["rule"], plus_minus(record["nfe"], 1), *(plus_minus(record[name]) for name in percents)]
+        for record in records
+    ]
+
+
+def arguments_of_command_line() -> argparse.Namespace:
+    made = parser(__doc__, "race")
+    made.add_argument("--model", default="digits")
+    made.add_argument("--val", type=Path, help="validation images, digits-val.npz; default: made with scikit-learn")
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure [%(default)s]")
+    made.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="conditions [%(default)s]")
+    made.add_argument("--images", type=int, default=400, help="test images [%(default)s]")
+    made.add_argument("--seeds", type=int, default=5, help="noise seeds of the test images [%(default)s]")
+    made.add_argument("--calibration-seeds", type=int, nargs=2, default=[8, 4], help="clean and noisy [%(default)s]")
+    made.add_argument("--first", type=float, nargs="*", help="ratios of the first draws; default: the model's")
+    made.add_argument("--levels", type=float, nargs=2, help="band of the levels; default: the model's")
+    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--rounds", type=int, default=5, help="of the speed part [%(default)s]")
+    made.add_argument("--loop-images", type=int, default=8, help="images of the plain loop [%(default)s]")
+    made.add_argument("--full-images", type=int, default=40, help="images of fastdc's full run, timed [%(default)s]")
+    made.add_argument("--quick", action="store_true", help="a few images and seeds, to see that it runs")
+    arguments = made.parse_args()
+    if arguments.quick:
+        arguments.images, arguments.seeds, arguments.calibration_seeds = 12, 2, [1, 1]
+        arguments.rounds, arguments.loop_images, arguments.full_images = 1, 1, 2
+    return arguments
+
+
+def main() -> None:
+    arguments = arguments_of_command_line()
+    classifier = fastdc.load(arguments.model, backend="onnx", threads=arguments.threads)
+    plan: PlanOptions = {"draws": CALIBRATION_DRAWS}
+    if arguments.levels is not None:
+        plan["levels"] = (arguments.levels[0], arguments.levels[1])
+    if arguments.first is not None:
+        plan["first"] = tuple(arguments.first)
+    test, val = digits_test(), validation_images(arguments.val)
+    study = Study(
+        classifier,
+        plan,
+        first_images(test, arguments.images),
+        first_images(val, 12 if arguments.quick else len(val)),
+        arguments.seeds,
+        (arguments.calibration_seeds[0], arguments.calibration_seeds[1]),
+    )
+    clean = clean_calibrations(study, arguments.parts)
+    rule = clean[min(clean, key=lambda delta: abs(delta - study.main_delta))].rule
+    result: dict[str, Any] = {
+        "question": "what stopping rules cost and lose",
+        "model": arguments.model,
+        "images": len(study.test),
+        "seeds": arguments.seeds,
+        "clean_calibrations": [made.to_dict() for made in clean.values()],
+    }
+    if "accuracy" in arguments.parts:
+        result["conditions"] = measure_accuracy(study, arguments.noise, clean)
+        save(arguments.out, result)
+        plot(result, arguments.out.with_suffix(".png"))
+    if "speed" in arguments.parts:
+        sizes = {"loop": arguments.loop_images, "full": arguments.full_images}
+        speed = Speed(arguments.model, plan, study.test, arguments.threads, arguments.rounds, sizes)
+        result["speed"] = measure_speed(speed, rule, SPEED_STAGED)
+    if "scheduler" in arguments.parts:
+        result["scheduler"] = measure_scheduler(
+            arguments.model, study.test.images, rule, plan, seeds=arguments.seeds, threads=arguments.threads
+        )
+    save(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()

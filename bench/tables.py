@@ -1,0 +1,149 @@
+"""Tables of errors of the digits for benchmarks: images with and without noise, full runs, calibration, statistics.
+
+Noise is added in the model's value range and not clipped: the public API takes images in [0, 1] only, so noisy ones go
+through a job. Its standard deviation is given in pixel units, [0, 1], and is twice that on [-1, 1].
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.calibration import Calibration, calibrate_errors
+from fastdc.classifier import DiffusionClassifier
+from fastdc.data import LabelledImages, load_labelled
+from fastdc.extras import installed
+from fastdc.images import streams_of, to_model_range
+from fastdc.job import Job, PlanOptions, Rows
+from fastdc.model import Model
+from fastdc.plan import PlanConfig
+from fastdc.rules.base import AbstractRule
+
+Images = npt.NDArray[np.float32]
+Errors = npt.NDArray[np.float32]
+
+MAKE_DIGITS = Path(__file__).resolve().parents[1] / "models" / "make_digits.py"
+
+
+def note(message: str) -> None:
+    """A line of progress, on stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Says what is being done, and how long it took."""
+    start = time.perf_counter()
+    yield
+    note(f"{what}: {time.perf_counter() - start:.1f} s")
+
+
+def validation_images(path: Path | None) -> LabelledImages:
+    """The 197 validation images of the digits: of a file, or made as ``models/make_digits.py`` does.
+
+    Raises:
+        SystemExit: No file was given and scikit-learn is not installed.
+    """
+    if path is not None:
+        return load_labelled(path)
+    if not installed("sklearn"):
+        raise SystemExit("the validation images need scikit-learn (pip install scikit-learn), or --val digits-val.npz")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, str(MAKE_DIGITS), folder], check=True, capture_output=True)
+        return load_labelled(Path(folder) / "digits-val.npz")
+
+
+def first_images(given: LabelledImages, count: int) -> LabelledImages:
+    """The first `count` images of a set."""
+    return replace(given, images=given.images[:count], labels=given.labels[:count], ids=given.ids[:count])
+
+
+def model_images(images: npt.NDArray[np.uint8], model: Model, *, sigma: float = 0.0, seed: int = 0) -> Images:
+    """Images in the model's value range, float32 (n, c, h, w), which noise may leave: nothing is clipped.
+
+    Args:
+        images: uint8 (n, c, h, w).
+        model: Whose range.
+        sigma: Standard deviation of the noise in pixel units, [0, 1].
+        seed: Of that noise.
+    """
+    x = to_model_range(images, model)
+    if sigma == 0:
+        return x
+    low, high = model.value_range
+    noise = np.random.default_rng([seed, round(1000 * sigma)]).standard_normal(x.shape)
+    return (x + sigma * (high - low) * noise).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """A run through :class:`fastdc.job.Job`.
+
+    Attributes:
+        counts: int32 (n, K).
+        errors: float32 (n, K, J), NaN where not evaluated.
+        ratio: float64 (J,), noise-to-signal ratio of each draw.
+        config: The plan's.
+        seconds: Wall time.
+    """
+
+    counts: npt.NDArray[np.int32]
+    errors: Errors
+    ratio: npt.NDArray[np.float64]
+    config: PlanConfig
+    seconds: float
+
+
+def run_job(
+    classifier: DiffusionClassifier, x: Images, rule: str | AbstractRule, *, seed: int, plan: PlanOptions
+) -> Ran:
+    """Runs a rule over images in the model's value range."""
+    job = Job.of(classifier.model, classifier.network, rule, None, seed, plan)
+    streams = streams_of(x)
+    rows: Rows = [None] * len(x)
+    start = time.perf_counter()
+    for finished in job.run(x, streams):
+        for done in finished:
+            rows[done.key] = (done.counts, done.values)
+    seconds = time.perf_counter() - start
+    table = job.table(rows, streams)
+    return Ran(table.counts, table.errors, table.sigma, job.plan.config, seconds)
+
+
+def full_run(classifier: DiffusionClassifier, x: Images, *, seed: int, plan: PlanOptions) -> Ran:
+    """Every class at every draw."""
+    return run_job(classifier, x, "full", seed=seed, plan=plan)
+
+
+def supported(deltas: Sequence[float], images: int) -> list[float]:
+    """The levels that a number of validation images can promise; the smallest possible one for those below it."""
+    least = float(np.ceil(1e4 / (images + 1)) / 1e4)
+    return sorted({max(delta, least) for delta in deltas})
+
+
+def calibrations(runs: Sequence[Errors], config: PlanConfig, deltas: Sequence[float]) -> dict[float, Calibration]:
+    """The calibration at each level that the images can promise, from full runs (n, K, J) of several seeds."""
+    return {delta: calibrate_errors(runs, config, delta=delta) for delta in supported(deltas, len(runs[0]))}
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of the 95 % t-interval over seeds; 0 for a single one."""
+    from scipy.stats import t
+
+    count = len(values)
+    if count < 2:
+        return float(np.mean(values)), 0.0
+    return float(np.mean(values)), float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5)
+
+
+def plus_minus(values: Sequence[float], digits: int = 2) -> str:
+    """The interval as text."""
+    mean, half = interval(values)
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
