@@ -1,0 +1,171 @@
+"""Descending a tree of classes, for many classes (Shanbhag et al., arXiv 2411.12073, "Just Leaf It").
+
+Level by level, groups of classes are compared through one class of each, and only the best groups are opened, until
+what is left are single classes; then another rule, the inner one, decides among them. Of e_b, the mean errors of the
+branches b of a level (the representatives of groups that hold more than one class), those stay that are
+
+    among the `keep_nodes` smallest    and have    e_b - min e  <=  margin * sd(e),
+
+sd over the branches of that level and request. The first is the source's strategy 1, given as a number where it has a
+share; the second, with margin 2, its strategy 2. All of it takes place at one look: the classes of opened groups catch
+up with the draws so far, and the look is taken again.
+
+Departures. The source's inner nodes have prompts of their own, evaluated for the tree alone; here a class stands for
+its group (:mod:`fastdc.tree`), and its errors go on to count for itself. The source drops single classes met on the
+way as it drops groups; here only the inner rule drops single classes. It draws new noise at every level, and again for
+the classes that are left; here all share the draws of one plan.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.exceptions import InputError
+from fastdc.rules.base import AbstractRule, Classes, Look, Mask
+from fastdc.rules.options import positive, whole
+from fastdc.rules.staged import Staged, smallest
+from fastdc.tree import MAX_DEPTH, ClassTree
+
+
+@dataclass(frozen=True)
+class Hierarchy(AbstractRule):
+    """Opens the best branches of a tree of classes, then leaves the classes in them to another rule.
+
+    Guarantee: none for the descent. A class is lost with its branch, at one look and for the errors of another class;
+    how often that happens depends on how well the tree fits the model. Whatever the inner rule promises holds for the
+    classes that are left.
+
+    Where the descent stands follows from what a look shows. It takes place at the first look of a run and nowhere else;
+    and there, every class that joins does so at the level that was opened last, so that the lowest level at which any
+    class alive is met is the one to be decided.
+
+    Attributes:
+        tree: The hierarchy, over all classes of the model.
+        inner: What decides among the classes of the branches that were kept.
+        keep_nodes: Branches that are kept at a level, at most; None: any number.
+        margin: How far a kept branch may lie above the best one, in standard deviations over the branches of the level;
+            from 0 on. At 2, of two branches both are kept, as they are exactly that far apart. None: any distance.
+        first: Draws of the descent: the first look of the inner rule after at least as many; None: its first look.
+    """
+
+    name = "tree"
+    expands = True
+
+    tree: ClassTree
+    inner: AbstractRule
+    keep_nodes: int | None = field(default=None, kw_only=True)
+    margin: float | None = field(default=2.0, kw_only=True)
+    first: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tree, ClassTree):
+            raise InputError(f"rule tree: tree must be a ClassTree, got {type(self.tree).__name__}")
+        if not isinstance(self.inner, AbstractRule) or self.inner.expands:
+            raise InputError(f"rule tree: inner must be a rule without a tree, got {type(self.inner).__name__}")
+        if self.keep_nodes is not None:
+            object.__setattr__(self, "keep_nodes", whole(self.name, "keep_nodes", self.keep_nodes))
+        if self.margin is not None:
+            object.__setattr__(self, "margin", positive(self.name, "margin", self.margin, zero=True))
+        if self.first is not None:
+            object.__setattr__(self, "first", whole(self.name, "first", self.first))
+        if self.keep_nodes is None and self.margin is None:
+            raise InputError("rule tree needs keep_nodes=... or margin=..., got neither: it would keep every class")
+        object.__setattr__(self, "draws", self.inner.draws)
+
+    @property
+    def n_classes(self) -> int | None:
+        """See :class:`AbstractRule`. Those of the tree."""
+        return self.tree.n_classes
+
+    @property
+    def timesteps(self) -> tuple[int, ...] | None:
+        """See :class:`AbstractRule`. The inner rule's."""
+        return self.inner.timesteps
+
+    def looks(self, draws: int) -> tuple[int, ...]:
+        """See :class:`AbstractRule`. The inner rule's, from the descent on."""
+        looks = self.inner.looks(draws)
+        begin = next((i for i, look in enumerate(looks) if look >= (self.first or 1)), len(looks) - 1)
+        if begin and isinstance(self.inner, Staged):  # its stages are counted by looks
+            raise InputError(
+                f"rule tree: first must be at most the {looks[0]} draws of the first stage, got {self.first}"
+            )
+        return looks[begin:]
+
+    def begin(self, candidates: Classes) -> Classes:
+        """See :class:`AbstractRule`. The representatives of the highest level."""
+        chosen = np.zeros(self.tree.n_classes, np.bool_)
+        chosen[candidates] = True
+        return np.flatnonzero(self.tree.entry_levels(chosen) == 0).astype(np.int32)
+
+    def keep(self, look: Look) -> Mask:
+        """See :class:`AbstractRule`."""
+        keep = look.alive
+        settled = np.ones(len(keep), np.bool_)
+        if look.index == 0:
+            means = look.means
+            for row, branches in enumerate(self._branches(look)):
+                if len(branches.columns):
+                    settled[row] = False
+                    keep[row, branches.columns] = self._chosen(means[row, branches.columns])
+        if not look.last and settled.any():  # after the last draw there is nothing to save
+            rest = look if settled.all() else replace(look, classes=look.classes[settled], errors=look.errors[settled])
+            keep[settled] = self.inner.keep(rest)
+        return keep
+
+    def expand(self, look: Look, keep: Mask) -> Sequence[Classes] | None:
+        """See :class:`AbstractRule`. The next level below the branches that are kept."""
+        if look.index > 0:
+            return None
+        added = []
+        for row, branches in enumerate(self._branches(look)):
+            kept = look.classes[row, branches.columns[keep[row, branches.columns]]]
+            opened = np.zeros(self.tree.n_classes, np.bool_)  # by node
+            opened[branches.nodes[kept]] = True
+            below = np.flatnonzero(opened[branches.nodes] & (branches.entry > branches.level)).astype(np.int32)
+            levels = branches.entry[below]
+            added.append(below[levels == levels.min(initial=MAX_DEPTH)])
+        return added if any(map(len, added)) else None
+
+    def _branches(self, look: Look) -> "list[_Branches]":
+        """Where the descent of each request stands."""
+        everywhere = self.tree.entry_levels()
+        result = []
+        for row, classes in enumerate(look.classes):
+            candidates = None if look.candidates is None else look.candidates[row]
+            entry = everywhere if candidates is None else self.tree.entry_levels(candidates)
+            columns = np.flatnonzero(classes >= 0)
+            level = int(entry[classes[columns]].max())
+            nodes = self.tree.levels[level]
+            size = np.bincount(nodes[entry >= 0], minlength=len(nodes))
+            result.append(_Branches(level, nodes, entry, columns[size[nodes[classes[columns]]] > 1]))
+        return result
+
+    def _chosen(self, means: npt.NDArray[np.float64]) -> Mask:
+        """Which of the branches of a level are kept, bool (b,), from their mean errors (b,): the best one always."""
+        gaps = means - means.min()
+        chosen = np.ones(len(means), np.bool_)
+        if self.margin is not None:
+            chosen &= gaps <= self.margin * gaps.std()
+        if self.keep_nodes is not None:
+            chosen &= smallest(gaps[None], self.keep_nodes)[0]
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class _Branches:
+    """Where the descent of one request stands.
+
+    Attributes:
+        level: The level that is to be decided.
+        nodes: int32 (K,), the node of every class at that level.
+        entry: int32 (K,), the level at which every class is met, -1 for those that are no candidates.
+        columns: intp (b,), which classes alive stand for more than themselves.
+    """
+
+    level: int
+    nodes: npt.NDArray[np.int32]
+    entry: npt.NDArray[np.int32]
+    columns: npt.NDArray[np.intp]
