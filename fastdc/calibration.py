@@ -17,7 +17,7 @@ several seeds of one image make its loss finer, but count once. No labels are ne
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +124,19 @@ def needed_limits(errors: npt.NDArray[np.floating]) -> FloatArray:
     return np.where(np.isnan(needed), np.inf, needed)  # a best class without any error: no limit is enough
 
 
+def check_level(delta: float, images: int) -> None:
+    """Refuses a level that so many validation images cannot support.
+
+    Raises:
+        InputError: delta is out of range or below 1 / (images + 1).
+    """
+    if not is_number(delta) or not 0 < delta < 1:
+        raise InputError(f"delta must lie strictly between 0 and 1, got {delta!r}")
+    need = math.ceil(1 / delta - 1 - 1e-9)
+    if images < need:
+        raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {images}")
+
+
 def controlled_limit(scores: FloatArray, delta: float) -> float:
     """The smallest limit whose expected loss on a new image is at most delta.
 
@@ -132,15 +145,11 @@ def controlled_limit(scores: FloatArray, delta: float) -> float:
         delta: Level, in (0, 1).
 
     Raises:
-        InputError: delta is out of range or below what n images can support, or no finite limit is enough.
+        InputError: See :func:`check_level`, or no finite limit is enough.
     """
-    if not is_number(delta) or not 0 < delta < 1:
-        raise InputError(f"delta must lie strictly between 0 and 1, got {delta!r}")
     n, seeds = scores.shape
-    if 1 / (n + 1) > delta:
-        need = math.ceil(1 / delta - 1 - 1e-9)
-        raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {n}")
-    allowed = math.floor(((n + 1) * delta - 1) * seeds + 1e-9)  # (image, seed) pairs that may be lost
+    check_level(delta, n)
+    allowed = max(math.floor(((n + 1) * delta - 1) * seeds + 1e-9), 0)  # (image, seed) pairs that may be lost
     ranked = np.sort(scores, axis=None)
     limit = float(ranked[max(len(ranked) - 1 - allowed, 0)])
     if not math.isfinite(limit):
@@ -148,26 +157,30 @@ def controlled_limit(scores: FloatArray, delta: float) -> float:
     return limit
 
 
-def calibrate_errors(errors: Sequence[npt.NDArray[np.floating]], config: PlanConfig, *, delta: float) -> Calibration:
+def calibrate_errors(errors: Iterable[npt.NDArray[np.floating]], config: PlanConfig, *, delta: float) -> Calibration:
     """The calibration from full runs.
 
     Args:
-        errors: (n, K, J) of the same n validation images, one for each noise seed, without NaN.
+        errors: (n, K, J) of the same n validation images, one for each noise seed, without NaN; taken one at a time.
         config: The runs' plan.
         delta: Level of the guarantee, in (0, 1).
 
     Raises:
         InputError: No run, different shapes, NaN, or see :func:`controlled_limit`.
     """
-    if not errors or any(table.ndim != 3 or table.shape != errors[0].shape for table in errors):
-        raise InputError(f"errors must be runs of one shape (n, K, J), got {[table.shape for table in errors]}")
-    if (
-        errors[0].shape[2] != config.draws
-        or 0 in errors[0].shape
-        or not all(np.isfinite(table).all() for table in errors)
-    ):
-        raise InputError(f"errors must be finite at all {config.draws} draws, got shape {errors[0].shape}")
-    scores = np.stack([needed_limits(table) for table in errors], axis=1)
+    columns: list[FloatArray] = []
+    shape, bound = None, 0.0
+    for table in errors:
+        shape = table.shape if shape is None else shape
+        if table.ndim != 3 or 0 in table.shape or table.shape != shape:
+            raise InputError(f"errors must be runs of one shape (n, K, J), got {shape} and {table.shape}")
+        if shape[2] != config.draws or not np.isfinite(table).all():
+            raise InputError(f"errors must be finite at all {config.draws} draws, got shape {shape}")
+        columns.append(needed_limits(table))
+        bound = max(bound, float(np.ptp(table, axis=1).max()))
+    if not columns:
+        raise InputError("errors must be one run or more, got none")
+    scores = np.stack(columns, axis=1)
     limit = controlled_limit(scores, delta)
     return Calibration(
         limit=limit,
@@ -176,6 +189,6 @@ def calibrate_errors(errors: Sequence[npt.NDArray[np.floating]], config: PlanCon
         draws=config.draws,
         images=len(scores),
         seeds=scores.shape[1],
-        bound=float(max(np.ptp(table, axis=1).max() for table in errors)),
+        bound=bound,
         plan=plan_without_draws(config),
     )

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, NetworkOptions, open_network
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.calibration import Calibration, calibrate_errors
+from fastdc.calibration import Calibration, calibrate_errors, check_level
 from fastdc.decide import DECISIONS
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import BundleError, InputError, Interrupted
@@ -192,6 +192,8 @@ class DiffusionClassifier:
         """
         start = time.perf_counter()
         _check_choice("method", method, METHODS)
+        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1):
+            raise InputError(f"chunk must be a positive whole number or None, got {chunk!r}")
         settings = self.settings(
             rule=rule, rule_options=rule_options, decision=decision, seed=seed, temperature=temperature, **plan
         )
@@ -205,8 +207,6 @@ class DiffusionClassifier:
 
         def result(indices: npt.NDArray[np.int64]) -> Classification:
             table = job.table([rows[i] for i in indices], noise[indices])
-            for i in indices:  # handed on, and not needed again
-                rows[i] = None
             return settings.decide(table, indices, seconds=time.perf_counter() - start)
 
         size = len(x) if chunk is None else chunk
@@ -218,10 +218,11 @@ class DiffusionClassifier:
                 while given < len(x) and all(row is not None for row in rows[given : given + size]):
                     end = min(given + size, len(x))
                     chunk_result = result(np.arange(given, end, dtype=np.int64))
+                    rows[given:end] = [None] * (end - given)  # handed on, and not needed again
                     given = end
                     yield chunk_result
         except KeyboardInterrupt:
-            known = np.array([i for i, row in enumerate(rows) if row is not None], dtype=np.int64)
+            known = np.array([i for i in range(given, len(x)) if rows[i] is not None], dtype=np.int64)
             partial = result(known) if len(known) else None
             raise Interrupted(f"interrupted: {given + len(known)} of {len(x)} images finished", partial) from None
 
@@ -255,7 +256,8 @@ class DiffusionClassifier:
             raise InputError(f"seeds must be a positive whole number, got {seeds!r}")
         plan.setdefault("draws", CALIBRATION_DRAWS)
         job = Job.of(self.model, self.network, "full", None, 0, plan)
-        tables = [self.errors(images, seed=seed, progress=progress, **plan).errors for seed in range(seeds)]
+        check_level(delta, len(to_model_range(images, self.model)))  # before the work, not after it
+        tables = (self.errors(images, seed=seed, progress=progress, **plan).errors for seed in range(seeds))
         return calibrate_errors(tables, job.plan.config, delta=delta)
 
     def settings(

@@ -10,7 +10,7 @@ in a fixed order over one cell. What a backend's network may add is its own busi
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -33,12 +33,14 @@ class Step:
         network: The network the slot belongs to.
         slot: Its buffers.
         run: What the cells refer to.
+        key: What the caller names the image in a slot of the pool, for messages.
     """
 
-    def __init__(self, network: AbstractNetwork, slot: AbstractSlot, run: "Run") -> None:
+    def __init__(self, network: AbstractNetwork, slot: AbstractSlot, run: "Run", key: Callable[[int], int]) -> None:
         self._network = network
         self._slot = slot
         self._run = run
+        self._key = key
         self._views: dict[int, tuple[ops.TensorView, ...]] = {}
 
     def evaluate(self, cells: Cells) -> npt.NDArray[np.float32]:
@@ -85,10 +87,9 @@ class Step:
         )
         result = network.read(slot.errors, count)
         if not np.all(np.isfinite(result)):  # in a table NaN means "not evaluated"
-            image, label, draw = cells[np.argmin(np.isfinite(result))].tolist()
-            raise BackendError(
-                f"the network's error is not finite at image {image}, class {label}, draw {draw} in {network.precision}"
-            )
+            place, label, draw = cells[np.argmin(np.isfinite(result))].tolist()
+            where = f"image {self._key(place)}, class {label}, draw {draw}"
+            raise BackendError(f"the network's error is not finite at {where} in {network.precision}")
         return result
 
 
@@ -146,7 +147,9 @@ def _alone(network: AbstractNetwork, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def evaluate(network: AbstractNetwork, run: Run, scheduler: Scheduler, *, wait: bool = False) -> Iterator[int]:
+def evaluate(
+    network: AbstractNetwork, run: Run, scheduler: Scheduler, *, wait: bool = False
+) -> Generator[int, None, None]:
     """Evaluates what the scheduler proposes until it proposes nothing more.
 
     Args:
@@ -164,7 +167,7 @@ def evaluate(network: AbstractNetwork, run: Run, scheduler: Scheduler, *, wait: 
             same holds when the caller stops iterating and closes the generator.
     """
     with _alone(network, wait):
-        steps = [Step(network, slot, run) for slot in network.slots]
+        steps = [Step(network, slot, run, scheduler.key) for slot in network.slots]
         if len(steps) == 1:
             yield from _one_by_one(steps[0], network.batch, scheduler)
         else:

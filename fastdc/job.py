@@ -138,18 +138,21 @@ class Job:
         requests = (Request(i, x[i], int(streams[i]), None if candidates is None else candidates[i]) for i in range(n))
         run, scheduler = self.scheduler(requests, min(n, IN_FLIGHT))
         done = 0
+        fresh: list[Finished] = []  # finished and not yielded
         most = self.model.num_classes * self.plan.draws
-        with closing(evaluate(self.network, run, scheduler)) as steps:  # type: ignore[type-var]
+        with closing(evaluate(self.network, run, scheduler)) as steps:
             try:
                 for _ in steps:
-                    finished = scheduler.finished()
-                    done += len(finished)
+                    fresh = scheduler.finished()
+                    done += len(fresh)
                     if progress is not None:
                         ahead = (n - scheduler.admitted) * most
                         progress(Progress(done, n, scheduler.evaluated, scheduler.at_most + ahead))
-                    yield finished
+                    given, fresh = fresh, []
+                    yield given
             except KeyboardInterrupt:
-                yield scheduler.finished()
+                steps.close()  # waits for the steps in flight
+                yield [*fresh, *scheduler.finished()]
                 raise
 
     def table(self, rows: Rows, streams: npt.NDArray[np.int64]) -> ErrorTable:
@@ -227,9 +230,13 @@ def check_candidates(
             raise InputError(f"candidates must be a list of classes for each of {n} images, got {len(lists)}")
     result = []
     for i, classes in enumerate(lists):
-        array = np.asarray(classes)
+        try:
+            array = np.asarray(classes)
+        except ValueError:  # lists of different lengths
+            array = np.empty(0)
         if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-            raise InputError(f"candidates of image {i} must be one class index or more, got {classes!r:.80}")
+            got = " ".join(repr(classes).split())
+            raise InputError(f"candidates of image {i} must be one class index or more, got {got:.80}")
         if array.min() < 0 or array.max() >= n_classes:
             raise InputError(f"candidates of image {i} must be in [0, {n_classes}), got {array.min()} to {array.max()}")
         result.append(np.unique(array).astype(np.int32))

@@ -83,7 +83,7 @@ class Scheduler:
         capacity: Slots: requests in flight at once.
 
     Raises:
-        InputError: The rule does not fit the number of draws.
+        InputError: The rule does not fit the number of draws, or capacity is below 1.
     """
 
     def __init__(
@@ -96,6 +96,8 @@ class Scheduler:
         requests: Iterable[Request] = (),
         capacity: int = IN_FLIGHT,
     ) -> None:
+        if capacity < 1:
+            raise InputError(f"capacity must be at least 1, got {capacity}")
         self._rule = rule
         self._looks = rule.looks(draws)
         self._all = np.arange(n_classes, dtype=np.int32)
@@ -137,6 +139,10 @@ class Scheduler:
     def flying(self) -> int:
         """Cells proposed whose errors have not come."""
         return self._ledger.flying
+
+    def key(self, slot: int) -> int:
+        """The key of the request in a slot; from any thread while cells of that slot are in flight."""
+        return self._keys[slot]
 
     def submit(self, request: Request) -> None:
         """Adds a request, also while others run and from any thread. Its work begins with the next step."""
