@@ -25,7 +25,7 @@ def main() -> None:
         classifier = fastdc.load(bundle, threads=1)
         correct, seconds = [], 0.0
         for seed in range(SEEDS):
-            result = classifier.classify(data.images, draws=DRAWS, seed=seed)
+            result = classifier.classify(data.images, rule="full", draws=DRAWS, seed=seed)
             correct.append(100 * np.mean(result.labels == data.labels))
             seconds += result.seconds
         each = 1e3 * seconds / SEEDS / len(data.labels)
