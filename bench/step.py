@@ -3,8 +3,8 @@
     python bench/step.py [--model digits] [--batch 128] [--images 100]
 
 Runs the engine on one thread with the network's own time taken inside the slot; everything else, the rule and the
-ErrorTable included, is the difference to the wall time. The kernels are then timed alone on the batch of a first look. Also reports
-the peak memory of the process at few and many draws, beside the size of the ErrorTable.
+ErrorTable included, is the difference to the wall time. The kernels are then timed alone on the batch of a first look.
+Also reports the peak memory of the process at few and many draws, beside the size of the ErrorTable.
 """
 
 import subprocess
