@@ -109,6 +109,8 @@ class Job:
         )
         config = _as_the_rule_needs(config, made, options)
         made.looks(config.draws)
+        if config.antithetic and any(rule.assumes_independence for rule in (made, getattr(made, "inner", made))):
+            raise InputError(f"rule {made.name} needs independent draws for its promise: expected no antithetic pairs")
         return cls(model, network, make_plan(model.schedule, model.parameterization, config), made, int(seed))
 
     def scheduler(self, requests: Iterator[Request], capacity: int) -> tuple[Run, Scheduler]:

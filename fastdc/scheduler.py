@@ -107,6 +107,7 @@ class Scheduler:
         self._ledger = Ledger(draws, n_classes)
         self._free = list(range(capacity - 1, -1, -1))
         self._keys = [0] * capacity
+        self._candidates: list[npt.NDArray[np.int32] | None] = [None] * capacity
         self._look = np.zeros(capacity, np.int32)
         self._alive = np.zeros(capacity, np.int32)
         self._finished: list[Finished] = []
@@ -179,6 +180,7 @@ class Scheduler:
             self._ledger.open(slot, classes, self._looks[0], 0)
             self._place(slot, request.image, request.stream)
             self._keys[slot] = request.key
+            self._candidates[slot] = request.classes
             self._look[slot] = 0
             self._alive[slot] = len(classes)
             self._most[slot] = len(candidates) * self._looks[-1]
@@ -203,7 +205,7 @@ class Scheduler:
             slots = slots[~settled]
         if not len(slots):
             return
-        look = Look(index, draws, last, *self._ledger.gather(slots))
+        look = Look(index, draws, last, *self._ledger.gather(slots), self._shown(slots))
         keep = self._rule.keep(look)
         left = self._check(look, keep)
         added = self._rule.expand(look, keep) if self._rule.expands else None
@@ -222,6 +224,16 @@ class Scheduler:
         if len(ahead):
             self._look[ahead] = index + 1
             self._ledger.extend(ahead, self._looks[index + 1], -(index + 1))
+
+    def _shown(self, slots: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
+        """The candidates of these requests, bool (r, K), for rules that ask; None: all classes."""
+        candidates = [self._candidates[slot] for slot in slots] if self._rule.expands else []
+        if all(classes is None for classes in candidates):
+            return None
+        shown = np.zeros((len(slots), len(self._all)), np.bool_)
+        for row, classes in enumerate(candidates):
+            shown[row, self._all if classes is None else classes] = True
+        return shown
 
     def _check(self, look: Look, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """How many classes a rule kept in each request; refuses what no rule may do."""

@@ -33,6 +33,7 @@ class Look:
         last: Whether no draws are left after this look.
         classes: int32 (r, A), the classes alive in each request in increasing order; -1 fills short rows.
         errors: float32 (r, A, m), their errors; NaN where `classes` is -1.
+        candidates: bool (r, K), the candidate classes of each request, shown to rules that expand; None: all classes.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Look:
     last: bool
     classes: Classes
     errors: npt.NDArray[np.float32] = field(repr=False)
+    candidates: Mask | None = field(default=None, repr=False)
 
     @property
     def alive(self) -> Mask:
@@ -74,12 +76,20 @@ class AbstractRule(ABC):
     expands: ClassVar[bool] = False
     """Whether :meth:`expand` may add classes. Only then is the rule asked after the last look too."""
 
+    assumes_independence: ClassVar[bool] = False
+    """Whether its promise needs draws whose noise is independent, which that of antithetic pairs is not."""
+
     draws: int | None = None
     """Draws that a run under this rule has unless the user says otherwise; None: the model's default."""
 
     @property
     def timesteps(self) -> tuple[int, ...] | None:
         """The plan's timesteps in order, for rules that bring their own; None for all others."""
+        return None
+
+    @property
+    def n_classes(self) -> int | None:
+        """K, for rules that are made for models of so many classes; None for all others."""
         return None
 
     @abstractmethod

@@ -57,6 +57,7 @@ class Betting(AbstractRule):
     """
 
     name = "betting"
+    assumes_independence = True
 
     alpha: float = 0.01
     bound: float | None = None

@@ -74,12 +74,23 @@ def _known(kind: type[AbstractRule], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completed(rule: AbstractRule, n_classes: int, bound: float | None) -> AbstractRule:
-    """The rule with the number of rivals and the bound on differences, where it has such options left open."""
+    """The rule with the number of rivals and the bound on differences, where it has such options left open.
+
+    Raises:
+        InputError: The rule is made for another number of classes.
+    """
+    if rule.n_classes not in (None, n_classes):
+        raise InputError(f"rule {rule.name} is made for {rule.n_classes} classes, the model has {n_classes}")
     facts: dict[str, Any] = {"rivals": max(n_classes - 1, 1), "bound": bound}
     missing = {name: value for name, value in facts.items() if value is not None and getattr(rule, name, 0) is None}
+    inner = getattr(rule, "inner", None)
+    if isinstance(inner, AbstractRule):
+        missing["inner"] = _completed(inner, n_classes, bound)
     return dataclasses.replace(rule, **missing) if missing else rule  # type: ignore[type-var]
 
 
 def describe(rule: AbstractRule) -> dict[str, Any]:
-    """A rule's name and options, plain values, for provenance."""
-    return {"name": rule.name, **dataclasses.asdict(rule)}  # type: ignore[call-overload]
+    """A rule's name and options, plain values, for provenance; a rule inside another one likewise."""
+    options = dataclasses.asdict(rule)  # type: ignore[call-overload]
+    inner = {name: describe(getattr(rule, name)) for name in options if isinstance(getattr(rule, name), AbstractRule)}
+    return {"name": rule.name, **options, **inner}

@@ -39,6 +39,7 @@ class Paired(AbstractRule):
     """
 
     name = "paired"
+    assumes_independence = True
 
     alpha: float = 0.01
     first: int = 3
