@@ -71,7 +71,7 @@ def test_labels_are_the_nearest_means(decision: str) -> None:
     truth = np.arange(60) % 5
     x = world.sample(truth, seed=1)
     images = ((x + 1) / 2).astype(np.float32)
-    result = classifier(world).classify(images, draws=64, decision=decision)
+    result = classifier(world).classify(images, rule="full", draws=64, decision=decision)
     nearest = world.nearest(2.0 * images.astype(np.float64) - 1)
     np.testing.assert_array_equal(result.labels, nearest)
     assert np.mean(nearest == truth) > 0.9
