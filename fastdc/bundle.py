@@ -120,7 +120,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         content = _read_manifest(folder)
     except OSError as error:
         raise BundleError(f"{folder} cannot be read: {error.strerror}") from None
-    manifest = _decode(content, folder)
+    manifest = strict_json(content, folder / MANIFEST)
     bundle = _parse(folder, manifest, hashlib.sha256(content).hexdigest())
     for name, entry in manifest["files"].items():
         file = folder / name
@@ -228,7 +228,7 @@ def _encode(manifest: dict[str, Any], folder: Path) -> bytes:
         raise BundleError(f"the manifest of {folder} cannot be written as JSON: {error}") from None
     if len(content) > MAX_MANIFEST_BYTES:
         raise BundleError(f"the manifest of {folder} is larger than {MAX_MANIFEST_BYTES} bytes")
-    _parse(folder, _decode(content, folder), "")
+    _parse(folder, strict_json(content, folder / MANIFEST), "")
     return content
 
 
@@ -241,8 +241,16 @@ def _read_manifest(folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def _decode(content: bytes, folder: Path) -> Any:
-    """Strict JSON: no NaN or Infinity, which Python's reader lets through, and no integers that no float can hold."""
+def strict_json(content: bytes, path: Path) -> Any:
+    """JSON as it is defined: no NaN or Infinity, which Python's reader lets through, and no integers beyond floats.
+
+    Args:
+        content: Of a file.
+        path: Its name, for the message.
+
+    Raises:
+        BundleError: It is not.
+    """
 
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not a JSON number")
@@ -256,13 +264,13 @@ def _decode(content: bytes, folder: Path) -> Any:
     try:
         return json.loads(content, parse_constant=constant, parse_int=integer)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{folder / MANIFEST} is not valid JSON: {error}") from None
+        raise BundleError(f"{path} is not valid JSON: {error}") from None
 
 
 def _check_replaceable(folder: Path) -> None:
     """Refuses to overwrite a folder in which anything but a bundle would be lost."""
     try:
-        known = {MANIFEST, DENOISER, WEIGHTS, *_decode(_read_manifest(folder), folder)["files"]}
+        known = {MANIFEST, DENOISER, WEIGHTS, *strict_json(_read_manifest(folder), folder / MANIFEST)["files"]}
     except (BundleError, OSError, KeyError, TypeError):  # a bundle that is itself broken may be replaced
         known = {MANIFEST, DENOISER, WEIGHTS}
     for entry in folder.iterdir():

@@ -17,6 +17,7 @@ from fastdc import BackendError, BundleError, DiffusionClassifier, InputError, o
 from fastdc.backends import FunctionNetwork, NetworkOptions, open_network
 from fastdc.bundle import Bundle
 from fastdc.data import digits_test
+from fastdc.errors import ErrorTable
 from fastdc.plan import PlanConfig, make_plan
 
 WORLD = gaussian(3)
@@ -31,7 +32,7 @@ def without(modules: str, code: str) -> str:
 # --- agreement -------------------------------------------------------------------------------------------------------
 
 
-def allowed(clf: DiffusionClassifier, module: Any, errors: Float64, draws: int) -> Float64:
+def allowed(clf: DiffusionClassifier, module: Any, table: ErrorTable) -> Float64:
     """How far errors may differ when the network's output F differs by rounding alone.
 
     export.tolerance derives by how much relatively to the largest |F|, which is below 8 here (F is trained towards unit
@@ -40,9 +41,8 @@ def allowed(clf: DiffusionClassifier, module: Any, errors: Float64, draws: int) 
     from fastdc.export import tolerance
 
     f = 8 * tolerance(module)
-    defaults = clf.model.defaults
-    config = PlanConfig(draws, levels=defaults.levels, weighting=defaults.weighting)
-    rows = make_plan(clf.model.schedule, clf.model.parameterization, config).rows.astype(np.float64)
+    plan = make_plan(clf.model.schedule, clf.model.parameterization, PlanConfig.from_dict(table.plan))
+    errors, rows = table.errors.astype(np.float64), plan.rows.astype(np.float64)
     a, weight = np.abs(rows[:, 2]), rows[:, 6]
     return 2 * a * f * np.sqrt(weight * errors) + weight * (a * f) ** 2 + 1e-6 * errors
 
@@ -59,9 +59,9 @@ def test_onnx_and_torch_agree_within_rounding(name: str, n: int) -> None:
     onnx = fastdc.load(name, backend="onnx", threads=2)
     torch = fastdc.load(name, backend="torch", threads=1)
     assert (onnx.network.backend, torch.network.backend) == ("onnx", "torch")
-    one, other = onnx.classify(images), torch.classify(images)
+    one, other = (clf.classify(images, rule="full") for clf in (onnx, torch))
     entry = fastdc.load_bundle(Path(fastdc.__file__).parent / "models" / name).manifest["network"]
-    limit = allowed(onnx, build_network(entry["kind"], entry["config"]), one.table.errors.astype(np.float64), 16)
+    limit = allowed(onnx, build_network(entry["kind"], entry["config"]), one.table)
     difference = np.abs(one.table.errors.astype(np.float64) - other.table.errors)
     assert (difference < limit).all(), (difference / limit).max()
     assert (limit < 0.02 * one.table.errors).all(), "a limit that allows anything tests nothing"

@@ -12,11 +12,12 @@ import pytest
 from worlds import SHAPE, Int64, classifier, denoiser, fails_with, gaussian, refusing, tiny_bundle, unit_images
 
 import fastdc
-from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model
+from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model, Progress
 from fastdc.backends import FunctionNetwork
 from fastdc.classifier import find_model
 from fastdc.decide import decide
 from fastdc.parameterization import Parameterization
+from fastdc.rules.calibrated import Calibrated
 from fastdc.schedules import EDMSchedule
 
 WORLD = gaussian(3)
@@ -31,11 +32,12 @@ def assert_same(one: Classification, other: Classification) -> None:
 def again(clf: DiffusionClassifier, images: Any, provenance: dict[str, Any]) -> Classification:
     """A run from nothing but its provenance, after a trip through JSON."""
     told = json.loads(json.dumps(provenance))
-    plan = told["plan"]
+    plan, rule = told["plan"], told["rule"]
     return clf.classify(
         images,
         method=told["method"],
-        rule=told["rule"],
+        rule=rule.pop("name"),
+        rule_options=rule,
         decision=told["decision"],
         draws=plan["draws"],
         seed=told["seed"],
@@ -49,12 +51,13 @@ def again(clf: DiffusionClassifier, images: Any, provenance: dict[str, Any]) -> 
 @pytest.mark.parametrize("decision", ["mean", "vote"])
 def test_a_result_is_as_documented(decision: str) -> None:
     images = unit_images(5)
-    result = CLASSIFIER.classify(images, draws=4, decision=decision)
+    result = CLASSIFIER.classify(images, draws=4, decision=decision, rule="full")
     assert (result.labels.dtype, result.labels.shape) == (np.dtype(np.int64), (5,))
     assert (result.probabilities.dtype, result.probabilities.shape) == (np.dtype(np.float64), (5, 3))
     assert (result.errors.dtype, result.errors.shape) == (np.dtype(np.float64), (5, 3))
     assert (result.evaluations.dtype, result.evaluations.tolist()) == (np.dtype(np.int64), [12] * 5)
     assert (result.votes.dtype, result.votes.sum(axis=1).tolist()) == (np.dtype(np.int64), [4] * 5)
+    assert (result.indices.dtype, result.indices.tolist()) == (np.dtype(np.int64), [0, 1, 2, 3, 4])
     assert result.class_names == ("class 0", "class 1", "class 2")
     assert result.names == tuple(f"class {label}" for label in result.labels)
     assert result.seconds > 0
@@ -64,15 +67,17 @@ def test_a_result_is_as_documented(decision: str) -> None:
     with pytest.raises(FrozenInstanceError):
         result.seconds = 1.0  # type: ignore[misc]
     assert result == result  # noqa: PLR0124 - comparing must not raise, although it holds arrays
-    assert result != CLASSIFIER.classify(images, draws=4)
+    assert result != CLASSIFIER.classify(images, draws=4, decision=decision, rule="full")
     hash(result)
 
 
 def test_progress_is_told_from_start_to_end() -> None:
-    calls: list[tuple[int, int]] = []
-    classifier(WORLD, batch=7).classify(unit_images(3), draws=4, progress=lambda *call: calls.append(call))
-    assert calls[-1] == (36, 36)
-    assert [done for done, _ in calls] == [7, 14, 21, 28, 35, 36]
+    calls: list[Progress] = []
+    classifier(WORLD, batch=7).classify(unit_images(3), draws=4, rule="full", progress=calls.append)
+    assert calls == [Progress(done // 12, 3, done, 36) for done in (7, 14, 21, 28, 35, 36)]
+    calls.clear()
+    classifier(WORLD, batch=10).errors(unit_images(2), draws=4, progress=calls.append)
+    assert calls == [Progress(0, 2, 10, 24), Progress(1, 2, 20, 24), Progress(2, 2, 24, 24)]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,10 @@ def test_progress_is_told_from_start_to_end() -> None:
         {"draws": np.int32(5), "seed": np.uint64(2**64 - 1), "temperature": np.float32(0.5)},
         {"levels": (np.float32(0.2), 2), "weighting": "vlb", "loss": "l1"},
         {"levels": [0.2, 2.0], "loss": "huber", "decision": "vote"},
+        {"rule": "full", "draws": 3},
+        {"rule": "staged", "rule_options": {"n_samples": [2, np.int64(6)], "to_keep": (2, 1)}},
+        {"rule": "betting", "rule_options": {"bound": np.float32(0.5)}, "decision": "vote"},
+        {"rule": Calibrated(0.5, draws=20)},
     ],
 )
 def test_provenance_reproduces_a_result(options: dict[str, Any]) -> None:
@@ -109,7 +118,8 @@ def test_a_saved_table_replays_every_decision(tmp_path: Path) -> None:
 def test_options_change_what_they_say() -> None:
     images = unit_images(4)
     base = CLASSIFIER.classify(images)
-    assert base.evaluations.tolist() == [3 * 32] * 4  # the model's 32 draws
+    assert base.table.draws == 32  # the model's
+    assert CLASSIFIER.classify(images, rule="full").evaluations.tolist() == [3 * 32] * 4
     for change in (
         {"seed": 1},
         {"levels": (0.1, 0.2)},
@@ -139,9 +149,13 @@ def test_results_do_not_depend_on_the_process() -> None:
 
 
 def test_one_class_and_one_draw() -> None:
-    result = classifier(gaussian(1)).classify(unit_images(2), draws=1)
-    assert result.labels.tolist() == [0, 0]
-    assert result.probabilities.tolist() == [[1.0], [1.0]]
+    given: list[dict[str, Any]] = [{"draws": 1}, {}, {"rule": "full", "draws": 1}]
+    for options in given:
+        result = classifier(gaussian(1)).classify(unit_images(2), **options)
+        assert result.labels.tolist() == [0, 0]
+        assert result.probabilities.tolist() == [[1.0], [1.0]]
+    result = CLASSIFIER.classify(unit_images(2), draws=1)
+    assert result.evaluations.tolist() == [3, 3]
 
 
 # --- refusing --------------------------------------------------------------------------------------------------------
@@ -162,9 +176,16 @@ _NAN = float("nan")
         *(("loss", value) for value in ("", "l3", 5, ["l2"])),
         *(("temperature", value) for value in (0, -1.0, _NAN, float("inf"), "1", True)),
         *(("method", value) for value in ("", "epndc", None)),
-        *(("rule", value) for value in ("", "race", None)),
+        *(("rule", value) for value in ("", "best", None, "calibrated", Calibrated)),
+        ("rule_options", {"rule_options": 1}),
         *(("decision", value) for value in ("", "median", None)),
         *(("streams", value) for value in ([1], [1, -1], [1, 2**56], [1.0, 2.0], "ab")),
+        *(("candidates", value) for value in (5, [[0]], [[0], []], [[0], [3]], np.zeros((2, 4), bool))),
+        *(("order", value) for value in ("", "sorted", 3)),
+        *(("first", value) for value in ((100.0,), (-1.0,), 1.0)),
+        *(("antithetic", value) for value in (1, "yes")),
+        ("level_weights", 3),
+        ("speed", 1),
     ],
 )
 def test_bad_options_are_refused_before_any_work(option: str, value: Any) -> None:

@@ -1,63 +1,34 @@
 """The command line: results on stdout, everything else on stderr, and one line and exit code 2 for any bad input.
 
-Commands run in this process through ``main()``, as the installed script does; what needs a process of its own (signals,
-pipes, missing packages) is in test_cli_process.py.
+Commands run in this process; what needs one of its own (signals, pipes, missing packages) is in test_cli_process.py.
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from cli_runs import MLP, Cli, Result, place_digits
 from PIL import Image
 
 import fastdc
 from fastdc import ErrorTable
 from fastdc.classifier import find_model
-from fastdc.cli.classify import class_keys
+from fastdc.cli.classify import class_keys, json_line
 from fastdc.cli.main import main
+from fastdc.cli.runner import rule_options
 from fastdc.data import digits_test
 
-MLP = ("--model", "digits-mlp")
-COMMANDS = ("demo", "classify", "info", "train", "export")
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class Cli:
-    """Runs `fastdc` with arguments and returns its exit code, stdout and stderr."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *args: str | Path) -> Result:
-        self._monkeypatch.setattr(sys, "argv", ["fastdc", *map(str, args)])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert isinstance(caught.value.code, int)
-        return Result(caught.value.code, *self._capsys.readouterr())
-
-    def refuses(self, *args: str | Path, naming: str = "") -> None:
-        result = self(*args)
-        assert result.code == 2, result
-        assert result.out == ""
-        (line,) = result.err.splitlines()
-        assert line.startswith("fastdc: error: "), line
-        assert naming in line
-        assert len(line) < 1000
+FULL = (*MLP, "--rule", "full")
+COMMANDS = ("demo", "classify", "calibrate", "info", "train", "export")
 
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    monkeypatch.delenv("FASTDC_TRACEBACK", raising=False)
     return Cli(monkeypatch, capsys)
 
 
@@ -65,15 +36,17 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder, the working one, with test digits as images and arrays."""
     pytest.importorskip("onnxruntime")
-    test = digits_test()
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    for i in range(3):
-        Image.fromarray(test.images[i, 0]).save(folder / f"{i}.png")
-    np.save(tmp_path / "a.npy", test.images[:5])
-    np.savez(tmp_path / "b.npz", images=test.images[:70], labels=test.labels[:70])
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return place_digits(tmp_path)
+
+
+def strict(line: str) -> Any:
+    """The value of a line of JSON; NaN and Infinity, which Python would read, are none."""
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(line, parse_constant=refuse)
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -81,15 +54,25 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_demo_says_how_well_and_how_fast(cli: Cli) -> None:
     pytest.importorskip("onnxruntime")
-    code, out, err = cli("demo", *MLP, "--draws", "4")
-    assert code == 0
-    rows = dict(line.split(None, 1) for line in out.splitlines())
-    assert list(rows) == ["model", "accuracy", "evaluations", "time"]
-    assert rows["model"] == "digits-mlp, onnx on cpu"
-    assert float(rows["accuracy"].split()[0]) > 97
-    assert rows["evaluations"] == "40 an image  (16,000 in all)"
-    assert err.startswith("next ")
+    result = cli("demo", *MLP, "--draws", "4", "--rule", "full")
+    assert result.code == 0
+    assert list(result.rows) == ["model", "rule", "accuracy", "evaluations", "time"]
+    assert result.rows["model"] == "digits-mlp, onnx on cpu"
+    assert result.rows["rule"] == "full: every class at every draw"
+    assert float(result.rows["accuracy"].split()[0]) > 97
+    assert result.rows["evaluations"] == "40.0 an image (full run: 40), 16,000 in all"
+    assert result.err.startswith("next ")
     assert cli("demo", *MLP, "--draws", "1", "--quiet").err == ""
+
+
+def test_demo_races_by_default(cli: Cli) -> None:
+    pytest.importorskip("onnxruntime")
+    rows = cli("demo", *MLP).rows
+    assert float(rows["accuracy"].split()[0]) > 97
+    each, full = re.fullmatch(r"([\d.]+) an image \(full run: (\d+)\), .*", rows["evaluations"]).groups()  # type: ignore[union-attr]
+    assert 10 < float(each) < int(full)
+    paired = cli("demo", *MLP, "--rule", "paired", "--draws", "16", "-o", "alpha=0.2", "-o", "first=4").rows
+    assert paired["rule"] == "paired, alpha 0.2, first 4, rivals 9"
 
 
 def test_demo_draws_a_sheet(cli: Cli, digits: Path) -> None:
@@ -102,7 +85,7 @@ def test_demo_draws_a_sheet(cli: Cli, digits: Path) -> None:
 
 
 def test_classify_prints_a_line_an_image(cli: Cli, digits: Path) -> None:
-    code, out, err = cli("classify", "digits", "digits/0.png", "a.npy", *MLP)
+    code, out, err = cli("classify", "digits", "digits/0.png", "a.npy", *FULL)
     assert code == 0
     rows = [line.split("\t") for line in out.splitlines()]
     names = ["digits/0.png", "digits/1.png", "digits/2.png", "digits/0.png", *(f"a.npy[{i}]" for i in range(5))]
@@ -113,12 +96,12 @@ def test_classify_prints_a_line_an_image(cli: Cli, digits: Path) -> None:
     assert rows[0] == rows[3]
     assert rows[0][1:] == rows[4][1:]
     assert err.startswith("9 images, 1,440 evaluations, ")
-    quiet = cli("classify", "digits", "digits/0.png", "a.npy", *MLP, "--quiet")
+    quiet = cli("classify", "digits", "digits/0.png", "a.npy", *FULL, "--quiet")
     assert quiet == Result(0, out, "")
 
 
 def test_classify_says_how_accurate_it_was_when_labels_are_there(cli: Cli, digits: Path) -> None:
-    """70 images are more than one group: grouping must neither reorder nor repeat."""
+    """70 images are more than one chunk: chunks must neither reorder nor repeat."""
     code, out, err = cli("classify", "b.npz", *MLP, "--draws", "4")
     assert code == 0
     right = [
@@ -130,11 +113,11 @@ def test_classify_says_how_accurate_it_was_when_labels_are_there(cli: Cli, digit
 
 
 def test_classify_json_holds_what_reproduces_each_line(cli: Cli, digits: Path) -> None:
-    code, out, _ = cli("classify", "digits", *MLP, "--json", "--seed", "7", "--draws", "3")
+    code, out, _ = cli("classify", "digits", *FULL, "--json", "--seed", "7", "--draws", "3")
     assert code == 0
-    entries = [json.loads(line) for line in out.splitlines()]
+    entries = [strict(line) for line in out.splitlines()]
     assert [entry["image"] for entry in entries] == ["digits/0.png", "digits/1.png", "digits/2.png"]
-    result = fastdc.load("digits-mlp").classify(digits_test().images[:3], draws=3, seed=7)
+    result = fastdc.load("digits-mlp").classify(digits_test().images[:3], rule="full", draws=3, seed=7)
     for row, entry in enumerate(entries):
         assert entry["label"] == result.labels[row]
         assert entry["class"] == result.names[row]
@@ -143,10 +126,19 @@ def test_classify_json_holds_what_reproduces_each_line(cli: Cli, digits: Path) -
         np.testing.assert_allclose(list(entry["probabilities"].values()), result.probabilities[row], atol=1e-6)
         np.testing.assert_allclose(list(entry["errors"].values()), result.errors[row], rtol=1e-4)
         assert {key: entry[key] for key in result.provenance} == result.provenance
+        assert entry["rule"] == {"name": "full"}
+
+
+def test_a_class_that_was_never_evaluated_is_null_in_json(digits: Path) -> None:
+    result = fastdc.load("digits-mlp").classify(digits_test().images[:2], candidates=[[3, 5], [0, 1]], draws=4)
+    entries = [strict(json_line("x", result, row)) for row in range(2)]
+    assert [name for name, error in entries[0]["errors"].items() if error is not None] == ["3", "5"]
+    assert [name for name, error in entries[1]["errors"].items() if error is not None] == ["0", "1"]
+    assert entries[0]["probabilities"]["0"] == 0
 
 
 def test_classify_saves_every_error(cli: Cli, digits: Path) -> None:
-    code, out, err = cli("classify", "b.npz", *MLP, "--draws", "2", "--save", "errors.npz")
+    code, out, err = cli("classify", "b.npz", *FULL, "--draws", "2", "--save", "errors.npz")
     assert code == 0
     assert "errors saved to errors.npz" in err
     table = ErrorTable.load("errors.npz")
@@ -154,7 +146,7 @@ def test_classify_saves_every_error(cli: Cli, digits: Path) -> None:
     assert (table.evaluations == 20).all()
     labels = [line.split("\t")[1] for line in out.splitlines()]
     assert [table.class_names[k] for k in table.mean().argmin(axis=1)] == labels
-    again = cli("classify", "b.npz", *MLP, "--draws", "2", "--save", "errors.npz", "--quiet")
+    again = cli("classify", "b.npz", *FULL, "--draws", "2", "--save", "errors.npz", "--quiet")
     assert again == Result(0, out, "")
 
 
@@ -162,6 +154,8 @@ def test_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
     options = (
         "--decision",
         "vote",
+        "--rule",
+        "full",
         "--draws",
         "3",
         "--batch",
@@ -177,6 +171,21 @@ def test_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
     entry = json.loads(line)
     assert entry["decision"] == "vote"
     assert all(round(3 * share, 3) in (0, 1, 2, 3) for share in entry["probabilities"].values())
+
+
+def test_rule_and_plan_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
+    plan = ("--first", "0.8,0.5", "--levels", "0.3", "3", "--order", "random", "--antithetic")
+    rule = ("--rule", "staged", "-o", "n_samples=2,6", "--rule-option", "to_keep=[4, 1]")
+    (line,) = cli("classify", "digits/0.png", *MLP, *plan, *rule, "--json", "--quiet").out.splitlines()
+    entry = strict(line)
+    assert entry["rule"]["name"] == "staged"
+    assert (entry["rule"]["n_samples"], entry["rule"]["to_keep"]) == ([2, 6], [4, 1])
+    assert entry["evaluations"] == 10 * 2 + 4 * 4
+    assert entry["plan"]["draws"] == 6
+    assert (entry["plan"]["first"], entry["plan"]["levels"]) == ([0.8, 0.5], [0.3, 3.0])
+    assert (entry["plan"]["order"], entry["plan"]["antithetic"]) == ("random", True)
+    (line,) = cli("classify", "digits/0.png", *MLP, "--json", "--rule", "betting", "-o", "bound=8").out.splitlines()
+    assert strict(line)["rule"]["bound"] == 8
 
 
 def test_strange_file_names_stay_on_their_line(cli: Cli, digits: Path) -> None:
@@ -238,7 +247,26 @@ def test_help_has_examples_and_is_there_without_arguments(cli: Cli) -> None:
         (("classify", "a.npy", "--model", "no-such-model"), "no-such-model"),
         (("classify", "a.npy", "--model", "./digits"), "./digits"),
         (("classify", "a.npy", "--decision", "median"), "median"),
-        (("classify", "a.npy", "--rule", "race"), "rule"),
+        (("classify", "a.npy", "--rule", "fastest"), "fastest"),
+        (("classify", "a.npy", "--rule", "calibrated", "--levels", "0.3", "3"), "calibration"),
+        (("classify", "a.npy", "--rule", "paired", "-o", "alpha"), "name=value"),
+        (("classify", "a.npy", "--rule", "paired", "-o", "=1"), "name=value"),
+        (("classify", "a.npy", "--rule", "paired", "-o", "alpha=2"), "alpha"),
+        (("classify", "a.npy", "--rule", "paired", "-o", "alpha=nought"), "alpha"),
+        (("classify", "a.npy", "--rule", "paired", "-o", "alpha=NaN"), "alpha"),
+        (("classify", "a.npy", "--rule", "paired", "-o", "beta=1"), "beta"),
+        (("classify", "a.npy", "--rule", "paired", "-o", "alpha=0.1", "-o", "alpha=0.2"), "alpha"),
+        (("classify", "a.npy", "--first", "one"), "one"),
+        (("classify", "a.npy", "--first", "0.5,"), "0.5,"),
+        (("classify", "a.npy", "--first", "-1"), "first"),
+        (("classify", "a.npy", "--first", "nan"), "first"),
+        (("classify", "a.npy", "--first", "1e9"), "first"),
+        (("classify", "a.npy", "--levels", "3", "1"), "levels"),
+        (("classify", "a.npy", "--levels", "1"), "--levels"),
+        (("classify", "a.npy", "--order", "sorted"), "sorted"),
+        (("classify", "a.npy", "--calibration", "missing.json"), "missing.json"),
+        (("classify", "a.npy", "--calibration", "empty"), "empty"),
+        (("classify", "a.npy", "--calibration", "a.npy"), "a.npy"),
         (("classify", "a.npy", "--backend", "jax"), "jax"),
         (("classify", "a.npy", "--device", "gpu"), "device"),
         (("classify", "a.npy", "--draws", "0"), "draws"),
@@ -341,3 +369,9 @@ def test_running_out_of_memory_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyP
 def test_classes_of_one_name_keep_a_key_each_in_json() -> None:
     assert class_keys(("crane", "dog", "crane")) == ("crane [0]", "dog", "crane [2]")
     assert class_keys(("cat", "dog")) == ("cat", "dog")
+
+
+def test_values_of_rule_options_are_json_lists_without_brackets_or_text() -> None:
+    entries = ("a=1", "b=0.5", "c=2,4", "d=[2, 4]", "e=li", "f=", "g=x=y", "h=null", f"i={'[' * 100_000}", "j=1,b")
+    options = {"a": 1, "b": 0.5, "c": [2, 4], "d": [2, 4], "e": "li", "f": "", "g": "x=y", "h": None, "j": "1,b"}
+    assert rule_options(entries) == {**options, "i": "[" * 100_000}

@@ -139,7 +139,7 @@ def test_a_rule_stops_early_and_waits_for_errors_whatever_the_steps(
     name: str, n: int, batch: int, slots: int, capacity: int
 ) -> None:
     """Against the race of single images on the full table, bit for bit."""
-    rule = rule_of(name, 3, scale=0.05)
+    rule = rule_of(name, 3, scale=0.5)
     whole = table(unit_images(n), draws=DRAWS).errors
     net = network(batch=batch, slots=slots)
     run, scheduler = prepared(net, n, DRAWS, rule=rule, capacity=capacity)

@@ -1,16 +1,23 @@
 """``fastdc demo``: the main job on the embedded model and its 400 real test images."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from fastdc.cli.options import check_plot, open_classifier, run_options
-from fastdc.cli.runner import classify_groups
+from fastdc.cli.runner import classify_chunks, rule_text, settings_of
+from fastdc.exceptions import Interrupted
+from fastdc.job import Settings
+from fastdc.results import Classification
+
+if TYPE_CHECKING:
+    from fastdc.data import LabelledImages
 
 _EPILOG = """\b
 Examples:
-  fastdc demo                          the shipped UNet, 16 draws
+  fastdc demo                          the shipped UNet; classes leave the race as soon as they have lost
+  fastdc demo --rule full --draws 16   every class at every draw, to compare with
   fastdc demo --model digits-mlp       a network some twenty times cheaper
   fastdc demo --draws 4                fewer draws: faster, a little less accurate
   fastdc demo --plot sheet.png         images with their per-class errors (needs matplotlib)
@@ -28,35 +35,54 @@ def command(plot: str | None, **options: Any) -> None:
     if plot is not None:
         check_plot(plot)
     classifier = open_classifier(options)
-    results = [result for _, result in classify_groups(classifier, test.images, options)]
-    labels = np.concatenate([result.labels for result in results])
-    evaluations = int(sum(result.evaluations.sum() for result in results))
-    seconds = sum(result.seconds for result in results)
-    correct = int(np.count_nonzero(labels == test.labels))
-    n = len(test)
-    network = classifier.network
-    click.echo(f"model        {classifier.model.name}, {network.backend} on {network.device}")
-    click.echo(f"accuracy     {100 * correct / n:.2f} %  ({correct} of {n} test images)")
-    click.echo(f"evaluations  {evaluations / n:.0f} an image  ({evaluations:,} in all)")
-    click.echo(
-        f"time         {seconds:.2f} s, {n / seconds:.1f} images/s, {1e3 * seconds / evaluations:.3f} ms/evaluation"
-    )
+    settings = settings_of(classifier, options)
+    results: list[Classification] = []
+    try:
+        for result in classify_chunks(classifier, test.images, options):
+            results.append(result)  # one by one: those before an interruption stay
+    except Interrupted:
+        if results:
+            _report(settings, results, test)
+        raise
+    _report(settings, results, test)
     if plot is not None:
-        from fastdc.report import error_sheet
-
-        wrong_first = np.argsort(labels == test.labels, kind="stable")
-        errors = np.concatenate([result.errors for result in results])
-        error_sheet(
-            plot,
-            test.images[wrong_first],
-            errors[wrong_first],
-            classifier.class_names,
-            labels=labels[wrong_first],
-            true_labels=test.labels[wrong_first],
-            title=f"{classifier.model.name}: mean denoising error by class, wrong ones first",
-        )
+        _plot(plot, results, test)
         click.echo(f"plot         {plot}")
     if not options["quiet"]:
         click.echo(
             "next         fastdc classify IMAGE...    fastdc demo --plot sheet.png    fastdc train --help", err=True
         )
+
+
+def _report(settings: Settings, results: list[Classification], test: "LabelledImages") -> None:
+    job = settings.job
+    labels = np.concatenate([result.labels for result in results])
+    truth = test.labels[np.concatenate([result.indices for result in results])]
+    evaluations = int(sum(result.evaluations.sum() for result in results))
+    seconds = results[-1].seconds  # since the beginning
+    correct, n = int(np.count_nonzero(labels == truth)), len(labels)
+    full = job.model.num_classes * job.plan.draws
+    click.echo(f"model        {job.model.name}, {job.network.backend} on {job.network.device}")
+    click.echo(f"rule         {rule_text(settings)}")
+    click.echo(f"accuracy     {100 * correct / n:.2f} %  ({correct} of {n} test images)")
+    click.echo(f"evaluations  {evaluations / n:.1f} an image (full run: {full}), {evaluations:,} in all")
+    click.echo(
+        f"time         {seconds:.2f} s, {n / seconds:.1f} images/s, {1e3 * seconds / evaluations:.3f} ms/evaluation"
+    )
+
+
+def _plot(path: str, results: list[Classification], test: "LabelledImages") -> None:
+    from fastdc.report import error_sheet
+
+    labels = np.concatenate([result.labels for result in results])
+    errors = np.concatenate([result.errors for result in results])
+    wrong_first = np.argsort(labels == test.labels, kind="stable")
+    error_sheet(
+        path,
+        test.images[wrong_first],
+        errors[wrong_first],
+        results[0].class_names,
+        labels=labels[wrong_first],
+        true_labels=test.labels[wrong_first],
+        title=f"{results[0].provenance['model']}: mean denoising error by class, wrong ones first",
+    )

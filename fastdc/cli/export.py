@@ -4,6 +4,9 @@ from typing import Any
 
 import click
 
+from fastdc.cli.options import first_option
+from fastdc.cli.runner import progress_of, promise
+
 _EPILOG = """\b
 Examples:
   fastdc export run my-model --calibrate run/val.npz
@@ -25,7 +28,13 @@ higher ranges and compare on validation images.
 @click.option(
     "--calibrate",
     metavar="DATA",
-    help="Labelled images to fit the temperature of the probabilities to: neither training nor test images.",
+    help="Labelled images to fit the temperature of the probabilities to, and to calibrate the race on: neither "
+    "training nor test images.",
+)
+@click.option(
+    "--delta",
+    type=float,
+    help="With --calibrate: share of answers that the race may change.  [default: 0.01, or what few images allow]",
 )
 @click.option("--draws", type=int, default=16, show_default=True, help="Default noise draws per image and class.")
 @click.option(
@@ -34,8 +43,9 @@ higher ranges and compare on validation images.
     default=(0.2, 2.0),
     show_default=True,
     metavar="LO HI",
-    help="Default range of noise levels of those draws.",
+    help="Default band of noise levels (sigma / alpha) of those draws.",
 )
+@first_option("none")
 @click.option("--weighting", default="edm", show_default=True, help="Default weighting of the noise levels.")
 @click.option("--loss", default="l2", show_default=True, help="Default distance between denoised and true image.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that is already there.")
@@ -46,9 +56,12 @@ def command(run: str, out: str, quiet: bool, **options: Any) -> None:
     The bundle holds the averaged weights as an ONNX network, checked against torch, and a description of how to use
     them. It runs with ONNX Runtime alone, and the same run gives the same bytes.
     """
-    from fastdc.export import export_run
+    from fastdc.export import CALIBRATION_SEEDS, export_run
 
-    bundle = export_run(run, out, **options)
+    options["first"] = options["first"] or ()
+    with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
+        notes: list[str] = []
+        bundle = export_run(run, out, progress=progress, notify=notes.append, **options)
     if quiet:
         return
     manifest = bundle.manifest
@@ -58,6 +71,13 @@ def command(run: str, out: str, quiet: bool, **options: Any) -> None:
         f"exported {out}: {manifest['name']}, {len(manifest['classes'])} classes, {size / 1e6:.1f} MB, "
         f"within {difference:g} of torch"
     )
+    calibration = bundle.model.calibration
+    if calibration is not None:
+        click.echo(f"calibrated the race on {calibration.images} images: {promise(calibration.delta)}")
+    for note in notes:
+        click.echo(f"note: {note}")
     if options["calibrate"] is None:
-        click.echo("its probabilities are not calibrated: export again with --calibrate DATA --overwrite for that")
+        click.echo(
+            "neither probabilities nor race are calibrated: export again with --calibrate DATA --overwrite for that"
+        )
     click.echo(f"next: fastdc classify --model {out} IMAGE...")

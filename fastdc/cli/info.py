@@ -8,7 +8,10 @@ import click
 from fastdc.backends.onnx import usable_cpus
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.classifier import find_model, shipped_models
+from fastdc.cli.runner import promise
 from fastdc.config import CAPABILITIES, build_config
+from fastdc.job import plan_config
+from fastdc.model import Model
 
 _EPILOG = """\b
 Examples:
@@ -43,6 +46,8 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry:.6g}" for name, entry in value.items() if not isinstance(entry, dict))
     return str(value)
 
 
@@ -65,9 +70,21 @@ def _installation() -> dict[str, Any]:
     return facts
 
 
+def _race(model: Model) -> str:
+    """What the default rule is."""
+    calibration = model.calibration
+    if calibration is None:
+        return "paired tests, as there is no calibration"
+    if not calibration.fits(plan_config(model, {})):
+        return "paired tests, as the calibration is of other levels or weights than the defaults"
+    return f"calibrated: {promise(calibration.delta)}"
+
+
 def _describe(bundle: Bundle) -> dict[str, Any]:
     model = bundle.model
     defaults = model.defaults
+    curve = model.level_weights
+    first = ", ".join(f"{ratio:g}" for ratio in defaults.first)
     names = list(model.class_names)
     shown = names if len(names) <= 20 else [*names[:20], f"... {len(names) - 20} more"]
     return {
@@ -81,8 +98,13 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         "parameterization": json.dumps(model.parameterization.to_dict()),
         "defaults": (
             f"{defaults.draws} draws, levels {defaults.levels or 'all'}, weighting {defaults.weighting}, "
-            f"loss {defaults.loss}, temperature {defaults.temperature:g}"
+            f"loss {defaults.loss}, temperature {defaults.temperature:g}{first and f', first {first}'}"
         ),
+        "calibration": "none" if model.calibration is None else model.calibration.to_dict(),
+        "race": _race(model),
+        "level weights": "none"
+        if curve is None
+        else f"{len(curve.ratio)} knots, {curve.ratio[0]:g} to {curve.ratio[-1]:g}",
         "files": [f"{name} ({entry['bytes']:,} bytes)" for name, entry in bundle.manifest["files"].items()],
         "provenance": json.dumps(bundle.manifest.get("provenance", {})),
         "verified": True,

@@ -11,13 +11,14 @@ import sys
 
 import click
 
-from fastdc.exceptions import FastdcError
+from fastdc.exceptions import FastdcError, Interrupted
 from fastdc.version import __version__
 
 # Command -> what it does, in the order of --help. Modules are imported when their command runs.
 _COMMANDS = {
     "demo": "Classify the 400 test images that come with fastdc.",
     "classify": "Classify image files, folders and arrays.",
+    "calibrate": "Find on validation images how early classes can be dropped.",
     "info": "Show what is installed and built in, or what a model is.",
     "train": "Train a diffusion classifier on your own images.",
     "export": "Turn a training run into a model that runs without torch.",
@@ -75,8 +76,9 @@ def main() -> None:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise
         _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("fastdc: interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        cause = stop.__cause__ or stop.__context__ if isinstance(stop, click.Abort) else stop  # click's word for Ctrl-C
+        click.echo(f"fastdc: {cause if isinstance(cause, Interrupted) else 'interrupted'}", err=True)
         sys.exit(130)
     except OSError as error:
         if os.environ.get("FASTDC_TRACEBACK"):

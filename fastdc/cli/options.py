@@ -9,25 +9,47 @@ from typing import Any, TypeVar
 import click
 
 from fastdc.backends import BACKENDS
-from fastdc.classifier import DiffusionClassifier, load
+from fastdc.bundle import Bundle, load_bundle
+from fastdc.classifier import DiffusionClassifier, find_model, load
+from fastdc.cli.calibration_file import with_calibration_file
 from fastdc.decide import DECISIONS
 from fastdc.exceptions import InputError
 from fastdc.extras import require
+from fastdc.job import PlanOptions
+from fastdc.model import Model
+from fastdc.plan import ORDERS
+from fastdc.rules.choose import RULES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Advance = Callable[[int, str], None]
 
-_RUN_OPTIONS = (
-    click.option("--model", default="digits", show_default=True, help="A shipped model or a bundle folder."),
-    click.option("--rule", default="full", show_default=True, help="When to stop: full evaluates everything."),
-    click.option(
-        "--decision",
-        type=click.Choice(DECISIONS),
-        default="mean",
-        show_default=True,
-        help="mean: smallest mean error wins; vote: most draws won.",
-    ),
-    click.option("--draws", type=int, help="Noise draws a class; more is surer and slower.  [default: the model's]"),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the noise; same seed, same result."),
+
+def _ratios(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Noise-to-signal ratios of "0.8" or "0.8,1.2", none of "". Whether they fit the model shows with the plan."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.split(",")) if value.strip() else ()
+    except ValueError:
+        raise click.BadParameter(f"expected numbers such as 0.8 or 0.8,1.2, got {value!r:.80}", ctx, param) from None
+
+
+def first_option(default: str) -> Callable[[Command], Command]:
+    """The option --first of a command whose default is described so."""
+    text = "Noise levels (sigma / alpha) of the first draws: the most telling ones."
+    return click.option("--first", callback=_ratios, metavar="R[,R...]", help=f"{text}  [default: {default}]")
+
+
+FIRST = first_option("the model's")
+LEVELS = click.option(
+    "--levels",
+    type=(float, float),
+    metavar="LO HI",
+    help="Band of noise levels (sigma / alpha) that the draws go through.  [default: the model's]",
+)
+QUIET = click.option("--quiet", is_flag=True, help="No progress bar, no notes.")
+
+_NETWORK_OPTIONS = (
     click.option(
         "--backend",
         type=click.Choice(("auto", *BACKENDS)),
@@ -38,26 +60,109 @@ _RUN_OPTIONS = (
     click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N."),
     click.option("--batch", type=int, help="Network evaluations in a step.  [default: 128]"),
     click.option("--threads", type=int, help="CPU threads.  [default: all usable]"),
-    click.option("--quiet", is_flag=True, help="No progress bar, no notes."),
+)
+
+_RUN_OPTIONS = (
+    click.option("--model", default="digits", show_default=True, help="A shipped model or a bundle folder."),
+    click.option(
+        "--rule",
+        type=click.Choice(RULES),
+        default="race",
+        show_default=True,
+        help="When to drop a class. race: calibrated where the model has a calibration for the draws, else paired "
+        "tests; full: never.",
+    ),
+    click.option(
+        "--rule-option",
+        "-o",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An option of the rule, such as alpha=0.001 or n_samples=16,64. Repeat for more.",
+    ),
+    click.option(
+        "--calibration",
+        type=click.Path(dir_okay=False),
+        metavar="FILE.json",
+        help="Use this calibration, of fastdc calibrate --out.  [default: the model's]",
+    ),
+    click.option(
+        "--decision",
+        type=click.Choice(DECISIONS),
+        default="mean",
+        show_default=True,
+        help="mean: smallest mean error wins; vote: most draws won.",
+    ),
+    click.option(
+        "--draws",
+        type=int,
+        help="Noise draws a class, at most; more is surer and slower.  [default: the rule's, else the model's]",
+    ),
+    FIRST,
+    LEVELS,
+    click.option(
+        "--order",
+        type=click.Choice(ORDERS),
+        help="How the draws go through the band: evenly, or at random (betting's guarantee asks for it).",
+    ),
+    click.option("--antithetic", is_flag=True, help="Draws in pairs of opposite noise."),
+    click.option("--level-weights", is_flag=True, help="Weigh noise levels by the model's fitted curve."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the noise; same seed, same result."),
+    *_NETWORK_OPTIONS,
+    QUIET,
 )
 
 
 def run_options(command: Command) -> Command:
     """Adds the options of commands that run a classifier."""
-    for option in reversed(_RUN_OPTIONS):
+    return _with(command, _RUN_OPTIONS)
+
+
+def network_options(command: Command) -> Command:
+    """Adds the options that say what runs the network."""
+    return _with(command, _NETWORK_OPTIONS)
+
+
+def _with(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
 def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
     """The classifier that a command's options name."""
+    bundle = load_bundle(find_model(options["model"]))
+    if options.get("calibration") is not None:
+        bundle = with_calibration_file(bundle, options["calibration"])
+    return open_network(bundle, options)
+
+
+def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier:
+    """The classifier of a bundle, on the network that a command's options name."""
     return load(
-        options["model"],
+        bundle,
         backend=options["backend"],
         device=options["device"],
         batch=options["batch"],
         threads=options["threads"],
     )
+
+
+def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
+    """Which draws a command's options ask for.
+
+    Raises:
+        InputError: Level weights are asked for, and the model has none.
+    """
+    plan = PlanOptions(draws=options["draws"], levels=options["levels"], first=options["first"])
+    if options.get("order") is not None:
+        plan["order"] = options["order"]
+    if options.get("antithetic"):
+        plan["antithetic"] = True
+    if options.get("level_weights"):
+        if model.level_weights is None:
+            raise InputError(f"model {model.name} has no level weights: fastdc calibrate --level-weights makes them")
+        plan["level_weights"] = model.level_weights
+    return plan
 
 
 def check_output(path: str, inputs: Iterable[str] = ()) -> None:
@@ -77,10 +182,19 @@ def check_output(path: str, inputs: Iterable[str] = ()) -> None:
         raise InputError(f"{target} is a folder: expected a file to write to")
     if target.exists() and any(Path(name).exists() and target.samefile(name) for name in inputs):
         raise InputError(f"{target} is an input: choose another file to write to")
+    check_folder(target.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be written to.
+
+    Raises:
+        InputError: It cannot.
+    """
     try:
-        tempfile.TemporaryFile(dir=target.parent).close()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"{target.parent} cannot be written to: {error.strerror}") from None
+        raise InputError(f"{folder} cannot be written to: {error.strerror}") from None
 
 
 def check_plot(path: str) -> None:
@@ -97,14 +211,26 @@ def check_plot(path: str) -> None:
 
 
 @contextmanager
-def progress_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr over network evaluations, drawn only on a terminal; yields a function that advances it."""
+def progress_bar(total: int, *, quiet: bool, description: str | None = None) -> Iterator[Advance]:
+    """A bar on stderr over images, drawn only on a terminal.
+
+    Args:
+        total: Images in all.
+        quiet: No bar at all.
+        description: A word before the bar.
+
+    Yields:
+        A function that advances the bar by a number of images and puts a text behind it.
+    """
     from tqdm import tqdm
 
     disable = True if quiet else None  # None: tqdm's word for "only on a terminal"
-    with tqdm(total=total, unit="eval", unit_scale=True, disable=disable, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(
+        total=total, desc=description, unit="image", disable=disable, dynamic_ncols=True, leave=False, smoothing=0.1
+    ) as bar:
 
-        def advance(count: int) -> None:
+        def advance(count: int, postfix: str) -> None:
+            bar.set_postfix_str(postfix, refresh=False)
             bar.update(count)
 
         yield advance

@@ -1,0 +1,223 @@
+"""``fastdc calibrate``: how early the race may drop a class of this model, from validation images.
+
+The mathematics and the promise are those of :mod:`fastdc.calibration`.
+"""
+
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.bundle import Bundle, load_bundle, with_calibration
+from fastdc.calibration import Calibration, calibrate_errors, controlled_limit
+from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier, find_model, shipped_models
+from fastdc.cli.calibration_file import write_calibration_file
+from fastdc.cli.options import (
+    FIRST,
+    LEVELS,
+    QUIET,
+    check_folder,
+    check_output,
+    network_options,
+    open_network,
+    plan_options,
+)
+from fastdc.cli.runner import progress_of, promise
+from fastdc.errors import ErrorTable
+from fastdc.exceptions import InputError
+from fastdc.job import Job, PlanOptions
+from fastdc.level_weights import LevelWeights
+from fastdc.plan import PlanConfig
+
+_EPILOG = """\b
+Examples:
+  fastdc calibrate my-model val.npz --write                  the model then races by default
+  fastdc calibrate my-model val-photos/ --out cal.json       leaves the model as it is
+  fastdc classify test.npz --model my-model --calibration cal.json
+  fastdc calibrate my-model val.npz --first 0.8 --write      begin at a telling noise level
+
+\b
+Every image is run in full under several noise seeds, which is classes x draws x seeds evaluations an
+image: seconds on the shipped MLP and 197 images, a matter for a GPU on a large model. The images
+must be like those to be classified, and neither trained nor tested on; labels are not needed.
+
+\b
+How many: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the race
+faster at the same DELTA. The promise is about the levels and weights that were calibrated; a run with
+other --levels, --first or --order uses paired tests instead. Which --first to choose is printed;
+strictly, choose it on one half of the images and calibrate on the other.
+"""
+
+
+@click.command(name="calibrate", epilog=_EPILOG)
+@click.argument("bundle", metavar="BUNDLE")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.json", help="Write the calibration to a file.")
+@click.option("--write", is_flag=True, help="Write it into the BUNDLE, with --first as its default.")
+@click.option(
+    "--delta",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Share of answers that may differ from the full run's; smaller is slower.",
+)
+@click.option("--draws", type=int, default=CALIBRATION_DRAWS, show_default=True, help="Draws of the full run.")
+@click.option("--seeds", type=int, default=8, show_default=True, help="Noise seeds of every image.")
+@FIRST
+@LEVELS
+@click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights; needs labels.")
+@network_options
+@QUIET
+def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
+    """Calibrate the race of BUNDLE on DATA: validation images, as `fastdc classify` takes them.
+
+    Finds the smallest lead at which a class may be dropped so that, on a new image like these, the answer of the full
+    run is lost with probability at most DELTA.
+    """
+    if write and bundle in shipped_models():
+        raise InputError(f"{bundle} comes with fastdc: name a folder to write to, or use --out and --calibration")
+    if write and options["levels"] is not None:
+        raise InputError("--write is for the model's own levels, at which it runs: use --out for other --levels")
+    opened = load_bundle(find_model(bundle))
+    if out is not None:
+        check_output(out, data)
+    if write:
+        check_folder(opened.path)
+    quiet, delta, seeds = options["quiet"], options["delta"], options["seeds"]
+    images, labels = _load(data, opened, labelled=options.pop("level_weights"), quiet=quiet)
+    classifier = open_network(opened, options)
+    plan = plan_options(options, opened.model)
+    config = _check(classifier, plan, len(images), delta=delta, seeds=seeds)
+    tables = _full_runs(classifier, images, plan, seeds=seeds, quiet=quiet)
+    found = calibrate_errors([table.errors for table in tables], config, delta=delta)
+    first = options["first"] if options["levels"] is None else None  # as defaults.first it belongs to the model's band
+    curve = None if labels is None else _level_weights(tables, labels)
+    _show(found, tables[0], curve)
+    if out is not None:
+        write_calibration_file(out, opened, found, level_weights=curve, first=first)
+        click.echo(f"saved        {out}")
+    if write:
+        opened = with_calibration(opened, found, level_weights=curve, first=first)
+        click.echo(f"saved        in {opened.path}, whose sha256 is now {opened.model.identity[:12]}...")
+    del tables  # the bulk of the memory
+    spent = _race(classifier, images, found, plan, seed=seeds, quiet=quiet)
+    click.echo(
+        f"evaluations  {spent:.1f} an image on these images (full run: {opened.model.num_classes * config.draws})"
+    )
+    if not quiet:
+        click.echo(f"next         fastdc classify IMAGE... {_how(bundle, out, write, found, options)}", err=True)
+
+
+def _load(
+    data: tuple[str, ...], bundle: Bundle, *, labelled: bool, quiet: bool
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
+    """The images (n, c, h, w), and their labels int64 (n,) if they are asked for.
+
+    Raises:
+        InputError: The images cannot be used, or their labels are not those of the model.
+    """
+    from fastdc.data import load_images, load_labelled
+
+    shape, names = bundle.image_shape, bundle.class_names
+    if not labelled:
+        loaded = load_images(list(data), shape)
+        images, labels, notes = loaded.images, None, loaded.notes
+    else:
+        if len(data) != 1:
+            raise InputError(f"--level-weights needs one labelled folder or .npz file, got {len(data)}")
+        held = load_labelled(data[0], shape)
+        numbers = tuple(str(k) for k in range(len(held.class_names)))  # what an .npz without names is given
+        if held.class_names not in (names, numbers) or len(held.class_names) > len(names):
+            raise InputError(f"{data[0]} has other classes than the model {bundle.name}")
+        images, labels, notes = held.images, held.labels, held.notes
+    for note in () if quiet else notes:
+        click.echo(f"note: {note}", err=True)
+    return images, labels
+
+
+def _check(classifier: DiffusionClassifier, plan: PlanOptions, n: int, *, delta: float, seeds: int) -> PlanConfig:
+    """The plan of the full runs; what would be refused at the end is refused now.
+
+    Raises:
+        InputError: An option is out of range, or n images are too few for delta.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}")
+    config = Job.of(classifier.model, classifier.network, "full", None, seeds, plan).plan.config
+    controlled_limit(np.zeros((n, seeds)), delta)
+    return config
+
+
+def _full_runs(
+    classifier: DiffusionClassifier, images: npt.NDArray[Any], plan: PlanOptions, *, seeds: int, quiet: bool
+) -> list[ErrorTable]:
+    with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
+        return [classifier.errors(images, seed=seed, progress=progress, **plan) for seed in range(seeds)]
+
+
+def _race(
+    classifier: DiffusionClassifier,
+    images: npt.NDArray[Any],
+    found: Calibration,
+    plan: PlanOptions,
+    *,
+    seed: int,
+    quiet: bool,
+) -> float:
+    """Evaluations that an image costs on average in the race, under noise that the calibration has not seen."""
+    with progress_of(quiet=quiet, description="race") as progress:
+        result = classifier.classify(images, rule=found.rule, seed=seed, progress=progress, **plan)
+    return float(result.evaluations.mean())
+
+
+def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64]) -> LevelWeights | None:
+    from fastdc.level_fit import fit_level_weights
+
+    errors = np.concatenate([table.errors for table in tables])
+    try:
+        return fit_level_weights(errors, tables[0].sigma, np.tile(labels, len(tables)))
+    except InputError as error:  # known only now, and no reason to lose the calibration
+        click.echo(f"note: no level weights: {error}", err=True)
+        return None
+
+
+def _show(found: Calibration, table: ErrorTable, curve: LevelWeights | None) -> None:
+    click.echo(f"limit        {found.limit:.6g}")
+    click.echo(f"delta        {found.delta:g}: {promise(found.delta)}")
+    click.echo(f"risk seen    {found.risk:.4g} on {found.images} images, {found.seeds} noise seeds")
+    hint = _most_telling(table)
+    if hint is not None:
+        ratio, share = hint
+        first = ",".join(f"{r:g}" for r in found.plan["first"]) or "none"
+        click.echo(
+            f"levels       the most telling is {ratio:.2g}: one draw there names the full run's class for "
+            f"{100 * share:.1f} % of these images (--first here: {first})"
+        )
+    if curve is not None:
+        best = curve.ratio[int(np.argmax(curve.weight))]
+        click.echo(f"weights      {len(curve.ratio)} knots, largest at {best:.2g}")
+
+
+def _most_telling(table: ErrorTable) -> tuple[float, float] | None:
+    """The noise level whose draws name the full run's class most often, and how often; None of a single level."""
+    from fastdc.level_fit import informative_levels, most_informative
+
+    try:
+        levels = informative_levels(table.errors, table.sigma, table.mean().argmin(axis=1))
+    except InputError:  # one class, one level, or levels of pure noise
+        return None
+    ratio = most_informative(levels)
+    return ratio, levels.accuracy[levels.ratio.index(ratio)]
+
+
+def _how(bundle: str, out: str | None, write: bool, found: Calibration, options: dict[str, Any]) -> str:
+    """The options with which this calibration is used."""
+    words = [f"--model {bundle}"]
+    if not write:
+        words.append(f"--calibration {out}" if out is not None else f"--rule calibrated -o limit={found.limit:.6g}")
+    if options["levels"] is not None:
+        words.append("--levels {:g} {:g}".format(*options["levels"]))
+    if options["first"] and (options["levels"] is not None or not (write or out)):
+        words.append("--first " + ",".join(f"{ratio:g}" for ratio in options["first"]))
+    return " ".join(words)

@@ -1,0 +1,254 @@
+"""``fastdc calibrate``, calibrations in files, and what the other commands make of a calibrated model."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import Cli, place_digits
+from worlds import CALIBRATION, CURVE, fails_with
+
+import fastdc
+from fastdc.bundle import MANIFEST, Bundle, load_bundle, with_calibration
+from fastdc.classifier import find_model
+from fastdc.cli.calibration_file import with_calibration_file, write_calibration_file
+from fastdc.data import digits_test
+from fastdc.exceptions import FastdcError, InputError
+
+# A small calibration: 70 images allow a delta of 1 / 71.
+QUICK = ("--delta", "0.05", "--draws", "8", "--seeds", "2")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(monkeypatch, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with digits and "m", the shipped MLP without any calibration."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(find_model("digits-mlp"), tmp_path / "m")
+    _edit(tmp_path / "m" / MANIFEST, calibration=None, level_weights=None, first=[])
+    return place_digits(tmp_path)
+
+
+def _edit(manifest: Path, *, first: list[float], **fields: Any) -> None:
+    whole = json.loads(manifest.read_text())
+    defaults = {**whole["defaults"], "levels": [0.2, 2.0], "first": first}
+    manifest.write_text(json.dumps({**whole, **fields, "defaults": defaults}))
+
+
+def _states(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- calibrating -----------------------------------------------------------------------------------------------------
+
+
+def test_a_calibration_written_into_the_model_is_that_of_the_library(cli: Cli, folder: Path) -> None:
+    images = digits_test().images[:70]
+    expected = fastdc.load("m").calibrate(images, delta=0.05, seeds=2, draws=8, first=[0.8])
+    result = cli("calibrate", "m", "b.npz", *QUICK, "--first", "0.8", "--write")
+    assert result.code == 0
+    model = load_bundle("m").model
+    assert model.calibration == expected
+    assert model.defaults.first == (0.8,)
+    assert model.level_weights is None
+    rows = result.rows
+    assert rows["limit"] == f"{expected.limit:.6g}"
+    assert rows["delta"] == "0.05: at most 5 % of answers differ from the full run"
+    assert rows["risk"] == f"seen    {expected.risk:.4g} on 70 images, 2 noise seeds"
+    assert rows["saved"].startswith(f"in m, whose sha256 is now {model.identity[:12]}")
+    assert "(--first here: 0.8)" in rows["levels"]
+    raced = fastdc.load("m").classify(images, seed=2)
+    assert rows["evaluations"] == f"{raced.evaluations.mean():.1f} an image on these images (full run: 80)"
+    assert result.err == "next         fastdc classify IMAGE... --model m\n"
+    assert sorted(item.name for item in (folder / "m").iterdir()) == ["denoiser.onnx", MANIFEST, "weights.safetensors"]
+
+
+def test_the_model_then_races_by_default(cli: Cli, folder: Path) -> None:
+    assert "paired tests, as there is no calibration" in cli("info", "m").out
+    assert cli("calibrate", "m", "b.npz", *QUICK, "--write", "--quiet").err == ""
+    calibration = load_bundle("m").model.calibration
+    assert calibration is not None
+    shown = f"calibrated, limit {calibration.limit:.4g}"
+    promised = f"{shown}: at most 5 % of answers differ from the full run"
+    rows = cli("demo", "--model", "m").rows
+    assert rows["rule"] == promised
+    assert "(full run: 80)" in rows["evaluations"]
+    assert float(rows["accuracy"].split()[0]) > 95
+    assert cli("demo", "--model", "m", "--draws", "4").rows["rule"] == shown  # decides among the classes left
+    assert cli("demo", "--model", "m", "--levels", "0.3", "3").rows["rule"].startswith("paired, ")
+    smaller = ("--rule", "calibrated", "-o", f"limit={calibration.limit / 2}")
+    assert cli("demo", "--model", "m", *smaller).rows["rule"] == f"calibrated, limit {calibration.limit / 2:.4g}"
+    (line,) = cli("classify", "digits/0.png", "--model", "m", "--json", "--quiet").out.splitlines()
+    assert json.loads(line)["rule"] == {"name": "calibrated", "limit": calibration.limit, "draws": 8}
+    info = json.loads(cli("info", "m", "--json").out)
+    assert info["calibration"] == calibration.to_dict()
+    assert info["race"] == "calibrated: at most 5 % of answers differ from the full run"
+    text = cli("info", "m").out
+    assert f"limit {calibration.limit:.6g}, delta 0.05, risk" in text
+    assert "draws 8, images 70, seeds 2" in text
+
+
+def test_info_says_when_a_calibration_is_not_used(cli: Cli, folder: Path) -> None:
+    with_calibration("m", dataclasses.replace(CALIBRATION, plan={"levels": [5, 6]}), level_weights=CURVE, first=[0.5])
+    out = cli("info", "m").out
+    assert "paired tests, as the calibration is of other levels" in out
+    assert "first 0.5" in out
+    assert "2 knots, 0.1 to 1" in out
+
+
+def test_a_calibration_in_a_file_leaves_the_model_as_it_is(cli: Cli, folder: Path) -> None:
+    before = _states(folder / "m")
+    result = cli("calibrate", "m", "b.npz", *QUICK, "--first", "0.8,0.5", "--out", "cal.json")
+    assert result.code == 0
+    assert result.err == "next         fastdc classify IMAGE... --model m --calibration cal.json\n"
+    assert _states(folder / "m") == before
+    with_file = cli("classify", "b.npz", "--model", "m", "--calibration", "cal.json", "--json", "--quiet").out
+    entry = json.loads(with_file.splitlines()[0])
+    assert entry["rule"]["name"] == "calibrated"
+    assert entry["plan"]["first"] == [0.8, 0.5]
+    cli("calibrate", "m", "b.npz", *QUICK, "--first", "0.8,0.5", "--write")
+    written = cli("classify", "b.npz", "--model", "m", "--json", "--quiet").out
+    identity = json.loads(written.splitlines()[0])["sha256"]
+    assert with_file.replace(entry["sha256"], identity) == written
+
+
+def test_a_limit_that_was_not_saved_can_be_given(cli: Cli, folder: Path) -> None:
+    result = cli("calibrate", "m", "b.npz", *QUICK, "--levels", "0.3", "3", "--first", "0.8")
+    used = "--rule calibrated -o limit={} --levels 0.3 3 --first 0.8".format(result.rows["limit"].strip())
+    assert result.err == f"next         fastdc classify IMAGE... --model m {used}\n"
+    assert cli("classify", "a.npy", "--model", "m", *used.split()).code == 0
+
+
+def test_level_weights_are_fitted_to_labels_and_used_when_asked_for(cli: Cli, folder: Path) -> None:
+    from fastdc.level_fit import fit_level_weights
+
+    result = cli("calibrate", "m", "b.npz", *QUICK, "--level-weights", "--write")
+    assert result.code == 0
+    curve = load_bundle("m").model.level_weights
+    tables = [fastdc.load("m").errors(digits_test().images[:70], seed=seed, draws=8) for seed in range(2)]
+    errors = np.concatenate([table.errors for table in tables])
+    assert curve == fit_level_weights(errors, tables[0].sigma, np.tile(digits_test().labels[:70], 2))
+    assert result.rows["weights"].startswith(f"{len(curve.ratio)} knots, largest at ")
+    plain, weighted = (
+        json.loads(cli("classify", "digits/0.png", "--model", "m", "--json", *extra).out)["plan"]["level_weights"]
+        for extra in ((), ("--level-weights",))
+    )
+    assert (plain, weighted) == (None, curve.to_dict())
+
+
+def test_level_weights_take_a_folder_of_classes(cli: Cli, folder: Path) -> None:
+    from PIL import Image
+
+    test = digits_test()
+    for i in range(40):
+        place = folder / "sorted" / str(test.labels[i])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(test.images[i, 0]).save(place / f"{i}.png")
+    result = cli("calibrate", "m", "sorted", *QUICK, "--level-weights")
+    assert result.code == 0, result.err
+    assert "weights" in result.rows
+    (folder / "sorted" / "0").rename(folder / "sorted" / "zero")
+    cli.refuses("calibrate", "m", "sorted", *QUICK, "--level-weights", naming="other classes")
+
+
+# --- refusing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "naming"),
+    [
+        (("m",), "DATA"),
+        (("no-such-model", "b.npz"), "no-such-model"),
+        (("m", "missing.npz"), "missing.npz"),
+        (("m", "b.npz"), "delta = 0.01 needs at least 99 validation images, got 70"),
+        (("m", "a.npy", "--delta", "0.1"), "at least 9"),
+        (("m", "b.npz", "--delta", "0"), "delta"),
+        (("m", "b.npz", "--delta", "1"), "delta"),
+        (("m", "b.npz", "--delta", "nan"), "delta"),
+        (("m", "b.npz", *QUICK, "--seeds", "0"), "seeds"),
+        (("m", "b.npz", *QUICK, "--seeds", "-2"), "seeds"),
+        (("m", "b.npz", *QUICK, "--draws", "0"), "draws"),
+        (("m", "b.npz", *QUICK, "--first", "1e6"), "first"),
+        (("m", "b.npz", *QUICK, "--levels", "2", "1"), "levels"),
+        (("m", "b.npz", *QUICK, "--levels", "0.3", "2", "--write"), "--levels"),
+        (("m", "a.npy", "--delta", "0.2", "--level-weights"), ".npz"),
+        (("m", "b.npz", "b.npz", "--level-weights"), "one labelled folder"),
+        (("m", "b.npz", *QUICK, "--out", "b.npz"), "b.npz"),
+        (("m", "b.npz", *QUICK, "--out", "no/such/cal.json"), "no/such"),
+        (("m", "b.npz", *QUICK, "--out", "digits"), "digits"),
+        (("digits-mlp", "b.npz", *QUICK, "--write"), "comes with fastdc"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_before_the_work(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], naming: str
+) -> None:
+    monkeypatch.setattr("fastdc.job.Job.run", None)  # work would fail with a traceback
+    before = _states(folder)
+    cli.refuses("calibrate", *args, naming=naming)
+    assert _states(folder) == before
+
+
+def test_level_weights_that_are_not_there_are_refused(cli: Cli, folder: Path) -> None:
+    cli.refuses("classify", "a.npy", "--model", "m", "--level-weights", naming="level weights")
+
+
+@pytest.fixture
+def calibrated(folder: Path) -> Bundle:
+    """The model "m", with its calibration beside it in cal.json."""
+    bundle = load_bundle("m")
+    write_calibration_file("cal.json", bundle, CALIBRATION, level_weights=CURVE, first=(0.5, 2.0))
+    return bundle
+
+
+def test_a_calibration_file_is_as_if_it_were_written_into_the_model(calibrated: Bundle) -> None:
+    read = with_calibration_file(calibrated, "cal.json")
+    written = with_calibration("m", CALIBRATION, level_weights=CURVE, first=(0.5, 2.0))
+    assert read.model == dataclasses.replace(written.model, identity=calibrated.model.identity)
+    write_calibration_file("cal.json", calibrated, dataclasses.replace(CALIBRATION, limit=3.0))
+    kept = with_calibration_file(written, "cal.json").model
+    assert kept == dataclasses.replace(written.model, calibration=dataclasses.replace(CALIBRATION, limit=3.0))
+    assert [path.name for path in Path().iterdir() if "cal.json" in path.name] == ["cal.json"]
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "named"),
+    [
+        ("format", [None, "fastdc-bundle", 5], "not a calibration"),
+        ("version", [0, 2, "1", True, None], "version"),
+        ("network", ["0" * 64, None, 5], "another network"),
+        ("calibration", [None, 5, {}, {**CALIBRATION.to_dict(), "limit": -1}], "calibration"),
+        ("level_weights", [5, {}, {"ratio": [1], "weight": []}], "level weights"),
+        ("first", [5, [0], ["1"], "1", [True]], "first"),
+        ("more", [1], "more"),
+    ],
+)
+def test_a_bad_calibration_file_is_one_line(calibrated: Bundle, field: str, values: list[Any], named: str) -> None:
+    good = json.loads(Path("cal.json").read_text())
+    for value in values:
+        Path("bad.json").write_text(json.dumps({**good, field: value}))
+        fails_with(lambda: with_calibration_file(calibrated, "bad.json"), "bad.json", named, kind=InputError)
+
+
+def test_every_field_of_a_calibration_file_is_needed(calibrated: Bundle) -> None:
+    good = json.loads(Path("cal.json").read_text())
+    for field in good:
+        Path("bad.json").write_text(json.dumps({key: value for key, value in good.items() if key != field}))
+        fails_with(lambda: with_calibration_file(calibrated, "bad.json"), "bad.json", kind=InputError)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\x00", b'{"limit": NaN}', b"[" * 100_000])
+def test_a_file_that_is_no_calibration_is_one_line(cli: Cli, calibrated: Bundle, content: bytes) -> None:
+    Path("bad.json").write_bytes(content)
+    with pytest.raises(FastdcError):
+        with_calibration_file(calibrated, "bad.json")
+    cli.refuses("classify", "a.npy", "--model", "m", "--calibration", "bad.json", naming="bad.json")
+    cli.refuses("demo", "--calibration", "/dev/zero", naming="/dev/zero")
+    cli.refuses("demo", "--calibration", "cal.json", naming="another network")
