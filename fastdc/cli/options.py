@@ -197,8 +197,12 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written to: {error.strerror}") from None
 
 
-def check_plot(path: str) -> None:
+def check_plot(path: str, inputs: Iterable[str] = ()) -> None:
     """Refuses a plot before the work that it would show: no matplotlib, or no folder to write to.
+
+    Args:
+        path: Where the plot is to be written.
+        inputs: Files that are read and must not be replaced.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -207,7 +211,7 @@ def check_plot(path: str) -> None:
     require("matplotlib", extra="plot")
     if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"a plot is written as .png, .svg or .pdf, got {path!r}")
-    check_output(path)
+    check_output(path, inputs)
 
 
 @contextmanager

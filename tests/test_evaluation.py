@@ -1,0 +1,246 @@
+"""Evaluation against counting by hand, identities between its numbers, and scipy."""
+
+import json
+import math
+import xml.etree.ElementTree as ET
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import binomtest, sem
+
+from fastdc.evaluation import (
+    certified_accuracy,
+    compare,
+    comparison_table,
+    curve,
+    default_radii,
+    mcnemar,
+    names_of,
+    plot_curves,
+    summarize,
+    table,
+)
+from fastdc.exceptions import InputError
+from fastdc.records import OWN, Records
+
+# (idx, label, predict, radius): one wrong with a radius, one abstention, two of the same radius.
+ROWS = [(0, 1, 1, 0.5), (1, 2, 2, 0.25), (2, 2, 0, 0.75), (3, 0, -1, 0.0), (4, 0, 0, 0.5)]
+
+RUNS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(-1, 2), st.integers(0, 8).map(lambda eighths: eighths / 8)),
+    min_size=1,
+    max_size=30,
+).map(lambda rows: [(i, label, predict, radius) for i, (label, predict, radius) in enumerate(rows)])
+
+
+def records(rows: list[tuple[int, int, int, float]], *, name: str = "a.tsv", ours: bool = True, **more: Any) -> Records:
+    idx, label, predict, radius = (np.array(column) for column in zip(*rows, strict=True))
+    n = len(rows)
+    own = {column: np.arange(n) * k for k, column in enumerate(OWN)} if ours else {}
+    values: dict[str, Any] = {
+        "path": Path(name),
+        "idx": idx,
+        "label": label,
+        "predict": predict,
+        "radius": radius * 1.0,
+    }
+    values |= {"correct": (predict == label) & (label >= 0), "seconds": np.full(n, 2.5), "own": own, "manifest": None}
+    return Records(**{**values, **more})
+
+
+def by_hand(rows: list[tuple[int, int, int, float]], radius: float) -> float:
+    return float(Fraction(sum(1 for _, label, predict, r in rows if label == predict and r >= radius), len(rows)))
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+
+
+def test_a_summary() -> None:
+    summary = summarize(records(ROWS), (0.25, 0.5, 0.51), name="five")
+    assert (summary.name, summary.images, summary.expected) == ("five", 5, None)
+    assert summary.certified is not None
+    assert [estimate.value for estimate in summary.certified] == [0.6, 0.4, 0.0]  # at 0.5: the radius is inclusive
+    assert [estimate.error for estimate in summary.certified] == pytest.approx([math.sqrt(0.048), math.sqrt(0.048), 0])
+    assert summary.accuracy == summary.certified[0]
+    assert summary.average_radius is not None
+    assert summary.average_radius.value == pytest.approx(0.25)
+    assert summary.average_radius.error == pytest.approx(sem([0.5, 0.25, 0, 0, 0.5]))
+    assert summary.abstained.value == 0.2
+    assert summary.evaluations == np.mean(np.arange(5) * 4)
+    assert summary.copies == np.mean(np.arange(5) * (2 + 3))  # estimation and selection
+    assert summary.seconds == 2.5
+
+
+@given(rows=RUNS, radii=st.lists(st.floats(0, 1.2), min_size=1, max_size=5))
+def test_certified_accuracy_is_a_count(rows: list[tuple[int, int, int, float]], radii: list[float]) -> None:
+    run = records(rows)
+    expected = [by_hand(rows, radius) for radius in radii]
+    assert certified_accuracy(run, radii).tolist() == pytest.approx(expected, abs=1e-15)
+    summary = summarize(run, radii)
+    assert summary.certified is not None
+    for estimate in summary.certified:
+        of_coins = np.random.default_rng(0).permutation(len(rows)) < round(estimate.value * len(rows))
+        assert estimate.error == pytest.approx(of_coins.std() / math.sqrt(len(rows)))
+
+
+@given(rows=RUNS)
+def test_the_curve_is_certified_accuracy_and_its_area_the_average_radius(
+    rows: list[tuple[int, int, int, float]],
+) -> None:
+    run = records(rows)
+    radii, accuracy = curve(run)
+    assert accuracy.tolist() == [by_hand(rows, radius) for radius in radii.tolist()]
+    between = (radii[1:] + radii[:-1]) / 2  # a step holds down to the radius before
+    assert certified_accuracy(run, [0.0, *between]).tolist()[1:] == accuracy[1:].tolist()
+    assert certified_accuracy(run, [np.nextafter(radii[-1], 9)]) == [0]
+    average = summarize(run, [0]).average_radius
+    assert average is not None
+    assert np.diff(radii) @ accuracy[1:] == pytest.approx(average.value)
+
+
+def test_what_one_image_cannot_say() -> None:
+    one = summarize(records(ROWS[:1]), [0])
+    assert one.average_radius is not None
+    assert math.isnan(one.average_radius.error)
+    assert json.loads(json.dumps(one.to_dict(), allow_nan=False))["average_radius"] == {"value": 0.5, "error": None}
+
+
+def test_what_an_unlabelled_file_says() -> None:
+    run = records([(0, -1, 1, 0.5), (1, 0, -1, 0.0)], ours=False)
+    summary = summarize(run, [0, 0.5])
+    assert (summary.certified, summary.accuracy, summary.average_radius) == (None, None, None)
+    assert (summary.evaluations, summary.copies) == (None, None)
+    assert summary.abstained.value == 0.5
+    for refused in (lambda: certified_accuracy(run, [0]), lambda: curve(run), lambda: compare(run, run, [0])):
+        with pytest.raises(InputError, match=r"a\.tsv: the true class of image 0 is not known"):
+            refused()
+
+
+@pytest.mark.parametrize("radii", [[], [-0.1], [math.nan], [math.inf]])
+def test_radii_are_numbers_from_zero(radii: list[float]) -> None:
+    with pytest.raises(InputError, match="radii must be numbers from 0, got"):
+        summarize(records(ROWS), radii)
+
+
+# --- two files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (0, 5), (3, 3), (10, 2), (7, 30), (60, 41)])
+def test_mcnemar_is_a_sum_of_binomials(b: int, c: int) -> None:
+    n = b + c
+    tail = sum(Fraction(math.comb(n, i), 2**n) for i in range(min(b, c) + 1))
+    assert mcnemar(b, c) == pytest.approx(float(min(1, 2 * tail)), rel=1e-12)
+    if n:
+        assert mcnemar(b, c) == pytest.approx(binomtest(b, n).pvalue, rel=1e-9)  # symmetric, so the tails agree
+
+
+@given(rows=RUNS, seed=st.integers(0, 99))
+def test_a_comparison_is_of_pairs(rows: list[tuple[int, int, int, float]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    other = [(i, label, int(rng.integers(-1, 3)), float(rng.integers(9) / 8)) for i, label, _, _ in rows]
+    extra = [(100, 1, 1, 9.0)]
+    order = rng.permutation(len(rows))  # nor need they be in the same order
+    found = compare(records(rows + extra), records([other[i] for i in order], name="b.tsv"), [0, 0.5])
+    assert found.names == ("a.tsv", "b.tsv")
+    assert found.images == len(rows)
+    for k, radius in enumerate((0, 0.5)):
+        ones, twos = ([label == predict and r >= radius for _, label, predict, r in run] for run in (rows, other))
+        pairs = np.array(ones, float) - np.array(twos, float)
+        assert found.only[k] == ((pairs > 0).sum(), (pairs < 0).sum())
+        assert found.difference[k].value == pytest.approx(pairs.mean())
+        assert found.difference[k].error == pytest.approx(pairs.std() / math.sqrt(len(rows)), abs=1e-12)
+        assert found.p_value[k] == mcnemar(*found.only[k])
+    acr = [(r1 * (p1 == k)) - (r2 * (p2 == k)) for (_, k, p1, r1), (_, _, p2, r2) in zip(rows, other, strict=True)]
+    assert found.average_radius.value == pytest.approx(np.mean(acr))
+
+
+def test_only_the_same_images_are_compared() -> None:
+    with pytest.raises(InputError, match="have no image in common"):
+        compare(records(ROWS), records([(9, 1, 1, 0.5)]), [0])
+    with pytest.raises(InputError, match="are of different data"):
+        compare(records(ROWS), records([(1, 0, 1, 0.5)]), [0])
+    here, there = ({"data": {"sha256": digest}} for digest in ("aa", "bb"))
+    with pytest.raises(InputError, match="are of different data"):
+        compare(records(ROWS, manifest=here), records(ROWS, manifest=there), [0])
+    assert compare(records(ROWS, manifest=here), records(ROWS), [0]).images == 5
+
+
+# --- tables and plots ------------------------------------------------------------------------------------------------
+
+
+def test_tables() -> None:
+    indices = {"indices": [0, 20, 2]}
+    both = [records(ROWS, manifest=indices), records([(0, -1, 1, 0.5)], name="b", ours=False)]
+    lines = table([summarize(run, [0, 0.5]) for run in both]).splitlines()
+    assert lines[0].split() == ["certified", "accuracy,", "%", "0", "0.5"]
+    assert lines[1].split() == ["a.tsv", "60.0", "±", "21.9", "40.0", "±", "21.9"]
+    assert lines[2].split() == ["b", "-", "-"]
+    assert lines[3] == ""
+    assert " ".join(lines[5].split()) == "a.tsv 5 of 10 20.0 ± 17.9 0.250 ± 0.112 8 10 2.5"
+    assert lines[6].split() == ["b", "1", "0.0", "±", "0.0", "-", "-", "-", "2.5"]
+    assert {len(line) for line in lines[:3]} == {len(lines[0])}
+    compared = comparison_table(compare(both[0], records(ROWS[:2], name="c\n"), [0])).splitlines()
+    assert compared[0] == "a.tsv less c?, 2 images"
+    assert compared[2].split() == ["0", "+0.0", "±", "0.0", "0", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [(0.0, [0]), (0.799, [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]), (1.0, [0, 0.25, 0.5, 0.75, 1]), (0.04, None)],
+)
+def test_default_radii_are_round(largest: float, expected: list[float] | None) -> None:
+    found = default_radii([records([(0, 1, 1, largest)]), records([(0, 1, 1, 0.0)])])
+    assert found == (tuple(expected) if expected else (0, 0.01, 0.02, 0.03, 0.04))
+
+
+@given(largest=st.floats(1e-3, 1e4))
+def test_default_radii_reach_the_largest(largest: float) -> None:
+    found = default_radii([records([(0, 1, 1, largest)])])
+    assert len(found) <= 9
+    assert found[0] == 0
+    assert found[-1] <= largest * (1 + 1e-6)
+    assert len(found) == 1 or largest < found[-1] + 1.001 * found[1]
+
+
+def test_names_tell_files_apart() -> None:
+    assert names_of([Path("x/sigma_0.25"), Path("x/dc.tsv"), Path("b.txt")]) == ["sigma_0.25", "dc", "b"]
+    assert names_of([Path("/r/one/a.tsv"), Path("/r/two/a.tsv")]) == ["one/a", "two/a"]
+    assert names_of([Path("a.tsv"), Path("a.tsv")]) == ["a.tsv", "a.tsv"]
+    assert names_of([]) == []
+
+
+def test_a_plot_has_a_line_and_a_name_for_each_file(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    several = [records(ROWS), records(ROWS[:2], name="_$b$\n")]
+    path = plot_curves(tmp_path / "curves.svg", several)
+    root = ET.parse(path)
+    texts = {"".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"a, average radius 0.250", "$b$?, average radius 0.375"} <= texts
+    assert {"certified accuracy, %  (band: one standard error)", "radius (L2, pixels in [0, 1])"} <= texts
+    content = path.read_bytes()
+    assert plot_curves(path, several).read_bytes() == content  # nothing in it but what it shows
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plot_as_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with Image.open(plot_curves(tmp_path / "curves.PNG", [records([(0, 1, -1, 0.0)])])) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width > 600
+
+
+def test_a_plot_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(InputError, match=r"a plot is written as \.png, \.svg, \.pdf"):
+        plot_curves(tmp_path / "curves.bmp", [records(ROWS)])
+    with pytest.raises(InputError, match="cannot be written: No such file"):
+        plot_curves(tmp_path / "none" / "curves.png", [records(ROWS)])
+    with pytest.raises(InputError, match="is not known"):
+        plot_curves(tmp_path / "curves.png", [records([(0, -1, 1, 0.5)])])
