@@ -151,9 +151,10 @@ Step make_step(const TensorView& images, const TensorView& cells, const TensorVi
   return step;
 }
 
-ErrorForm make_form(const std::string& loss, float delta) {
+ErrorForm make_form(const std::string& loss, float delta, bool map) {
   if (loss == "l2") return {Loss::kL2, delta};
   if (loss == "l1") return {Loss::kL1, delta};
+  if (map && loss == "residual") return {Loss::kResidual, delta};
   FASTDC_CHECK(loss == "huber", "loss must be l2, l1 or huber, got \"", loss, "\"");
   FASTDC_CHECK(delta > 0.0f, "delta of the huber loss must be positive, got ", delta);
   return {Loss::kHuber, delta};
@@ -232,7 +233,7 @@ void denoising_error(const TensorView& output, const TensorView& images, const T
   check_shape(errors, "out", "(B,)", {step.n_cells});
   check_same_device(errors, "out", images);
   check_writable(errors, "out");
-  const ErrorForm form = make_form(loss, delta);
+  const ErrorForm form = make_form(loss, delta, /*map=*/false);
   const float* z = target_data(target, step, images);
   const Kernels& kernels = kernels_for(images.device());
   py::gil_scoped_release release;
@@ -252,7 +253,7 @@ void error_map(const TensorView& output, const TensorView& images, const TensorV
   check_rows(maps, "maps", step.n_images, n_classes * step.size);
   check_same_device(maps, "maps", images);
   check_writable(maps, "maps");
-  const ErrorForm form = make_form(loss, delta);
+  const ErrorForm form = make_form(loss, delta, /*map=*/true);
   const float* z = target_data(target, step, images);
   const Kernels& kernels = kernels_for(images.device());
   py::gil_scoped_release release;

@@ -21,8 +21,9 @@ namespace fastdc {
 // Element type of the network's input and output. Everything else (images, coefficients, errors) is float32.
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
-// rho of the residual (see residual.h).
-enum class Loss : int { kL2 = 0, kL1 = 1, kHuber = 2 };
+// rho of the residual (see residual.h). kResidual, for maps only, is the residual itself: where a row makes that the
+// denoised image, the map is the image.
+enum class Loss : int { kL2 = 0, kL1 = 1, kHuber = 2, kResidual = 3 };
 
 // Storage types for 16-bit floats. Arithmetic never happens in them: load widens, store rounds to nearest even.
 struct Half {

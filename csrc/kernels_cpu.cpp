@@ -193,6 +193,7 @@ void with_loss(Loss loss, Body&& body) {
     case Loss::kL2: return body(LossTag<Loss::kL2>{});
     case Loss::kL1: return body(LossTag<Loss::kL1>{});
     case Loss::kHuber: return body(LossTag<Loss::kHuber>{});
+    case Loss::kResidual: return body(LossTag<Loss::kResidual>{});
   }
 }
 

@@ -66,6 +66,7 @@ __device__ __forceinline__ void rho_quad(ErrorForm form, float a, const Quad<T>&
     case Loss::kL2: return rho_quad<Loss::kL2>(a, form.delta, output, offset, losses);
     case Loss::kL1: return rho_quad<Loss::kL1>(a, form.delta, output, offset, losses);
     case Loss::kHuber: return rho_quad<Loss::kHuber>(a, form.delta, output, offset, losses);
+    case Loss::kResidual: return rho_quad<Loss::kResidual>(a, form.delta, output, offset, losses);
   }
 }
 

@@ -1,6 +1,6 @@
 // The error of a diffusion classifier on one pixel:
 //
-//   r = a * F + (b * x + (c * e + d * z)),      rho(r) = r^2 | |r| | huber_delta(r)
+//   r = a * F + (b * x + (c * e + d * z)),      rho(r) = r^2 | |r| | huber_delta(r) | r
 //
 // F is the raw network output, x the image, e the noise and z an optional target image. Every parameterisation and
 // every published diffusion classifier is a row (a, b, c, d); see fastdc/parameterization.py. The part in brackets does
@@ -28,6 +28,8 @@ FASTDC_HD float rho(float r, float delta) {
     return r * r;
   } else if constexpr (loss == Loss::kL1) {
     return absolute(r);
+  } else if constexpr (loss == Loss::kResidual) {
+    return r;
   } else {
     const float magnitude = absolute(r);
     const float inside = 0.5f * r * r;

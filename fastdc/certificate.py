@@ -1,8 +1,8 @@
 """What certifying one image says: a class, a radius, and what they rest on and cost.
 
-The certificate of randomized smoothing (Cohen, Rosenfeld & Kolter, arXiv 1902.02918, theorem 1): the smoothed classifier
-answers `label` for every image within the L2 distance `radius`, with probability at least 1 - alpha over the noise of
-the run.
+The certificate of randomized smoothing (Cohen, Rosenfeld & Kolter, arXiv 1902.02918, theorem 1): the smoothed
+classifier answers `label` for every image within the L2 distance `radius`, with probability at least 1 - alpha over the
+noise of the run.
 """
 
 from dataclasses import dataclass

@@ -19,10 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, NetworkOptions, open_network
+from fastdc.base import AbstractBase, DiffusionBase
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration, calibrate_errors, check_level
+from fastdc.certificate import Certificate
+from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
 from fastdc.decide import DECISIONS
 from fastdc.errors import ErrorTable
+from fastdc.estimation import AbstractEstimation
 from fastdc.exceptions import BundleError, InputError, Interrupted
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
@@ -32,7 +36,6 @@ from fastdc.plan import is_number
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
 
-METHODS = ("dc",)
 CALIBRATION_DRAWS = 128
 
 _SHIPPED = Path(__file__).parent / "models"
@@ -50,6 +53,8 @@ class DiffusionClassifier:
     * weighting: "uniform", "edm", "vlb", "exp" or "min_snr".
     * loss: "l2", "l1" or "huber".
     * order, order_seed, antithetic, level_weights: see ``plan.PlanConfig``.
+    * method, sigma: for noisy images: a noised diffusion classifier (``noised``) and the standard deviation of their
+      noise in pixels in [0, 1]. The default, "dc", takes images for clean ones.
 
     Attributes:
         model: Shapes, classes, schedule, parameterisation, defaults.
@@ -99,7 +104,6 @@ class DiffusionClassifier:
         self,
         images: Any,
         *,
-        method: str = "dc",
         rule: str | AbstractRule = "race",
         rule_options: dict[str, Any] | None = None,
         decision: str = "mean",
@@ -114,7 +118,6 @@ class DiffusionClassifier:
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
-            method: "dc", the Diffusion Classifier.
             rule: When to stop evaluating a class: a name of ``rules.RULES`` or a rule made by hand. "race" is the
                 model's calibrated race, or the race of paired tests where there is no calibration for the plan; "full"
                 evaluates every class at every draw.
@@ -139,7 +142,6 @@ class DiffusionClassifier:
         results = self.stream(
             images,
             chunk=None,
-            method=method,
             rule=rule,
             rule_options=rule_options,
             decision=decision,
@@ -157,7 +159,6 @@ class DiffusionClassifier:
         images: Any,
         *,
         chunk: int | None = 64,
-        method: str = "dc",
         rule: str | AbstractRule = "race",
         rule_options: dict[str, Any] | None = None,
         decision: str = "mean",
@@ -175,8 +176,7 @@ class DiffusionClassifier:
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
             chunk: Images a result; None: all in one.
-            method: See :meth:`classify`, as for all that follow.
-            rule: ...
+            rule: See :meth:`classify`, as for all that follow.
             rule_options: ...
             decision: ...
             seed: ...
@@ -191,7 +191,6 @@ class DiffusionClassifier:
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished and not yielded yet.
         """
         start = time.perf_counter()
-        _check_choice("method", method, METHODS)
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1):
             raise InputError(f"chunk must be a positive whole number or None, got {chunk!r}")
         settings = self.settings(
@@ -259,6 +258,63 @@ class DiffusionClassifier:
         check_level(delta, len(to_model_range(images, self.model)))  # before the work, not after it
         tables = (self.errors(images, seed=seed, progress=progress, **plan).errors for seed in range(seeds))
         return calibrate_errors(tables, job.plan.config, delta=delta)
+
+    def base(
+        self,
+        *,
+        rule: str | AbstractRule = "race",
+        rule_options: dict[str, Any] | None = None,
+        seed: int = 0,
+        **plan: Unpack[PlanOptions],
+    ) -> DiffusionBase:
+        """The base classifier of randomized smoothing: this classifier on images with Gaussian noise.
+
+        Args:
+            rule: See :meth:`classify`.
+            rule_options: See :meth:`classify`.
+            seed: Of the noise that the method adds.
+            **plan: Plan options, see the class; sigma is needed, and the default method is "epndc".
+
+        Raises:
+            InputError: An option cannot be used.
+        """
+        plan.setdefault("method", "epndc")
+        return DiffusionBase(Job.of(self.model, self.network, rule, rule_options, seed, plan))
+
+    def certify_stream(
+        self,
+        images: Any,
+        estimation: AbstractEstimation,
+        *,
+        n0: int = 100,
+        seed: int = 0,
+        base: AbstractBase | None = None,
+        streams: Any = None,
+        progress: OnCertifyProgress | None = None,
+    ) -> Iterator[tuple[int, Certificate]]:
+        """Certifies images by randomized smoothing; yields (index, certificate) in order, as soon as they are known.
+
+        Args:
+            images: (n, c, h, w), uint8 or float in [0, 1].
+            estimation: How a certificate is made: ``estimation.Fixed``, ``Pilot``, ``Target``, ``Anytime``, or
+                ``Predict`` for a class without a radius. It has sigma and alpha.
+            n0: Selection copies.
+            seed: Of the copies' noise.
+            base: The base classifier; default: ``base(sigma=sigma, seed=seed)``.
+            streams: See :meth:`errors`.
+            progress: Called whenever copies were classified.
+
+        Raises:
+            InputError: Images or options cannot be used; before any work starts.
+        """
+        smoothing = Smoothing(estimation, n0=n0, seed=seed)
+        chosen = self.base(sigma=smoothing.sigma, seed=seed) if base is None else base
+        x = to_model_range(images, self.model)
+        noise = streams_of(x) if streams is None else check_streams(streams, len(x))
+        if chosen.value_range != self.model.value_range:
+            low, high = chosen.value_range
+            x = self.model.to_unit(x) * np.float32(high - low) + np.float32(low)
+        return certify_images(chosen, x, noise, smoothing, progress=progress)
 
     def settings(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import ops
-from fastdc.backends.base import AbstractNetwork, AbstractSlot
+from fastdc.backends.base import AbstractNetwork, AbstractSlot, Buffer
 from fastdc.exceptions import BackendError
 from fastdc.plan import Plan
 from fastdc.scheduler import Cells, Scheduler, Work
@@ -43,8 +43,8 @@ class Step:
         self._key = key
         self._views: dict[int, tuple[ops.TensorView, ...]] = {}
 
-    def evaluate(self, cells: Cells) -> npt.NDArray[np.float32]:
-        """The errors (m,) of m <= batch cells.
+    def evaluate(self, cells: Cells, denoising: int = 0) -> npt.NDArray[np.float32]:
+        """The errors (m,) of m <= batch cells, of which the first `denoising` denoise and have none worth the name.
 
         Raises:
             BackendError: An error is not finite, as when half precision overflows.
@@ -71,6 +71,8 @@ class Step:
             stream=network.stream,
         )
         slot.run(count)
+        if denoising:
+            run.denoise(slot.output, cells[:denoising])
         ops.denoising_error(
             output,
             run.images,
@@ -80,6 +82,7 @@ class Step:
             seed=run.seed,
             antithetic=run.antithetic,
             out=errors,
+            target=run.target,
             loss=run.loss,
             delta=run.delta,
             n_classes=run.n_classes,
@@ -96,6 +99,9 @@ class Step:
 class Run:
     """The arrays that cells index, placed where the network runs: a pool of images, one a slot, and the plan's rows.
 
+    Where the method denoises, a row after the plan's last one does it, and there is a pool of what comes out of it, one
+    image for each class that it is done under.
+
     Args:
         network: Where to place them.
         image_shape: (c, h, w).
@@ -103,6 +109,7 @@ class Run:
         seed: Philox key.
         n_classes: K.
         capacity: Slots of the pool.
+        denoising: The classes that an image is denoised under, as the network calls them; none: it is not.
     """
 
     def __init__(
@@ -114,12 +121,25 @@ class Run:
         seed: int,
         n_classes: int,
         capacity: int,
+        denoising: tuple[int, ...] = (),
     ) -> None:
         self._network = network
         self._images = network.place(np.zeros((capacity, *image_shape), np.float32))
         self._streams = network.place(np.zeros(capacity, np.int64))
-        rows = network.place(plan.rows)
-        self.images, self.rows, self.streams = map(ops.view, (self._images, rows, self._streams))
+        self._denoising = denoising
+        self._replaces = plan.method.replaces
+        self._maps = self._targets = None
+        self.target: ops.TensorView | None = None
+        rows = plan.rows
+        if denoising:
+            rows = np.concatenate([rows, plan.denoising_row])
+            n_classes = max(n_classes, *(label + 1 for label in denoising))
+            self._maps = network.place(np.zeros((capacity, len(denoising), *image_shape), np.float32))
+            if not self._replaces:
+                self._targets = network.place(np.zeros((capacity, *image_shape), np.float32))
+                self.target = ops.view(self._targets)
+        self._rows = network.place(rows)
+        self.images, self.rows, self.streams = map(ops.view, (self._images, self._rows, self._streams))
         self.seed = seed
         self.antithetic = plan.antithetic
         self.n_classes = n_classes
@@ -130,6 +150,30 @@ class Run:
         """Puts an image, float32 (c, h, w) in the model's value range, into a slot that no step in flight refers to."""
         self._network.write(self._images[slot : slot + 1], image[None])
         self._network.write(self._streams[slot : slot + 1], np.array([stream], np.int64))
+        if self._maps is not None:
+            self._network.write(self._maps[slot : slot + 1], np.zeros((1, *self._maps.shape[1:]), np.float32))
+
+    def denoise(self, output: Buffer, cells: Cells) -> None:
+        """Makes the images of denoising cells from the network's output; no other step may be at the same cells."""
+        table = cells.copy()
+        table[:, 1] = [self._denoising.index(label) for label in cells[:, 1]]
+        ops.error_map(
+            output[: len(cells)],
+            self.images,
+            self._network.place(table),
+            self.rows,
+            self.streams,
+            self._maps,
+            seed=self.seed,
+            loss="residual",
+            stream=self._network.stream,
+        )
+
+    def denoised(self, slot: int) -> None:
+        """Puts the mean of a slot's denoised images where the method wants it."""
+        assert self._maps is not None
+        pool: Buffer = self._images if self._replaces else self._targets
+        pool[slot] = self._maps[slot].mean(0)
 
 
 _running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
@@ -204,7 +248,7 @@ def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler) -> Iterat
                     if not len(work.cells):
                         break
                     step = idle.pop()
-                    in_flight[pool.submit(step.evaluate, work.cells)] = (step, work)
+                    in_flight[pool.submit(step.evaluate, work.cells, work.denoising)] = (step, work)
                 if not in_flight:
                     return
                 finished, _ = wait_for(in_flight, return_when=FIRST_COMPLETED)
@@ -217,5 +261,5 @@ def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler) -> Iterat
 
 def _one_by_one(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:
     while len((work := scheduler.propose(batch)).cells):
-        scheduler.observe(work, step.evaluate(work.cells))
+        scheduler.observe(work, step.evaluate(work.cells, work.denoising))
         yield len(work.cells)

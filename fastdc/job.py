@@ -1,5 +1,6 @@
 """A job: images, plan and rule, checked and ready to run: what ``classify``, ``errors`` and a session share."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -14,22 +15,32 @@ from fastdc.errors import ErrorTable
 from fastdc.exceptions import InputError
 from fastdc.level_weights import LevelWeights
 from fastdc.model import Model
+from fastdc.noised import method_of
 from fastdc.ops import MAX_SEED
-from fastdc.plan import Plan, PlanConfig, make_plan
+from fastdc.plan import Plan, PlanConfig, is_number, make_plan
 from fastdc.results import Classification, OnProgress, Progress
 from fastdc.rules.base import AbstractRule
 from fastdc.rules.choose import describe, make_rule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
+from fastdc.version import __version__
 
 Candidates = Callable[[npt.NDArray[np.float32]], Any]
 """Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of class indices."""
+
+# The band of levels above an image's noise where a model says nothing better, as multiples of that noise.
+_ABOVE_NOISE, _FAR_ABOVE_NOISE = 1.05, 4.0
+
+_DENOISED_BYTES = 2**28  # of images denoised under each class, at most
 
 Rows = list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]] | None]
 """Counts and values of each image; None while it is not finished."""
 
 
 class PlanOptions(TypedDict, total=False):
-    """Which draws; what is not given is the model's default. See ``plan.PlanConfig``."""
+    """Which draws; what is not given is the model's default. See ``plan.PlanConfig``.
+
+    method and sigma are for noisy images: sigma is the standard deviation of their noise in pixels in [0, 1].
+    """
 
     draws: int | None
     levels: tuple[float, float] | str | None
@@ -40,6 +51,8 @@ class PlanOptions(TypedDict, total=False):
     order_seed: int
     antithetic: bool
     level_weights: LevelWeights | None
+    method: str
+    sigma: float
 
 
 def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
@@ -53,14 +66,37 @@ def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
     unknown = set(given) - set(PlanOptions.__annotations__)
     if unknown:
         raise InputError(f"there is no option {min(unknown)!r}")
+    sigma = given.pop("sigma", 0.0)
+    if not is_number(sigma) or not 0 <= sigma < math.inf:
+        raise InputError(f"sigma must be a standard deviation in pixels in [0, 1], from 0, got {sigma!r:.80}")
+    given["noise"] = model.noise_ratio(sigma)
     if "levels" in given:
         given["levels"] = _band(given["levels"])
         given.setdefault("first", ())  # chosen for the default band
+    elif given["noise"] or given.get("method", "dc") != "dc":
+        _noisy_band(model, given)
     elif defaults.levels is not None:
         given["levels"] = defaults.levels
     for name in ("draws", "weighting", "loss", "first"):
         given.setdefault(name, getattr(defaults, name))
     return PlanConfig(**given)
+
+
+def _noisy_band(model: Model, given: dict[str, Any]) -> None:
+    """Levels for noisy images: those that the model was calibrated at, else a band above the noise."""
+    noise = given["noise"]
+    method = given.setdefault("method", "dc")
+    for calibration in model.noised_calibrations:
+        if calibration.plan.get("method") == method and calibration.plan.get("noise") == noise:
+            for name in ("levels", "first", "weighting"):
+                given.setdefault(name, calibration.plan.get(name))
+            return
+    low, high = model.defaults.levels or (0.0, 0.0)
+    if isinstance(method, str) and method_of(method).above:
+        low = max(low, _ABOVE_NOISE * noise)
+    if low:
+        given["levels"] = (low, max(high, _FAR_ABOVE_NOISE * noise))
+    given.setdefault("first", ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +135,7 @@ class Job:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_SEED:
             raise InputError(f"seed must be a whole number in [0, 2^64), got {seed!r}")
         config = plan_config(model, options)
-        calibration = model.calibration
+        calibration = model.calibration_for(config) or model.calibration
         made = make_rule(
             rule,
             dict(rule_options or {}),
@@ -116,9 +152,40 @@ class Job:
     def scheduler(self, requests: Iterator[Request], capacity: int) -> tuple[Run, Scheduler]:
         """A run and its scheduler."""
         classes, shape = self.model.num_classes, self.model.image_shape
-        run = Run(self.network, shape, self.plan, seed=self.seed, n_classes=classes, capacity=capacity)
-        draws = self.plan.draws
-        return run, Scheduler(self.rule, draws, classes, place=run.place, requests=requests, capacity=capacity)
+        denoising = self.denoising
+        if len(denoising) > 1:
+            capacity = max(1, min(capacity, _DENOISED_BYTES // (4 * math.prod(shape) * len(denoising))))
+        run = Run(
+            self.network,
+            shape,
+            self.plan,
+            seed=self.seed,
+            n_classes=classes,
+            capacity=capacity,
+            denoising=denoising,
+        )
+        scheduler = Scheduler(
+            self.rule,
+            self.plan.draws,
+            classes,
+            place=run.place,
+            requests=requests,
+            capacity=capacity,
+            denoising=denoising,
+            denoised=run.denoised,
+        )
+        return run, scheduler
+
+    @property
+    def denoising(self) -> tuple[int, ...]:
+        """The classes that a noisy image is denoised under, as the network calls them.
+
+        "No class" where it knows that, else all, whose mean is taken; none where the method does not denoise.
+        """
+        if not self.plan.method.denoises:
+            return ()
+        null = self.model.null_class
+        return tuple(range(self.model.num_classes)) if null is None else (null,)
 
     def run(
         self,
@@ -157,6 +224,21 @@ class Job:
                 yield [*fresh, *scheduler.finished()]
                 raise
 
+    def describe(self) -> dict[str, Any]:
+        """What reproduces a run, as plain values."""
+        return {
+            "method": self.plan.config.method,
+            "rule": describe(self.rule),
+            "seed": self.seed,
+            "plan": self.plan.config.to_dict(),
+            "model": self.model.name,
+            "sha256": self.model.identity,
+            "backend": self.network.backend,
+            "device": self.network.device,
+            "precision": self.network.precision,
+            "fastdc": __version__,
+        }
+
     def table(self, rows: Rows, streams: npt.NDArray[np.int64]) -> ErrorTable:
         """The table of finished images."""
         finished = [row for row in rows if row is not None]
@@ -181,17 +263,10 @@ class Settings:
         """The result of a table whose rows are the images `indices`, with what reproduces it."""
         job = self.job
         provenance = {
-            "method": "dc",
-            "rule": describe(job.rule),
+            **job.describe(),
             "decision": self.decision,
             "temperature": self.temperature,
-            "seed": job.seed,
             "plan": table.plan,
-            "model": table.model,
-            "sha256": table.identity,
-            "backend": job.network.backend,
-            "device": job.network.device,
-            "precision": job.network.precision,
             "fastdc": table.version,
         }
         return Classification.of_table(
@@ -201,6 +276,7 @@ class Settings:
             temperature=self.temperature,
             seconds=seconds,
             provenance=provenance,
+            denoising=len(job.denoising),
         )
 
 

@@ -12,6 +12,7 @@ from fastdc.calibration import Calibration
 from fastdc.exceptions import InputError
 from fastdc.level_weights import LevelWeights
 from fastdc.parameterization import Parameterization
+from fastdc.plan import PlanConfig
 from fastdc.schedules import AbstractSchedule
 
 
@@ -51,6 +52,7 @@ class Model:
         defaults: What a run uses when the user does not say.
         identity: Names the exact model in results: a bundle's sha256, else "".
         calibration: Of the race, or None.
+        noised_calibrations: Of the race on noisy images, each for one method and noise; they bring their levels.
         level_weights: A curve fitted to this model, or None; used only where a user asks for it, as in
             ``classify(images, level_weights=model.level_weights)``.
     """
@@ -65,6 +67,7 @@ class Model:
     defaults: Defaults = field(default_factory=Defaults)
     identity: str = ""
     calibration: Calibration | None = None
+    noised_calibrations: tuple[Calibration, ...] = ()
     level_weights: LevelWeights | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +82,20 @@ class Model:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    def calibration_for(self, plan: PlanConfig) -> Calibration | None:
+        """The calibration that holds for a plan, or None."""
+        known = (self.calibration, *self.noised_calibrations)
+        return next((found for found in known if found is not None and found.fits(plan)), None)
+
+    def noise_ratio(self, sigma: float) -> float:
+        """Noise of standard deviation `sigma` in pixels in [0, 1] as a ratio sigma / alpha, the unit of noise levels.
+
+        The image is the signal: on a value range of [-1, 1] that is 2 sigma, and for a variance preserving schedule the
+        level with (1 - alpha_bar) / alpha_bar = (2 sigma)^2.
+        """
+        low, high = self.value_range
+        return float(sigma) * (high - low)
 
     def to_unit(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Images in the model's value range, float32, as images in [0, 1]: what users see."""

@@ -321,6 +321,9 @@ def error_map(
 ) -> Array:
     """Adds weight * rho(residual), pixel by pixel, to the map of each cell's (image, class): the error over draws.
 
+    With the loss "residual", which only maps have, rho(r) is r itself: a row whose residual is the denoised image (b
+    without the subtraction of x) then makes images.
+
     Args:
         network_output: F, (B, D) or (B, ...) of float32, float16 or bfloat16.
         images: float32 (n, ...), x.
@@ -329,7 +332,7 @@ def error_map(
         streams: int64 (n,).
         maps: float32 (n, K, ...), added to in the order of the cells.
         target: float32 (n, ...), z, or None.
-        loss: One of :data:`LOSSES`.
+        loss: One of :data:`LOSSES`, or "residual".
         delta: Threshold of the Huber loss.
         seed: Philox key.
         purpose: Which use of noise.
@@ -342,7 +345,8 @@ def error_map(
     Raises:
         InputError: A shape, type, index or range is off.
     """
-    loss, delta = _form(loss, delta)
+    if loss != "residual":
+        loss, delta = _form(loss, delta)
     _C.error_map(
         _input(network_output, "network_output"),
         *_step(images, cells, rows, streams, seed),

@@ -77,13 +77,25 @@ class Parameterization:
         """The space of the residual that needs no conversion, one of :data:`SPACES`."""
         return {"sample": "x0", "edm": "x0", "flow": "v"}.get(self.kind, "eps")
 
-    def rows(self, levels: Levels, weight: npt.ArrayLike, space: str | None = None) -> npt.NDArray[np.float32]:
+    def rows(
+        self,
+        levels: Levels,
+        weight: npt.ArrayLike,
+        space: str | None = None,
+        *,
+        added: FloatArray | None = None,
+        target: tuple[FloatArray, FloatArray, FloatArray] | None = None,
+    ) -> npt.NDArray[np.float32]:
         """Coefficient rows of J draws.
 
         Args:
             levels: Noise levels of the draws.
             weight: Weight of each draw's error, shape (J,) or one number, finite and not negative.
             space: Where the residual is measured, one of :data:`SPACES`; default :attr:`space`.
+            added: With `target`: float64 (J,), standard deviation of the noise that is added to x, over the signal;
+                less than sigma / alpha where x is itself noisy (``noised``).
+            target: float64 (J,) coefficients of x, e and z in what the estimated clean image is compared with; default:
+                x itself.
 
         Returns:
             float32 (J, 8), columns as ``ops.ROW_FIELDS``.
@@ -95,19 +107,23 @@ class Parameterization:
         space = self.space if space is None else space
         if space not in SPACES:
             raise InputError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
-        condition, violation = _NEEDS.get(self.kind, ("", lambda levels: levels.alpha * 0))
-        if np.any(np.abs(violation(levels)) > 1e-6):
-            raise InputError(f"parameterization {self.kind} needs a schedule with {condition}")
-        gx, ge, a, b, c = self._native(levels)
-        if space != self.space:
+        self._check(levels)
+        if target is None or added is None:
+            gx, ge, a, b, c = self._native(levels)
+            d = np.zeros_like(gx)
+            factor_of = _FROM_X0[self.space]
+        else:
+            gx, ge, a, b, c, d = self._towards(levels, added, target)
+            factor_of = _FROM_X0["x0"]
+        if space != self.space or target is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
-                factor = _FROM_X0[space](levels) / _FROM_X0[self.space](levels)
-                a, b, c = factor * a, factor * b, factor * c
+                factor = _FROM_X0[space](levels) / factor_of(levels)
+                a, b, c, d = factor * a, factor * b, factor * c, factor * d
         weights = np.asarray(weight, dtype=np.float64)
         if weights.shape not in ((), gx.shape):
             raise InputError(f"weight must have shape {gx.shape}, got {weights.shape}")
         weights = np.broadcast_to(weights, gx.shape)
-        table = np.stack([gx, ge, a, b, c, np.zeros_like(gx), weights, levels.timestep], axis=1)
+        table = np.stack([gx, ge, a, b, c, d, weights, levels.timestep], axis=1)
         with np.errstate(over="ignore"):  # becomes infinite, which is refused below
             table = table.astype(np.float32)
         bad = np.argwhere(~np.isfinite(table))
@@ -117,6 +133,31 @@ class Parameterization:
         if np.any(weights < 0):
             raise InputError(f"weights must not be negative, got {weights.min():.3g}")
         return table
+
+    def _check(self, levels: Levels) -> None:
+        condition, violation = _NEEDS.get(self.kind, ("", lambda levels: levels.alpha * 0))
+        if np.any(np.abs(violation(levels)) > 1e-6):
+            raise InputError(f"parameterization {self.kind} needs a schedule with {condition}")
+
+    def _towards(
+        self, levels: Levels, added: FloatArray, target: tuple[FloatArray, FloatArray, FloatArray]
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        """(gx, ge, a, b, c, d) with x_t = alpha (x + added e) and the residual D - target, in x0 space."""
+        scale, p, q = self.denoiser(levels)
+        signal = q * levels.alpha
+        x, e, z = target
+        return scale * levels.alpha, scale * levels.alpha * added, p, signal - x, signal * added - e, -z
+
+    def denoiser(self, levels: Levels) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(scale, p, q), each float64 (J,): the network takes scale x_t, and D = p F + q x_t estimates the clean image.
+
+        Not finite where x_t holds no image (alpha = 0).
+        """
+        self._check(levels)
+        _, ge, a, _, c = self._native(levels)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = 1 / _FROM_X0[self.space](levels)
+            return ge / levels.sigma, factor * a, factor * c / levels.sigma
 
     def _native(self, levels: Levels) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
         """(gx, ge, a, b, c) with the residual in :attr:`space`."""

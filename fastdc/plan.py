@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from fastdc.exceptions import InputError
 from fastdc.level_weights import LevelWeights
+from fastdc.noised import Method, method_of
 from fastdc.ops import LOSSES, ROW_FIELDS
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule, DiscreteSchedule, FloatArray, Levels
@@ -82,6 +83,8 @@ class PlanConfig:
         level_weights: A fitted curve that multiplies the weights of `weighting`, or None.
         antithetic: Whether draws 2i and 2i + 1 share a level, the i-th of the sequence, and see noises e and -e. Errors
             of different pairs are independent, those within one are not: a rule must count pairs.
+        method: One of ``noised.METHODS``.
+        noise: tau, the noise-to-signal ratio of the images themselves, from 0; needed by every method but "dc".
     """
 
     draws: int
@@ -95,6 +98,8 @@ class PlanConfig:
     timesteps: tuple[int, ...] | None = None
     level_weights: LevelWeights | None = None
     antithetic: bool = False
+    method: str = "dc"
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not _is_whole(self.draws):
@@ -115,6 +120,23 @@ class PlanConfig:
         self._check_levels()
         self._check_order()
         self._check_timesteps()
+        self._check_method()
+
+    def _check_method(self) -> None:
+        if not isinstance(self.method, str):
+            raise InputError(f"method must be a name, got {self.method!r:.80}")
+        method_of(self.method)
+        if not is_number(self.noise) or not 0 <= self.noise < float("inf"):
+            raise InputError(f"noise must be a noise-to-signal ratio from 0, got {self.noise!r:.80}")
+        if self.method != "dc" and self.noise == 0:
+            raise InputError(f"method {self.method} is for noisy images: expected their noise, got 0")
+        lowest = min((*self.first, *(self.levels or ())), default=float("inf"))
+        if method_of(self.method).above and lowest <= self.noise:
+            raise InputError(
+                f"method {self.method} needs levels above the images' noise {self.noise:.4g} (sigma / alpha), "
+                f"got {lowest:.4g}"
+            )
+        object.__setattr__(self, "noise", float(self.noise))
 
     def _check_levels(self) -> None:
         if self.levels is not None:
@@ -162,6 +184,8 @@ class PlanConfig:
             "timesteps": None if self.timesteps is None else list(self.timesteps),
             "level_weights": None if self.level_weights is None else self.level_weights.to_dict(),
             "antithetic": self.antithetic,
+            "method": self.method,
+            "noise": self.noise,
         }
 
     @classmethod
@@ -187,16 +211,24 @@ class Plan:
         config: What it was made from.
         levels: Noise levels, J of them, in order.
         rows: float32 (J, 8), the coefficient rows in ``ops.ROW_FIELDS`` order.
+        denoising_row: float32 (1, 8), whose residual is h(x_tau) itself, at the schedule's level nearest to tau, for
+            methods that denoise; None for the others.
     """
 
     config: PlanConfig
     levels: Levels
     rows: npt.NDArray[np.float32] = field(repr=False)
+    denoising_row: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def draws(self) -> int:
         """J."""
         return len(self.levels)
+
+    @property
+    def method(self) -> Method:
+        """What noisy images are compared with."""
+        return method_of(self.config.method)
 
     @property
     def antithetic(self) -> bool:
@@ -248,7 +280,24 @@ def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, co
     if config.level_weights is not None:
         with np.errstate(divide="ignore"):  # a schedule may end in pure noise
             weights = weights * config.level_weights.at(levels.sigma / levels.alpha)
-    rows = parameterization.rows(levels, weights, rule.space)
+    method = method_of(config.method)
+    if config.method == "dc":
+        rows = parameterization.rows(levels, weights, rule.space)
+    else:
+        with np.errstate(divide="ignore"):
+            ratio = levels.sigma / levels.alpha
+        added, target = method.added(ratio, config.noise), method.target(ratio, config.noise)
+        rows = parameterization.rows(levels, weights, rule.space, added=added, target=target)
     if config.antithetic:
         rows[1::2, [ROW_FIELDS.index("ge"), ROW_FIELDS.index("c")]] *= -1
-    return Plan(config=config, levels=levels, rows=rows)
+    row = _denoising_row(schedule, parameterization, config.noise) if method.denoises else None
+    return Plan(config=config, levels=levels, rows=rows, denoising_row=row)
+
+
+def _denoising_row(
+    schedule: AbstractSchedule, parameterization: Parameterization, tau: float
+) -> npt.NDArray[np.float32]:
+    """The row of u = scale alpha x_tau and r = D(x_tau), at the schedule's level nearest to tau; adds no noise."""
+    levels = schedule.levels([schedule.position_of(tau)])
+    zero = np.zeros(1)
+    return parameterization.rows(levels, 1.0, "x0", added=zero, target=(zero, zero, zero))

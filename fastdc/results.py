@@ -76,8 +76,9 @@ class Classification:
         temperature: float,
         seconds: float,
         provenance: dict[str, Any],
+        denoising: int = 0,
     ) -> "Classification":
-        """Decides every image of a table.
+        """Decides every image of a table; `denoising` evaluations of each image are not in it.
 
         Raises:
             InputError: See ``decide.decide_table``.
@@ -88,7 +89,7 @@ class Classification:
             labels=decided.labels,
             probabilities=decided.probabilities,
             errors=decided.mean_errors,
-            evaluations=table.evaluations,
+            evaluations=table.evaluations + denoising,
             votes=decided.votes,
             class_names=table.class_names,
             seconds=seconds,

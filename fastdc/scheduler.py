@@ -9,6 +9,9 @@ are left. Earlier looks go first: every image's first look, then all second look
 enough cells for full steps, where following single images to their end leaves a few long chains for last. Bookkeeping
 is native (``csrc/ledger.h``) and the rule sees all requests of a look at once, so that its cost does not grow with the
 number of requests.
+
+Some methods denoise the image before anything else (``noised``). A request then begins with denoising cells, at the
+draw after the plan's last, and its looks begin when they are done.
 """
 
 from collections import deque
@@ -38,12 +41,15 @@ class Request:
         image: float32 (c, h, w) in the model's value range.
         stream: Noise stream, in [0, 2^56).
         classes: int32 (A,), candidate classes in increasing order; None: all.
+        target: Ask only whether this class wins: once it is dropped the request ends, with another class left. None:
+            which class wins. Not for rules that expand.
     """
 
     key: int
     image: npt.NDArray[np.float32] = field(repr=False)
     stream: int
     classes: npt.NDArray[np.int32] | None = None
+    target: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +69,17 @@ class Finished:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Cells for one step, and the ticket that their errors are handed back with."""
+    """Cells for one step.
 
-    ticket: int
+    Attributes:
+        ticket: What the errors are handed back with; None if there are none to come.
+        cells: The cells, those that denoise first.
+        denoising: How many of them denoise; the rest have errors.
+    """
+
+    ticket: int | None
     cells: Cells
+    denoising: int = 0
 
 
 class Scheduler:
@@ -81,6 +94,8 @@ class Scheduler:
         place: Called as place(slot, image, stream) before cells of that slot are proposed.
         requests: Read lazily, as slots become free.
         capacity: Slots: requests in flight at once.
+        denoising: Classes of the cells that denoise an image, in what the network calls them; none: nothing does.
+        denoised: Called as denoised(slot) when those of a slot are done.
 
     Raises:
         InputError: The rule does not fit the number of draws, or capacity is below 1.
@@ -95,6 +110,8 @@ class Scheduler:
         place: Callable[[int, npt.NDArray[np.float32], int], None],
         requests: Iterable[Request] = (),
         capacity: int = IN_FLIGHT,
+        denoising: tuple[int, ...] = (),
+        denoised: Callable[[int], None] = lambda slot: None,
     ) -> None:
         if capacity < 1:
             raise InputError(f"capacity must be at least 1, got {capacity}")
@@ -108,6 +125,12 @@ class Scheduler:
         self._free = list(range(capacity - 1, -1, -1))
         self._keys = [0] * capacity
         self._candidates: list[npt.NDArray[np.int32] | None] = [None] * capacity
+        self._target = np.full(capacity, -1, np.int32)
+        self._denoised = denoised
+        self._first = np.zeros((0, 3), np.int32)  # denoising cells not yet proposed
+        self._of_an_image = np.array([(0, label, draws) for label in denoising], np.int32).reshape(-1, 3)
+        self._undone = np.zeros(capacity, np.int32)  # denoising cells that each slot still waits for
+        self._denoising = 0  # of them in flight
         self._look = np.zeros(capacity, np.int32)
         self._alive = np.zeros(capacity, np.int32)
         self._finished: list[Finished] = []
@@ -134,12 +157,12 @@ class Scheduler:
     def prepare(self) -> int:
         """Admits requests while there are slots for them; returns the cells that can be proposed now."""
         self._admit()
-        return self._ledger.waiting
+        return self._ledger.waiting + len(self._first)
 
     @property
     def flying(self) -> int:
         """Cells proposed whose errors have not come."""
-        return self._ledger.flying
+        return self._ledger.flying + self._denoising
 
     def key(self, slot: int) -> int:
         """The key of the request in a slot; from any thread while cells of that slot are in flight."""
@@ -152,13 +175,21 @@ class Scheduler:
     def propose(self, room: int) -> Work:
         """Up to `room` cells for the next step; none when nothing can be done until errors come or requests do."""
         self._admit()
-        ticket, cells = self._ledger.propose(room)
-        return Work(ticket, cells)
+        first, self._first = self._first[:room], self._first[room:]
+        self._denoising += len(first)
+        if len(first) == room or not self._ledger.waiting:
+            return Work(None, first, len(first))
+        ticket, cells = self._ledger.propose(room - len(first))
+        return Work(ticket, np.concatenate([first, cells]) if len(first) else cells, len(first))
 
     def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
         """Takes the errors (m,) of a step and decides every request whose look is complete."""
-        complete = self._ledger.observe(work.ticket, errors)
         self._evaluated += len(errors)
+        if work.denoising:
+            self._begin(work.cells[: work.denoising, 0])
+        if work.ticket is None:
+            return
+        complete = self._ledger.observe(work.ticket, errors[work.denoising :])
         if len(complete):
             looks = self._look[complete]
             for look in np.unique(looks).tolist():
@@ -176,15 +207,32 @@ class Scheduler:
                 return
             candidates = self._all if request.classes is None else request.classes
             classes = self._rule.begin(candidates)
+            if request.target is not None and self._rule.expands:
+                raise InputError(f"rule {self._rule.name} adds classes as it goes: expected no target")
             slot = self._free.pop()
-            self._ledger.open(slot, classes, self._looks[0], 0)
             self._place(slot, request.image, request.stream)
             self._keys[slot] = request.key
             self._candidates[slot] = request.classes
+            self._target[slot] = -1 if request.target is None else request.target
             self._look[slot] = 0
             self._alive[slot] = len(classes)
-            self._most[slot] = len(candidates) * self._looks[-1]
+            self._most[slot] = len(candidates) * self._looks[-1] + len(self._of_an_image)
             self._admitted += 1
+            if len(self._of_an_image):
+                self._undone[slot] = len(self._of_an_image)
+                self._first = np.concatenate([self._first, self._of_an_image + np.array([slot, 0, 0], np.int32)])
+            else:
+                self._ledger.open(slot, classes, self._looks[0], 0)
+
+    def _begin(self, slots: npt.NDArray[np.int32]) -> None:
+        """Takes denoising cells of these slots; the looks of an image begin with its last."""
+        self._denoising -= len(slots)
+        np.subtract.at(self._undone, slots, 1)
+        for slot in np.unique(slots[self._undone[slots] == 0]).tolist():
+            self._denoised(slot)
+            candidates = self._candidates[slot]
+            classes = self._rule.begin(self._all if candidates is None else candidates)
+            self._ledger.open(slot, classes, self._looks[0], 0)
 
     def _next_request(self) -> Request | None:
         if self._submitted:
@@ -207,6 +255,7 @@ class Scheduler:
             return
         look = Look(index, draws, last, *self._ledger.gather(slots), self._shown(slots))
         keep = self._rule.keep(look)
+        keep = self._settled_targets(look, keep, self._target[slots])
         left = self._check(look, keep)
         added = self._rule.expand(look, keep) if self._rule.expands else None
         self._ledger.drop(slots, keep)
@@ -224,6 +273,18 @@ class Scheduler:
         if len(ahead):
             self._look[ahead] = index + 1
             self._ledger.extend(ahead, self._looks[index + 1], -(index + 1))
+
+    def _settled_targets(
+        self, look: Look, keep: npt.NDArray[np.bool_], targets: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.bool_]:
+        """Keeps nothing but the best class where the class that was asked about is lost."""
+        lost = (targets >= 0) & ~np.any(keep & (look.classes == targets[:, None]), axis=1)
+        if not lost.any():
+            return keep
+        best = np.where(keep, look.means, np.inf).argmin(axis=1)
+        only = np.zeros_like(keep)
+        only[np.arange(len(best)), best] = True
+        return np.where(lost[:, None], only, keep)
 
     def _shown(self, slots: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
         """The candidates of these requests, bool (r, K), for rules that ask; None: all classes."""
@@ -247,5 +308,5 @@ class Scheduler:
             counts, values = self._ledger.close(slot)
             self._finished.append(Finished(self._keys[slot], counts, values))
             self._most[slot] = 0
-            self._settled += len(values)
+            self._settled += len(values) + len(self._of_an_image)
             self._free.append(slot)

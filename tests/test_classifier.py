@@ -175,7 +175,8 @@ _NAN = float("nan")
         *(("weighting", value) for value in ("", "none", 5, ["edm"])),
         *(("loss", value) for value in ("", "l3", 5, ["l2"])),
         *(("temperature", value) for value in (0, -1.0, _NAN, float("inf"), "1", True)),
-        *(("method", value) for value in ("", "epndc", None)),
+        *(("method", value) for value in ("", "epndc", "ddc", 5)),  # epndc: of noisy images, whose sigma is to be given
+        *(("sigma", value) for value in (-1, np.nan, "0.25")),
         *(("rule", value) for value in ("", "best", None, "calibrated", Calibrated)),
         ("rule_options", {"rule_options": 1}),
         *(("decision", value) for value in ("", "median", None)),

@@ -1,0 +1,46 @@
+"""Noisy copies of an image: x + sigma e_i, i = 0, 1, ..., from the counter-based streams.
+
+A copy is a function of (seed, the image's stream, purpose, i) and of nothing else: neither of how many copies are asked
+for, nor of their order, nor of other images. Selection and estimation have purposes of their own in the counter, so
+their copies are independent, and independent of the noise that a diffusion classifier adds. That noise belongs to the
+stream of the copy, a hash of the same four, so that it too is independent from copy to copy.
+"""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc import ops
+
+Images = npt.NDArray[np.float32]
+
+
+def noisy_copies(
+    x: Images, start: int, count: int, *, std: float, seed: int, stream: int, purpose: int
+) -> tuple[Images, npt.NDArray[np.int64]]:
+    """Copies start ... start + count - 1 of an image, and the noise stream of each.
+
+    Args:
+        x: float32 (c, h, w), in the model's value range or any other.
+        start: Number of the first copy, from 0.
+        count: How many.
+        std: Standard deviation of the noise, in the units of x.
+        seed: Philox key.
+        stream: The image's stream, in [0, 2^56).
+        purpose: ``ops.PURPOSE_SELECTION`` or ``ops.PURPOSE_ESTIMATION``.
+
+    Returns:
+        float32 (count, c, h, w), not clipped, and int64 (count,).
+    """
+    numbers = np.arange(start, start + count, dtype=np.int32)
+    noise = ops.philox_normal(np.full(count, stream, np.int64), numbers, x.size, seed=seed, purpose=purpose)
+    noise *= np.float32(std)
+    copies = noise.reshape(count, *x.shape)
+    copies += x
+    return copies, np.array([_stream(stream, purpose, number) for number in numbers.tolist()], np.int64)
+
+
+def _stream(stream: int, purpose: int, number: int) -> int:
+    name = stream.to_bytes(8, "little") + purpose.to_bytes(1, "little") + number.to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=7, person=b"fastdc copy").digest(), "little")

@@ -1,0 +1,186 @@
+"""Estimations: what they conclude from counts, by enumeration, exact recursions over counts, and simulation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from worlds import fails_with
+
+from fastdc import InputError
+from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target, Verdict
+
+ALL: tuple[AbstractEstimation, ...] = (
+    Fixed(0.25, 1000, 0.001),
+    Target(0.25, 0.5, 2000, 0.01),
+    Anytime(0.25, 1000, 0.01),
+)
+
+
+def points(estimation: AbstractEstimation) -> Iterator[int]:
+    copies = 0
+    while copies < estimation.most:
+        copies = estimation.next_point(copies)
+        yield copies
+
+
+@pytest.mark.parametrize("estimation", ALL, ids=lambda estimation: estimation.name)
+def test_points_grow_by_an_eighth_and_end_at_the_last_copy(estimation: AbstractEstimation) -> None:
+    seen = [0, *points(estimation)]
+    steps = np.diff(seen)
+    assert seen[-1] == estimation.most
+    assert (steps > 0).all()
+    assert all(step <= max(32, copies / 8) for step, copies in zip(steps, seen, strict=False))
+
+
+@pytest.mark.parametrize("estimation", ALL, ids=lambda estimation: estimation.name)
+def test_there_is_a_verdict_at_the_last_copy(estimation: AbstractEstimation) -> None:
+    for successes in range(0, estimation.most + 1, 50):
+        verdict = estimation.verdict(successes, estimation.most)
+        assert verdict is not None
+        assert (verdict.radius is None) == (verdict.p_lower == 0) or verdict.radius == 0
+
+
+def final(n: int, successes: int, sigma: float, alpha: float) -> float | None:
+    """Cohen's CERTIFY by the beta quantile itself."""
+    p = stats.beta.ppf(alpha, successes, n - successes + 1) if successes else 0.0
+    return float(sigma * stats.norm.ppf(p)) if p > 0.5 else None
+
+
+def test_fixed_is_cohens_bound() -> None:
+    for n, alpha in ((100, 0.001), (57, 0.05), (1, 0.6)):
+        estimation = Fixed(0.5, n, alpha)
+        for successes in range(n + 1):
+            verdict, expected = estimation.verdict(successes, n), final(n, successes, 0.5, alpha)
+            assert verdict is not None
+            assert (verdict.radius is None) == (expected is None)
+            if expected is not None:
+                assert verdict.radius == pytest.approx(expected, rel=1e-9)
+
+
+def test_fixed_stops_early_only_where_the_end_is_known() -> None:
+    """At every point and count: it abstains if and only if all ways to go on end in abstaining."""
+    n, alpha = 200, 0.01
+    estimation = Fixed(0.5, n, alpha)
+    for copies in points(estimation):
+        for successes in range(copies + 1):
+            verdict = estimation.verdict(successes, copies)
+            best = final(n, successes + n - copies, 0.5, alpha)
+            if copies < n:
+                assert verdict == (Verdict(None, 0.0) if best is None else None)
+
+
+def chance(estimation: AbstractEstimation, p: float) -> float:
+    """The probability of a certificate when a copy succeeds with probability p, by recursion over the counts."""
+    mass = np.ones(1)  # of 0, 1, ... successes, still counting
+    certified, copies = 0.0, 0
+    for point in points(estimation):
+        more = point - copies
+        mass = np.convolve(mass, stats.binom.pmf(np.arange(more + 1), more, p))
+        copies = point
+        for successes in np.flatnonzero(mass):
+            verdict = estimation.verdict(int(successes), copies)
+            if verdict is not None:
+                certified += mass[successes] * (verdict.radius is not None)
+                mass[successes] = 0
+    assert mass.sum() == pytest.approx(0, abs=1e-12)
+    return certified
+
+
+def test_target_certifies_falsely_with_probability_alpha_at_most() -> None:
+    for alpha in (0.05, 0.01):
+        estimation = Target(0.25, 0.3, 1000, alpha)
+        p0 = float(stats.norm.cdf(0.3 / 0.25))
+        assert 0 < chance(estimation, p0) <= alpha
+        assert chance(estimation, p0 - 0.02) < chance(estimation, p0)
+        assert chance(estimation, 0.99) > 0.99
+
+
+def test_target_certifies_the_radius_asked_about() -> None:
+    estimation = Target(0.5, 0.5, 5000, 0.001)
+    assert estimation.verdict(200, 200) == Verdict(0.5, float(stats.norm.cdf(1)))
+    assert estimation.verdict(100, 200) == Verdict(None, 0.0)
+    assert estimation.verdict(170, 200) is None  # 0.85 is near 0.841
+
+
+def test_anytime_bounds_hold_at_all_points_at_once() -> None:
+    p, alpha, runs = 0.9, 0.1, 2000
+    estimation = Anytime(1.0, 300, alpha, gain=1e-9)
+    rng = np.random.default_rng(0)
+    wins = rng.random((runs, 300)) < p
+    counted = np.cumsum(wins, axis=1)
+    known: dict[tuple[int, int], float] = {}
+
+    def bound(successes: int, copies: int) -> float:
+        from fastdc.binomial import anytime_lower
+
+        key = (successes, copies)
+        if key not in known:
+            known[key] = float(anytime_lower(successes, copies - successes, alpha))
+        return known[key]
+
+    wrong = [any(bound(int(row[m - 1]), m) > p for m in points(estimation)) for row in counted]
+    assert stats.binomtest(sum(wrong), runs, alpha, alternative="greater").pvalue > 1e-3
+    for successes, copies in ((32, 32), (300, 300), (280, 300)):
+        verdict = estimation.verdict(successes, copies)
+        if verdict is not None and verdict.radius is not None:
+            assert verdict.radius == pytest.approx(stats.norm.ppf(bound(successes, copies)), rel=1e-6)
+
+
+def test_anytime_stops_when_more_copies_gain_little_or_nothing_can_come() -> None:
+    loose, tight = Anytime(0.25, 100_000, 0.001, gain=0.5), Anytime(0.25, 100_000, 0.001, gain=0.01)
+    assert loose.verdict(1000, 1000) is not None
+    assert tight.verdict(1000, 1000) is None
+    assert Anytime(0.25, 1000, 0.001).verdict(100, 700) == Verdict(None, 0.0)
+
+
+def test_pilot_takes_fewer_copies_where_they_lose_little() -> None:
+    from fastdc.binomial import copies_for
+
+    estimation = Pilot(0.25, 10_000, 0.001, loss=0.05)
+    for top in (100, 99, 90, 60):
+        begun = estimation.begin(np.array([100 - top, top, 0]))
+        expected = copies_for(top, 100, sigma=0.25, alpha=0.001, largest=10_000, loss=0.05)
+        assert begun == Fixed(0.25, expected, 0.001)
+    assert Pilot(0.25, 10_000, 0.001, loss=1e-6).begin(np.array([0, 100])) == Fixed(0.25, 10_000, 0.001)
+
+
+def test_predict_is_the_binomial_test() -> None:
+    estimation = Predict(0.25, 0.01)
+    for counts in ([90, 10, 0], [60, 40, 0], [50, 50], [10], [3, 2, 1], [64, 36]):
+        ordered = sorted([*counts, 0], reverse=True)
+        p = stats.binomtest(ordered[0], ordered[0] + ordered[1], 0.5).pvalue
+        assert estimation.begin(np.array(counts)) == Verdict(0.0 if p <= 0.01 else None, 0.0)
+
+
+def test_others_go_on_after_selection() -> None:
+    for estimation in ALL:
+        assert estimation.begin(np.array([5, 95])) is estimation
+        told = estimation.describe()
+        assert told["estimation"] == estimation.name
+        assert not any(name.startswith("_") for name in told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "named"),
+    [
+        (Fixed, {"sigma": 0}, "sigma"),
+        (Fixed, {"sigma": float("nan")}, "sigma"),
+        (Fixed, {"alpha": 0}, "alpha"),
+        (Fixed, {"alpha": 1}, "alpha"),
+        (Fixed, {"alpha": True}, "alpha"),
+        (Fixed, {"most": 0}, "n must"),
+        (Fixed, {"most": 1.5}, "n must"),
+        (Target, {"radius": 0}, "radius"),
+        (Target, {"radius": 2.5}, "8 sigma"),
+        (Target, {"radius": "1"}, "radius"),
+        (Anytime, {"gain": 0}, "gain"),
+        (Pilot, {"loss": -1}, "loss"),
+    ],
+)
+def test_bad_options_are_one_line(kind: Any, options: dict[str, Any], named: str) -> None:
+    good: dict[str, Any] = {"sigma": 0.25, "most": 100, "alpha": 0.01}
+    if kind is Target:
+        good["radius"] = 0.5
+    fails_with(lambda: kind(**{**good, **options}), named, kind=InputError)
