@@ -59,6 +59,7 @@ RANKS = {
     "job": 9,
     "base": 10,
     "certify": 11,
+    "robust": 12,
     "classifier": 13,
     "session": 14,
     "": 15,
@@ -165,10 +166,10 @@ def test_the_documented_ranks_are_these() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
-        ("ops", "from fastdc.classifier import load", "ops:1: imports classifier (rank 10) from rank 1"),
-        ("ops", "def f():\n    import fastdc.cli.main", "ops:2: imports cli.main (rank 15) from rank 1"),
+        ("ops", "from fastdc.classifier import load", "ops:1: imports classifier (rank 13) from rank 1"),
+        ("ops", "def f():\n    import fastdc.cli.main", "ops:2: imports cli.main (rank 18) from rank 1"),
         ("plan", "from fastdc import engine", "plan:1: imports engine (rank 8) from rank 3"),
-        ("plan", "from fastdc import load", "plan:1: imports fastdc (rank 12) from rank 3"),
+        ("plan", "from fastdc import load", "plan:1: imports fastdc (rank 15) from rank 3"),
         ("plan", "from .engine import Engine", "plan:1: imports engine (rank 8) from rank 3"),
         ("backends.base", "from ..engine import Engine", "backends.base:1: imports engine (rank 8) from rank 7"),
         ("errors", "from fastdc import bundle", "errors:1: imports bundle (rank 6) from rank 6"),

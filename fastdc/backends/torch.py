@@ -54,6 +54,9 @@ class TorchNetwork:
         image_shape: (channels, height, width).
         options: device, precision (default float32), batch, threads (sets torch's global thread count).
 
+    Attributes:
+        module: The module as it runs, for what needs more than F, such as gradients.
+
     Raises:
         BackendError: CUDA was asked for and is not available.
     """
@@ -71,8 +74,8 @@ class TorchNetwork:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         dtype = getattr(torch, self.precision)
-        module = module.to(device=self.device, dtype=dtype).eval()
-        self.slots: tuple[AbstractSlot, ...] = (_TorchSlot(module, self.batch, image_shape, dtype),)
+        self.module = module.to(device=self.device, dtype=dtype).eval()
+        self.slots: tuple[AbstractSlot, ...] = (_TorchSlot(self.module, self.batch, image_shape, dtype),)
         self.stream = 0
         if self.device.startswith("cuda"):
             self.stream = int(torch.cuda.current_stream(self.device).cuda_stream)
