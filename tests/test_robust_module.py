@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from worlds import SHAPE, classifier, fails_with, gaussian, unit_images
 
 import fastdc
-from fastdc import BackendError, DiffusionClassifier, InputError, reference
+from fastdc import BackendError, DiffusionClassifier, InputError, ops, reference
+from fastdc.backends import NetworkOptions
 from fastdc.data import digits_test
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import plan_config
@@ -28,6 +29,7 @@ else:
 
 from torch_worlds import Counting, GaussianDenoiser, gaussian_on_torch, on_torch, tiny_mlp, tiny_model
 
+from fastdc.backends.torch import TorchNetwork
 from fastdc.robust import LikelihoodMaximization, as_module, maximize_likelihood
 
 FloatArray = npt.NDArray[np.float64]
@@ -273,6 +275,28 @@ def test_a_network_that_overflows_is_an_error() -> None:
     world = gaussian()
     module = as_module(on_torch(world.model, Broken(world)), draws=1)
     fails_with(lambda: module(tensor(unit_images(1))), "not finite", kind=BackendError)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or ops.cuda_device_count() == 0, reason="no CUDA device, or built without CUDA"
+)
+@pytest.mark.parametrize("how", [None, "paper"])
+def test_a_device_gives_the_same_logits_and_gradients(how: str | None) -> None:
+    results = []
+    for device in ("cpu", "cuda:0"):
+        network = TorchNetwork(tiny_mlp(), SHAPE, NetworkOptions(device=device))
+        module = as_module(DiffusionClassifier(tiny_model(), network), draws=4, likelihood_maximization=how)
+        for place in ("cpu", device):
+            x = tensor(unit_images(3)).to(place).requires_grad_()
+            logits = module(x)
+            logits[:, 1].sum().backward()
+            assert x.grad is not None
+            assert logits.device == x.grad.device == x.device
+            results.append((logits.detach().cpu(), x.grad.cpu()))
+    for logits, gradient in results[1:]:
+        torch.testing.assert_close(logits, results[0][0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(gradient, results[0][1], rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize(
