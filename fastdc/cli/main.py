@@ -19,6 +19,7 @@ _COMMANDS = {
     "demo": "Classify the 400 test images that come with fastdc.",
     "classify": "Classify image files, folders and arrays.",
     "calibrate": "Find on validation images how early classes can be dropped.",
+    "certify": "Certify a data set: classes with the radius in which they cannot change.",
     "evaluate": "Tabulate and plot certified accuracy from files of certificates.",
     "info": "Show what is installed and built in, or what a model is.",
     "train": "Train a diffusion classifier on your own images.",

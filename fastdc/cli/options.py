@@ -62,8 +62,7 @@ _NETWORK_OPTIONS = (
     click.option("--threads", type=int, help="CPU threads.  [default: all usable]"),
 )
 
-_RUN_OPTIONS = (
-    click.option("--model", default="digits", show_default=True, help="A shipped model or a bundle folder."),
+_RULE_OPTIONS = (
     click.option(
         "--rule",
         type=click.Choice(RULES),
@@ -85,6 +84,18 @@ _RUN_OPTIONS = (
         metavar="FILE.json",
         help="Use this calibration, of fastdc calibrate --out.  [default: the model's]",
     ),
+)
+_MODEL = click.option("--model", default="digits", show_default=True, help="A shipped model or a bundle folder.")
+_DRAWS = click.option(
+    "--draws",
+    type=int,
+    help="Noise draws a class, at most; more is surer and slower.  [default: the rule's, else the model's]",
+)
+_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of the noise; same seed, same result.")
+
+_RUN_OPTIONS = (
+    _MODEL,
+    *_RULE_OPTIONS,
     click.option(
         "--decision",
         type=click.Choice(DECISIONS),
@@ -92,11 +103,7 @@ _RUN_OPTIONS = (
         show_default=True,
         help="mean: smallest mean error wins; vote: most draws won.",
     ),
-    click.option(
-        "--draws",
-        type=int,
-        help="Noise draws a class, at most; more is surer and slower.  [default: the rule's, else the model's]",
-    ),
+    _DRAWS,
     FIRST,
     LEVELS,
     click.option(
@@ -106,15 +113,26 @@ _RUN_OPTIONS = (
     ),
     click.option("--antithetic", is_flag=True, help="Draws in pairs of opposite noise."),
     click.option("--level-weights", is_flag=True, help="Weigh noise levels by the model's fitted curve."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the noise; same seed, same result."),
+    _SEED,
     *_NETWORK_OPTIONS,
     QUIET,
 )
+_BASE_OPTIONS = (*_RULE_OPTIONS, _DRAWS, FIRST, LEVELS, _SEED, *_NETWORK_OPTIONS, QUIET)
 
 
 def run_options(command: Command) -> Command:
     """Adds the options of commands that run a classifier."""
     return _with(command, _RUN_OPTIONS)
+
+
+def model_option(command: Command) -> Command:
+    """Adds --model."""
+    return _MODEL(command)
+
+
+def base_options(command: Command) -> Command:
+    """Adds the options of commands that certify: what decides about a noisy copy, and what runs it."""
+    return _with(command, _BASE_OPTIONS)
 
 
 def network_options(command: Command) -> Command:
@@ -216,7 +234,7 @@ def check_plot(path: str, inputs: Iterable[str] = ()) -> None:
 
 @contextmanager
 def progress_bar(total: int, *, quiet: bool, description: str | None = None) -> Iterator[Advance]:
-    """A bar on stderr over images, drawn only on a terminal.
+    """A bar on stderr over images, drawn only on a terminal, and drawn again where only the text behind it changes.
 
     Args:
         total: Images in all.
@@ -230,7 +248,14 @@ def progress_bar(total: int, *, quiet: bool, description: str | None = None) -> 
 
     disable = True if quiet else None  # None: tqdm's word for "only on a terminal"
     with tqdm(
-        total=total, desc=description, unit="image", disable=disable, dynamic_ncols=True, leave=False, smoothing=0.1
+        total=total,
+        desc=description,
+        unit="image",
+        disable=disable,
+        dynamic_ncols=True,
+        leave=False,
+        smoothing=0,  # the mean rate: images come in heaps
+        miniters=0,
     ) as bar:
 
         def advance(count: int, postfix: str) -> None:

@@ -45,14 +45,14 @@ def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[
         results = cast("Generator[Classification, None, None]", stream)
         try:
             for result in results:
-                with _bar_hidden(), _held_back() as interrupted:
+                with _bar_hidden(), held_back() as interrupted:
                     yield result
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt as error:
             stop = error if isinstance(error, Interrupted) else _stop(results)
             if stop.result is not None:
-                with _bar_hidden(), _held_back():
+                with _bar_hidden(), held_back():
                     yield stop.result
             raise stop from None
 
@@ -156,7 +156,7 @@ def _bar_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def _held_back() -> Iterator[Callable[[], bool]]:
+def held_back() -> Iterator[Callable[[], bool]]:
     """Holds back the first Ctrl-C; yields a function that tells whether there was one."""
     held = False
     handler = signal.getsignal(signal.SIGINT)
