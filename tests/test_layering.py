@@ -50,6 +50,7 @@ RANKS = {
     "images": 6,
     "backends": 7,
     "decide": 7,
+    "lipschitz": 7,
     "records": 7,
     "engine": 8,
     "record_writer": 8,
