@@ -39,6 +39,7 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_PIXELS = 2**28
 MAX_CLASSES = 10_000_000
 MAX_FIRST = 10_000
+MAX_NOISED = 256
 
 # Neither hidden nor a path, on any system: no separators, colons, control characters, nor names that are too long.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -184,7 +185,8 @@ def with_calibration(
 
     Args:
         bundle: The bundle, or its folder.
-        calibration: Takes the place of the one that is there.
+        calibration: Takes the place of the one that is there; one for noisy images, of that for the same method and
+            noise.
         level_weights: Likewise; None keeps what is there.
         first: New ``defaults.first``; None keeps what is there. A calibration whose plan differs from the defaults is
             used only where a run asks for that plan.
@@ -200,6 +202,10 @@ def with_calibration(
     if isinstance(bundle, Bundle) and current.model.identity != bundle.model.identity:
         raise BundleError(f"{bundle.path / MANIFEST} was changed since it was loaded: load the bundle again")
     changes: dict[str, Any] = {"calibration": calibration.to_dict()}
+    if calibration.noised:
+        kept = [other for other in current.model.noised_calibrations if other.noised != calibration.noised]
+        together = sorted([*kept, calibration], key=lambda other: other.noised or ("", 0.0))
+        changes = {"noised_calibrations": [other.to_dict() for other in together]}
     if level_weights is not None:
         changes["level_weights"] = level_weights.to_dict()
     if first is not None:
@@ -327,6 +333,7 @@ def _parse(folder: Path, manifest: Any, digest: str) -> Bundle:
             defaults=_defaults(_field(manifest, "defaults", dict)),
             identity=digest,
             calibration=_calibration(manifest.get("calibration")),
+            noised_calibrations=_noised_calibrations(manifest.get("noised_calibrations", [])),
             level_weights=_level_weights(manifest.get("level_weights")),
         )
         return Bundle(path=folder, model=model, manifest=manifest)
@@ -409,12 +416,17 @@ def _defaults(entry: dict[str, Any]) -> Defaults:
 
 def _calibration(entry: Any) -> Calibration | None:
     """Of the race. Its plan may name options that this version does not know: then it fits no run."""
-    if entry is None:
-        return None
-    calibration = calibration_from_dict(entry)
-    if calibration.draws > MAX_DRAWS:
-        raise BundleError(f"calibration: draws must be at most {MAX_DRAWS}, got {calibration.draws}")
-    return calibration
+    return None if entry is None else calibration_from_dict(entry)
+
+
+def _noised_calibrations(entries: Any) -> tuple[Calibration, ...]:
+    """Of the race on noisy images, one for each method and noise."""
+    if not isinstance(entries, list) or len(entries) > MAX_NOISED:
+        raise BundleError(f"noised_calibrations must be a list of at most {MAX_NOISED}, got {entries!r:.80}")
+    found = tuple(filter(None, map(_calibration, entries)))
+    if len(found) < len(entries) or any(calibration.noised is None for calibration in found):
+        raise BundleError("each calibration in noised_calibrations must name the method and noise of its plan")
+    return found
 
 
 def _level_weights(entry: Any) -> LevelWeights | None:

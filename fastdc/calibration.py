@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.exceptions import InputError
-from fastdc.plan import PlanConfig, is_number
+from fastdc.plan import MAX_DRAWS, PlanConfig, is_number
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.calibrated import Calibrated
 
@@ -65,6 +65,8 @@ class Calibration:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"calibration: {name} must be a positive whole number, got {value!r:.80}")
+        if self.draws > MAX_DRAWS:
+            raise InputError(f"calibration: draws must be at most {MAX_DRAWS}, got {self.draws}")
         if not isinstance(self.plan, dict):
             raise InputError(f"calibration: plan must be an object, got {self.plan!r:.80}")
 
@@ -72,6 +74,12 @@ class Calibration:
     def rule(self) -> Calibrated:
         """The race with this limit."""
         return Calibrated(self.limit, draws=self.draws)
+
+    @property
+    def noised(self) -> tuple[str, float] | None:
+        """The method and the noise-to-signal ratio of noisy images that it is for; None of clean ones."""
+        noise, method = self.plan.get("noise", 0), self.plan.get("method", "dc")
+        return (method, float(noise)) if is_number(noise) and noise and isinstance(method, str) else None
 
     def fits(self, plan: PlanConfig) -> bool:
         """Whether the limit was calibrated on such a plan: the same but for the number of draws."""

@@ -24,6 +24,7 @@ from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration, calibrate_errors, check_level
 from fastdc.certificate import Certificate
 from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
+from fastdc.copies import one_copy_each
 from fastdc.decide import DECISIONS
 from fastdc.errors import ErrorTable
 from fastdc.estimation import AbstractEstimation
@@ -94,11 +95,33 @@ class DiffusionClassifier:
         job = Job.of(self.model, self.network, "full", None, seed, plan)
         x = to_model_range(images, self.model)
         noise_streams = streams_of(x) if streams is None else check_streams(streams, len(x))
-        rows: Rows = [None] * len(x)
-        for finished in job.run(x, noise_streams, progress=progress):
-            for done in finished:
-                rows[done.key] = (done.counts, done.values)
-        return job.table(rows, noise_streams)
+        return _table(job, x, noise_streams, progress)
+
+    def errors_of_copies(
+        self,
+        images: Any,
+        *,
+        number: int = 0,
+        seed: int = 0,
+        progress: OnProgress | None = None,
+        **plan: Unpack[PlanOptions],
+    ) -> ErrorTable:
+        """Every error of a noisy copy of each image, x + sigma e, as randomized smoothing makes them (``copies``).
+
+        Args:
+            images: (n, c, h, w), uint8 or float in [0, 1]: without noise.
+            number: Which copy, from 0.
+            seed: Of the copies' noise and of the noise that the method adds.
+            progress: Called after every step.
+            **plan: Plan options, see the class; sigma is needed.
+
+        Raises:
+            InputError: Images or options cannot be used.
+        """
+        job = Job.of(self.model, self.network, "full", None, seed, plan)
+        x = to_model_range(images, self.model)
+        copies, noise = one_copy_each(x, streams_of(x), number, std=job.plan.config.noise, seed=seed)
+        return _table(job, copies, noise, progress)
 
     def classify(
         self,
@@ -238,7 +261,7 @@ class DiffusionClassifier:
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1]: like those to be classified, and neither trained on nor
-                used for results. Labels are not needed.
+                used for results. Labels are not needed. With the plan option sigma, noise is added to them.
             delta: Probability with which the race may lose the class of the full run, at least 1 / (n + 1).
             seeds: Noise seeds of every image.
             progress: Called after every step.
@@ -256,7 +279,12 @@ class DiffusionClassifier:
         plan.setdefault("draws", CALIBRATION_DRAWS)
         job = Job.of(self.model, self.network, "full", None, 0, plan)
         check_level(delta, len(to_model_range(images, self.model)))  # before the work, not after it
-        tables = (self.errors(images, seed=seed, progress=progress, **plan).errors for seed in range(seeds))
+        tables = (
+            self.errors(images, seed=seed, progress=progress, **plan).errors
+            if job.plan.config.noise == 0
+            else self.errors_of_copies(images, number=seed, progress=progress, **plan).errors
+            for seed in range(seeds)
+        )
         return calibrate_errors(tables, job.plan.config, delta=delta)
 
     def base(
@@ -389,6 +417,16 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise BundleError(f"no model {name!r}: expected a bundle folder or one of {', '.join(shipped_models())}")
     return path
+
+
+def _table(
+    job: Job, x: npt.NDArray[np.float32], streams: npt.NDArray[np.int64], progress: OnProgress | None
+) -> ErrorTable:
+    rows: Rows = [None] * len(x)
+    for finished in job.run(x, streams, progress=progress):
+        for done in finished:
+            rows[done.key] = (done.counts, done.values)
+    return job.table(rows, streams)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -41,6 +41,17 @@ def noisy_copies(
     return copies, np.array([_stream(stream, purpose, number) for number in numbers.tolist()], np.int64)
 
 
+def one_copy_each(
+    x: Images, streams: npt.NDArray[np.int64], number: int, *, std: float, seed: int
+) -> tuple[Images, npt.NDArray[np.int64]]:
+    """Estimation copy `number` of each image, float32 (n, c, h, w), and the noise streams, int64 (n,)."""
+    made = [
+        noisy_copies(image, number, 1, std=std, seed=seed, stream=stream, purpose=ops.PURPOSE_ESTIMATION)
+        for image, stream in zip(x, streams.tolist(), strict=True)
+    ]
+    return np.concatenate([one[0] for one in made]), np.concatenate([one[1] for one in made])
+
+
 def _stream(stream: int, purpose: int, number: int) -> int:
     name = stream.to_bytes(8, "little") + purpose.to_bytes(1, "little") + number.to_bytes(8, "little")
     return int.from_bytes(hashlib.blake2b(name, digest_size=7, person=b"fastdc copy").digest(), "little")

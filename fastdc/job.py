@@ -87,9 +87,10 @@ def _noisy_band(model: Model, given: dict[str, Any]) -> None:
     noise = given["noise"]
     method = given.setdefault("method", "dc")
     for calibration in model.noised_calibrations:
-        if calibration.plan.get("method") == method and calibration.plan.get("noise") == noise:
+        if calibration.noised == (method, noise):
             for name in ("levels", "first", "weighting"):
-                given.setdefault(name, calibration.plan.get(name))
+                if calibration.plan.get(name) is not None:
+                    given.setdefault(name, calibration.plan[name])
             return
     low, high = model.defaults.levels or (0.0, 0.0)
     if isinstance(method, str) and method_of(method).above:

@@ -270,14 +270,49 @@ def test_a_calibration_fits_the_plan_that_it_is_of(tmp_path: Path) -> None:
     assert not read.fits(dataclasses.replace(plan, first=()))
 
 
+def noised(method: str, noise: float, limit: float = 1.0) -> Calibration:
+    """A calibration for noisy images."""
+    return dataclasses.replace(CALIBRATION, limit=limit, plan={"method": method, "noise": noise, "levels": [0.6, 2]})
+
+
+def test_calibrations_for_noisy_images_stand_beside_the_plain_one(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "b")
+    with_calibration(tmp_path / "b", CALIBRATION)
+    for made in (noised("epndc", 0.5), noised("apndc", 0.5), noised("epndc", 0.25), noised("epndc", 0.5, 2.0)):
+        model = with_calibration(tmp_path / "b", made).model
+    assert model.calibration == CALIBRATION
+    assert model.noised_calibrations == (noised("apndc", 0.5), noised("epndc", 0.25), noised("epndc", 0.5, 2.0))
+    plan = PlanConfig(8, levels=(0.6, 2), method="epndc", noise=0.5)
+    assert model.calibration_for(plan) == noised("epndc", 0.5, 2.0)
+    assert model.calibration_for(dataclasses.replace(plan, noise=0.4)) is None
+    assert model.calibration_for(dataclasses.replace(plan, levels=(0.7, 2.0))) is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        ({}, "list"),
+        (5, "list"),
+        ([5], "object"),
+        ([CALIBRATION.to_dict()], "method and noise"),
+        ([{**noised("epndc", 0.5).to_dict(), "draws": 10**9}], "draws"),
+        ([{**noised("epndc", 0.5).to_dict(), "limit": -1}], "limit"),
+        ([noised("epndc", 0.5).to_dict()] * 257, "256"),
+    ],
+)
+def test_bad_calibrations_for_noisy_images_are_refused(tmp_path: Path, entries: Any, named: str) -> None:
+    fails_with(
+        lambda: tiny_bundle(tmp_path / "b", noised_calibrations=entries),
+        "noised_calibrations" if named in ("list", "256") else "calibration",
+        named,
+    )
+
+
 @pytest.mark.parametrize("first", [[-1.0], [float("nan")], ["1"], [True], [object()]])
 def test_a_calibration_that_is_not_valid_leaves_the_bundle_alone(tmp_path: Path, first: Any) -> None:
     tiny_bundle(tmp_path / "b")
     before = (tmp_path / "b" / MANIFEST).read_bytes()
     fails_with(lambda: with_calibration(tmp_path / "b", CALIBRATION, first=first), str(tmp_path / "b"))
-    fails_with(
-        lambda: with_calibration(tmp_path / "b", dataclasses.replace(CALIBRATION, draws=10**9)), "calibration", "draws"
-    )
     assert (tmp_path / "b" / MANIFEST).read_bytes() == before
     assert sorted(item.name for item in (tmp_path / "b").iterdir()) == [DENOISER, MANIFEST]
 

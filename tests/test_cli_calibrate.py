@@ -159,6 +159,30 @@ def test_level_weights_take_a_folder_of_classes(cli: Cli, folder: Path) -> None:
     cli.refuses("calibrate", "m", "sorted", *QUICK, "--level-weights", naming="other classes")
 
 
+def test_a_calibration_for_noisy_images_is_used_by_certify(cli: Cli, folder: Path) -> None:
+    noisy = ("--sigma", "0.25", "--method", "apndc")
+    before = load_bundle("m").model.defaults
+    result = cli("calibrate", "m", "b.npz", *QUICK, *noisy, "--levels", "0.6", "2", "--first", "0.8", "--write")
+    assert result.code == 0, result.err
+    command = "fastdc certify --data DATA --out RUN.tsv --model m --sigma 0.25 --method apndc"
+    assert result.err == f"next         {command}\n"
+    model = load_bundle("m").model
+    (made,) = model.noised_calibrations
+    images = digits_test().images[:70]
+    assert made == fastdc.load("m").calibrate(
+        images, delta=0.05, seeds=2, draws=8, sigma=0.25, method="apndc", levels=(0.6, 2.0), first=(0.8,)
+    )
+    assert made.noised == ("apndc", 0.5)
+    assert (model.calibration, model.defaults) == (None, before)
+    assert 11 < float(result.rows["evaluations"].split()[0]) < 80  # one to denoise, one a class and more
+    assert "apndc at sigma / alpha 0.5" in cli("info", "m").out
+    few = ("--n0", "3", "--n", "10", "--max", "2", "--draws", "8")
+    assert cli("certify", "--data", "b.npz", "--model", "m", *noisy, *few, "--out", "run.tsv").code == 0
+    assert '"calibrated"' in Path("run.tsv.json").read_text()
+    assert cli("certify", "--data", "b.npz", "--model", "m", "--sigma", "0.2", *few, "--out", "other.tsv").code == 0
+    assert '"paired"' in Path("other.tsv.json").read_text()
+
+
 # --- refusing --------------------------------------------------------------------------------------------------------
 
 

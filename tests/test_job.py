@@ -43,6 +43,33 @@ def job_of(
     return Job.of(model, network, rule, changes.pop("rule_options", None), changes.pop("seed", 0), options or {})
 
 
+def test_noisy_images_take_the_levels_that_they_are_calibrated_at() -> None:
+    known = PlanConfig(16, (0.6, 2.0), "uniform", "l1", first=(0.9,), method="epndc", noise=0.5)
+    made = calibration(known)
+    model = replace(BAND, noised_calibrations=(made,))
+    assert made.noised == ("epndc", 0.5)
+    noisy: PlanOptions = {"method": "epndc", "sigma": 0.25}  # 0.5 on [-1, 1]
+    assert plan_config(model, noisy) == replace(known, draws=24)
+    assert job_of(options={**noisy, "draws": 16}, model=model).rule == made.rule
+    assert isinstance(job_of(options={"method": "epndc", "sigma": 0.2}, model=model).rule, Paired)
+    assert isinstance(job_of(options={"method": "apndc", "sigma": 0.25}, model=model).rule, Paired)
+    assert isinstance(job_of(options={**noisy, "levels": (0.6, 3.0)}, model=model).rule, Paired)
+
+
+def test_without_a_calibration_the_band_is_above_the_noise() -> None:
+    for method, sigma, levels in (
+        ("epndc", 0.1, (0.5, 2.0)),
+        ("epndc", 0.4, (0.84, 3.2)),
+        ("dc", 0.4, (0.5, 3.2)),
+        ("denoised", 0.4, (0.5, 3.2)),
+    ):
+        made = plan_config(BAND, {"method": method, "sigma": sigma})
+        assert made.levels == pytest.approx(levels)
+        assert (made.first, made.noise) == ((), 2 * sigma)
+    assert plan_config(BAND, {"sigma": 0.4, "levels": (0.1, 0.2)}).levels == (0.1, 0.2)
+    assert plan_config(BAND, {"sigma": 0.0}) == plan_config(BAND, {})
+
+
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 

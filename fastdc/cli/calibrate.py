@@ -16,7 +16,9 @@ from fastdc.cli.calibration_file import write_calibration_file
 from fastdc.cli.options import (
     FIRST,
     LEVELS,
+    METHOD,
     QUIET,
+    SIGMA,
     check_folder,
     check_output,
     network_options,
@@ -24,8 +26,10 @@ from fastdc.cli.options import (
     plan_options,
 )
 from fastdc.cli.runner import progress_of, promise
+from fastdc.copies import one_copy_each
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import InputError
+from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
 from fastdc.level_weights import LevelWeights
 from fastdc.plan import PlanConfig
@@ -36,6 +40,7 @@ Examples:
   fastdc calibrate my-model val-photos/ --out cal.json       leaves the model as it is
   fastdc classify test.npz --model my-model --calibration cal.json
   fastdc calibrate my-model val.npz --first 0.8 --write      begin at a telling noise level
+  fastdc calibrate my-model val.npz --sigma 0.25 --delta 0.02 --write     for fastdc certify --sigma 0.25
 
 \b
 Every image is run in full under several noise seeds, which is classes x draws x seeds evaluations an
@@ -66,6 +71,8 @@ strictly, choose it on one half of the images and calibrate on the other.
 @click.option("--seeds", type=int, default=8, show_default=True, help="Noise seeds of every image.")
 @FIRST
 @LEVELS
+@SIGMA
+@METHOD
 @click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights; needs labels.")
 @network_options
 @QUIET
@@ -77,7 +84,8 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
     """
     if write and bundle in shipped_models():
         raise InputError(f"{bundle} comes with fastdc: name a folder to write to, or use --out and --calibration")
-    if write and options["levels"] is not None:
+    noisy = bool(options["sigma"])
+    if write and options["levels"] is not None and not noisy:
         raise InputError("--write is for the model's own levels, at which it runs: use --out for other --levels")
     opened = load_bundle(find_model(bundle))
     if out is not None:
@@ -91,7 +99,8 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
     config = _check(classifier, plan, len(images), delta=delta, seeds=seeds)
     tables = _full_runs(classifier, images, plan, seeds=seeds, quiet=quiet)
     found = calibrate_errors([table.errors for table in tables], config, delta=delta)
-    first = options["first"] if options["levels"] is None else None  # as defaults.first it belongs to the model's band
+    # As defaults.first it belongs to the model's band; a calibration for noisy images brings its own.
+    first = options["first"] if options["levels"] is None and not noisy else None
     curve = None if labels is None else _level_weights(tables, labels)
     _show(found, tables[0], curve)
     if out is not None:
@@ -106,7 +115,8 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
         f"evaluations  {spent:.1f} an image on these images (full run: {opened.model.num_classes * config.draws})"
     )
     if not quiet:
-        click.echo(f"next         fastdc classify IMAGE... {_how(bundle, out, write, found, options)}", err=True)
+        command = "certify --data DATA --out RUN.tsv" if noisy else "classify IMAGE..."
+        click.echo(f"next         fastdc {command} {_how(bundle, out, write, found, options)}", err=True)
 
 
 def _load(
@@ -153,6 +163,8 @@ def _full_runs(
     classifier: DiffusionClassifier, images: npt.NDArray[Any], plan: PlanOptions, *, seeds: int, quiet: bool
 ) -> list[ErrorTable]:
     with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
+        if plan.get("sigma"):
+            return [classifier.errors_of_copies(images, number=i, progress=progress, **plan) for i in range(seeds)]
         return [classifier.errors(images, seed=seed, progress=progress, **plan) for seed in range(seeds)]
 
 
@@ -166,9 +178,14 @@ def _race(
     quiet: bool,
 ) -> float:
     """Evaluations that an image costs on average in the race, under noise that the calibration has not seen."""
+    job = Job.of(classifier.model, classifier.network, found.rule, None, 0 if plan.get("sigma") else seed, plan)
+    x = to_model_range(images, classifier.model)
+    streams = streams_of(x)
+    if job.plan.config.noise:
+        x, streams = one_copy_each(x, streams, seed, std=job.plan.config.noise, seed=0)
     with progress_of(quiet=quiet, description="race") as progress:
-        result = classifier.classify(images, rule=found.rule, seed=seed, progress=progress, **plan)
-    return float(result.evaluations.mean())
+        spent = sum(len(done.values) for finished in job.run(x, streams, progress=progress) for done in finished)
+    return spent / len(x) + len(job.denoising)
 
 
 def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64]) -> LevelWeights | None:
@@ -214,8 +231,12 @@ def _most_telling(table: ErrorTable) -> tuple[float, float] | None:
 def _how(bundle: str, out: str | None, write: bool, found: Calibration, options: dict[str, Any]) -> str:
     """The options with which this calibration is used."""
     words = [f"--model {bundle}"]
+    if found.noised is not None:
+        words.append("--sigma {:g} --method {}".format(options["sigma"], found.noised[0]))
     if not write:
         words.append(f"--calibration {out}" if out is not None else f"--rule calibrated -o limit={found.limit:.6g}")
+    if found.noised is not None and (write or out):
+        return " ".join(words)  # it brings its levels
     if options["levels"] is not None:
         words.append("--levels {:g} {:g}".format(*options["levels"]))
     if options["first"] and (options["levels"] is not None or not (write or out)):

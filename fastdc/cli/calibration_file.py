@@ -81,7 +81,10 @@ def with_calibration_file(bundle: Bundle, path: str) -> Bundle:
         )
     model = bundle.model
     try:
-        changes: dict[str, Any] = {"calibration": calibration_from_dict(entry["calibration"])}
+        calibration = calibration_from_dict(entry["calibration"])
+        changes: dict[str, Any] = {"calibration": calibration}
+        if calibration.noised is not None:
+            changes = {"noised_calibrations": (calibration, *model.noised_calibrations)}  # the first that fits is taken
         if entry["level_weights"] is not None:
             changes["level_weights"] = LevelWeights.from_dict(entry["level_weights"])
         if entry["first"] is not None:

@@ -7,6 +7,7 @@ import click
 
 from fastdc.backends.onnx import usable_cpus
 from fastdc.bundle import Bundle, load_bundle
+from fastdc.calibration import Calibration
 from fastdc.classifier import find_model, shipped_models
 from fastdc.cli.runner import promise
 from fastdc.config import CAPABILITIES, build_config
@@ -80,6 +81,12 @@ def _race(model: Model) -> str:
     return f"calibrated: {promise(calibration.delta)}"
 
 
+def _noised(calibration: Calibration) -> str:
+    """What a calibration for noisy images is for, and says; the noise in the unit of levels."""
+    method, noise = calibration.noised or ("", 0.0)
+    return f"{method} at sigma / alpha {noise:g}: limit {calibration.limit:.4g}, {promise(calibration.delta)}"
+
+
 def _describe(bundle: Bundle) -> dict[str, Any]:
     model = bundle.model
     defaults = model.defaults
@@ -102,6 +109,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         ),
         "calibration": "none" if model.calibration is None else model.calibration.to_dict(),
         "race": _race(model),
+        "noisy images": [_noised(found) for found in model.noised_calibrations] or "paired tests: not calibrated",
         "level weights": "none"
         if curve is None
         else f"{len(curve.ratio)} knots, {curve.ratio[0]:g} to {curve.ratio[-1]:g}",

@@ -17,6 +17,7 @@ from fastdc.exceptions import InputError
 from fastdc.extras import require
 from fastdc.job import PlanOptions
 from fastdc.model import Model
+from fastdc.noised import METHODS
 from fastdc.plan import ORDERS
 from fastdc.rules.choose import RULES
 
@@ -46,6 +47,16 @@ LEVELS = click.option(
     type=(float, float),
     metavar="LO HI",
     help="Band of noise levels (sigma / alpha) that the draws go through.  [default: the model's]",
+)
+SIGMA = click.option(
+    "--sigma",
+    type=float,
+    help="Add noise of this standard deviation to the images, in pixels in [0, 1], as certification does.",
+)
+METHOD = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="What takes the noise into account: the classifier of noisy images.  [default: epndc with --sigma, else dc]",
 )
 QUIET = click.option("--quiet", is_flag=True, help="No progress bar, no notes.")
 
@@ -176,6 +187,9 @@ def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
         plan["order"] = options["order"]
     if options.get("antithetic"):
         plan["antithetic"] = True
+    if options.get("sigma") or options.get("method"):
+        plan["sigma"] = options["sigma"] or 0.0
+        plan["method"] = options["method"] or "epndc"
     if options.get("level_weights"):
         if model.level_weights is None:
             raise InputError(f"model {model.name} has no level weights: fastdc calibrate --level-weights makes them")
