@@ -44,6 +44,9 @@ ROW_FIELDS = ("gx", "ge", "a", "b", "c", "d", "weight", "timestep")
 LOSSES = ("l2", "l1", "huber")
 """rho: square, absolute value, or Huber with threshold delta."""
 
+MAP_LOSSES = (*LOSSES, "residual")
+"""What maps may hold besides: the residual itself, which is the denoised image where a row makes it that."""
+
 PURPOSE_DIFFUSION = 0
 PURPOSE_SELECTION = 1
 PURPOSE_ESTIMATION = 2
@@ -132,9 +135,9 @@ def _flag(name: str, value: bool | np.bool_) -> bool:
     raise InputError(f"{name} must be True or False, got {value!r}")
 
 
-def _form(loss: str, delta: float) -> tuple[str, float]:
-    if loss not in LOSSES:
-        raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+def _form(loss: str, delta: float, known: tuple[str, ...] = LOSSES) -> tuple[str, float]:
+    if loss not in known:
+        raise InputError(f"loss must be one of {', '.join(known)}, got {loss!r}")
     if not isinstance(delta, (float, int, np.floating)) or not delta > 0:
         raise InputError(f"delta must be a positive number, got {delta!r}")
     return loss, float(delta)
@@ -321,9 +324,6 @@ def error_map(
 ) -> Array:
     """Adds weight * rho(residual), pixel by pixel, to the map of each cell's (image, class): the error over draws.
 
-    With the loss "residual", which only maps have, rho(r) is r itself: a row whose residual is the denoised image (b
-    without the subtraction of x) then makes images.
-
     Args:
         network_output: F, (B, D) or (B, ...) of float32, float16 or bfloat16.
         images: float32 (n, ...), x.
@@ -332,7 +332,7 @@ def error_map(
         streams: int64 (n,).
         maps: float32 (n, K, ...), added to in the order of the cells.
         target: float32 (n, ...), z, or None.
-        loss: One of :data:`LOSSES`, or "residual".
+        loss: One of :data:`MAP_LOSSES`.
         delta: Threshold of the Huber loss.
         seed: Philox key.
         purpose: Which use of noise.
@@ -345,8 +345,7 @@ def error_map(
     Raises:
         InputError: A shape, type, index or range is off.
     """
-    if loss != "residual":
-        loss, delta = _form(loss, delta)
+    loss, delta = _form(loss, delta, MAP_LOSSES)
     _C.error_map(
         _input(network_output, "network_output"),
         *_step(images, cells, rows, streams, seed),
@@ -398,6 +397,7 @@ def cuda_device_count() -> int:
 
 __all__ = [
     "LOSSES",
+    "MAP_LOSSES",
     "MAX_SEED",
     "MAX_STREAM",
     "PURPOSE_DIFFUSION",

@@ -54,12 +54,14 @@ def normal(seed: int, stream: int, draw: int, size: int, purpose: int = 0) -> Fl
 
 
 def rho(residual: FloatArray, loss: str, delta: float = 1.0) -> FloatArray:
-    """The loss of each residual: "l2" square, "l1" absolute value, "huber" with threshold delta."""
+    """The loss of each residual: "l2" square, "l1" absolute value, "huber" with threshold delta, "residual" itself."""
     magnitude = np.abs(residual)
     if loss == "l2":
         return magnitude**2
     if loss == "l1":
         return magnitude
+    if loss == "residual":
+        return residual
     return np.where(magnitude <= delta, 0.5 * magnitude**2, delta * (magnitude - 0.5 * delta))
 
 

@@ -145,7 +145,9 @@ def pixel_errors(case: Case, loss: str, delta: float) -> tuple[FloatArray, Float
         off = PIXEL_TOLERANCE * (terms if z is None else terms + np.abs(row[5] * z))
         rho = reference.rho(r, loss, delta)
         # |rho(r + off) - rho(r)|, plus the up to four roundings of rho and one of the weight.
-        slope = {"l2": 2 * np.abs(r) + off, "l1": np.ones_like(r), "huber": np.minimum(np.abs(r) + off, delta)}[loss]
+        one = np.ones_like(r)
+        huber = np.minimum(np.abs(r) + off, delta)
+        slope = {"l2": 2 * np.abs(r) + off, "l1": one, "huber": huber, "residual": one}[loss]
         around = delta**2 if loss == "huber" else 0.0  # delta (|r| - delta / 2) cancels
         value[b] = row[6] * rho
         slack[b] = np.abs(row[6]) * (slope * off + 5 * UNIT * (rho + np.where(np.abs(r) + off > delta, around, 0)))

@@ -161,7 +161,7 @@ class Emulated:
         maps = Output((len(case.images), N_CLASSES, case.images.shape[1]), np.dtype(np.float32), shift)
         maps.array[...] = 0.25
         self._call(
-            "error_map", ctypes.byref(self._step(case, N_CLASSES)), ops.LOSSES.index(loss), ctypes.c_float(DELTA),
+            "error_map", ctypes.byref(self._step(case, N_CLASSES)), ops.MAP_LOSSES.index(loss), ctypes.c_float(DELTA),
             list(DTYPES).index(dtype), self._pointer(case.output), self._pointer(case.target if target else None),
             self._pointer(maps.array),
         )  # fmt: skip
@@ -290,7 +290,7 @@ def test_barriers_make_the_order_of_threads_irrelevant(emulated: Emulated, size:
 def test_error_map_has_the_cpu_bits(emulated: Emulated, size: int, layout: str) -> None:
     dtype = dtype_for(size, layout)
     case = make_case(size, layout, dtype)
-    loss = ops.LOSSES[LAYOUTS.index(layout) % 3]
+    loss = ops.MAP_LOSSES[LAYOUTS.index(layout) % 4]
     expected = np.full((len(case.images), N_CLASSES, size), 0.25, np.float32)
     for target in (False, True):
         expected[...] = 0.25
