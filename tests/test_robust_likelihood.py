@@ -26,7 +26,7 @@ else:
 from torch_worlds import gaussian_on_torch, on_torch, tiny_mlp, tiny_model
 
 from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, maximize_likelihood
-from fastdc.robust.likelihood import PURPOSE_LIKELIHOOD
+from fastdc.robust.likelihood import PURPOSE_LIKELIHOOD, maximize_tensor
 
 FloatArray = npt.NDArray[np.float64]
 ROUNDING = 1e-6
@@ -183,6 +183,27 @@ def test_the_papers_steps_are_those_of_a_brute_force_program(norm: str) -> None:
     moved = maximize_likelihood(clf, images, method=how)
     np.testing.assert_allclose(moved[0], x, atol=1e-5)
     assert np.abs(x - start).max() > 0.03
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ReleasedMaximization(),
+        LikelihoodMaximization(gamma=0.02, eta=0.06),
+        LikelihoodMaximization(gamma=0.3, eta=0.06, norm="sum"),
+    ],
+)
+def test_the_gradient_of_all_steps_is_that_of_central_differences(how: Any) -> None:
+    _, network, images, stream = setting()
+    network.requires_grad_(False)
+    unit = torch.from_numpy(images.astype(np.float64)).requires_grad_()
+
+    def moved(given: "torch.Tensor") -> "torch.Tensor":
+        return maximize_tensor(how, network, tiny_model(), given, torch.tensor([stream]), differentiable=True)
+
+    assert torch.autograd.gradcheck(moved, (unit,), eps=1e-7, atol=1e-4, rtol=1e-3)
+    plain = maximize_tensor(how, network, tiny_model(), unit.detach(), torch.tensor([stream]))
+    np.testing.assert_allclose(moved(unit).detach(), plain, rtol=1e-12)
 
 
 def test_the_papers_parameters_are_the_defaults() -> None:

@@ -30,7 +30,8 @@ else:
 from torch_worlds import Counting, GaussianDenoiser, gaussian_on_torch, on_torch, tiny_mlp, tiny_model
 
 from fastdc.backends.torch import TorchNetwork
-from fastdc.robust import LikelihoodMaximization, as_module, maximize_likelihood
+from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, as_module, maximize_likelihood
+from fastdc.robust.likelihood import maximize_tensor
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -329,6 +330,7 @@ def test_unusable_images_are_refused(images: Any, parts: list[str]) -> None:
         ({"draws": 0}, ["draws", "0"]),
         ({"wieghting": "edm"}, ["wieghting"]),
         ({"likelihood_maximization": "exact"}, ["paper", "rdc", "exact"]),
+        ({"likelihood_maximization": "rdc", "likelihood_gradient": "bpda"}, ["identity", "exact", "bpda"]),
         ({"method": "apndc", "sigma": 0.05}, ["apndc"]),
     ],
 )
@@ -361,3 +363,28 @@ def test_likelihood_is_maximised_first_and_its_gradient_is_the_identity(how: Any
         y = tensor(moved[i : i + 1], grad=True)
         as_module(clf, draws=4, stream=stream)(y).backward(slope[i : i + 1])
         torch.testing.assert_close(x.grad[i : i + 1], y.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [ReleasedMaximization(), LikelihoodMaximization(gamma=0.02)])
+def test_the_exact_gradient_goes_through_the_steps(how: Any) -> None:
+    """Against the chain rule: the gradient at the moved image, times the Jacobian of the steps."""
+    clf = tiny()
+    images = unit_images(3)
+    streams = torch.full((3,), 5)
+    network: Any = clf.network
+    unit = tensor(images, grad=True)
+    moved = maximize_tensor(how, network.module, clf.model, unit, streams, differentiable=True)
+    at_moved = moved.detach().requires_grad_()
+    as_module(clf, draws=4, stream=5)(at_moved)[:, 1].sum().backward()
+    moved.backward(at_moved.grad)  # type: ignore[no-untyped-call]
+    gradients = {}
+    for kind in ("identity", "exact"):
+        x = tensor(images, grad=True)
+        options: Any = {"likelihood_maximization": how, "likelihood_gradient": kind, "chunk": 2}
+        as_module(clf, draws=4, stream=5, **options)(x)[:, 1].sum().backward()
+        gradients[kind] = x.grad
+    torch.testing.assert_close(gradients["exact"], unit.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(gradients["identity"], at_moved.grad, rtol=1e-3, atol=1e-4)
+    assert unit.grad is not None
+    assert at_moved.grad is not None
+    assert (unit.grad - at_moved.grad).abs().max() > 0.01

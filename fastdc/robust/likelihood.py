@@ -170,7 +170,8 @@ class ReleasedMaximization:
             first = self._beta1 * first + (1 - self._beta1) * g
             second = self._beta2 * second + (1 - self._beta2) * g * g
             mean, variance = first / (1 - self._beta1 ** (step + 1)), second / (1 - self._beta2 ** (step + 1))
-            v = v - self._rate * mean / (variance.sqrt() + self._eps)
+            # The smallest number in place of 0 changes no step, and gives the root a slope.
+            v = v - self._rate * mean / (variance.clamp(min=torch.finfo(v.dtype).tiny).sqrt() + self._eps)
         return ((v + 1) / 2).clamp(0, 1)
 
 
@@ -188,9 +189,15 @@ def maximization_of(given: "AbstractMaximization | str") -> AbstractMaximization
 
 
 def maximize_tensor(
-    how: AbstractMaximization, denoiser: nn.Module, model: Model, unit: Tensor, streams: Tensor
+    how: AbstractMaximization,
+    denoiser: nn.Module,
+    model: Model,
+    unit: Tensor,
+    streams: Tensor,
+    *,
+    differentiable: bool = False,
 ) -> Tensor:
-    """Likelier images, without a graph.
+    """Likelier images.
 
     Args:
         how: The steps.
@@ -198,6 +205,8 @@ def maximize_tensor(
         model: Its model, with a null class.
         unit: float32 (n, c, h, w) in [0, 1], on the network's device.
         streams: int64 (n,).
+        differentiable: Whether to keep the graph of all steps, second derivatives of the network included; `unit` then
+            requires its gradient.
 
     Returns:
         float32 (n, c, h, w) in [0, 1].
@@ -207,16 +216,16 @@ def maximize_tensor(
     labels = torch.full((len(unit),), null_class_of(model), dtype=torch.int64, device=unit.device)
 
     def gradient(step: int, moved: Tensor) -> Tensor:
-        leaf = moved.detach().requires_grad_()
+        leaf = moved if differentiable else moved.detach().requires_grad_()
         draws = torch.full_like(streams, step)
         noise = noise_of(streams, draws, model.image_shape, seed=how.seed, purpose=PURPOSE_LIKELIHOOD)
         with torch.enable_grad():
             x = leaf * (high - low) + low
             errors = cell_errors(denoiser, x, rows[step].expand(len(x), -1), noise, labels, loss="l2")
-            (slope,) = torch.autograd.grad(errors.sum(), leaf)
+            (slope,) = torch.autograd.grad(errors.sum(), leaf, create_graph=differentiable)
         return slope
 
-    with torch.no_grad():
+    with torch.set_grad_enabled(differentiable):
         return how.maximize(unit, gradient)
 
 

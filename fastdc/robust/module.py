@@ -39,6 +39,8 @@ from fastdc.robust.cells import (
 )
 from fastdc.robust.likelihood import AbstractMaximization, maximization_of, maximize_tensor, null_class_of
 
+LIKELIHOOD_GRADIENTS = ("identity", "exact")
+
 
 class ClassifierModule(nn.Module):
     """Logits of a diffusion classifier. Made by :func:`as_module`.
@@ -61,6 +63,7 @@ class ClassifierModule(nn.Module):
         temperature: float,
         chunk: int,
         likelihood: AbstractMaximization | None,
+        exact: bool,
         device: str,
     ) -> None:
         super().__init__()
@@ -72,6 +75,7 @@ class ClassifierModule(nn.Module):
         self._stream = stream
         self._chunk = chunk
         self._likelihood = likelihood
+        self._exact = exact
         self._device = device
         self.eval()
 
@@ -109,17 +113,29 @@ class ClassifierModule(nn.Module):
             streams[:] = self._stream
         return torch.from_numpy(x).to(device), torch.from_numpy(streams).to(device)
 
-    def _prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What is classified, the images or likelier ones near them, in the model's range, and the images' streams."""
-        x, streams = self._place(images)
+    def _likelier(self, x: Tensor, streams: Tensor) -> Tensor:
+        """What is classified in place of x, both in the model's range: likelier images, or x itself."""
         if self._likelihood is None:
-            return x, streams
+            return x
         low, high = self.model.value_range
-        unit = ((x - low) / (high - low)).clamp(0, 1)
-        parts = zip(torch.split(unit, self._chunk), torch.split(streams, self._chunk), strict=True)
+        parts = zip(torch.split(self._unit(x), self._chunk), torch.split(streams, self._chunk), strict=True)
         moved = [maximize_tensor(self._likelihood, self.denoiser, self.model, part, noise) for part, noise in parts]
-        # The stream stays that of the given image: a hash of what rounding decides would not be reproducible.
-        return torch.cat(moved) * (high - low) + low, streams
+        return torch.cat(moved) * (high - low) + low
+
+    def _pull_back_steps(self, x: Tensor, streams: Tensor, slope: Tensor) -> Tensor:
+        """The slope at x, given that at the likelier images; both in units of [0, 1] pixels."""
+        if self._likelihood is None or not self._exact:
+            return slope
+        result: list[Tensor] = []
+        for part, noise, given in zip(*(torch.split(t, self._chunk) for t in (x, streams, slope)), strict=True):
+            unit = self._unit(part).requires_grad_()
+            moved = maximize_tensor(self._likelihood, self.denoiser, self.model, unit, noise, differentiable=True)
+            result += torch.autograd.grad(moved, unit, grad_outputs=given)
+        return torch.cat(result)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        low, high = self.model.value_range
+        return ((x - low) / (high - low)).clamp(0, 1)
 
     def _errors(self, x: Tensor, streams: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         """Errors of cells, each with its own x and stream."""
@@ -160,25 +176,28 @@ class ClassifierModule(nn.Module):
 
 
 class _Logits(torch.autograd.Function):
-    """The logits of images in [0, 1] and the gradient at what is classified: BPDA with the identity for what moved it.
+    """The logits of images in [0, 1] and their gradient.
 
-    Backward pass differentiable approximation: Athalye et al., arXiv 1802.00420. Without likelihood maximisation what
-    is classified is the image, and the gradient is exact.
+    It is exact but for likelihood maximisation, unless that is asked for: the gradient at the moved image is then taken
+    for that at the image, the backward pass differentiable approximation of Athalye et al., arXiv 1802.00420.
     """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, module: ClassifierModule) -> Tensor:
-        x, streams = module._prepare(images)
+        given, streams = module._place(images)
+        # The stream stays that of the given image: a hash of what rounding decides would not be reproducible.
+        x = module._likelier(given, streams)
         ctx.module = module
-        ctx.save_for_backward(x, streams)
+        ctx.save_for_backward(given, x, streams)
         return module._logits(x, streams).to(device=images.device, dtype=images.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        x, streams = ctx.saved_tensors
+        given, x, streams = ctx.saved_tensors
         low, high = ctx.module.model.value_range
         gradient = (high - low) * ctx.module._pull_back(x, streams, slope.to(x.device))
+        gradient = ctx.module._pull_back_steps(given, streams, gradient)
         return gradient.to(device=slope.device, dtype=slope.dtype), None
 
 
@@ -190,6 +209,7 @@ def as_module(
     temperature: float | None = None,
     chunk: int | None = None,
     likelihood_maximization: AbstractMaximization | str | None = None,
+    likelihood_gradient: str = "identity",
     **plan: Unpack[PlanOptions],
 ) -> ClassifierModule:
     """The classifier as a differentiable module, for attack libraries and for gradients of one's own.
@@ -203,7 +223,10 @@ def as_module(
             saturating, and changes no label.
         chunk: Network evaluations at once, which bounds the memory; default: the network's batch.
         likelihood_maximization: None, "paper", "rdc" or one made by hand: moves images before they are classified
-            (``maximize_likelihood``); its gradient is taken for the identity.
+            (``maximize_likelihood``).
+        likelihood_gradient: Of that step: "identity", as its authors attack it, or "exact", which differentiates
+            through all its steps and attacks better. Exact needs a network with second derivatives, and the graph of
+            all steps of a chunk of images.
         **plan: Plan options, see ``DiffusionClassifier``: draws, levels, weighting, loss and so on.
 
     Raises:
@@ -218,6 +241,9 @@ def as_module(
     value = model.defaults.temperature if temperature is None else temperature
     if not is_number(value) or not 0 < value < float("inf"):
         raise InputError(f"temperature must be positive, got {value!r:.80}")
+    if likelihood_gradient not in LIKELIHOOD_GRADIENTS:
+        known = ", ".join(LIKELIHOOD_GRADIENTS)
+        raise InputError(f"likelihood_gradient must be one of {known}, got {likelihood_gradient!r:.80}")
     how = None
     if likelihood_maximization is not None:
         how = maximization_of(likelihood_maximization)
@@ -231,5 +257,6 @@ def as_module(
         temperature=float(value),
         chunk=positive_whole("chunk", chunk, default=network.batch),
         likelihood=how,
+        exact=likelihood_gradient == "exact",
         device=network.device,
     )
