@@ -344,6 +344,18 @@ class DiffusionClassifier:
             x = self.model.to_unit(x) * np.float32(high - low) + np.float32(low)
         return certify_images(chosen, x, noise, smoothing, progress=progress)
 
+    def as_module(self, **options: Any) -> Any:
+        """The classifier as a differentiable ``torch.nn.Module``: see :func:`fastdc.robust.as_module`."""
+        from fastdc.robust import as_module
+
+        return as_module(self, **options)
+
+    def maximize_likelihood(self, images: Any, **options: Any) -> npt.NDArray[np.float32]:
+        """Images moved towards higher likelihood: see :func:`fastdc.robust.maximize_likelihood`."""
+        from fastdc.robust import maximize_likelihood
+
+        return maximize_likelihood(self, images, **options)
+
     def settings(
         self,
         *,

@@ -59,6 +59,7 @@ RANKS = {
     "evaluation": 9,
     "job": 9,
     "base": 10,
+    "ndc": 10,
     "certify": 11,
     "robust": 12,
     "classifier": 13,

@@ -32,6 +32,7 @@ from fastdc.evaluation import default_radii, names_of, summarize, table
 from fastdc.exceptions import InputError, Interrupted
 from fastdc.extras import version_of
 from fastdc.model import Model
+from fastdc.ndc import released_plan
 from fastdc.noised import METHODS
 from fastdc.record_writer import ENVIRONMENT, RecordWriter
 from fastdc.records import UNKNOWN, read_records
@@ -100,6 +101,11 @@ class _Data:
     show_default=True,
     help="How the model classifies a noisy copy.",
 )
+@click.option(
+    "--compat",
+    type=click.Choice(("ndc",)),
+    help="The released grid and weights of --method epndc or apndc, every class at every level unless --rule is given.",
+)
 @click.option("--n0", type=int, default=100, show_default=True, help="Copies that choose the class.")
 @click.option("--n", type=int, help=f"Copies that bound its probability.  [default: {_COPIES}; with --radius 10000]")
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Probability of a false certificate.")
@@ -125,11 +131,15 @@ def command(data: str, out: str, **options: Any) -> None:
             raise InputError(f"--{'max' if name == 'stop' else name} must be at least 1, got {options[name]}")
     check_output(out, [data])
     classifier = open_classifier(options)
-    plan = plan_options(options, classifier.model)
+    rule, plan = options["rule"], plan_options(options, classifier.model)
     plan["method"], plan["sigma"] = options["method"], options["sigma"]
-    base = classifier.base(
-        rule=options["rule"], rule_options=rule_options(options["rule_option"]), seed=options["seed"], **plan
-    )
+    if options["compat"] is not None:
+        given = [name for name in ("draws", "first", "levels") if options[name] is not None]
+        if given:
+            raise InputError(f"--compat {options['compat']} brings its levels: expected no --{given[0]} beside it")
+        plan = released_plan(classifier.model, options["method"], options["sigma"])
+        rule = "full" if rule == "race" else rule
+    base = classifier.base(rule=rule, rule_options=rule_options(options["rule_option"]), seed=options["seed"], **plan)
     loaded = _load(data, classifier.model)
     for note in () if options["quiet"] else loaded.notes:
         click.echo(f"note: {note}", err=True)

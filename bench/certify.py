@@ -1,0 +1,280 @@
+"""Certification: certified accuracy, evaluations and time against the released procedure and two CNN baselines.
+
+    python bench/certify.py [--model digits-mlp] [--images 100] [--n 1000] [--sigma 0.125 0.25 0.5]
+
+For every sigma the first test images (every --skip-th) are certified with alpha = 0.001, n0 = 100 and n copies, by:
+
+* DC, EPNDC and APNDC with the model's calibrated race (``fastdc certify``);
+* the released APNDC: its grid of 124 levels and its weights, every class at every level. Its certified accuracy comes
+  from the same engine (the numbers are its own: same network, levels, weights); its time from ``ndc_loop.py`` on a few
+  copies, times the number of copies, in turns with ours;
+* Cohen's base classifier, a CNN trained on images with that noise, and denoised smoothing (one denoising step of the
+  diffusion model, then a CNN trained on clean images), both with the same copies.
+
+Then --radius: how many copies ``Target`` takes for R = 0.5 against n = 10 000 copies, on a few images.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from common import ROOT, parser, print_table, save
+from ndc_loop import ReleasedLoop
+from tables import announced, note
+
+import fastdc
+from fastdc.base import AbstractBase, DiffusionBase, FunctionBase
+from fastdc.certificate import Certificate
+from fastdc.classifier import find_model
+from fastdc.copies import noisy_copies
+from fastdc.data import LabelledImages, digits_test
+from fastdc.estimation import AbstractEstimation, Fixed, Target
+from fastdc.extras import require
+from fastdc.images import streams_of, to_model_range
+from fastdc.ndc import released_plan
+from fastdc.ops import PURPOSE_ESTIMATION
+
+RADII = (0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
+ALPHA, N0 = 0.001, 100
+RELEASED = "APNDC as released"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all sigmas share."""
+
+    classifier: fastdc.DiffusionClassifier
+    bundle: fastdc.Bundle
+    test: LabelledImages
+    n: int
+    train: LabelledImages
+
+    def run(self, base: AbstractBase, estimation: AbstractEstimation, count: int | None = None) -> list[Certificate]:
+        """Certificates of the (first) test images."""
+        stream = self.classifier.certify_stream(self.test.images[:count], estimation, n0=N0, base=base)
+        return [certificate for _, certificate in stream]
+
+    def copies(self, sigma: float, count: int) -> npt.NDArray[np.float32]:
+        """Estimation copies of the first images, a few of each."""
+        x = to_model_range(self.test.images, self.classifier.model)
+        std, streams = self.classifier.model.noise_ratio(sigma), streams_of(x)
+        made = [
+            noisy_copies(x[i], 0, 1, std=std, seed=0, stream=int(streams[i]), purpose=PURPOSE_ESTIMATION)[0]
+            for i in range(count)
+        ]
+        return np.concatenate(made)
+
+
+def denoise_with(study: Study, sigma: float) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """One denoising step without a class, from and to pixels in [0, 1], on eager torch."""
+    torch = require("torch", extra="export")
+    loop = ReleasedLoop.of(study.bundle, sigma)
+    model = study.classifier.model
+    low, high = model.value_range
+    levels = model.schedule.levels([model.schedule.position_of(loop.tau)])
+
+    def step(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        x = torch.from_numpy(images * np.float32(high - low) + np.float32(low))
+        m = len(x)
+        with torch.inference_mode():
+            out = loop._denoise(
+                x,
+                torch.full((m,), loop.tau),
+                torch.tensor(levels.timestep, dtype=torch.float32).expand(m),
+                torch.full((m,), model.null_class),
+            )
+        return model.to_unit(out.numpy()).astype(np.float32)
+
+    return step
+
+
+def cnn_bases(study: Study, sigma: float) -> dict[str, AbstractBase]:
+    """Cohen's and denoised smoothing's base classifiers."""
+    torch = require("torch", extra="export")
+    sys.path.insert(0, str(ROOT.parent / "tests"))
+    from cnn import train_cnn
+
+    noisy, clean = train_cnn(study.train, noise=sigma, epochs=60), train_cnn(study.train, epochs=20)
+    denoise = denoise_with(study, sigma)
+
+    def scores(network: Any, images: npt.NDArray[np.float32]) -> Any:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images))
+
+    return {
+        "CNN trained with noise (Cohen)": FunctionBase(lambda x: scores(noisy, x), 10, name="cnn"),
+        "denoised, then CNN": FunctionBase(lambda x: scores(clean, denoise(x)), 10, name="denoised cnn", evaluations=2),
+    }
+
+
+def diffusion_bases(study: Study, sigma: float) -> dict[str, DiffusionBase]:
+    """Ours, and the released one as the engine runs it."""
+    bases = {
+        name: study.classifier.base(sigma=sigma, method=method)
+        for name, method in (("EPNDC, race", "epndc"), ("APNDC, race", "apndc"))
+    }
+    bases[RELEASED] = study.classifier.base(rule="full", **released_plan(study.classifier.model, "apndc", sigma))
+    return bases
+
+
+def record(name: str, made: list[Certificate], truth: npt.NDArray[np.int64], seconds: float) -> dict[str, Any]:
+    """One row: certified accuracy at the radii with standard errors, ACR, cost."""
+    right = np.array([c.label == t for c, t in zip(made, truth, strict=True)])
+    radius = np.array([c.radius for c in made])
+    at = [right & (radius >= r) for r in RADII]
+    share = [float(hit.mean()) for hit in at]
+    return {
+        "name": name,
+        "certified": share,
+        "standard_error": [float(np.sqrt(p * (1 - p) / len(made))) for p in share],
+        "acr": float((radius * right).mean()),
+        "evaluations_an_image": float(np.mean([c.evaluations for c in made])),
+        "evaluations_a_copy": float(
+            sum(c.evaluations for c in made) / sum(c.copies + c.selection_copies for c in made)
+        ),
+        "seconds_an_image": seconds / len(made),
+    }
+
+
+def measure(study: Study, sigma: float, loop_copies: int, rounds: int) -> dict[str, Any]:
+    """All methods at one sigma; prints a table."""
+    estimation = Fixed(sigma, study.n, ALPHA)
+    records = []
+    for name, base in {**diffusion_bases(study, sigma), **cnn_bases(study, sigma)}.items():
+        with announced(f"sigma {sigma:g}: {name}"):
+            start = time.perf_counter()
+            made = study.run(base, estimation)
+            records.append(record(name, made, study.test.labels[: len(made)], time.perf_counter() - start))
+            if isinstance(base, DiffusionBase):
+                records[-1]["rule"] = base.job.describe()["rule"]
+    times = loop_times(study, sigma, loop_copies, rounds)
+    for entry in records:
+        entry["fewer_evaluations"] = times["evaluations"] * (N0 + study.n) / entry["evaluations_an_image"]
+    columns = ["sigma " + f"{sigma:g}", *(f"{r:g}" for r in RADII), "ACR", "NFE a copy", "NFE an image", "fewer"]
+    rows = [
+        [
+            entry["name"],
+            *(f"{100 * share:.0f}" for share in entry["certified"]),
+            f"{entry['acr']:.3f}",
+            f"{entry['evaluations_a_copy']:.1f}",
+            f"{entry['evaluations_an_image']:,.0f}",
+            f"{entry['fewer_evaluations']:.0f}x",
+        ]
+        for entry in records
+    ]
+    print_table(f"{len(study.test)} images, n = {study.n}: certified accuracy (%) at radii", columns, rows)
+    print_table(
+        f"sigma {sigma:g}: seconds an image, {rounds} rounds",
+        ["side", "seconds", "faster"],
+        [[name, f"{value:.3g}", f"{times['faster'].get(name, 1):.0f}x"] for name, value in times["seconds"].items()],
+    )
+    return {"sigma": sigma, "records": records, "times": times}
+
+
+def loop_times(study: Study, sigma: float, loop_copies: int, rounds: int) -> dict[str, Any]:
+    """Seconds an image of the released loop, from a few copies, and of ours, on a few images, in turns."""
+    loop = ReleasedLoop.of(study.bundle, sigma)
+    copies = study.copies(sigma, loop_copies)
+    ours = {name: base for name, base in diffusion_bases(study, sigma).items() if name != RELEASED}
+    few = min(10, len(study.test))
+    estimation = Fixed(sigma, study.n, ALPHA)
+    loop(copies[:2])
+    seconds: dict[str, list[float]] = {name: [] for name in ("released loop, torch", *ours)}
+    for _ in range(rounds):
+        seconds["released loop, torch"].append(loop(copies)[1] / len(copies) * (N0 + study.n))
+        for name, base in ours.items():
+            start = time.perf_counter()
+            study.run(base, estimation, few)
+            seconds[name].append((time.perf_counter() - start) / few)
+    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    plain = np.array(seconds["released loop, torch"])
+    faster = {name: float(np.median(plain / np.array(seconds[name]))) for name in ours}
+    return {
+        "evaluations": loop.evaluations,
+        "seconds": median,
+        "faster": faster,
+        "rounds": rounds,
+        "copies": loop_copies,
+    }
+
+
+def measure_target(study: Study, sigma: float, radius: float, count: int) -> dict[str, Any]:
+    """Copies that a fixed radius takes, against 10 000."""
+    base = study.classifier.base(sigma=sigma, method="epndc")
+    full = study.run(base, Fixed(sigma, 10_000, ALPHA), count)
+    asked = study.run(base, Target(sigma, radius, 10_000, ALPHA), count)
+    truth = study.test.labels[:count]
+    result = {
+        "sigma": sigma,
+        "radius": radius,
+        "images": count,
+        "copies_fixed": float(np.mean([c.copies for c in full])),
+        "copies_target": float(np.mean([c.copies for c in asked])),
+        "evaluations_fixed": float(np.mean([c.evaluations for c in full])),
+        "evaluations_target": float(np.mean([c.evaluations for c in asked])),
+        "certified_fixed": float(
+            np.mean([c.radius >= radius and c.label == t for c, t in zip(full, truth, strict=True)])
+        ),
+        "certified_target": float(
+            np.mean([c.radius >= radius and c.label == t for c, t in zip(asked, truth, strict=True)])
+        ),
+    }
+    row = [f"{result[key]:.4g}" for key in ("copies_fixed", "copies_target", "evaluations_fixed", "evaluations_target")]
+    row += [f"{100 * result['certified_fixed']:.0f} / {100 * result['certified_target']:.0f}"]
+    columns = ["sigma", "copies, n = 10 000", "copies, target", "NFE, n = 10 000", "NFE, target", "certified, %"]
+    print_table(f"radius {radius:g} on {count} images", columns, [[f"{sigma:g}", *row]])
+    return result
+
+
+def main() -> None:
+    made = parser(__doc__, "certify")
+    made.add_argument("--model", default="digits-mlp")
+    made.add_argument("--sigma", type=float, nargs="+", default=[0.125, 0.25, 0.5])
+    made.add_argument("--images", type=int, default=100, help="test images [%(default)s]")
+    made.add_argument("--n", type=int, default=1000, help="estimation copies [%(default)s]")
+    made.add_argument("--threads", type=int, default=None)
+    made.add_argument("--loop-copies", type=int, default=8, help="copies of the released loop a round [%(default)s]")
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--radius", type=float, default=0.5)
+    made.add_argument("--target-images", type=int, default=10, help="images at n = 10 000 [%(default)s]")
+    arguments = made.parse_args()
+    torch = require("torch", extra="export")
+    classifier = fastdc.load(arguments.model, backend="onnx", threads=arguments.threads)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    test = digits_test()
+    few = replace(
+        test,
+        images=test.images[: arguments.images],
+        labels=test.labels[: arguments.images],
+        ids=test.ids[: arguments.images],
+    )
+    sys.path.insert(0, str(ROOT.parent / "tests"))
+    from cnn import training_digits
+
+    with tempfile.TemporaryDirectory() as folder:
+        train = training_digits(Path(folder))
+    study = Study(classifier, fastdc.load_bundle(find_model(arguments.model)), few, arguments.n, train)
+    result: dict[str, Any] = {
+        "question": "what certification costs and gives",
+        "model": arguments.model,
+        "images": len(few),
+        "n": arguments.n,
+        "n0": N0,
+        "alpha": ALPHA,
+        "radii": list(RADII),
+    }
+    result["sigmas"] = [measure(study, sigma, arguments.loop_copies, arguments.rounds) for sigma in arguments.sigma]
+    note("a fixed radius")
+    result["target"] = measure_target(study, 0.25, arguments.radius, arguments.target_images)
+    save(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
