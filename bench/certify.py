@@ -117,7 +117,7 @@ def diffusion_bases(study: Study, sigma: float) -> dict[str, DiffusionBase]:
     """Ours, and the released one as the engine runs it."""
     bases = {
         name: study.classifier.base(sigma=sigma, method=method)
-        for name, method in (("EPNDC, race", "epndc"), ("APNDC, race", "apndc"))
+        for name, method in (("DC, race", "dc"), ("EPNDC, race", "epndc"), ("APNDC, race", "apndc"))
     }
     bases[RELEASED] = study.classifier.base(rule="full", **released_plan(study.classifier.model, "apndc", sigma))
     return bases

@@ -1,5 +1,7 @@
 """Certification against loops written by hand, a classifier with a known boundary, and itself cut up differently."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -268,3 +270,26 @@ def test_bad_options_are_refused_before_the_work() -> None:
     fails_with(lambda: Smoothing(good, seed=-1), "seed", kind=InputError)
     fails_with(lambda: clf.certify_stream(unit_images(2) + 1, good), "[0, 1]", kind=InputError)
     fails_with(lambda: clf.base(method="epndc"), "noise", kind=InputError)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+import fastdc
+from fastdc.data import digits_test
+from fastdc.estimation import Fixed
+clf = fastdc.load("digits-mlp", backend="onnx", threads=1)
+base = clf.base(sigma=0.25, rule="calibrated", rule_options={"limit": 0.1}, draws=8)
+list(clf.certify_stream(digits_test().images[:1], Fixed(0.25, int(sys.argv[1]), 0.001), base=base))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_copies() -> None:
+    pytest.importorskip("onnxruntime")
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", MEMORY, n], capture_output=True, text=True, check=True).stdout)
+        for n in ("1000", "50000")
+    )
+    assert many < 1.1 * few
