@@ -31,7 +31,6 @@ from tables import announced, note
 import fastdc
 from fastdc.base import AbstractBase, DiffusionBase, FunctionBase
 from fastdc.certificate import Certificate
-from fastdc.classifier import find_model
 from fastdc.copies import noisy_copies
 from fastdc.data import LabelledImages, digits_test
 from fastdc.estimation import AbstractEstimation, Fixed, Target
@@ -39,6 +38,7 @@ from fastdc.extras import require
 from fastdc.images import streams_of, to_model_range
 from fastdc.ndc import released_plan
 from fastdc.ops import PURPOSE_ESTIMATION
+from fastdc.shipped import find_model
 
 RADII = (0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
 ALPHA, N0 = 0.001, 100

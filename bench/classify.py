@@ -19,9 +19,10 @@ import fastdc
 from fastdc import ops
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
-from fastdc.classifier import DiffusionClassifier, find_model
+from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
 from fastdc.extras import require
+from fastdc.shipped import find_model
 
 
 def run(classifier: DiffusionClassifier, images: Any, draws: int) -> tuple[npt.NDArray[np.float64], float]:

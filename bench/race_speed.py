@@ -19,7 +19,6 @@ from tables import announced, full_run, model_images, note
 
 import fastdc
 from fastdc import ops
-from fastdc.classifier import find_model
 from fastdc.data import LabelledImages
 from fastdc.engine import Run, evaluate
 from fastdc.extras import require
@@ -29,6 +28,7 @@ from fastdc.rules.base import AbstractRule
 from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
 from fastdc.scheduler import IN_FLIGHT, Request, Scheduler, Work
+from fastdc.shipped import find_model
 
 LOOP_FULL, LOOP_STAGED = "plain PyTorch loop, full", "plain PyTorch loop, staged"
 OURS_FULL, OURS_STAGED, OURS_RACE = "fastdc, full", "fastdc, staged", "fastdc, race"

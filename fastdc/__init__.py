@@ -11,7 +11,7 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration
-from fastdc.classifier import DiffusionClassifier, load, shipped_models
+from fastdc.classifier import DiffusionClassifier, load
 from fastdc.config import build_config
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import (
@@ -25,6 +25,7 @@ from fastdc.exceptions import (
 from fastdc.model import Defaults, Model
 from fastdc.results import Classification, Progress
 from fastdc.session import Session
+from fastdc.shipped import shipped_models
 from fastdc.version import __version__
 
 __all__ = [

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -28,7 +27,7 @@ from fastdc.copies import one_copy_each
 from fastdc.decide import DECISIONS
 from fastdc.errors import ErrorTable
 from fastdc.estimation import AbstractEstimation
-from fastdc.exceptions import BundleError, InputError, Interrupted
+from fastdc.exceptions import InputError, Interrupted
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
 from fastdc.model import Model
@@ -36,10 +35,9 @@ from fastdc.ops import set_num_threads
 from fastdc.plan import is_number
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
+from fastdc.shipped import find_model
 
 CALIBRATION_DRAWS = 128
-
-_SHIPPED = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True)
@@ -344,6 +342,10 @@ class DiffusionClassifier:
             x = self.model.to_unit(x) * np.float32(high - low) + np.float32(low)
         return certify_images(chosen, x, noise, smoothing, progress=progress)
 
+    def certify(self, images: Any, estimation: AbstractEstimation, **options: Any) -> list[Certificate]:
+        """Certificates of all images, in order: see :meth:`certify_stream`."""
+        return [certificate for _, certificate in self.certify_stream(images, estimation, **options)]
+
     def as_module(self, **options: Any) -> Any:
         """The classifier as a differentiable ``torch.nn.Module``: see :func:`fastdc.robust.as_module`."""
         from fastdc.robust import as_module
@@ -409,26 +411,6 @@ def load(
     if threads is not None:
         set_num_threads(threads)
     return DiffusionClassifier(bundle.model, open_network(bundle, backend, options))
-
-
-def shipped_models() -> tuple[str, ...]:
-    """Names of the models that come with fastdc."""
-    return tuple(sorted(path.name for path in _SHIPPED.iterdir() if (path / "fastdc.json").is_file()))
-
-
-def find_model(model: str | os.PathLike[str]) -> Path:
-    """The folder of a shipped model's name, or the given folder. A folder needs a separator or must not be a name.
-
-    Raises:
-        BundleError: Neither.
-    """
-    name = os.fspath(model)
-    if name in shipped_models():
-        return _SHIPPED / name
-    path = Path(name)
-    if not path.exists():
-        raise BundleError(f"no model {name!r}: expected a bundle folder or one of {', '.join(shipped_models())}")
-    return path
 
 
 def _table(

@@ -68,6 +68,21 @@ def test_onnx_and_torch_agree_within_rounding(name: str, n: int) -> None:
     np.testing.assert_array_equal(one.labels, other.labels)
 
 
+@pytest.mark.parametrize("method", ["denoised", "apndc-x"])
+def test_backends_agree_about_noisy_images(method: str) -> None:
+    """The denoised image stays where the network runs, in the image's place or beside it."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    images = digits_test().images[:9]
+    one, other = (
+        fastdc.load("digits-mlp", backend=backend, batch=7).errors(
+            images, draws=4, method=method, sigma=0.1, levels=(0.3, 2.0)
+        )
+        for backend in ("onnx", "torch")
+    )
+    np.testing.assert_allclose(one.errors, other.errors, rtol=2e-4)
+
+
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
 def test_batch_and_threads_change_results_by_rounding_only(backend: str) -> None:
     """A network's own matrix products may be ordered by batch size; fastdc adds nothing to that."""

@@ -13,7 +13,7 @@ from worlds import fails_with, gaussian, tiny_bundle, unit_images
 import fastdc
 from fastdc import BackendError
 from fastdc.backends import NetworkOptions, open_network
-from fastdc.classifier import find_model
+from fastdc.shipped import find_model
 
 Values = dict[str, tuple[str, list[Any]]]
 

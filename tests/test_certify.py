@@ -245,6 +245,8 @@ def test_the_public_face_maps_images_to_the_range_of_the_base() -> None:
     x = to_model_range(unit, clf.model)
     again = certificates(default, x, Fixed(SIGMA, 20, 0.3), n0=10, seed=4)
     assert [replace(c, seconds=0.0) for c in made] == again
+    whole = clf.certify(unit, Fixed(SIGMA, 20, 0.3), n0=10, seed=4)
+    assert [replace(c, seconds=0.0) for c in whole] == again
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from worlds import SHAPE, Int64, classifier, denoiser, fails_with, gaussian, ref
 import fastdc
 from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model, Progress
 from fastdc.backends import FunctionNetwork
-from fastdc.classifier import find_model
 from fastdc.decide import decide
 from fastdc.parameterization import Parameterization
 from fastdc.rules.calibrated import Calibrated
 from fastdc.schedules import EDMSchedule
+from fastdc.shipped import find_model
 
 WORLD = gaussian(3)
 CLASSIFIER = classifier(WORLD)

@@ -13,10 +13,10 @@ from worlds import CALIBRATION, CURVE, fails_with
 
 import fastdc
 from fastdc.bundle import MANIFEST, Bundle, load_bundle, with_calibration
-from fastdc.classifier import find_model
 from fastdc.cli.calibration_file import with_calibration_file, write_calibration_file
 from fastdc.data import digits_test
 from fastdc.exceptions import FastdcError, InputError
+from fastdc.shipped import find_model
 
 # A small calibration: 70 images allow a delta of 1 / 71.
 QUICK = ("--delta", "0.05", "--draws", "8", "--seeds", "2")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastdc.bundle import Bundle, load_bundle, with_calibration
 from fastdc.calibration import Calibration, calibrate_errors, controlled_limit
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier, find_model, shipped_models
+from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.cli.calibration_file import write_calibration_file
 from fastdc.cli.options import (
     FIRST,
@@ -33,6 +33,7 @@ from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
 from fastdc.level_weights import LevelWeights
 from fastdc.plan import PlanConfig
+from fastdc.shipped import find_model, shipped_models
 
 _EPILOG = """\b
 Examples:

@@ -8,11 +8,11 @@ import click
 from fastdc.backends.onnx import usable_cpus
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration
-from fastdc.classifier import find_model, shipped_models
 from fastdc.cli.runner import promise
 from fastdc.config import CAPABILITIES, build_config
 from fastdc.job import plan_config
 from fastdc.model import Model
+from fastdc.shipped import find_model, shipped_models
 
 _EPILOG = """\b
 Examples:

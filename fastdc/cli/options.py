@@ -10,7 +10,7 @@ import click
 
 from fastdc.backends import BACKENDS
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.classifier import DiffusionClassifier, find_model, load
+from fastdc.classifier import DiffusionClassifier, load
 from fastdc.cli.calibration_file import with_calibration_file
 from fastdc.decide import DECISIONS
 from fastdc.exceptions import InputError
@@ -20,6 +20,7 @@ from fastdc.model import Model
 from fastdc.noised import METHODS
 from fastdc.plan import ORDERS
 from fastdc.rules.choose import RULES
+from fastdc.shipped import find_model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Advance = Callable[[int, str], None]
