@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(find_model("digits-mlp"), tmp_path / "m")
-    _edit(tmp_path / "m" / MANIFEST, calibration=None, level_weights=None, first=[])
+    _edit(tmp_path / "m" / MANIFEST, calibration=None, noised_calibrations=[], level_weights=None, first=[])
     return place_digits(tmp_path)
 
 

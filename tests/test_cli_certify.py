@@ -252,7 +252,22 @@ def test_a_run_killed_twenty_times_ends_in_the_file_of_an_uninterrupted_one(fold
 
     # Two images at once instead of many, so that records come one by one and not in heaps.
     code = "import fastdc.certify; fastdc.certify._OPEN = 2; from fastdc.cli.main import main; main()"
-    options = (*MLP, "--sigma", "0.25", "--n0", "8", "--n", "40", "--draws", "4", "--threads", "1", "--quiet")
+    options = (
+        *MLP,
+        "--sigma",
+        "0.25",
+        "--n0",
+        "8",
+        "--n",
+        "40",
+        "--threads",
+        "1",
+        "--quiet",
+        "--rule",
+        "full",
+        "--draws",
+        "32",
+    )
 
     def command(out: str) -> list[str]:
         return [sys.executable, "-c", code, "certify", "--data", "digits", *options, "--max", "150", "--out", out]
