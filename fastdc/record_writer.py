@@ -2,7 +2,8 @@
 
 Nothing is lost, repeated or changed by kill -9, because
 
-- the manifest is complete before the first record, and a run is resumed only where it agrees;
+- the manifest is complete before the first record, and a run is resumed only where it agrees; only the number of images
+  may have grown;
 - a record is one write of a whole line, then fsync; what stands after the last newline is cut off on resuming;
 - records come in the order of the manifest's "indices", so the finished ones are a prefix of them, and the file of a
   resumed run is that of an uninterrupted one, but for the times;
@@ -200,19 +201,31 @@ def _prepare(descriptor: int, file: Path, manifest: dict[str, Any], *, overwrite
         raise InputError(f"{file} exists without {manifest_path(file).name}, its manifest: choose another file")
     if overwrite or content.count(b"\n") < 2:  # without a record, nothing is lost
         os.ftruncate(descriptor, 0)  # before the manifest: a record must never stand beside another run's
-        write_whole(manifest_path(file), (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(manifest_path(file), _encoded(manifest))
         _append(descriptor, HEADER)
         _sync_folder(file)
         return 0
-    if changed := difference(manifest, theirs):
+    grows = theirs is not None and _grows(manifest["indices"], theirs["indices"])
+    if changed := difference(manifest, {**theirs, "indices": manifest["indices"]} if theirs and grows else theirs):
         raise InputError(f"{file} is of another run: {changed}")
     kept = content[: content.rfind(b"\n") + 1]
     idx = parse_records(kept, file)["idx"]
     if idx.tolist() != list(range(*manifest["indices"])[: len(idx)]):
         raise InputError(f"{file} is damaged: its records are not of the first {len(idx)} images of its run")
+    if grows:
+        write_whole(manifest_path(file), _encoded(manifest))
     os.ftruncate(descriptor, len(kept))
     os.fsync(descriptor)
     return len(idx)
+
+
+def _grows(ours: list[int], theirs: list[int]) -> bool:
+    """Whether a run is another one continued over more images."""
+    return (ours[0], ours[2]) == (theirs[0], theirs[2]) and ours[1] > theirs[1]
+
+
+def _encoded(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _content(descriptor: int, file: Path) -> bytes:

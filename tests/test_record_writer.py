@@ -96,6 +96,18 @@ def test_a_run_stopped_at_any_byte_is_resumed_to_the_same_file(path: Path) -> No
     assert manifest_path(path).read_bytes() == manifest
 
 
+@pytest.mark.parametrize("stop", [1, 2, 1000])
+def test_a_run_may_grow_by_images(path: Path, stop: int) -> None:
+    """As if it had been that long from the beginning."""
+    run(path, stop=stop, indices=[0, 9, 4])
+    run(path)
+    longer = (path.read_bytes(), manifest_path(path).read_bytes())
+    path.unlink()
+    manifest_path(path).unlink()
+    run(path)
+    assert (path.read_bytes(), manifest_path(path).read_bytes()) == longer
+
+
 @settings(max_examples=20)
 @given(stops=st.lists(st.integers(0, 3), max_size=6))
 def test_runs_in_pieces(tmp_path_factory: pytest.TempPathFactory, stops: list[int]) -> None:
@@ -176,7 +188,8 @@ def test_a_finished_run_takes_no_more(path: Path) -> None:
         ({"options": {"sigma": 0.25, "n": 1000.0, "radius": None}}, "its options.n is 1000, here it is 1000.0"),
         ({"options": {"sigma": 0.25, "n": 1000}}, "its options.radius is null, here there is none"),
         ({"more": [1]}, "it has no more, here it is [1]"),
-        ({"indices": [0, 24, 4]}, "its indices is [0, 20, 4], here it is [0, 24, 4]"),
+        ({"indices": [0, 16, 4]}, "its indices is [0, 20, 4], here it is [0, 16, 4]"),
+        ({"indices": [0, 24, 2]}, "its indices is [0, 20, 4], here it is [0, 24, 2]"),
         ({"model": None}, 'its model is {"name": "digits", "sha256": "ab"}, here it is null'),
     ],
 )
