@@ -130,6 +130,15 @@ def test_what_is_of_another_run(cli: Cli, folder: Path) -> None:
     assert cli(*command, "--data", "moved.npz", "--seed", "1", "--threads", "2", "--quiet").code == 0  # the same data
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests themselves run in the background of a shell."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_during_a_record_waits_for_it(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = RecordWriter.write
 
