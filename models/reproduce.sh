@@ -31,20 +31,21 @@ make_model digits 0.006 \
 make_model digits-mlp 0.01 \
   "Handwritten digits, 8x8: an MLP denoiser, many times cheaper than the UNet" --model mlp
 
-# The race on noisy images, for certification: METHOD SIGMA LOW HIGH FIRST, levels as sigma / alpha (2 SIGMA is the noise).
-while read -r method sigma low high first; do
+# The race on noisy images, for certification: METHOD SIGMA DELTA LOW HIGH FIRST; levels as sigma / alpha, noise 2 SIGMA.
+# Where radii need nearly all copies, at low noise, a lost copy costs most: there delta is smallest.
+while read -r method sigma delta low high first; do
   fastdc calibrate "$out/digits-mlp" "$out/data/digits-val.npz" --method "$method" --sigma "$sigma" \
-    --levels "$low" "$high" --first "$first" --delta 0.02 --seeds 8 --write
+    --levels "$low" "$high" --first "$first" --delta "$delta" --seeds 8 --write
 done <<'LEVELS'
-dc 0.125 0.2625 1.5 0.75
-dc 0.25 0.4 2 1.25
-dc 0.5 0.6 2.5 2
-epndc 0.125 0.2625 1 0.75
-epndc 0.25 0.525 2 1.1
-epndc 0.5 1.05 6 3.5
-apndc 0.125 0.2625 1 0.4
-apndc 0.25 0.525 1.25 0.65
-apndc 0.5 1.05 2.5 1.6
+dc 0.125 0.006 0.2625 1.5 0.75
+dc 0.25 0.01 0.4 2 1.25
+dc 0.5 0.02 0.6 2.5 2
+epndc 0.125 0.006 0.2625 1 0.75
+epndc 0.25 0.01 0.525 2 1.1
+epndc 0.5 0.02 1.05 6 3.5
+apndc 0.125 0.006 0.2625 1 0.4
+apndc 0.25 0.01 0.525 1.25 0.65
+apndc 0.5 0.02 1.05 2.5 1.6
 LEVELS
 
 "$python" "$here/score.py" "$out/data/digits-test.npz" "$out/digits" "$out/digits-mlp"
