@@ -7,7 +7,6 @@ import click
 
 from fastdc.backends.onnx import usable_cpus
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.calibration import Calibration
 from fastdc.cli.runner import promise
 from fastdc.config import CAPABILITIES, build_config
 from fastdc.job import plan_config
@@ -81,10 +80,14 @@ def _race(model: Model) -> str:
     return f"calibrated: {promise(calibration.delta)}"
 
 
-def _noised(calibration: Calibration) -> str:
-    """What a calibration for noisy images is for, and says; the noise in the unit of levels."""
-    method, noise = calibration.noised or ("", 0.0)
-    return f"{method} at sigma / alpha {noise:g}: limit {calibration.limit:.4g}, {promise(calibration.delta)}"
+def _noised(model: Model) -> str:
+    """The methods and noises that the race is calibrated for, the noise in the unit of levels, and the promise."""
+    found: dict[str, list[str]] = {}
+    for calibration in model.noised_calibrations:
+        method, noise = calibration.noised or ("", 0.0)
+        found.setdefault(method, []).append(f"{noise:g} ({100 * calibration.delta:.3g} %)")
+    each = "; ".join(f"{method} at sigma / alpha {', '.join(noises)}" for method, noises in found.items())
+    return f"calibrated: {each}" if found else "paired tests, as there is no calibration"
 
 
 def _describe(bundle: Bundle) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         ),
         "calibration": "none" if model.calibration is None else model.calibration.to_dict(),
         "race": _race(model),
-        "noisy images": [_noised(found) for found in model.noised_calibrations] or "paired tests: not calibrated",
+        "noisy images": _noised(model),
         "level weights": "none"
         if curve is None
         else f"{len(curve.ratio)} knots, {curve.ratio[0]:g} to {curve.ratio[-1]:g}",
