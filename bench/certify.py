@@ -84,7 +84,7 @@ def denoise_with(study: Study, sigma: float) -> Callable[[npt.NDArray[np.float32
         x = torch.from_numpy(images * np.float32(high - low) + np.float32(low))
         m = len(x)
         with torch.inference_mode():
-            out = loop._denoise(
+            out = loop.denoise(
                 x,
                 torch.full((m,), loop.tau),
                 torch.tensor(levels.timestep, dtype=torch.float32).expand(m),

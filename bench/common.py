@@ -48,6 +48,22 @@ class Timing:
         return float((high - low) / 2 / self.median)
 
 
+class TimedSlot:
+    """A slot that adds up the time spent in the network."""
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slot, name)
+
+    def run(self, count: int) -> None:
+        start = time.perf_counter()
+        self._slot.run(count)
+        self.seconds += time.perf_counter() - start
+
+
 def time_sides(
     sides: dict[str, Callable[[], Any]], *, rounds: int = 15, min_seconds: float = 0.02, warmup: int = 2
 ) -> dict[str, Timing]:

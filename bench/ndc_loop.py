@@ -83,19 +83,20 @@ class ReleasedLoop:
         null = torch.tensor([self.model.null_class])
         tau = torch.tensor([self.tau])
         levels = self.model.schedule.levels([self.model.schedule.position_of(self.tau)])
-        denoised = self._denoise(copy, tau, torch.tensor(levels.timestep, dtype=torch.float32), null)
+        denoised = self.denoise(copy, tau, torch.tensor(levels.timestep, dtype=torch.float32), null)
         count = len(self.sigmas)
         logits = []
         for label in range(self.model.num_classes):
             generator = torch.Generator().manual_seed(seed)
             noise = torch.randn(count, *copy.shape[1:], generator=generator)
             x_t = denoised + self.sigmas[:, None, None, None] * noise
-            answer = self._denoise(x_t, self.sigmas, self.timesteps, torch.full((count,), label))
+            answer = self.denoise(x_t, self.sigmas, self.timesteps, torch.full((count,), label))
             error = ((answer - denoised) ** 2).mean(dim=(1, 2, 3))
             logits.append(-(self.weights * error).sum())
         return torch.stack(logits)
 
-    def _denoise(self, x_t: Any, sigma: Any, timestep: Any, labels: Any) -> Any:
+    def denoise(self, x_t: Any, sigma: Any, timestep: Any, labels: Any) -> Any:
+        """D of x_t (m, c, h, w), all tensors: sigma, timestep and labels (m,)."""
         data = float(self.model.parameterization.sigma_data or 0)
         scale = (sigma**2 + data**2).sqrt()[:, None, None, None]
         raw = self.network(x_t / scale, timestep, labels)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import Timing, print_table, ratio
+from common import TimedSlot, Timing, print_table, ratio
 from plain import torch_loop
 from replay import replay
 from tables import announced, full_run, model_images, note
@@ -204,22 +204,6 @@ class TimedScheduler(Scheduler):
     def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
         start = time.perf_counter()
         super().observe(work, errors)
-        self.seconds += time.perf_counter() - start
-
-
-class TimedSlot:
-    """A slot that adds up the time spent in the network."""
-
-    def __init__(self, slot: Any) -> None:
-        self._slot = slot
-        self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._slot, name)
-
-    def run(self, count: int) -> None:
-        start = time.perf_counter()
-        self._slot.run(count)
         self.seconds += time.perf_counter() - start
 
 

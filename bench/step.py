@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import parser, print_table, save, time_sides
+from common import TimedSlot, parser, print_table, save, time_sides
 
 import fastdc
 from fastdc import ops
@@ -23,22 +23,6 @@ from fastdc.engine import Run, evaluate
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job
 from fastdc.scheduler import Request, Scheduler, Work
-
-
-class TimedSlot:
-    """A slot that adds up the time spent in the network."""
-
-    def __init__(self, slot: Any) -> None:
-        self._slot = slot
-        self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._slot, name)
-
-    def run(self, count: int) -> None:
-        start = time.perf_counter()
-        self._slot.run(count)
-        self.seconds += time.perf_counter() - start
 
 
 class TimedScheduler(Scheduler):

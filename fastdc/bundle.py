@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from fastdc.calibration import Calibration, calibration_from_dict
 from fastdc.exceptions import BundleError, InputError
+from fastdc.files import write_whole
 from fastdc.level_weights import LevelWeights
 from fastdc.model import Defaults, Model
 from fastdc.ops import LOSSES
@@ -211,17 +211,7 @@ def with_calibration(
     if first is not None:
         changes["defaults"] = {**current.manifest["defaults"], "first": list(first)}
     content = _encode({**current.manifest, **changes}, current.path)
-    target = current.path / MANIFEST
-    staging = target.with_name(f".{MANIFEST}-{secrets.token_hex(4)}.tmp")
-    try:
-        with staging.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or a crash might leave a name without its content
-        shutil.copymode(target, staging)
-        staging.replace(target)
-    finally:
-        staging.unlink(missing_ok=True)
+    write_whole(current.path / MANIFEST, content)
     return load_bundle(current.path)
 
 

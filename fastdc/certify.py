@@ -74,8 +74,7 @@ class Smoothing:
     @property
     def sigma(self) -> float:
         """Standard deviation of the noise, in pixels in [0, 1]."""
-        sigma: float = getattr(self.estimation, "sigma")  # noqa: B009
-        return sigma
+        return self.estimation.sigma
 
     def describe(self) -> dict[str, Any]:
         """What reproduces it, as plain values."""

@@ -42,6 +42,9 @@ class AbstractEstimation(ABC):
 
     name: ClassVar[str]
 
+    sigma: float
+    """Standard deviation of the noise, in pixels in [0, 1]."""
+
     most: int
     """Copies that are counted at most."""
 

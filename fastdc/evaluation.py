@@ -30,7 +30,7 @@ import numpy.typing as npt
 from fastdc.certificate import ABSTAIN
 from fastdc.exceptions import InputError
 from fastdc.extras import require
-from fastdc.record_writer import write_whole
+from fastdc.files import write_whole
 from fastdc.records import Records
 
 SUFFIXES = (".png", ".svg", ".pdf")

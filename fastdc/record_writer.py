@@ -16,7 +16,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import stat
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from typing import Any
 
 from fastdc.certificate import Certificate
 from fastdc.exceptions import InputError
+from fastdc.files import sync_folder, write_whole
 from fastdc.records import (
     FORMAT,
     HEADER,
@@ -119,24 +119,6 @@ class RecordWriter:
         self.close()
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Writes a file, all of it or nothing, also where the machine stops in between.
-
-    Raises:
-        OSError: It cannot be written; an older file of that name is as it was.
-    """
-    staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
-    try:
-        with staging.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or a crash might leave a name without its content
-        staging.replace(target)
-    finally:
-        staging.unlink(missing_ok=True)
-    _sync_folder(target)
-
-
 def difference(ours: Any, theirs: Any, name: str = "") -> str | None:
     """The first field in which two manifests differ, as a message; None if they are of the same run.
 
@@ -203,7 +185,7 @@ def _prepare(descriptor: int, file: Path, manifest: dict[str, Any], *, overwrite
         os.ftruncate(descriptor, 0)  # before the manifest: a record must never stand beside another run's
         write_whole(manifest_path(file), _encoded(manifest))
         _append(descriptor, HEADER)
-        _sync_folder(file)
+        sync_folder(file)
         return 0
     grows = theirs is not None and _grows(manifest["indices"], theirs["indices"])
     if changed := difference(manifest, {**theirs, "indices": manifest["indices"]} if theirs and grows else theirs):
@@ -249,13 +231,3 @@ def _append(descriptor: int, line: bytes) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, end)
         raise
-
-
-def _sync_folder(file: Path) -> None:
-    """Makes a new name in a folder last, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

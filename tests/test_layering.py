@@ -28,6 +28,7 @@ RANKS = {
     "certificate": 0,
     "binomial": 1,
     "extras": 1,
+    "files": 1,
     "shipped": 1,
     "ops": 1,
     "schedules": 1,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastdc.certificate import ABSTAIN, Certificate
 from fastdc.exceptions import InputError
-from fastdc.record_writer import RecordWriter, difference, write_whole
+from fastdc.record_writer import RecordWriter, difference
 from fastdc.records import HEADER, manifest_path, read_records
 
 MANIFEST: dict[str, Any] = {
@@ -319,17 +319,6 @@ def test_manifests_differ_exactly_where_their_json_does(a: Any, b: Any) -> None:
     assert (difference({"m": a}, {"m": b}) is None) == same
     assert difference({"environment": a}, {"environment": b}) is None
     assert (difference({"m": {"environment": a}}, {"m": {"environment": b}}) is None) == same
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "file"
-    write_whole(target, b"old")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
-        with pytest.raises(OSError, match="broken"):
-            write_whole(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_the_header_is_where_a_file_begins(path: Path) -> None:

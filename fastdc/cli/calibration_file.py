@@ -10,13 +10,13 @@ as strictly as a manifest.
 
 import dataclasses
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
 from fastdc.bundle import DENOISER, MAX_MANIFEST_BYTES, Bundle, strict_json
 from fastdc.calibration import Calibration, calibration_from_dict
 from fastdc.exceptions import FastdcError, InputError
+from fastdc.files import write_whole
 from fastdc.level_weights import LevelWeights
 from fastdc.plan import PlanConfig
 
@@ -49,14 +49,10 @@ def write_calibration_file(
         "first": None if first is None else list(first),
     }
     target = Path(path)
-    staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
     try:
-        staging.write_text(json.dumps(entry, indent=2, allow_nan=False) + "\n")
-        staging.replace(target)
+        write_whole(target, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def with_calibration_file(bundle: Bundle, path: str) -> Bundle:

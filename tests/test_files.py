@@ -1,0 +1,33 @@
+"""Files written in one step: the old content or the new, whatever fails."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from fastdc.files import write_whole
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    target = tmp_path / "file"
+    write_whole(target, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os if failing == "fsync" else Path, failing, broken)
+        with pytest.raises(OSError, match="broken"):
+            write_whole(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_whole(target, b"old")
+    target.chmod(0o640)
+    write_whole(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o640
