@@ -43,12 +43,16 @@ class Model:
 
     Attributes:
         name: Short name.
-        image_shape: (channels, height, width).
+        image_shape: (channels, height, width) of images as users give them.
         value_range: (low, high) of the model's pixel values; user images in [0, 1] are mapped onto it.
         class_names: K names.
         schedule: Noise schedule.
         parameterization: What the network predicts.
         null_class: Index that the network takes for "no class", or None.
+        latent_shape: (channels, height, width) of what the network works on where an encoder makes it from the image;
+            None: the image itself.
+        prompts: Where conditions are texts: one a condition. Empty: a condition is a class.
+        class_of: The class of each prompt, where several may describe one class; as long as `prompts`.
         defaults: What a run uses when the user does not say.
         identity: Names the exact model in results: a bundle's sha256, else "".
         calibration: Of the race, or None.
@@ -69,19 +73,37 @@ class Model:
     calibration: Calibration | None = None
     noised_calibrations: tuple[Calibration, ...] = ()
     level_weights: LevelWeights | None = None
+    latent_shape: tuple[int, int, int] | None = None
+    prompts: tuple[str, ...] = ()
+    class_of: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise InputError(f"image_shape must be (channels, height, width), got {self.image_shape}")
+        for name, shape in (("image_shape", self.image_shape), ("latent_shape", self.latent_shape)):
+            if shape is not None and (len(shape) != 3 or min(shape) < 1):
+                raise InputError(f"{name} must be (channels, height, width), got {shape}")
         if not self.class_names:
             raise InputError("class_names must hold at least one name")
         if not self.value_range[0] < self.value_range[1]:
             raise InputError(f"value_range must be (low, high) with low < high, got {self.value_range}")
+        if len(self.class_of) != len(self.prompts):
+            raise InputError(f"{len(self.prompts)} prompts need a class each, got {len(self.class_of)}")
+        if self.prompts and set(self.class_of) != set(range(self.num_classes)):
+            raise InputError(f"every class in [0, {self.num_classes}) needs a prompt, got prompts of {self.class_of}")
 
     @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what the network works on: the latent, or the image itself."""
+        return self.image_shape if self.latent_shape is None else self.latent_shape
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the network tells apart, by the index that it is given: the prompts, or the classes."""
+        return self.prompts or self.class_names
 
     def calibration_for(self, plan: PlanConfig) -> Calibration | None:
         """The calibration that holds for a plan, or None."""

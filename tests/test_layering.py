@@ -38,6 +38,7 @@ RANKS = {
     "noised": 2,
     "parameterization": 2,
     "weighting": 2,
+    "prompts": 2,
     "networks": 2,
     "level_weights": 2,
     "tree": 2,
@@ -70,8 +71,9 @@ RANKS = {
     "data": 15,
     "report": 15,
     "train": 16,
-    "export": 17,
-    "cli": 18,
+    "sources": 17,
+    "export": 18,
+    "cli": 19,
 }
 
 # What `import fastdc` must not load: every optional package, and the base dependencies that only some commands need.
@@ -171,7 +173,7 @@ def test_the_documented_ranks_are_these() -> None:
     ("module", "source", "expected"),
     [
         ("ops", "from fastdc.classifier import load", "ops:1: imports classifier (rank 13) from rank 1"),
-        ("ops", "def f():\n    import fastdc.cli.main", "ops:2: imports cli.main (rank 18) from rank 1"),
+        ("ops", "def f():\n    import fastdc.cli.main", "ops:2: imports cli.main (rank 19) from rank 1"),
         ("plan", "from fastdc import engine", "plan:1: imports engine (rank 8) from rank 3"),
         ("plan", "from fastdc import load", "plan:1: imports fastdc (rank 15) from rank 3"),
         ("plan", "from .engine import Engine", "plan:1: imports engine (rank 8) from rank 3"),
