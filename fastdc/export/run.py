@@ -1,22 +1,13 @@
 """From a training run to a bundle: the averaged weights as an ONNX graph, checked against torch, with a manifest.
 
-The graph takes ``sample`` float32 (batch, c, h, w), ``timestep`` float32 (batch,) and ``class_labels`` int64 (batch,),
-and returns ``output`` float32 (batch, c, h, w), the raw network output F. The batch is dynamic. Everything that tells
-where or when the graph was made (stack traces, file names) is removed, so the same run gives the same bytes.
-
-Exporters have been seen to write a graph that is right only at the batch it was traced with. So the graph is compared
-with torch at batches of 1, 3 and 65 before anything is written.
+The temperature and the race's calibration are fitted on images that the model has not seen; see :func:`export_run`.
 """
 
-import contextlib
 import dataclasses
-import io
-import logging
 import math
 import shlex
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +19,9 @@ from fastdc.calibration import controlled_limit
 from fastdc.classifier import DiffusionClassifier, load
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.decide import fit_temperature
-from fastdc.exceptions import BackendError, BundleError, InputError
+from fastdc.exceptions import BundleError, InputError
+from fastdc.export.graph import export_onnx
+from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, one_line, verify_onnx
 from fastdc.extras import require, version_of
 from fastdc.results import OnProgress
 from fastdc.train.config import TrainConfig
@@ -36,19 +29,10 @@ from fastdc.train.dataset import content_digest
 from fastdc.train.run import RunFolder, RunInfo
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
-
-# From 21 on, normalisation over groups is one operator, for which ONNX Runtime has no CPU kernel: it runs the ten small
-# ones that define it, and the digits UNet takes 1.1 times as long. At 20 it is an InstanceNormalization, which has one.
-OPSET = 20
-CHECKED_BATCHES = (1, 3, 65)
 
 CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from
 _LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
-
-# Of EDM (arXiv:2206.00364, table 1): the noise levels that a sampler would use; a classifier's are in the defaults.
-_SIGMA_MIN, _SIGMA_MAX = 0.002, 80.0
 
 
 def export_run(
@@ -141,8 +125,8 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
         "null_class": len(info.class_names),
         "schedule": {
             "kind": "edm",
-            "sigma_min": _SIGMA_MIN,
-            "sigma_max": _SIGMA_MAX,
+            "sigma_min": SIGMA_MIN,
+            "sigma_max": SIGMA_MAX,
             "timestep_scale": info.config.timestep_scale,
         },
         "parameterization": {"kind": "edm", "sigma_data": info.sigma_data},
@@ -150,106 +134,6 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
         "network": info.network,
         "provenance": provenance,
     }
-
-
-def export_onnx(network: "nn.Module", shape: tuple[int, int, int], num_class_embeds: int) -> bytes:
-    """The ONNX graph of a denoiser, as in the module docstring, without any trace of the machine it was made on.
-
-    Args:
-        network: Called as ``network(sample, timestep, class_labels)``; put in evaluation mode by the caller.
-        shape: Image shape (c, h, w).
-        num_class_embeds: Number of class labels, the null class included.
-
-    Raises:
-        MissingDependencyError: torch, onnx or onnxscript is not installed.
-    """
-    torch = require("torch", extra="train")
-    require("onnxscript", extra="export")
-    checker = require("onnx.checker", extra="export")
-    # Two images, not one: at a batch of one the exporter bakes the batch into the graph without a word.
-    example = (torch.zeros(2, *shape), torch.zeros(2), torch.arange(2) % num_class_embeds)
-    with _quiet():
-        program = torch.onnx.export(
-            network,
-            example,
-            None,
-            input_names=["sample", "timestep", "class_labels"],
-            output_names=["output"],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            dynamic_shapes=({0: "batch"}, {0: "batch"}, {0: "batch"}),
-            verbose=False,
-        )
-    model = program.model_proto
-    _strip(model)
-    checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def verify_onnx(
-    model: bytes,
-    network: "nn.Module",
-    shape: tuple[int, int, int],
-    num_class_embeds: int,
-    *,
-    timestep_scale: float,
-) -> float:
-    """Compares an exported graph with its network at several batches, noise levels and classes.
-
-    Args:
-        model: Bytes of the ONNX file.
-        network: The torch module it was made from, in evaluation mode, on the CPU.
-        shape: Image shape (c, h, w).
-        num_class_embeds: Number of class labels, the null class included.
-        timestep_scale: The network reads timestep_scale * ln sigma.
-
-    Returns:
-        The largest absolute difference of any output.
-
-    Raises:
-        BackendError: It is above :func:`tolerance`, or ONNX Runtime cannot run the graph.
-    """
-    torch = require("torch", extra="train")
-    runtime = require("onnxruntime", extra="cpu")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    worst = 0.0
-    rng = np.random.default_rng(0)
-    try:
-        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        for batch in CHECKED_BATCHES:
-            sample = rng.standard_normal((batch, *shape)).astype(np.float32)
-            sigma = np.exp(rng.uniform(math.log(_SIGMA_MIN), math.log(_SIGMA_MAX), batch))
-            timestep = (timestep_scale * np.log(sigma)).astype(np.float32)
-            labels = rng.integers(0, num_class_embeds, batch)
-            feed = {"sample": sample, "timestep": timestep, "class_labels": labels}
-            (got,) = session.run(["output"], feed)
-            with torch.no_grad():
-                want = network(*(torch.from_numpy(array) for array in feed.values())).numpy()
-            if got.shape != want.shape:
-                raise BackendError(f"the exported network returns {got.shape} at batch {batch}, torch {want.shape}")
-            difference = float(np.abs(got - want).max())
-            allowed = tolerance(network) * max(1.0, float(np.abs(want).max()))
-            if not difference <= allowed:
-                found = f"{difference:.2g} at batch {batch}, allowed {allowed:.2g}"
-                raise BackendError(f"the exported network differs from torch by {found}")
-            worst = max(worst, difference)
-    except BackendError:
-        raise
-    except Exception as error:  # ONNX Runtime raises plain RuntimeErrors and types of its own
-        raise BackendError(f"ONNX Runtime cannot run the exported network: {_one_line(error)}") from error
-    return worst
-
-
-def tolerance(network: "nn.Module") -> float:
-    """Difference, relative to the largest output, that rounding alone may cause between two float32 engines.
-
-    A sum of K products in another order moves by about sqrt(K) roundings (2^-24 each) of its size. Layers add up, each
-    with K inputs; a factor of 8 covers the tails of that random walk and the gain of a layer above one.
-    """
-    fan_in = [math.prod(weight.shape[1:]) for weight in network.parameters() if weight.ndim > 1]
-    return 8 * 2.0**-24 * sum(math.sqrt(k) for k in fan_in)
 
 
 def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", dict[str, Any]]:
@@ -263,7 +147,7 @@ def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", di
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{folder.checkpoint_file} does not fit the run's network: {_one_line(error)}") from error
+        raise InputError(f"{folder.checkpoint_file} does not fit the run's network: {one_line(error)}") from error
     return network.eval().requires_grad_(False), checkpoint.progress
 
 
@@ -383,54 +267,3 @@ def training_command(config: TrainConfig) -> str:
             value = value if config.val_fraction is not None else Path(value).name
         words += [option] if value is True else [option, str(value)]
     return shlex.join(words)
-
-
-def _strip(model: "onnx.ModelProto") -> None:
-    """Removes stack traces, local paths and notes; the computation stays."""
-    model.doc_string = ""
-    del model.metadata_props[:]
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        _strip_nodes(function.node)
-    _strip_graph(model.graph)
-
-
-def _strip_graph(graph: "onnx.GraphProto") -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for item in (*graph.input, *graph.output, *graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
-    _strip_nodes(graph.node)
-
-
-def _strip_nodes(nodes: "Iterable[onnx.NodeProto]") -> None:
-    for node in nodes:
-        node.doc_string = ""
-        del node.metadata_props[:]
-        for attribute in node.attribute:
-            attribute.doc_string = ""
-            for graph in (attribute.g, *attribute.graphs):
-                if graph.node:
-                    _strip_graph(graph)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides the exporter's chatter: absent torchvision operators, axis names, its own deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 160 else text[:157] + "..."
