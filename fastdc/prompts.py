@@ -1,0 +1,210 @@
+"""Prompts: which texts stand for which class of a text-conditional diffusion model.
+
+The network of such a model tells prompts apart, not classes: condition p is prompt p, and ``class_of[p]`` is the class
+that it describes. A class has one prompt or several, whose errors are then pooled by the decision. Prompts come from a
+table in CSV as the community writes it (columns ``prompt``, ``classname`` and ``classidx``, for example in the code of
+Li et al., arXiv 2303.16203), or from class names and templates such as "a photo of a {}." (Radford et al., arXiv
+2103.00020).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdc.exceptions import InputError
+
+COLUMNS = ("prompt", "classname", "classidx")
+
+MAX_FILE_BYTES = 64_000_000
+MAX_PROMPTS = 1_000_000
+# Text encoders read 77 to 512 tokens; a longer text is a column that was meant for something else.
+MAX_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts and the classes that they describe.
+
+    Attributes:
+        texts: P prompts, none of them empty: the empty prompt is the model's "no class".
+        class_of: P class indices in [0, K); every class has a prompt.
+        class_names: K names; two classes may share one (as "crane" in ImageNet).
+
+    Raises:
+        InputError: The lengths differ, a text is empty or too long, or a class has no prompt.
+    """
+
+    texts: tuple[str, ...]
+    class_of: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise InputError("prompts must hold at least one text")
+        if len(self.class_of) != len(self.texts):
+            raise InputError(f"{len(self.texts)} prompts need a class each, got {len(self.class_of)}")
+        if len(self.texts) > MAX_PROMPTS:
+            raise InputError(f"at most {MAX_PROMPTS:,} prompts can be used, got {len(self.texts):,}")
+        for index, text in enumerate(self.texts):
+            problem = _problem(text)
+            if problem:
+                raise InputError(f"prompt {index} {problem}")
+        for index, name in enumerate(self.class_names):
+            problem = _problem(name)
+            if problem:
+                raise InputError(f"name {index} of the classes {problem}")
+        classes = len(self.class_names)
+        wrong = next((k for k in self.class_of if isinstance(k, bool) or not 0 <= k < classes), None)
+        if wrong is not None:
+            raise InputError(f"class_of must hold class indices in [0, {classes}), got {wrong}")
+        without = sorted(set(range(classes)) - set(self.class_of))
+        if without:
+            raise InputError(f"class {without[0]} ({self.class_names[without[0]]!r}) has no prompt")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_prompts(path: str | Path) -> Prompts:
+    """The prompts of a CSV file.
+
+    Args:
+        path: UTF-8, with a header that names at least ``prompt``, ``classname`` and ``classidx``, in any order; other
+            columns are ignored, and so are empty lines. Class indices are 0 to K - 1, in any order and repeated where a
+            class has several prompts; a class has one name. Spaces around a field are not part of it.
+
+    Raises:
+        InputError: It cannot be read, a column is missing, or a row cannot be used; the row is named by its line.
+    """
+    path = Path(path)
+    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True, skipinitialspace=True)
+    texts: list[str] = []
+    class_of: list[int] = []
+    named: dict[int, tuple[str, int]] = {}  # class -> its name and the line that gave it
+    try:
+        where = _columns(path, next(reader, []))
+        for row in reader:
+            if not any(field.strip() for field in row):
+                continue
+            line = f"{path}, line {reader.line_num}"
+            if len(row) <= max(where):
+                raise InputError(f"{line}: expected at least {max(where) + 1} fields, got {len(row)}")
+            text, name, index = (row[column].strip() for column in where)
+            k = _class_index(line, index)
+            for field, value in (("prompt", text), ("classname", name)):
+                problem = _problem(value)
+                if problem:
+                    raise InputError(f"{line}: {field} {problem}")
+            first, at = named.setdefault(k, (name, reader.line_num))
+            if first != name:
+                raise InputError(f"{line}: class {k} is called {name!r:.80}, but {first!r:.80} on line {at}")
+            texts.append(text)
+            class_of.append(k)
+            if len(texts) > MAX_PROMPTS:
+                raise InputError(f"{line}: at most {MAX_PROMPTS:,} prompts can be used")
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not a row of CSV: {error}") from None
+    if not texts:
+        raise InputError(f"{path} holds no prompts below its header")
+    for k, found in enumerate(sorted(named)):
+        if found != k:
+            raise InputError(f"{path}: classidx must run from 0 without gaps, {k} is missing (largest: {max(named)})")
+    return Prompts(tuple(texts), tuple(class_of), tuple(named[k][0] for k in range(len(named))))
+
+
+def prompts_of(class_names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Prompts:
+    """Prompts from class names: every template filled with every name, the templates of a class beside each other.
+
+    Args:
+        class_names: K names.
+        templates: Each with exactly one ``{}``, where the name goes, and no other brace.
+
+    Raises:
+        InputError: A template has no place for the name or several, or a name is empty.
+    """
+    if isinstance(class_names, str) or isinstance(templates, str):
+        raise InputError("class_names and templates must be lists of texts, got one text")
+    if not templates:
+        raise InputError("templates must hold at least one text")
+    for template in templates:
+        if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
+            raise InputError(f"a template must have exactly one {{}} for the name and no other brace, got {template!r}")
+    return Prompts(
+        texts=tuple(template.replace("{}", name) for name in class_names for template in templates),
+        class_of=tuple(k for k in range(len(class_names)) for _ in templates),
+        class_names=tuple(class_names),
+    )
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """Class names of a text file with one a line, or of a JSON file that holds a list of them.
+
+    Raises:
+        InputError: It cannot be read, holds no name, or has an empty one (which would shift the names after it).
+    """
+    path = Path(path)
+    content = _read(path)
+    if content.lstrip().startswith("["):
+        try:
+            names = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} starts as a JSON list and is none: {error}") from None
+        wrong = next((name for name in names if not isinstance(name, str)), None)
+        if wrong is not None:
+            raise InputError(f"{path} must be a list of names, got an entry of type {type(wrong).__name__}")
+        where = "entry"
+    else:
+        names = content.rstrip().splitlines()
+        where = "line"
+    if not names:
+        raise InputError(f"{path} holds no class names")
+    found = tuple(name.strip() for name in names)
+    for number, name in enumerate(found, 1):
+        problem = _problem(name)
+        if problem:
+            raise InputError(f"{path}, {where} {number}: the class name {problem}")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise InputError(f"{path} must have at most {MAX_FILE_BYTES // 10**6} MB")
+        return content.decode("utf-8-sig")  # spreadsheets write a byte order mark
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} must be text in UTF-8, byte {error.start} is not") from None
+
+
+def _columns(path: Path, header: list[str]) -> list[int]:
+    """Where :data:`COLUMNS` stand in a header."""
+    names = [name.strip().lower() for name in header]
+    missing = [name for name in COLUMNS if names.count(name) != 1]
+    if missing:
+        raise InputError(
+            f"{path} must start with a header that names {', '.join(COLUMNS)} once each, got {','.join(header)!r:.80}"
+        )
+    return [names.index(name) for name in COLUMNS]
+
+
+def _class_index(line: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise InputError(f"{line}: classidx must be a whole number from 0, got {text!r:.80}")
+    return int(text)
+
+
+def _problem(text: object) -> str | None:
+    """What keeps a text from being a prompt or a name."""
+    if not isinstance(text, str):
+        return f"must be text, got {type(text).__name__}"
+    if not text.strip():
+        return "is empty"
+    if len(text) > MAX_CHARACTERS:
+        return f"must have at most {MAX_CHARACTERS:,} characters, got {len(text):,}"
+    return None
