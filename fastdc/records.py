@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle import MAX_MANIFEST_BYTES, strict_json
 from fastdc.certificate import ABSTAIN, Certificate
 from fastdc.exceptions import BundleError, InputError
+from fastdc.manifest import MAX_MANIFEST_BYTES, strict_json
 
 FORMAT = "fastdc-certification"
 VERSION = 1

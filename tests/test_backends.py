@@ -214,7 +214,8 @@ def test_torch_refuses_weights_that_do_not_fit(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save
 
-    from fastdc.bundle import DENOISER, WEIGHTS, write_bundle
+    from fastdc.bundle import write_bundle
+    from fastdc.manifest import DENOISER, WEIGHTS
     from fastdc.networks import build_network
 
     bundle = digits_mlp()

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 from fastdc import load_bundle
-from fastdc.bundle import DENOISER, MANIFEST, WEIGHTS, with_calibration, write_bundle
+from fastdc.bundle import with_calibration, write_bundle
 from fastdc.calibration import Calibration
 from fastdc.level_weights import LevelWeights
+from fastdc.manifest import DENOISER, MANIFEST, WEIGHTS
 from fastdc.plan import PlanConfig
 
 _positive = st.floats(1e-3, 1e3)
@@ -211,7 +212,7 @@ def test_a_failing_overwrite_keeps_the_old_bundle(
         {"name": "\ud800"},
         {"provenance": {"when": object()}},
         {"provenance": {"huge": 10**30}},
-        {"version": 2},
+        {"version": 3},
         {"format": "other"},
         {"classes": []},
     ],

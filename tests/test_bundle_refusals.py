@@ -14,12 +14,13 @@ import pytest
 from worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 from fastdc import BundleError, load_bundle
-from fastdc.bundle import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS, with_calibration, write_bundle
+from fastdc.bundle import with_calibration, write_bundle
+from fastdc.manifest import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
 
 # Path of a field, values that are refused there, what the message names.
 _BAD: list[tuple[str, list[Any], str]] = [
     ("format", ["other", None], "format"),
-    ("version", [0, 2, -1, "1", True, 1.0, None, [1]], "version"),
+    ("version", [0, 3, -1, "1", True, 1.0, None, [1]], "version"),
     ("name", [None, 5, ["x"], "a\nb", "\x1b[2J", "\ud800"], "name"),
     ("description", [5, {}, []], "description"),
     ("network", [5, "mlp", []], "network"),

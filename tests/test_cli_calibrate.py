@@ -12,10 +12,11 @@ from cli_runs import Cli, place_digits
 from worlds import CALIBRATION, CURVE, fails_with
 
 import fastdc
-from fastdc.bundle import MANIFEST, Bundle, load_bundle, with_calibration
+from fastdc.bundle import Bundle, load_bundle, with_calibration
 from fastdc.cli.calibration_file import with_calibration_file, write_calibration_file
 from fastdc.data import digits_test
 from fastdc.exceptions import FastdcError, InputError
+from fastdc.manifest import MANIFEST
 from fastdc.shipped import find_model
 
 # A small calibration: 70 images allow a delta of 1 / 71.

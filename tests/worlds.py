@@ -16,10 +16,11 @@ from fastdc import BundleError, DiffusionClassifier, Model
 from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.function import NetworkFunction
-from fastdc.bundle import DENOISER, Bundle, write_bundle
+from fastdc.bundle import Bundle, write_bundle
 from fastdc.calibration import Calibration
 from fastdc.gaussian import GaussianWorld
 from fastdc.level_weights import LevelWeights
+from fastdc.manifest import DENOISER
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]

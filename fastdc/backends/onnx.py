@@ -10,9 +10,10 @@ import re
 from typing import Any
 
 from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
-from fastdc.bundle import DENOISER, Bundle
+from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, BundleError
 from fastdc.extras import require
+from fastdc.manifest import DENOISER
 
 OUTPUT = "output"
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, Buffer, NetworkOptions, one_line
-from fastdc.bundle import WEIGHTS, Bundle
+from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, BundleError
 from fastdc.extras import require
+from fastdc.manifest import WEIGHTS
 
 if TYPE_CHECKING:
     import torch

@@ -13,11 +13,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastdc.bundle import DENOISER, MAX_MANIFEST_BYTES, Bundle, strict_json
+from fastdc.bundle import Bundle
 from fastdc.calibration import Calibration, calibration_from_dict
 from fastdc.exceptions import FastdcError, InputError
 from fastdc.files import write_whole
 from fastdc.level_weights import LevelWeights
+from fastdc.manifest import DENOISER, MAX_MANIFEST_BYTES, strict_json
 from fastdc.plan import PlanConfig
 
 FORMAT = "fastdc-calibration"

@@ -1,0 +1,274 @@
+"""The manifest of a bundle: what a model is, as JSON that is checked field by field before anything is done with it.
+
+docs/bundle.md states every field. Names that leave the folder, absurd shapes, unknown defaults and newer format
+versions are refused with one line that names the field. What a manifest uses decides which version it is written as,
+so that older readers go on reading what they can.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from fastdc.calibration import Calibration, calibration_from_dict
+from fastdc.exceptions import BundleError, InputError
+from fastdc.level_weights import LevelWeights
+from fastdc.model import Defaults, Model
+from fastdc.ops import LOSSES
+from fastdc.parameterization import parameterization_from_dict
+from fastdc.plan import MAX_DRAWS
+from fastdc.schedules import schedule_from_dict
+from fastdc.weighting import WEIGHTINGS
+
+FORMAT = "fastdc-bundle"
+VERSION = 2
+MANIFEST = "fastdc.json"
+
+DENOISER = "denoiser.onnx"
+WEIGHTS = "weights.safetensors"  # of the denoiser, for torch
+DATA = "denoiser.data"  # weights that the graphs of the denoiser share
+PREFIX, CLASSES, REST = "prefix.onnx", "classes.onnx", "rest.onnx"  # the denoiser, so that nothing is computed twice
+ENCODER = "encoder.onnx"  # images to latents
+TABLES = "conditions.safetensors"
+TEXT = "text.onnx"  # prompts to tables
+TOKENIZERS = ("tokenizer.json", "tokenizer_2.json", "tokenizer_3.json")
+FILES = (DENOISER, WEIGHTS, DATA, PREFIX, CLASSES, REST, ENCODER, TABLES, TEXT, *TOKENIZERS)
+
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+
+MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_PIXELS = 2**28
+MAX_CLASSES = 10_000_000
+MAX_FIRST = 10_000
+MAX_NOISED = 256
+
+# Neither hidden nor a path, on any system: no separators, colons, control characters, nor names that are too long.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_MAX_INTEGER = 2**63  # no field needs more, and floats overflow on integers that Python alone can hold
+
+# What readers of version 1 would overlook or refuse.
+_NEW_FIELDS = ("latent", "prompts", "class_of", "precision")
+_NEW_FILES = frozenset(FILES) - {DENOISER, WEIGHTS}
+
+
+def version_of_format(manifest: dict[str, Any]) -> int:
+    """The lowest version that holds what a manifest, complete but for the version, uses."""
+    schedule = manifest.get("schedule")
+    tabulated = isinstance(schedule, dict) and schedule.get("kind") == "ddpm_table"
+    files = manifest.get("files") or {}
+    return 2 if tabulated or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
+
+
+def strict_json(content: bytes, path: Path) -> Any:
+    """JSON as it is defined: no NaN or Infinity, which Python's reader lets through, and no integers beyond floats.
+
+    Args:
+        content: Of a file.
+        path: Its name, for the message.
+
+    Raises:
+        BundleError: It is not.
+    """
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not a JSON number")
+
+    def integer(digits: str) -> int:
+        value = int(digits) if len(digits) < 32 else _MAX_INTEGER + 1
+        if abs(value) > _MAX_INTEGER:
+            raise ValueError(f"the number {digits[:20]}... is too large")
+        return value
+
+    try:
+        return json.loads(content, parse_constant=constant, parse_int=integer)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not valid JSON: {error}") from None
+
+
+def parse_manifest(where: Path, manifest: Any, digest: str) -> Model:
+    """What a manifest says of the model, every field checked.
+
+    Args:
+        where: The manifest's path, for messages.
+        manifest: As read from JSON.
+        digest: sha256 of the file, the model's identity.
+
+    Raises:
+        BundleError: A field is missing or cannot be what it is; the message names it.
+    """
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f'{where} is not a bundle manifest: expected "format": "{FORMAT}"')
+    version = manifest.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise BundleError(f"{where}: version must be a positive whole number, got {version!r:.80}")
+    if version > VERSION:
+        raise BundleError(f"{where} has format version {version}, this fastdc reads up to {VERSION}: upgrade fastdc")
+    try:
+        image = _field(manifest, "image", dict)
+        class_names = _class_names(manifest)
+        null_class = manifest.get("null_class")
+        if null_class is not None and (not _is_int(null_class) or not 0 <= null_class <= MAX_CLASSES):
+            raise BundleError(f"null_class must be a class index or null, got {null_class!r:.80}")
+        _check_files(manifest)
+        prompts, class_of = _prompts(manifest, len(class_names))
+        for optional, kind in (("description", str), ("network", dict), ("provenance", dict), ("cost", dict)):
+            if manifest.get(optional) is not None:
+                _field(manifest, optional, kind)
+        name = _field(manifest, "name", str)
+        if not _is_text(name):
+            raise BundleError(f"name must be text without control characters, got {name!r:.80}")
+        return Model(
+            name=name,
+            image_shape=_shape("image.shape", _field(image, "shape", list)),
+            value_range=_value_range(_field(image, "range", list)),
+            class_names=class_names,
+            null_class=null_class,
+            schedule=schedule_from_dict(_field(manifest, "schedule", dict)),
+            parameterization=parameterization_from_dict(_field(manifest, "parameterization", dict)),
+            defaults=_defaults(_field(manifest, "defaults", dict)),
+            identity=digest,
+            calibration=_calibration(manifest.get("calibration")),
+            noised_calibrations=_noised_calibrations(manifest.get("noised_calibrations", [])),
+            level_weights=_level_weights(manifest.get("level_weights")),
+            latent_shape=_latent(manifest),
+            prompts=prompts,
+            class_of=class_of,
+        )
+    except (BundleError, InputError) as error:
+        raise BundleError(f"{where}: {error}") from None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(text: str) -> bool:
+    """Whether a name can be printed in a line: it is encodable, and can neither end the line nor steer a terminal."""
+    return not any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) < 0xE000 for char in text)
+
+
+def _field(entry: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    value = entry.get(name)
+    if not isinstance(value, kind):
+        wanted = {"dict": "an object", "list": "a list", "str": "a string"}[kind.__name__]
+        raise BundleError(f"{name} must be {wanted}, got {'nothing' if value is None else repr(value)[:60]}")
+    return value
+
+
+def _class_names(manifest: dict[str, Any]) -> tuple[str, ...]:
+    names = _field(manifest, "classes", list)
+    if not 1 <= len(names) <= MAX_CLASSES or not all(isinstance(name, str) for name in names):
+        raise BundleError(f"classes must be 1 to {MAX_CLASSES} names, got {len(names)} entries")
+    for name in names:
+        if not _is_text(name):
+            raise BundleError(f"classes must be text without control characters, got {name!r:.80}")
+    return tuple(names)
+
+
+def _shape(name: str, shape: list[Any]) -> tuple[int, int, int]:
+    if len(shape) != 3 or not all(_is_int(extent) and extent > 0 for extent in shape):
+        raise BundleError(f"{name} must be [channels, height, width], got {shape!r:.80}")
+    if math.prod(shape) > MAX_PIXELS:
+        raise BundleError(f"{name} {shape} has more than {MAX_PIXELS} values")
+    return (shape[0], shape[1], shape[2])
+
+
+def _latent(manifest: dict[str, Any]) -> tuple[int, int, int] | None:
+    """Shape of the latent, which an encoder must then make."""
+    if manifest.get("latent") is None:
+        return None
+    shape = _shape("latent.shape", _field(_field(manifest, "latent", dict), "shape", list))
+    if ENCODER not in manifest["files"]:
+        raise BundleError(f"latent.shape is given, and files has no {ENCODER} to make latents")
+    return shape
+
+
+def _prompts(manifest: dict[str, Any], n_classes: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The prompts and the class of each."""
+    if manifest.get("prompts") is None:
+        return (), ()
+    prompts, class_of = _field(manifest, "prompts", list), _field(manifest, "class_of", list)
+    if not 1 <= len(prompts) <= MAX_CLASSES or not all(isinstance(text, str) and _is_text(text) for text in prompts):
+        raise BundleError(f"prompts must be 1 to {MAX_CLASSES} texts without control characters")
+    if not all(_is_int(k) and 0 <= k < n_classes for k in class_of):
+        raise BundleError(f"class_of must hold class indices in [0, {n_classes})")
+    return tuple(prompts), tuple(class_of)
+
+
+def _value_range(bounds: list[Any]) -> tuple[float, float]:
+    if len(bounds) != 2 or not all(_is_number(bound) for bound in bounds) or not bounds[0] < bounds[1]:
+        raise BundleError(f"image.range must be [low, high] with low < high, got {bounds!r:.80}")
+    return (float(bounds[0]), float(bounds[1]))
+
+
+def _defaults(entry: dict[str, Any]) -> Defaults:
+    unknown = set(entry) - set(Defaults.__dataclass_fields__)
+    if unknown:
+        raise BundleError(f"defaults has no option {sorted(unknown)[0]!r}")
+    levels = entry.get("levels")
+    if levels is not None:
+        if not (isinstance(levels, list) and len(levels) == 2 and all(map(_is_number, levels))):
+            raise BundleError(f"defaults.levels must be [low, high] or null, got {levels!r:.80}")
+        if not 0 < levels[0] < levels[1]:
+            raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels}")
+    first = entry.get("first", [])
+    if not isinstance(first, list) or not all(_is_number(ratio) and ratio > 0 for ratio in first):
+        raise BundleError(f"defaults.first must be a list of positive numbers, got {first!r:.80}")
+    if len(first) > MAX_FIRST:
+        raise BundleError(f"defaults.first must hold at most {MAX_FIRST} numbers, got {len(first)}")
+    band = None if levels is None else (float(levels[0]), float(levels[1]))
+    defaults = Defaults(**{**entry, "levels": band, "first": tuple(map(float, first))})
+    if not _is_int(defaults.draws) or not 1 <= defaults.draws <= MAX_DRAWS:
+        raise BundleError(f"defaults.draws must be a whole number from 1 to {MAX_DRAWS}, got {defaults.draws!r:.80}")
+    if defaults.weighting not in WEIGHTINGS or defaults.loss not in LOSSES:
+        raise BundleError(
+            f"defaults name an unknown weighting or loss: {defaults.weighting!r:.60}, {defaults.loss!r:.60}"
+        )
+    if not _is_number(defaults.temperature) or not defaults.temperature > 0:
+        raise BundleError(f"defaults.temperature must be positive, got {defaults.temperature!r:.80}")
+    return defaults
+
+
+def _calibration(entry: Any) -> Calibration | None:
+    """Of the race. Its plan may name options that this version does not know: then it fits no run."""
+    return None if entry is None else calibration_from_dict(entry)
+
+
+def _noised_calibrations(entries: Any) -> tuple[Calibration, ...]:
+    """Of the race on noisy images, one for each method and noise."""
+    if not isinstance(entries, list) or len(entries) > MAX_NOISED:
+        raise BundleError(f"noised_calibrations must be a list of at most {MAX_NOISED}, got {entries!r:.80}")
+    found = tuple(filter(None, map(_calibration, entries)))
+    if len(found) < len(entries) or any(calibration.noised is None for calibration in found):
+        raise BundleError("each calibration in noised_calibrations must name the method and noise of its plan")
+    return found
+
+
+def _level_weights(entry: Any) -> LevelWeights | None:
+    try:
+        return None if entry is None else LevelWeights.from_dict(entry)
+    except InputError as error:
+        raise BundleError(f"level_weights: {error}") from None
+
+
+def _check_files(manifest: dict[str, Any]) -> None:
+    files = _field(manifest, "files", dict)
+    for name, entry in files.items():
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+            raise BundleError(f"files: {name!r:.140} is not a plain file name inside the bundle")
+        if not isinstance(entry, dict) or not _is_int(entry.get("bytes")) or entry["bytes"] < 0:
+            raise BundleError(f"files: {name} needs its size in bytes")
+        digest = entry.get("sha256")
+        if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise BundleError(f"files: {name} needs its sha256")
+    if DENOISER not in files:
+        raise BundleError(f"files: {DENOISER} is missing")
+    if (PREFIX in files or CLASSES in files) and REST not in files:
+        raise BundleError(f"files: {REST} is missing, without which the other parts of the denoiser are of no use")
+    if manifest.get("precision", "float32") not in PRECISIONS:
+        raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, got {manifest['precision']!r:.80}")
