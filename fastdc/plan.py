@@ -21,7 +21,7 @@ from fastdc.level_weights import LevelWeights
 from fastdc.noised import Method, method_of
 from fastdc.ops import LOSSES, ROW_FIELDS
 from fastdc.parameterization import Parameterization
-from fastdc.schedules import AbstractSchedule, DiscreteSchedule, FloatArray, Levels
+from fastdc.schedules import AbstractSchedule, FloatArray, Levels, SteppedSchedule
 from fastdc.weighting import weighting
 
 MAX_DRAWS = 1_000_000
@@ -78,7 +78,7 @@ class PlanConfig:
             independently and uniformly: an anytime-valid rule bounds the chance of a wrong decision unconditionally
             only where draws are independent and alike, which those of a fixed sequence (and of `first`) are not.
         order_seed: Names the positions of order "random", in [0, 2^64).
-        timesteps: Every draw's step of a ``DiscreteSchedule``, in order, J of them; excludes `levels`, `first`,
+        timesteps: Every draw's step of a ``SteppedSchedule``, in order, J of them; excludes `levels`, `first`,
             `order` and `antithetic`. For plans published as lists of timesteps.
         level_weights: A fitted curve that multiplies the weights of `weighting`, or None.
         antithetic: Whether draws 2i and 2i + 1 share a level, the i-th of the sequence, and see noises e and -e. Errors
@@ -239,9 +239,9 @@ class Plan:
 def _positions(schedule: AbstractSchedule, config: PlanConfig) -> FloatArray:
     """Where on the schedule each draw's level lies, float64 (J,) in [0, 1]."""
     if config.timesteps is not None:
-        if not isinstance(schedule, DiscreteSchedule):
+        if not isinstance(schedule, SteppedSchedule):
             raise InputError(f"timesteps are of discrete schedules, got {schedule.to_dict()}")
-        steps = schedule.num_train_timesteps
+        steps = len(schedule.alphas_cumprod)
         if max(config.timesteps) >= steps:
             raise InputError(f"timesteps must be below {steps}, got {max(config.timesteps)}")
         return (np.asarray(config.timesteps, dtype=np.float64) + 0.5) / steps

@@ -5,12 +5,13 @@ are made from positions u in [0, 1], low noise to high, so that a plan can be wr
 
 * :class:`DiscreteSchedule`: the T steps of a DDPM (Ho et al., arXiv 2006.11239), t = floor(u T), alpha^2 = alpha_bar.
   ``linear`` and ``scaled_linear`` betas, or ``squaredcos_cap_v2`` (Nichol & Dhariwal, arXiv 2102.09672, eq. 17).
+* :class:`TableSchedule`: the same with alpha_bar given step by step, for any other betas.
 * :class:`EDMSchedule`: alpha = 1, ln sigma linear in u (Karras et al., arXiv 2206.00364), time input scale * ln sigma.
 * :class:`FlowSchedule`: x_t = (1 - t) x + t e (rectified flow), t = shift u / (1 + (shift - 1) u), time scale * t.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,9 @@ from fastdc.exceptions import InputError
 FloatArray = npt.NDArray[np.float64]
 
 MAX_TRAIN_TIMESTEPS = 1_000_000
+
+MAX_TABLE = 10_000
+"""Steps of a schedule whose levels are listed: a bundle's manifest holds them as text."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,39 @@ def _positions(position: npt.ArrayLike) -> FloatArray:
     return u
 
 
+class SteppedSchedule:
+    """What schedules of T steps share: step t = floor(u T) with alpha^2 = alpha_bar_t, sigma^2 = 1 - alpha_bar_t."""
+
+    @property
+    def alphas_cumprod(self) -> FloatArray:
+        """alpha_bar_t = prod_{s <= t} (1 - beta_s), float64 (T,), decreasing, in (0, 1)."""
+        raise AssertionError("a schedule of steps defines them")
+
+    def levels(self, position: npt.ArrayLike) -> Levels:
+        """See :class:`AbstractSchedule`; the slope is T times the drop of SNR into step t, 0 at t = 0."""
+        u = _positions(position)
+        alpha_bar = self.alphas_cumprod
+        steps = len(alpha_bar)
+        t = np.minimum((u * steps).astype(np.int64), steps - 1)
+        snr = alpha_bar / (1 - alpha_bar)
+        drop = np.concatenate([[0.0], snr[:-1] - snr[1:]])
+        return Levels(
+            position=u,
+            alpha=np.sqrt(alpha_bar[t]),
+            sigma=np.sqrt(1 - alpha_bar[t]),
+            timestep=t.astype(np.float64),
+            snr_slope=drop[t] * steps,
+        )
+
+    def position_of(self, sigma: float) -> float:
+        """See :class:`AbstractSchedule`."""
+        alpha_bar = self.alphas_cumprod
+        t = int(np.argmin(np.abs(np.log((1 - alpha_bar) / alpha_bar) - 2 * math.log(sigma))))
+        return (t + 0.5) / len(alpha_bar)
+
+
 @dataclass(frozen=True)
-class DiscreteSchedule:
+class DiscreteSchedule(SteppedSchedule):
     """A DDPM schedule of T steps.
 
     Attributes:
@@ -100,7 +135,7 @@ class DiscreteSchedule:
 
     @property
     def alphas_cumprod(self) -> FloatArray:
-        """alpha_bar_t = prod_{s <= t} (1 - beta_s), float64 (T,), decreasing, in (0, 1)."""
+        """See :class:`SteppedSchedule`."""
         steps = self.num_train_timesteps
         if self.beta_schedule == "linear":
             betas = np.linspace(self.beta_start, self.beta_end, steps)
@@ -111,27 +146,6 @@ class DiscreteSchedule:
             betas = np.minimum(1 - edges[1:] / edges[:-1], 0.999)
         return np.cumprod(1 - betas, dtype=np.float64)
 
-    def levels(self, position: npt.ArrayLike) -> Levels:
-        """See :class:`AbstractSchedule`; the slope is T times the drop of SNR into step t, 0 at t = 0."""
-        u = _positions(position)
-        alpha_bar = self.alphas_cumprod
-        t = np.minimum((u * self.num_train_timesteps).astype(np.int64), self.num_train_timesteps - 1)
-        snr = alpha_bar / (1 - alpha_bar)
-        drop = np.concatenate([[0.0], snr[:-1] - snr[1:]])
-        return Levels(
-            position=u,
-            alpha=np.sqrt(alpha_bar[t]),
-            sigma=np.sqrt(1 - alpha_bar[t]),
-            timestep=t.astype(np.float64),
-            snr_slope=drop[t] * self.num_train_timesteps,
-        )
-
-    def position_of(self, sigma: float) -> float:
-        """See :class:`AbstractSchedule`."""
-        alpha_bar = self.alphas_cumprod
-        t = int(np.argmin(np.abs(np.log((1 - alpha_bar) / alpha_bar) - 2 * math.log(sigma))))
-        return (t + 0.5) / self.num_train_timesteps
-
     def to_dict(self) -> dict[str, Any]:
         """See :class:`AbstractSchedule`."""
         return {
@@ -141,6 +155,36 @@ class DiscreteSchedule:
             "beta_end": self.beta_end,
             "num_train_timesteps": self.num_train_timesteps,
         }
+
+
+@dataclass(frozen=True)
+class TableSchedule(SteppedSchedule):
+    """A DDPM schedule whose levels are listed, for betas of no known form.
+
+    Attributes:
+        table: alpha_bar of every step, decreasing, in (0, 1).
+    """
+
+    table: tuple[float, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", tuple(map(float, self.table)))
+        if not 1 <= len(self.table) <= MAX_TABLE:
+            raise InputError(f"alphas_cumprod must be 1 to {MAX_TABLE} numbers, got {len(self.table)}")
+        before = 1.0
+        for step, alpha_bar in enumerate(self.table):
+            if not np.finfo(np.float64).tiny < alpha_bar < before:
+                raise InputError(f"alphas_cumprod must fall and stay inside (0, 1), got {alpha_bar} at step {step}")
+            before = alpha_bar
+
+    @property
+    def alphas_cumprod(self) -> FloatArray:
+        """See :class:`SteppedSchedule`."""
+        return np.array(self.table, dtype=np.float64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """See :class:`AbstractSchedule`."""
+        return {"kind": "ddpm_table", "alphas_cumprod": list(self.table)}
 
 
 @dataclass(frozen=True)
@@ -245,6 +289,9 @@ _KINDS: dict[str, type[DiscreteSchedule] | type[EDMSchedule] | type[FlowSchedule
 }
 
 
+_TABLE = "ddpm_table"
+
+
 def schedule_from_dict(entry: dict[str, Any]) -> AbstractSchedule:
     """The schedule of a manifest entry such as {"kind": "edm", "sigma_min": 0.002, ...}.
 
@@ -253,8 +300,10 @@ def schedule_from_dict(entry: dict[str, Any]) -> AbstractSchedule:
     """
     options = dict(entry)
     kind = options.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise InputError(f"schedule kind must be one of {', '.join(_KINDS)}, got {kind!r:.80}")
+    if not isinstance(kind, str) or kind not in (*_KINDS, _TABLE):
+        raise InputError(f"schedule kind must be one of {', '.join((*_KINDS, _TABLE))}, got {kind!r:.80}")
+    if kind == _TABLE:
+        return _table_from_dict(options)
     known = _KINDS[kind].__dataclass_fields__
     for name, value in options.items():
         if name not in known:
@@ -263,3 +312,12 @@ def schedule_from_dict(entry: dict[str, Any]) -> AbstractSchedule:
         if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
             raise InputError(f"schedule option {name} must be {wanted.__name__}, got {value!r}")
     return _KINDS[kind](**options)
+
+
+def _table_from_dict(options: dict[str, Any]) -> TableSchedule:
+    listed = options.pop("alphas_cumprod", None)
+    if options:
+        raise InputError(f"schedule {_TABLE} has no option {min(options, key=str)!r}: expected alphas_cumprod")
+    if not isinstance(listed, list) or not all(type(value) in (int, float) for value in listed):
+        raise InputError(f"schedule option alphas_cumprod must be a list of numbers, got {listed!r:.80}")
+    return TableSchedule(tuple(listed))

@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
+from fastdc.parameterization import Parameterization
+from fastdc.plan import PlanConfig, make_plan
 from fastdc.schedules import (
     BETA_SCHEDULES,
     AbstractSchedule,
     DiscreteSchedule,
     EDMSchedule,
     FlowSchedule,
+    TableSchedule,
     schedule_from_dict,
 )
 
@@ -33,7 +36,8 @@ edm = st.builds(
     st.floats(-1000, 1000),
 )
 flow = st.builds(FlowSchedule, st.floats(0.1, 20), st.floats(-1000, 1000))
-schedules = st.one_of(discrete, edm, flow)
+table = discrete.map(lambda schedule: TableSchedule(tuple(schedule.alphas_cumprod.tolist())))
+schedules = st.one_of(discrete, table, edm, flow)
 positions = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 EXAMPLES: list[AbstractSchedule] = [
@@ -112,6 +116,24 @@ def test_the_discrete_slope_is_the_drop_of_snr(schedule: DiscreteSchedule) -> No
     np.testing.assert_allclose(np.cumsum(levels.snr_slope) / steps, levels.snr[0] - levels.snr, rtol=1e-9, atol=1e-9)
 
 
+@given(discrete, positions)
+def test_a_table_has_the_levels_of_what_it_lists(schedule: DiscreteSchedule, u: list[float]) -> None:
+    listed = TableSchedule(tuple(schedule.alphas_cumprod.tolist()))
+    ours, theirs = listed.levels(u), schedule.levels(u)
+    for name in ("position", "alpha", "sigma", "timestep", "snr_slope"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert listed.position_of(0.7) == schedule.position_of(0.7)
+
+
+def test_a_plan_takes_steps_of_a_table() -> None:
+    config = PlanConfig(draws=2, timesteps=(2, 0))
+    plan = make_plan(TableSchedule((0.9, 0.5, 0.1)), Parameterization("epsilon"), config)
+    assert plan.levels.timestep.tolist() == [2, 0]
+    np.testing.assert_allclose(plan.levels.alpha**2, [0.1, 0.9])
+    with pytest.raises(InputError, match="timesteps must be below 3, got 3"):
+        make_plan(TableSchedule((0.9, 0.5, 0.1)), Parameterization("epsilon"), PlanConfig(draws=1, timesteps=(3,)))
+
+
 @given(edm, positions)
 def test_edm_levels(schedule: EDMSchedule, u: list[float]) -> None:
     levels = schedule.levels(u)
@@ -179,7 +201,7 @@ def test_dictionaries_round_trip(schedule: AbstractSchedule) -> None:
 
 
 BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
-    "no kind": ({}, "schedule kind must be one of ddpm, edm, flow, got None"),
+    "no kind": ({}, "schedule kind must be one of ddpm, edm, flow, ddpm_table, got None"),
     "unknown kind": ({"kind": "cosine"}, "schedule kind must be one of"),
     "unhashable kind": ({"kind": []}, "schedule kind must be one of"),
     "unknown option": ({"kind": "edm", "beta": 1.0}, "schedule edm has no option 'beta'"),
@@ -195,6 +217,16 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "beta NaN": ({"kind": "ddpm", "beta_start": math.nan}, "betas must satisfy"),
     "vanishing image": ({"kind": "ddpm", "num_train_timesteps": 1_000_000}, "alpha_bar must stay inside"),
     "vanishing noise": ({"kind": "ddpm", "beta_start": 1e-300}, "alpha_bar must stay inside"),
+    "no table": ({"kind": "ddpm_table"}, "alphas_cumprod must be a list of numbers, got None"),
+    "empty table": ({"kind": "ddpm_table", "alphas_cumprod": []}, "must be 1 to 10000 numbers, got 0"),
+    "long table": ({"kind": "ddpm_table", "alphas_cumprod": [0.5] * 10_001}, "1 to 10000 numbers, got 10001"),
+    "table of text": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, "0.1"]}, "must be a list of numbers"),
+    "table of bools": ({"kind": "ddpm_table", "alphas_cumprod": [True]}, "must be a list of numbers"),
+    "rising table": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, 0.4, 0.4]}, "got 0.4 at step 2"),
+    "table of 1": ({"kind": "ddpm_table", "alphas_cumprod": [1.0, 0.4]}, "got 1.0 at step 0"),
+    "table of 0": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, 0.0]}, "got 0.0 at step 1"),
+    "table of NaN": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, math.nan]}, "got nan at step 1"),
+    "table option": ({"kind": "ddpm_table", "alphas_cumprod": [0.5], "a": 1}, "ddpm_table has no option 'a'"),
     "sigma of 0": ({"kind": "edm", "sigma_min": 0.0}, "sigmas must satisfy 0 < min < max"),
     "sigmas equal": ({"kind": "edm", "sigma_min": 1.0, "sigma_max": 1.0}, "sigmas must satisfy"),
     "sigma infinite": ({"kind": "edm", "sigma_max": math.inf}, "sigmas must satisfy"),
