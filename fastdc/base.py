@@ -52,6 +52,8 @@ class Vote:
     evaluations: int
 
 
+_ENCODED = 16  # copies at a time, where they become latents
+
 Feed = Callable[[int], list[Copy]]
 """Up to so many copies; none where there are none until votes come, or at all."""
 
@@ -100,29 +102,42 @@ class DiffusionBase:
         """See :class:`AbstractBase`."""
         run, scheduler = self.job.scheduler(iter(()), self.room)
         denoising, in_flight = len(self.job.denoising), 0
+        class_of = self.job.model.class_of
 
         def top_up() -> int:
             copies = feed(self.room - in_flight)
-            for copy in copies:
-                scheduler.submit(Request(copy.key, copy.image, copy.stream, target=copy.target))
+            for start in range(0, len(copies), _ENCODED):
+                some = copies[start : start + _ENCODED]
+                samples = [copy.image for copy in some]
+                if self.job.encoder is not None:
+                    samples = list(self.job.encode(np.stack(samples)))
+                for copy, sample in zip(some, samples, strict=True):
+                    scheduler.submit(Request(copy.key, sample, copy.stream, target=self._target(copy.target)))
             return in_flight + len(copies)
 
         while in_flight := top_up():
             with closing(evaluate(self.job.network, run, scheduler)) as steps:
                 for _ in steps:
-                    votes = [_vote(finished, denoising) for finished in scheduler.finished()]
+                    votes = [_vote(finished, denoising, class_of) for finished in scheduler.finished()]
                     if votes:
                         in_flight -= len(votes)
                         yield votes
                         in_flight = top_up()
+
+    def _target(self, label: int | None) -> int | None:
+        """The condition whose loss settles that a class lost: none where several prompts describe the class."""
+        class_of = self.job.model.class_of
+        if label is None or not class_of:
+            return label
+        return class_of.index(label) if class_of.count(label) == 1 else None
 
     def describe(self) -> dict[str, Any]:
         """See :class:`AbstractBase`."""
         return self.job.describe()
 
 
-def _vote(finished: Finished, denoising: int) -> Vote:
-    """The class with the smallest mean error among those that were never dropped."""
+def _vote(finished: Finished, denoising: int, class_of: tuple[int, ...]) -> Vote:
+    """The class with the smallest mean error among those that were never dropped, or of the prompt with it."""
     counts = finished.counts
     most = counts.max()
     left = np.flatnonzero(counts == most)
@@ -130,7 +145,8 @@ def _vote(finished: Finished, denoising: int) -> Vote:
         starts = np.cumsum(counts) - counts
         sums = [finished.values[starts[k] : starts[k] + most].sum(dtype=np.float64) for k in left.tolist()]
         left = left[[int(np.argmin(sums))]]
-    return Vote(finished.key, int(left[0]), len(finished.values) + denoising)
+    label = int(left[0])
+    return Vote(finished.key, class_of[label] if class_of else label, len(finished.values) + denoising)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fastdc.calibration import Calibration
 from fastdc.exceptions import BundleError
 from fastdc.files import write_whole
@@ -40,11 +43,13 @@ class Bundle:
         path: The folder.
         model: What the manifest says of the model.
         manifest: The manifest as read.
+        tables: Condition tables that take the place of the bundle's own: those of other prompts.
     """
 
     path: Path
     model: Model
     manifest: dict[str, Any] = field(repr=False)
+    tables: Mapping[str, npt.NDArray[np.float32]] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:

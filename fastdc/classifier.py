@@ -17,7 +17,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends import AbstractNetwork, NetworkOptions, open_network
+from fastdc.backends import AbstractEncoder, AbstractNetwork, NetworkOptions, open_encoder, open_network
 from fastdc.base import AbstractBase, DiffusionBase
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration, calibrate_errors, check_level
@@ -58,10 +58,16 @@ class DiffusionClassifier:
     Attributes:
         model: Shapes, classes, schedule, parameterisation, defaults.
         network: What runs F(sample, timestep, class_labels).
+        encoder: Makes latents of images, for a model that works on latents.
     """
 
     model: Model
     network: AbstractNetwork
+    encoder: AbstractEncoder | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.latent_shape is not None and self.encoder is None:
+            raise InputError(f"model {self.model.name} works on latents: expected the encoder that makes them")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,7 +96,7 @@ class DiffusionClassifier:
         Raises:
             InputError: Images or options cannot be used; before any work starts.
         """
-        job = Job.of(self.model, self.network, "full", None, seed, plan)
+        job = self._job("full", None, seed, plan)
         x = to_model_range(images, self.model)
         noise_streams = streams_of(x) if streams is None else check_streams(streams, len(x))
         return _table(job, x, noise_streams, progress)
@@ -116,7 +122,7 @@ class DiffusionClassifier:
         Raises:
             InputError: Images or options cannot be used.
         """
-        job = Job.of(self.model, self.network, "full", None, seed, plan)
+        job = self._job("full", None, seed, plan)
         x = to_model_range(images, self.model)
         copies, noise = one_copy_each(x, streams_of(x), number, std=job.plan.config.noise, seed=seed)
         return _table(job, copies, noise, progress)
@@ -222,7 +228,7 @@ class DiffusionClassifier:
         noise = streams_of(x) if streams is None else check_streams(streams, len(x))
         chosen = None
         if candidates is not None:
-            chosen = check_candidates(candidates, self.model.to_unit(x), self.model.num_classes)
+            chosen = check_candidates(candidates, self.model.to_unit(x), self.model)
         rows: Rows = [None] * len(x)
 
         def result(indices: npt.NDArray[np.int64]) -> Classification:
@@ -275,7 +281,7 @@ class DiffusionClassifier:
         if isinstance(seeds, bool) or not isinstance(seeds, (int, np.integer)) or seeds < 1:
             raise InputError(f"seeds must be a positive whole number, got {seeds!r}")
         plan.setdefault("draws", CALIBRATION_DRAWS)
-        job = Job.of(self.model, self.network, "full", None, 0, plan)
+        job = self._job("full", None, 0, plan)
         check_level(delta, len(to_model_range(images, self.model)))  # before the work, not after it
         tables = (
             self.errors(images, seed=seed, progress=progress, **plan).errors
@@ -299,13 +305,13 @@ class DiffusionClassifier:
             rule: See :meth:`classify`.
             rule_options: See :meth:`classify`.
             seed: Of the noise that the method adds.
-            **plan: Plan options, see the class; sigma is needed, and the default method is "epndc".
+            **plan: Plan options, see the class; sigma is needed, and the default method is "epndc", on latents "dc".
 
         Raises:
             InputError: An option cannot be used.
         """
-        plan.setdefault("method", "epndc")
-        return DiffusionBase(Job.of(self.model, self.network, rule, rule_options, seed, plan))
+        plan.setdefault("method", "epndc" if self.model.latent_shape is None else "dc")
+        return DiffusionBase(self._job(rule, rule_options, seed, plan))
 
     def certify_stream(
         self,
@@ -358,6 +364,9 @@ class DiffusionClassifier:
 
         return maximize_likelihood(self, images, **options)
 
+    def _job(self, rule: str | AbstractRule, rule_options: dict[str, Any] | None, seed: Any, plan: PlanOptions) -> Job:
+        return Job.of(self.model, self.network, rule, rule_options, seed, plan, self.encoder)
+
     def settings(
         self,
         *,
@@ -377,7 +386,7 @@ class DiffusionClassifier:
         value = self.model.defaults.temperature if temperature is None else temperature
         if not is_number(value) or not 0 < value < float("inf"):
             raise InputError(f"temperature must be positive, got {value!r}")
-        job = Job.of(self.model, self.network, rule, rule_options, seed, plan)
+        job = self._job(rule, rule_options, seed, plan)
         return Settings(job=job, decision=decision, temperature=float(value))
 
 
@@ -410,7 +419,8 @@ def load(
     bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
     if threads is not None:
         set_num_threads(threads)
-    return DiffusionClassifier(bundle.model, open_network(bundle, backend, options))
+    network = open_network(bundle, backend, options)
+    return DiffusionClassifier(bundle.model, network, open_encoder(bundle, options))
 
 
 def _table(

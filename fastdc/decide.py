@@ -19,6 +19,7 @@ The bound is needed because k may have been dropped in favour of a third class t
 look better than w, and a class that a rule dropped must not win afterwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +110,33 @@ def decide_table(table: ErrorTable, *, decision: str = "mean", temperature: floa
         mean_errors=np.concatenate([part.mean_errors for part in parts]),
         votes=np.concatenate([part.votes for part in parts]),
     )
+
+
+def by_class(
+    decided: Decision, class_of: Sequence[int], *, n_classes: int, decision: str = "mean", temperature: float = 1.0
+) -> Decision:
+    """The decision about classes, from one about prompts of which several may describe a class: the best one counts.
+
+    Args:
+        decided: About P prompts.
+        class_of: The class of each prompt.
+        n_classes: K; every class has a prompt.
+        decision: How it was decided, one of :data:`DECISIONS`.
+        temperature: Of the posterior, positive.
+    """
+    classes = np.asarray(class_of)
+    n = len(decided.labels)
+    means, votes = np.full((n, n_classes), np.inf), np.zeros((n, n_classes), np.int64)
+    for prompt, k in enumerate(classes.tolist()):
+        means[:, k] = np.fmin(means[:, k], decided.mean_errors[:, prompt])
+        votes[:, k] += decided.votes[:, prompt]
+    means[np.isinf(means)] = np.nan
+    if decision == "mean":
+        labels = classes[decided.labels].astype(np.int64)
+        return Decision(labels, _leading(posterior(means, temperature), labels), means, votes)
+    tied = votes == votes.max(axis=1, keepdims=True)
+    labels = np.argmin(np.where(tied & ~np.isnan(means), means, np.inf), axis=1).astype(np.int64)
+    return Decision(labels, votes / votes.sum(axis=1, keepdims=True), means, votes)
 
 
 def _check_evaluated(counts: npt.NDArray[np.integer]) -> None:

@@ -196,7 +196,7 @@ class ErrorTable:
         Raises:
             InputError: Rows that do not fit the model, the plan, the streams or their own counts.
         """
-        counts = np.empty((len(rows), model.num_classes), np.int32)
+        counts = np.empty((len(rows), len(model.conditions)), np.int32)
         for i, (row, errors) in enumerate(rows):
             if row.shape != counts.shape[1:] or errors.shape != (row.sum(),):  # sums that cancel between images
                 raise InputError(
@@ -231,8 +231,8 @@ class ErrorTable:
         Raises:
             InputError: Errors that do not fit, or whose classes were not evaluated at prefixes of the draws.
         """
-        if errors.shape != (len(streams), model.num_classes, plan.draws):
-            wanted = (len(streams), model.num_classes, plan.draws)
+        wanted = (len(streams), len(model.conditions), plan.draws)
+        if errors.shape != wanted:
             raise InputError(f"errors must have shape {wanted} (images, classes, draws), got {errors.shape}")
         return cls._of_run(*ragged(errors), model, plan, streams, seed, rule)
 
@@ -254,7 +254,7 @@ class ErrorTable:
             weights=plan.rows[:, 6].copy(),
             streams=streams,
             seed=seed,
-            class_names=model.class_names,
+            class_names=model.conditions,
             plan=plan.config.to_dict(),
             model=model.name,
             identity=model.identity,

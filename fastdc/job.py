@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends import AbstractNetwork
+from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.engine import Run, evaluate
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import InputError
@@ -29,6 +29,8 @@ Candidates = Callable[[npt.NDArray[np.float32]], Any]
 
 # The band of levels above an image's noise where a model says nothing better, as multiples of that noise.
 _ABOVE_NOISE, _FAR_ABOVE_NOISE = 1.05, 4.0
+
+_ENCODED = 16  # images at a time, so that latents are made as there is room and not before
 
 _DENOISED_BYTES = 2**28  # of images denoised under each class, at most
 
@@ -70,6 +72,8 @@ def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
     if not is_number(sigma) or not 0 <= sigma < math.inf:
         raise InputError(f"sigma must be a standard deviation in pixels in [0, 1], from 0, got {sigma!r:.80}")
     given["noise"] = model.noise_ratio(sigma)
+    if model.latent_shape is not None and given.get("method", "dc") != "dc":
+        raise InputError(f"method {given['method']} needs a model of images: noise is not Gaussian in latents, use dc")
     if "levels" in given:
         given["levels"] = _band(given["levels"])
         given.setdefault("first", ())  # chosen for the default band
@@ -110,6 +114,7 @@ class Job:
         plan: The draws.
         rule: When to drop classes.
         seed: Philox key.
+        encoder: Makes latents of images, for a model that works on latents.
     """
 
     model: Model
@@ -117,6 +122,7 @@ class Job:
     plan: Plan = field(repr=False)
     rule: AbstractRule
     seed: int
+    encoder: AbstractEncoder | None = None
 
     @classmethod
     def of(
@@ -127,6 +133,7 @@ class Job:
         rule_options: dict[str, Any] | None,
         seed: Any,
         options: PlanOptions,
+        encoder: AbstractEncoder | None = None,
     ) -> "Job":
         """A job from what a user gave.
 
@@ -140,7 +147,7 @@ class Job:
         made = make_rule(
             rule,
             dict(rule_options or {}),
-            n_classes=model.num_classes,
+            n_classes=len(model.conditions),
             calibrated=calibration.rule if calibration is not None and calibration.fits(config) else None,
             bound=None if calibration is None else calibration.bound,
         )
@@ -148,11 +155,11 @@ class Job:
         made.looks(config.draws)
         if config.antithetic and any(rule.assumes_independence for rule in (made, getattr(made, "inner", made))):
             raise InputError(f"rule {made.name} needs independent draws for its promise: expected no antithetic pairs")
-        return cls(model, network, make_plan(model.schedule, model.parameterization, config), made, int(seed))
+        return cls(model, network, make_plan(model.schedule, model.parameterization, config), made, int(seed), encoder)
 
     def scheduler(self, requests: Iterator[Request], capacity: int) -> tuple[Run, Scheduler]:
         """A run and its scheduler."""
-        classes, shape = self.model.num_classes, self.model.image_shape
+        classes, shape = len(self.model.conditions), self.model.sample_shape
         denoising = self.denoising
         if len(denoising) > 1:
             capacity = max(1, min(capacity, _DENOISED_BYTES // (4 * math.prod(shape) * len(denoising))))
@@ -186,7 +193,7 @@ class Job:
         if not self.plan.method.denoises:
             return ()
         null = self.model.null_class
-        return tuple(range(self.model.num_classes)) if null is None else (null,)
+        return tuple(range(len(self.model.conditions))) if null is None else (null,)
 
     def run(
         self,
@@ -199,17 +206,21 @@ class Job:
         """Runs over images; yields the requests that finished, keyed by the image's index, after every step.
 
         Args:
-            x: float32 (n, c, h, w) in the model's value range.
+            x: float32 (n, c, h, w), images in the model's value range; encoded as they are admitted.
             streams: int64 (n,).
-            candidates: Candidate classes of each image, increasing; None: all.
+            candidates: Candidate conditions of each image, increasing; None: all.
             progress: Called after every step.
         """
         n = len(x)
-        requests = (Request(i, x[i], int(streams[i]), None if candidates is None else candidates[i]) for i in range(n))
+        samples = (sample for i in range(0, n, _ENCODED) for sample in self.encode(x[i : i + _ENCODED]))
+        requests = (
+            Request(i, sample, int(streams[i]), None if candidates is None else candidates[i])
+            for i, sample in enumerate(samples)
+        )
         run, scheduler = self.scheduler(requests, min(n, IN_FLIGHT))
         done = 0
         fresh: list[Finished] = []  # finished and not yielded
-        most = self.model.num_classes * self.plan.draws
+        most = len(self.model.conditions) * self.plan.draws
         with closing(evaluate(self.network, run, scheduler)) as steps:
             try:
                 for _ in steps:
@@ -224,6 +235,10 @@ class Job:
                 steps.close()  # waits for the steps in flight
                 yield [*fresh, *scheduler.finished()]
                 raise
+
+    def encode(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What the network works on, float32 (n, *sample_shape): latents of images, or the images themselves."""
+        return x if self.encoder is None else self.encoder.encode(x)
 
     def describe(self) -> dict[str, Any]:
         """What reproduces a run, as plain values."""
@@ -277,25 +292,27 @@ class Settings:
             temperature=self.temperature,
             seconds=seconds,
             provenance=provenance,
+            class_names=job.model.class_names,
+            class_of=job.model.class_of,
             denoising=len(job.denoising),
         )
 
 
 def check_candidates(
-    candidates: Any, unit_images: npt.NDArray[np.float32], n_classes: int
+    candidates: Any, unit_images: npt.NDArray[np.float32], model: Model
 ) -> list[npt.NDArray[np.int32]]:
-    """The candidate classes of each image, int32 in increasing order.
+    """The candidate classes of each image, or their prompts, int32 in increasing order.
 
     Args:
         candidates: A mask (n, K), n lists of class indices, or a callable that returns either for images in [0, 1].
         unit_images: float32 (n, c, h, w) in [0, 1].
-        n_classes: K.
+        model: Has K classes.
 
     Raises:
         InputError: Wrong shape, type or class, or an image without a candidate.
     """
     given = candidates(unit_images) if callable(candidates) else candidates
-    n = len(unit_images)
+    n, n_classes = len(unit_images), model.num_classes
     if isinstance(given, np.ndarray) and given.dtype == np.bool_:
         if given.shape != (n, n_classes):
             raise InputError(f"a mask of candidates must have shape ({n}, {n_classes}), got {given.shape}")
@@ -318,7 +335,8 @@ def check_candidates(
             raise InputError(f"candidates of image {i} must be one class index or more, got {got:.80}")
         if array.min() < 0 or array.max() >= n_classes:
             raise InputError(f"candidates of image {i} must be in [0, {n_classes}), got {array.min()} to {array.max()}")
-        result.append(np.unique(array).astype(np.int32))
+        chosen = np.flatnonzero(np.isin(model.class_of, array)) if model.class_of else np.unique(array)
+        result.append(chosen.astype(np.int32))
     return result
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.decide import decide_table
+from fastdc.decide import by_class, decide_table
 from fastdc.errors import ErrorTable
 
 
@@ -47,7 +47,7 @@ class Classification:
         class_names: K names.
         seconds: Wall time of the run so far.
         provenance: What reproduces the result: seed, plan, method, rule, decision, model, its sha256, backend, version.
-        table: Every error, to replay decisions or save.
+        table: Every error, to replay decisions or save; of prompts where classes are described by prompts.
     """
 
     indices: npt.NDArray[np.int64] = field(repr=False)
@@ -76,14 +76,31 @@ class Classification:
         temperature: float,
         seconds: float,
         provenance: dict[str, Any],
+        class_names: tuple[str, ...] = (),
+        class_of: tuple[int, ...] = (),
         denoising: int = 0,
     ) -> "Classification":
-        """Decides every image of a table; `denoising` evaluations of each image are not in it.
+        """Decides every image of a table.
+
+        Args:
+            table: Errors of classes, or of prompts.
+            indices: See the class.
+            decision: One of ``decide.DECISIONS``.
+            temperature: Of the posterior, positive.
+            seconds: See the class.
+            provenance: See the class.
+            class_names: Where the table is of prompts: K names.
+            class_of: Where the table is of prompts: the class of each.
+            denoising: Evaluations of each image that are not in the table.
 
         Raises:
             InputError: See ``decide.decide_table``.
         """
         decided = decide_table(table, decision=decision, temperature=temperature)
+        if class_of:
+            decided = by_class(
+                decided, class_of, n_classes=len(class_names), decision=decision, temperature=temperature
+            )
         return cls(
             indices=indices,
             labels=decided.labels,
@@ -91,7 +108,7 @@ class Classification:
             errors=decided.mean_errors,
             evaluations=table.evaluations + denoising,
             votes=decided.votes,
-            class_names=table.class_names,
+            class_names=class_names or table.class_names,
             seconds=seconds,
             provenance=provenance,
             table=table,

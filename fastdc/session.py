@@ -86,7 +86,8 @@ class Session:
         x = to_model_range(np.asarray(image)[None] if not hasattr(image, "detach") else image[None], self._model)
         streams = streams_of(x) if stream is None else check_streams([stream], 1)
         given = candidates if candidates is None or callable(candidates) else [candidates]
-        classes = None if given is None else check_candidates(given, self._model.to_unit(x), self._model.num_classes)[0]
+        classes = None if given is None else check_candidates(given, self._model.to_unit(x), self._model)[0]
+        sample = self._settings.job.encode(x)[0]
         future: Future[Classification] = Future()
         future.set_running_or_notify_cancel()
         with self._changed:
@@ -94,7 +95,7 @@ class Session:
                 raise BackendError(f"the session is over: {self._failure or 'it was closed'}")
             key, self._next_key = self._next_key, self._next_key + 1
             self._waiting[key] = (future, int(streams[0]), time.perf_counter())
-            self._scheduler.submit(Request(key, x[0], int(streams[0]), classes))
+            self._scheduler.submit(Request(key, sample, int(streams[0]), classes))
             self._changed.notify()
         return future
 

@@ -287,6 +287,10 @@ def test_memory_is_that_of_the_errors_that_exist() -> None:
 IMAGES: Float32 = unit_images(3)
 
 
+def model_of(n_classes: int) -> Model:
+    return replace(WORLD.model, class_names=tuple(map(str, range(n_classes))))
+
+
 @given(
     stn.arrays(np.bool_, st.tuples(st.just(3), st.integers(1, 6))).filter(lambda mask: bool(mask.any(axis=1).all())),
     st.randoms(use_true_random=False),
@@ -302,14 +306,14 @@ def test_masks_lists_and_prefilters_say_the_same(mask: Any, random: Any) -> None
 
     forms: list[Any] = [mask, lists, tuple(map(tuple, lists)), [np.array(row, np.uint8) for row in lists]]
     for form in [*forms, prefilter, lambda _: mask, iter(lists)]:
-        got = check_candidates(form, IMAGES, mask.shape[1])
+        got = check_candidates(form, IMAGES, model_of(mask.shape[1]))
         assert [classes.tolist() for classes in got] == expected
         assert all(classes.dtype == np.int32 for classes in got)
     assert seen[0] is IMAGES
 
 
 def test_a_table_of_equally_many_classes_is_taken() -> None:
-    got = check_candidates(np.array([[2, 0], [1, 1], [0, 2]]), IMAGES, 3)
+    got = check_candidates(np.array([[2, 0], [1, 1], [0, 2]]), IMAGES, model_of(3))
     assert [classes.tolist() for classes in got] == [[0, 2], [1], [0, 2]]
 
 
@@ -340,13 +344,13 @@ def test_a_table_of_equally_many_classes_is_taken() -> None:
     ],
 )
 def test_what_are_no_candidates_is_refused(candidates: Any, says: str) -> None:
-    fails_with(lambda: check_candidates(candidates, IMAGES, 5), says, kind=InputError)
+    fails_with(lambda: check_candidates(candidates, IMAGES, model_of(5)), says, kind=InputError)
 
 
 def test_what_a_prefilter_raises_comes_out() -> None:
     def prefilter(_: Float32) -> Any:
         raise ZeroDivisionError("mine")
 
-    call: Callable[[], Any] = lambda: check_candidates(prefilter, IMAGES, 5)  # noqa: E731
+    call: Callable[[], Any] = lambda: check_candidates(prefilter, IMAGES, model_of(5))  # noqa: E731
     with pytest.raises(ZeroDivisionError, match="mine"):
         call()

@@ -111,6 +111,13 @@ class AbstractNetwork(Protocol):
         """The first `count` values of a buffer as a new host array."""
 
 
+class AbstractEncoder(Protocol):
+    """What makes latents of images, for a model whose network works on latents."""
+
+    def encode(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Latents float32 (n, c, h, w) of images float32 (n, C, H, W) in the model's value range."""
+
+
 class HostArrays:
     """place, write and read of networks whose buffers are NumPy arrays."""
 
@@ -132,12 +139,12 @@ class HostArrays:
 
 
 class HostBuffers:
-    """NumPy buffers of a slot; see :class:`AbstractSlot`. float32."""
+    """NumPy buffers of a slot; see :class:`AbstractSlot`."""
 
-    def __init__(self, batch: int, image_shape: tuple[int, int, int]) -> None:
-        self.sample: Buffer = np.zeros((batch, *image_shape), np.float32)
+    def __init__(self, batch: int, sample_shape: tuple[int, int, int], dtype: npt.DTypeLike = np.float32) -> None:
+        self.sample: Buffer = np.zeros((batch, *sample_shape), dtype)
         self.timestep: Buffer = np.zeros(batch, np.float32)
         self.class_labels: Buffer = np.zeros(batch, np.int64)
-        self.output: Buffer = np.zeros((batch, *image_shape), np.float32)
+        self.output: Buffer = np.zeros((batch, *sample_shape), dtype)
         self.cells: Buffer = np.zeros((batch, 3), np.int32)
         self.errors: Buffer = np.zeros(batch, np.float32)

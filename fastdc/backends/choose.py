@@ -1,6 +1,6 @@
 """Picks the backend of a bundle. What is asked for runs, or an error says what is missing; nothing falls back."""
 
-from fastdc.backends.base import AbstractNetwork, NetworkOptions
+from fastdc.backends.base import AbstractEncoder, AbstractNetwork, NetworkOptions
 from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, InputError, MissingDependencyError
 from fastdc.extras import installed
@@ -37,6 +37,21 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
     if backend == "tensorrt":
         raise BackendError("backend tensorrt is not part of this version: use onnx or torch")
     raise InputError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def open_encoder(bundle: Bundle, options: NetworkOptions | None = None) -> AbstractEncoder | None:
+    """The encoder of a bundle whose network works on latents, None where it works on images; on the CPU.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        BundleError: The bundle's encoder is corrupt, or none.
+    """
+    if bundle.model.latent_shape is None:
+        return None
+    from fastdc.backends.encoder import OnnxEncoder
+    from fastdc.backends.onnx import usable_cpus
+
+    return OnnxEncoder(bundle, (options and options.threads) or usable_cpus())
 
 
 def _choose(options: NetworkOptions) -> str:

@@ -103,7 +103,7 @@ class TorchNetwork:
             module.load_state_dict(safetensors.torch.load(content))
         except Exception as error:  # safetensors and torch raise bare exceptions
             raise BundleError(f"{bundle.path / WEIGHTS} does not fit the network: {one_line(error)}") from None
-        return cls(module, bundle.image_shape, options)
+        return cls(module, bundle.model.sample_shape, options)
 
     def place(self, array: npt.NDArray[Any]) -> Buffer:
         """See ``base.AbstractNetwork``."""
