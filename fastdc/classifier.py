@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork, NetworkOptions, open_encoder, open_network
+from fastdc.backends.text import with_prompts
 from fastdc.base import AbstractBase, DiffusionBase
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration, calibrate_errors, check_level
@@ -33,6 +34,7 @@ from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candi
 from fastdc.model import Model
 from fastdc.ops import set_num_threads
 from fastdc.plan import is_number
+from fastdc.prompts import Prompts, read_prompts
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
 from fastdc.shipped import find_model
@@ -398,6 +400,7 @@ def load(
     precision: str = "auto",
     batch: int | None = None,
     threads: int | None = None,
+    prompts: Prompts | str | os.PathLike[str] | None = None,
 ) -> DiffusionClassifier:
     """Loads a model and opens its network.
 
@@ -408,6 +411,8 @@ def load(
         precision: "auto", "float32", "float16" or "bfloat16".
         batch: Largest number of network evaluations in a step; default 128.
         threads: CPU threads; default: the CPUs this process may use.
+        prompts: For a text-conditional bundle with its text encoder: other classes than its own, as
+            :class:`fastdc.prompts.Prompts` or a CSV file of them (columns prompt, classname, classidx).
 
     Raises:
         BundleError: No such model, or a bundle that is corrupt, hostile or too new.
@@ -419,6 +424,8 @@ def load(
     bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
     if threads is not None:
         set_num_threads(threads)
+    if prompts is not None:
+        bundle = with_prompts(bundle, prompts if isinstance(prompts, Prompts) else read_prompts(os.fspath(prompts)))
     network = open_network(bundle, backend, options)
     return DiffusionClassifier(bundle.model, network, open_encoder(bundle, options))
 

@@ -17,6 +17,7 @@ EXTRA_OF = {
     "tensorrt": "tensorrt",
     "onnx": "export",
     "diffusers": "export",
+    "tokenizers": "text",
     "transformers": "export",
     "matplotlib": "plot",
 }
