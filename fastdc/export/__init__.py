@@ -1,16 +1,26 @@
 """Diffusion models as bundles: torch modules as ONNX graphs, checked against torch, with what a classifier needs."""
 
-from fastdc.export.graph import export_onnx
+from fastdc.export.graph import DEFAULT_OPSET, PRECISIONS, export_graph, export_onnx
 from fastdc.export.run import CALIBRATION_SEEDS, export_run, supported_delta, training_command, with_doubt
-from fastdc.export.verify import tolerance, verify_onnx
+from fastdc.export.storage import LARGE, external, weight_bytes
+from fastdc.export.verify import GraphCheck, denoiser_feeds, tolerance, verify_graph, verify_onnx
 
 __all__ = [
     "CALIBRATION_SEEDS",
+    "DEFAULT_OPSET",
+    "LARGE",
+    "PRECISIONS",
+    "GraphCheck",
+    "denoiser_feeds",
+    "export_graph",
     "export_onnx",
     "export_run",
+    "external",
     "supported_delta",
     "tolerance",
     "training_command",
+    "verify_graph",
     "verify_onnx",
+    "weight_bytes",
     "with_doubt",
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdc.backends.base import one_line
 from fastdc.bundle import Bundle, write_bundle
 from fastdc.calibration import controlled_limit
 from fastdc.classifier import DiffusionClassifier, load
@@ -21,7 +22,7 @@ from fastdc.data import LabelledImages, load_labelled
 from fastdc.decide import fit_temperature
 from fastdc.exceptions import BundleError, InputError
 from fastdc.export.graph import export_onnx
-from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, one_line, verify_onnx
+from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
 from fastdc.extras import require, version_of
 from fastdc.results import OnProgress
 from fastdc.train.config import TrainConfig

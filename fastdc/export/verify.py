@@ -1,24 +1,137 @@
 """Whether an exported graph computes what its torch module computes.
 
-Exporters have been seen to write a graph that is right only at the batch it was traced with. So the graph is compared
-with torch at batches of 1, 3 and 65 before anything is written.
+Exporters have been seen to write a graph that is right only at the batch it was traced with. So the graph is run by
+ONNX Runtime and compared with torch at batches of 1, 3 and 65 before anything is written, on random inputs and on
+inputs with structure: zeros, constants, the extreme noise levels, every condition.
+
+How far the two may differ is derived, relative to the largest output. An engine that sums K products in another order
+moves a sum by about sqrt(K) roundings of its size, and the layers' shares add up:
+
+    float32:  8 * 2^-24 * sum over layers of sqrt(K)
+
+In half precision what counts is not the order but that every layer's weights and output are rounded once, to p = 11
+bits (float16) or 8 (bfloat16); such errors are independent, so L layers give a random walk:
+
+    float16, bfloat16:  8 * 2^-p * sqrt(L)
+
+The factor of 8 covers the tails of that walk and the gain of a layer above one. ONNX Runtime has no bfloat16 on the
+CPU. There the graph is run with float32 in the place of bfloat16 on the same rounded weights, which checks everything
+but the engine's own rounding.
 """
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastdc.exceptions import BackendError
+from fastdc.backends.base import one_line
+from fastdc.exceptions import BackendError, InputError
 from fastdc.extras import require
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
+
+Feed = Mapping[str, NDArray[Any]]
+"""Inputs of a graph by name, in the order in which its module takes them."""
+
+Feeds = Callable[[int, np.random.Generator], Iterable[Feed]]
+"""(batch, rng) -> inputs with that batch."""
 
 CHECKED_BATCHES = (1, 3, 65)
 
 # Of EDM (arXiv:2206.00364, table 1): the noise levels that a sampler would use; a classifier's are in the defaults.
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+
+_BITS = {"float16": 11, "bfloat16": 8}
+
+
+@dataclass(frozen=True)
+class GraphCheck:
+    """What a comparison with torch found.
+
+    Attributes:
+        precision: Of the graph's weights.
+        difference: Largest absolute difference of any output.
+        relative: Largest difference of a feed, relative to the largest output of that feed (or 1, if that is less).
+        allowed: What ``relative`` may reach.
+        batches: Batches that were compared.
+        widened: The graph was run in float32, for want of an engine of its precision on the CPU.
+    """
+
+    precision: str
+    difference: float
+    relative: float
+    allowed: float
+    batches: tuple[int, ...]
+    widened: bool = False
+
+
+def verify_graph(
+    model: "bytes | str | Path | onnx.ModelProto",
+    module: "nn.Module",
+    feeds: Feeds,
+    *,
+    precision: str = "float32",
+    batches: tuple[int, ...] = CHECKED_BATCHES,
+) -> GraphCheck:
+    """Compares an exported graph with its module.
+
+    Args:
+        model: The graph, its file's content, or its path where weights lie beside it.
+        module: What it was made from, float32, in evaluation mode, on the CPU.
+        feeds: Inputs for each batch, such as those of :func:`denoiser_feeds`; float inputs in float32.
+        precision: Of the graph, as in :func:`fastdc.export.graph.export_graph`.
+        batches: Batches to compare at.
+
+    Returns:
+        What was found; ``relative`` is at most ``allowed``.
+
+    Raises:
+        InputError: The precision is not known, or a bfloat16 graph's weights lie outside it.
+        BackendError: The graph differs by more, or ONNX Runtime cannot run it.
+    """
+    if precision not in ("float32", *_BITS):
+        raise InputError(f"precision must be one of float32, {', '.join(_BITS)}, got {precision!r}")
+    torch = require("torch", extra="export")
+    allowed = tolerance(module, precision=precision)
+    worst = worst_relative = 0.0
+    rng = np.random.default_rng(0)
+    try:
+        session = _session(model, widen_it=precision == "bfloat16")
+        types = {item.name: item.type for item in session.get_inputs()}
+        for batch in batches:
+            for feed in feeds(batch, rng):
+                typed = {name: _as(value, types.get(name, "")) for name, value in feed.items()}
+                got = session.run(None, typed)
+                with torch.no_grad():
+                    want = module(*(torch.from_numpy(_plain(value)) for value in typed.values()))
+                wanted = [one.numpy() for one in (want if isinstance(want, tuple) else (want,))]
+                difference, relative = _compare(got, wanted, batch, allowed)
+                worst, worst_relative = max(worst, difference), max(worst_relative, relative)
+    except BackendError:
+        raise
+    except Exception as error:  # ONNX Runtime raises plain RuntimeErrors and types of its own
+        raise BackendError(f"ONNX Runtime cannot run the exported network: {one_line(error)}") from error
+    return GraphCheck(precision, worst, worst_relative, allowed, batches, precision == "bfloat16")
+
+
+def _compare(got: list[Any], want: list[Any], batch: int, allowed: float) -> tuple[float, float]:
+    worst = worst_relative = 0.0
+    for ours, theirs in zip(got, want, strict=True):
+        if ours.shape != theirs.shape:
+            raise BackendError(f"the exported network returns {ours.shape} at batch {batch}, torch {theirs.shape}")
+        difference = float(np.abs(ours.astype(np.float32) - theirs).max())
+        scale = max(1.0, float(np.abs(theirs).max()))
+        if not difference <= allowed * scale:
+            found = f"{difference:.2g} at batch {batch}, allowed {allowed * scale:.2g}"
+            raise BackendError(f"the exported network differs from torch by {found}")
+        worst, worst_relative = max(worst, difference), max(worst_relative, difference / scale)
+    return worst, worst_relative
 
 
 def verify_onnx(
@@ -29,7 +142,7 @@ def verify_onnx(
     *,
     timestep_scale: float,
 ) -> float:
-    """Compares an exported graph with its network at several batches, noise levels and classes.
+    """Compares the graph of a training run with its network at several batches, noise levels and classes.
 
     Args:
         model: Bytes of the ONNX file.
@@ -44,49 +157,116 @@ def verify_onnx(
     Raises:
         BackendError: It is above :func:`tolerance`, or ONNX Runtime cannot run the graph.
     """
-    torch = require("torch", extra="train")
-    runtime = require("onnxruntime", extra="cpu")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    worst = 0.0
-    rng = np.random.default_rng(0)
-    try:
-        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        for batch in CHECKED_BATCHES:
-            sample = rng.standard_normal((batch, *shape)).astype(np.float32)
-            sigma = np.exp(rng.uniform(math.log(SIGMA_MIN), math.log(SIGMA_MAX), batch))
-            timestep = (timestep_scale * np.log(sigma)).astype(np.float32)
-            labels = rng.integers(0, num_class_embeds, batch)
-            feed = {"sample": sample, "timestep": timestep, "class_labels": labels}
-            (got,) = session.run(["output"], feed)
-            with torch.no_grad():
-                want = network(*(torch.from_numpy(array) for array in feed.values())).numpy()
-            if got.shape != want.shape:
-                raise BackendError(f"the exported network returns {got.shape} at batch {batch}, torch {want.shape}")
-            difference = float(np.abs(got - want).max())
-            allowed = tolerance(network) * max(1.0, float(np.abs(want).max()))
-            if not difference <= allowed:
-                found = f"{difference:.2g} at batch {batch}, allowed {allowed:.2g}"
-                raise BackendError(f"the exported network differs from torch by {found}")
-            worst = max(worst, difference)
-    except BackendError:
-        raise
-    except Exception as error:  # ONNX Runtime raises plain RuntimeErrors and types of its own
-        raise BackendError(f"ONNX Runtime cannot run the exported network: {one_line(error)}") from error
-    return worst
+
+    def feeds(batch: int, rng: np.random.Generator) -> Iterator[Feed]:
+        sample = rng.standard_normal((batch, *shape)).astype(np.float32)
+        sigma = np.exp(rng.uniform(math.log(SIGMA_MIN), math.log(SIGMA_MAX), batch))
+        timestep = (timestep_scale * np.log(sigma)).astype(np.float32)
+        yield {"sample": sample, "timestep": timestep, "class_labels": rng.integers(0, num_class_embeds, batch)}
+
+    return verify_graph(model, network, feeds).difference
 
 
-def tolerance(network: "nn.Module") -> float:
-    """Difference, relative to the largest output, that rounding alone may cause between two float32 engines.
+def denoiser_feeds(
+    shape: tuple[int, int, int],
+    conditions: int,
+    timesteps: tuple[float, float],
+    *,
+    tables: Feed | None = None,
+) -> Feeds:
+    """Inputs that bring out what a denoiser's graph may get wrong: random ones, and ones with structure.
 
-    A sum of K products in another order moves by about sqrt(K) roundings (2^-24 each) of its size. Layers add up, each
-    with K inputs; a factor of 8 covers the tails of that random walk and the gain of a layer above one.
+    Args:
+        shape: Of a sample (c, h, w).
+        conditions: Rows of a table, or class labels; the null class included. All of them come up in order.
+        timesteps: The least and the largest timestep; both come up, and values between.
+        tables: The condition tables, given as they are.
     """
+    low, high = timesteps
+
+    def feeds(batch: int, rng: np.random.Generator) -> Iterator[Feed]:
+        noise = rng.standard_normal((batch, *shape)).astype(np.float32)
+        every = np.arange(batch, dtype=np.int64) % conditions
+        span = np.linspace(low, high, batch) if batch > 1 else np.full(1, (low + high) / 2)
+        cases = (
+            (noise, rng.uniform(low, high, batch), rng.integers(0, conditions, batch)),
+            (3 * noise, np.where(every % 2, low, high), every),
+            (np.zeros_like(noise), span, conditions - 1 - every),
+            (np.ones_like(noise) * np.where(every % 2, -1, 1)[:, None, None, None], span[::-1], every),
+        )
+        for sample, timestep, labels in cases:
+            yield {
+                "sample": sample.astype(np.float32),
+                "timestep": timestep.astype(np.float32),
+                "class_labels": labels.astype(np.int64),
+                **(tables or {}),
+            }
+
+    return feeds
+
+
+def tolerance(network: "nn.Module", *, precision: str = "float32") -> float:
+    """Difference, relative to the largest output, that rounding alone may cause; derived in the module docstring."""
     fan_in = [math.prod(weight.shape[1:]) for weight in network.parameters() if weight.ndim > 1]
+    if precision in _BITS:
+        return 8 * 2.0 ** -_BITS[precision] * math.sqrt(len(fan_in))
     return 8 * 2.0**-24 * sum(math.sqrt(k) for k in fan_in)
 
 
-def one_line(error: Exception) -> str:
-    """An exception's text as one line of at most 160 characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 160 else text[:157] + "..."
+def widen(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """A bfloat16 graph with the same values and every bfloat16 replaced by float32.
+
+    Raises:
+        InputError: A weight lies outside the graph.
+    """
+    onnx = require("onnx", extra="export")
+    narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+
+    def tensor(one: Any) -> None:
+        if one.data_type != narrow:
+            return
+        if one.data_location == onnx.TensorProto.EXTERNAL:
+            raise InputError("a bfloat16 graph is checked with its weights inside, before they are moved out")
+        values = onnx.numpy_helper.to_array(one).astype(np.float32)
+        one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
+
+    for one in copy.graph.initializer:
+        tensor(one)
+    for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
+        if value.type.tensor_type.elem_type == narrow:
+            value.type.tensor_type.elem_type = wide
+    for node in (*copy.graph.node, *(node for function in copy.functions for node in function.node)):
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype", "stash_type") and attribute.i == narrow:
+                attribute.i = wide
+            elif attribute.type == onnx.AttributeProto.TENSOR:
+                tensor(attribute.t)
+    return copy
+
+
+def _session(model: "bytes | str | Path | onnx.ModelProto", *, widen_it: bool) -> Any:
+    runtime = require("onnxruntime", extra="cpu")
+    if widen_it:
+        onnx = require("onnx", extra="export")
+        if isinstance(model, bytes):
+            model = onnx.load_from_string(model)
+        elif isinstance(model, (str, Path)):
+            model = onnx.load(str(model))
+        model = widen(model)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    given = str(model) if isinstance(model, (str, Path)) else model
+    if not isinstance(given, (str, bytes)):
+        given = given.SerializeToString()
+    return runtime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def _as(value: NDArray[Any], kind: str) -> NDArray[Any]:
+    return np.ascontiguousarray(value.astype(np.float16) if kind == "tensor(float16)" else value)
+
+
+def _plain(value: NDArray[Any]) -> NDArray[Any]:
+    """What torch's float32 module takes: the rounded input, so that the input's rounding is no error of the graph."""
+    return value.astype(np.float32) if value.dtype == np.float16 else value
