@@ -225,7 +225,7 @@ def files() -> dict[str, bytes]:
     }
 
 
-def write(path: Path, *, without: tuple[str, ...] = (), **changes: Any) -> Bundle:
-    """The bundle."""
-    given = {**files(), **changes}
+def write(path: Path, changes: dict[str, bytes] | None = None, *, without: tuple[str, ...] = ()) -> Bundle:
+    """The bundle, some of its files changed."""
+    given = {**files(), **(changes or {})}
     return write_bundle(path, manifest(), {name: data for name, data in given.items() if name not in without})

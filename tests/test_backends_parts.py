@@ -15,7 +15,7 @@ from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.backends.text import OnnxTextEncoder
 from fastdc.estimation import Fixed
-from fastdc.manifest import CLASSES, DENOISER, ENCODER, MANIFEST, PREFIX, REST, TABLES, TEXT, TOKENIZERS
+from fastdc.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.prompts import Prompts
 
 pytest.importorskip("onnxruntime")
@@ -71,7 +71,7 @@ def test_one_part_may_be_missing(tmp_path: Path, without: tuple[str, ...]) -> No
         taken = "pair class_labels pair.0 context"
         constants |= {"tenths": (1 + np.arange(99) / 10).astype(np.float32), "latent": np.array([-1, 1, 2, 2])}
     lines += [("Mul", "shared scale", "scaled"), ("Add", "scaled added", "output")]
-    bundle = write(tmp_path / "b", without=without, **{REST: graph(taken, "output", lines, constants)})
+    bundle = write(tmp_path / "b", without=without, changes={REST: graph(taken, "output", lines, constants)})
     got = fastdc.load(bundle, batch=7).errors(IMAGES).errors
     np.testing.assert_allclose(got, oracle().errors(IMAGES).errors, rtol=2e-6, atol=1e-7)
 
@@ -189,7 +189,7 @@ def test_a_bundle_without_a_text_encoder_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_a_corrupt_file_is_named(tmp_path: Path, file: str, content: bytes, says: str) -> None:
-    bundle = write(tmp_path / "b", **{file: content})
+    bundle = write(tmp_path / "b", {file: content})
     prompts = Prompts(("red",), (0,), ("red",)) if file in (TEXT, *TOKENIZERS) else None
     fails_with(lambda: fastdc.load(bundle, prompts=prompts), says)
 
@@ -198,27 +198,27 @@ def test_tables_need_a_row_for_each_condition(tmp_path: Path) -> None:
     from safetensors.numpy import save
 
     for wrong in (table()[:-1], table().astype(np.float64), table()[:, 0]):
-        bundle = write(tmp_path / str(wrong.shape) / str(wrong.dtype), **{TABLES: save({"context": wrong})})
+        bundle = write(tmp_path / str(wrong.shape) / str(wrong.dtype), {TABLES: save({"context": wrong})})
         fails_with(lambda b=bundle: fastdc.load(b), "'context' must be float32 with 6 rows")  # type: ignore[misc]
 
 
 def test_a_header_of_a_hundred_gigabytes_is_refused(tmp_path: Path) -> None:
     header = b'{"context":{"dtype":"F32","shape":[6,4294967296],"data_offsets":[0,103079215104]}}'
     content = len(header).to_bytes(8, "little") + header + b"\0" * 64
-    fails_with(lambda: fastdc.load(write(tmp_path / "b", **{TABLES: content})), "cannot be read")
+    fails_with(lambda: fastdc.load(write(tmp_path / "b", {TABLES: content})), "cannot be read")
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     other = graph(
         "pair class_labels pair.0", "output", [("Gather", "pair.0 pair", "output")], {}, **{"pair.0": "context"}
     )
-    fails_with(lambda: fastdc.load(write(tmp_path / "b", **{REST: other})), "rest.onnx must map")
+    fails_with(lambda: fastdc.load(write(tmp_path / "b", {REST: other})), "rest.onnx must map")
     fails_with(lambda: write(tmp_path / "c", without=(REST,)), "rest.onnx is missing")
     fails_with(lambda: write(tmp_path / "d", without=(ENCODER,)), "has no encoder.onnx")
 
 
 def test_shared_weights_are_of_the_bundle_and_no_other_file(tmp_path: Path) -> None:
-    """Both ways: denoiser.data is mapped after its digest was checked; any other name, or a second value, is refused."""
+    """denoiser.data is mapped after its digest was checked; any other name, or a second value, is refused."""
     onnx = pytest.importorskip("onnx")
     model = onnx.load_from_string(parts()[CLASSES])
     (tenths,) = (tensor for tensor in model.graph.initializer if tensor.name == "tenths")
@@ -229,20 +229,20 @@ def test_shared_weights_are_of_the_bundle_and_no_other_file(tmp_path: Path) -> N
     for key, value in entries.items():
         tenths.external_data.add(key=key, value=value)
     good = model.SerializeToString()
-    bundle = write(tmp_path / "good", **{CLASSES: good, "denoiser.data": data})
+    bundle = write(tmp_path / "good", {CLASSES: good, "denoiser.data": data})
     got = fastdc.load(bundle).errors(IMAGES).errors
     np.testing.assert_allclose(got, oracle().errors(IMAGES).errors, rtol=2e-6, atol=1e-7)
     (tmp_path / "good" / "denoiser.data").write_bytes(bytes(len(data)))
     fails_with(lambda: fastdc.load(bundle), "denoiser.data is corrupt")
     refused = "which may only be denoiser.data"
-    fails_with(lambda: fastdc.load(write(tmp_path / "no", **{CLASSES: good})), refused)
+    fails_with(lambda: fastdc.load(write(tmp_path / "no", {CLASSES: good})), refused)
     for name, wrong in (("up", "../denoiser.data"), ("other", "fastdc.jsonxxx"[:13])):
         changed = good.replace(b"\x0ddenoiser.data", bytes([len(wrong)]) + wrong.encode())
-        fails_with(lambda n=name, c=changed: fastdc.load(write(tmp_path / n, **{CLASSES: c})), "classes.onnx")  # type: ignore[misc]
+        fails_with(lambda n=name, c=changed: fastdc.load(write(tmp_path / n, {CLASSES: c})), "classes.onnx")  # type: ignore[misc]
     double = b"\x6a\x19\x0a\x08location\x12\x0ddenoiser.data"
     twice = b"\x6a\x22" + double[2:] + b"\x12\x07../fast"
     changed = good.replace(double, twice)
-    fails_with(lambda: fastdc.load(write(tmp_path / "twice", **{CLASSES: changed, "denoiser.data": data})), refused)
+    fails_with(lambda: fastdc.load(write(tmp_path / "twice", {CLASSES: changed, "denoiser.data": data})), refused)
 
 
 def test_a_manifest_of_latents_without_an_encoder_object_is_refused() -> None:
@@ -251,4 +251,3 @@ def test_a_manifest_of_latents_without_an_encoder_object_is_refused() -> None:
         "works on latents",
         kind=InputError,
     )
-    assert DENOISER != MANIFEST
