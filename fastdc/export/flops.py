@@ -1,0 +1,316 @@
+"""Counts the floating-point operations of an ONNX graph, node by node.
+
+A product of K terms a result costs 2 K operations, a multiplication and an addition each:
+
+    Conv            2 * results * (channels in / groups) * kernel      ConvTranspose   the same, by inputs
+    MatMul, Gemm    2 * results * K                                    Einsum          2 * product of all its indices
+    Attention       2 * heads * queries * keys * (width of a key + width of a value)
+
+Everything else that computes (elementwise functions, normalisations, softmax, reductions) counts one operation an
+element, and what only moves or describes data (Reshape, Gather, Shape, arithmetic on integers) none. Biases of
+convolutions are not counted, as in torch's ``FlopCounterMode``, which counts the products alone.
+
+Shapes come from ONNX's own inference on a copy without weights, at numbers for every dimension of the inputs.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastdc.exceptions import InputError
+from fastdc.extras import require
+
+require("onnx", extra="export")
+
+import onnx  # noqa: E402
+
+Shape = tuple[int, ...]
+
+# Weights above this many elements are no shapes or indices: inference needs their type alone.
+_SMALL = 1024
+
+_MOVES = frozenset(
+    [
+        *("Cast", "CastLike", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "DequantizeLinear"),
+        *("Dropout", "Expand", "EyeLike", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "NonZero"),
+        *("Pad", "QuantizeLinear", "Range", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Slice"),
+        *("SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    ]
+)
+
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value of a graph.
+
+    Attributes:
+        shape: Its dimensions; None if inference does not find all of them.
+        elem_type: Its ``onnx.TensorProto`` type, 0 if unknown.
+    """
+
+    shape: Shape | None
+    elem_type: int
+
+    @property
+    def size(self) -> int | None:
+        """Number of elements."""
+        return None if self.shape is None else math.prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds floating-point numbers."""
+        return self.elem_type in _FLOATS
+
+    def bytes(self) -> int:
+        """Bytes of its elements; 0 where the shape is unknown."""
+        return (self.size or 0) * element_bytes(self.elem_type)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """What a graph costs.
+
+    Attributes:
+        per_row: Operations a row of the batch.
+        products: Those of them that are products: convolutions, matrix products, attention.
+        parameters: Floating-point numbers stored as weights.
+        bytes: Bytes of all stored weights.
+        unknown: Names of the nodes that could not be counted, because a shape is not known.
+    """
+
+    per_row: int
+    products: int
+    parameters: int
+    bytes: int
+    unknown: tuple[str, ...] = ()
+
+
+def element_bytes(elem_type: int) -> int:
+    """Bytes of an element of a tensor type; 4 for an unknown one."""
+    if elem_type == onnx.TensorProto.UNDEFINED:
+        return 4
+    size: int = onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize
+    return size
+
+
+def input_shapes(model: onnx.ModelProto, **dimensions: int) -> dict[str, Shape]:
+    """Shapes of a graph's inputs with numbers for its symbolic dimensions, such as ``batch=2, conditions=10``.
+
+    Raises:
+        InputError: A dimension has no number and no name, or a name that is not given.
+    """
+    found = {}
+    for value in model.graph.input:
+        shape = []
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value"):
+                shape.append(int(dim.dim_value))
+            elif dim.dim_param in dimensions:
+                shape.append(dimensions[dim.dim_param])
+            else:
+                names = ", ".join(dimensions) or "none"
+                raise InputError(f"input {value.name} has the dimension {dim.dim_param or '?'!r}, given are {names}")
+        found[value.name] = tuple(shape)
+    return found
+
+
+def infer_values(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Value]:
+    """Shapes and types of all values of a graph's top level, weights and inputs included.
+
+    Args:
+        model: A graph; weights may be external.
+        shapes: The shape of every input.
+
+    Raises:
+        InputError: An input has no shape, or one with another number of dimensions.
+    """
+    inferred = onnx.shape_inference.infer_shapes(_skeleton(model, shapes), data_prop=True).graph
+    values = {item.name: _value(item) for item in (*inferred.value_info, *inferred.output, *inferred.input)}
+    for tensor in model.graph.initializer:
+        values[tensor.name] = Value(tuple(tensor.dims), tensor.data_type)
+    return values
+
+
+def node_names(model: onnx.ModelProto) -> list[str]:
+    """One name for each node, in order: its own, or its operator and its place if that is missing or not unique."""
+    names: list[str] = []
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name if node.name and node.name not in seen else f"{node.op_type}_{index}"
+        seen.add(name)
+        names.append(name)
+    return names
+
+
+def count_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Operations of each node, by :func:`node_names`; nodes whose shapes are not known are left out.
+
+    Args:
+        model: A graph; weights may be external.
+        shapes: The shape of every input, the batch included.
+
+    Raises:
+        InputError: An input has no shape, or one with another number of dimensions.
+    """
+    values = infer_values(model, shapes)
+    counts = zip(node_names(model), (node_flops(node, values) for node in model.graph.node), strict=True)
+    return {name: count for name, count in counts if count is not None}
+
+
+def measure_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Flops:
+    """What a graph costs a row; the batch is the first dimension of its first input.
+
+    Raises:
+        InputError: An input has no shape, or one with another number of dimensions.
+    """
+    values = infer_values(model, shapes)
+    total = products = 0
+    unknown = []
+    for name, node in zip(node_names(model), model.graph.node, strict=True):
+        count = node_flops(node, values)
+        if count is None:
+            unknown.append(name)
+            continue
+        total += count
+        products += count if node.op_type in _PRODUCTS else 0
+    batch = max(1, shapes[model.graph.input[0].name][0]) if model.graph.input else 1
+    weights = [values[tensor.name] for tensor in model.graph.initializer]
+    return Flops(
+        per_row=total // batch,
+        products=products // batch,
+        parameters=sum(weight.size or 0 for weight in weights if weight.is_float),
+        bytes=sum(weight.bytes() for weight in weights),
+        unknown=tuple(unknown),
+    )
+
+
+def node_flops(node: onnx.NodeProto, values: Mapping[str, Value]) -> int | None:
+    """Operations of one node; None if a shape that it takes is not known, or if it runs graphs of its own."""
+    if node.op_type in _MOVES:
+        return 0
+    if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
+        return None
+    ins = [values.get(name, Value(None, 0)) for name in node.input]
+    outs = [values.get(name, Value(None, 0)) for name in node.output if name]
+    counted = _PRODUCTS.get(node.op_type)
+    if counted is not None:
+        shapes = [value.shape for value in (*ins, *outs[:1])]
+        # An input that is left out has an empty name and no shape; the formulas look at none of those.
+        needed = [shape for name, shape in zip((*node.input, "output"), shapes, strict=True) if name]
+        if not outs or any(shape is None for shape in needed):
+            return None
+        return counted(node, [shape or () for shape in shapes[:-1]], outs[0].shape or ())
+    if outs and outs[0].elem_type and not outs[0].is_float and not any(value.is_float for value in ins):
+        return 0  # arithmetic on sizes and indices
+    sizes = [value.size for value in (*ins[:1], *outs[:1])]
+    known = [size for size in sizes if size is not None]
+    return max(known) if known and len(known) == len(sizes) else None
+
+
+def _conv(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
+    return 2 * math.prod(out) * math.prod(ins[1][1:])  # a kernel is (out, in / groups, ...)
+
+
+def _conv_transpose(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
+    return 2 * math.prod(ins[0]) * math.prod(ins[1][1:])  # a kernel is (in, out / groups, ...)
+
+
+def _matmul(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
+    return 2 * math.prod(out) * ins[0][-1]
+
+
+def _gemm(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
+    return 2 * math.prod(out) * ins[0][0 if _attribute(node, "transA", 0) else 1]
+
+
+def _einsum(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
+    if len(ins) == 1:  # a permutation, or at most a sum over some indices
+        return 0 if math.prod(ins[0]) == math.prod(out) else math.prod(ins[0])
+    equation: str = _attribute(node, "equation", b"").decode().replace(" ", "")
+    indices: dict[str, int] = {}
+    for operand, shape in zip(equation.partition("->")[0].split(","), ins, strict=True):
+        before, dots, after = operand.partition("...")
+        named = [*before, *(f".{i}" for i in range(len(before) + len(after) - len(shape), 0) if dots), *after]
+        for index, size in zip(named, shape, strict=True):
+            indices[index] = max(size, indices.get(index, 1))  # dimensions under the dots may be 1 in one operand
+    return 2 * math.prod(indices.values())
+
+
+def _attention(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
+    query, key, value = ins[:3]
+    if len(query) == 3:  # heads side by side in the last dimension
+        heads, groups = (int(_attribute(node, name, 1)) for name in ("q_num_heads", "kv_num_heads"))
+        query = (query[0], heads, query[1], query[2] // heads)
+        key, value = ((item[0], groups, item[1], item[2] // groups) for item in (key, value))
+    past = ins[4][2] if len(ins) > 4 and len(ins[4]) == 4 else 0
+    return 2 * math.prod(query[:3]) * (key[2] + past) * (query[3] + value[3])
+
+
+_PRODUCTS: dict[str, Callable[[onnx.NodeProto, list[Shape], Shape], int]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    "Attention": _attention,
+}
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return onnx.helper.get_attribute_value(attribute)
+    return default
+
+
+def _skeleton(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
+    """A copy with numbers for dimensions and without large weights: models above 2 GB cannot be passed to inference."""
+    graph = onnx.GraphProto(name="sizes")
+    graph.node.extend(_inferable(node) for node in model.graph.node)
+    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
+    graph.input.extend(_sized_inputs(model, shapes))
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL and math.prod(tensor.dims) <= _SMALL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    light = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    return light
+
+
+def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:
+    """GroupNormalization is the one operator of these networks for which ONNX infers no shape: that of its input."""
+    if node.op_type != "GroupNormalization":
+        return node
+    return onnx.NodeProto(op_type="Identity", name=node.name, input=node.input[:1], output=node.output)
+
+
+def _sized_inputs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Iterator[onnx.ValueInfoProto]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name in weights:  # as graphs of the oldest versions list them
+            continue
+        kind = value.type.tensor_type
+        shape = shapes.get(value.name)
+        if shape is None or len(shape) != len(kind.shape.dim):
+            raise InputError(f"input {value.name} needs a shape of {len(kind.shape.dim)} dimensions, got {shape}")
+        yield onnx.helper.make_tensor_value_info(value.name, kind.elem_type, shape)
+
+
+def _value(item: onnx.ValueInfoProto) -> Value:
+    kind = item.type.tensor_type
+    if not kind.HasField("shape"):
+        return Value(None, kind.elem_type)
+    dims = kind.shape.dim
+    shape = tuple(int(dim.dim_value) for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+    return Value(shape, kind.elem_type)
