@@ -1,0 +1,354 @@
+"""A model in diffusers' format: a folder of components, each a JSON config and safetensors weights, or a hub's id.
+
+Only components that a caller names, of classes on the caller's list, are built; a pipeline object never is, since its
+index may name code to be run. The folder may be anybody's, so that before memory is taken
+
+* names are plain, JSON is of limited size, and a config may not ask for code, adapters or quantised weights;
+* the headers of all weights are read, which says how many numbers there are and that the files are whole;
+* the network is laid out without memory (torch's meta device) and must need as many numbers as there are; what a config
+  asks for in layers is bounded by the number of tensors there.
+
+Weights other than safetensors are refused: the older formats are pickles, which execute what they hold.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastdc.backends.base import one_line
+from fastdc.exceptions import BundleError, InputError
+from fastdc.extras import installed, require
+from fastdc.manifest import strict_json
+
+require("torch", extra="export")
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+INDEX = "model_index.json"
+
+MAX_JSON_BYTES = 4 * 2**20
+"""Of one JSON file; the largest published ones are shard indices and lists of a thousand class names."""
+
+MAX_PARAMETERS = 20_000_000_000
+"""Of one component; the largest published ones that papers classify with have 8e9."""
+
+MAX_POSITIONS = 2**28
+"""Numbers in a table of positions that a network computes, which no file bounds; SD3's has 2.3e8."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_]{1,80}")
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
+_LAYERS = re.compile(r"layers|depth|num_blocks")
+_STEMS = ("diffusion_pytorch_model", "model")
+
+# What would run code, fetch something, or load other weights than those that were checked.
+_REFUSED_KEYS = ("auto_map", "quantization_config", "transformers_weights", "_attn_implementation", "trust_remote_code")
+_REFUSED_FILES = ("adapter_config.json",)
+
+# A hub's folder also holds other formats and sizes of the same weights.
+_WANTED = (INDEX, "*config.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors", "diffusion_*.safetensors")
+_UNWANTED = ("safety_checker/*", "*.fp16.*", "*.bf16.*", "*.non_ema.*", "*/openvino_*", "*/flax_*")
+
+_COMPONENT_OF = {
+    "UNet2DModel": "unet",
+    "UNet2DConditionModel": "unet",
+    "DiTTransformer2DModel": "transformer",
+    "Transformer2DModel": "transformer",
+    "SD3Transformer2DModel": "transformer",
+    "AutoencoderKL": "vae",
+}
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder in diffusers' format.
+
+    Attributes:
+        path: Where it is.
+        name: Short name for messages and results: a hub's id, or the folder's own name.
+        index: Its model_index.json; made up for a folder that holds one network alone.
+        revision: The commit of a hub's folder, or "".
+    """
+
+    path: Path
+    name: str
+    index: dict[str, Any] = field(repr=False)
+    revision: str = ""
+
+    @classmethod
+    def open(cls, source: "str | os.PathLike[str] | ModelFolder", *, revision: str | None = None) -> "ModelFolder":
+        """Opens a local folder, or fetches a hub's.
+
+        Args:
+            source: A folder, or an id such as "org/name" where there is no such folder.
+            revision: Branch, tag or commit of a hub's folder.
+
+        Raises:
+            InputError: No such folder, or it cannot be fetched.
+            BundleError: It is not in diffusers' format.
+        """
+        if isinstance(source, ModelFolder):
+            return source
+        path, text = Path(source), str(source)
+        if path.is_dir():
+            return cls(path, path.resolve().name, _index_of(path))
+        if path.exists():
+            raise InputError(f"{text} is a file: expected a folder with {INDEX}")
+        if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or ".." in source:
+            raise InputError(f"{text} does not exist: expected a folder with {INDEX}, or a hub's id such as org/name")
+        path = _fetch(source, revision)
+        return cls(path, source, _index_of(path), path.name)
+
+    @property
+    def pipeline(self) -> str:
+        """Name of the pipeline's class; of the network's, where the folder holds one network alone."""
+        return str(self.index["_class_name"])
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a component; pipelines may leave some out."""
+        entry = self.index.get(name)
+        return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+
+    def class_of(self, name: str) -> str:
+        """Name of a component's class.
+
+        Raises:
+            BundleError: There is no such component.
+        """
+        if not _PLAIN.fullmatch(name) or not self.has(name):
+            known = ", ".join(key for key in self.index if self.has(key))
+            raise BundleError(f"{self.name} has no component {name!r:.80}: it has {known}")
+        return str(self.index[name][1])
+
+    def folder(self, name: str) -> Path:
+        """The folder of a component: its own, or as in the oldest models the pipeline's.
+
+        Raises:
+            BundleError: There is no such component, or no folder for it.
+        """
+        self.class_of(name)
+        own = self.path / name
+        if own.is_dir():
+            return own
+        if any((self.path / file).is_file() for file in _configs_of(name)):
+            return self.path
+        raise BundleError(f"{self.name} is incomplete: it has no folder {name}")
+
+    def config(self, name: str) -> dict[str, Any]:
+        """A component's config: config.json, or scheduler_config.json.
+
+        Raises:
+            BundleError: It is missing, too large, no JSON object, or asks for what is not supported.
+        """
+        folder = self.folder(name)
+        for file in _configs_of(name):
+            if (folder / file).is_file():
+                config = _read_json(folder / file, self._where(name, file))
+                _check_config(config, self._where(name, file))
+                return config
+        raise BundleError(f"{self.name} is incomplete: {name} has no {_configs_of(name)[-1]}")
+
+    def component(self, name: str, allowed: Mapping[str, Any]) -> nn.Module:
+        """One component with its weights: float32, on the CPU, in evaluation mode, without gradients.
+
+        Args:
+            name: Such as "unet".
+            allowed: Classes of diffusers or transformers by the name that the folder uses for them.
+
+        Raises:
+            BundleError: Another class, weights that are missing, truncated, no safetensors or not of this network, or a
+                config that cannot be built.
+        """
+        kind = self.class_of(name)
+        if kind not in allowed:
+            raise BundleError(f"{self.name}: {name} must be of class {', '.join(allowed)}, got {kind:.80}")
+        config, folder = self.config(name), self.folder(name)
+        for file in _REFUSED_FILES:
+            if (folder / file).exists():
+                raise BundleError(f"{self._where(name, file)} is not supported: expected weights that are whole")
+        weights, variant = self._weights(name, folder)
+        tensors, numbers = _count(weights, self._where(name, ""))
+        _check_size(config, tensors, self._where(name, "config"))
+        self._check_layout(name, allowed[kind], config, numbers)
+        module = self._load(name, allowed[kind], folder, variant)
+        return module.eval().requires_grad_(False)
+
+    def _where(self, name: str, file: str) -> str:
+        """A file as messages name it: without the folders above the model's."""
+        return f"{self.name}/{name}" + (f"/{file}" if file else "")
+
+    def _weights(self, name: str, folder: Path) -> tuple[list[Path], str | None]:
+        """The safetensors files of a component, and the variant that their names bear ("fp16") or None."""
+        for variant in (None, "fp16"):
+            for stem in _STEMS:
+                middle = "" if variant is None else f".{variant}"
+                whole = folder / f"{stem}{middle}.safetensors"
+                shards = folder / f"{stem}.safetensors.index{middle}.json"
+                if whole.is_file():
+                    return [whole], variant
+                if shards.is_file():
+                    return self._shards(name, shards), variant
+        others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        if others:
+            raise BundleError(
+                f"{self._where(name, others[0])} is a pickle, which is not read: convert the model with its own "
+                "pipeline, save_pretrained(folder, safe_serialization=True)"
+            )
+        raise BundleError(f"{self.name} is incomplete: {name} has no {_STEMS[0]}.safetensors")
+
+    def _shards(self, name: str, index: Path) -> list[Path]:
+        entry = _read_json(index, self._where(name, index.name))
+        of_tensor = entry.get("weight_map")
+        if not isinstance(of_tensor, dict) or not of_tensor:
+            raise BundleError(f"{self._where(name, index.name)} has no weight_map")
+        files = sorted({str(file) for file in of_tensor.values()})
+        for file in files:
+            if not _SHARD.fullmatch(file):
+                raise BundleError(f"{self._where(name, index.name)} names {file!r:.80}: expected a file beside it")
+            if not (index.parent / file).is_file():
+                raise BundleError(f"{self.name} is incomplete: {name} has no {file}")
+        return [index.parent / file for file in files]
+
+    def _check_layout(self, name: str, kind: Any, config: dict[str, Any], numbers: int) -> None:
+        """Refuses a config whose network does not need as many numbers as there are."""
+        try:
+            with torch.device("meta"):
+                made = kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class(**config))
+        except Exception as error:  # whatever a constructor makes of a config
+            raise BundleError(f"{self._where(name, 'config')} cannot be built: {one_line(error)}") from None
+        least = sum(parameter.numel() for parameter in made.parameters())
+        most = sum(value.numel() for value in made.state_dict().values())
+        if least > MAX_PARAMETERS:
+            raise BundleError(f"{self._where(name, 'config')}: at most {MAX_PARAMETERS:,} parameters, got {least:,}")
+        # Files may hold one copy of what a network uses twice, and indices that newer versions compute.
+        if not least <= numbers <= most + 2**16:
+            raise BundleError(
+                f"{self.name}: {name} needs {least:,} numbers by its config, its weights hold {numbers:,}"
+            )
+
+    def _load(self, name: str, kind: Any, folder: Path, variant: str | None) -> nn.Module:
+        of_diffusers = hasattr(kind, "from_config")
+        options: dict[str, Any] = {"torch_dtype" if of_diffusers else "dtype": torch.float32}
+        if of_diffusers:
+            options["low_cpu_mem_usage"] = installed("accelerate")  # else the network is in memory twice
+        try:
+            module, report = kind.from_pretrained(
+                str(folder),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                variant=variant,
+                **options,
+            )
+        except Exception as error:  # whatever the libraries raise: OSError, ValueError, RuntimeError, SafetensorError
+            raise BundleError(f"{self._where(name, '')} cannot be loaded: {one_line(error)}") from None
+        for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            names = sorted(str(key) for key in report.get(problem, ()) if not str(key).endswith("position_ids"))
+            if names:
+                raise BundleError(f"{self.name}: weights of {name} have {problem.replace('_', ' ')}: {names[0]:.100}")
+        out: nn.Module = module
+        return out
+
+
+def _configs_of(name: str) -> tuple[str, ...]:
+    return ("scheduler_config.json",) if name == "scheduler" else ("config.json",)
+
+
+def _read_json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise BundleError(f"{where} must be at most {MAX_JSON_BYTES} bytes, got {size}")
+        content = strict_json(path.read_bytes(), Path(where))
+    except OSError as error:
+        raise BundleError(f"{where} cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{where} must be a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _index_of(path: Path) -> dict[str, Any]:
+    """The pipeline's index; for a network's own folder one that names it, and the scheduler if there is one."""
+    where = f"{path.name}/{INDEX}"
+    if (path / INDEX).is_file():
+        index = _read_json(path / INDEX, where)
+        kind = index.get("_class_name")
+        if isinstance(kind, list) and len(kind) == 2:  # a pipeline of the folder's own: its file, its class
+            kind = kind[1]
+        if not isinstance(kind, str):
+            raise BundleError(f"{where} has no _class_name")
+        bad = [name for name in index if not _PLAIN.fullmatch(name)]
+        if bad:
+            raise BundleError(f"{where} must name components by plain words, got {bad[0]!r:.80}")
+        return {**index, "_class_name": kind}
+    if not (path / "config.json").is_file():
+        raise BundleError(f"{path} is no model in diffusers' format: expected {INDEX} or config.json")
+    kind = _read_json(path / "config.json", f"{path.name}/config.json").get("_class_name")
+    if not isinstance(kind, str) or kind not in _COMPONENT_OF:
+        raise BundleError(f"{path.name}/config.json must be of a class in {', '.join(_COMPONENT_OF)}, got {kind!r:.80}")
+    made: dict[str, Any] = {"_class_name": kind, _COMPONENT_OF[kind]: ["diffusers", kind]}
+    if (path / "scheduler_config.json").is_file() or (path / "scheduler").is_dir():
+        made["scheduler"] = ["diffusers", "scheduler"]
+    return made
+
+
+def _fetch(source: str, revision: str | None) -> Path:
+    """A hub's folder, without weights in other formats."""
+    hub = require("huggingface_hub", extra="export")
+    try:
+        return Path(hub.snapshot_download(
+            source, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)
+        ))  # fmt: skip
+    except Exception as error:  # the hub's own errors, of its HTTP client, of the system
+        raise InputError(f"{source} is no folder here and cannot be had from the hub: {one_line(error)}") from None
+
+
+def _check_config(config: Mapping[str, Any], where: str) -> None:
+    for key in _REFUSED_KEYS:
+        if config.get(key):
+            raise BundleError(f"{where}: {key} is not supported")
+
+
+def _count(files: list[Path], where: str) -> tuple[int, int]:
+    """(tensors, numbers) of safetensors files, from their headers; the library checks that these fit the files."""
+    safetensors = require("safetensors", extra="export")
+    tensors = numbers = 0
+    for file in files:
+        try:
+            with safetensors.safe_open(str(file), framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118 - not a mapping
+                    count = 1
+                    for side in opened.get_slice(key).get_shape():
+                        count *= int(side)
+                    tensors, numbers = tensors + 1, numbers + count
+        except Exception as error:  # SafetensorError, OSError
+            raise BundleError(f"{where}/{file.name} is truncated or no safetensors: {one_line(error)}") from None
+    return tensors, numbers
+
+
+def _check_size(config: Mapping[str, Any], tensors: int, where: str) -> None:
+    """Bounds what laying out a network costs, by what there are weights for."""
+
+    def check(key: str, value: object) -> None:
+        if isinstance(value, list):
+            if len(value) > min(tensors, 1000):
+                raise BundleError(f"{where}: {key} has {len(value)} entries, for {tensors} tensors")
+            for item in value:
+                check(key, item)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            most = tensors if _LAYERS.search(key) else 2**31
+            if abs(value) > most:
+                raise BundleError(f"{where}: {key} is {value}, for {tensors} tensors")
+
+    for key, value in config.items():
+        check(key, value)
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # no such table, or what the constructor refuses
+        side = max(int(config["sample_size"]) // int(config["patch_size"]), int(config.get("pos_embed_max_size") or 0))
+        count = side**2 * int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+        if count > MAX_POSITIONS:
+            raise BundleError(f"{where}: a table of positions has at most {MAX_POSITIONS} numbers, got {count}")
