@@ -9,6 +9,7 @@ as the pipeline's ``encode_prompt`` does. The tokenizers are kept as the JSON of
 truncation and padding set, so that the same ids come out where transformers is not installed.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -156,6 +157,11 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
     return text
 
 
+def token_count(tokenizer: str) -> int:
+    """The length to which the JSON of a tokenizer cuts texts."""
+    return int(json.loads(tokenizer)["truncation"]["max_length"])
+
+
 def check_tokens(tokenizer: str, encoder: nn.Module, name: str) -> None:
     """Raises BundleError where a tokenizer makes ids or lengths that its encoder has no row for."""
     parsed = require("tokenizers", extra="export").Tokenizer.from_str(tokenizer)
@@ -166,8 +172,8 @@ def check_tokens(tokenizer: str, encoder: nn.Module, name: str) -> None:
     if largest >= rows or max(used, default=0) >= rows:
         raise BundleError(f"{name} knows {rows} tokens, its tokenizer makes ids up to {largest}")
     positions = getattr(config, "max_position_embeddings", MAX_TOKENS)  # T5's are relative: no limit
-    if parsed.truncation["max_length"] > positions:
-        raise BundleError(f"{name} reads {positions} tokens, its tokenizer makes {parsed.truncation['max_length']}")
+    if token_count(tokenizer) > positions:
+        raise BundleError(f"{name} reads {positions} tokens, its tokenizer makes {token_count(tokenizer)}")
 
 
 class LastState(nn.Module):

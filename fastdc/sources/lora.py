@@ -1,0 +1,140 @@
+"""LoRA weights merged into a model before it is exported.
+
+A LoRA (Hu et al., arXiv 2106.09685) changes a linear map or a convolution W by a product of thin ones,
+
+    W' = W + scale * (alpha / r) * up down,    r: rows of down,
+
+so that merged it costs nothing. Files are safetensors in the formats that diffusers reads: its own, peft's, and
+kohya's, whose names are of other modules. Which weight a name means is diffusers' knowledge: its loader is run, and
+it is checked that every layer in the file found its place, since the loader only warns.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdc.exceptions import BundleError, InputError
+from fastdc.extras import require
+
+require("torch", extra="export")
+
+from torch import nn  # noqa: E402
+
+# The thin matrix that comes first, in the names of peft and of diffusers (kohya's have been converted).
+_DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", "_lora.down.weight")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file of LoRA weights.
+
+    Attributes:
+        path: A safetensors file.
+        scale: Factor of the change, finite; 1 as trained, 0 without effect.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise InputError(f"the scale of a LoRA must be finite, got {self.scale}")
+
+    def __str__(self) -> str:
+        return f"{Path(self.path).name} x {self.scale:g}"
+
+
+def fuse_lora(pipeline: str, components: Mapping[str, nn.Module], lora: Sequence[Lora]) -> None:
+    """Merges LoRAs into the networks of a pipeline, in place and one after the other.
+
+    Args:
+        pipeline: Class name in diffusers, such as "StableDiffusionPipeline".
+        components: Networks by the pipeline's names: "unet" or "transformer", "text_encoder", ...
+        lora: What to merge.
+
+    Raises:
+        InputError: A file is missing or no safetensors file.
+        BundleError: It does not fit the model, in whole or in part, or makes weights that are not finite.
+        MissingDependencyError: peft is not installed.
+    """
+    if not lora:
+        return
+    require("peft", extra="export")
+    holder = _holder(pipeline, components)
+    for index, one in enumerate(lora):
+        path = Path(one.path)
+        if path.suffix != ".safetensors" or not path.is_file():
+            raise InputError(f"a LoRA must be a .safetensors file, got {path}")
+        try:
+            with _quiet():
+                wanted = _merge(holder, path, f"lora_{index}", one.scale)
+        except (BundleError, InputError):
+            raise
+        except Exception as error:  # safetensors, peft, torch and diffusers raise all kinds
+            raise BundleError(f"LoRA {path} does not fit {pipeline}: {' '.join(str(error).split()):.160}") from None
+        if not wanted:
+            raise BundleError(f"LoRA {path} holds no LoRA weights")
+    for network in components.values():
+        network.eval().requires_grad_(False)
+
+
+def _holder(pipeline: str, components: Mapping[str, nn.Module]) -> Any:
+    """The pipeline's object with nothing but the networks: its class knows how its LoRAs are written."""
+    import inspect
+
+    diffusers = require("diffusers", extra="export")
+    kind = getattr(diffusers, pipeline)
+    parameters = inspect.signature(kind.__init__).parameters
+    options: dict[str, Any] = {
+        name: None for name, entry in parameters.items() if name != "self" and entry.default is inspect.Parameter.empty
+    }
+    options.update(components)
+    if "requires_safety_checker" in parameters:
+        options["requires_safety_checker"] = False
+    if "add_watermarker" in parameters:
+        options["add_watermarker"] = False
+    return kind(**options)
+
+
+def _merge(holder: Any, path: Path, adapter: str, scale: float) -> int:
+    """Loads, checks, merges, and takes the adapter away; gives back the number of layers."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
+    unet = getattr(holder, "unet", None)
+    blocks = {} if unet is None else {"unet_config": unet.config}
+    read = holder.lora_state_dict(str(path.parent), **where, **blocks)
+    weights = read[0] if isinstance(read, tuple) else read
+    names = [name for name in holder._lora_loadable_modules if getattr(holder, name, None) is not None]
+    wanted: int = sum(name.endswith(_DOWN) for name in weights)
+    holder.load_lora_weights(str(path.parent), adapter_name=adapter, **where)
+    networks = [getattr(holder, name) for name in names]
+    layers = [
+        layer
+        for network in networks
+        for layer in network.modules()
+        if isinstance(layer, BaseTunerLayer)
+        and any(adapter in getattr(layer, kind) for kind in layer.adapter_layer_names)
+    ]
+    if len(layers) != wanted:
+        raise BundleError(f"LoRA {path} changes {wanted} layers, of which the model has {len(layers)}")
+    if wanted:
+        holder.fuse_lora(components=names, lora_scale=scale, safe_fusing=True, adapter_names=[adapter])
+    holder.unload_lora_weights()
+    return wanted
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loader's warnings: what they warn of is an error here."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,179 @@
+"""Stable Diffusion 3 and 3.5 (Esser et al., arXiv 2403.03206): a transformer on latents, trained by flow matching.
+
+    F = transformer(sample, timestep, encoder_hidden_states[class_labels], pooled_projections[class_labels])
+
+with x_t = (1 - t) x + t e, timestep 1000 t and F estimating e - x. Table ``encoder_hidden_states`` (P + 1, tokens,
+width) holds the states of two CLIPs beside each other, filled up with zeros to T5's width, and T5's after them;
+``pooled_projections`` (P + 1, width) the pooled texts of the CLIPs. A folder may come without T5, which has more
+weights than all the rest: the pipeline then reads zeros in its place. Those are the same for all prompts, so they are
+no part of the table; the denoiser adds them.
+
+The transformer's position codes are a table of pos_embed_max_size squared, from whose middle the size of the latents is
+cut.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastdc.exceptions import BundleError, InputError
+from fastdc.extras import require
+from fastdc.prompts import Prompts
+
+require("torch", extra="export")
+
+from torch import Tensor, nn  # noqa: E402
+
+from fastdc.sources.base import Source  # noqa: E402
+from fastdc.sources.folder import ModelFolder  # noqa: E402
+from fastdc.sources.lora import Lora, fuse_lora  # noqa: E402
+from fastdc.sources.stable_diffusion import (  # noqa: E402
+    clip_tokenizer,
+    image_sides,
+    load_clip,
+    load_encoder,
+    load_network,
+    provenance,
+    text_model,
+    tokenizer_of,
+)
+from fastdc.sources.text import JointStates, TextSource, check_tokens, read_tokenizer, token_count  # noqa: E402
+
+PIPELINE = "StableDiffusion3Pipeline"
+
+T5_TOKENS = 256
+"""What the pipeline reads of a prompt by T5 unless told otherwise, and as many zeros where there is no T5."""
+
+_MAX_T5_TOKENS = 512  # as the pipeline: T5 was trained on no more
+
+
+class JointTransformer(nn.Module):
+    """diffusers' SD3Transformer2DModel, called with rows of tables of prompts.
+
+    Args:
+        transformer: The transformer.
+        zeros: Tokens of zeros after those of the table, which is also filled up to the transformer's width: those of a
+            T5 that is not there.
+    """
+
+    def __init__(self, transformer: Any, zeros: int) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.zeros = zeros
+        self.width = int(transformer.config["joint_attention_dim"])
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        class_labels: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+    ) -> Tensor:
+        """F (b, c, h, w) of sample (b, c, h, w), timestep (b,), class_labels int64 (b,) and two tables."""
+        states = encoder_hidden_states.index_select(0, class_labels).to(sample.dtype)
+        pooled = pooled_projections.index_select(0, class_labels).to(sample.dtype)
+        if self.zeros:
+            states = nn.functional.pad(states, (0, self.width - states.shape[-1], 0, self.zeros))
+        out: Tensor = self.transformer(
+            hidden_states=sample,
+            encoder_hidden_states=states,
+            pooled_projections=pooled,
+            timestep=timestep,
+            return_dict=False,
+        )[0]
+        return out
+
+
+def open_stable_diffusion_3(
+    folder: ModelFolder | str | Path,
+    *,
+    prompts: Prompts,
+    image_size: int | tuple[int, int] | None = None,
+    lora: Sequence[Lora] = (),
+    max_sequence_length: int = T5_TOKENS,
+) -> Source:
+    """A StableDiffusion3Pipeline in diffusers' format.
+
+    Args:
+        folder: The pipeline, with or without its third text encoder.
+        prompts: What the model is asked to tell apart.
+        image_size: Side or (height, width) of images in pixels; default what the transformer was trained for.
+        lora: LoRAs to merge into the transformer and the CLIPs.
+        max_sequence_length: Tokens that T5 reads, 2 to 512.
+
+    Raises:
+        InputError: The size is none that the autoencoder and the patches can divide or that position codes reach, or
+            the number of tokens is out of range.
+        BundleError: The folder is another pipeline, is broken, or its parts do not fit together.
+        MissingDependencyError: diffusers or transformers is not installed.
+    """
+    if not 2 <= max_sequence_length <= _MAX_T5_TOKENS:
+        raise InputError(f"max_sequence_length must be 2 to {_MAX_T5_TOKENS}, got {max_sequence_length}")
+    folder = ModelFolder.open(folder)
+    if folder.pipeline != PIPELINE:
+        raise BundleError(f"expected {PIPELINE}, got {folder.pipeline}")
+    transformer, encoder = load_network(folder, "transformer", "SD3Transformer2DModel"), load_encoder(folder)
+    names = ("text_encoder", "text_encoder_2")
+    clips = {name: load_clip(folder, name, pooled=True) for name in names}
+    fuse_lora(PIPELINE, {"transformer": transformer, **clips}, lora)
+    sides = _sides(image_size, transformer.config, encoder.factor)
+    text = _text(folder, clips, max_sequence_length)
+    tables = text.tables(prompts.texts)
+    zeros = 0 if len(text.tokenizers) == 3 else max_sequence_length
+    _check(transformer.config, encoder.channels, tables, exact=not zeros)
+    return Source(
+        family="stable-diffusion-3",
+        model=text_model(folder, prompts, sides, encoder),
+        denoiser=JointTransformer(transformer, zeros).eval().requires_grad_(False),
+        tables=tables,
+        encoder=encoder,
+        text=text,
+        provenance=provenance(folder, lora),
+    )
+
+
+def _text(folder: ModelFolder, clips: Mapping[str, Any], length: int) -> TextSource:
+    """Two CLIPs, and T5 where the folder has one."""
+    tokenizers: list[str] = []
+    for name, encoder in clips.items():
+        # The pipeline cuts texts for both by the first tokenizer's length.
+        first = token_count(tokenizers[0]) if tokenizers else None
+        tokenizers.append(clip_tokenizer(folder, name, encoder, length=first))
+    third = None
+    if folder.has("text_encoder_3"):
+        from transformers import T5EncoderModel
+
+        third = folder.component("text_encoder_3", {"T5EncoderModel": T5EncoderModel})
+        tokenizers.append(read_tokenizer(*tokenizer_of(folder, "text_encoder_3"), length=length))
+        check_tokens(tokenizers[2], third, "text_encoder_3")
+    module = JointStates(clips["text_encoder"], clips["text_encoder_2"], third)
+    return TextSource(
+        tokenizers=tuple(tokenizers),
+        module=module.eval().requires_grad_(False),
+        names=("encoder_hidden_states", "pooled_projections"),
+    )
+
+
+def _sides(image_size: int | tuple[int, int] | None, config: Mapping[str, Any], factor: int) -> tuple[int, int]:
+    patch = int(config["patch_size"])
+    sides = image_sides(image_size, config["sample_size"], factor=factor, multiple=factor * patch)
+    largest = config["pos_embed_max_size"]
+    if largest is not None and max(sides) > largest * factor * patch:
+        most = largest * factor * patch
+        raise InputError(f"image_size must be at most {most}, where position codes end, got {sides[0]} x {sides[1]}")
+    return sides
+
+
+def _check(config: Mapping[str, Any], channels: int, tables: Mapping[str, Any], *, exact: bool) -> None:
+    for name in ("in_channels", "out_channels"):
+        if config[name] not in (channels, None):
+            raise BundleError(f"the transformer must have {channels} {name}, as the latents, got {config[name]}")
+    width = tables["encoder_hidden_states"].shape[-1]
+    if width != config["joint_attention_dim"] if exact else width > config["joint_attention_dim"]:
+        raise BundleError(f"the transformer reads texts of width {config['joint_attention_dim']}, they have {width}")
+    pooled = tables["pooled_projections"].shape[-1]
+    if pooled != config["pooled_projection_dim"]:
+        raise BundleError(
+            f"the transformer reads pooled texts of width {config['pooled_projection_dim']}, they have {pooled}"
+        )
