@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.export.storage import skeleton
+from fastdc.export.storage import value_types
 from fastdc.extras import require
 
 if TYPE_CHECKING:
@@ -138,8 +138,5 @@ class _GroupRewriting:
 
     def _type_of(self, value: str) -> Any:
         if self._types is None:
-            inference = require("onnx.shape_inference", extra="export")
-            graph = inference.infer_shapes(skeleton(self._model), data_prop=True).graph
-            values = (*graph.input, *graph.value_info, *graph.output)
-            self._types = {one.name: one.type.tensor_type for one in values}
+            self._types = {name: one.type.tensor_type for name, one in value_types(self._model).items()}
         return self._types[value]

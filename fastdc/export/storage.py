@@ -98,6 +98,23 @@ def skeleton(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return light
 
 
+def value_types(model: "onnx.ModelProto") -> "dict[str, onnx.ValueInfoProto]":
+    """Type and shape of every value of a graph, as far as ONNX can infer them.
+
+    ONNX infers nothing beyond a GroupNormalization (it is defined by a function that depends on its input's type), so
+    it is passed as what it is to shapes: an Identity.
+    """
+    onnx = require("onnx", extra="export")
+    light = skeleton(model)
+    for node in light.graph.node:
+        if node.op_type == "GroupNormalization":
+            node.op_type = "Identity"
+            del node.input[1:]
+            del node.attribute[:]
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    return {one.name: one for one in (*graph.input, *graph.value_info, *graph.output)}
+
+
 def check_graph(model: "onnx.ModelProto") -> None:
     """Checks operators, types and shapes by ONNX's own rules, at any size of the weights.
 
