@@ -1,0 +1,332 @@
+"""The networks of an NVlabs EDM pickle (``network-snapshot-*.pkl``), read without executing any of it.
+
+The file is a pickled dictionary; its entry "ema" is the network to use. A module is an object of
+``torch_utils.persistence``: the call ``_reconstruct_persistent_obj(meta)`` with meta = {type: "class", version: 6,
+module_src: source text, class_name, state}. The original executes the source text. Here it is never looked at: from the
+state come the options that the module was built with (``_init_kwargs``), its plain attributes, and its parameters and
+buffers by name; the layers themselves are ours (:mod:`fastdc.sources.edm_networks`).
+
+A tensor is ``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``, its storage
+``torch.storage._load_from_bytes(bytes)``, and these bytes a file of ``torch.save`` in its old format: five pickles
+(magic number, version, system, a persistent id that names the storage's type and length, the list of keys), the length
+and the raw values. All of it is read by the machine of :mod:`fastdc.sources.edm_inert`; torch's own loaders have no
+part in it. A tensor must lie inside its storage and have no more values than that, and all tensors together may not be
+larger than the file.
+
+No file of NVlabs was at hand: the format is taken from its public description (github.com/NVlabs/edm) and from what
+torch writes.
+"""
+
+import math
+import mmap
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeGuard
+
+from fastdc.exceptions import BundleError, InputError
+from fastdc.extras import require
+from fastdc.sources.edm_inert import PERSISTENT_ID, Global, Made, read_inert
+
+require("torch", extra="export")
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"] | Made
+"""An option: plain data, or the record of something that is not."""
+
+MAX_FILE_BYTES = 16 * 2**30
+_MAX_MODULES = 20_000
+_MAX_TENSORS = 50_000
+_MAX_DEPTH = 16
+_MAX_PLAIN = 100_000
+_STORAGE_OPCODES = 200  # of each pickle in a storage; torch writes 45 at most
+_STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGE_VERSION = 1001
+_PERSISTENCE_VERSION = 6
+
+_DTYPES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.DoubleStorage": torch.float64,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+_NUMPY_SCALARS = {"f8": torch.float64, "f4": torch.float32, "i8": torch.int64, "i4": torch.int32, "b1": torch.bool}
+
+_PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+_PARAMETER = "torch._utils._rebuild_parameter"
+_TENSOR = "torch._utils._rebuild_tensor_v2"
+_STORAGE = "torch.storage._load_from_bytes"
+_CONTAINERS = tuple(f"torch.nn.modules.container.{name}" for name in ("ModuleDict", "ModuleList", "Sequential"))
+_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+ALLOWED = frozenset(
+    (
+        _PERSISTENT,
+        _PARAMETER,
+        _TENSOR,
+        _STORAGE,
+        *_CONTAINERS,
+        *_SCALARS,
+        "dnnlib.util.EasyDict",
+        "collections.OrderedDict",
+        "copyreg._reconstructor",
+        "builtins.object",
+        "builtins.dict",
+        "builtins.set",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "numpy.core.multiarray._reconstruct",
+        "numpy._core.multiarray._reconstruct",
+    )
+)
+"""The globals that such a file may name; none of them is imported or called."""
+
+
+@dataclass(frozen=True, eq=False)
+class PickledModule:
+    """A module of the file.
+
+    Attributes:
+        class_name: Name of its class, such as "EDMPrecond"; "" for a container of modules.
+        init_kwargs: The options that it was built with.
+        attributes: Its attributes that are None, numbers or text.
+        tensors: Its own parameters and buffers, in the file's dtypes.
+        modules: Its modules by name.
+    """
+
+    class_name: str
+    init_kwargs: dict[str, Plain]
+    attributes: dict[str, Plain]
+    tensors: dict[str, Tensor] = field(repr=False)
+    modules: dict[str, "PickledModule"] = field(repr=False)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All parameters and buffers by their dotted names."""
+        return dict(self._named(""))
+
+    def _named(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.tensors.items():
+            yield prefix + name, tensor
+        for name, module in self.modules.items():
+            yield from module._named(f"{prefix}{name}.")
+
+
+def read_edm_pickle(path: str | Path, *, entry: str = "ema") -> PickledModule:
+    """Reads a network of an EDM pickle; executes and imports nothing of the file.
+
+    Args:
+        path: The file.
+        entry: Key of the network in the file's dictionary.
+
+    Raises:
+        InputError: The file cannot be opened.
+        BundleError: It is no such pickle, is corrupt, or asks for anything but tensors and plain options.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if not 0 < size <= MAX_FILE_BYTES:
+            raise BundleError(f"{path.name} must have 1 to {MAX_FILE_BYTES} bytes, got {size}")
+        with path.open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    if bytes(data[:2]) == b"PK":
+        raise BundleError(f"{path.name} is a zip archive: expected the pickle of an EDM network")
+    try:
+        content, _ = read_inert(data, ALLOWED)
+        found = _entries(content).get(entry)
+        if not isinstance(found, Made):
+            raise BundleError(f"pickle: expected a dictionary with a network under {entry!r}, got {_keys(content)}")
+        return _Walk(len(data)).module(found, entry, 0)
+    except BundleError as error:
+        raise BundleError(f"{path.name}: {error}") from None
+
+
+class _Walk:
+    """Turns records into a tree of modules, counting what it visits: records may be shared, or contain themselves."""
+
+    def __init__(self, file_bytes: int) -> None:
+        self.bytes_left = file_bytes
+        self.modules_left = _MAX_MODULES
+        self.tensors_left = _MAX_TENSORS
+        self.plain_left = _MAX_PLAIN
+        self.storages: dict[int, Tensor] = {}
+
+    def module(self, record: object, where: str, depth: int) -> PickledModule:
+        self.modules_left -= 1
+        if depth > _MAX_DEPTH or self.modules_left < 0:
+            raise BundleError(f"pickle: modules must be at most {_MAX_DEPTH} deep and {_MAX_MODULES} in number")
+        class_name, state = _module_state(record, where)
+        if state.get("_init_args") not in (None, ()):  # the options' names would be in the source text alone
+            raise BundleError(f"pickle: {where} must have been built from named options")
+        tensors = {}
+        for kind in ("_parameters", "_buffers"):
+            for name, value in _named_entries(state, kind, where):
+                if value is not None:
+                    tensors[name] = self.tensor(value, f"{where}.{name}")
+        modules = {
+            name: self.module(value, f"{where}.{name}"[:200], depth + 1)
+            for name, value in _named_entries(state, "_modules", where)
+            if value is not None
+        }
+        attributes: dict[str, Plain] = {}
+        for key, value in state.items():
+            if isinstance(key, str) and not key.startswith("_"):
+                plain = _scalar(value)
+                if plain is None or isinstance(plain, (bool, int, float, str)):
+                    attributes[key] = plain
+        kwargs = {str(key): self.plain(value, 0) for key, value in _entries(state.get("_init_kwargs")).items()}
+        return PickledModule(class_name, kwargs, attributes, tensors, modules)
+
+    def plain(self, value: object, depth: int) -> Plain:
+        self.plain_left -= 1
+        if depth > _MAX_DEPTH or self.plain_left < 0:
+            raise BundleError(f"pickle: options must be at most {_MAX_DEPTH} deep and {_MAX_PLAIN} in number")
+        if isinstance(value, (list, tuple)):
+            return [self.plain(item, depth + 1) for item in value]
+        if isinstance(value, dict) or (isinstance(value, Made) and value.entries):
+            return {str(key): self.plain(item, depth + 1) for key, item in _entries(value).items()}
+        return _scalar(value)
+
+    def tensor(self, record: object, where: str) -> Tensor:
+        self.tensors_left -= 1
+        if self.tensors_left < 0:
+            raise BundleError(f"pickle: must hold at most {_MAX_TENSORS} tensors, and holds more")
+        if isinstance(record, Made) and record.name == _PARAMETER and record.args:
+            record = record.args[0]
+        if not isinstance(record, Made) or record.name != _TENSOR or len(record.args) < 4:
+            raise BundleError(f"pickle: {where} must be a tensor, got {record!r:.80}")
+        storage, offset, size, stride = record.args[:4]
+        values = self.storage(storage, where)
+        shape, strides = _counts(size), _counts(stride)
+        if shape is None or strides is None or len(shape) != len(strides) or not _is_count(offset):
+            raise BundleError(f"pickle: {where} must have sizes and strides of one length, got {size!r:.80}")
+        count = math.prod(shape)
+        last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+        if count == 0:
+            raise BundleError(f"pickle: {where} must have values, its shape is {shape}")
+        if last >= len(values) or count > len(values):
+            raise BundleError(
+                f"pickle: {where} of shape {shape} needs {max(count, last + 1)} values, its storage has {len(values)}"
+            )
+        self.bytes_left -= count * values.element_size()
+        if self.bytes_left < 0:
+            raise BundleError(f"pickle: the tensors up to {where} are larger than the file")
+        return values.as_strided(shape, strides, offset).clone(memory_format=torch.contiguous_format)
+
+    def storage(self, record: object, where: str) -> Tensor:
+        """The values of a storage, (n,), a view of the file."""
+        if not isinstance(record, Made) or record.name != _STORAGE or len(record.args) != 1:
+            raise BundleError(f"pickle: {where} must have a storage, got {record!r:.80}")
+        data = record.args[0]
+        if not isinstance(data, memoryview):
+            raise BundleError(f"pickle: the storage of {where} must be bytes, got {data!r:.80}")
+        if id(record) not in self.storages:
+            self.storages[id(record)] = _storage_values(data, where)
+        return self.storages[id(record)]
+
+
+def _storage_values(data: memoryview, where: str) -> Tensor:
+    """The values of a storage that ``torch.save`` wrote in its old format, see the module's docstring."""
+    if bytes(data[:2]) == b"PK":
+        raise BundleError(f"pickle: the storage of {where} must be in torch's old format, got a zip archive")
+    parts = []
+    for _ in range(5):
+        part, used = read_inert(data, _DTYPES, max_opcodes=_STORAGE_OPCODES)
+        parts.append(part)
+        data = data[used:]
+    magic, version, system, handle, keys = parts
+    if magic != _STORAGE_MAGIC or version != _STORAGE_VERSION or not isinstance(system, dict):
+        raise BundleError(f"pickle: the storage of {where} is not in torch's format {_STORAGE_VERSION}")
+    if system.get("little_endian") is not True:
+        raise BundleError(f"pickle: the storage of {where} must be little endian")
+    named = handle.args[0] if isinstance(handle, Made) and handle.name == PERSISTENT_ID else None
+    if not isinstance(named, tuple) or len(named) != 6 or named[0] != "storage" or named[5] is not None:
+        raise BundleError(f"pickle: the storage of {where} must be named by one persistent id, got {handle!r:.80}")
+    kind, key, count = named[1], named[2], named[4]
+    if not isinstance(kind, Global) or not _is_count(count) or not isinstance(key, str) or keys != [key]:
+        raise BundleError(f"pickle: the storage of {where} has no type, key or length")
+    dtype = _DTYPES[kind.name]
+    expected = 8 + count * dtype.itemsize
+    if len(data) != expected or int.from_bytes(data[:8], "little") != count:
+        raise BundleError(f"pickle: the storage of {where} must have {expected} bytes, got {len(data)}")
+    return _view(data[8:], dtype)
+
+
+def _view(data: memoryview, dtype: torch.dtype) -> Tensor:
+    if not len(data):
+        return torch.empty(0, dtype=dtype)
+    # torch warns of memory that it could write to and must not; nothing here writes, so a copy is not made for it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(data, dtype=dtype)
+
+
+def _module_state(record: object, where: str) -> tuple[str, dict[object, object]]:
+    """Class name and state of a persistent object or of one of torch's containers."""
+    if isinstance(record, Made) and record.name == _PERSISTENT and len(record.args) == 1:
+        meta = _entries(record.args[0])
+        if meta.get("type") != "class" or meta.get("version") != _PERSISTENCE_VERSION:
+            raise BundleError(
+                f"pickle: {where} must be a persistent class of version {_PERSISTENCE_VERSION}, "
+                f"got {meta.get('type')!r:.40} of version {meta.get('version')!r:.40}"
+            )
+        name = meta.get("class_name")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise BundleError(f"pickle: {where} must have the name of a class, got {name!r:.80}")
+        return name, _entries(meta.get("state"))
+    if isinstance(record, Made) and (record.name in _CONTAINERS or record.name == "copyreg._reconstructor"):
+        return "", _entries(record.state)
+    raise BundleError(f"pickle: {where} must be a module, got {record!r:.80}")
+
+
+def _entries(value: object) -> dict[object, object]:
+    """The entries of a dictionary of any kind; {} where it is none."""
+    if isinstance(value, Made):
+        return value.entries
+    return value if isinstance(value, dict) else {}
+
+
+def _named_entries(state: dict[object, object], kind: str, where: str) -> Iterator[tuple[str, object]]:
+    for name, value in _entries(state.get(kind)).items():
+        if not isinstance(name, str) or not 0 < len(name) <= 100 or "." in name:
+            raise BundleError(f"pickle: {kind} of {where} must have plain names, got {name!r:.80}")
+        yield name, value
+
+
+def _scalar(value: object) -> Plain:
+    """A number, text or None; a scalar of NumPy as a number; anything else as a record."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Made) and value.name in _SCALARS and len(value.args) == 2:
+        kind, raw = value.args
+        code = kind.args[0] if isinstance(kind, Made) and kind.name == "numpy.dtype" and kind.args else None
+        dtype = _NUMPY_SCALARS.get(code) if isinstance(code, str) else None
+        if dtype is not None and isinstance(raw, memoryview) and len(raw) == dtype.itemsize:
+            number: bool | int | float = _view(raw, dtype)[0].item()
+            return number
+    return value if isinstance(value, Made) else Made(type(value).__name__, ())
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def _counts(value: object) -> tuple[int, ...] | None:
+    """A tuple of at most 8 counts, or None where it is none."""
+    if not isinstance(value, tuple) or len(value) > 8:
+        return None
+    counts = tuple(n for n in value if _is_count(n))
+    return counts if len(counts) == len(value) else None
+
+
+def _keys(content: object) -> str:
+    names = [str(key)[:40] for key in list(_entries(content))[:8]]
+    return f"the keys {', '.join(names)}" if names else f"{type(content).__name__}"
