@@ -32,8 +32,9 @@ PREFIX, CLASSES, REST = "prefix.onnx", "classes.onnx", "rest.onnx"  # the denois
 ENCODER = "encoder.onnx"  # images to latents
 TABLES = "conditions.safetensors"
 TEXT = "text.onnx"  # prompts to tables
+SCORED = "scored.onnx"  # images and noise to errors, for other runtimes
 TOKENIZERS = ("tokenizer.json", "tokenizer_2.json", "tokenizer_3.json")
-FILES = (DENOISER, WEIGHTS, DATA, PREFIX, CLASSES, REST, ENCODER, TABLES, TEXT, *TOKENIZERS)
+FILES = (DENOISER, WEIGHTS, DATA, PREFIX, CLASSES, REST, ENCODER, TABLES, TEXT, SCORED, *TOKENIZERS)
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 

@@ -46,7 +46,8 @@ MODEL = Model(
 
 def word_table() -> Float32:
     """What each word adds to a prompt's row."""
-    return np.random.default_rng(7).normal(size=(len(WORDS), 4)).astype(np.float32)
+    drawn: Float32 = np.random.default_rng(7).normal(size=(len(WORDS), 4)).astype(np.float32)
+    return drawn
 
 
 def ids_of(text: str) -> list[int]:

@@ -1,17 +1,25 @@
-"""``fastdc export``: a bundle that classifies without torch, from a training run."""
+"""``fastdc export``: a bundle that classifies without torch, from a training run or a model of another tool."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
 
+from fastdc.bundle import Bundle
 from fastdc.cli.options import first_option
 from fastdc.cli.runner import progress_of, promise
+from fastdc.exceptions import InputError
+from fastdc.manifest import PRECISIONS
 
 _EPILOG = """\b
 Examples:
-  fastdc export run my-model --calibrate run/val.npz
-  fastdc export run my-model --calibrate val-photos --name cats-and-dogs --draws 32
-  fastdc classify --model my-model some-image.png        # then
+  fastdc export run my-model --calibrate run/val.npz               a run of fastdc train
+  fastdc export ./ddpm-pipeline cats --calibrate val-photos/       a diffusers folder
+  fastdc export edm-cifar10-32x32-cond-vp.pkl cifar10 --classes airplane,automobile,...
+  fastdc export org/stable-diffusion pets --prompts pets.csv       a hub id, with prompts as classes
+  fastdc export ./sd flowers --classes flowers.txt --template "a photo of a {}, a type of flower."
+  fastdc classify --model my-model some-image.png                  then
 
 \b
 The noise levels matter most for the accuracy: those at which the class is being decided. 0.2 ... 2
@@ -19,12 +27,63 @@ The noise levels matter most for the accuracy: those at which the class is being
 higher ranges and compare on validation images.
 """
 
+_RUN_DEFAULTS = {"draws": 16, "levels": (0.2, 2.0), "weighting": "edm", "loss": "l2"}
+_OF_SOURCES = {
+    "prompts": "--prompts",
+    "classes": "--classes",
+    "template": "--template",
+    "image_size": "--image-size",
+    "null_class": "--null-class",
+    "lora": "--lora",
+    "precision": "--precision",
+    "opset": "--opset",
+    "split": "--no-split",
+    "text": "--no-text-encoder",
+    "scored": "--scored",
+    "verify": "--verify",
+}
+
 
 @click.command(name="export", epilog=_EPILOG)
-@click.argument("run", metavar="RUN")
+@click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="BUNDLE")
-@click.option("--name", help="Name of the model [the name of the BUNDLE folder].")
+@click.option("--name", help="Name of the model.  [default: that of the BUNDLE folder, or of the source]")
 @click.option("--description", help="One line about the model.")
+@click.option("--prompts", metavar="CSV", help="Of a text-conditional model: prompt,classname,classidx, one a line.")
+@click.option(
+    "--classes",
+    metavar="LIST",
+    help="Class names: a,b,c, or a file with one a line. Of a text-conditional model: "
+    "what the templates are filled with.",
+)
+@click.option(
+    "--template",
+    multiple=True,
+    metavar="TEXT",
+    help='A prompt with {} for the class; repeat for several prompts a class.  [default: "a photo of a {}."]',
+)
+@click.option("--image-size", type=int, help="Side of the images in pixels.  [default: what it was trained for]")
+@click.option(
+    "--null-class/--no-null-class",
+    default=None,
+    help='Whether a UNet\'s last class is "no class".  [default: where the classes say so]',
+)
+@click.option("--lora", multiple=True, metavar="FILE[=SCALE]", help="LoRA weights to merge. Repeat for more.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the network; int8 takes ranges from --calibrate, and is for CPUs.  [default: float32]",
+)
+@click.option("--opset", type=int, help="ONNX opset.  [default: 22]")
+@click.option("--split/--no-split", default=True, help="Also write the parts in which nothing is computed twice.")
+@click.option(
+    "--text-encoder/--no-text-encoder",
+    "text",
+    default=True,
+    help="Include it, so that classify --prompts can ask about other classes.",
+)
+@click.option("--scored", is_flag=True, help="Also write one graph from images and noise to errors.")
+@click.option("--verify", is_flag=True, help="Classify a few images in torch and with the bundle, and compare.")
 @click.option(
     "--calibrate",
     metavar="DATA",
@@ -36,37 +95,37 @@ higher ranges and compare on validation images.
     type=float,
     help="With --calibrate: share of answers that the race may change.  [default: 0.01, or what few images allow]",
 )
-@click.option("--draws", type=int, default=16, show_default=True, help="Default noise draws per image and class.")
+@click.option("--draws", type=int, help="Default noise draws per image and class.  [default: 16 of a run, else 100]")
 @click.option(
     "--levels",
     type=(float, float),
-    default=(0.2, 2.0),
-    show_default=True,
     metavar="LO HI",
-    help="Default band of noise levels (sigma / alpha) of those draws.",
+    help="Default band of noise levels (sigma / alpha) of those draws.  [default: 0.2 2 of a run, else all]",
 )
 @first_option("none")
-@click.option("--weighting", default="edm", show_default=True, help="Default weighting of the noise levels.")
-@click.option("--loss", default="l2", show_default=True, help="Default distance between denoised and true image.")
+@click.option("--weighting", help="Default weighting of the noise levels.  [default: edm of a run, else uniform]")
+@click.option("--loss", help="Default distance between denoised and true image.  [default: l2]")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that is already there.")
 @click.option("--quiet", is_flag=True, help="Only errors.")
-def command(run: str, out: str, quiet: bool, **options: Any) -> None:
-    """Turn the training run RUN into the folder BUNDLE, ready to classify and certify.
+def command(source: str, out: str, quiet: bool, **options: Any) -> None:
+    """Turn SOURCE into the folder BUNDLE, ready to classify and certify.
 
-    The bundle holds the averaged weights as an ONNX network, checked against torch, and a description of how to use
-    them. It runs with ONNX Runtime alone, and the same run gives the same bytes.
+    SOURCE is a run of fastdc train, a diffusers folder or hub id (class-conditional UNets, DiT, Stable Diffusion 1, 2,
+    XL and 3), or an NVlabs EDM pickle, of which nothing is executed. The bundle holds the network as ONNX, checked
+    against torch, and a description of how to use it. It runs with ONNX Runtime alone, and the same source gives the
+    same bytes.
     """
-    from fastdc.export import CALIBRATION_SEEDS, export_run
-
     options["first"] = options["first"] or ()
-    with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
-        notes: list[str] = []
-        bundle = export_run(run, out, progress=progress, notify=notes.append, **options)
+    notes: list[str] = []
+    bundle = (
+        _run(source, out, quiet, notes, options) if _is_run(source) else _source(source, out, quiet, notes, options)
+    )
     if quiet:
         return
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    difference = manifest["provenance"]["onnx_max_difference"]
+    provenance = manifest["provenance"]
+    difference = provenance.get("onnx_max_difference", provenance.get("denoiser_max_difference"))
     click.echo(
         f"exported {out}: {manifest['name']}, {len(manifest['classes'])} classes, {size / 1e6:.1f} MB, "
         f"within {difference:g} of torch"
@@ -81,3 +140,125 @@ def command(run: str, out: str, quiet: bool, **options: Any) -> None:
             "neither probabilities nor race are calibrated: export again with --calibrate DATA --overwrite for that"
         )
     click.echo(f"next: fastdc classify --model {out} IMAGE...")
+
+
+def _is_run(source: str) -> bool:
+    """Whether a folder is one of ``fastdc train``: its config says so, or there is nothing else it could be."""
+    folder = Path(source)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return isinstance(config, dict) and "_class_name" not in config
+    except (OSError, ValueError):
+        return (folder / "checkpoint.safetensors").exists() or (folder / "config.json").exists()
+
+
+def _run(source: str, out: str, quiet: bool, notes: list[str], options: dict[str, Any]) -> Bundle:
+    """From a training run."""
+    from fastdc.export import CALIBRATION_SEEDS, export_run
+
+    for name, option in _OF_SOURCES.items():
+        if options.pop(name) not in (None, (), False, name in ("split", "text") or None):
+            raise InputError(f"{option} is for models of other tools, {source} is a run of fastdc train")
+    given = {**options, **{name: default for name, default in _RUN_DEFAULTS.items() if options[name] is None}}
+    with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
+        return export_run(source, out, progress=progress, notify=notes.append, **given)
+
+
+def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[str, Any]) -> Bundle:
+    """From a model of another tool."""
+    from fastdc.data import load_labelled
+    from fastdc.export import CALIBRATION_SEEDS, export_source
+    from fastdc.export.compare import compare_errors
+    from fastdc.export.graph import DEFAULT_OPSET
+    from fastdc.sources.choose import open_source
+
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(f"{line} ...", err=True)
+
+    if Path(out).exists() and not options["overwrite"]:  # before a large model is read
+        raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
+    verify = options.pop("verify")
+    kept = {name: options.pop(name) for name in ("prompts", "classes", "template", "image_size", "null_class", "lora")}
+    prompts, names = _conditions(source, kept)
+    say(f"reading {source}")
+    opened = open_source(
+        source,
+        prompts=prompts,
+        class_names=names,
+        image_size=kept["image_size"],
+        null_class=kept["null_class"],
+        lora=[_lora(text) for text in kept["lora"]],
+    )
+    data, opset = options.pop("calibrate"), options.pop("opset")
+    images = None if data is None else load_labelled(data, opened.model.image_shape)
+    with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
+        bundle = export_source(
+            opened,
+            out,
+            images=images,
+            opset=opset or DEFAULT_OPSET,
+            precision=options.pop("precision") or "float32",
+            progress=progress,
+            notify=say,
+            **options,
+        )
+    options["calibrate"] = data
+    notes += _findings(bundle)
+    if verify:
+        say("comparing with torch")
+        notes.append(str(compare_errors(opened, bundle, None if images is None else images.images[:8])))
+    return bundle
+
+
+def _conditions(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Prompts, or names of classes, that the options give."""
+    from fastdc.prompts import prompts_of, read_class_names, read_prompts
+    from fastdc.sources.choose import is_text_conditional
+
+    listed, templates = options["classes"], options["template"]
+    if options["prompts"] is not None:
+        if listed is not None or templates:
+            raise InputError("--prompts says what the classes are: expected neither --classes nor --template beside it")
+        return read_prompts(options["prompts"]), None
+    names = None
+    if listed is not None:
+        is_file = Path(listed).is_file()
+        names = read_class_names(listed) if is_file else tuple(part.strip() for part in listed.split(","))
+    if not is_text_conditional(source):
+        if templates:
+            raise InputError(f"--template is for text-conditional models, {source} is none")
+        return None, names
+    if names is None:
+        raise InputError(f"{source} is text-conditional: say what the classes are by --prompts CSV or --classes LIST")
+    return prompts_of(names, templates or ("a photo of a {}.",)), None
+
+
+def _lora(text: str) -> Any:
+    """A LoRA of "FILE" or "FILE=SCALE"."""
+    from fastdc.sources.lora import Lora
+
+    path, _, scale = text.rpartition("=")
+    try:
+        return Lora(Path(path), float(scale)) if path else Lora(Path(text))
+    except ValueError:
+        raise InputError(f"--lora must be FILE or FILE=SCALE with a number, got {text!r:.120}") from None
+
+
+def _findings(bundle: Bundle) -> list[str]:
+    """What an export found out, a line each."""
+    cost, found = bundle.manifest.get("cost", {}), bundle.manifest["provenance"]
+    lines = [f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP an evaluation"]
+    if "cell_flops" in cost:
+        pair, label = (100 * cost[part] / cost["flops"] for part in ("pair_flops", "class_flops"))
+        saved = 100 - 100 * (cost["cell_flops"] + cost["pair_flops"] / 10) / cost["flops"]
+        lines.append(
+            f"in parts: {pair:.1f} % of an evaluation is the same for all classes, {label:.1f} % for all images; "
+            f"{saved:.1f} % saved with 10 classes"
+        )
+    if "int8_agreement" in found:
+        lines.append(
+            f"int8 agrees with float32 on {100 * found['int8_agreement']:.1f} % of {found['int8_images']} images; "
+            f"accuracy {100 * found['int8_accuracy']:.1f} %, in float32 {100 * found['float32_accuracy']:.1f} %"
+        )
+    return lines

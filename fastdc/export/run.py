@@ -4,23 +4,16 @@ The temperature and the race's calibration are fitted on images that the model h
 """
 
 import dataclasses
-import math
 import shlex
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastdc.backends.base import one_line
 from fastdc.bundle import Bundle, write_bundle
-from fastdc.calibration import controlled_limit
-from fastdc.classifier import DiffusionClassifier, load
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.decide import fit_temperature
 from fastdc.exceptions import BundleError, InputError
+from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
 from fastdc.extras import require, version_of
@@ -31,9 +24,6 @@ from fastdc.train.run import RunFolder, RunInfo
 
 if TYPE_CHECKING:
     from torch import nn
-
-CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from
-_LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
 
 
 def export_run(
@@ -86,10 +76,7 @@ def export_run(
     if Path(out).exists() and not overwrite:  # said now, not after the work; write_bundle checks again
         raise BundleError(f"{out} exists: choose another path, or replace it with overwrite (--overwrite)")
     images = None if calibrate is None else _calibration_images(calibrate, info)
-    if delta is not None:
-        if images is None:
-            raise InputError(f"delta = {delta:g} is of a calibration: give the images to calibrate on")
-        controlled_limit(np.zeros((len(images), 1)), delta)  # refuses what would be refused after the work
+    check_delta(delta, images)
     network, state = _averaged_network(folder, info)
     model = export_onnx(network, info.shape, len(info.class_names) + 1)
     scale = info.config.timestep_scale
@@ -105,16 +92,7 @@ def export_run(
         **_manifest(info, defaults, provenance),
     }
     if images is not None:
-        classifier = _classifier(manifest, files)
-        defaults["temperature"] = _temperature(classifier, images)
-        provenance["calibration"] = f"{len(images)} images, {draws} draws, {CALIBRATION_SEEDS} noise seeds"
-        try:
-            level = supported_delta(len(images)) if delta is None else delta
-            race = classifier.calibrate(images.images, delta=level, seeds=CALIBRATION_SEEDS, progress=progress)
-            manifest["calibration"] = race.to_dict()
-        except InputError as error:
-            if notify is not None:
-                notify(f"the race is not calibrated: {error}")
+        calibrate_manifest(manifest, files, images, delta=delta, progress=progress, notify=notify)
     return write_bundle(out, manifest, files, overwrite=overwrite)
 
 
@@ -168,62 +146,6 @@ def _calibration_images(source: str | Path | LabelledImages, info: RunInfo) -> L
     if content_digest(images.images, images.labels, images.class_names) == info.data_digest:
         raise InputError("calibrate on images that the model was not trained on: these are the training images")
     return images
-
-
-def supported_delta(n: int) -> float:
-    """The level of the race's calibration on n images unless a user says otherwise: 0.01, or the next whole percent
-    that so few support.
-
-    Raises:
-        InputError: That is above 0.05, with which the race would not be worth its name.
-    """
-    delta = max(1, math.ceil(100 / (n + 1) - 1e-9)) / 100
-    if delta > _LARGEST_DELTA:
-        raise InputError(f"{n} images support no level below {100 / (n + 1):.2g} %: it takes 19, and 99 for 1 %")
-    return delta
-
-
-def _classifier(manifest: dict[str, Any], files: dict[str, bytes]) -> DiffusionClassifier:
-    """The very bundle that is being made, opened."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_bundle(Path(folder) / "bundle", manifest, files)
-        return load(Path(folder) / "bundle", backend="onnx", device="cpu")
-
-
-def _temperature(classifier: DiffusionClassifier, images: LabelledImages) -> float:
-    """Fits the temperature to full runs of the default draws.
-
-    To those of the race it would hardly differ: on the test digits, the log-likelihood of either by the temperature of
-    the other is within 0.002 of that by its own.
-    """
-    seeds = range(CALIBRATION_SEEDS)
-    runs = [classifier.classify(images.images, rule="full", seed=seed).errors for seed in seeds]
-    errors, labels = with_doubt(np.concatenate(runs), np.tile(images.labels, len(runs)), len(runs))
-    return float(f"{fit_temperature(errors, labels):.4g}")
-
-
-def with_doubt(
-    errors: NDArray[np.float64], labels: NDArray[np.int64], weight: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Adds one image that goes to the runner-up, as the rule of succession does for counts.
-
-    Where every validation image is classified correctly the likelihood grows without bound as the temperature falls to
-    zero: the posterior would claim certainty on the strength of a few hundred images. (Measured on the digits: fits to
-    single noise seeds ranged from 0.001 to 0.029, and the lowest cost fourteen times the best log-likelihood on the
-    test images.) Platt (1999) moves the targets of his sigmoid for the same reason. The image that is added
-    is one of those that are there, at the 5 % quantile of the margin: mistakes are made on the hard ones.
-
-    Args:
-        errors: Mean errors (n, K).
-        labels: int64 (n,).
-        weight: How many times to add it.
-    """
-    ordered = np.sort(errors, axis=1)
-    margin = ordered[:, 1] - ordered[:, 0]
-    chosen = np.argsort(margin, kind="stable")[int(0.05 * len(margin))]
-    runner_up = np.argsort(errors[chosen], kind="stable")[1]
-    more = np.repeat(errors[chosen : chosen + 1], weight, axis=0)
-    return np.concatenate([errors, more]), np.concatenate([labels, np.full(weight, runner_up)])
 
 
 def _description(info: RunInfo) -> str:

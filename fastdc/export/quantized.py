@@ -1,0 +1,81 @@
+"""A bundle's denoiser in 8 bits, and what that changes: agreement with float32, and accuracy, on given images."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdc.bundle import write_bundle
+from fastdc.classifier import DiffusionClassifier, load
+from fastdc.data import LabelledImages
+from fastdc.exceptions import InputError
+from fastdc.export.denoiser import conditions
+from fastdc.export.quantize import calibration_feeds, quantize_graph
+from fastdc.images import to_model_range
+from fastdc.job import plan_config
+from fastdc.manifest import DATA, DENOISER
+from fastdc.plan import make_plan
+from fastdc.sources.base import Source
+
+Files = dict[str, bytes | Path]
+
+_IMAGES = 32  # to take the ranges of activations from
+_COMPARED = 64  # images, at most, to classify in both precisions
+_LEVELS = 8
+
+
+def quantized_files(
+    source: Source, manifest: dict[str, Any], files: Files, images: LabelledImages
+) -> tuple[Files, dict[str, float | str]]:
+    """The files with the denoiser in int8, and what was found.
+
+    Args:
+        source: The model.
+        manifest: Of the bundle that is being made, with its name and defaults.
+        files: In float32.
+        images: Labelled images: the first ones give the ranges of activations, all or 64 of them are classified.
+
+    Returns:
+        The files, and entries for the provenance: share of images with the same class as in float32, and the accuracy
+        in both.
+
+    Raises:
+        InputError: The denoiser's weights are too large to be quantised in memory.
+        BackendError: ONNX Runtime cannot quantise the graph.
+    """
+    content = files[DENOISER]
+    if DATA in files or not isinstance(content, bytes):
+        raise InputError("int8 needs a denoiser of less than 1.5 GiB of weights")
+    entry = {**manifest, "precision": "float32"}
+    few = replace(
+        images, images=images.images[:_COMPARED], labels=images.labels[:_COMPARED], ids=images.ids[:_COMPARED]
+    )
+    with tempfile.TemporaryDirectory() as place:
+        write_bundle(Path(place) / "float32", entry, files)
+        plain = load(Path(place) / "float32", backend="onnx", device="cpu")
+        model = plain.model
+        samples = to_model_range(few.images[:_IMAGES], model)
+        if plain.encoder is not None:
+            samples = plain.encoder.encode(samples)
+        rows = make_plan(model.schedule, model.parameterization, plan_config(model, {"draws": _LEVELS})).rows
+        levels = [(float(row[0]), float(row[1]), float(row[7])) for row in rows]
+        feeds = calibration_feeds(samples, levels, conditions(source), tables=source.tables)
+        quantised = {**files, DENOISER: quantize_graph(content, feeds)}
+        write_bundle(Path(place) / "int8", {**manifest, "precision": "int8"}, quantised)
+        small = load(Path(place) / "int8", backend="onnx", device="cpu")
+        found = _compare(plain, small, few)
+    return quantised, found
+
+
+def _compare(plain: DiffusionClassifier, small: DiffusionClassifier, images: LabelledImages) -> dict[str, float | str]:
+    """How often both say the same, and how often each is right, at every class and draw of the default plan."""
+    labels = [clf.classify(images.images, rule="full").labels for clf in (plain, small)]
+    truth = images.labels
+    return {
+        "int8_images": str(len(truth)),
+        "int8_agreement": float(np.mean(labels[0] == labels[1])),
+        "float32_accuracy": float(np.mean(labels[0] == truth)),
+        "int8_accuracy": float(np.mean(labels[1] == truth)),
+    }

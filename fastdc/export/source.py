@@ -1,0 +1,241 @@
+"""From a diffusion model of any family to a bundle: graphs checked against torch, tables, and what it is.
+
+A bundle is written when everything in it was found to compute what torch does, and not before. How close they are, what
+an evaluation costs and which versions made the bundle stand in its manifest.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdc.bundle import Bundle, write_bundle
+from fastdc.data import LabelledImages
+from fastdc.exceptions import BundleError, InputError
+from fastdc.export.calibrate import calibrate_manifest, check_delta
+from fastdc.export.denoiser import DenoiserFiles, denoiser_files
+from fastdc.export.graph import DEFAULT_OPSET, export_graph
+from fastdc.export.quantized import quantized_files
+from fastdc.export.storage import LARGE, weight_bytes
+from fastdc.export.verify import Feed, GraphCheck, verify_graph
+from fastdc.extras import version_of
+from fastdc.manifest import ENCODER, PRECISIONS, TABLES, TEXT, TOKENIZERS
+from fastdc.results import OnProgress
+from fastdc.sources.base import Source
+
+Files = dict[str, bytes | Path]
+Notify = Callable[[str], None]
+
+_FEW = (1, 3)  # batches at which encoders are compared: images are large, and nothing is traced with one of them
+_PACKAGES = ("torch", "onnx", "onnxscript", "diffusers", "transformers")
+
+
+def export_source(
+    source: Source,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    precision: str = "float32",
+    opset: int = DEFAULT_OPSET,
+    split: bool = True,
+    text: bool = True,
+    scored: bool = False,
+    draws: int | None = None,
+    levels: tuple[float, float] | None = None,
+    weighting: str | None = None,
+    loss: str | None = None,
+    first: Sequence[float] = (),
+    images: LabelledImages | None = None,
+    calibrate: bool = True,
+    delta: float | None = None,
+    overwrite: bool = False,
+    progress: OnProgress | None = None,
+    notify: Notify = lambda _: None,
+) -> Bundle:
+    """Writes the bundle of a diffusion model.
+
+    Args:
+        source: The model: of ``fastdc.sources.open_source``, or made by hand.
+        out: The bundle folder to write.
+        name: Name of the bundle; default: the model's.
+        description: One line about it; default: its family and size.
+        precision: "float32", "float16", "bfloat16", or "int8": weights and activations of 8 bits on the CPU, ranges
+            taken from `images`.
+        opset: Version of ONNX's operators.
+        split: Also write the parts of the denoiser where that saves work; see :mod:`fastdc.export.split`.
+        text: Also write the text encoder, so that the bundle can be asked about other prompts.
+        scored: Also write one graph from images and noise to errors, for other runtimes.
+        draws: Default number of draws, as the four that follow; default: the model's.
+        levels: Default band of noise-to-signal ratios.
+        weighting: Default weighting of the noise levels.
+        loss: Default distance.
+        first: Default ratios of the first draws.
+        images: Validation images, for int8 and to calibrate on.
+        calibrate: Fit temperature and race to the images.
+        delta: Level of the race's calibration; default: what as many images support.
+        overwrite: Replace a bundle that is already there.
+        progress: Called after every step of the race's calibration.
+        notify: Called with a line about what is being done and what was found.
+
+    Raises:
+        InputError: An option cannot be used, or the images do not fit.
+        BundleError: A default is out of range, or ``out`` exists and may not be replaced.
+        BackendError: A graph does not compute what torch does.
+        MissingDependencyError: A package of the extra export is not installed.
+    """
+    if Path(out).exists() and not overwrite:  # said now, not after the work; write_bundle checks again
+        raise BundleError(f"{out} exists: choose another path, or replace it with overwrite (--overwrite)")
+    _check(source, precision, images)
+    check_delta(delta, images if calibrate else None)
+    with tempfile.TemporaryDirectory(prefix="fastdc-export-") as place:
+        folder = Path(place)
+        made = denoiser_files(
+            source,
+            folder,
+            precision="float32" if precision == "int8" else precision,
+            opset=opset,
+            split=split and precision != "int8",
+            scored=scored,
+            notify=notify,
+        )
+        files: Files = dict(made.files)
+        checks = {"denoiser": made.check}
+        files |= _encoder_files(source, folder, opset, checks, notify)
+        files |= _text_files(source, folder, opset, checks, notify, encoder=text)
+        manifest = _manifest(source, made, checks, precision)
+        manifest["name"] = name if name is not None else source.model.name
+        manifest["description"] = description if description is not None else _description(source, made)
+        given = {"draws": draws, "levels": levels, "weighting": weighting, "loss": loss, "first": list(first) or None}
+        manifest["defaults"] |= {key: value for key, value in given.items() if value is not None}
+        if precision == "int8" and images is not None:
+            notify("quantising the denoiser")
+            files, found = quantized_files(source, manifest, files, images)
+            manifest["provenance"] |= found
+        if images is not None and calibrate:
+            notify(f"calibrating on {len(images)} images")
+            calibrate_manifest(manifest, files, images, delta=delta, progress=progress, notify=notify)
+        return write_bundle(out, manifest, files, overwrite=overwrite)
+
+
+def _check(source: Source, precision: str, images: LabelledImages | None) -> None:
+    """Refuses before the work what could not be used after it."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "int8" and images is None:
+        raise InputError("int8 needs images to take the ranges of activations from (--calibrate)")
+    if images is not None:
+        if images.images.shape[1:] != source.model.image_shape:
+            raise InputError(f"images must have shape {source.model.image_shape}, got {images.images.shape[1:]}")
+        if images.class_names != source.model.class_names:
+            raise InputError("the images have other classes than the model")
+    if len(source.tables) and source.model.null_class not in (None, len(source.model.conditions)):
+        raise InputError("tables must have the row of the null class after those of all conditions")
+
+
+def _encoder_files(source: Source, folder: Path, opset: int, checks: dict[str, GraphCheck], notify: Notify) -> Files:
+    """The encoder of images, if there is one; always float32, as it runs once an image."""
+    if source.encoder is None:
+        return {}
+    import torch
+
+    notify("exporting the encoder")
+    shape = source.model.image_shape
+    low, high = source.model.value_range
+
+    def feeds(batch: int, rng: np.random.Generator) -> Iterable[Feed]:
+        noise = rng.uniform(low, high, (batch, *shape)).astype(np.float32)
+        yield {"pixels": noise}
+        yield {"pixels": np.full_like(noise, low)}
+
+    example = {"pixels": torch.zeros(2, *shape)}
+    graph = export_graph(source.encoder, example, ("latents",), leading={"pixels": "batch"}, opset=opset)
+    content = _inside(graph, ENCODER)
+    checks["encoder"] = verify_graph(content, source.encoder, feeds, batches=_FEW)
+    return {ENCODER: content}
+
+
+def _text_files(
+    source: Source, folder: Path, opset: int, checks: dict[str, GraphCheck], notify: Notify, *, encoder: bool
+) -> Files:
+    """The condition tables and, if asked for, what makes them of prompts."""
+    from safetensors.numpy import save
+
+    files: Files = {}
+    if source.tables:
+        files[TABLES] = save({key: np.ascontiguousarray(table) for key, table in source.tables.items()})
+    if source.text is None or not encoder:
+        return files
+    import torch
+
+    notify("exporting the text encoder")
+    found = source.text
+    texts = (*source.model.prompts[:2], "", "a")[:3]
+    ids = found.input_ids(texts)
+    names = ["input_ids", *(f"input_ids_{i + 2}" for i in range(len(ids) - 1))]
+
+    def feeds(batch: int, _: np.random.Generator) -> Iterator[Feed]:
+        yield {name: np.resize(part, (batch, part.shape[1])) for name, part in zip(names, ids, strict=True)}
+
+    example = {name: torch.from_numpy(part[:2]) for name, part in zip(names, ids, strict=True)}
+    graph = export_graph(found.module, example, found.names, leading=dict.fromkeys(names, "batch"), opset=opset)
+    if weight_bytes(graph) >= LARGE:
+        notify("the text encoder is left out: its graph is larger than a protobuf message")
+        return files
+    files[TEXT] = content = _inside(graph, TEXT)
+    checks["text"] = verify_graph(content, found.module, feeds, batches=_FEW)
+    return files | {name: text.encode() for name, text in zip(TOKENIZERS, found.tokenizers, strict=False)}
+
+
+def _inside(graph: Any, name: str) -> bytes:
+    """A graph with its weights inside.
+
+    Raises:
+        BundleError: It is too large for that.
+    """
+    if weight_bytes(graph) >= LARGE:
+        raise BundleError(f"{name} would hold {weight_bytes(graph) / 2**30:.1f} GiB of weights, the limit is 1.5")
+    return bytes(graph.SerializeToString(deterministic=True))
+
+
+def _manifest(source: Source, made: DenoiserFiles, checks: dict[str, GraphCheck], precision: str) -> dict[str, Any]:
+    """Everything but name, description and files; format in docs/bundle.md."""
+    model = source.model
+    provenance: dict[str, Any] = {"family": source.family, **source.provenance}
+    for part, check in checks.items():
+        provenance[f"{part}_max_difference"] = float(f"{check.difference:.2g}")
+    provenance["denoiser_checked_at_batches"] = ", ".join(map(str, made.check.batches))
+    if made.split is not None:
+        provenance["parts_max_difference"] = float(f"{made.split_difference:.2g}")
+    provenance |= {package: version for package in _PACKAGES if (version := version_of(package))}
+    manifest: dict[str, Any] = {
+        "image": {"shape": list(model.image_shape), "range": list(model.value_range)},
+        "classes": list(model.class_names),
+        "null_class": model.null_class,
+        "schedule": model.schedule.to_dict(),
+        "parameterization": model.parameterization.to_dict(),
+        "defaults": {
+            "draws": model.defaults.draws,
+            "levels": None if model.defaults.levels is None else list(model.defaults.levels),
+            "weighting": model.defaults.weighting,
+            "loss": model.defaults.loss,
+            "temperature": model.defaults.temperature,
+        },
+        "cost": made.cost(),
+        "provenance": provenance,
+    }
+    if model.latent_shape is not None:
+        manifest["latent"] = {"shape": list(model.latent_shape)}
+    if model.prompts:
+        manifest |= {"prompts": list(model.prompts), "class_of": list(model.class_of)}
+    if precision != "float32":
+        manifest["precision"] = precision
+    return manifest
+
+
+def _description(source: Source, made: DenoiserFiles) -> str:
+    size = "x".join(str(side) for side in source.model.image_shape[1:])
+    what = f"{source.family} of {made.flops.parameters / 1e6:.3g} M parameters"
+    return f"{what}, {size} images in {source.model.num_classes} classes"
