@@ -9,7 +9,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle import Bundle, load_bundle, with_calibration
+from fastdc.bundle import Bundle, with_calibration
 from fastdc.calibration import Calibration, calibrate_errors, controlled_limit
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.cli.calibration_file import write_calibration_file
@@ -17,11 +17,13 @@ from fastdc.cli.options import (
     FIRST,
     LEVELS,
     METHOD,
+    PROMPTS,
     QUIET,
     SIGMA,
     check_folder,
     check_output,
     network_options,
+    open_bundle,
     open_network,
     plan_options,
 )
@@ -33,7 +35,7 @@ from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
 from fastdc.level_weights import LevelWeights
 from fastdc.plan import PlanConfig
-from fastdc.shipped import find_model, shipped_models
+from fastdc.shipped import shipped_models
 
 _EPILOG = """\b
 Examples:
@@ -70,6 +72,7 @@ strictly, choose it on one half of the images and calibrate on the other.
 )
 @click.option("--draws", type=int, default=CALIBRATION_DRAWS, show_default=True, help="Draws of the full run.")
 @click.option("--seeds", type=int, default=8, show_default=True, help="Noise seeds of every image.")
+@PROMPTS
 @FIRST
 @LEVELS
 @SIGMA
@@ -88,12 +91,16 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
     noisy = bool(options["sigma"])
     if write and options["levels"] is not None and not noisy:
         raise InputError("--write is for the model's own levels, at which it runs: use --out for other --levels")
-    opened = load_bundle(find_model(bundle))
+    if write and options["prompts"] is not None:
+        raise InputError("--write is for the model's own prompts: use --out and --calibration for others")
+    opened = open_bundle(bundle, options)
     if out is not None:
         check_output(out, data)
     if write:
         check_folder(opened.path)
     quiet, delta, seeds = options["quiet"], options["delta"], options["seeds"]
+    if options["level_weights"] and opened.model.class_of not in ((), tuple(range(opened.model.num_classes))):
+        raise InputError("--level-weights needs one prompt a class, in the order of the classes")
     images, labels = _load(data, opened, labelled=options.pop("level_weights"), quiet=quiet)
     classifier = open_network(opened, options)
     plan = plan_options(options, opened.model)
@@ -113,7 +120,7 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
     del tables  # the bulk of the memory
     spent = _race(classifier, images, found, plan, seed=seeds, quiet=quiet)
     click.echo(
-        f"evaluations  {spent:.1f} an image on these images (full run: {opened.model.num_classes * config.draws})"
+        f"evaluations  {spent:.1f} an image on these images (full run: {len(opened.model.conditions) * config.draws})"
     )
     if not quiet:
         command = "certify --data DATA --out RUN.tsv" if noisy else "classify IMAGE..."

@@ -61,7 +61,7 @@ def _report(settings: Settings, results: list[Classification], test: "LabelledIm
     evaluations = int(sum(result.evaluations.sum() for result in results))
     seconds = results[-1].seconds  # since the beginning
     correct, n = int(np.count_nonzero(labels == truth)), len(labels)
-    full = job.model.num_classes * job.plan.draws
+    full = len(job.model.conditions) * job.plan.draws
     click.echo(f"model        {job.model.name}, {job.network.backend} on {job.network.device}")
     click.echo(f"rule         {rule_text(settings)}")
     click.echo(f"accuracy     {100 * correct / n:.2f} %  ({correct} of {n} test images)")

@@ -10,6 +10,7 @@ from fastdc.bundle import Bundle, load_bundle
 from fastdc.cli.runner import promise
 from fastdc.config import CAPABILITIES, build_config
 from fastdc.job import plan_config
+from fastdc.manifest import REST, TEXT
 from fastdc.model import Model
 from fastdc.shipped import find_model, shipped_models
 
@@ -90,6 +91,26 @@ def _noised(model: Model) -> str:
     return f"calibrated: {each}" if found else "paired tests, as there is no calibration"
 
 
+def _prompts(bundle: Bundle) -> str:
+    """What describes the classes, and whether others may."""
+    model = bundle.model
+    shown = [repr(text) for text in model.prompts[:4]]
+    more = [f"... {len(model.prompts) - 4} more"] if len(model.prompts) > 4 else []
+    other = "others by --prompts" if TEXT in bundle.files else "no text encoder for others"
+    return f"{len(model.prompts)}: {', '.join([*shown, *more])}; {other}"
+
+
+def _cost(bundle: Bundle) -> str:
+    """Size and cost of the network, and what its parts save."""
+    cost = bundle.manifest["cost"]
+    text = f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP an evaluation"
+    text += f", {bundle.manifest.get('precision', 'float32')}"
+    if REST in bundle.files:
+        saved = 1 - (cost["cell_flops"] + cost["pair_flops"] / 10) / cost["flops"]
+        text += f"; in parts, which saves {100 * saved:.1f} % with 10 classes"
+    return text
+
+
 def _describe(bundle: Bundle) -> dict[str, Any]:
     model = bundle.model
     defaults = model.defaults
@@ -103,7 +124,10 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         "path": str(bundle.path),
         "sha256": model.identity,
         "image": f"{model.image_shape}, values in [{model.value_range[0]:g}, {model.value_range[1]:g}]",
+        **({"latent": f"{model.latent_shape}, made by encoder.onnx"} if model.latent_shape else {}),
         "classes": f"{len(names)}: {', '.join(shown)}",
+        **({"prompts": _prompts(bundle)} if model.prompts else {}),
+        **({"network": _cost(bundle)} if "cost" in bundle.manifest else {}),
         "schedule": json.dumps(model.schedule.to_dict()),
         "parameterization": json.dumps(model.parameterization.to_dict()),
         "defaults": (

@@ -98,6 +98,12 @@ _RULE_OPTIONS = (
     ),
 )
 _MODEL = click.option("--model", default="digits", show_default=True, help="A shipped model or a bundle folder.")
+PROMPTS = click.option(
+    "--prompts",
+    metavar="CSV",
+    help="Other classes for a text-conditional model with its text encoder: prompt,classname,classidx, one a line; "
+    "several prompts may describe a class.  [default: the model's]",
+)
 _DRAWS = click.option(
     "--draws",
     type=int,
@@ -107,6 +113,7 @@ _SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of 
 
 _RUN_OPTIONS = (
     _MODEL,
+    PROMPTS,
     *_RULE_OPTIONS,
     click.option(
         "--decision",
@@ -129,7 +136,7 @@ _RUN_OPTIONS = (
     *_NETWORK_OPTIONS,
     QUIET,
 )
-_BASE_OPTIONS = (*_RULE_OPTIONS, _DRAWS, FIRST, LEVELS, _SEED, *_NETWORK_OPTIONS, QUIET)
+_BASE_OPTIONS = (PROMPTS, *_RULE_OPTIONS, _DRAWS, FIRST, LEVELS, _SEED, *_NETWORK_OPTIONS, QUIET)
 
 
 def run_options(command: Command) -> Command:
@@ -160,10 +167,22 @@ def _with(command: Command, options: tuple[Callable[[Command], Command], ...]) -
 
 def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
     """The classifier that a command's options name."""
-    bundle = load_bundle(find_model(options["model"]))
+    bundle = open_bundle(options["model"], options)
     if options.get("calibration") is not None:
         bundle = with_calibration_file(bundle, options["calibration"])
     return open_network(bundle, options)
+
+
+def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
+    """The bundle of a name or folder, with the prompts that a command's options give."""
+    bundle = load_bundle(find_model(model))
+    path = options.get("prompts")
+    if path is None:
+        return bundle
+    from fastdc.backends.text import with_prompts
+    from fastdc.prompts import read_prompts
+
+    return with_prompts(bundle, read_prompts(path))
 
 
 def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier:
