@@ -347,8 +347,9 @@ def _check_size(config: Mapping[str, Any], tensors: int, where: str) -> None:
 
     for key, value in config.items():
         check(key, value)
-    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # no such table, or what the constructor refuses
+    count = 0
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # no such table, or nothing that can be built
         side = max(int(config["sample_size"]) // int(config["patch_size"]), int(config.get("pos_embed_max_size") or 0))
         count = side**2 * int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-        if count > MAX_POSITIONS:
-            raise BundleError(f"{where}: a table of positions has at most {MAX_POSITIONS} numbers, got {count}")
+    if count > MAX_POSITIONS:
+        raise BundleError(f"{where}: a table of positions has at most {MAX_POSITIONS} numbers, got {count}")
