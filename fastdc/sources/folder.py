@@ -299,9 +299,11 @@ def _index_of(path: Path) -> dict[str, Any]:
 
 def _fetch(source: str, revision: str | None) -> Path:
     """A hub's folder, without weights in other formats."""
-    hub = require("huggingface_hub", extra="export")
+    require("diffusers", extra="export")  # which brings the hub's client
+    import huggingface_hub
+
     try:
-        return Path(hub.snapshot_download(
+        return Path(huggingface_hub.snapshot_download(
             source, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)
         ))  # fmt: skip
     except Exception as error:  # the hub's own errors, of its HTTP client, of the system
@@ -316,7 +318,9 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
 
 def _count(files: list[Path], where: str) -> tuple[int, int]:
     """(tensors, numbers) of safetensors files, from their headers; the library checks that these fit the files."""
-    safetensors = require("safetensors", extra="export")
+    require("diffusers", extra="export")  # which brings safetensors
+    import safetensors
+
     tensors = numbers = 0
     for file in files:
         try:
