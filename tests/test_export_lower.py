@@ -1,0 +1,77 @@
+"""Lowered operators compute what the operators compute, by torch and by ONNX's own reference."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from fastdc.export.lower import lower_einsum, lower_groups, lower_single_group
+from fastdc.export.storage import check_graph
+
+KINDS: dict[Any, int] = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
+
+
+def normalisations(groups: tuple[int, ...], kind: type[Any] = np.float32) -> onnx.ModelProto:
+    """One GroupNormalization after another on (batch, 6, 5, 3)."""
+    rng = np.random.default_rng(0)
+    nodes, constants, value = [], [], "x"
+    for i, number in enumerate(groups):
+        for part in ("scale", "bias"):
+            constants.append(numpy_helper.from_array(rng.standard_normal(6).astype(kind), f"{part}{i}"))
+        inputs = [value, f"scale{i}", f"bias{i}"]
+        value = "y" if i == len(groups) - 1 else f"h{i}"
+        nodes.append(helper.make_node("GroupNormalization", inputs, [value], num_groups=number, epsilon=1e-3))
+    ends = [[helper.make_tensor_value_info(name, KINDS[kind], ["batch", 6, 5, 3])] for name in ("x", "y")]
+    made = helper.make_graph(nodes, "norms", *ends, constants)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    out: np.ndarray = session.run(None, {"x": x})[0]
+    return out
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_group_normalisation_is_torchs(kind: type[Any]) -> None:
+    model = normalisations((1, 3, 1, 6), kind)
+    weights = [torch.from_numpy(numpy_helper.to_array(one).astype(np.float64)) for one in model.graph.initializer]
+    assert lower_single_group(model) == 2
+    assert [one.op_type for one in model.graph.node].count("GroupNormalization") == 2
+    assert lower_groups(model) == 2
+    assert lower_groups(model) == 0
+    check_graph(model)
+    assert len({one.name for one in model.graph.initializer}) == len(model.graph.initializer)
+    for batch in (1, 4):
+        x: np.ndarray = (3 + 5 * np.random.default_rng(batch).standard_normal((batch, 6, 5, 3))).astype(kind)
+        want = torch.from_numpy(x.astype(np.float64))
+        for i, groups in enumerate((1, 3, 1, 6)):
+            want = torch.nn.functional.group_norm(want, groups, weights[2 * i], weights[2 * i + 1], eps=1e-3)
+        # Four normalisations, each with a gain of up to its scale (2.2) on a rounding of 2^-24 or 2^-11.
+        np.testing.assert_allclose(run(model, x), want.numpy(), atol=2e-5 if kind is np.float32 else 0.1)
+
+
+def test_only_permutations_become_transposes() -> None:
+    def model(equation: str, operands: int = 1) -> onnx.ModelProto:
+        nodes = [helper.make_node("Einsum", ["x"] * operands, ["y"], equation=equation)]
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4])
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        made = helper.make_graph(nodes, "einsum", [x], [y])
+        return helper.make_model(made, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    for equation in ("abc->cab", "nhw -> whn", "abc->abc"):
+        lowered = model(equation)
+        assert lower_einsum(lowered) == 1
+        assert [node.op_type for node in lowered.graph.node] == ["Transpose"]
+        assert np.array_equal(run(lowered, x), np.einsum(equation, x))
+    for equation, operands in (("abc->ab", 1), ("abc,abc->abc", 2)):
+        assert lower_einsum(model(equation, operands)) == 0

@@ -1,0 +1,72 @@
+"""int8 graphs: near the float ones, symmetric, their ends in float, calibrated where a classifier draws."""
+
+import numpy as np
+import pytest
+
+from fastdc.exceptions import BackendError, InputError
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+import onnx
+import onnxruntime
+from tiny_graphs import denoiser, graph
+
+from fastdc.export.quantize import calibration_feeds, product_ends, quantize_graph
+
+LEVELS = [(0.9, 0.1, 20.0), (0.7, 0.7, 300.0), (0.1, 1.0, 900.0)]
+
+
+@pytest.mark.parametrize("family", ["mlp", pytest.param("unet2d", marks=pytest.mark.slow)])
+def test_the_int8_network_is_near_the_float_one(family: str) -> None:
+    one = denoiser(family)
+    images = np.random.default_rng(0).uniform(-1, 1, (16, *one.shape)).astype(np.float32)
+    model = graph(family).SerializeToString()
+    feeds = list(calibration_feeds(images, LEVELS, one.conditions))
+    quantised = quantize_graph(model, feeds)
+    assert quantised == quantize_graph(model, feeds)
+    sessions = [onnxruntime.InferenceSession(x, providers=["CPUExecutionProvider"]) for x in (model, quantised)]
+    other = next(calibration_feeds(images[::-1], LEVELS[1:], one.conditions, seed=5))
+    want, got = (session.run(None, other)[0] for session in sessions)
+    relative = np.sqrt(((got - want) ** 2).mean() / (want**2).mean())
+    assert 1e-4 < relative < 0.1  # 127 steps a layer: some tenths of a percent each
+    made = onnx.load_from_string(quantised)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    pairs = [node for node in made.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    assert not any(constants[node.input[2]].any() for node in pairs if len(node.input) == 3)  # zero points
+    weights = [constants[node.input[0]] for node in pairs if node.input[0] in constants]
+    assert all(weight.dtype == np.int8 for weight in weights)
+    assert sum(weight.nbytes for weight in weights) > 1000
+
+
+def test_the_ends_touch_the_image() -> None:
+    model = graph("mlp")
+    nodes = {node.name: node for node in model.graph.node}
+    used = {name for end in product_ends(model) for name in nodes[end].input}
+    assert {name.rpartition(".")[0] for name in used if name.endswith(".bias")} == {"linear_in", "linear_out"}
+
+
+def test_calibration_sees_every_image_level_and_condition() -> None:
+    images = np.random.default_rng(0).standard_normal((5, 1, 2, 2), np.float32)
+    tables = {"text": np.zeros((4, 3), np.float32)}
+    feeds = list(calibration_feeds(images, LEVELS, 4, batch=2, tables=tables))
+    assert len(feeds) == 9
+    assert [len(feed["sample"]) for feed in feeds] == [2, 2, 1] * 3
+    assert {float(feed["timestep"][0]) for feed in feeds} == {20.0, 300.0, 900.0}
+    assert set(np.concatenate([feed["class_labels"] for feed in feeds])) == {0, 1, 2, 3}
+    clean = np.concatenate([feed["sample"] for feed in calibration_feeds(images, [(2.0, 0.0, 1.0)], 4)])
+    assert np.array_equal(clean, 2 * images)
+
+
+def test_what_cannot_be_quantised_is_refused() -> None:
+    model = graph("mlp").SerializeToString()
+    with pytest.raises(InputError, match="products must be of Conv, MatMul, Gemm, got Softmax"):
+        quantize_graph(model, [], products=("Softmax",))
+    with pytest.raises(InputError, match="method must be one of minmax, entropy, percentile, got 'best'"):
+        quantize_graph(model, [], method="best")
+    with pytest.raises(InputError, match="at least one input"):
+        quantize_graph(model, [])
+    with pytest.raises(BackendError, match="ONNX Runtime cannot quantise the graph"):
+        quantize_graph(model, [{"sample": np.zeros((1, 1, 8, 8), np.float32)}])
