@@ -61,6 +61,38 @@ def test_a_component_is_what_its_own_class_loads(name: str, tmp_path: Path) -> N
     assert not any(p.requires_grad or p.dtype != torch.float32 or p.device.type != "cpu" for p in module.parameters())
 
 
+OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def _old_attention(key: str) -> str:
+    return next((key.replace(f".{new}.", f".{old}.") for new, old in OLD.items() if f".{new}." in key), key)
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+@pytest.mark.parametrize("name", ["vae", "text_encoder"])
+def test_names_that_published_weights_have(
+    name: str, accelerate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention's first names in diffusers, and CLIP's prefix and its list of positions."""
+    monkeypatch.setattr("fastdc.sources.folder.installed", lambda _: accelerate)
+    made = tiny_sd(tmp_path / "tiny")
+    file = made / name / ("model.safetensors" if name == "text_encoder" else WEIGHTS)
+    allowed = {"AutoencoderKL": diffusers.AutoencoderKL, "CLIPTextModel": transformers.CLIPTextModel}
+    before = ModelFolder.open(made).component(name, allowed).state_dict()
+    stored = load_file(file)
+    if name == "vae":
+        renamed = {_old_attention(key): value for key, value in stored.items()}
+    else:
+        renamed = {f"text_model.{key}": value for key, value in stored.items()}
+        renamed["text_model.embeddings.position_ids"] = torch.arange(12)[None]
+    assert set(renamed) != set(stored)
+    save_file(renamed, file, {"format": "pt"})
+    after = ModelFolder.open(made).component(name, allowed).state_dict()
+    assert set(before) == set(after)
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key].numpy(), value.numpy())
+
+
 def test_weights_of_half_precision_are_made_float32(tmp_path: Path) -> None:
     made = tiny_unet2d(tmp_path / "m")
     whole = made / "unet" / WEIGHTS
@@ -188,6 +220,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "giant number": (
         lambda p: edit(p / "unet" / "config.json", num_class_embeds=10**12),
         "num_class_embeds is 1000000000000, for 145 tensors",
+    ),
+    "nested": (
+        lambda p: edit(p / "unet" / "config.json", inner={"num_layers": [10**6]}),
+        "num_layers is 1000000, for 145 tensors",
     ),
     "unknown block": (
         lambda p: edit(p / "unet" / "config.json", down_block_types=["os.system", "os.system"]),

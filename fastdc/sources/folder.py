@@ -339,7 +339,10 @@ def _check_size(config: Mapping[str, Any], tensors: int, where: str) -> None:
     """Bounds what laying out a network costs, by what there are weights for."""
 
     def check(key: str, value: object) -> None:
-        if isinstance(value, list):
+        if isinstance(value, dict):
+            for inner, item in value.items():
+                check(inner, item)
+        elif isinstance(value, list):
             if len(value) > min(tensors, 1000):
                 raise BundleError(f"{where}: {key} has {len(value)} entries, for {tensors} tensors")
             for item in value:
@@ -349,8 +352,7 @@ def _check_size(config: Mapping[str, Any], tensors: int, where: str) -> None:
             if abs(value) > most:
                 raise BundleError(f"{where}: {key} is {value}, for {tensors} tensors")
 
-    for key, value in config.items():
-        check(key, value)
+    check("", dict(config))
     count = 0
     with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # no such table, or nothing that can be built
         side = max(int(config["sample_size"]) // int(config["patch_size"]), int(config.get("pos_embed_max_size") or 0))
