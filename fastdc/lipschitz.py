@@ -327,7 +327,8 @@ def bounded_errors(table: ErrorTable, model: Model, *, cap: float) -> BoundedErr
         InputError: See :func:`certify_table`.
     """
     plan = table.plan
-    if table.identity != model.identity or table.counts.shape[1] != model.num_classes:
+    model.check_plain("a Lipschitz certificate")
+    if table.identity != model.identity or table.counts.shape[1] != len(model.conditions):
         raise InputError(f"the table is of model {table.model}, not of this {model.name}")
     if plan.get("method", "dc") != "dc" or plan["loss"] != "l2":
         raise InputError(f"expected method dc with loss l2, got {plan.get('method', 'dc')} with {plan['loss']}")

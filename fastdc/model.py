@@ -105,6 +105,17 @@ class Model:
         """What the network tells apart, by the index that it is given: the prompts, or the classes."""
         return self.prompts or self.class_names
 
+    def check_plain(self, what: str) -> None:
+        """Refuses, for `what` cannot do without them, a model of anything but images and classes.
+
+        Raises:
+            InputError: The model works on latents, or describes a class by several prompts.
+        """
+        if self.latent_shape is not None:
+            raise InputError(f"{what} needs a model of images, {self.name} works on latents")
+        if self.class_of not in ((), tuple(range(self.num_classes))):
+            raise InputError(f"{what} needs one prompt a class in their order, {self.name} has {len(self.prompts)}")
+
     def calibration_for(self, plan: PlanConfig) -> Calibration | None:
         """The calibration that holds for a plan, or None."""
         known = (self.calibration, *self.noised_calibrations)

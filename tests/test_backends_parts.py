@@ -15,6 +15,7 @@ from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.backends.text import OnnxTextEncoder
 from fastdc.estimation import Fixed
+from fastdc.lipschitz import certify_table
 from fastdc.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.prompts import Prompts
 
@@ -126,6 +127,16 @@ def test_a_session_takes_images_of_a_latent_model(bundle: Bundle) -> None:
     with fastdc.Session(clf) as session:
         one = session.submit(IMAGES[0]).result()
     assert one.labels[0] == clf.classify(IMAGES[:1]).labels[0]
+
+
+def test_what_needs_images_and_classes_says_so(bundle: Bundle) -> None:
+    clf = fastdc.load(bundle)
+    table = clf.errors(IMAGES)
+    for call in (clf.as_module, lambda: clf.maximize_likelihood(IMAGES), lambda: certify_table(table, clf.model, cap=1.0)):
+        fails_with(call, "needs a model of images", kind=InputError)
+    several = replace(MODEL, latent_shape=None)
+    fails_with(lambda: several.check_plain("this"), "this needs one prompt a class", kind=InputError)
+    replace(several, prompts=("a", "b", "c"), class_of=(0, 1, 2)).check_plain("this")
 
 
 def test_certificates_are_of_images_and_classes(bundle: Bundle) -> None:

@@ -254,6 +254,7 @@ def maximize_likelihood(
         BackendError: The classifier does not run on the torch backend.
     """
     model = classifier.model
+    model.check_plain("likelihood maximization")
     how, denoiser = maximization_of(method), denoiser_of(classifier)
     null_class_of(model)
     size = positive_whole("chunk", chunk, default=classifier.network.batch)

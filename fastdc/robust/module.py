@@ -234,6 +234,7 @@ def as_module(
         BackendError: The classifier does not run on the torch backend.
     """
     model, network = classifier.model, classifier.network
+    model.check_plain("as_module")
     made = make_plan(model.schedule, model.parameterization, plan_config(model, plan))
     check_rows(made)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
