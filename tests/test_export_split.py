@@ -30,6 +30,9 @@ FAMILIES = ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW
 # Tiny layers have few operations a byte, as no real network has: rows are fetched for little here.
 CHEAP = 0.5
 
+# Tolerances are relative to the largest output; those of the tiny networks are below this.
+LARGEST = 8
+
 
 def parts_of(split: Split) -> Iterator[tuple[str, onnx.ModelProto]]:
     for name, part in (("prefix", split.prefix), ("classes", split.classes), ("rest", split.rest)):
@@ -87,19 +90,14 @@ def test_equal_to_the_whole(family: str) -> None:
     split = split_graph(model, flops_per_byte=CHEAP)
     assert split is not None
     check_structure(model, split)
-    assert check_split(model, split, made.feeds(3)) <= 8 * tolerance(made.module)
+    assert check_split(model, split, made.feeds(3)) <= LARGEST * tolerance(made.module)
     assert (split.classes is not None) == (family.startswith("stable"))
     inputs = {name: [value.name for value in part.graph.input] for name, part in parts_of(split)}
     assert inputs["prefix"] == ["sample", "timestep"]
     assert inputs["rest"][:2] == ["pair", "class_labels"]
     assert all(name.startswith(("pair.", "class.")) for name in inputs["rest"][2:])
-    given = [
-        value.name for name in ("prefix", "classes") for value in dict(parts_of(split)).get(name, NOTHING).graph.output
-    ]
+    given = [value.name for name, part in parts_of(split) if name != "rest" for value in part.graph.output]
     assert inputs["rest"][2:] == given
-
-
-NOTHING = onnx.ModelProto()
 
 
 @pytest.mark.slow
@@ -113,7 +111,7 @@ def test_other_opsets(family: str, opset: int) -> None:
     split = split_graph(model, flops_per_byte=CHEAP)
     assert split is not None
     check_structure(model, split)
-    assert check_split(model, split, made.feeds(2)) <= 8 * tolerance(made.module)
+    assert check_split(model, split, made.feeds(2)) <= LARGEST * tolerance(made.module)
     other = split_graph(tiny_graphs.graph(family), flops_per_byte=CHEAP)
     assert other is not None
     assert split.report.saving(10) == pytest.approx(other.report.saving(10), rel=0.1)
@@ -144,7 +142,7 @@ def test_external_weights_stay_where_they_are(tmp_path: Path) -> None:
     assert all([entry.value for entry in tensor.external_data] == places[tensor.name] for tensor in used)
     assert sum(part.ByteSize() for _, part in parts_of(split)) < (tmp_path / "denoiser.data").stat().st_size / 2
     made = tiny_graphs.denoiser("mlp")
-    assert check_split(model, split, made.feeds(3), folder=tmp_path) <= 8 * tolerance(made.module)
+    assert check_split(model, split, made.feeds(3), folder=tmp_path) <= LARGEST * tolerance(made.module)
 
 
 def test_the_same_graph_gives_the_same_bytes() -> None:

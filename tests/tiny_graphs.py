@@ -129,6 +129,8 @@ def songunet() -> Denoiser:
     for parameter in network.parameters():  # made to be filled from a file
         scale = math.prod(parameter.shape[1:]) ** -0.5
         nn.init.constant_(parameter, 0.5) if parameter.ndim == 1 else nn.init.normal_(parameter, std=scale)
+    for buffer in network.buffers():  # a filter over 2 x 2 pixels
+        nn.init.constant_(buffer, 0.25)
     return Denoiser(network, (3, 8, 8), 5)
 
 
