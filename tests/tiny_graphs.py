@@ -1,7 +1,7 @@
 """Tiny denoisers of the usual families with random weights, and their ONNX graphs: what the tests of graphs run on.
 
 Each is a module called as (sample, timestep, class_labels, *tables) -> F, exported once a process for each opset and
-precision.
+precision. Beside them, random graphs with the same inputs that no module stands behind.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from fastdc.export.graph import export_graph
@@ -254,3 +255,53 @@ def _graph(family: str, opset: int, precision: str) -> bytes:
 def graph(family: str, *, opset: int = 22, precision: str = "float32") -> onnx.ModelProto:
     """The graph of a denoiser, a fresh copy."""
     return onnx.load_model_from_string(_graph(family, opset, precision))
+
+
+def random_graph(rng: np.random.Generator) -> onnx.ModelProto:
+    """Some twenty operations on rows of 8 numbers, from three inputs, sizes of other values among them."""
+    inputs = [
+        helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", 2, 4]),
+        helper.make_tensor_value_info("timestep", TensorProto.FLOAT, ["batch"]),
+        helper.make_tensor_value_info("class_labels", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("table", TensorProto.FLOAT, ["conditions", 8]),
+    ]
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 2, 4])
+    weights = {f"w{i}": rng.normal(scale=0.5, size=(8, 8)).astype(np.float32) for i in range(4)}
+    weights["spread"] = rng.normal(size=(1, 8)).astype(np.float32)
+    weights["both"] = rng.normal(scale=0.3, size=(16, 8)).astype(np.float32)
+    indices = {"flat": np.array([-1, 8]), "last": np.array([1]), "image": np.array([-1, 2, 4])}
+    nodes = [
+        helper.make_node("Reshape", ["sample", "flat"], ["v0"]),
+        helper.make_node("Unsqueeze", ["timestep", "last"], ["t"]),
+        helper.make_node("Mul", ["t", "spread"], ["v1"]),
+        helper.make_node("Gather", ["table", "class_labels"], ["v2"]),
+    ]
+    count = 3
+    for _ in range(int(rng.integers(6, 20))):
+        a, b = (f"v{rng.integers(max(0, count - 6), count)}" for _ in range(2))
+        out = f"v{count}"
+        kind = rng.choice(["matmul", "add", "mul", "tanh", "softmax", "concat", "reshape", "expand"])
+        if kind == "matmul":
+            nodes.append(helper.make_node("MatMul", [a, f"w{rng.integers(4)}"], [out]))
+        elif kind in ("add", "mul"):
+            nodes.append(helper.make_node(str(kind).capitalize(), [a, b], [out]))
+        elif kind in ("tanh", "softmax"):
+            nodes.append(helper.make_node(str(kind).capitalize(), [a], [out]))
+        elif kind == "concat":
+            nodes.append(helper.make_node("Concat", [a, b], [f"{out}.both"], axis=1))
+            nodes.append(helper.make_node("MatMul", [f"{out}.both", "both"], [out]))
+        elif kind == "reshape":
+            nodes.append(helper.make_node("Shape", [b], [f"{out}.shape"]))
+            nodes.append(helper.make_node("Reshape", [a, f"{out}.shape"], [out]))
+        else:
+            nodes.append(helper.make_node("Shape", [b], [f"{out}.shape"]))
+            nodes.append(helper.make_node("Expand", ["spread", f"{out}.shape"], [f"{out}.wide"]))
+            nodes.append(helper.make_node("Sub", [f"{out}.wide", a], [out]))
+        count += 1
+    nodes.append(helper.make_node("Sum", [f"v{i}" for i in range(count)], ["total"]))  # every value is used
+    nodes.append(helper.make_node("Reshape", ["total", "image"], ["output"]))
+    for place, node in enumerate(nodes):
+        node.name = f"n{place}"
+    constants = [numpy_helper.from_array(array, name) for name, array in (*weights.items(), *indices.items())]
+    graph = helper.make_graph(nodes, "random", inputs, [output], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
