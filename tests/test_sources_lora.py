@@ -195,7 +195,6 @@ def test_transformers_and_two_text_encoders(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     networks = _networks(folder)
-    before = _copies(networks)
 
     def refused(path: Path, error: type[Exception], message: str, pipeline: str = "StableDiffusionPipeline") -> None:
         with pytest.raises(error, match=message) as caught:
@@ -238,9 +237,19 @@ def test_files_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     safetensors.torch.save_file(nan, nothing)
     networks = _networks(folder)
     refused(nothing, BundleError, "does not fit|finite")
-    assert before
     with pytest.raises(InputError, match="finite"):
         Lora(whole, float("nan"))
+
+
+def test_a_part_that_the_loader_leaves_out_is_refused(folder: Path, tmp_path: Path) -> None:
+    networks = _networks(folder)
+    path = tmp_path / "dora.safetensors"
+    _kohya_file(networks, path)
+    key = "lora_unet_" + UNET_LAYERS[0].replace(".", "_")
+    weights = safetensors.torch.load_file(path) | {f"{key}.dora_scale": torch.ones(8, 1)}
+    safetensors.torch.save_file(weights, path)
+    with pytest.raises(BundleError, match="dora_scale"):
+        fuse_lora("StableDiffusionPipeline", networks, [Lora(path)])
 
 
 def test_a_lora_says_what_it_is() -> None:
