@@ -336,3 +336,14 @@ def test_without_a_connection_one_line_says_so(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError) as caught:
         ModelFolder.open("org/name")
     assert_one_line(caught.value, "org/name is no folder here and cannot be had from the hub: ")
+
+
+def test_infinities_of_other_tools_are_read(tmp_path: Path) -> None:
+    """diffusers writes "lambda_min_clipped": -Infinity for its multistep solvers."""
+    folder = tiny_unet2d(tmp_path / "pipeline")
+    config = folder / "scheduler" / "scheduler_config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values |= {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": float("-inf")}
+    config.write_text(json.dumps(values), encoding="utf-8")
+    assert "-Infinity" in config.read_text(encoding="utf-8")
+    assert ModelFolder.open(folder).config("scheduler")["lambda_min_clipped"] == float("-inf")
