@@ -4,7 +4,7 @@
 
 It is Stable Diffusion in small, of the same classes and files: an AutoencoderKL (32x32 pixels to 4x8x8 latents), a
 CLIPTokenizer and a CLIPTextModel, a UNet2DConditionModel with cross attention, and the scaled linear schedule of 1000
-steps. One core trains it in a quarter of an hour, in two stages:
+steps. One core trains it in 15 to 30 minutes, in two stages:
 
 1. The autoencoder (Kingma & Welling, arXiv 1312.6114): E |decoder(z) - x|^2 + KL_WEIGHT KL(z | N(0, 1)), each a mean
    over elements. Its scaling_factor then brings the means of the training images to unit variance.
