@@ -9,12 +9,13 @@ whole is timed a second time as a side of its own, whose difference from itself 
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 from common import Timing, parser, print_table, save, time_sides
-from models import CONDITIONS, NETWORKS, exported, open_network
 from tables import announced
+from typical import CONDITIONS, NETWORKS, exported, open_network
 
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import AbstractSlot
@@ -74,7 +75,7 @@ def _compare(
     counts = [fill(slot, classes, timesteps) for slot in slots.values()]
     count = counts[0]
     clock = time.thread_time if cpu_time else time.perf_counter
-    sides = {side: lambda slot=slot: slot.run(count) for side, slot in slots.items()}
+    sides = {side: partial(slot.run, count) for side, slot in slots.items()}
     timings = time_sides(sides, rounds=rounds, warmup=1, clock=clock)
     whole, parts = (slots[side].output[:count] for side in ("whole", "parts"))
     predicted = (cost["cell_flops"] + cost["pair_flops"] / classes) / cost["flops"]
