@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from fastdc.bundle import write_bundle
 from fastdc.calibration import controlled_limit
-from fastdc.classifier import DiffusionClassifier, load
+from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier, load
 from fastdc.data import LabelledImages
 from fastdc.decide import fit_temperature
 from fastdc.exceptions import InputError
 from fastdc.results import OnProgress
 
 CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from
+# Operations of a calibration: some minutes on one core. A network that takes more is compared with shorter full runs.
+_MOST_FLOPS = 2e13
 _LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
 
 
@@ -59,16 +61,33 @@ def calibrate_manifest(
     """
     classifier = _classifier(manifest, files)
     draws = manifest["defaults"]["draws"]
-    manifest["defaults"]["temperature"] = _temperature(classifier, images)
+    full, seeds = _full_runs(manifest, len(images) * len(classifier.model.conditions))
+    manifest["defaults"]["temperature"] = _temperature(classifier, images, seeds)
     provenance = manifest.setdefault("provenance", {})
-    provenance["calibration"] = f"{len(images)} images, {draws} draws, {CALIBRATION_SEEDS} noise seeds"
+    provenance["calibration"] = f"{len(images)} images, {draws} draws, {seeds} noise seeds"
     try:
         level = supported_delta(len(images)) if delta is None else delta
-        race = classifier.calibrate(images.images, delta=level, seeds=CALIBRATION_SEEDS, progress=progress)
+        race = classifier.calibrate(images.images, delta=level, seeds=seeds, draws=full, progress=progress)
         manifest["calibration"] = race.to_dict()
     except InputError as error:
         if notify is not None:
             notify(f"the race is not calibrated: {error}")
+
+
+def _full_runs(manifest: dict[str, Any], classes: int) -> tuple[int, int]:
+    """Draws and seeds of the full runs that the race is compared with: fewer where they would take too long.
+
+    Args:
+        manifest: Says what an evaluation costs, where that is known.
+        classes: Images times conditions.
+    """
+    draws, seeds = CALIBRATION_DRAWS, CALIBRATION_SEEDS
+    flops = manifest.get("cost", {}).get("flops", 0) * classes
+    while seeds > 1 and flops * draws * seeds > _MOST_FLOPS:
+        seeds //= 2
+    while draws > 16 and flops * draws * seeds > _MOST_FLOPS:
+        draws //= 2
+    return draws, seeds
 
 
 def supported_delta(n: int) -> float:
@@ -91,13 +110,13 @@ def _classifier(manifest: dict[str, Any], files: Mapping[str, bytes | Path]) -> 
         return load(Path(folder) / "bundle", backend="onnx", device="cpu")
 
 
-def _temperature(classifier: DiffusionClassifier, images: LabelledImages) -> float:
+def _temperature(classifier: DiffusionClassifier, images: LabelledImages, count: int) -> float:
     """Fits the temperature to full runs of the default draws.
 
     To those of the race it would hardly differ: on the test digits, the log-likelihood of either by the temperature of
     the other is within 0.002 of that by its own.
     """
-    seeds = range(CALIBRATION_SEEDS)
+    seeds = range(count)
     runs = [classifier.classify(images.images, rule="full", seed=seed).errors for seed in seeds]
     errors, labels = with_doubt(np.concatenate(runs), np.tile(images.labels, len(runs)), len(runs))
     return float(f"{fit_temperature(errors, labels):.4g}")

@@ -1,6 +1,6 @@
 """Whether a bundle classifies as its torch model does: the same images, classes, levels and noise through both."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,8 @@ def compare_errors(
     opened = load(bundle, backend="onnx", device="cpu")
     if images is None:
         images = np.random.default_rng(seed).random((4, *source.model.image_shape), dtype=np.float32)
+    # The bundle's defaults may be others than the source's, and with them the levels.
+    source = replace(source, model=replace(source.model, defaults=opened.model.defaults))
     both = (torch_classifier(source, batch=opened.network.batch), opened)
     want, got = (clf.errors(images, draws=draws, seed=seed).errors.astype(np.float64) for clf in both)
     relative = float((np.abs(got - want) / np.abs(want)).max())
