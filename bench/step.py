@@ -70,7 +70,8 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     views = [ops.view(array) for array in (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output)]
     errors = ops.view(slot.errors)
     table_view, sample, timestep, labels, output = views
-    shared = (run.images, table_view, run.rows, run.streams)
+    placed = run.placed
+    shared = (placed.images_view, table_view, placed.rows_view, placed.streams_view)
     first = np.arange(batch, dtype=np.int32)  # a first look: runs of all classes of an image
     cells = np.stack([first // spec.num_classes % len(x), first % spec.num_classes, 0 * first], axis=1)
     slot.cells[:] = cells

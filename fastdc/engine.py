@@ -5,6 +5,12 @@ cell out. Steps of different slots run at once, each on its own thread; the sche
 on the caller's thread only. Cells of all requests are packed together, so that no step but the last ones runs
 part-filled.
 
+Where the network has fixed sizes a step is padded to the next of them by repeating its last cell, and the results are
+cut. What is launched between the table and the floats is then the same for every step of a size, so the network is
+asked to capture it: the first step of a size runs as it is, the second is captured, all others are replays. Captured
+steps refer to the arrays of a run, which are therefore kept and filled anew for the next run of the same shape: a
+program that classifies one image after another captures nothing after the first few.
+
 No number depends on batch, slots, threads or order: noise is a function of (seed, stream, draw), and an error is a sum
 in a fixed order over one cell. What a backend's network may add is its own business (docs/architecture.md).
 """
@@ -14,7 +20,8 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +31,10 @@ from fastdc.backends.base import AbstractNetwork, AbstractSlot, Buffer
 from fastdc.exceptions import BackendError
 from fastdc.plan import Plan
 from fastdc.scheduler import Cells, Scheduler, Work
+
+# Sets of arrays that a network keeps for runs to come, and captured steps that a set keeps, the oldest given up first.
+_SETS_KEPT = 4
+_STEPS_KEPT = 64
 
 
 class Step:
@@ -41,7 +52,9 @@ class Step:
         self._slot = slot
         self._run = run
         self._key = key
-        self._views: dict[int, tuple[ops.TensorView, ...]] = {}
+        self._index = network.slots.index(slot)
+        self._table = np.zeros((0 if network.sizes is None else network.batch, 3), np.int32)
+        self._launches: dict[int, Callable[[], None]] = {}
 
     def evaluate(self, cells: Cells, denoising: int = 0) -> npt.NDArray[np.float32]:
         """The errors (m,) of m <= batch cells, of which the first `denoising` denoise and have none worth the name.
@@ -50,50 +63,140 @@ class Step:
             BackendError: An error is not finite, as when half precision overflows.
         """
         count = len(cells)
-        run, slot, network = self._run, self._slot, self._network
-        views = self._views.get(count)
-        if views is None:
-            buffers = (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output, slot.errors)
-            views = self._views[count] = tuple(ops.view(buffer[:count]) for buffer in buffers)
-        table, sample, timestep, labels, output, errors = views
-        network.write(slot.cells, cells)
-        ops.add_noise(
-            run.images,
-            table,
-            run.rows,
-            run.streams,
-            seed=run.seed,
-            antithetic=run.antithetic,
-            out=sample,
-            timestep=timestep,
-            labels=labels,
-            n_classes=run.n_classes,
-            stream=network.stream,
-        )
-        slot.run(count)
+        slot, network = self._slot, self._network
+        if network.sizes is None:
+            slot.write(slot.cells, cells)
+            self._launch(count)()
+        else:
+            size = next(size for size in network.sizes if size >= count)
+            slot.write(slot.cells, cells if size == count else self._padded(cells, size))
+            self._launch_or_replay(size)
         if denoising:
-            run.denoise(slot.output, cells[:denoising])
-        ops.denoising_error(
-            output,
-            run.images,
-            table,
-            run.rows,
-            run.streams,
-            seed=run.seed,
-            antithetic=run.antithetic,
-            out=errors,
-            target=run.target,
-            loss=run.loss,
-            delta=run.delta,
-            n_classes=run.n_classes,
-            stream=network.stream,
-        )
-        result = network.read(slot.errors, count)
+            self._run.denoise(slot, cells[:denoising])
+        result = slot.read(slot.errors, count)
         if not np.all(np.isfinite(result)):  # in a table NaN means "not evaluated"
             place, label, draw = cells[np.argmin(np.isfinite(result))].tolist()
             where = f"image {self._key(place)}, class {label}, draw {draw}"
             raise BackendError(f"the network's error is not finite at {where} in {network.precision}")
         return result
+
+    def _padded(self, cells: Cells, size: int) -> Cells:
+        """The cells and their last one again, up to `size` rows."""
+        self._table[: len(cells)] = cells
+        self._table[len(cells) : size] = cells[-1]
+        return self._table[:size]
+
+    def _launch(self, count: int) -> Callable[[], None]:
+        """Launches what makes errors of the first `count` rows of the cell table."""
+        launch = self._launches.get(count)
+        if launch is None:
+            launch = self._launches[count] = self._make_launch(count)
+        return launch
+
+    def _make_launch(self, count: int) -> Callable[[], None]:
+        run, slot = self._run, self._slot
+        buffers = (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output, slot.errors)
+        table, sample, timestep, labels, output, errors = (ops.view(buffer[:count]) for buffer in buffers)
+        placed = run.placed
+        images, rows, streams, target = placed.images_view, placed.rows_view, placed.streams_view, placed.target_view
+        noise: dict[str, Any] = {
+            "seed": run.seed,
+            "antithetic": run.antithetic,
+            "n_classes": run.n_classes,
+            "stream": slot.stream,
+        }
+        loss, delta = run.loss, run.delta
+
+        def launch() -> None:
+            ops.add_noise(images, table, rows, streams, out=sample, timestep=timestep, labels=labels, **noise)
+            slot.run(count)
+            ops.denoising_error(
+                output, images, table, rows, streams, out=errors, target=target, loss=loss, delta=delta, **noise
+            )
+
+        return launch
+
+    def _launch_or_replay(self, size: int) -> None:
+        """Launches a step of a fixed size: as it is the first time, captured the second time, again from then on."""
+        run, network = self._run, self._network
+        steps = run.placed.steps
+        key = (self._index, size, *run.signature)
+        replay = steps.get(key)
+        if replay is not None:
+            replay()
+            return
+        with run.launching:  # what runs the first time may allocate, which no capture likes
+            if key not in steps:
+                if len(steps) >= _STEPS_KEPT:
+                    del steps[next(iter(steps))]
+                self._launch(size)()
+                steps[key] = None
+                return
+            launch = self._launch(size)
+            steps[key] = replay = network.capture(self._slot, launch) or launch
+            replay()
+
+
+class _Placed:
+    """The arrays of a run where the network runs, views of them, and the steps captured on them.
+
+    Args:
+        network: Where to place them.
+        image_shape: (c, h, w).
+        capacity: Images.
+        rows: Draws.
+        maps: Denoised images of an image; 0: none.
+        target: Whether the error compares with another image.
+    """
+
+    def __init__(
+        self,
+        network: AbstractNetwork,
+        image_shape: tuple[int, int, int],
+        *,
+        capacity: int,
+        rows: int,
+        maps: int,
+        target: bool,
+    ) -> None:
+        self.images = network.place(np.zeros((capacity, *image_shape), np.float32))
+        self.streams = network.place(np.zeros(capacity, np.int64))
+        self.rows = network.place(np.zeros((rows, len(ops.ROW_FIELDS)), np.float32))
+        self.maps: Buffer = None
+        self.targets: Buffer = None
+        self.tables: dict[int, Buffer] = {}
+        if maps:
+            self.maps = network.place(np.zeros((capacity, maps, *image_shape), np.float32))
+            self.tables = {id(slot): network.place(np.zeros((network.batch, 3), np.int32)) for slot in network.slots}
+        if target:
+            self.targets = network.place(np.zeros((capacity, *image_shape), np.float32))
+        self.images_view, self.rows_view, self.streams_view = map(ops.view, (self.images, self.rows, self.streams))
+        self.target_view = None if self.targets is None else ops.view(self.targets)
+        self.steps: dict[tuple[Any, ...], Callable[[], None] | None] = {}
+        self.owner: Callable[[], Any] = lambda: None
+
+
+_placing = threading.Lock()
+
+
+def _placed(network: AbstractNetwork, image_shape: tuple[int, int, int], owner: "Run", **shape: Any) -> _Placed:
+    """Arrays of a shape, `owner`'s while it lives: new ones, or where steps are captured those of an earlier run."""
+    if network.sizes is None:
+        return _Placed(network, image_shape, **shape)
+    shape["capacity"] = 1 << (shape["capacity"] - 1).bit_length()  # runs of any number of images meet again
+    key = (image_shape, *sorted(shape.items()))
+    with _placing:
+        sets: list[tuple[Any, _Placed]] = network.kept.setdefault("placed", [])
+        free = [entry for entry in sets if entry[1].owner() is None]
+        found = next((entry for entry in free if entry[0] == key), None)
+        if found is not None:
+            sets.remove(found)
+        elif len(sets) >= _SETS_KEPT and free:
+            sets.remove(free[0])  # the one used longest ago
+        placed = _Placed(network, image_shape, **shape) if found is None else found[1]
+        placed.owner = ref(owner)
+        sets.append((key, placed))
+        return placed
 
 
 class Run:
@@ -110,6 +213,10 @@ class Run:
         n_classes: K.
         capacity: Slots of the pool.
         denoising: The classes that an image is denoised under, as the network calls them; none: it is not.
+
+    Attributes:
+        placed: The arrays.
+        launching: Held while something is launched for the first time or captured.
     """
 
     def __init__(
@@ -124,56 +231,67 @@ class Run:
         denoising: tuple[int, ...] = (),
     ) -> None:
         self._network = network
-        self._images = network.place(np.zeros((capacity, *image_shape), np.float32))
-        self._streams = network.place(np.zeros(capacity, np.int64))
         self._denoising = denoising
         self._replaces = plan.method.replaces
-        self._maps = self._targets = None
-        self.target: ops.TensorView | None = None
         rows = plan.rows
         if denoising:
             rows = np.concatenate([rows, plan.denoising_row])
             n_classes = max(n_classes, *(label + 1 for label in denoising))
-            self._maps = network.place(np.zeros((capacity, len(denoising), *image_shape), np.float32))
-            if not self._replaces:
-                self._targets = network.place(np.zeros((capacity, *image_shape), np.float32))
-                self.target = ops.view(self._targets)
-        self._rows = network.place(rows)
-        self.images, self.rows, self.streams = map(ops.view, (self._images, self._rows, self._streams))
+        self.placed = _placed(
+            network,
+            image_shape,
+            self,
+            capacity=capacity,
+            rows=len(rows),
+            maps=len(denoising),
+            target=bool(denoising) and not self._replaces,
+        )
+        network.write(self.placed.rows, rows)
         self.seed = seed
         self.antithetic = plan.antithetic
         self.n_classes = n_classes
         self.loss = plan.config.loss
         self.delta = plan.config.delta
+        self.launching = threading.Lock()
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What a captured step holds besides pointers."""
+        return self.seed, self.antithetic, self.n_classes, self.loss, self.delta
 
     def place(self, slot: int, image: npt.NDArray[np.float32], stream: int) -> None:
         """Puts an image, float32 (c, h, w) in the model's value range, into a slot that no step in flight refers to."""
-        self._network.write(self._images[slot : slot + 1], image[None])
-        self._network.write(self._streams[slot : slot + 1], np.array([stream], np.int64))
-        if self._maps is not None:
-            self._network.write(self._maps[slot : slot + 1], np.zeros((1, *self._maps.shape[1:]), np.float32))
+        network, placed = self._network, self.placed
+        network.write(placed.images[slot : slot + 1], image[None])
+        network.write(placed.streams[slot : slot + 1], np.array([stream], np.int64))
+        if placed.maps is not None:
+            network.write(placed.maps[slot : slot + 1], np.zeros((1, *placed.maps.shape[1:]), np.float32))
 
-    def denoise(self, output: Buffer, cells: Cells) -> None:
-        """Makes the images of denoising cells from the network's output; no other step may be at the same cells."""
-        table = cells.copy()
-        table[:, 1] = [self._denoising.index(label) for label in cells[:, 1]]
+    def denoise(self, slot: AbstractSlot, cells: Cells) -> None:
+        """Makes the images of denoising cells from a slot's output; no other step may be at the same cells."""
+        placed = self.placed
+        own = cells.copy()
+        own[:, 1] = [self._denoising.index(label) for label in cells[:, 1]]
+        table = placed.tables[id(slot)]
+        slot.write(table, own)
         ops.error_map(
-            output[: len(cells)],
-            self.images,
-            self._network.place(table),
-            self.rows,
-            self.streams,
-            self._maps,
+            slot.output[: len(cells)],
+            placed.images_view,
+            table[: len(cells)],
+            placed.rows_view,
+            placed.streams_view,
+            placed.maps,
             seed=self.seed,
             loss="residual",
-            stream=self._network.stream,
+            stream=slot.stream,
         )
 
     def denoised(self, slot: int) -> None:
         """Puts the mean of a slot's denoised images where the method wants it."""
-        assert self._maps is not None
-        pool: Buffer = self._images if self._replaces else self._targets
-        pool[slot] = self._maps[slot].mean(0)
+        placed, network = self.placed, self._network
+        assert placed.maps is not None
+        pool: Buffer = placed.images if self._replaces else placed.targets
+        network.write(pool[slot : slot + 1], network.read(placed.maps[slot], len(self._denoising)).mean(0)[None])
 
 
 _running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()

@@ -77,6 +77,11 @@ def _view(array: Array, name: str, *, copy: bool = False) -> TensorView:
             array = array.copy()
         if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
             return TensorView(array.view(np.uint16), "bfloat16")
+        if _is_torch(array) and array.is_cuda:  # torch gives no DLPack of a device that is not its current one
+            import torch
+
+            with torch.cuda.device(array.device):
+                return TensorView(array)
         return TensorView(array)
     except Exception as error:  # a producer of DLPack says "no" with whatever exception it likes
         raise InputError(f"{name}: {str(error).partition(chr(10))[0]}") from None

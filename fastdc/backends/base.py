@@ -3,11 +3,17 @@
 A network owns one or more slots. A slot is a set of buffers for one step in flight, placed where the network runs; the
 engine fills ``sample``, ``timestep`` and ``class_labels`` (by ``ops.add_noise``, in place), calls ``run(count)`` and
 reduces ``output`` (by ``ops.denoising_error``). Buffers belong to the backend: NumPy on the CPU, torch tensors in the
-torch backend. Nothing is allocated in the loop.
+torch backend, cuda-core's memory in the other CUDA backends. Nothing is allocated in the loop.
+
+On a CUDA device a slot has a stream of its own, and a network says with ``sizes`` which numbers of rows it runs: the
+engine pads a step to the next of them, captures what it launches for each size once into a CUDA graph
+(``capture``), and replays that.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -33,12 +39,21 @@ class NetworkOptions:
         precision: "auto" or one of :data:`PRECISIONS`: the element type of the network's input and output.
         batch: Largest number of cells in a step.
         threads: CPU threads, for the CPU.
+        compile: Whether the torch backend compiles its module with torch.compile.
+        graphs: Whether steps on a CUDA device are captured into CUDA graphs.
+        tf32: Whether a float32 network on a CUDA device may round the factors of its products to TF32's 10 bits.
+        provider_options: Options of ONNX Runtime's execution provider on a CUDA device, as its documentation names
+            them, besides those that fastdc sets; "provider" chooses the provider: "cuda" (the default) or "tensorrt".
     """
 
     device: str = "auto"
     precision: str = "auto"
     batch: int | None = None
     threads: int | None = None
+    compile: bool = False
+    graphs: bool = True
+    tf32: bool = False
+    provider_options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *PRECISIONS):
@@ -48,11 +63,25 @@ class NetworkOptions:
                 raise InputError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
             raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+        for name, flag in (("compile", self.compile), ("graphs", self.graphs), ("tf32", self.tf32)):
+            if not isinstance(flag, bool):
+                raise InputError(f"{name} must be True or False, got {flag!r}")
+        given = self.provider_options
+        if not isinstance(given, Mapping) or not all(isinstance(word, str) for pair in given.items() for word in pair):
+            raise InputError(f"provider_options must be a mapping of strings to strings, got {given!r:.200}")
 
 
 def one_line(error: Exception) -> str:
     """What an exception of another library says, cut to fit a one-line message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def halves(batch: int) -> tuple[int, ...]:
+    """The batch and its halves, rounded up, down to 1, increasing: sizes of steps, none more than twice too large."""
+    sizes = [batch]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return tuple(reversed(sizes))
 
 
 def _is_whole(value: Any) -> bool:
@@ -69,6 +98,7 @@ class AbstractSlot(Protocol):
         output: (batch, c, h, w) of the network's precision, F.
         cells: int32 (batch, 3), the cell table.
         errors: float32 (batch,).
+        stream: CUDA stream handle of the step's work, 0 on the CPU.
     """
 
     sample: Buffer
@@ -77,9 +107,22 @@ class AbstractSlot(Protocol):
     output: Buffer
     cells: Buffer
     errors: Buffer
+    stream: int
 
     def run(self, count: int) -> None:
-        """Evaluates the first `count` rows: output = F(sample, timestep, class_labels). Releases the GIL."""
+        """Evaluates the first `count` rows: output = F(sample, timestep, class_labels). Releases the GIL.
+
+        On a device it enqueues that on the slot's stream; `count` is one of the network's sizes.
+        """
+
+    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        """Copies a host array into the first rows of a buffer, after all that the network was told to write before.
+
+        On a device it enqueues that on the slot's stream; the array may change once it has returned.
+        """
+
+    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
+        """The first `count` values of a buffer as a new host array, after all work of the slot's stream."""
 
 
 class AbstractNetwork(Protocol):
@@ -91,7 +134,8 @@ class AbstractNetwork(Protocol):
         precision: Element type of sample and output.
         batch: Rows of a slot.
         slots: Steps that may be in flight at once, each driven by its own thread.
-        stream: CUDA stream handle of the work, 0 on the CPU.
+        stream: CUDA stream handle of place, write and read; 0 on the CPU.
+        sizes: The numbers of rows that a slot runs, increasing up to batch; None: any.
     """
 
     backend: str
@@ -100,15 +144,28 @@ class AbstractNetwork(Protocol):
     batch: int
     slots: tuple[AbstractSlot, ...]
     stream: int
+    sizes: tuple[int, ...] | None
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The engine's, for what it keeps from run to run where there are sizes; empty when the network is made."""
 
     def place(self, array: npt.NDArray[Any]) -> Buffer:
         """The array where the network runs: itself on the CPU, a copy on a device."""
 
     def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
-        """Copies a host array into the first rows of a buffer."""
+        """Copies a host array into the first rows of a buffer, before anything that a slot is told to write later."""
 
     def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
         """The first `count` values of a buffer as a new host array."""
+
+    def capture(self, slot: AbstractSlot, launch: Callable[[], None]) -> Callable[[], None] | None:
+        """What launches the same work again as one CUDA graph; None: this network has no such thing.
+
+        Args:
+            slot: Whose stream the work is enqueued on.
+            launch: Enqueues it; called once, and no other step of the network is launched meanwhile. It was run before.
+        """
 
 
 class AbstractEncoder(Protocol):
@@ -118,15 +175,10 @@ class AbstractEncoder(Protocol):
         """Latents float32 (n, c, h, w) of images float32 (n, C, H, W) in the model's value range."""
 
 
-class HostArrays:
-    """place, write and read of networks whose buffers are NumPy arrays."""
+class _HostCopies:
+    """write and read of NumPy buffers."""
 
     stream = 0
-    device = "cpu"
-
-    def place(self, array: npt.NDArray[Any]) -> Buffer:
-        """See :class:`AbstractNetwork`."""
-        return array
 
     def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
         """See :class:`AbstractNetwork`."""
@@ -138,7 +190,27 @@ class HostArrays:
         return copy
 
 
-class HostBuffers:
+class HostArrays(_HostCopies):
+    """What networks whose buffers are NumPy arrays have in common; see :class:`AbstractNetwork`."""
+
+    device = "cpu"
+    sizes: tuple[int, ...] | None = None
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """See :class:`AbstractNetwork`."""
+        return {}
+
+    def place(self, array: npt.NDArray[Any]) -> Buffer:
+        """See :class:`AbstractNetwork`."""
+        return array
+
+    def capture(self, slot: AbstractSlot, launch: Callable[[], None]) -> Callable[[], None] | None:
+        """See :class:`AbstractNetwork`."""
+        return None
+
+
+class HostBuffers(_HostCopies):
     """NumPy buffers of a slot; see :class:`AbstractSlot`."""
 
     def __init__(self, batch: int, sample_shape: tuple[int, int, int], dtype: npt.DTypeLike = np.float32) -> None:

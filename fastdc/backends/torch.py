@@ -2,14 +2,22 @@
 
 A bundle's module is rebuilt from its plain config and ``weights.safetensors`` (``fastdc.networks``); any torch module
 with forward(sample, timestep, class_labels) can be given instead.
+
+On a CUDA device there are two slots with a stream each, so that the host's work for one step is hidden behind the other
+step; tables and results travel through pinned memory; convolutions run in channels_last; and a step, fastdc's kernels
+included, is captured by torch's own CUDA graphs (their memory comes from a pool a slot). None of the CUDA part has run
+on a device yet: docs/gpu.md has the command that verifies it.
 """
 
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, Buffer, NetworkOptions, one_line
+from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, Buffer, NetworkOptions, halves, one_line
 from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, BundleError
 from fastdc.extras import require
@@ -18,15 +26,40 @@ from fastdc.manifest import WEIGHTS
 if TYPE_CHECKING:
     import torch
 
+CUDA_SLOTS = 2
+
+# Sizes of a step that torch.compile may specialise for: the halves of any batch.
+_RECOMPILE_LIMIT = 64
+
 
 class _TorchSlot:
-    """Torch buffers of a step, on the module's device; see ``base.AbstractSlot``."""
+    """Torch buffers of a step; see ``base.AbstractSlot``.
 
-    def __init__(self, module: "torch.nn.Module", batch: int, image_shape: tuple[int, int, int], dtype: Any) -> None:
+    Args:
+        call: The module, or what torch.compile made of it.
+        batch: Rows.
+        image_shape: (c, h, w).
+        dtype: Of sample and output.
+        device: Where they lie.
+        channels_last: Whether the module takes its sample with the channels as the fastest axis.
+    """
+
+    stream = 0
+
+    def __init__(
+        self,
+        call: Callable[..., "torch.Tensor"],
+        batch: int,
+        image_shape: tuple[int, int, int],
+        *,
+        dtype: "torch.dtype",
+        device: str,
+        channels_last: bool = False,
+    ) -> None:
         import torch
 
-        device = _device_of(module)
-        self._module = module
+        self._call = call
+        self._channels_last = channels_last
         self.sample: Buffer = torch.zeros((batch, *image_shape), dtype=dtype, device=device)
         self.timestep: Buffer = torch.zeros(batch, device=device)
         self.class_labels: Buffer = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -35,15 +68,80 @@ class _TorchSlot:
         self.errors: Buffer = torch.zeros(batch, device=device)
 
     def run(self, count: int) -> None:
+        """See ``base.AbstractSlot``."""
         import torch
 
         with torch.inference_mode():
-            result = self._module(self.sample[:count], self.timestep[:count], self.class_labels[:count])
-            if result.shape != self.sample[:count].shape:
-                raise BackendError(
-                    f"the module returned shape {tuple(result.shape)}, expected {tuple(self.sample[:count].shape)}"
-                )
+            sample = self.sample[:count]
+            if self._channels_last:
+                sample = sample.contiguous(memory_format=torch.channels_last)
+            result = self._call(sample, self.timestep[:count], self.class_labels[:count])
+            if result.shape != sample.shape:
+                raise BackendError(f"the module returned shape {tuple(result.shape)}, expected {tuple(sample.shape)}")
             self.output[:count].copy_(result)
+
+    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        """See ``base.AbstractSlot``."""
+        import torch
+
+        buffer[: len(array)].copy_(torch.from_numpy(array))
+
+    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
+        """See ``base.AbstractSlot``."""
+        copy: npt.NDArray[np.float32] = buffer[:count].to("cpu", copy=True).numpy()
+        return copy
+
+
+class _CudaSlot(_TorchSlot):
+    """A slot on a device, with a stream of its own and pinned memory beside the table and the errors.
+
+    Args:
+        written: Recorded after whatever the network wrote last.
+        **more: See :class:`_TorchSlot`.
+    """
+
+    def __init__(self, *args: Any, written: "torch.cuda.Event", device: str, **more: Any) -> None:
+        import torch
+
+        super().__init__(*args, device=device, **more)
+        self.queue = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.pool = torch.cuda.graph_pool_handle()
+        self.stream = int(self.queue.cuda_stream)
+        self._written = written
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._staged: dict[int, torch.Tensor] = {}
+        self._result = torch.zeros(len(self.errors), pin_memory=True)
+        torch.cuda.synchronize(device)  # the buffers were filled on another stream
+
+    def run(self, count: int) -> None:
+        """See ``base.AbstractSlot``."""
+        import torch
+
+        with torch.cuda.stream(self.queue):
+            super().run(count)
+
+    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        """See ``base.AbstractSlot``. What is staged here was read by the device when the last step's errors came."""
+        import torch
+
+        staged = self._staged.get(buffer.data_ptr())
+        if staged is None:
+            staged = self._staged[buffer.data_ptr()] = torch.zeros(buffer.shape, dtype=buffer.dtype, pin_memory=True)
+        staged.numpy()[: len(array)] = array
+        with torch.cuda.stream(self.queue):
+            self.queue.wait_event(self._written)
+            buffer[: len(array)].copy_(staged[: len(array)], non_blocking=True)
+
+    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
+        """See ``base.AbstractSlot``. `buffer` is the slot's errors."""
+        import torch
+
+        with torch.cuda.stream(self.queue):
+            self._result[:count].copy_(buffer[:count], non_blocking=True)
+            self._done.record(self.queue)
+        self._done.synchronize()  # without the GIL
+        copy: npt.NDArray[np.float32] = self._result[:count].numpy().copy()
+        return copy
 
 
 class TorchNetwork:
@@ -53,7 +151,8 @@ class TorchNetwork:
         module: forward(sample (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) -> (b, c, h, w). Moved to
             the device and precision, and put into evaluation mode.
         image_shape: (channels, height, width).
-        options: device, precision (default float32), batch, threads (sets torch's global thread count).
+        options: device, precision (default float32), batch, threads (sets torch's global thread count), compile,
+            graphs, tf32 (on a CUDA device sets torch's global flags of it).
 
     Attributes:
         module: The module as it runs, for what needs more than F, such as gradients.
@@ -72,14 +171,38 @@ class TorchNetwork:
         self.device = _choose_device(options.device)
         self.precision = "float32" if options.precision == "auto" else options.precision
         self.batch = options.batch or DEFAULT_BATCH
+        self.kept: dict[str, Any] = {}
+        self.stream = 0
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         dtype = getattr(torch, self.precision)
         self.module = module.to(device=self.device, dtype=dtype).eval()
-        self.slots: tuple[AbstractSlot, ...] = (_TorchSlot(self.module, self.batch, image_shape, dtype),)
-        self.stream = 0
-        if self.device.startswith("cuda"):
-            self.stream = int(torch.cuda.current_stream(self.device).cuda_stream)
+        cuda = self.device.startswith("cuda")
+        self.sizes = halves(self.batch) if cuda or options.compile else None
+        self._graphs = options.graphs
+        more: dict[str, Any] = {"dtype": dtype, "device": self.device}
+        if cuda:
+            more |= self._prepare_cuda(options)
+        call = _compiled(self.module) if options.compile else self.module
+        kind = _CudaSlot if cuda else _TorchSlot
+        self.slots: tuple[AbstractSlot, ...] = tuple(
+            kind(call, self.batch, image_shape, **more) for _ in range(CUDA_SLOTS if cuda else 1)
+        )
+
+    def _prepare_cuda(self, options: NetworkOptions) -> dict[str, Any]:
+        """Streams and layout on a device; what its slots need to know."""
+        import torch
+
+        if self.precision == "float32":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+        self._home = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self._written = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._written.record(self._home)
+        self.stream = int(self._home.cuda_stream)
+        channels_last = any(parameter.dim() == 4 for parameter in self.module.parameters())
+        if channels_last:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return {"channels_last": channels_last, "written": self._written}
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: NetworkOptions | None = None) -> "TorchNetwork":
@@ -115,19 +238,62 @@ class TorchNetwork:
         """See ``base.AbstractNetwork``."""
         import torch
 
-        buffer[: len(array)].copy_(torch.from_numpy(array))
+        host = torch.from_numpy(np.ascontiguousarray(array))
+        if not self.stream:
+            buffer[: len(array)].copy_(host)
+            return
+        with torch.cuda.stream(self._home):
+            # Pinned memory comes from torch's cache and returns to it once the copy has run.
+            buffer[: len(array)].copy_(host.pin_memory(), non_blocking=True)
+            self._written.record(self._home)
 
     def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
         """See ``base.AbstractNetwork``; waits for the device."""
-        copy: npt.NDArray[np.float32] = buffer[:count].to("cpu", copy=True).numpy()
+        import torch
+
+        with torch.cuda.stream(self._home) if self.stream else nullcontext():
+            copy: npt.NDArray[np.float32] = buffer[:count].to("cpu", copy=True).numpy()
         return copy
 
+    def capture(self, slot: AbstractSlot, launch: Callable[[], None]) -> Callable[[], None] | None:
+        """See ``base.AbstractNetwork``.
 
-def _device_of(module: "torch.nn.Module") -> "torch.device":
+        Raises:
+            BackendError: The module does what a graph cannot hold, such as reading a value back.
+        """
+        import torch
+
+        if not isinstance(slot, _CudaSlot) or not self._graphs:
+            return None
+        graph, queue = torch.cuda.CUDAGraph(), slot.queue
+        try:
+            # thread_local: the other slot's thread goes on launching and waiting meanwhile.
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(graph, pool=slot.pool, stream=queue, capture_error_mode="thread_local"),
+            ):
+                launch()
+        except RuntimeError as error:
+            raise BackendError(
+                f"the module cannot be captured into a CUDA graph, run it with graphs=False: {one_line(error)}"
+            ) from None
+
+        def replay() -> None:
+            with torch.cuda.stream(queue):
+                graph.replay()
+
+        return replay
+
+
+def _compiled(module: "torch.nn.Module") -> Callable[..., "torch.Tensor"]:
+    """The module compiled for each size by itself, as soon as it is called with it."""
     import torch
 
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    more: dict[str, Any] = {}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        more = {"dynamic": False, "recompile_limit": _RECOMPILE_LIMIT}  # else after 8 sizes it would stop compiling
+    compiled: Callable[..., torch.Tensor] = torch.compile(module, **more)
+    return compiled
 
 
 def _choose_device(wanted: str) -> str:
