@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,7 +65,7 @@ class TimedSlot:
 
 
 def time_sides(
-    sides: dict[str, Callable[[], Any]],
+    sides: Mapping[str, Callable[[], Any]],
     *,
     rounds: int = 15,
     min_seconds: float = 0.02,

@@ -179,7 +179,7 @@ def _source(
         for parameter in network.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    kinds = {"edm": "edm", "stable-diffusion-3": "flow"}
+    kinds = {"edm": Parameterization("edm", sigma_data=0.5), "stable-diffusion-3": Parameterization("flow")}
     latent = shape[0] == 4
     return Source(
         family=family,
@@ -189,7 +189,7 @@ def _source(
             latent_shape=shape if latent else None,
             class_names=tuple(f"class {k}" for k in range(CONDITIONS)),
             schedule=schedule,
-            parameterization=Parameterization(kinds.get(family, "epsilon")),
+            parameterization=kinds.get(family, Parameterization("epsilon")),
             null_class=CONDITIONS,
         ),
         denoiser=network.eval().requires_grad_(False),
