@@ -42,6 +42,7 @@ _OF_SOURCES = {
     "scored": "--scored",
     "verify": "--verify",
 }
+_UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
 
 
 @click.command(name="export", epilog=_EPILOG)
@@ -157,7 +158,7 @@ def _run(source: str, out: str, quiet: bool, notes: list[str], options: dict[str
     from fastdc.export import CALIBRATION_SEEDS, export_run
 
     for name, option in _OF_SOURCES.items():
-        if options.pop(name) not in (None, (), False, name in ("split", "text") or None):
+        if options.pop(name) not in (None, (), _UNLESS_GIVEN.get(name)):
             raise InputError(f"{option} is for models of other tools, {source} is a run of fastdc train")
     given = {**options, **{name: default for name, default in _RUN_DEFAULTS.items() if options[name] is None}}
     with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.exceptions import BackendError
+from fastdc.exceptions import BackendError, InputError
 from fastdc.export.flops import Flops, input_shapes, measure_flops
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
 from fastdc.export.scored import scored_graph
@@ -81,7 +81,7 @@ def denoiser_files(
         notify: Called with a line about each step.
 
     Raises:
-        InputError: Precision and opset do not fit each other.
+        InputError: Precision and opset do not fit each other, or the denoiser returns another shape than its sample's.
         BackendError: The graph, or its parts, do not compute what torch does.
         MissingDependencyError: A package of the extra export is not installed.
     """
@@ -137,9 +137,13 @@ def _graph(source: Source, precision: str, opset: int) -> "onnx.ModelProto":
     # As few rows as an example needs: the tables themselves stay out of the graph.
     tables = {name: torch.from_numpy(np.resize(table, (2, *table.shape[1:]))) for name, table in source.tables.items()}
     inputs["class_labels"] %= 2
-    return export_graph(
+    model = export_graph(
         source.denoiser, {**inputs, **tables}, ("output",), leading=leading, opset=opset, precision=precision
     )
+    got = tuple(extent.dim_value for extent in model.graph.output[0].type.tensor_type.shape.dim)[1:]
+    if got != source.model.sample_shape:
+        raise InputError(f"the denoiser must return the shape of its sample, {source.model.sample_shape}, got {got}")
+    return model
 
 
 def _named(parts: Split | None) -> list[tuple[str, "onnx.ModelProto"]]:

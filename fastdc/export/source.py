@@ -4,6 +4,7 @@ A bundle is written when everything in it was found to compute what torch does, 
 an evaluation costs and which versions made the bundle stand in its manifest.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,19 @@ from fastdc.export.quantized import quantized_files
 from fastdc.export.storage import LARGE, weight_bytes
 from fastdc.export.verify import Feed, GraphCheck, verify_graph
 from fastdc.extras import version_of
-from fastdc.manifest import ENCODER, PRECISIONS, TABLES, TEXT, TOKENIZERS
+from fastdc.job import plan_config
+from fastdc.manifest import (
+    DENOISER,
+    ENCODER,
+    FORMAT,
+    PRECISIONS,
+    TABLES,
+    TEXT,
+    TOKENIZERS,
+    VERSION,
+    parse_manifest,
+)
+from fastdc.plan import make_plan
 from fastdc.results import OnProgress
 from fastdc.sources.base import Source
 
@@ -29,6 +42,8 @@ Files = dict[str, bytes | Path]
 Notify = Callable[[str], None]
 
 _FEW = (1, 3)  # batches at which encoders are compared: images are large, and nothing is traced with one of them
+# Below 18 torch writes other operators than those that were checked; above 23 its exporter knows no operators.
+_LEAST_OPSET, _LEAST_OPSET_BFLOAT16, _LARGEST_OPSET = 18, 22, 23
 _PACKAGES = ("torch", "onnx", "onnxscript", "diffusers", "transformers")
 
 
@@ -88,8 +103,13 @@ def export_source(
     """
     if Path(out).exists() and not overwrite:  # said now, not after the work; write_bundle checks again
         raise BundleError(f"{out} exists: choose another path, or replace it with overwrite (--overwrite)")
-    _check(source, precision, images)
+    _check(source, precision, opset, images, calibrate=calibrate)
     check_delta(delta, images if calibrate else None)
+    given = {"draws": draws, "levels": levels, "weighting": weighting, "loss": loss, "first": list(first) or None}
+    manifest = _manifest(source, precision, {key: value for key, value in given.items() if value is not None})
+    manifest["name"] = name if name is not None else source.model.name
+    manifest["description"] = description if description is not None else source.family  # its size is not yet known
+    _check_manifest(Path(out), manifest)
     with tempfile.TemporaryDirectory(prefix="fastdc-export-") as place:
         folder = Path(place)
         made = denoiser_files(
@@ -105,11 +125,10 @@ def export_source(
         checks = {"denoiser": made.check}
         files |= _encoder_files(source, folder, opset, checks, notify)
         files |= _text_files(source, folder, opset, checks, notify, encoder=text)
-        manifest = _manifest(source, made, checks, precision)
-        manifest["name"] = name if name is not None else source.model.name
-        manifest["description"] = description if description is not None else _description(source, made)
-        given = {"draws": draws, "levels": levels, "weighting": weighting, "loss": loss, "first": list(first) or None}
-        manifest["defaults"] |= {key: value for key, value in given.items() if value is not None}
+        if description is None:
+            manifest["description"] = _description(source, made)
+        manifest["cost"] = made.cost()
+        manifest["provenance"] = _provenance(source, made, checks)
         if precision == "int8" and images is not None:
             notify("quantising the denoiser")
             files, found = quantized_files(source, manifest, files, images)
@@ -120,12 +139,17 @@ def export_source(
         return write_bundle(out, manifest, files, overwrite=overwrite)
 
 
-def _check(source: Source, precision: str, images: LabelledImages | None) -> None:
+def _check(source: Source, precision: str, opset: int, images: LabelledImages | None, *, calibrate: bool) -> None:
     """Refuses before the work what could not be used after it."""
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    least = _LEAST_OPSET_BFLOAT16 if precision == "bfloat16" else _LEAST_OPSET
+    if not least <= opset <= _LARGEST_OPSET:
+        raise InputError(f"opset must be from {least} to {_LARGEST_OPSET} in {precision}, got {opset}")
     if precision == "int8" and images is None:
         raise InputError("int8 needs images to take the ranges of activations from (--calibrate)")
+    if precision == "bfloat16" and images is not None and calibrate:
+        raise InputError("a bundle in bfloat16 does not run on the CPU: calibrate it where it runs (fastdc calibrate)")
     if images is not None:
         if images.images.shape[1:] != source.model.image_shape:
             raise InputError(f"images must have shape {source.model.image_shape}, got {images.images.shape[1:]}")
@@ -200,16 +224,15 @@ def _inside(graph: Any, name: str) -> bytes:
     return bytes(graph.SerializeToString(deterministic=True))
 
 
-def _manifest(source: Source, made: DenoiserFiles, checks: dict[str, GraphCheck], precision: str) -> dict[str, Any]:
-    """Everything but name, description and files; format in docs/bundle.md."""
+def _manifest(source: Source, precision: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """What is known before the work, but for name and description; format in docs/bundle.md.
+
+    Args:
+        source: The model.
+        precision: Of the network.
+        defaults: What takes the place of the model's own.
+    """
     model = source.model
-    provenance: dict[str, Any] = {"family": source.family, **source.provenance}
-    for part, check in checks.items():
-        provenance[f"{part}_max_difference"] = float(f"{check.difference:.2g}")
-    provenance["denoiser_checked_at_batches"] = ", ".join(map(str, made.check.batches))
-    if made.split is not None:
-        provenance["parts_max_difference"] = float(f"{made.split_difference:.2g}")
-    provenance |= {package: version for package in _PACKAGES if (version := version_of(package))}
     manifest: dict[str, Any] = {
         "image": {"shape": list(model.image_shape), "range": list(model.value_range)},
         "classes": list(model.class_names),
@@ -222,9 +245,9 @@ def _manifest(source: Source, made: DenoiserFiles, checks: dict[str, GraphCheck]
             "weighting": model.defaults.weighting,
             "loss": model.defaults.loss,
             "temperature": model.defaults.temperature,
+            **({"first": list(model.defaults.first)} if model.defaults.first else {}),
+            **defaults,
         },
-        "cost": made.cost(),
-        "provenance": provenance,
     }
     if model.latent_shape is not None:
         manifest["latent"] = {"shape": list(model.latent_shape)}
@@ -233,6 +256,31 @@ def _manifest(source: Source, made: DenoiserFiles, checks: dict[str, GraphCheck]
     if precision != "float32":
         manifest["precision"] = precision
     return manifest
+
+
+def _check_manifest(out: Path, manifest: dict[str, Any]) -> None:
+    """Reads a manifest as a loader will, before the work that it is to describe.
+
+    Raises:
+        BundleError: A name or a default that no loader takes.
+        InputError: Noise levels that the schedule does not have.
+    """
+    nothing = {"sha256": "0" * 64, "bytes": 0}
+    names = [DENOISER, *([ENCODER] if "latent" in manifest else [])]
+    head = {"format": FORMAT, "version": VERSION, **manifest, "provenance": {}, "files": dict.fromkeys(names, nothing)}
+    model = parse_manifest(out, json.loads(json.dumps(head)), "")
+    make_plan(model.schedule, model.parameterization, plan_config(model, {}))
+
+
+def _provenance(source: Source, made: DenoiserFiles, checks: dict[str, GraphCheck]) -> dict[str, Any]:
+    """Where the model comes from, how close its graphs are to torch, and what made them."""
+    provenance: dict[str, Any] = {"family": source.family, **source.provenance}
+    for part, check in checks.items():
+        provenance[f"{part}_max_difference"] = float(f"{check.difference:.2g}")
+    provenance["denoiser_checked_at_batches"] = ", ".join(map(str, made.check.batches))
+    if made.split is not None:
+        provenance["parts_max_difference"] = float(f"{made.split_difference:.2g}")
+    return provenance | {package: version for package in _PACKAGES if (version := version_of(package))}
 
 
 def _description(source: Source, made: DenoiserFiles) -> str:

@@ -1,0 +1,166 @@
+"""One tiny model of every family that can be exported, and its bundle, made once a test run.
+
+An export takes seconds, so everything is checked on one bundle a family. It is kept in the run's temporary folder,
+where the workers of a parallel run share it; a lock lets the first one that wants it make it.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import edm_files
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tiny_models
+import torch
+from torch import Tensor, nn
+from worlds import WITHOUT
+
+from fastdc import Model
+from fastdc.bundle import Bundle, load_bundle
+from fastdc.data import LabelledImages
+from fastdc.export.source import export_source
+from fastdc.model import Defaults
+from fastdc.parameterization import Parameterization
+from fastdc.prompts import Prompts, prompts_of
+from fastdc.schedules import EDMSchedule
+from fastdc.sources import Source, open_source
+
+# Networks of some thousand parameters: threads would only wait for each other.
+torch.set_num_threads(1)
+
+NAMES = ("cube", "cone")
+TEMPLATES = ("a photo of a {}.", "the red {}")
+PROMPTS: Prompts = prompts_of(NAMES, TEMPLATES)
+
+# What the package needs neither to open nor to run a bundle.
+HIDDEN = "torch,onnx,onnxscript,diffusers,transformers,peft,huggingface_hub"
+
+
+class Small(nn.Module):
+    """Convolutions, a normalisation, an embedding and a product: enough to go through every step of an export fast."""
+
+    def __init__(self, *, channels: int = 2, classes: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.norm = nn.GroupNorm(2, width)
+        self.label = nn.Embedding(classes + 1, width)
+        self.time = nn.Linear(1, width)
+        self.mix = nn.Linear(width, width)
+        self.middle = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        time = self.time(timestep[:, None].to(self.time.weight.dtype))
+        code = self.mix(nn.functional.silu(self.label(class_labels) + time))
+        hidden = nn.functional.silu(self.norm(self.first(sample)) + code[:, :, None, None])
+        out: Tensor = self.last(nn.functional.silu(self.middle(hidden)))
+        return out
+
+
+def small_source(*, seed: int = 0, side: int = 6, defaults: Defaults | None = None) -> Source:
+    """A module of a user's own, made into a source by hand."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Small().eval().requires_grad_(False)
+    model = Model(
+        name="by hand",
+        image_shape=(2, side, side),
+        class_names=("x", "y", "z"),
+        schedule=EDMSchedule(sigma_min=0.02, sigma_max=20.0, timestep_scale=0.25),
+        parameterization=Parameterization("edm", sigma_data=0.5),
+        null_class=3,
+        defaults=defaults or Defaults(draws=4, levels=(0.1, 3.0), weighting="edm"),
+    )
+    return Source(family="module", model=model, denoiser=network, provenance={"source": "by hand"})
+
+
+def labelled(source: Source, count: int = 24, *, seed: int = 0) -> LabelledImages:
+    """Random images of a source's shape, with random labels."""
+    rng = np.random.default_rng(seed)
+    names = source.model.class_names
+    images = rng.integers(0, 256, (count, *source.model.image_shape)).astype(np.uint8)
+    labels = rng.integers(0, len(names), count)
+    return LabelledImages(images, labels, names, tuple(f"image {i}" for i in range(count)))
+
+
+def random_images(source: Source, count: int = 4, *, seed: int = 1) -> npt.NDArray[np.float32]:
+    """Images (count, c, h, w) in [0, 1]."""
+    return np.random.default_rng(seed).random((count, *source.model.image_shape), dtype=np.float32)
+
+
+def _unet2d(folder: Path) -> Source:
+    return open_source(tiny_models.tiny_unet2d(folder, classes=4), class_names=("a", "b", "c"))
+
+
+def _dit(folder: Path) -> Source:
+    return open_source(tiny_models.tiny_dit(folder))
+
+
+def _sd(folder: Path) -> Source:
+    return open_source(tiny_models.tiny_sd(folder), prompts=PROMPTS)
+
+
+def _sdxl(folder: Path) -> Source:
+    return open_source(tiny_models.tiny_sdxl(folder), prompts=PROMPTS)
+
+
+def _sd3(folder: Path) -> Source:
+    return open_source(tiny_models.tiny_sd3(folder), prompts=PROMPTS)
+
+
+def _edm(folder: Path) -> Source:
+    folder.mkdir(parents=True)
+    return open_source(edm_files.write_edm(folder / "tiny-edm.pkl", "ddpmpp", label_dropout=0.1))
+
+
+_OPENED: dict[str, Callable[[Path], Source]] = {
+    "module": lambda _: small_source(),
+    "unet2d": _unet2d,
+    "dit": _dit,
+    "stable-diffusion": _sd,
+    "stable-diffusion-xl": _sdxl,
+    "stable-diffusion-3": _sd3,
+    "edm": _edm,
+}
+FAMILIES = [pytest.param(name, marks=() if name == "module" else pytest.mark.slow) for name in _OPENED]
+"""Names of the families, for ``parametrize``."""
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a parallel run see."""
+    own = factory.getbasetemp()
+    return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+
+
+@cache
+def exported(family: str, root: Path) -> tuple[Source, Bundle]:
+    """A family's source and its bundle, as an export without options makes it.
+
+    Args:
+        family: One of :data:`FAMILIES`.
+        root: Where it is kept; see :func:`shared_folder`.
+    """
+    # The folder has the same name in every worker: a source is called as its folder is.
+    source = _OPENED[family](root / f"opened-{os.getpid()}" / f"tiny-{family}")
+    out = root / "bundles" / family
+    out.parent.mkdir(exist_ok=True)
+    with (root / f"{family}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            export_source(source, out)
+    return source, load_bundle(out)
+
+
+def run_without(program: str, *args: str | Path) -> str:
+    """What a program prints in a process in which importing :data:`HIDDEN` fails."""
+    code = WITHOUT + "\n" + program
+    command = [sys.executable, "-c", code, HIDDEN, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
