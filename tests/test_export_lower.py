@@ -13,8 +13,9 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from fastdc.export.lower import lower_einsum, lower_groups, lower_single_group
+from fastdc.export.lower import lower_einsum, lower_groups, lower_single_group, lower_types
 from fastdc.export.storage import check_graph
+from fastdc.export.verify import widen
 
 KINDS: dict[Any, int] = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
 
@@ -75,3 +76,42 @@ def test_only_permutations_become_transposes() -> None:
         assert np.array_equal(run(lowered, x), np.einsum(equation, x))
     for equation, operands in (("abc->ab", 1), ("abc,abc->abc", 2)):
         assert lower_einsum(model(equation, operands)) == 0
+
+
+def test_mixed_float_types_are_promoted_as_torch_does() -> None:
+    inputs = [
+        helper.make_tensor_value_info("a", TensorProto.FLOAT16, [2, 3]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 1]),
+    ]
+    output = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 4])]
+    info = [helper.make_tensor_value_info("row", TensorProto.FLOAT16, [2, 4])]  # as the exporter notes it, wrongly
+    nodes = [
+        helper.make_node("Concat", ["a", "x"], ["row"], name="mixed", axis=1),
+        helper.make_node("Concat", ["row", "row"], ["y"], name="same", axis=0),
+    ]
+    made = helper.make_graph(nodes, "concat", inputs, output, value_info=info)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    assert lower_types(model) == 1
+    del model.graph.value_info[:]
+    check_graph(model)
+    feed = {"a": np.array([[1, 2, 3], [4, 5, 6]], np.float16), "x": np.full((2, 1), 0.1, np.float32)}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    row = torch.cat([torch.from_numpy(feed["a"]), torch.from_numpy(feed["x"])], dim=1)
+    assert np.array_equal(session.run(None, feed)[0], torch.cat([row, row]).numpy())
+
+
+def test_a_transposed_convolution_in_bfloat16_runs_in_float32() -> None:
+    ends = [
+        [helper.make_tensor_value_info(n, TensorProto.BFLOAT16, ["batch", 2, s, s])] for n, s in (("x", 3), ("y", 6))
+    ]
+    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [2, 1, 2, 2], [0.5] * 8)
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], group=2, strides=[2, 2])
+    made = helper.make_graph([node], "deconvolution", *ends, [weight])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    assert lower_types(model) == 1
+    assert [one.op_type for one in model.graph.node] == ["Cast", "Cast", "ConvTranspose", "Cast"]
+    check_graph(model)
+    wide = widen(model)
+    x = np.random.default_rng(0).standard_normal((4, 2, 3, 3), np.float32)
+    want = torch.nn.functional.conv_transpose2d(torch.from_numpy(x), torch.full((2, 1, 2, 2), 0.5), stride=2, groups=2)
+    np.testing.assert_allclose(run(wide, x), want.numpy(), rtol=1e-6)

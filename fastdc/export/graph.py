@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdc.backends.base import one_line
 from fastdc.exceptions import BackendError, InputError
-from fastdc.export.lower import lower_einsum, lower_single_group
+from fastdc.export.lower import lower_einsum, lower_single_group, lower_types
 from fastdc.export.storage import check_graph
 from fastdc.extras import require
 
@@ -191,6 +191,7 @@ def _export(
         raise BackendError(f"torch cannot export the network: {one_line(error)}") from error
     assert program is not None  # nothing else comes of dynamo=True
     model = program.model_proto
+    lower_types(model)
     strip(model)
     return model
 

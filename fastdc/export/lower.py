@@ -10,6 +10,9 @@
   is an InstanceNormalization of x reshaped to (batch, groups, -1), whose own scale and bias are 1 and 0, followed by
   the channels' scale and bias: what torch itself writes below opset 21. Statistics are taken in float32, as the
   operator's ``stash_type`` asks.
+* Concat of several float types, which torch promotes to the widest and its exporter writes down as it is (the text and
+  the sizes in SDXL's embedding of the level), gets Casts: ONNX wants one type.
+* ConvTranspose in bfloat16, which TensorRT cannot type, runs in float32 between Casts.
 """
 
 import re
@@ -44,6 +47,52 @@ def lower_groups(model: "onnx.ModelProto") -> int:
     """Replaces, in place, every GroupNormalization, for engines that have no kernel for it; returns how many."""
     rewriting = _GroupRewriting(model, every=True)
     return _replace(model, "GroupNormalization", rewriting)
+
+
+def lower_types(model: "onnx.ModelProto") -> int:
+    """Inserts, in place, the Casts that Concat and ConvTranspose need; returns how many nodes got some.
+
+    Args:
+        model: With the types that the exporter notes for every value (``value_info``).
+    """
+    onnx = require("onnx", extra="export")
+    graph = model.graph
+    types = {one.name: one.type.tensor_type.elem_type for one in (*graph.input, *graph.value_info, *graph.output)}
+    types.update((one.name, one.data_type) for one in graph.initializer)
+    wide, narrow = onnx.TensorProto.FLOAT, (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+    def concat(node: Any) -> "Nodes | None":
+        mixed = {types.get(name) for name in node.input}
+        if len(mixed) == 1 or not mixed <= {wide, *narrow}:
+            return None
+        types[node.output[0]] = wide
+        return _in_float32(node, [name for name in node.input if types[name] != wide])
+
+    def transposed(node: Any) -> "Nodes | None":
+        if types.get(node.input[0]) != onnx.TensorProto.BFLOAT16:
+            return None
+        return _in_float32(node, list(node.input), back=onnx.TensorProto.BFLOAT16)
+
+    return _replace(model, "Concat", concat) + _replace(model, "ConvTranspose", transposed)
+
+
+def _in_float32(node: "onnx.NodeProto", narrow: list[str], *, back: int | None = None) -> "Nodes":
+    """A node with Casts to float32 before the inputs `narrow`, and to the type `back` after it."""
+    onnx = require("onnx", extra="export")
+    prefix = f"{node.name or node.output[0]}.cast"
+    casts: Nodes = []
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    for index, name in enumerate(node.input):
+        if name in narrow:
+            made.input[index] = f"{prefix}.{index}"
+            to = onnx.TensorProto.FLOAT
+            casts.append(onnx.helper.make_node("Cast", [name], [made.input[index]], name=made.input[index], to=to))
+    if back is None:
+        return [*casts, made]
+    made.output[0] = f"{prefix}.out"
+    after = onnx.helper.make_node("Cast", [made.output[0]], [node.output[0]], name=f"{prefix}.back", to=back)
+    return [*casts, made, after]
 
 
 def _replace(model: "onnx.ModelProto", op_type: str, rewrite: "Callable[[onnx.NodeProto], Nodes | None]") -> int:
