@@ -6,6 +6,7 @@ file is refused before ONNX Runtime sees it.
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,16 +45,34 @@ def open_graph(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
         MissingDependencyError: onnxruntime is not installed.
         BundleError: The graph is corrupt, or refers to files outside the bundle.
     """
-    ort = require("onnxruntime", extra="cpu")
+    require("onnxruntime", extra="cpu")
+    return session_of(graph_source(bundle, name), bundle.path / name, threads=threads)
+
+
+def graph_source(bundle: Bundle, name: str) -> bytes | str:
+    """One of a bundle's graphs, verified: its bytes, or its path where weights lie beside it.
+
+    Raises:
+        BundleError: The graph is corrupt, or refers to files outside the bundle.
+    """
     content = bundle.read(name)
     path = bundle.path / name
     references = len(_EXTERNAL_KEY.findall(content))
     if references != len(_SHARED_DATA.findall(content)) or (references and DATA not in bundle.files):
         raise BundleError(f"{path} refers to data outside the file, which may only be {DATA} of the same bundle")
-    graph: bytes | str = content
-    if references:
-        bundle.file(DATA)
-        graph = str(path)
+    if not references:
+        return content
+    bundle.file(DATA)
+    return str(path)
+
+
+def session_of(graph: bytes | str, path: Path, *, threads: int = 1) -> Any:
+    """A session of a graph's bytes or path; `path` is what it is called in messages.
+
+    Raises:
+        BundleError: ONNX Runtime does not take it.
+    """
+    ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.backends.base import one_line
+from fastdc.backends.widen import widen
 from fastdc.exceptions import BackendError, InputError
 from fastdc.extras import require
 
@@ -211,39 +212,6 @@ def tolerance(network: "nn.Module", *, precision: str = "float32") -> float:
     if precision in _BITS:
         return 8 * 2.0 ** -_BITS[precision] * math.sqrt(len(fan_in))
     return 8 * 2.0**-24 * sum(math.sqrt(k) for k in fan_in)
-
-
-def widen(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """A bfloat16 graph with the same values and every bfloat16 replaced by float32.
-
-    Raises:
-        InputError: A weight lies outside the graph.
-    """
-    onnx = require("onnx", extra="export")
-    narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-
-    def tensor(one: Any) -> None:
-        if one.data_type != narrow:
-            return
-        if one.data_location == onnx.TensorProto.EXTERNAL:
-            raise InputError("a bfloat16 graph is checked with its weights inside, before they are moved out")
-        values = onnx.numpy_helper.to_array(one).astype(np.float32)
-        one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
-
-    for one in copy.graph.initializer:
-        tensor(one)
-    for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
-        if value.type.tensor_type.elem_type == narrow:
-            value.type.tensor_type.elem_type = wide
-    for node in (*copy.graph.node, *(node for function in copy.functions for node in function.node)):
-        for attribute in node.attribute:
-            if attribute.name in ("to", "dtype", "stash_type") and attribute.i == narrow:
-                attribute.i = wide
-            elif attribute.type == onnx.AttributeProto.TENSOR:
-                tensor(attribute.t)
-    return copy
 
 
 def _session(model: "bytes | str | Path | onnx.ModelProto", *, widen_it: bool) -> Any:
