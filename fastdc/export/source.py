@@ -27,6 +27,7 @@ from fastdc.manifest import (
     DENOISER,
     ENCODER,
     FORMAT,
+    MANIFEST,
     PRECISIONS,
     TABLES,
     TEXT,
@@ -101,8 +102,7 @@ def export_source(
         BackendError: A graph does not compute what torch does.
         MissingDependencyError: A package of the extra export is not installed.
     """
-    if Path(out).exists() and not overwrite:  # said now, not after the work; write_bundle checks again
-        raise BundleError(f"{out} exists: choose another path, or replace it with overwrite (--overwrite)")
+    _check_place(Path(out), overwrite=overwrite)
     _check(source, precision, opset, images, calibrate=calibrate)
     check_delta(delta, images if calibrate else None)
     given = {"draws": draws, "levels": levels, "weighting": weighting, "loss": loss, "first": list(first) or None}
@@ -137,6 +137,14 @@ def export_source(
             notify(f"calibrating on {len(images)} images")
             calibrate_manifest(manifest, files, images, delta=delta, progress=progress, notify=notify)
         return write_bundle(out, manifest, files, overwrite=overwrite)
+
+
+def _check_place(out: Path, *, overwrite: bool) -> None:
+    """Refuses a place that is taken now, not after the work; ``write_bundle`` checks again, and more."""
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists: choose another path, or replace it with overwrite (--overwrite)")
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise BundleError(f"{out} exists and is not a bundle: choose another path")
 
 
 def _check(source: Source, precision: str, opset: int, images: LabelledImages | None, *, calibrate: bool) -> None:
