@@ -1,10 +1,9 @@
-// The only file that knows Python: takes DLPack views apart, checks every shape, type and index, releases the GIL and
-// calls the launcher for the device. No arithmetic here.
+// The kernels in Python: checks every shape, type and index, releases the GIL and calls the launcher for the device. No
+// arithmetic here. bind_view.cpp makes the views it is given.
 #include <pybind11/pybind11.h>
 
-#include <optional>
-
 #include "bind_ledger.h"
+#include "bind_view.h"
 #include "dispatch.h"
 #include "errors.h"
 #include "kernels.h"
@@ -16,41 +15,6 @@ namespace py = pybind11;
 
 namespace fastdc {
 namespace {
-
-// Takes the DLPack capsule of `object` over. `dtype` "bfloat16" sees uint16 as bfloat16.
-TensorView make_view(const py::object& object, const std::string& dtype) {
-  FASTDC_CHECK(py::hasattr(object, "__dlpack__"), "expected an array that speaks DLPack (NumPy, torch, ...), got ",
-               std::string(py::str(py::type::of(object).attr("__name__"))));
-  py::dict arguments;
-  const auto device = object.attr("__dlpack_device__")().cast<py::tuple>();
-  // -1: the producer need not synchronise, our kernels are enqueued on the stream that the caller names.
-  if (device[0].cast<int>() == kDLCUDA) arguments["stream"] = -1;
-  py::object capsule;
-  try {
-    arguments["max_version"] = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION);
-    capsule = object.attr("__dlpack__")(**arguments);
-  } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_TypeError)) throw;
-    arguments.attr("pop")("max_version");
-    capsule = object.attr("__dlpack__")(**arguments);
-  }
-  std::optional<TensorView> view;
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-    PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-    view.emplace(managed);
-  } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-    PyCapsule_SetName(capsule.ptr(), "used_dltensor");
-    view.emplace(managed);
-  } else {
-    throw InputError("__dlpack__ returned no DLPack capsule");
-  }
-  if (dtype == "bfloat16" && view->element() == Element::kUInt16) view->reinterpret(Element::kBFloat16);
-  FASTDC_CHECK(dtype.empty() || dtype == name_of(view->element()), "array must be ", dtype, ", got ",
-               name_of(view->element()));
-  return std::move(*view);
-}
 
 void check_element(const TensorView& view, const char* name, Element expected) {
   FASTDC_CHECK(view.element() == expected, name, " must be ", name_of(expected), ", got ", name_of(view.element()));
@@ -305,18 +269,7 @@ PYBIND11_MODULE(_C, m) {
     }
   });
 
-  py::class_<TensorView>(m, "TensorView", "A borrowed array on the CPU or a CUDA device.")
-      .def(py::init(&make_view), py::arg("array"), py::arg("dtype") = "")
-      .def_property_readonly("shape",
-                             [](const TensorView& view) {
-                               py::tuple shape(view.shape().size());
-                               for (size_t axis = 0; axis < view.shape().size(); ++axis)
-                                 shape[axis] = view.shape()[axis];
-                               return shape;
-                             })
-      .def_property_readonly("dtype", [](const TensorView& view) { return name_of(view.element()); })
-      .def_property_readonly("is_cuda", [](const TensorView& view) { return view.device() == Device::kCuda; })
-      .def_property_readonly("read_only", &TensorView::read_only);
+  bind_view(m);
 
   m.def("philox_words", &philox_words, py::arg("c0"), py::arg("c1"), py::arg("c2"), py::arg("c3"), py::arg("k0"),
         py::arg("k1"));

@@ -1,6 +1,8 @@
 // See tensor_view.h.
 #include "tensor_view.h"
 
+#include <limits>
+
 namespace fastdc {
 namespace {
 
@@ -15,6 +17,15 @@ Element element_of(DLDataType type) {
   }
   throw InputError(concat("unsupported element type (DLPack code ", int{type.code}, ", ", int{type.bits},
                           " bits): expected float32, float16, bfloat16, int32 or int64"));
+}
+
+int64_t bytes_of(Element element) {
+  switch (element) {
+    case Element::kFloat32:
+    case Element::kInt32: return 4;
+    case Element::kInt64: return 8;
+    default: return 2;
+  }
 }
 
 bool contiguous(const DLTensor& tensor) {
@@ -65,6 +76,21 @@ TensorView::TensorView(DLManagedTensor* managed) : unversioned_(managed) {
   }
 }
 
+TensorView::TensorView(void* data, Element element, std::vector<int64_t> shape, Device device, int device_index)
+    : data_(data), element_(element), device_(device), device_index_(device_index), shape_(std::move(shape)) {
+  bool empty = false;
+  for (const int64_t extent : shape_) {
+    FASTDC_CHECK(extent >= 0, "a shape has no negative extents, got ", shape_text());
+    empty = empty || extent == 0;
+  }
+  if (empty) return;
+  int64_t left = std::numeric_limits<int64_t>::max() / bytes_of(element_);
+  for (const int64_t extent : shape_) left /= extent;
+  FASTDC_CHECK(left > 0, "an array of shape ", shape_text(), " is larger than memory can be");
+  FASTDC_CHECK(data_ != nullptr, "an array of shape ", shape_text(), " must have a pointer, got 0");
+  check_aligned();
+}
+
 TensorView::TensorView(TensorView&& other) noexcept
     : data_(other.data_),
       element_(other.element_),
@@ -96,7 +122,11 @@ void TensorView::read(const DLTensor& tensor, bool read_only) {
   shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
   FASTDC_CHECK(contiguous(tensor), "array of shape ", shape_text(), " is not contiguous: expected row-major order");
   data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
-  const uint64_t bytes = tensor.dtype.bits / 8u;
+  check_aligned();
+}
+
+void TensorView::check_aligned() const {
+  const auto bytes = static_cast<uintptr_t>(bytes_of(element_));
   FASTDC_CHECK(reinterpret_cast<uintptr_t>(data_) % bytes == 0, "array of ", name_of(element_),
                " does not start at a multiple of ", bytes, " bytes");
 }

@@ -1,6 +1,6 @@
 // A borrowed array: pointer, element type, shape and device, taken from any object that speaks DLPack (NumPy, torch,
-// CuPy, JAX, OrtValue). Links against none of them. A view keeps its producer's memory alive until it is destroyed, so
-// that a hot loop makes its views once: a call with five of them, checks and all, takes about 2 us.
+// CuPy, JAX, OrtValue), or plain memory. Links against none of them. A view keeps its producer's memory alive until it
+// is destroyed, so that a hot loop makes its views once: a call with five of them, checks and all, takes about 2 us.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -27,6 +27,8 @@ class TensorView {
   // Takes ownership of the managed tensor: its deleter runs when the view dies.
   explicit TensorView(DLManagedTensorVersioned* managed);
   explicit TensorView(DLManagedTensor* managed);
+  // Memory that someone else keeps alive.
+  TensorView(void* data, Element element, std::vector<int64_t> shape, Device device, int device_index);
   TensorView(TensorView&& other) noexcept;
   TensorView(const TensorView&) = delete;
   TensorView& operator=(const TensorView&) = delete;
@@ -50,6 +52,7 @@ class TensorView {
 
  private:
   void read(const DLTensor& tensor, bool read_only);
+  void check_aligned() const;
 
   void* data_ = nullptr;
   Element element_ = Element::kFloat32;

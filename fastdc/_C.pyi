@@ -1,5 +1,6 @@
 """Native kernels of fastdc. Private: use fastdc.ops. In step with csrc/bindings.cpp."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,26 @@ class TensorView:
     def is_cuda(self) -> bool: ...
     @property
     def read_only(self) -> bool: ...
+    @property
+    def pointer(self) -> int: ...
+    @staticmethod
+    def of_memory(
+        pointer: int,
+        shape: Sequence[int],
+        dtype: str,
+        device_type: int = ...,
+        device_id: int = ...,
+        owner: Any = ...,
+    ) -> TensorView: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = ...,
+        max_version: tuple[int, int] | None = ...,
+        dl_device: tuple[int, int] | None = ...,
+        copy: bool | None = ...,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
 
 def philox_words(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]: ...
 def philox_normal(

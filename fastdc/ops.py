@@ -54,6 +54,7 @@ PURPOSE_ESTIMATION = 2
 MAX_SEED = 2**64 - 1
 MAX_STREAM = 2**56 - 1
 _DTYPES = ("float32", "float16", "bfloat16")
+_CPU, _CUDA = 1, 2  # DLPack's device types
 
 
 def view(array: Array) -> TensorView:
@@ -65,6 +66,26 @@ def view(array: Array) -> TensorView:
         InputError: Not a contiguous CPU or CUDA array of float32, float16, bfloat16, int32 or int64.
     """
     return _view(array, "array")
+
+
+def view_memory(
+    pointer: int, shape: tuple[int, ...], dtype: str, *, device: int | None = None, owner: object = None
+) -> TensorView:
+    """A view of plain memory, row-major; gives itself on as DLPack, without synchronising anything.
+
+    Args:
+        pointer: Address of the first element, a multiple of the element's size; it is not checked further.
+        shape: Extents.
+        dtype: "float32", "float16", "bfloat16", "int32" or "int64".
+        device: CUDA device, or None for memory that the CPU can read.
+        owner: Kept alive as long as the view, and whatever was made of it.
+
+    Raises:
+        InputError: An argument is off.
+    """
+    whole = [_whole("an extent of shape", extent, 2**63) for extent in shape]
+    kind, index = (_CPU, 0) if device is None else (_CUDA, _whole("device", device, 2**15))
+    return TensorView.of_memory(_whole("pointer", pointer, 2**64), whole, dtype, kind, index, owner)
 
 
 def _view(array: Array, name: str, *, copy: bool = False) -> TensorView:
@@ -423,4 +444,5 @@ __all__ = [
     "set_cpu_isa",
     "set_num_threads",
     "view",
+    "view_memory",
 ]

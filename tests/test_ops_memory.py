@@ -1,0 +1,150 @@
+"""Views of plain memory, and views given on as DLPack."""
+
+import ctypes
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from oracle import DTYPES, make_case
+
+from fastdc import InputError, ops
+
+
+class Owner:
+    """Something that can be watched dying."""
+
+
+def memory_of(array: Any, **more: Any) -> ops.TensorView:
+    return ops.view_memory(array.ctypes.data, array.shape, array.dtype.name, **{"owner": array, **more})
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "int32", "int64"])
+def test_a_view_of_memory_is_the_view_of_its_array(dtype: str) -> None:
+    array = np.arange(24).reshape(2, 3, 4).astype(DTYPES.get(dtype, dtype))
+    view = memory_of(array)
+    assert (view.shape, view.dtype, view.is_cuda, view.read_only) == ((2, 3, 4), dtype, False, False)
+    assert view.pointer == array.ctypes.data
+    assert ops.view(view) is view
+    if dtype != "bfloat16":  # which NumPy's DLPack does not have
+        seen = np.from_dlpack(view)
+        assert seen.ctypes.data == array.ctypes.data
+        np.testing.assert_array_equal(seen, array)
+        assert seen.dtype == array.dtype
+
+
+def test_the_kernels_take_it() -> None:
+    case = make_case(60, "shuffled", "bfloat16")
+    out = np.zeros((45, 60), np.float32)
+    arrays = [memory_of(array) for array in (case.images, case.cells, case.rows, case.streams)]
+    ops.add_noise(*arrays, seed=case.seed, purpose=case.purpose, out=memory_of(out))
+    np.testing.assert_array_equal(out, case.add_noise())
+    errors = np.zeros(45, np.float32)
+    view = memory_of(case.output)
+    ops.denoising_error(view, *arrays, seed=case.seed, purpose=case.purpose, out=memory_of(errors))
+    np.testing.assert_array_equal(errors, case.denoising_error())
+
+
+def test_torch_takes_it_too() -> None:
+    torch = pytest.importorskip("torch")
+    for dtype in DTYPES:
+        array = np.arange(6, dtype=np.float32).reshape(2, 3).astype(DTYPES[dtype])
+        tensor = torch.from_dlpack(memory_of(array))
+        assert tensor.dtype == getattr(torch, dtype)
+        assert tensor.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert tensor.data_ptr() == array.ctypes.data
+
+
+def test_memory_lives_as_long_as_what_was_made_of_it() -> None:
+    owner = Owner()
+    alive = weakref.ref(owner)
+    memory = (ctypes.c_float * 4)(1, 2, 3, 4)
+    view = ops.view_memory(ctypes.addressof(memory), (4,), "float32", owner=owner)
+    array = np.from_dlpack(view)
+    del owner, view
+    gc.collect()
+    assert alive() is not None
+    np.testing.assert_array_equal(array, np.float32([1, 2, 3, 4]))  # type: ignore[arg-type]
+    del array
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize("version", [None, (0, 8), (1, 0), (1, 9)])
+def test_a_capsule_that_nobody_takes_leaks_nothing(version: tuple[int, int] | None) -> None:
+    owner = Owner()
+    alive = weakref.ref(owner)
+    memory = np.zeros(4, np.float32)
+    view = memory_of(memory, owner=owner)
+    name = "dltensor_versioned" if version and version[0] else "dltensor"
+    assert f'"{name}"' in repr(view.__dlpack__(max_version=version))
+    del owner, view
+    gc.collect()
+    assert alive() is None
+
+
+def test_what_a_consumer_may_not_ask_for() -> None:
+    view = memory_of(np.zeros(4, np.float32))
+    assert view.__dlpack_device__() == (1, 0)
+    assert np.from_dlpack(view).shape == (4,)
+    for asked in ({"copy": True}, {"dl_device": (2, 0)}):
+        with pytest.raises(BufferError):
+            view.__dlpack__(**asked)
+    array = np.zeros(4, np.float32)
+    array.flags.writeable = False
+    read_only = ops.view(array)
+    assert not np.from_dlpack(read_only).flags.writeable
+    with pytest.raises(InputError, match="read-only"):
+        read_only.__dlpack__()
+
+
+def test_memory_of_a_device_is_taken_at_its_word() -> None:
+    view = ops.view_memory(1 << 40, (2, 3), "float16", device=3)
+    assert view.is_cuda
+    assert view.__dlpack_device__() == (2, 3)
+    case = make_case(60, "shuffled")
+    with pytest.raises(InputError, match="another device"):
+        ops.add_noise(case.images, view_like(case.cells), case.rows, case.streams, seed=0, out=np.zeros((45, 60), "f4"))
+
+
+def view_like(array: Any) -> ops.TensorView:
+    return ops.view_memory(1 << 40, array.shape, array.dtype.name, device=0)
+
+
+def test_empty_memory_needs_no_pointer() -> None:
+    assert np.from_dlpack(ops.view_memory(0, (0, 7), "int32")).shape == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, (4,), "float32"), "must have a pointer"),
+        ((2, (4,), "float32"), "multiple of 4"),
+        ((4, (4,), "int64"), "multiple of 8"),
+        ((1, (4,), "float16"), "multiple of 2"),
+        ((16, (4,), "float64"), "dtype must be"),
+        ((16, (4,), "uint16"), "dtype must be"),
+        ((16, (-1,), "float32"), "extent"),
+        ((16, (2**62, 2**62), "float32"), "larger than memory"),
+        ((16, (2**61, 2), "float32"), "larger than memory"),
+        ((-16, (4,), "float32"), "pointer"),
+        ((16.0, (4,), "float32"), "pointer"),
+        ((16, (4, 1.5), "float32"), "extent"),
+    ],
+)
+def test_bad_memory_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        ops.view_memory(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", [-1, 2**15, 1.0, "cuda"])
+def test_bad_devices_are_refused(device: Any) -> None:
+    with pytest.raises(InputError, match="device"):
+        ops.view_memory(16, (4,), "float32", device=device)
+    if device == -1:
+        with pytest.raises(InputError, match="device_id"):
+            ops.TensorView.of_memory(16, (4,), "float32", 1, 1)
+        with pytest.raises(InputError, match="device_type"):
+            ops.TensorView.of_memory(16, (4,), "float32", 10, 0)
