@@ -1,0 +1,237 @@
+"""Whether an engine computes what its graph says: run on fixed inputs, compared with ONNX Runtime on the CPU.
+
+Engines have been seen to be wrong without a word: a GroupNorm over one group taken over the wrong axes, a minimum and
+a maximum fused away, float16 that overflows inside a fused layer, kernels that are right only at the batch they were
+tuned for. So every engine is run once it is built, at batch 1 and at the least, usual and largest of each profile:
+
+* each output may differ from the CPU's by what rounding explains (``graph.tolerance``), relative to the largest output;
+* what a decision is made of is compared as well: with err_k the mean error of class k over the draws, the largest
+  |delta err_k| relative to the gap between the two best classes. From 1/2 on a decision could come out differently. It
+  is recorded, not judged: the images here are noise, whose classes may lie as close to each other as they like.
+
+The inputs are Philox noise, the same everywhere: a noise image at four levels of the model's own band under up to eight
+conditions, the first and the last among them. At a batch of more rows the same cells come again, so that every row of
+every batch is compared while the CPU evaluates 32 cells and no more.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc import ops
+from fastdc.backends.graphs import open_graph, run, tables_of
+from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
+from fastdc.backends.widen import widened_session
+from fastdc.bundle import Bundle
+from fastdc.exceptions import BackendError
+from fastdc.manifest import DENOISER
+from fastdc.plan import Plan, PlanConfig, make_plan
+
+Array = npt.NDArray[Any]
+Runner = Callable[[Array, Array, Array], Array]
+"""(sample (b, c, h, w) in the graph's type, timestep float32 (b,), class_labels int64 (b,)) -> output (b, c, h, w)."""
+
+_DRAWS, _CONDITIONS = 4, 8
+_SEED = 20_240_601  # any; fixed, so that an engine always gets the same inputs
+_CPU_BATCH = 4  # activations of large networks fit into memory
+_EXACT = 2.0**-22  # what is allowed at least: a network without weights still rounds its output
+
+
+@dataclass(frozen=True)
+class BatchCheck:
+    """What was found at one batch.
+
+    Attributes:
+        batch: Rows.
+        difference: Largest absolute difference of an output.
+        relative: The same, relative to the CPU's largest output.
+        decision: Largest |delta err_k| relative to the gap between the two best classes; inf where they tie.
+    """
+
+    batch: int
+    difference: float
+    relative: float
+    decision: float
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """A self-test that was passed.
+
+    Attributes:
+        allowed: What ``relative`` may be.
+        checks: At each batch.
+    """
+
+    allowed: float
+    checks: tuple[BatchCheck, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; an infinite number is written as a null."""
+        checks = [asdict(one) for one in self.checks]
+        for one in checks:
+            one["decision"] = one["decision"] if np.isfinite(one["decision"]) else None
+        return {"allowed": self.allowed, "checks": checks}
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The fixed inputs and what is needed to make errors of outputs.
+
+    Attributes:
+        sample: (cells, c, h, w) in the graph's type.
+        timestep: float32 (cells,).
+        class_labels: int64 (cells,).
+        images: float32 (1, c, h, w).
+        table: int32 (cells, 3), as in ``ops``: every condition under every draw.
+        plan: The draws.
+    """
+
+    sample: Array
+    timestep: Array
+    class_labels: Array
+    images: Array
+    table: Array
+    plan: Plan
+
+    def errors(self, output: Array) -> npt.NDArray[np.float64]:
+        """The mean error of each condition over the draws, (conditions,), of outputs of all cells."""
+        config = self.plan.config
+        errors = ops.denoising_error(
+            np.ascontiguousarray(output),
+            self.images,
+            self.table,
+            self.plan.rows,
+            np.zeros(1, np.int64),
+            seed=_SEED,
+            loss=config.loss,
+            delta=config.delta,
+        )
+        _, condition = np.unique(self.table[:, 1], return_inverse=True)
+        return np.bincount(condition, np.asarray(errors, np.float64)) / _DRAWS
+
+
+def fixed_cells(bundle: Bundle, dtype: str) -> Cells:
+    """The inputs of a self-test, `dtype` the type of the graph's sample."""
+    model = bundle.model
+    rows = max(len(model.conditions), 1 + (model.null_class or 0))
+    labels = np.unique(np.linspace(0, rows - 1, min(rows, _CONDITIONS)).astype(np.int32))
+    defaults = model.defaults
+    config = PlanConfig(
+        draws=_DRAWS, levels=defaults.levels, weighting=defaults.weighting, loss=defaults.loss, first=()
+    )
+    plan = make_plan(model.schedule, model.parameterization, config)
+    table = np.zeros((_DRAWS * len(labels), 3), np.int32)
+    cell = np.arange(len(table))
+    # Neighbours differ in both: what leaks from row to row, as a norm over the batch, shows in small steps too.
+    table[:, 1] = labels[(cell // _DRAWS + cell % _DRAWS) % len(labels)]
+    table[:, 2] = cell % _DRAWS
+    stream = np.zeros(1, np.int64)
+    noise = ops.philox_normal(
+        stream, np.zeros(1, np.int32), int(np.prod(model.sample_shape)), seed=_SEED, purpose=ops.PURPOSE_SELECTION
+    )
+    images = np.asarray(noise, np.float32).reshape(1, *model.sample_shape)
+    if model.latent_shape is None:
+        low, high = model.value_range
+        images = np.clip((high + low) / 2 + (high - low) / 4 * images, low, high).astype(np.float32)
+    timestep, class_labels = np.zeros(len(table), np.float32), np.zeros(len(table), np.int64)
+    sample = ops.add_noise(
+        images, table, plan.rows, stream, seed=_SEED, dtype=dtype, timestep=timestep, labels=class_labels
+    )
+    return Cells(sample, timestep, class_labels, images, table, plan)
+
+
+def self_test(
+    bundle: Bundle,
+    facts: GraphFacts,
+    engine: Runner,
+    batches: Iterable[int],
+    *,
+    dtype: str = "float32",
+    tf32: bool = False,
+    reference: Runner | None = None,
+) -> SelfTest:
+    """Compares an engine with the CPU.
+
+    Args:
+        bundle: What it was built from.
+        facts: Of the bundle's graph.
+        engine: Runs it.
+        batches: Rows to run it at.
+        dtype: Type of sample and output.
+        tf32: It was built with TF32.
+        reference: Runs the graph; default :func:`cpu_reference`.
+
+    Returns:
+        What was found.
+
+    Raises:
+        BackendError: The engine differs by more than rounding explains, or gives what is not finite.
+    """
+    cells = fixed_cells(bundle, dtype)
+    want = _run(reference or cpu_reference(bundle), cells, _CPU_BATCH)[0]
+    if not np.all(np.isfinite(want)):
+        raise BackendError(f"the graph of {bundle.name} itself gives values that are not finite, in {dtype} on the CPU")
+    precision = str(bundle.manifest.get("precision", "float32"))
+    allowed = max(_EXACT, tolerance(facts, precision, tf32=tf32))
+    scale = float(np.abs(want).max()) or 1.0
+    best = np.sort(errors := cells.errors(want))[:2]
+    gap = float(best[-1] - best[0]) if len(best) > 1 else 0.0
+    checks = []
+    for batch in batches:
+        difference = decision = 0.0
+        for got in _run(engine, cells, batch):
+            if not np.all(np.isfinite(got)):
+                raise BackendError(f"the engine gives values that are not finite at batch {batch}, the CPU does not")
+            difference = max(difference, float(np.abs(got.astype(np.float64) - want).max()))
+            moved = float(np.abs(cells.errors(got) - errors).max())
+            decision = max(decision, moved / gap if gap > 0 else (float("inf") if moved else 0.0))
+        if not difference <= allowed * scale:
+            raise BackendError(
+                f"the engine differs from the CPU by {difference / scale:.2g} of the largest output at batch {batch}, "
+                f"allowed is {allowed:.2g}: it is refused"
+            )
+        checks.append(BatchCheck(batch, difference, difference / scale, decision))
+    return SelfTest(allowed, tuple(checks))
+
+
+def _run(runner: Runner, cells: Cells, batch: int) -> list[Array]:
+    """Outputs of all cells, float32, as often as steps of `batch` rows hold them; every row of every step is in one."""
+    count = len(cells.table)
+    steps = -(-count // batch)
+    rows = []
+    for step in range(steps):
+        index = np.arange(step * batch, (step + 1) * batch) % count
+        output = runner(cells.sample[index], cells.timestep[index], cells.class_labels[index])
+        if output.shape != (batch, *cells.sample.shape[1:]):
+            raise BackendError(f"the engine returns shape {output.shape} at batch {batch}")
+        rows.append(output.astype(np.float32))
+    flat = np.concatenate(rows)
+    filled = [flat[start : start + count] for start in range(0, len(flat) - count + 1, count)]
+    left = len(flat) % count
+    if left:  # the last rows, completed by outputs that are compared already
+        filled.append(np.concatenate([flat[-left:], flat[left:count]]))
+    return filled
+
+
+def cpu_reference(bundle: Bundle) -> Runner:
+    """Runs a bundle's graph in ONNX Runtime on the CPU; a bfloat16 graph in float32 on the same rounded weights.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed; or onnx, which a bfloat16 graph needs.
+        BundleError: The graph is corrupt.
+    """
+    wide = bundle.manifest.get("precision") == "bfloat16"
+    session = widened_session(bundle, DENOISER) if wide else open_graph(bundle, DENOISER)
+    tables: Mapping[str, Array] = tables_of(bundle)
+
+    def evaluate(sample: Array, timestep: Array, class_labels: Array) -> Array:
+        cast = sample.astype(np.float32) if wide else sample
+        feeds = {"sample": cast, "timestep": timestep, "class_labels": class_labels, **tables}
+        output: Array = run(session, feeds, DENOISER)[0]
+        return output
+
+    return evaluate
