@@ -181,6 +181,7 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
         raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
     verify = options.pop("verify")
     kept = {name: options.pop(name) for name in ("prompts", "classes", "template", "image_size", "null_class", "lora")}
+    loras = [_lora(text) for text in kept["lora"]]
     prompts, names = _conditions(source, kept)
     say(f"reading {source}")
     opened = open_source(
@@ -189,7 +190,7 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
         class_names=names,
         image_size=kept["image_size"],
         null_class=kept["null_class"],
-        lora=[_lora(text) for text in kept["lora"]],
+        lora=loras,
     )
     data, opset = options.pop("calibrate"), options.pop("opset")
     images = None if data is None else load_labelled(data, opened.model.image_shape)
