@@ -1,7 +1,7 @@
 """Modules as ONNX graphs: every trap of the exporter, every family, every precision, and nothing of the machine."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from tiny_graphs import FAMILIES, denoiser, graph
 from torch import Tensor, nn
 
 from fastdc.export.graph import PRECISIONS, export_graph, export_onnx
-from fastdc.export.verify import denoiser_feeds, verify_graph
+from fastdc.export.verify import GraphCheck, denoiser_feeds, verify_graph
 
 TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 
@@ -146,27 +146,53 @@ def test_several_outputs_keep_float32_outside_the_denoiser() -> None:
     assert 0 < found.relative < 3e-3
 
 
-def test_what_a_module_keeps_in_float32_stays_so() -> None:
-    class Kept(nn.Module):
-        _keep_in_fp32_modules = ("frequencies",)
-        frequencies: Tensor
+class Kept(nn.Module):
+    """Frequencies that must not be rounded: with them the angles would be off by more than one."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("frequencies", torch.tensor([1.001, 17.003]))
-            self.linear = nn.Linear(2, 3)
+    frequencies: Tensor
 
-        def forward(self, timestep: Tensor) -> Tensor:
-            angles = timestep[:, None] * self.frequencies
-            out: Tensor = self.linear(angles.sin().to(self.linear.weight.dtype))
-            return out
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.tensor([1.001, 17.003]))
+        self.linear = nn.Linear(2, 3)
+        self.linear.weight.data.copy_(torch.tensor([[1.0, -1.0], [0.5, 2.0], [1.0, 1.0]]))
 
-    module = Kept().eval().requires_grad_(False)
+    def forward(self, timestep: Tensor) -> Tensor:
+        angles = timestep[:, None] * self.frequencies.float()
+        out: Tensor = self.linear(angles.sin().to(self.linear.weight.dtype))
+        return out
+
+
+class KeptByName(Kept):
+    _keep_in_fp32_modules = ("frequencies",)
+
+
+class KeptByItself(Kept):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KeptByItself":
+        exact = self.frequencies
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.frequencies = exact
+        return self
+
+
+@pytest.mark.parametrize("kind", [Kept, KeptByName, KeptByItself])
+def test_what_a_module_keeps_in_float32_stays_so(kind: type[Kept]) -> None:
+    module = kind().eval().requires_grad_(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
     inputs = {"timestep": torch.zeros(2)}
     model = export_graph(module, inputs, ["code"], leading={"timestep": "batch"}, precision="bfloat16")
-    time = np.array([40.0, 41.0, 42.0], np.float32)  # with a rounded frequency the angles were off by more than one
-    found = verify_graph(model, module, lambda batch, rng: [{"timestep": time}], precision="bfloat16", batches=(3,))
-    assert found.relative < 0.01
+    time = np.array([40.0, 41.0, 42.0], np.float32)
+
+    def compare() -> GraphCheck:
+        return verify_graph(model, module, lambda batch, rng: [{"timestep": time}], precision="bfloat16", batches=(3,))
+
+    if kind is Kept:
+        with pytest.raises(BackendError, match="differs from torch"):
+            compare()
+    else:
+        assert compare().relative < 0.01
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
 
 
 def test_what_does_not_fit_is_refused(trap: Trap) -> None:

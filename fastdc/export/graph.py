@@ -140,23 +140,19 @@ def export_onnx(network: nn.Module, shape: tuple[int, int, int], num_class_embed
 def _in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of a module with its floating weights in another type; what they were is never held twice.
 
-    Submodules may name parts of theirs that stay float32 in ``_keep_in_fp32_modules``, as in diffusers.
+    It is cast by its own ``to``, which a part may override to keep something. Parts may also name what of theirs stays
+    float32 in ``_keep_in_fp32_modules``, as in diffusers.
     """
-    kept = {id(value) for part in module.modules() for value in _kept(part)}
-    memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        to = dtype if parameter.is_floating_point() and id(parameter) not in kept else parameter.dtype
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to(to), requires_grad=False)
-    for buffer in module.buffers():
-        memo[id(buffer)] = buffer.to(dtype if buffer.is_floating_point() and id(buffer) not in kept else buffer.dtype)
-    return copy.deepcopy(module, memo)
-
-
-def _kept(part: nn.Module) -> Iterator[Tensor]:
-    names = getattr(part, "_keep_in_fp32_modules", None) or ()
-    for name, value in (*part.named_parameters(), *part.named_buffers()):
-        if any(word in name.split(".") for word in names):
-            yield value
+    memo: dict[int, Any] = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in module.parameters()}
+    memo |= {id(one): one.detach() for one in module.buffers()}  # other objects on the same memory: to() replaces them
+    cast = copy.deepcopy(module, memo).to(dtype)
+    for whole, part in zip(module.modules(), cast.modules(), strict=True):
+        names = set(getattr(whole, "_keep_in_fp32_modules", None) or ())
+        parts = {**dict(part.named_parameters()), **dict(part.named_buffers())}
+        for name, value in (*whole.named_parameters(), *whole.named_buffers()):
+            if names & set(name.split(".")):
+                parts[name].data = value.detach()
+    return cast
 
 
 def _export(
