@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.engine import evaluate
 from fastdc.exceptions import InputError
 from fastdc.job import Job
 from fastdc.scheduler import IN_FLIGHT, Finished, Request
+from fastdc.spread import networks_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class DiffusionBase:
 
     Attributes:
         job: Plan, rule and network.
-        room: Copies in flight at once.
+        room: Copies in flight at once, on a device.
     """
 
     job: Job
@@ -100,25 +100,26 @@ class DiffusionBase:
 
     def votes(self, feed: Feed) -> Iterator[list[Vote]]:
         """See :class:`AbstractBase`."""
-        run, scheduler = self.job.scheduler(iter(()), self.room)
+        runner = self.job.runner(capacity=self.room)
+        room = self.room * len(networks_of(self.job.network))
         denoising, in_flight = len(self.job.denoising), 0
         class_of = self.job.model.class_of
 
         def top_up() -> int:
-            copies = feed(self.room - in_flight)
+            copies = feed(room - in_flight)
             for start in range(0, len(copies), _ENCODED):
                 some = copies[start : start + _ENCODED]
                 samples = [copy.image for copy in some]
                 if self.job.encoder is not None:
                     samples = list(self.job.encode(np.stack(samples)))
                 for copy, sample in zip(some, samples, strict=True):
-                    scheduler.submit(Request(copy.key, sample, copy.stream, target=self._target(copy.target)))
+                    runner.submit(Request(copy.key, sample, copy.stream, target=self._target(copy.target)))
             return in_flight + len(copies)
 
         while in_flight := top_up():
-            with closing(evaluate(self.job.network, run, scheduler)) as steps:
+            with closing(runner.evaluate()) as steps:
                 for _ in steps:
-                    votes = [_vote(finished, denoising, class_of) for finished in scheduler.finished()]
+                    votes = [_vote(finished, denoising, class_of) for finished in runner.finished()]
                     if votes:
                         in_flight -= len(votes)
                         yield votes

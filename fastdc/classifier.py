@@ -38,6 +38,7 @@ from fastdc.prompts import Prompts, read_prompts
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
 from fastdc.shipped import find_model
+from fastdc.spread import SpreadNetwork, devices_of
 
 CALIBRATION_DRAWS = 128
 
@@ -407,7 +408,7 @@ def load(
     Args:
         model: Name of a shipped model ("digits", "digits-mlp"), a bundle folder, or a loaded bundle.
         backend: "auto", "onnx" or "torch".
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda" or "cuda:N"; "cuda:N,M" spreads images over several devices (``spread``).
         precision: "auto", "float32", "float16" or "bfloat16".
         batch: Largest number of network evaluations in a step; default 128.
         threads: CPU threads; default: the CPUs this process may use.
@@ -420,14 +421,16 @@ def load(
         BackendError: The backend has no such device or precision.
         InputError: An option is out of range.
     """
-    options = NetworkOptions(device=device, precision=precision, batch=batch, threads=threads)
+    devices = devices_of(device)
+    each = [NetworkOptions(device=one, precision=precision, batch=batch, threads=threads) for one in devices]
     bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
     if threads is not None:
         set_num_threads(threads)
     if prompts is not None:
         bundle = with_prompts(bundle, prompts if isinstance(prompts, Prompts) else read_prompts(os.fspath(prompts)))
-    network = open_network(bundle, backend, options)
-    return DiffusionClassifier(bundle.model, network, open_encoder(bundle, options))
+    networks = tuple(open_network(bundle, backend, options) for options in each)
+    network = networks[0] if len(networks) == 1 else SpreadNetwork(networks)
+    return DiffusionClassifier(bundle.model, network, open_encoder(bundle, each[0]))
 
 
 def _table(

@@ -1,7 +1,7 @@
 """A job: images, plan and rule, checked and ready to run: what ``classify``, ``errors`` and a session share."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
-from fastdc.engine import Run, evaluate
+from fastdc.engine import Run
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import InputError
+from fastdc.latency import LookAhead, steps_of
 from fastdc.level_weights import LevelWeights
 from fastdc.model import Model
 from fastdc.noised import method_of
@@ -22,6 +23,7 @@ from fastdc.results import Classification, OnProgress, Progress
 from fastdc.rules.base import AbstractRule
 from fastdc.rules.choose import describe, make_rule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
+from fastdc.spread import AbstractRunner, Alone, Lane, Spread, networks_of, room_of
 from fastdc.version import __version__
 
 Candidates = Callable[[npt.NDArray[np.float32]], Any]
@@ -157,14 +159,44 @@ class Job:
             raise InputError(f"rule {made.name} needs independent draws for its promise: expected no antithetic pairs")
         return cls(model, network, make_plan(model.schedule, model.parameterization, config), made, int(seed), encoder)
 
-    def scheduler(self, requests: Iterator[Request], capacity: int) -> tuple[Run, Scheduler]:
-        """A run and its scheduler."""
-        classes, shape = len(self.model.conditions), self.model.sample_shape
+    def runner(
+        self, requests: Iterable[Request] = (), *, total: int = 0, capacity: int = IN_FLIGHT, latency: bool = False
+    ) -> AbstractRunner:
+        """What runs requests, on as many devices as the network is on.
+
+        Args:
+            requests: Read as there is room; more may be submitted.
+            total: How many these are.
+            capacity: Requests in flight on a device.
+            latency: Whether errors are evaluated ahead of the decisions (``latency``).
+        """
+        networks = networks_of(self.network)
+        if len(networks) == 1:
+            return Alone(Lane(self.network, *self.scheduler(requests, capacity, latency=latency), capacity))
+        lanes = []
+        for network in networks:
+            room = min(capacity, room_of(network, len(networks), total)) if total else capacity
+            lanes.append(Lane(network, *self.scheduler((), room, network=network, latency=latency), room))
+        return Spread(lanes, requests, total)
+
+    def scheduler(
+        self,
+        requests: Iterable[Request],
+        capacity: int,
+        *,
+        network: AbstractNetwork | None = None,
+        latency: bool = False,
+    ) -> tuple[Run, Scheduler]:
+        """A run on one device, by default the job's, and its scheduler; see :meth:`runner`."""
+        network = self.network if network is None else network
+        classes, shape, draws = len(self.model.conditions), self.model.sample_shape, self.plan.draws
         denoising = self.denoising
         if len(denoising) > 1:
             capacity = max(1, min(capacity, _DENOISED_BYTES // (4 * math.prod(shape) * len(denoising))))
+        if latency:
+            capacity = LookAhead.capacity_for(capacity, classes, draws)
         run = Run(
-            self.network,
+            network,
             shape,
             self.plan,
             seed=self.seed,
@@ -172,17 +204,17 @@ class Job:
             capacity=capacity,
             denoising=denoising,
         )
-        scheduler = Scheduler(
-            self.rule,
-            self.plan.draws,
-            classes,
-            place=run.place,
-            requests=requests,
-            capacity=capacity,
-            denoising=denoising,
-            denoised=run.denoised,
-        )
-        return run, scheduler
+        options: dict[str, Any] = {
+            "place": run.place,
+            "requests": requests,
+            "capacity": capacity,
+            "denoising": denoising,
+            "denoised": run.denoised,
+        }
+        if latency:
+            steps = steps_of(network, run, draws=draws)
+            return run, LookAhead(self.rule, draws, classes, steps=steps, **options)
+        return run, Scheduler(self.rule, draws, classes, **options)
 
     @property
     def denoising(self) -> tuple[int, ...]:
@@ -217,23 +249,23 @@ class Job:
             Request(i, sample, int(streams[i]), None if candidates is None else candidates[i])
             for i, sample in enumerate(samples)
         )
-        run, scheduler = self.scheduler(requests, min(n, IN_FLIGHT))
+        runner = self.runner(requests, total=n, capacity=min(n, IN_FLIGHT))
         done = 0
         fresh: list[Finished] = []  # finished and not yielded
         most = len(self.model.conditions) * self.plan.draws
-        with closing(evaluate(self.network, run, scheduler)) as steps:
+        with closing(runner.evaluate()) as steps:
             try:
                 for _ in steps:
-                    fresh = scheduler.finished()
+                    fresh = runner.finished()
                     done += len(fresh)
                     if progress is not None:
-                        ahead = (n - scheduler.admitted) * most
-                        progress(Progress(done, n, scheduler.evaluated, scheduler.at_most + ahead))
+                        ahead = (n - runner.admitted) * most
+                        progress(Progress(done, n, runner.evaluated, runner.at_most + ahead))
                     given, fresh = fresh, []
                     yield given
             except KeyboardInterrupt:
                 steps.close()  # waits for the steps in flight
-                yield [*fresh, *scheduler.finished()]
+                yield [*fresh, *runner.finished()]
                 raise
 
     def encode(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

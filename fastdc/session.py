@@ -6,6 +6,10 @@
 
 All images in flight share the steps of one scheduler: an image that comes while others run joins the next step, and
 leaves as soon as it is decided. Its result is the one that :meth:`classify` gives for it alone.
+
+There are two modes. "throughput" fills the steps with cells that decisions wait for, which serves many images soonest.
+"latency" is for images that come one by one: it measures at the start what steps cost, and evaluates errors ahead of
+the decisions where that ends an image's race sooner (:mod:`fastdc.latency`). Results are the same.
 """
 
 import threading
@@ -17,13 +21,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
-from fastdc.engine import evaluate
-from fastdc.exceptions import BackendError
+from fastdc.exceptions import BackendError, InputError
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import PlanOptions, check_candidates
 from fastdc.results import Classification
 from fastdc.rules.base import AbstractRule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request
+
+MODES = ("throughput", "latency")
 
 
 class Session:
@@ -36,7 +41,8 @@ class Session:
         decision: ...
         seed: ...
         temperature: ...
-        capacity: Images in flight at once; more wait their turn.
+        capacity: Images in flight at once on a device; more wait their turn.
+        mode: "throughput" or "latency"; see the module.
         **plan: ...
 
     Raises:
@@ -53,12 +59,15 @@ class Session:
         seed: int = 0,
         temperature: float | None = None,
         capacity: int = IN_FLIGHT,
+        mode: str = "throughput",
         **plan: Unpack[PlanOptions],
     ) -> None:
         self._settings = classifier.settings(
             rule=rule, rule_options=rule_options, decision=decision, seed=seed, temperature=temperature, **plan
         )
-        self._run, self._scheduler = self._settings.job.scheduler(iter(()), capacity)
+        if mode not in MODES:
+            raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r:.80}")
+        self._runner = self._settings.job.runner(capacity=capacity, latency=mode == "latency")
         self._model = classifier.model
         self._waiting: dict[int, tuple[Future[Classification], int, float]] = {}
         self._next_key = 0
@@ -95,9 +104,14 @@ class Session:
                 raise BackendError(f"the session is over: {self._failure or 'it was closed'}")
             key, self._next_key = self._next_key, self._next_key + 1
             self._waiting[key] = (future, int(streams[0]), time.perf_counter())
-            self._scheduler.submit(Request(key, sample, int(streams[0]), classes))
+            self._runner.submit(Request(key, sample, int(streams[0]), classes))
             self._changed.notify()
         return future
+
+    @property
+    def evaluated(self) -> int:
+        """Network evaluations so far; in latency mode also those that no decision needed, which no result counts."""
+        return self._runner.evaluated
 
     def close(self) -> None:
         """Waits until all images are decided and ends the session. Further ones are refused."""
@@ -121,8 +135,8 @@ class Session:
                     self._changed.wait_for(lambda: self._waiting or self._closed)
                     if not self._waiting:
                         return
-                for _ in evaluate(self._settings.job.network, self._run, self._scheduler, wait=True):
-                    for finished in self._scheduler.finished():
+                for _ in self._runner.evaluate(wait=True):
+                    for finished in self._runner.finished():
                         self._deliver(finished)
         except BaseException as error:  # whatever it was, nobody may wait for ever
             with self._changed:

@@ -1,0 +1,418 @@
+"""Low latency: one image decided as soon as possible, from a table of what a step costs.
+
+A race is a chain of looks, each waiting for the errors of the last. For one image the steps of that chain are small,
+and a device that is waited for takes about as long for a step of eight cells as for one of two. So errors are evaluated
+*ahead of the decision*: beside the cells that the rule waits for, those of the next looks, under all classes that are
+still alive. The rule still decides at its looks, one after another, from the errors that it would have seen; errors
+that turn out not to be needed are dropped. Labels, counts and errors are therefore those of the plain race, to the bit,
+however far ahead was looked: only time is at stake, and cells that were evaluated for nothing.
+
+How far ahead minimises the expected time to the decision. With T(n) the seconds of n cells in steps side by side on all
+slots, measured (:class:`StepTable`), m_l the draws at look l, a_l the classes alive when its cells are asked for and
+p_l the probability that the race goes on after it,
+
+    V_i = min over t >= i of   T(a_i (m_t - m_{i-1})) + p_i ... p_t V_{t+1}
+
+is the time from look i on when the cells up to look t are evaluated at once. a_l and p_l are averages over the requests
+seen so far, beginning with one imagined request that loses half its classes and ends every other time. At a look, the
+classes that are truly alive take a_i's place, and cells of other images in the same step are counted in T.
+
+That spends work to gain time, and is worth it for few images at once: with many, steps are full of cells that are
+needed, and the plain scheduler, which evaluates nothing else, finishes them all sooner.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.backends.base import AbstractNetwork, halves
+from fastdc.engine import Run, evaluate
+from fastdc.exceptions import InputError
+from fastdc.scheduler import Cells, Scheduler, Work
+
+_WARMUP = 3  # rounds of a size that are not timed: where steps are captured, the first two run otherwise
+_REMEMBERED = 4096  # requests after which the averages are no longer refreshed
+
+AHEAD_BYTES = 2**26
+"""Of the errors that may be known ahead of the decisions, at most."""
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """What a step costs by its size.
+
+    Attributes:
+        sizes: Numbers of cells in a step, increasing up to the batch.
+        seconds: Of as many steps of that size as there are slots, side by side.
+        slots: How many.
+        fixed: Whether a step has one of these sizes; else any, and seconds are interpolated.
+
+    Raises:
+        InputError: No sizes, sizes that do not increase, or times that are not positive.
+    """
+
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+    slots: int = 1
+    fixed: bool = False
+
+    def __post_init__(self) -> None:
+        steps = [b - a for a, b in zip((0, *self.sizes), self.sizes, strict=False)]
+        if not self.sizes or len(self.sizes) != len(self.seconds) or min(steps) < 1 or self.slots < 1:
+            raise InputError(f"a table of steps needs increasing sizes and a time for each, got {self.sizes!r:.80}")
+        if not all(0 < seconds < float("inf") for seconds in self.seconds):
+            raise InputError(f"times of steps must be positive, got {self.seconds!r:.80}")
+
+    def cheapest(self, cells: int) -> int:
+        """The size of a step for so many cells, at most a batch: of the sizes that hold them, the one done soonest."""
+        if not self.fixed:
+            return cells
+        able = range(bisect_left(self.sizes, cells), len(self.sizes))
+        return self.sizes[min(able, key=lambda i: self.seconds[i])]
+
+    def round(self, cells: int) -> float:
+        """T: seconds until so many cells are evaluated, shared evenly by the slots."""
+        whole, rest = divmod(cells, len(self._rounds) - 1)
+        return whole * self._rounds[-1] + self._rounds[rest]
+
+    @cached_property
+    def _rounds(self) -> list[float]:
+        """Seconds of 0, 1, ... cells, up to a full step on every slot."""
+        shares = -(-np.arange(1, self.sizes[-1] * self.slots + 1) // self.slots)
+        if self.fixed:
+            soonest = np.minimum.accumulate(np.array(self.seconds)[::-1])[::-1]
+            seconds = soonest[np.searchsorted(self.sizes, shares)]
+        else:
+            seconds = np.interp(shares, self.sizes, self.seconds)
+        return [0.0, *seconds.tolist()]
+
+
+class _Rehearsal:
+    """Stands in for a scheduler: rounds of steps of one size, each round begun when the last has ended.
+
+    Args:
+        run: Its images are empty; its cells are as those of a race: classes fastest.
+        slots: Steps a round.
+        draws: J.
+    """
+
+    def __init__(self, run: Run, slots: int, draws: int) -> None:
+        self._run, self._slots, self._draws = run, slots, draws
+        self._cells = np.zeros((0, 3), np.int32)
+        self._unproposed = 0
+        self.flying = 0
+        self._rounds = 0
+        self._begun = 0.0
+        self.seconds: list[float] = []
+
+    def begin(self, size: int, rounds: int) -> None:
+        """Sets what comes next."""
+        index = np.arange(size, dtype=np.int32)
+        classes, draws = index % self._run.n_classes, index // self._run.n_classes % self._draws
+        self._cells = np.stack([np.zeros_like(index), classes, draws], axis=1)
+        self._rounds, self.seconds = rounds, []
+
+    def key(self, slot: int) -> int:
+        """See ``scheduler.Scheduler``, as for all that follow."""
+        return slot
+
+    def prepare(self) -> int:
+        if not self._unproposed and not self.flying and self._rounds:
+            self._rounds -= 1
+            self._unproposed = self._slots
+            self._begun = time.perf_counter()
+        return self._unproposed * len(self._cells)
+
+    def propose(self, room: int) -> Work:
+        if not self.prepare():
+            return Work(None, self._cells[:0])
+        self._unproposed -= 1
+        self.flying += len(self._cells)
+        return Work(None, self._cells)
+
+    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
+        self.flying -= len(work.cells)
+        if not self.flying and not self._unproposed:
+            self.seconds.append(time.perf_counter() - self._begun)
+
+
+def measure_steps(
+    network: AbstractNetwork,
+    run: Run,
+    sizes: Sequence[int] | None = None,
+    *,
+    draws: int = 1,
+    repeats: int = 7,
+    limit: float = 1.0,
+) -> StepTable:
+    """Times steps of each size as the engine runs them, all slots at once: the median of the rounds.
+
+    Args:
+        network: The network; waits while another run has it.
+        run: On this network, without images yet. What it will launch is captured on the way, where anything is.
+        sizes: Increasing; default: the network's, or the batch and its halves.
+        draws: J of the run's plan.
+        repeats: Rounds of a size that are timed.
+        limit: Seconds after which no larger size is timed: it is taken to cost as much a cell as the last one, unless
+            sizes are fixed.
+
+    Raises:
+        InputError: A size is none, or larger than the network's batch.
+        BackendError: The network fails.
+    """
+    chosen = tuple(network.sizes or halves(network.batch)) if sizes is None else tuple(sizes)
+    if not chosen or min(chosen) < 1 or max(chosen) > network.batch or repeats < 1:
+        raise InputError(f"sizes of steps must be from 1 to the network's {network.batch} rows, got {chosen!r:.80}")
+    rehearsal = _Rehearsal(run, len(network.slots), draws)
+    seconds: list[float] = []
+    start = time.perf_counter()
+    for size in chosen:
+        if seconds and network.sizes is None and time.perf_counter() - start > limit:
+            seconds.append(seconds[-1] * size / chosen[len(seconds) - 1])
+            continue
+        rehearsal.begin(size, _WARMUP + repeats)
+        for _ in evaluate(network, run, cast(Scheduler, rehearsal), wait=True):
+            pass
+        seconds.append(float(np.median(rehearsal.seconds[_WARMUP:])))
+    return StepTable(chosen, tuple(seconds), len(network.slots), network.sizes is not None)
+
+
+_tables: "WeakKeyDictionary[AbstractNetwork, StepTable]" = WeakKeyDictionary()
+_measuring = threading.Lock()
+
+
+def steps_of(network: AbstractNetwork, run: Run, *, draws: int) -> StepTable:
+    """The table of a network: measured the first time, and kept while the network lives."""
+    with _measuring:
+        table = _tables.get(network)
+        if table is None:
+            table = _tables[network] = measure_steps(network, run, draws=draws)
+        return table
+
+
+class Foresight:
+    """How far ahead to look, from what steps cost and how races went; see the module.
+
+    Args:
+        looks: m_l.
+        n_classes: K.
+        steps: What steps cost.
+    """
+
+    def __init__(self, looks: Sequence[int], n_classes: int, steps: StepTable) -> None:
+        self._looks = (0, *looks)
+        self._steps = steps
+        self._reached = [0.5**i for i in range(len(looks))]
+        self._alive = [max(2.0, n_classes * 0.5**i) * reached for i, reached in enumerate(self._reached)]
+        self._seen = 0
+        self._refresh()
+
+    def begin(self, look: int, classes: int) -> None:
+        """Counts a request whose cells of a look are asked for."""
+        self._reached[look] += 1
+        self._alive[look] += classes
+        if look == 0:
+            self._seen += 1
+            if self._seen <= _REMEMBERED and self._seen & (self._seen - 1) == 0:
+                self._refresh()
+
+    def depth(self, look: int, classes: int, *, missing: int, beside: int = 0) -> int:
+        """The look up to which cells are best evaluated at once.
+
+        Args:
+            look: The one that the rule waits for.
+            classes: Alive.
+            missing: Cells that the rule waits for.
+            beside: Other cells of the step.
+        """
+        return self._best(look, classes, missing + beside)[1]
+
+    def _best(self, look: int, classes: float, cells: float) -> tuple[float, int]:
+        """(expected seconds, the look to go up to) from `cells` that are evaluated in any case."""
+        best, depth, goes_on = float("inf"), look, 1.0
+        for end in range(look, len(self._value) - 1):
+            goes_on *= self._goes_on[end]
+            more = classes * (self._looks[end + 1] - self._looks[look + 1])
+            seconds = self._steps.round(round(cells + more)) + goes_on * self._value[end + 1]
+            if seconds < best:
+                best, depth = seconds, end
+        return best, depth
+
+    def _refresh(self) -> None:
+        """V, from the last look to the first."""
+        reached, count = self._reached, len(self._reached)
+        self._goes_on = [min(1.0, reached[i + 1] / reached[i]) for i in range(count - 1)] + [0.0]
+        self._value = [0.0] * (count + 1)
+        for look in range(count - 1, -1, -1):
+            classes = self._alive[look] / reached[look]
+            cells = classes * (self._looks[look + 1] - self._looks[look])
+            self._value[look] = self._best(look, classes, cells)[0]
+
+
+class LookAhead(Scheduler):
+    """A scheduler for few requests that evaluates errors ahead of the decisions; see the module.
+
+    The blocks of cells that the rule waits for are taken from the ledger as soon as they are there, and told when all
+    their errors are known, whichever step brought them. A slot of the pool is used again when no cell of its last
+    request is in flight.
+
+    Args:
+        *args: See :class:`Scheduler`.
+        steps: What steps cost.
+        **options: See :class:`Scheduler`.
+    """
+
+    def __init__(self, *args: Any, steps: StepTable, **options: Any) -> None:
+        super().__init__(*args, **options)
+        capacity, classes, draws = len(self._keys), len(self._all), self._looks[-1]
+        self._steps = steps
+        self._foresight = Foresight(self._looks, classes, steps)
+        self._known = np.full((capacity, classes, draws), np.nan, np.float32)
+        self._asked = np.zeros((capacity, classes, draws), np.bool_)  # given to the engine, or about to be
+        self._blocks: list[Work] = []  # taken from the ledger and not told
+        self._wanted: list[Cells] = []  # of the blocks, not proposed yet
+        self._ahead: dict[int, Cells] = {}  # by slot, not proposed yet
+        self._steps_out: dict[int, int] = {}  # cells of the steps in flight, by number
+        self._step = 0
+        self._out = np.zeros(capacity, np.int64)  # cells in flight, by slot
+        self._leaving: set[int] = set()  # slots whose request is over and that still have some
+        self._computed = 0
+
+    @classmethod
+    def capacity_for(cls, capacity: int, n_classes: int, draws: int) -> int:
+        """The requests that may be in flight, at most `capacity`, within :data:`AHEAD_BYTES`."""
+        return max(1, min(capacity, AHEAD_BYTES // (5 * n_classes * draws)))
+
+    @property
+    def evaluated(self) -> int:
+        """Cells evaluated so far, those that were not needed included."""
+        return self._computed
+
+    @property
+    def flying(self) -> int:
+        """See :class:`Scheduler`."""
+        return sum(self._steps_out.values())
+
+    def prepare(self) -> int:
+        """See :class:`Scheduler`."""
+        self._admit()
+        if self._ledger.waiting:
+            self._settle()
+        return len(self._first) + sum(map(len, (*self._wanted, *self._ahead.values())))
+
+    def propose(self, room: int) -> Work:
+        """See :class:`Scheduler`. Where sizes are fixed, cells are repeated up to the size that is done soonest."""
+        self.prepare()
+        first, self._first = self._first[:room], self._first[room:]
+        self._denoising += len(first)
+        parts = [first]
+        left = room - len(first)
+        while left and (self._wanted or self._ahead):
+            slot = None if self._wanted else next(iter(self._ahead))
+            cells = self._wanted.pop(0) if slot is None else self._ahead.pop(slot)
+            parts.append(cells[:left])
+            if len(cells) > left and slot is None:
+                self._wanted.insert(0, cells[left:])
+            elif len(cells) > left and slot is not None:
+                self._ahead[slot] = cells[left:]
+            left -= len(parts[-1])
+        cells = np.concatenate(parts)
+        count = len(cells)
+        if not count:
+            return Work(None, cells)
+        own = cells[len(first) :]
+        self._asked[own[:, 0], own[:, 1], own[:, 2]] = True
+        np.add.at(self._out, cells[:, 0], 1)
+        self._step += 1
+        self._steps_out[self._step] = count
+        if count > len(first) and (size := self._steps.cheapest(count)) > count:
+            cells = np.concatenate([cells, np.repeat(cells[-1:], size - count, axis=0)])
+        return Work(self._step, cells, len(first))
+
+    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
+        """See :class:`Scheduler`."""
+        assert work.ticket is not None
+        count = self._steps_out.pop(work.ticket)
+        self._computed += count
+        cells = work.cells[:count]
+        np.subtract.at(self._out, cells[:, 0], 1)
+        if work.denoising:
+            self._begin(cells[: work.denoising, 0])
+        slots, classes, draws = cells[work.denoising :].T
+        self._known[slots, classes, draws] = errors[work.denoising : count]
+        for slot in [slot for slot in self._leaving if not self._out[slot]]:
+            self._leaving.remove(slot)
+            self._vacate(slot)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tells the ledger all blocks whose errors are known, until it waits for errors that are not."""
+        while True:
+            self._take_blocks()
+            known = [not np.isnan(self._errors(block)).any() for block in self._blocks]
+            if not any(known):
+                return
+            told = [block for block, complete in zip(self._blocks, known, strict=True) if complete]
+            self._blocks = [block for block, complete in zip(self._blocks, known, strict=True) if not complete]
+            for block in told:
+                super().observe(block, self._errors(block))
+
+    def _errors(self, block: Work) -> npt.NDArray[np.float32]:
+        slots, classes, draws = block.cells.T
+        errors: npt.NDArray[np.float32] = self._known[slots, classes, draws]
+        return errors
+
+    def _take_blocks(self) -> None:
+        """Takes the blocks that wait in the ledger, and sees which cells are to be evaluated for them and ahead."""
+        if not self._ledger.waiting:
+            return
+        ticket, cells = self._ledger.propose(self._ledger.waiting)
+        self._blocks.append(Work(ticket, cells))
+        slots = cells[:, 0]
+        missing = cells[~self._asked[slots, cells[:, 1], cells[:, 2]]]
+        if len(missing):
+            self._asked[missing[:, 0], missing[:, 1], missing[:, 2]] = True
+            self._wanted.append(missing)
+        for slot in dict.fromkeys(slots.tolist()):
+            self._look_ahead(slot, cells[slots == slot], int(np.count_nonzero(missing[:, 0] == slot)))
+
+    def _look_ahead(self, slot: int, block: Cells, missing: int) -> None:
+        """Chooses the cells that are evaluated beside a block, which has so many whose errors nobody works on."""
+        look, classes = int(self._look[slot]), np.unique(block[:, 1])
+        self._foresight.begin(look, len(classes))
+        self._ahead.pop(slot, None)
+        if not missing:
+            return
+        beside = sum(map(len, (*self._wanted, *self._ahead.values()))) - missing
+        end = self._foresight.depth(look, len(classes), missing=missing, beside=beside)
+        draws = np.arange(self._looks[look], self._looks[end], dtype=np.int32)
+        grid = np.stack(np.meshgrid(draws, classes, indexing="ij"), axis=-1).reshape(-1, 2)  # classes fastest
+        ahead = np.column_stack([np.full(len(grid), slot, np.int32), grid[:, 1], grid[:, 0]])
+        ahead = ahead[~self._asked[slot, ahead[:, 1], ahead[:, 2]]]
+        if len(ahead):
+            self._ahead[slot] = np.ascontiguousarray(ahead, np.int32)
+
+    def _close(self, slots: npt.NDArray[np.int32]) -> None:
+        super()._close(slots)
+        for slot in slots.tolist():
+            self._ahead.pop(slot, None)
+            if self._out[slot]:
+                self._free.remove(slot)
+                self._leaving.add(slot)
+            else:
+                self._free.remove(slot)
+                self._vacate(slot)
+
+    def _vacate(self, slot: int) -> None:
+        """Makes a slot ready for the next request."""
+        self._known[slot] = np.nan
+        self._asked[slot] = False
+        self._free.append(slot)
