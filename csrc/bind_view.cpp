@@ -180,14 +180,13 @@ void bind_view(py::module_& m) {
       .def_property_readonly("is_cuda", [](const TensorView& view) { return view.device() == Device::kCuda; })
       .def_property_readonly("read_only", &TensorView::read_only)
       .def_property_readonly("pointer", [](const TensorView& view) { return reinterpret_cast<uintptr_t>(view.data()); })
-      .def_static("of_memory", &view_of_memory, py::arg("pointer"), py::arg("shape"), py::arg("dtype"),
-                  py::arg("device_type") = static_cast<int>(kDLCPU), py::arg("device_id") = 0,
-                  py::arg("owner") = py::none(), py::keep_alive<0, 6>())
       .def("__dlpack__", &dlpack_of, py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = py::none(),
            py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
       .def("__dlpack_device__", [](const TensorView& view) {
         return std::make_pair(static_cast<int>(view.device() == Device::kCuda ? kDLCUDA : kDLCPU), view.device_index());
       });
+  m.def("view_of_memory", &view_of_memory, py::arg("pointer"), py::arg("shape"), py::arg("dtype"),
+        py::arg("device_type"), py::arg("device_id"), py::arg("owner"), py::keep_alive<0, 6>());
 }
 
 }  // namespace fastdc

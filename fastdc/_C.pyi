@@ -18,15 +18,6 @@ class TensorView:
     def read_only(self) -> bool: ...
     @property
     def pointer(self) -> int: ...
-    @staticmethod
-    def of_memory(
-        pointer: int,
-        shape: Sequence[int],
-        dtype: str,
-        device_type: int = ...,
-        device_id: int = ...,
-        owner: Any = ...,
-    ) -> TensorView: ...
     def __dlpack__(
         self,
         *,
@@ -37,6 +28,9 @@ class TensorView:
     ) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
+def view_of_memory(
+    pointer: int, shape: Sequence[int], dtype: str, device_type: int, device_id: int, owner: Any
+) -> TensorView: ...
 def philox_words(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]: ...
 def philox_normal(
     streams: TensorView, draws: TensorView, seed: int, out: TensorView, purpose: int, stream: int

@@ -85,7 +85,7 @@ def view_memory(
     """
     whole = [_whole("an extent of shape", extent, 2**63) for extent in shape]
     kind, index = (_CPU, 0) if device is None else (_CUDA, _whole("device", device, 2**15))
-    return TensorView.of_memory(_whole("pointer", pointer, 2**64), whole, dtype, kind, index, owner)
+    return _C.view_of_memory(_whole("pointer", pointer, 2**64), whole, dtype, kind, index, owner)
 
 
 def _view(array: Array, name: str, *, copy: bool = False) -> TensorView:

@@ -104,7 +104,8 @@ def test_the_stub_describes_the_native_classes(described: ast.ClassDef) -> None:
     assert properties == {name for name, value in vars(native).items() if isinstance(value, property)}
     methods = {node.name: node for node in functions if not node.decorator_list}
     public = {name for name, value in vars(native).items() if not name.startswith("_") and callable(value)}
-    assert set(methods) == {"__init__", *public}
+    protocol = {name for name in vars(native) if name.startswith("__dlpack")}
+    assert set(methods) == {"__init__", *public, *protocol}
     for name, method in methods.items():
         assert stub_signature(method) == native_signature(str(getattr(native, name).__doc__))
 
