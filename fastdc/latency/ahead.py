@@ -8,7 +8,7 @@ that turn out not to be needed are dropped. Labels, counts and errors are theref
 however far ahead was looked: only time is at stake, and cells that were evaluated for nothing.
 
 How far ahead minimises the expected time to the decision. With T(n) the seconds of n cells in steps side by side on all
-slots, measured (:class:`StepTable`), m_l the draws at look l, a_l the classes alive when its cells are asked for and
+slots, measured (``steps.StepTable``), m_l the draws at look l, a_l the classes alive when its cells are asked for and
 p_l the probability that the race goes on after it,
 
     V_i = min over t >= i of   T(a_i (m_t - m_{i-1})) + p_i ... p_t V_{t+1}
@@ -21,181 +21,19 @@ That spends work to gain time, and is worth it for few images at once: with many
 needed, and the plain scheduler, which evaluates nothing else, finishes them all sooner.
 """
 
-import threading
-import time
-from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import AbstractNetwork, halves
-from fastdc.engine import Run, evaluate
-from fastdc.exceptions import InputError
+from fastdc.latency.steps import StepTable
 from fastdc.scheduler import Cells, Scheduler, Work
 
-_WARMUP = 3  # rounds of a size that are not timed: where steps are captured, the first two run otherwise
 _REMEMBERED = 4096  # requests after which the averages are no longer refreshed
 
 AHEAD_BYTES = 2**26
 """Of the errors that may be known ahead of the decisions, at most."""
-
-
-@dataclass(frozen=True)
-class StepTable:
-    """What a step costs by its size.
-
-    Attributes:
-        sizes: Numbers of cells in a step, increasing up to the batch.
-        seconds: Of as many steps of that size as there are slots, side by side.
-        slots: How many.
-        fixed: Whether a step has one of these sizes; else any, and seconds are interpolated.
-
-    Raises:
-        InputError: No sizes, sizes that do not increase, or times that are not positive.
-    """
-
-    sizes: tuple[int, ...]
-    seconds: tuple[float, ...]
-    slots: int = 1
-    fixed: bool = False
-
-    def __post_init__(self) -> None:
-        steps = [b - a for a, b in zip((0, *self.sizes), self.sizes, strict=False)]
-        if not self.sizes or len(self.sizes) != len(self.seconds) or min(steps) < 1 or self.slots < 1:
-            raise InputError(f"a table of steps needs increasing sizes and a time for each, got {self.sizes!r:.80}")
-        if not all(0 < seconds < float("inf") for seconds in self.seconds):
-            raise InputError(f"times of steps must be positive, got {self.seconds!r:.80}")
-
-    def cheapest(self, cells: int) -> int:
-        """The size of a step for so many cells, at most a batch: of the sizes that hold them, the one done soonest."""
-        if not self.fixed:
-            return cells
-        able = range(bisect_left(self.sizes, cells), len(self.sizes))
-        return self.sizes[min(able, key=lambda i: self.seconds[i])]
-
-    def round(self, cells: int) -> float:
-        """T: seconds until so many cells are evaluated, shared evenly by the slots."""
-        whole, rest = divmod(cells, len(self._rounds) - 1)
-        return whole * self._rounds[-1] + self._rounds[rest]
-
-    @cached_property
-    def _rounds(self) -> list[float]:
-        """Seconds of 0, 1, ... cells, up to a full step on every slot."""
-        shares = -(-np.arange(1, self.sizes[-1] * self.slots + 1) // self.slots)
-        if self.fixed:
-            soonest = np.minimum.accumulate(np.array(self.seconds)[::-1])[::-1]
-            seconds = soonest[np.searchsorted(self.sizes, shares)]
-        else:
-            seconds = np.interp(shares, self.sizes, self.seconds)
-        return [0.0, *seconds.tolist()]
-
-
-class _Rehearsal:
-    """Stands in for a scheduler: rounds of steps of one size, each round begun when the last has ended.
-
-    Args:
-        run: Its images are empty; its cells are as those of a race: classes fastest.
-        slots: Steps a round.
-        draws: J.
-    """
-
-    def __init__(self, run: Run, slots: int, draws: int) -> None:
-        self._run, self._slots, self._draws = run, slots, draws
-        self._cells = np.zeros((0, 3), np.int32)
-        self._unproposed = 0
-        self.flying = 0
-        self._rounds = 0
-        self._begun = 0.0
-        self.seconds: list[float] = []
-
-    def begin(self, size: int, rounds: int) -> None:
-        """Sets what comes next."""
-        index = np.arange(size, dtype=np.int32)
-        classes, draws = index % self._run.n_classes, index // self._run.n_classes % self._draws
-        self._cells = np.stack([np.zeros_like(index), classes, draws], axis=1)
-        self._rounds, self.seconds = rounds, []
-
-    def key(self, slot: int) -> int:
-        """See ``scheduler.Scheduler``, as for all that follow."""
-        return slot
-
-    def prepare(self) -> int:
-        if not self._unproposed and not self.flying and self._rounds:
-            self._rounds -= 1
-            self._unproposed = self._slots
-            self._begun = time.perf_counter()
-        return self._unproposed * len(self._cells)
-
-    def propose(self, room: int) -> Work:
-        if not self.prepare():
-            return Work(None, self._cells[:0])
-        self._unproposed -= 1
-        self.flying += len(self._cells)
-        return Work(None, self._cells)
-
-    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
-        self.flying -= len(work.cells)
-        if not self.flying and not self._unproposed:
-            self.seconds.append(time.perf_counter() - self._begun)
-
-
-def measure_steps(
-    network: AbstractNetwork,
-    run: Run,
-    sizes: Sequence[int] | None = None,
-    *,
-    draws: int = 1,
-    repeats: int = 7,
-    limit: float = 1.0,
-) -> StepTable:
-    """Times steps of each size as the engine runs them, all slots at once: the median of the rounds.
-
-    Args:
-        network: The network; waits while another run has it.
-        run: On this network, without images yet. What it will launch is captured on the way, where anything is.
-        sizes: Increasing; default: the network's, or the batch and its halves.
-        draws: J of the run's plan.
-        repeats: Rounds of a size that are timed.
-        limit: Seconds after which no larger size is timed: it is taken to cost as much a cell as the last one, unless
-            sizes are fixed.
-
-    Raises:
-        InputError: A size is none, or larger than the network's batch.
-        BackendError: The network fails.
-    """
-    chosen = tuple(network.sizes or halves(network.batch)) if sizes is None else tuple(sizes)
-    if not chosen or min(chosen) < 1 or max(chosen) > network.batch or repeats < 1:
-        raise InputError(f"sizes of steps must be from 1 to the network's {network.batch} rows, got {chosen!r:.80}")
-    rehearsal = _Rehearsal(run, len(network.slots), draws)
-    seconds: list[float] = []
-    start = time.perf_counter()
-    for size in chosen:
-        if seconds and network.sizes is None and time.perf_counter() - start > limit:
-            seconds.append(seconds[-1] * size / chosen[len(seconds) - 1])
-            continue
-        rehearsal.begin(size, _WARMUP + repeats)
-        for _ in evaluate(network, run, cast(Scheduler, rehearsal), wait=True):
-            pass
-        seconds.append(float(np.median(rehearsal.seconds[_WARMUP:])))
-    return StepTable(chosen, tuple(seconds), len(network.slots), network.sizes is not None)
-
-
-_tables: "WeakKeyDictionary[AbstractNetwork, StepTable]" = WeakKeyDictionary()
-_measuring = threading.Lock()
-
-
-def steps_of(network: AbstractNetwork, run: Run, *, draws: int) -> StepTable:
-    """The table of a network: measured the first time, and kept while the network lives."""
-    with _measuring:
-        table = _tables.get(network)
-        if table is None:
-            table = _tables[network] = measure_steps(network, run, draws=draws)
-        return table
 
 
 class Foresight:
@@ -310,7 +148,9 @@ class LookAhead(Scheduler):
 
     def propose(self, room: int) -> Work:
         """See :class:`Scheduler`. Where sizes are fixed, cells are repeated up to the size that is done soonest."""
-        self.prepare()
+        pending = self.prepare()
+        if not self._steps_out and self._steps.in_one(pending):
+            room = pending
         first, self._first = self._first[:room], self._first[room:]
         self._denoising += len(first)
         parts = [first]
