@@ -126,7 +126,15 @@ def song() -> Source:
         "attn_resolutions": [16],
     }
     schedule = EDMSchedule(sigma_min=0.002, sigma_max=80.0, timestep_scale=0.25)
-    return _source("edm", build(options_from("SongUNet", options)), (3, 32, 32), schedule)
+    network = build(options_from("SongUNet", options))
+    for name, value in network.state_dict().items():  # made to be filled from a file
+        if name.endswith("resample_filter"):
+            value.fill_(1 / value.numel())
+        elif value.ndim > 1:
+            value.normal_(std=value[0].numel() ** -0.5)
+        else:
+            value.fill_(float("norm" in name and name.endswith("weight")))
+    return _source("edm", network, (3, 32, 32), schedule)
 
 
 NETWORKS: dict[str, Callable[[], Source]] = {
