@@ -57,7 +57,7 @@ def test_extras_are_the_documented_ones() -> None:
 def test_package_data_is_installed() -> None:
     package = importlib.resources.files("fastdc")
     needed = ["py.typed", "models/digits-test.npz"]
-    for bundle in ("digits", "digits-mlp"):
+    for bundle in ("digits", "digits-mlp", "shapes"):
         manifest = json.loads((package / "models" / bundle / "fastdc.json").read_text(encoding="utf-8"))
         needed += [f"models/{bundle}/{name}" for name in manifest["files"]]
     assert len(needed) > 4

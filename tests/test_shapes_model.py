@@ -1,0 +1,83 @@
+"""The shipped text-conditional model on newly rendered images: zero-shot by prompts, also for pairs it never saw.
+
+The model was trained on 24 of the 32 pairs of a colour and a shape; the other eight it can only know by their parts.
+"""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fastdc
+from fastdc import Classification
+from fastdc.prompts import Prompts
+
+pytest.importorskip("onnxruntime")
+
+PER_CLASS = 3
+
+
+def make_shapes() -> ModuleType:
+    script = Path(__file__).parents[1] / "models" / "make_shapes.py"
+    spec = importlib.util.spec_from_file_location("make_shapes", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def shapes() -> ModuleType:
+    return make_shapes()
+
+
+@pytest.fixture(scope="module")
+def rendered(shapes: ModuleType) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    images, labels = shapes.make_set("test", PER_CLASS)
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def result(rendered: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Classification:
+    return fastdc.load("shapes").classify(rendered[0])
+
+
+def test_the_classes_are_the_renderers(shapes: ModuleType) -> None:
+    model = fastdc.load("shapes").model
+    assert model.class_names == tuple(shapes.CLASS_NAMES)
+    assert model.prompts == tuple(map(shapes.prompt, shapes.CLASS_NAMES))
+    assert model.latent_shape == (4, 8, 8)
+
+
+@pytest.mark.slow
+def test_seen_and_unseen_pairs_are_told_apart(
+    shapes: ModuleType, result: Classification, rendered: tuple[NDArray[np.uint8], NDArray[np.int64]]
+) -> None:
+    """On all 640 test images 98.8 % of the seen pairs and 98.1 % of the others are right; here 96 images."""
+    right = result.labels == rendered[1]
+    unseen = np.isin(rendered[1], shapes.HELD_OUT)
+    assert unseen.sum() == PER_CLASS * 8
+    assert right[~unseen].mean() >= 0.93
+    assert right[unseen].mean() >= 0.87
+    assert result.provenance["rule"]["name"] == "calibrated"
+    assert result.evaluations.mean() < 60  # of 32 classes at 32 draws, 1024
+
+
+@pytest.mark.slow
+def test_other_prompts_are_other_classes(
+    shapes: ModuleType, rendered: tuple[NDArray[np.uint8], NDArray[np.int64]]
+) -> None:
+    """Asked about colours alone, by four prompts a colour, the same network names them."""
+    pytest.importorskip("tokenizers")
+    colours = [name.split()[0] for name in shapes.CLASS_NAMES]
+    names = tuple(dict.fromkeys(colours))
+    prompts = Prompts(tuple(map(shapes.prompt, shapes.CLASS_NAMES)), tuple(map(names.index, colours)), names)
+    images, labels = rendered[0][::4], rendered[1][::4]
+    asked = fastdc.load("shapes", prompts=prompts).classify(images, rule="full", draws=2)
+    truth = np.array(prompts.class_of)[labels]
+    assert asked.probabilities.shape == (len(images), 8)
+    assert np.mean(asked.labels == truth) >= 0.9
