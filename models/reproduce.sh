@@ -4,8 +4,8 @@
 #   bash models/reproduce.sh OUTDIR [SEED]
 #
 # Needs pip install 'fastdc[cpu,train,export]' scikit-learn, and one CPU core for about ten minutes for the digits, and
-# half an hour for the shapes. A killed run goes on
-# where it was when the script is started again. SEED is 0 for the shipped models.
+# half an hour for the shapes. A killed run goes on where it was when the script is started again (the training of the
+# shapes from its beginning). SEED is 0 for the shipped models.
 set -euo pipefail
 
 out=${1:?usage: bash models/reproduce.sh OUTDIR [SEED]}
