@@ -9,7 +9,7 @@ import pytest
 
 from fastdc import ops
 from fastdc.backends.tensorrt import module
-from fastdc.backends.tensorrt.module import FLAVOURS, Gpu, check_driver, gpu, open_tensorrt, use_module
+from fastdc.backends.tensorrt.module import FLAVOURS, Gpu, check_driver, gpu, open_tensorrt, use_device, use_module
 from fastdc.exceptions import BackendError, InputError, MissingDependencyError
 
 
@@ -34,6 +34,8 @@ class Driver:
 
     def __init__(self, *, status: int = 0, devices: int = 1, broken: str = "") -> None:
         self.status, self.devices, self.broken = status, devices, broken
+        self.retained: list[int] = []
+        self.current: list[int] = []
 
     def cuInit(self, flags: int) -> int:  # noqa: N802 (the driver's own names)
         assert flags == 0
@@ -59,6 +61,15 @@ class Driver:
     def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
         version._obj.value = 13020
         return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:  # noqa: N802
+        self.retained.append(device.value)
+        context._obj.value = 0x1000 + device.value
+        return 0
+
+    def cuCtxSetCurrent(self, context: Any) -> int:  # noqa: N802
+        self.current.append(context.value)
+        return 201 if self.broken == "cuCtxSetCurrent" else 0
 
 
 @pytest.fixture
@@ -175,6 +186,20 @@ def test_a_gpu_is_what_the_driver_says(machine: Any) -> None:
     machine(Driver(broken="cuDeviceGetAttribute"))
     with pytest.raises(BackendError, match="the CUDA driver fails on cuDeviceGetAttribute: 999"):
         gpu(0)
+
+
+def test_a_thread_is_given_the_context_that_cudas_runtime_shares(machine: Any) -> None:
+    driver = Driver(devices=2)
+    machine(driver)
+    module._primary_context.cache_clear()
+    for index in (1, 1, 0):
+        use_device(index)
+    assert driver.retained == [41, 40], "once a device"
+    assert driver.current == [0x1000 + 41, 0x1000 + 41, 0x1000 + 40]
+    machine(Driver(broken="cuCtxSetCurrent"))
+    with pytest.raises(BackendError, match="the CUDA driver fails on cuCtxSetCurrent: 201"):
+        use_device(1)
+    module._primary_context.cache_clear()
 
 
 def test_the_real_module_opens_without_a_gpu() -> None:

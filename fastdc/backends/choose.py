@@ -2,10 +2,10 @@
 
 from fastdc.backends.base import AbstractEncoder, AbstractNetwork, NetworkOptions
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BackendError, InputError, MissingDependencyError
+from fastdc.exceptions import InputError, MissingDependencyError
 from fastdc.extras import installed
 
-BACKENDS = ("onnx", "torch")
+BACKENDS = ("onnx", "torch", "tensorrt")
 
 
 def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions | None = None) -> AbstractNetwork:
@@ -14,7 +14,7 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
     Args:
         bundle: The bundle.
         backend: One of :data:`BACKENDS`, or "auto": torch when a CUDA device is asked for, else onnx where ONNX
-            Runtime is installed, else torch.
+            Runtime is installed, else torch. An engine of TensorRT may take minutes to build: it is asked for by name.
         options: See :class:`NetworkOptions`.
 
     Raises:
@@ -35,7 +35,9 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
 
         return TorchNetwork.from_bundle(bundle, options)
     if backend == "tensorrt":
-        raise BackendError("backend tensorrt is not part of this version: use onnx or torch")
+        from fastdc.backends.tensorrt.network import TensorRTNetwork
+
+        return TensorRTNetwork(bundle, options)
     raise InputError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {backend!r}")
 
 

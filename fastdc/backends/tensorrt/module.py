@@ -7,7 +7,7 @@ What differs:
   driver is therefore asked first, through libcuda itself.
 * ``tensorrt_rtx`` builds on a machine without a GPU; only running needs one.
 
-What has not run on a GPU: :func:`gpu` and everything after a driver was found.
+What has not run on a GPU: :func:`gpu`, :func:`use_device` and everything after a driver was found.
 """
 
 import ctypes
@@ -163,20 +163,38 @@ def gpu(index: int = 0) -> Gpu:
         raise BackendError(f"device 'cuda:{index}' was asked for, but there are {count} CUDA devices")
     device, major, minor, version = (ctypes.c_int(0) for _ in range(4))
     name = ctypes.create_string_buffer(256)
-    calls = (
-        ("cuDeviceGet", ctypes.byref(device), index),
-        ("cuDeviceGetName", name, len(name), device),
-        ("cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device),
-        ("cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device),
-        ("cuDriverGetVersion", ctypes.byref(version)),
-    )
-    for call, *arguments in calls:
-        if call != "cuDeviceGet" and arguments[-1] is device:
-            arguments[-1] = ctypes.c_int(device.value)
-        status = int(getattr(driver, call)(*arguments))
-        if status:
-            raise BackendError(f"the CUDA driver fails on {call}: {status}")
+    _call(driver, "cuDeviceGet", ctypes.byref(device), index)
+    _call(driver, "cuDeviceGetName", name, len(name), device)
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+    _call(driver, "cuDriverGetVersion", ctypes.byref(version))
     return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", version.value // 1000)
+
+
+def use_device(index: int) -> None:
+    """Makes a GPU the calling thread's own, as TensorRT wants it; a thread starts with none.
+
+    Raises:
+        BackendError: The driver fails.
+    """
+    _call(_libcuda(), "cuCtxSetCurrent", ctypes.c_void_p(_primary_context(index)))
+
+
+@cache
+def _primary_context(index: int) -> int:
+    """The context of a GPU that all of CUDA's runtime shares; held until the process ends."""
+    check_driver()
+    driver = _libcuda()
+    device, context = ctypes.c_int(0), ctypes.c_void_p(None)
+    _call(driver, "cuDeviceGet", ctypes.byref(device), index)
+    _call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    return int(context.value or 0)
+
+
+def _call(driver: Any, name: str, *arguments: Any) -> None:
+    status = int(getattr(driver, name)(*arguments))
+    if status:
+        raise BackendError(f"the CUDA driver fails on {name}: {status}")
 
 
 def make_logger(module: Any) -> Any:

@@ -1,0 +1,212 @@
+"""What fastdc calls of TensorRT is what the published bindings have: 11.4, 10.16, RTX 1.7, and the installed one.
+
+USES is all of it. It is complete by what runs (a double of the bindings notes each member that a build and a step
+touch, and refuses calls that fit no signature) and by what is written (the syntax tree of the package).
+"""
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from cuda_doubles import Core, HostedArrays
+from tensorrt_double import VERSIONS, Double, Part, arguments_of, fits, interface
+
+from fastdc.backends.tensorrt import build, network
+from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
+from fastdc.backends.tensorrt.module import use_module
+from fastdc.backends.tensorrt.network import Engine, TensorRTSlot, check_tensors, load_engine
+from fastdc.exceptions import BackendError
+from fastdc.shipped import find_model
+
+USES: dict[str, set[str]] = {
+    "Builder": {
+        "build_serialized_network",
+        "create_builder_config",
+        "create_network",
+        "create_optimization_profile",
+    },
+    "BuilderFlag": {"REFIT", "TF32", "VERSION_COMPATIBLE"},
+    "ExecutionContextAllocationStrategy": {"USER_MANAGED"},
+    "HardwareCompatibilityLevel": {"AMPERE_PLUS", "NONE"},
+    "IAttention": {"decomposable"},
+    "IAttentionOutputLayer": {"attention"},
+    "IBuilderConfig": {
+        "add_optimization_profile",
+        "builder_optimization_level",
+        "clear_flag",
+        "create_timing_cache",
+        "get_timing_cache",
+        "hardware_compatibility_level",
+        "max_aux_streams",
+        "profiling_verbosity",
+        "set_flag",
+        "set_memory_pool_limit",
+        "set_timing_cache",
+    },
+    "ICudaEngine": {
+        "create_execution_context",
+        "get_device_memory_size_for_profile_v2",
+        "get_tensor_dtype",
+        "get_tensor_mode",
+        "get_tensor_name",
+        "num_io_tensors",
+    },
+    "IExecutionContext": {
+        "execute_async_v3",
+        "get_tensor_shape",
+        "infer_shapes",
+        "set_device_memory",
+        "set_input_shape",
+        "set_optimization_profile_async",
+        "set_tensor_address",
+    },
+    "ILayer": {"type"},
+    "INetworkDefinition": {"get_input", "get_layer", "get_output", "num_inputs", "num_layers", "num_outputs"},
+    "IOptimizationProfile": {"set_shape"},
+    "ITensor": {"dtype", "get_dimension_name", "name", "shape"},
+    "ITimingCache": {"combine", "serialize"},
+    "LayerType": {"ATTENTION_OUTPUT"},
+    "MemoryPoolType": {"WORKSPACE"},
+    "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
+    "OnnxParser": {"get_error", "num_errors", "parse", "parse_from_file"},
+    "ParserError": {"desc", "node_name", "node_operator"},
+    "ProfilingVerbosity": {"DETAILED"},
+    "Runtime": {"deserialize_cuda_engine", "engine_host_code_allowed"},
+}
+
+# Names of variables that hold objects of TensorRT, in the functions of build.py and network.py.
+VARIABLES = {
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "config": "IBuilderConfig",
+    "profile": "IOptimizationProfile",
+    "cache": "ITimingCache",
+    "merged": "ITimingCache",
+    "tensor": "ITensor",
+    "layer": "ILayer",
+    "runtime": "Runtime",
+    "context": "IExecutionContext",
+    "levels": "HardwareCompatibilityLevel",
+}
+FOLDER = Path(build.__file__).parent
+MODEL = find_model("digits-mlp") / "denoiser.onnx"
+OPTIONS = EngineOptions(batches=(2,), latency=(1, 1, 2), workspace=2**20, tf32=True, hardware_compatible=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_member_is_in_the_published_bindings(version: str) -> None:
+    classes = interface(version)["classes"]
+    missing = [f"{name}.{member}" for name, members in USES.items() for member in members - set(classes.get(name, ()))]
+    assert missing == []
+    assert {"ILogger", "ILogger.Severity"} <= set(classes)
+    assert {"ERROR", "INFO"} <= set(classes["ILogger.Severity"])
+    assert fits(classes["Builder"]["__init__"], 1, set())
+    assert fits(classes["OnnxParser"]["__init__"], 2, set())
+    assert fits(classes["Runtime"]["__init__"], 1, set())
+
+
+def test_the_installed_module_is_the_one_that_was_read() -> None:
+    module = pytest.importorskip("tensorrt_rtx")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+    try:
+        from tensorrt_api import describe  # type: ignore[import-not-found, unused-ignore]
+    finally:
+        sys.path.pop(0)
+    for name, members in USES.items():
+        assert not [member for member in members if not hasattr(getattr(module, name), member)], name
+    golden = interface("rtx-1.7")
+    if module.__version__ == golden["version"]:
+        assert describe(module)["classes"] == golden["classes"]
+
+
+def used_by_a_build_and_a_step(version: str, monkeypatch: pytest.MonkeyPatch) -> Double:
+    monkeypatch.setattr(network, "check_driver", lambda: None)
+    monkeypatch.setattr(network, "use_device", lambda index: None)
+    double = Double(version)
+    trt = use_module(double.module, "tensorrt_rtx" if version.startswith("rtx") else "tensorrt")
+    built = build_engine(trt, MODEL, 11, OPTIONS)
+    build_engine(trt, MODEL.read_bytes(), 11, EngineOptions(batches=(2,), latency=(1, 1, 2)))
+    merge_timing_caches(trt, b"a", b"b")
+    double.faults = ("OnnxParser.parse",)
+    with pytest.raises(BackendError, match=r"cannot parse the graph: node 1 \(Frob\): unknown"):
+        build_engine(trt, MODEL, 11, OPTIONS)
+    double.faults = ()
+    loaded = load_engine(trt, built.plan)
+    check_tensors(loaded, "float32", ())
+    home = HostedArrays(Core(lazy=False))
+    slot = TensorRTSlot(Engine(trt, loaded, OPTIONS, 0, (1, 8, 8), "float32"), home, home, {})
+    slot.write(slot.class_labels, np.zeros(2, np.int64))
+    slot.run(2)
+    return double
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_list_is_what_a_build_and_a_step_use(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = used_by_a_build_and_a_step(version, monkeypatch).used
+    wanted = {(name, member) for name, members in USES.items() for member in members}
+    if version.startswith("rtx"):  # whose timing cache does nothing
+        wanted -= {("IBuilderConfig", name) for name in ("set_timing_cache", "get_timing_cache")}
+    assert used == wanted
+
+
+def members_written(source: str) -> set[tuple[str, str]]:
+    """(class, member) of each attribute of a variable in VARIABLES, and of each class of the module."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Attribute):
+            continue
+        inner = node.value
+        if isinstance(inner, ast.Name) and inner.id in VARIABLES:
+            found.add((VARIABLES[inner.id], node.attr))
+        is_module = isinstance(inner, ast.Attribute) and ast.unparse(inner.value) in ("module", "trt.module")
+        if is_module and isinstance(inner, ast.Attribute):
+            found.add((inner.attr, node.attr))
+    return found
+
+
+@pytest.mark.parametrize("name", ["build", "network"])
+def test_the_list_has_what_is_written(name: str) -> None:
+    """Also what no test runs; an attribute of a layer may be one of the class that it really is."""
+    written = members_written((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    allowed = {(kind, member) for kind, members in USES.items() for member in members}
+    allowed |= {("ILayer", "__class__"), ("ILayer", "attention")}
+    assert len(written) > 8
+    assert written - allowed == set()
+
+
+def test_classes_that_are_written_are_in_the_list() -> None:
+    known = {*USES, "ILogger"}
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("module", "trt.module"):
+                assert node.attr in known, f"{path.name}: {node.attr}"
+
+
+def test_signatures_are_read_as_they_are() -> None:
+    signature = "f(self: X, a: typing.Dict[str, int], b: Y = <Y.Z: 0>, c: list[tuple[int, str]] = None) -> bool"
+    assert arguments_of(signature) == [("a", True), ("b", False), ("c", False)]
+    assert fits([signature], 1, {"c"})
+    assert fits(["g(self: X) -> int", signature], 0, set())
+    assert not fits([signature], 0, {"b"})
+    assert not fits([signature], 4, set())
+    assert not fits([signature], 1, {"a", "d"})
+    assert not fits([], 0, set())
+
+
+def test_the_double_refuses_what_the_bindings_do_not_have() -> None:
+    double = Double("11.4")
+    config: Any = Part(double, "IBuilderConfig")
+    with pytest.raises(AssertionError, match=r"IBuilderConfig of 11\.4 has no int8_calibrator"):
+        config.int8_calibrator = None
+    with pytest.raises(AssertionError, match="set_flag"):
+        config.set_flag(1, 2, 3)
+    with pytest.raises(AttributeError, match=r"BuilderFlag of 11\.4 has no FP16"):
+        double.module.BuilderFlag.FP16  # noqa: B018
+    assert Double("10.16").module.BuilderFlag.FP16 is not None, "which later versions removed"

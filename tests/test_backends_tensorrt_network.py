@@ -1,0 +1,300 @@
+"""Networks as TensorRT engines, on a double with the interface of the real bindings: numbers, calls, their order."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("filelock")
+
+from cuda_doubles import Core, HostedArrays
+from tensorrt_double import VERSIONS, Double
+
+from fastdc import DiffusionClassifier
+from fastdc.backends import open_network
+from fastdc.backends.base import NetworkOptions
+from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.tensorrt import network as module
+from fastdc.backends.tensorrt.build import EngineOptions, build_engine
+from fastdc.backends.tensorrt.cache import EngineCache
+from fastdc.backends.tensorrt.module import Gpu, open_tensorrt, use_module
+from fastdc.backends.tensorrt.network import (
+    TensorRTNetwork,
+    TensorRTSlot,
+    default_engine,
+    engine_key,
+    load_engine,
+    sizes_of,
+)
+from fastdc.bundle import Bundle, load_bundle
+from fastdc.data import digits_test
+from fastdc.exceptions import BackendError, InputError
+from fastdc.shipped import find_model
+
+MLP = load_bundle(find_model("digits-mlp"))
+SMALL = EngineOptions(batches=(4, 16), latency=(1, 2, 4))
+CARD = Gpu("Double 1", "9.0", 13)
+Open = Callable[..., tuple[TensorRTNetwork, Double]]
+
+
+def flavour_of(version: str) -> str:
+    return "tensorrt_rtx" if version.startswith("rtx") else "tensorrt"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
+    """Opens a network on a machine with a GPU, as far as the package can tell."""
+    core = Core(lazy=False)
+    current: list[int] = []
+    monkeypatch.setattr(module, "DeviceArrays", lambda index: HostedArrays(core))
+    monkeypatch.setattr(module, "gpu", lambda index: CARD)
+    monkeypatch.setattr(module, "use_device", current.append)
+    monkeypatch.setattr(module, "check_driver", lambda: None)
+
+    def open_it(
+        version: str = "11.4", bundle: Bundle = MLP, options: NetworkOptions | None = None, **more: Any
+    ) -> tuple[TensorRTNetwork, Double]:
+        double = Double(version, **more)
+        trt = use_module(double.module, flavour_of(version))
+        monkeypatch.setattr(module, "open_tensorrt", lambda flavour: trt)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            made = TensorRTNetwork(bundle, options, engine=SMALL, cache=EngineCache(tmp_path))
+        return made, double
+
+    yield open_it
+    assert set(current) <= {0}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_image_gets_the_errors_of_the_other_backend(version: str, opened: Open) -> None:
+    """Through the engine, with steps of several sizes, part-filled ones and two slots."""
+    images = digits_test().images[:3]
+    network, double = opened(version, options=NetworkOptions(graphs=False))
+    assert network.built
+    ours = DiffusionClassifier(MLP.model, network).errors(images)
+    theirs = DiffusionClassifier(MLP.model, OnnxNetwork(MLP)).errors(images)
+    assert np.allclose(ours.errors, theirs.errors, rtol=1e-4)
+    assert np.all(np.isfinite(ours.errors))
+    assert "IExecutionContext.execute_async_v3" in double.names()
+
+
+def test_the_engine_is_kept_and_loaded_the_next_time(opened: Open) -> None:
+    first, double = opened()
+    assert first.built
+    assert "Builder.build_serialized_network" in double.names()
+    assert [check["batch"] for check in first.self_test["checks"]] == [1, 2, 4, 16]
+    second, double = opened()
+    assert (second.built, second.plan, second.self_test) == (False, first.plan, first.self_test)
+    assert not [name for name in double.names() if name.startswith("Builder")]
+    third, _ = opened("10.16")
+    assert third.built, "a plan fits no other version"
+
+
+PROFILES = [
+    {"sample": tuple((n, 1, 8, 8) for n in sizes), "timestep": tuple((n,) for n in sizes)}
+    | {"class_labels": tuple((n,) for n in sizes)}
+    for sizes in ((4, 4, 4), (16, 16, 16), (1, 2, 4))
+]
+
+
+def test_a_step_is_prepared_once_and_then_only_run(opened: Open) -> None:
+    network, double = opened()
+    slot = network.slots[0]
+    assert isinstance(slot, TensorRTSlot)
+    assert double.profiles == PROFILES
+    slot.write(slot.sample, np.ones((4, 1, 8, 8), np.float32))
+    slot.write(slot.timestep, np.ones(4, np.float32))
+    slot.write(slot.class_labels, np.zeros(4, np.int64))
+    double.calls.clear()
+    slot.run(2)
+    shapes = [("sample", (2, 1, 8, 8)), ("timestep", (2,)), ("class_labels", (2,))]
+    buffers = [(name, getattr(slot, name).pointer) for name in ("sample", "timestep", "class_labels", "output")]
+    assert double.calls[0][0] == "ICudaEngine.create_execution_context"
+    assert double.calls[0][1].name == "USER_MANAGED"
+    assert double.calls[1:] == [
+        ("IExecutionContext.set_device_memory", slot._scratch.pointer, 1002),
+        ("IExecutionContext.set_optimization_profile_async", 2, slot.stream),
+        *(("IExecutionContext.set_input_shape", name, shape) for name, shape in shapes),
+        ("IExecutionContext.infer_shapes",),
+        ("IExecutionContext.get_tensor_shape", "output"),
+        *(("IExecutionContext.set_tensor_address", name, pointer) for name, pointer in buffers),
+        ("IExecutionContext.execute_async_v3", slot.stream),
+    ]
+    assert slot._scratch.nbytes >= 1002
+    assert all(pointer % 256 == 0 for _, pointer in buffers)
+    double.calls.clear()
+    slot.run(2)
+    assert double.calls == [("IExecutionContext.execute_async_v3", slot.stream)]
+    double.calls.clear()
+    slot.run(4)
+    assert ("IExecutionContext.set_optimization_profile_async", 0, slot.stream) in double.calls, (
+        "its own, not the range"
+    )
+    first, second = network.slots
+    assert first.stream != second.stream
+    assert 0 not in (first.stream, second.stream, network.stream)
+
+
+def test_sizes_and_profiles(opened: Open) -> None:
+    network, _ = opened()
+    assert network.sizes == (1, 2, 4, 16)
+    assert network.batch == 16
+    slot = network.slots[0]
+    assert isinstance(slot, TensorRTSlot)
+    assert [slot._engine.profile_of(size) for size in (1, 2, 3, 4, 16)] == [2, 2, 2, 0, 1]
+    with pytest.raises(BackendError, match="the engine has no profile for a step of 5"):
+        slot.run(5)
+    assert sizes_of(EngineOptions(batches=(64, 512), latency=(1, 8, 64))) == (1, 2, 4, 8, 16, 32, 64, 512)
+    assert sizes_of(EngineOptions(batches=(), latency=(3, 5, 20))) == (3, 5, 10, 20)
+    assert sizes_of(EngineOptions(batches=(7,), latency=None)) == (7,)
+
+
+FAULTS = {
+    "ICudaEngine.create_execution_context": "cannot make a context",
+    "IExecutionContext.set_optimization_profile_async": "does not take the profile of 1",
+    "IExecutionContext.set_input_shape": r"does not take sample of shape \(1, 1, 8, 8\)",
+    "IExecutionContext.set_tensor_address": "does not take the buffer of sample",
+    "IExecutionContext.execute_async_v3": "does not run a step of 1",
+    "Builder.build_serialized_network": "cannot build the graph",
+    "IBuilderConfig.add_optimization_profile": "refuses the shapes",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_tensorrt_refuses_is_told_in_one_line(fault: str, opened: Open) -> None:
+    with pytest.raises(BackendError, match=rf"^TensorRT 11\.4\.0\.106 {FAULTS[fault]}.*no reason given$"):
+        opened(faults=(fault,))
+
+
+def test_an_engine_that_computes_something_else_is_refused(opened: Open, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"the engine differs from the CPU by .* it is refused"):
+        opened(wrong=1e-3)
+    assert not list(tmp_path.glob("*.plan"))
+
+
+def test_a_plan_with_other_tensors_is_refused() -> None:
+    class Engine:
+        num_io_tensors = 2
+
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+
+        def get_tensor_name(self, index: int) -> str:
+            return ("sample", "output")[index]
+
+        def get_tensor_dtype(self, name: str) -> Any:
+            return type("DataType", (), {"name": self.kind})
+
+        def get_tensor_mode(self, name: str) -> Any:
+            return type("Mode", (), {"name": "OUTPUT" if name == "output" else "INPUT"})
+
+    with pytest.raises(BackendError, match=r"the engine must map .*'timestep': 'FLOAT'.* to output, it has .*HALF"):
+        module.check_tensors(Engine("HALF"), "float16", ())
+
+
+def test_a_buffer_that_is_not_aligned_is_refused(opened: Open) -> None:
+    network, _ = opened()
+    slot = network.slots[0]
+    assert isinstance(slot, TensorRTSlot)
+    slot.timestep = slot.timestep[1:]
+    slot._contexts.clear()
+    with pytest.raises(BackendError, match="the buffer of timestep must start at a multiple of 256 bytes"):
+        slot.run(2)
+
+
+def test_steps_are_captured_on_the_slots_stream(opened: Open) -> None:
+    network, _ = opened()
+    assert network.capture(network.slots[1], lambda: None) is not None
+    network, _ = opened(options=NetworkOptions(graphs=False))
+    assert network.capture(network.slots[1], lambda: None) is None
+
+
+def test_what_an_engine_is_keyed_by() -> None:
+    double = Double("11.4")
+    trt = use_module(double.module, "tensorrt")
+    key = engine_key(MLP, SMALL, trt, CARD)
+    others = [
+        engine_key(MLP, replace(SMALL, **change), trt, CARD)
+        for change in (
+            {"batches": (4, 17)},
+            {"latency": (1, 3, 4)},
+            {"opt_level": 4},
+            {"workspace": 1},
+            {"tf32": True},
+            {"aux_streams": 1},
+            {"hardware_compatible": True},
+            {"refit": True},
+        )
+    ]
+    cards = (replace(CARD, name="B"), replace(CARD, sm="9.1"), replace(CARD, driver=12))
+    others += [engine_key(MLP, SMALL, trt, card) for card in cards]
+    others.append(engine_key(load_bundle(find_model("digits")), SMALL, trt, CARD))
+    others.append(engine_key(MLP, SMALL, replace(trt, version="11.4.0.107"), CARD))
+    others.append(engine_key(MLP, SMALL, replace(trt, flavour="tensorrt_rtx"), CARD))
+    more = {**MLP.manifest, "files": {**MLP.manifest["files"], "denoiser.data": {"sha256": "ab"}}}
+    others.append(engine_key(replace(MLP, manifest=more), SMALL, trt, CARD))
+    others.append(engine_key(replace(MLP, manifest={**MLP.manifest, "precision": "int8"}), SMALL, trt, CARD))
+    others.append(engine_key(replace(MLP, model=replace(MLP.model, null_class=None)), SMALL, trt, CARD))
+    texts = {repr(sorted(one.items())) for one in (key, *others)}
+    assert len(texts) == len(others) + 1
+    assert key == engine_key(MLP, SMALL, trt, CARD)
+
+
+def test_the_default_engine() -> None:
+    def of(flops: float | None, batch: int | None = None) -> EngineOptions:
+        manifest = {**MLP.manifest, **({} if flops is None else {"cost": {"flops": flops}})}
+        return default_engine(replace(MLP, manifest=manifest), NetworkOptions(batch=batch))
+
+    assert of(None).ranges == ((64, 64, 64), (512, 512, 512), (1, 8, 64))
+    assert of(680e9).ranges == ((2, 2, 2), (16, 16, 16), (1, 2, 2)), "Stable Diffusion"
+    assert of(1e15).ranges == ((1, 1, 1), (1, 1, 1))
+    assert of(680e9, batch=3).ranges == ((1, 1, 1), (3, 3, 3), (1, 1, 1))
+    assert not of(None).tf32
+    assert default_engine(MLP, NetworkOptions(tf32=True)).tf32
+
+
+def test_what_cannot_run_is_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_tensorrt", lambda flavour: pytest.fail("opened"))
+    with pytest.raises(BackendError, match="backend tensorrt runs on an NVIDIA GPU, got device 'cpu'"):
+        TensorRTNetwork(MLP, NetworkOptions(device="cpu"))
+    with pytest.raises(BackendError, match="here float32: export the model in float16 to run it so"):
+        TensorRTNetwork(MLP, NetworkOptions(precision="float16"))
+    with pytest.raises(InputError, match="a version-compatible engine holds code for the host"):
+        TensorRTNetwork(MLP, engine=EngineOptions(version_compatible=True))
+
+
+def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdc.backends.tensorrt import module as opening
+
+    def absent() -> Any:
+        raise OSError
+
+    monkeypatch.setattr(opening, "_libcuda", absent)
+    monkeypatch.setattr(opening, "installed", lambda name: True)
+    with pytest.raises(BackendError, match=r"^backend tensorrt needs an NVIDIA GPU: no driver is installed"):
+        open_network(MLP, "tensorrt")
+
+
+def test_a_real_plan_is_not_loaded_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By TensorRT-RTX, which builds here and has nothing to run on."""
+    pytest.importorskip("tensorrt_rtx")
+    from fastdc import ops
+
+    if ops.cuda_device_count():
+        pytest.skip("there is a GPU")
+    trt = open_tensorrt("tensorrt_rtx", need_gpu=False)
+    plan = build_engine(trt, (MLP.path / "denoiser.onnx").read_bytes(), 11, SMALL).plan
+    with pytest.raises(BackendError, match="backend tensorrt needs an NVIDIA GPU"):
+        load_engine(trt, plan)
+    monkeypatch.setattr(module, "check_driver", lambda: None)
+    with pytest.raises(BackendError, match=r"TensorRT-RTX .* does not load the plan: .*cudaError") as caught:
+        load_engine(trt, plan)
+    assert "\n" not in str(caught.value)
+    assert not re.search("no reason", str(caught.value))
