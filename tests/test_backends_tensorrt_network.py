@@ -142,6 +142,45 @@ def test_a_step_is_prepared_once_and_then_only_run(opened: Open) -> None:
     assert 0 not in (first.stream, second.stream, network.stream)
 
 
+def test_tables_are_bound_once_for_all_slots(opened: Open) -> None:
+    """A network of texts: each row gets its condition's row of the table, whatever the size of the step."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto
+    inputs = [
+        helper.make_tensor_value_info("sample", kind.FLOAT, ["batch", 1, 8, 8]),
+        helper.make_tensor_value_info("timestep", kind.FLOAT, ["batch"]),
+        helper.make_tensor_value_info("class_labels", kind.INT64, ["batch"]),
+        helper.make_tensor_value_info("text", kind.FLOAT, ["conditions", 1, 8, 8]),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["text", "class_labels"], ["row"]),
+        helper.make_node("Add", ["sample", "row"], ["output"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", inputs, [helper.make_tensor_value_info("output", kind.FLOAT, ["batch", 1, 8, 8])]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    network, double = opened()
+    double.profiles.clear()
+    trt = use_module(double.module, "tensorrt")
+    loaded = load_engine(trt, build_engine(trt, model.SerializeToString(), 3, SMALL).plan)
+    assert all(one["text"] == 3 * ((3, 1, 8, 8),) for one in double.profiles)
+    module.check_tensors(loaded, "float32", ("text",))
+    texts = np.arange(3 * 64, dtype=np.float32).reshape(3, 1, 8, 8)
+    tables = {"text": network.place(texts)}
+    engine = module.Engine(trt, loaded, SMALL, 0, (1, 8, 8), "float32")
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        slot = TensorRTSlot(engine, HostedArrays(Core(lazy=False)), network.home, tables)
+        for size in (1, 4, 16):
+            sample = rng.standard_normal((size, 1, 8, 8)).astype(np.float32)
+            labels = rng.integers(0, 3, size)
+            got = slot.runner()(sample, np.zeros(size, np.float32), labels)
+            assert np.array_equal(got, sample + texts[labels])
+    addresses = {call[2] for call in double.calls if call[0].endswith("set_tensor_address") and call[1] == "text"}
+    assert addresses == {tables["text"].pointer}
+
+
 def test_sizes_and_profiles(opened: Open) -> None:
     network, _ = opened()
     assert network.sizes == (1, 2, 4, 16)
