@@ -13,8 +13,9 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
 
     Args:
         bundle: The bundle.
-        backend: One of :data:`BACKENDS`, or "auto": torch when a CUDA device is asked for, else onnx where ONNX
-            Runtime is installed, else torch. An engine of TensorRT may take minutes to build: it is asked for by name.
+        backend: One of :data:`BACKENDS`, or "auto": torch when a CUDA device is asked for and torch is installed, else
+            onnx where ONNX Runtime is installed, else torch. An engine of TensorRT may take minutes to build: it is
+            asked for by name.
         options: See :class:`NetworkOptions`.
 
     Raises:
@@ -26,6 +27,10 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
     options = options or NetworkOptions()
     if backend == "auto":
         backend = _choose(options)
+    if backend == "onnx" and options.device.startswith("cuda"):
+        from fastdc.backends.onnx_cuda import OnnxCudaNetwork
+
+        return OnnxCudaNetwork(bundle, options)
     if backend == "onnx":
         from fastdc.backends.onnx import OnnxNetwork
 
@@ -57,6 +62,8 @@ def open_encoder(bundle: Bundle, options: NetworkOptions | None = None) -> Abstr
 
 
 def _choose(options: NetworkOptions) -> str:
+    if options.device.startswith("cuda") and not installed("torch") and installed("onnxruntime"):
+        return "onnx"
     if options.device.startswith("cuda") or options.precision not in ("auto", "float32"):
         return "torch"
     if installed("onnxruntime"):

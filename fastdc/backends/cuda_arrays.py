@@ -347,8 +347,8 @@ class DeviceBuffers:
         self.home = home
         self.stream = arrays.stream
         self.sample: Buffer = arrays.empty((batch, *sample_shape), dtype)
-        self.timestep: Buffer = arrays.empty((batch,), "float32")
-        self.class_labels: Buffer = arrays.empty((batch,), "int64")
+        self.timestep: Buffer = arrays.place(np.zeros(batch, np.float32))
+        self.class_labels: Buffer = arrays.place(np.zeros(batch, np.int64))  # networks use it as an index
         self.output: Buffer = arrays.empty((batch, *sample_shape), dtype)
         self.cells: Buffer = arrays.place(np.zeros((batch, 3), np.int32))
         self.errors: Buffer = arrays.empty((batch,), "float32")

@@ -1,0 +1,280 @@
+"""ONNX Runtime on a device, as far as a machine without one goes.
+
+A stand-in for the module onnxruntime records what sessions, bindings and runs are asked for, and runs them for real on
+the CPU provider: device arrays lie in the CPU's memory there, so that buffers, addresses, padding and numbers are
+tested as they are, and what a GPU provider makes of its options is not.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_doubles import Core, HostedArrays
+from latent_world import MODEL, PROMPTS, Encoder, network, table, write
+from worlds import fails_with, tiny_bundle, unit_images
+
+import fastdc
+from fastdc import BackendError, BundleError, DiffusionClassifier, InputError, ops
+from fastdc.backends import FunctionNetwork, NetworkOptions, choose, open_network
+from fastdc.backends.base import halves
+from fastdc.backends.onnx_cuda import OnnxCudaNetwork
+from fastdc.bundle import Bundle
+from fastdc.data import digits_test
+
+onnxruntime: Any = pytest.importorskip("onnxruntime")
+
+AVAILABLE = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+class Binding:
+    """An I/O binding that takes CUDA's addresses for the CPU's."""
+
+    def __init__(self, binding: Any, bound: dict[str, Any]) -> None:
+        self.binding = binding
+        self.bound = bound
+
+    def bind_input(self, name: str, device: str, index: int, element: int, shape: list[int], pointer: int) -> None:
+        assert device == "cuda"
+        self.bound[name] = (index, element, tuple(shape), pointer)
+        self.binding.bind_input(name, "cpu", 0, element, shape, pointer)
+
+    def bind_output(self, name: str, device: str, index: int, element: int, shape: list[int], pointer: int) -> None:
+        assert device == "cuda"
+        self.bound[name] = (index, element, tuple(shape), pointer)
+        self.binding.bind_output(name, "cpu", 0, element, shape, pointer)
+
+
+class Session:
+    def __init__(self, ort: "Ort", graph: Any, options: Any, providers: list[Any]) -> None:
+        self.ort = ort
+        self.providers = providers
+        self.real = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.bindings: list[dict[str, Any]] = []
+        self.runs: list[tuple[str, str]] = []
+        self.fallback = True
+        ort.sessions.append(self)
+
+    def get_providers(self) -> list[str]:
+        if self.ort.loads:
+            return [provider for provider, _ in self.providers]
+        return ["CPUExecutionProvider"]
+
+    def disable_fallback(self) -> None:
+        self.fallback = False
+
+    def get_inputs(self) -> Any:
+        return self.real.get_inputs()
+
+    def get_outputs(self) -> Any:
+        return self.real.get_outputs()
+
+    def io_binding(self) -> Binding:
+        self.bindings.append({})
+        return Binding(self.real.io_binding(), self.bindings[-1])
+
+    def run_with_iobinding(self, binding: Binding, options: Any) -> None:
+        keys = ("gpu_graph_id", "disable_synchronize_execution_providers")
+        self.runs.append(tuple(options.get_run_config_entry(key) for key in keys))
+        if self.ort.fails:
+            raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2\nout of memory")
+        self.real.run_with_iobinding(binding.binding)
+
+
+class Ort:
+    """What fastdc uses of the module onnxruntime, of a build with CUDA."""
+
+    __version__ = "1.31.1"
+    SessionOptions = onnxruntime.SessionOptions
+    RunOptions = onnxruntime.RunOptions
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []
+        self.available = AVAILABLE
+        self.loads = True
+        self.fails = False
+        self.preloaded = 0
+
+    def get_available_providers(self) -> list[str]:
+        return self.available
+
+    def preload_dlls(self) -> None:
+        self.preloaded += 1
+        print("Failed to load libcudnn.so.9")
+
+    def InferenceSession(self, graph: Any, options: Any, *, providers: list[Any]) -> Session:  # noqa: N802
+        return Session(self, graph, options, providers)
+
+
+def opened(bundle: Bundle, ort: Ort | None = None, **options: Any) -> OnnxCudaNetwork:
+    core = Core(lazy=False)
+    given = NetworkOptions(device="cuda", **options)
+    return OnnxCudaNetwork(bundle, given, ort=ort or Ort(), make_arrays=lambda: HostedArrays(core))
+
+
+def shipped(name: str = "digits-mlp") -> Bundle:
+    return fastdc.load_bundle(Path(fastdc.__file__).parent / "models" / name)
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write(tmp_path_factory.mktemp("latent") / "world")
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_errors_are_those_of_the_cpu_backend(graphs: bool) -> None:
+    images = digits_test().images[:7]
+    bundle = shipped()
+    net = opened(bundle, batch=32, graphs=graphs)
+    got = DiffusionClassifier(bundle.model, net).classify(images, rule="race")
+    want = fastdc.load("digits-mlp", backend="onnx", batch=32, threads=1).classify(images, rule="race")
+    np.testing.assert_array_equal(got.labels, want.labels)
+    np.testing.assert_allclose(got.table.errors, want.table.errors, rtol=1e-4)
+    assert (net.backend, net.device, net.precision) == ("onnx", "cuda:0", "float32")
+    assert net.sizes == halves(32)
+
+
+def test_tables_are_placed_once_for_all_slots(latent: Bundle) -> None:
+    ort = Ort()
+    net = opened(latent, ort, batch=8)
+    images = unit_images(5, MODEL.image_shape)
+    oracle = DiffusionClassifier(MODEL, FunctionNetwork(network, MODEL.sample_shape), Encoder())
+    got = DiffusionClassifier(MODEL, net, Encoder()).errors(images, draws=4)
+    np.testing.assert_allclose(got.errors, oracle.errors(images, draws=4).errors, rtol=1e-4)
+    bound = [binding for session in ort.sessions for binding in session.bindings]
+    names = set(bound[0]) - {"sample", "timestep", "class_labels", "output"}
+    assert names
+    for name in names:
+        assert len({binding[name] for binding in bound}) == 1
+        assert bound[0][name][2] == table(PROMPTS).shape
+
+
+# --- what ONNX Runtime is asked for ----------------------------------------------------------------------------------
+
+
+def test_each_slot_has_a_session_on_its_own_stream() -> None:
+    ort = Ort()
+    net = opened(shipped(), ort, batch=8)
+    streams = [slot.stream for slot in net.slots]
+    assert len({net.stream, *streams}) == 3
+    for session, stream in zip(ort.sessions, streams, strict=True):
+        assert session.providers == [
+            (
+                "CUDAExecutionProvider",
+                {"device_id": "0", "user_compute_stream": str(stream), "enable_cuda_graph": "1", "use_tf32": "0"},
+            )
+        ]
+        assert not session.fallback
+    assert ort.preloaded == 2
+
+
+def test_the_users_options_go_over_ours() -> None:
+    ort = Ort()
+    given = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1"}
+    net = opened(shipped(), ort, batch=8, graphs=False, provider_options=given)
+    (_, options), *_ = ort.sessions[0].providers
+    assert options.items() >= {**given, "enable_cuda_graph": "0"}.items()
+    assert net.provider_options[0] == options
+
+
+def test_tensorrts_provider_gets_a_range_of_shapes(latent: Bundle) -> None:
+    ort = Ort()
+    given = {"provider": "tensorrt", "trt_engine_cache_enable": "1"}
+    net = opened(latent, ort, batch=16, provider_options=given)
+    (provider, options), (other, others) = ort.sessions[0].providers
+    assert (provider, other) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert others == {key: options[key] for key in ("device_id", "user_compute_stream")}
+    assert options["trt_engine_cache_enable"] == options["trt_cuda_graph_enable"] == "1"
+    assert "provider" not in options
+    shape = "x".join(map(str, MODEL.sample_shape))
+    rows = "x".join(map(str, table(PROMPTS).shape))
+    for which, batch in (("min", 1), ("opt", 16), ("max", 16)):
+        entries = options[f"trt_profile_{which}_shapes"].split(",")
+        assert entries[:3] == [f"sample:{batch}x{shape}", f"timestep:{batch}", f"class_labels:{batch}"]
+        assert entries[3].endswith(f":{rows}")
+    assert net.provider == "TensorrtExecutionProvider"
+
+
+def test_a_graph_for_each_size_and_no_waiting() -> None:
+    ort = Ort()
+    net = opened(shipped(), ort, batch=8)
+    slot, session = net.slots[0], ort.sessions[0]
+    for size in (8, 1, 8, 4):
+        slot.run(size)
+    assert session.runs == [("4", "1"), ("1", "1"), ("4", "1"), ("3", "1")]
+    assert len(session.bindings) == 3, "a binding is made once a size"
+    index, element, shape, pointer = session.bindings[0]["sample"]
+    assert (index, element, shape, pointer) == (0, 1, (8, *shipped().model.sample_shape), slot.sample.pointer)
+    assert session.bindings[0]["class_labels"][1:3] == (7, (8,))
+    assert net.capture(slot, lambda: None) is None
+    without = Ort()
+    opened(shipped(), without, batch=8, graphs=False).slots[0].run(8)
+    assert without.sessions[0].runs == [("-1", "1")]
+
+
+def test_a_step_is_as_large_as_a_device_likes(latent: Bundle) -> None:
+    for flops, batch in ((None, 512), (1e6, 512), (1e11, 128), (1.1e11, 128), (6.8e11, 16), (1e14, 1), ("x", 512)):
+        manifest: Any = {**latent.manifest, "cost": {"flops": flops}}
+        fake: Any = SimpleNamespace(manifest=manifest)
+        from fastdc.backends.onnx_cuda import _default_batch
+
+        assert _default_batch(fake) == batch
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_package_without_the_provider() -> None:
+    ort = Ort()
+    ort.available = ["CPUExecutionProvider"]
+    fails_with(lambda: opened(shipped(), ort), "CUDAExecutionProvider", "onnxruntime-gpu", kind=BackendError)
+
+
+def test_a_provider_that_does_not_load_is_no_cpu() -> None:
+    """ONNX Runtime falls back to the CPU with a warning."""
+    ort = Ort()
+    ort.loads = False
+    fails_with(lambda: opened(shipped(), ort), "CUDAExecutionProvider", "driver", kind=BackendError)
+
+
+def test_the_installed_package_without_cuda() -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    core = Core()
+    fails_with(
+        lambda: OnnxCudaNetwork(shipped(), NetworkOptions(device="cuda"), make_arrays=lambda: HostedArrays(core)),
+        "onnxruntime-gpu",
+        kind=BackendError,
+    )
+
+
+@pytest.mark.skipif(ops.cuda_device_count() > 0, reason="there is a device")
+def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = NetworkOptions(device="cuda:1")
+    fails_with(lambda: open_network(shipped(), "onnx", options), "cuda:1", kind=BackendError)
+    monkeypatch.setattr(choose, "installed", lambda name: name != "torch")
+    fails_with(lambda: open_network(shipped(), "auto", options), "cuda:1", kind=BackendError)
+
+
+def test_other_precisions_and_providers() -> None:
+    fails_with(lambda: opened(shipped(), precision="bfloat16"), "float32", "bfloat16", kind=BackendError)
+    fails_with(lambda: opened(shipped(), provider_options={"provider": "rocm"}), "rocm", kind=InputError)
+
+
+def test_a_graph_that_is_none(tmp_path: Path) -> None:
+    fails_with(lambda: opened(tiny_bundle(tmp_path / "b")), "denoiser.onnx", kind=BackendError)
+    from test_backends_graphs import graph
+
+    bad = tiny_bundle(tmp_path / "c", graph(timestep=("DOUBLE", ["batch"])))
+    fails_with(lambda: opened(bad), "must map", kind=BundleError)
+
+
+def test_a_failing_run_is_one_line() -> None:
+    ort = Ort()
+    net = opened(shipped(), ort, batch=4)
+    ort.fails = True
+    fails_with(lambda: net.slots[0].run(4), "out of memory", kind=BackendError)
