@@ -228,7 +228,8 @@ class Spread:
         self._held = [0] * len(self._lanes)
         self._cells = 0  # evaluated and not told
         self._finished: list[Finished] = []
-        self._stopping = False
+        self._current: object | None = None  # names the call of evaluate() that threads work for
+        self._driving = 0  # threads that do
         self._failure: BaseException | None = None
 
     @property
@@ -260,22 +261,22 @@ class Spread:
 
     def evaluate(self, *, wait: bool = False) -> Generator[int, None, None]:
         """See :class:`AbstractRunner`. What goes wrong on one device ends the others after their steps in flight."""
-        self._stopping = False
-        threads = [
-            threading.Thread(target=self._drive, args=(number, wait), name=f"fastdc-device-{number}", daemon=True)
-            for number in range(len(self._lanes))
-        ]
+        mine = self._current = object()
         started = []
         try:
-            for thread in threads:
+            for number in range(len(self._lanes)):
+                thread = threading.Thread(
+                    target=self._drive, args=(number, mine, wait), name=f"fastdc-device-{number}", daemon=True
+                )
                 thread.start()
                 started.append(thread)
             while cells := self._next():
                 yield cells
         finally:
             with self._changed:
-                self._stopping = True
+                self._current = None
                 self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._driving)
             for thread in started:
                 thread.join()
         if self._failure is not None:
@@ -301,16 +302,20 @@ class Spread:
         share = -(-(waiting + sum(self._held)) // len(self._lanes))
         return waiting > 0 and held < min(self._lanes[number].room, share)
 
-    def _drive(self, number: int, wait: bool) -> None:
-        """What the thread of a device does: takes requests and evaluates them until it is told to stop."""
+    def _drive(self, number: int, mine: object, wait: bool) -> None:
+        """What the thread of a device does: takes requests and evaluates them until its call of evaluate() is over."""
+        with self._changed:
+            if self._current is not mine:  # Ctrl-C came while the thread was started
+                return
+            self._driving += 1
         lane = self._lanes[number]
         try:
-            while self._work_comes(number):
+            while self._work_comes(number, mine):
                 self._take(number)
                 with closing(evaluate(lane.network, lane.run, lane.scheduler, wait=wait)) as steps:
                     for cells in steps:
                         self._report(number, cells)
-                        if self._stopping:
+                        if self._current is not mine:
                             break
                         self._take(number)
         except BaseException as error:  # the caller's thread raises it
@@ -318,20 +323,25 @@ class Spread:
                 self._failure = self._failure or error
         finally:
             self._report(number, 0)  # of the steps that were in flight
+            with self._changed:
+                self._driving -= 1
+                self._changed.notify_all()
 
-    def _work_comes(self, number: int) -> bool:
+    def _work_comes(self, number: int, mine: object) -> bool:
         """Waits for work for a device; False: there will be none."""
+
+        def over() -> bool:
+            return self._current is not mine or self._failure is not None
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopping or self._failure or self._held[number] or self._may_take(number)
-            )
-            return not self._stopping and self._failure is None
+            self._changed.wait_for(lambda: over() or self._held[number] or self._may_take(number))
+            return not over()
 
     def _take(self, number: int) -> None:
         """Gives a device the requests that it may take."""
         while True:
             with self._changed:
-                if self._stopping or not self._may_take(number):
+                if self._current is None or not self._may_take(number):
                     return
                 request = self._submitted.popleft() if self._submitted else None
                 self._unread -= request is None

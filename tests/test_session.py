@@ -1,6 +1,7 @@
 """A session gives every image the result it would get alone, whoever submits it and whatever else runs."""
 
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from worlds import SHAPE, Float32, Float64, Int64, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
 from fastdc import BackendError, Classification, DiffusionClassifier, InputError, Session
+from fastdc.session import MODES
 
 WORLD = gaussian(4)
 OPTIONS: dict[str, Any] = {"rule": "calibrated", "rule_options": {"limit": 0.6}, "draws": 16}
@@ -21,14 +23,15 @@ def assert_same(one: Classification, row: int, other: Classification) -> None:
     np.testing.assert_array_equal(one.table.counts[0], other.table.counts[row])
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("capacity", [1, 5, 1024])
-def test_results_are_those_of_classify_from_any_number_of_threads(slots: int, capacity: int) -> None:
+def test_results_are_those_of_classify_from_any_number_of_threads(slots: int, capacity: int, mode: str) -> None:
     images = unit_images(24)
     together = classifier(WORLD).classify(images, **OPTIONS)
     assert len(set(together.evaluations.tolist())) > 1, "the images should not all be equally hard"
     futures: dict[int, Future[Classification]] = {}
-    with Session(classifier(WORLD, batch=7, slots=slots), capacity=capacity, **OPTIONS) as session:
+    with Session(classifier(WORLD, batch=7, slots=slots), capacity=capacity, mode=mode, **OPTIONS) as session:
 
         def submit(start: int) -> None:
             for i in range(start, len(images), 4):
@@ -41,6 +44,29 @@ def test_results_are_those_of_classify_from_any_number_of_threads(slots: int, ca
             thread.join()
     for i, future in futures.items():
         assert_same(future.result(timeout=0), i, together)  # closing waited for all
+    needed = together.evaluations.sum()
+    assert session.evaluated == needed if mode == "throughput" else session.evaluated >= needed
+
+
+def test_latency_mode_looks_ahead_where_small_steps_cost_as_much_as_large_ones() -> None:
+    """A network that takes its time for a step of any size: an image should be few steps, decided as always."""
+
+    def constant(*cells: Any) -> Any:
+        time.sleep(0.004)
+        return denoiser(WORLD)(*cells)
+
+    images = unit_images(6)
+    steps = {}
+    for mode in MODES:
+        network = ManySlots(constant, SHAPE, batch=64)
+        with Session(DiffusionClassifier(WORLD.model, network), mode=mode, **OPTIONS) as session:
+            measuring = len(network.recorded)
+            results = [session.submit(image).result(20) for image in images]
+        steps[mode] = len(network.recorded) - measuring
+        expected = classifier(WORLD).classify(images, **OPTIONS)
+        for i, result in enumerate(results):
+            assert_same(result, i, expected)
+    assert steps["latency"] < steps["throughput"] / 2
 
 
 def test_an_image_joins_while_another_runs() -> None:
@@ -82,6 +108,7 @@ def test_bad_input_is_refused_at_once_and_harms_nobody() -> None:
         assert session.submit(unit_images(1)[0]).result(10).labels.shape == (1,)
     fails_with(lambda: session.submit(unit_images(1)[0]), "over", kind=BackendError)
     fails_with(lambda: Session(classifier(WORLD), rule="no"), "rule", kind=InputError)
+    fails_with(lambda: Session(classifier(WORLD), mode="fast"), "mode", "throughput, latency", kind=InputError)
 
 
 def test_a_failing_network_fails_every_waiting_image_and_ends_the_session() -> None:
