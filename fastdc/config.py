@@ -15,6 +15,8 @@ CAPABILITIES = {
     "onnx backend": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
     "torch backend": (("torch",), "cuda"),
     "tensorrt": (("tensorrt-cu13", "tensorrt"), "tensorrt"),
+    "tensorrt for RTX": (("tensorrt-rtx",), "tensorrt-rtx"),
+    "prompts": (("tokenizers",), "text"),
     "UNet training": (("diffusers",), "train"),
     "ONNX export": (("onnxscript",), "export"),
     "plots": (("matplotlib",), "plot"),

@@ -22,7 +22,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "test", "dev", "text"}
+EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "test", "dev", "text", "tensorrt-rtx"}
 
 
 def normalized(name: str) -> str:

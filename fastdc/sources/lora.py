@@ -109,7 +109,9 @@ def _merge(holder: Any, path: Path, adapter: str, scale: float) -> int:
     blocks = {} if unet is None else {"unet_config": unet.config}
     read = holder.lora_state_dict(str(path.parent), **where, **blocks)
     weights = read[0] if isinstance(read, tuple) else read
-    with require("safetensors", extra="export").safe_open(str(path), framework="pt") as opened:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as opened:
         if any(name.endswith("dora_scale") for name in opened.keys()):  # noqa: SIM118 - not a mapping
             raise BundleError(f"LoRA {path} is a DoRA with dora_scale, which the loader would leave out")
     names = [name for name in holder._lora_loadable_modules if getattr(holder, name, None) is not None]
