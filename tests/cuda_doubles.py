@@ -42,6 +42,7 @@ class Graph:
 
     def launch(self, stream: "Stream") -> None:
         self.core.check_current()
+        self.core.check_well()
         self.core.calls.append("launch")
         for work in self.work:
             stream.enqueue(work)
@@ -100,15 +101,16 @@ class Stream:
         assert self.captured is None, "a stream cannot be waited for while it is captured"
         self.core.check_current()
         self.core.calls.append("stream.sync")
-        if self.core.broken:
-            raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access\nwas encountered")
+        self.core.check_well()
         self.run_to(len(self.queue))
 
     def record(self, event: Event) -> Event:
+        self.core.check_current()
         event.stream, event.place = self, len(self.queue)
         return event
 
     def wait(self, event: Event) -> None:
+        self.core.check_current()
         self.core.calls.append("wait")
         stream, place = event.stream, event.place
         assert stream is not None
@@ -168,6 +170,10 @@ class Core:
 
     def check_current(self) -> None:
         assert getattr(self.current, "index", None) is not None, "no device is current in this thread"
+
+    def check_well(self) -> None:
+        if self.broken:
+            raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access\nwas encountered")
 
     def allocated(self, size: int, alignment: int = 256) -> Buffer:
         if size > self.memory:

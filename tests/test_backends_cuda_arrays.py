@@ -144,12 +144,26 @@ def test_one_stream_after_another() -> None:
     np.testing.assert_array_equal(slot.read(array, 3), [1, 1, 1])
 
 
+def test_a_slots_work_comes_after_the_networks_writes() -> None:
+    core = Core()
+    network = DeviceNetwork(HostedArrays(core))
+    slot = DeviceBuffers(HostedArrays(core), network.home, 2, SHAPE, "float32")
+    images = network.place(np.zeros((2, *SHAPE), np.float32))
+    network.write(images[1:], np.ones((1, *SHAPE), np.float32))
+    slot.write(slot.cells, np.ones((2, 3), np.int32))
+    np.testing.assert_array_equal(slot.read(images, 2)[:, 0, 0, 0], [0, 1])
+
+
 def test_every_thread_has_a_current_device(arrays: HostedArrays) -> None:
     made = arrays.place(np.arange(3, dtype=np.float32))
     replay = arrays.capture(lambda: arrays.write(made, np.ones(3, np.float32)))
     got: list[Any] = []
 
+    other = HostedArrays(arrays._core)
+    arrays.mark()
+
     def work() -> None:
+        other.after(arrays)
         got.append(arrays.read(made, 3))
         replay()
         got.append(arrays.read(made, 3))
@@ -198,12 +212,14 @@ def test_a_capture_that_fails_leaves_the_stream_usable(arrays: HostedArrays) -> 
 
 def test_failures_of_cuda_are_one_line(arrays: HostedArrays) -> None:
     made = arrays.place(np.zeros(2, np.float32))
+    replay = arrays.capture(lambda: None)
     arrays._core.memory = 100
     fails_with(lambda: arrays.empty((1000,), "float32"), "4000 bytes", "OUT_OF_MEMORY", kind=BackendError)
     arrays._core.memory = 1 << 20
     arrays._core.broken = True
     fails_with(lambda: arrays.read(made, 2), "ILLEGAL_ADDRESS", kind=BackendError)
     fails_with(arrays.synchronize, "ILLEGAL_ADDRESS", kind=BackendError)
+    fails_with(replay, "ILLEGAL_ADDRESS", kind=BackendError)
 
 
 # --- a network on them -----------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class NetworkOptions:
     compile: bool = False
     graphs: bool = True
     tf32: bool = False
-    provider_options: Mapping[str, str] = field(default_factory=dict)
+    provider_options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *PRECISIONS):

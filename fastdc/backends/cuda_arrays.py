@@ -287,13 +287,22 @@ class DeviceArrays:
 
     def mark(self) -> None:
         """Marks the work enqueued so far, for :meth:`after`."""
-        self._stream.record(self._mark)
+        try:
+            self._device()
+            self._stream.record(self._mark)
+        except Exception as error:
+            raise _failed("mark a stream", error) from None
         self._written = True
 
     def after(self, other: "DeviceArrays") -> None:
         """What is enqueued from here on runs after all that `other` had marked; nobody waits for it here."""
-        if other._written:
+        if not other._written:
+            return
+        try:
+            self._device()
             self._stream.wait(other._mark)
+        except Exception as error:
+            raise _failed("let a stream wait", error) from None
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
         """A function that launches, as one graph, what `launch` enqueues on the stream.
@@ -323,8 +332,11 @@ class DeviceArrays:
             builder.close()
 
         def replay() -> None:
-            self._device()
-            graph.launch(stream)
+            try:
+                self._device()
+                graph.launch(stream)
+            except Exception as error:
+                raise _failed("launch a captured step", error) from None
 
         return replay
 

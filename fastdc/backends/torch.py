@@ -10,6 +10,7 @@ on a device yet: docs/gpu.md has the command that verifies it.
 """
 
 import inspect
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ CUDA_SLOTS = 2
 
 # Sizes of a step that torch.compile may specialise for: the halves of any batch.
 _RECOMPILE_LIMIT = 64
+
+# torch allows one capture at a time in a process.
+_capturing = threading.Lock()
 
 
 class _TorchSlot:
@@ -269,6 +273,7 @@ class TorchNetwork:
         try:
             # thread_local: the other slot's thread goes on launching and waiting meanwhile.
             with (
+                _capturing,
                 torch.cuda.device(self.device),
                 torch.cuda.graph(graph, pool=slot.pool, stream=queue, capture_error_mode="thread_local"),
             ):
