@@ -79,7 +79,10 @@ class Foresight:
         for end in range(look, len(self._value) - 1):
             goes_on *= self._goes_on[end]
             more = classes * (self._looks[end + 1] - self._looks[look + 1])
-            seconds = self._steps.round(round(cells + more)) + goes_on * self._value[end + 1]
+            step = self._steps.round(round(cells + more))
+            seconds = step + goes_on * self._value[end + 1]
+            if step > best:  # and so are those of still more cells
+                break
             if seconds < best:
                 best, depth = seconds, end
         return best, depth
@@ -149,6 +152,8 @@ class LookAhead(Scheduler):
     def propose(self, room: int) -> Work:
         """See :class:`Scheduler`. Where sizes are fixed, cells are repeated up to the size that is done soonest."""
         pending = self.prepare()
+        if not pending:
+            return Work(None, self._first)
         if not self._steps_out and self._steps.in_one(pending):
             room = pending
         first, self._first = self._first[:room], self._first[room:]
@@ -166,11 +171,9 @@ class LookAhead(Scheduler):
             left -= len(parts[-1])
         cells = np.concatenate(parts)
         count = len(cells)
-        if not count:
-            return Work(None, cells)
         own = cells[len(first) :]
         self._asked[own[:, 0], own[:, 1], own[:, 2]] = True
-        np.add.at(self._out, cells[:, 0], 1)
+        self._out += np.bincount(cells[:, 0], minlength=len(self._out))
         self._step += 1
         self._steps_out[self._step] = count
         if count > len(first) and (size := self._steps.cheapest(count)) > count:
@@ -183,7 +186,7 @@ class LookAhead(Scheduler):
         count = self._steps_out.pop(work.ticket)
         self._computed += count
         cells = work.cells[:count]
-        np.subtract.at(self._out, cells[:, 0], 1)
+        self._out -= np.bincount(cells[:, 0], minlength=len(self._out))
         if work.denoising:
             self._begin(cells[: work.denoising, 0])
         slots, classes, draws = cells[work.denoising :].T
@@ -197,18 +200,16 @@ class LookAhead(Scheduler):
         """Tells the ledger all blocks whose errors are known, until it waits for errors that are not."""
         while True:
             self._take_blocks()
-            known = [not np.isnan(self._errors(block)).any() for block in self._blocks]
-            if not any(known):
+            blocks, self._blocks = self._blocks, []
+            for block in blocks:
+                slots, classes, draws = block.cells.T
+                errors = self._known[slots, classes, draws]
+                if np.isnan(errors).any():
+                    self._blocks.append(block)
+                else:
+                    super().observe(block, errors)
+            if len(self._blocks) == len(blocks):
                 return
-            told = [block for block, complete in zip(self._blocks, known, strict=True) if complete]
-            self._blocks = [block for block, complete in zip(self._blocks, known, strict=True) if not complete]
-            for block in told:
-                super().observe(block, self._errors(block))
-
-    def _errors(self, block: Work) -> npt.NDArray[np.float32]:
-        slots, classes, draws = block.cells.T
-        errors: npt.NDArray[np.float32] = self._known[slots, classes, draws]
-        return errors
 
     def _take_blocks(self) -> None:
         """Takes the blocks that wait in the ledger, and sees which cells are to be evaluated for them and ahead."""
@@ -226,13 +227,16 @@ class LookAhead(Scheduler):
 
     def _look_ahead(self, slot: int, block: Cells, missing: int) -> None:
         """Chooses the cells that are evaluated beside a block, which has so many whose errors nobody works on."""
-        look, classes = int(self._look[slot]), np.unique(block[:, 1])
+        look = int(self._look[slot])
+        classes = block[: np.count_nonzero(block[:, 2] == block[0, 2]), 1]  # which run fastest
         self._foresight.begin(look, len(classes))
         self._ahead.pop(slot, None)
         if not missing:
             return
         beside = sum(map(len, (*self._wanted, *self._ahead.values()))) - missing
         end = self._foresight.depth(look, len(classes), missing=missing, beside=beside)
+        if end == look:
+            return
         draws = np.arange(self._looks[look], self._looks[end], dtype=np.int32)
         grid = np.stack(np.meshgrid(draws, classes, indexing="ij"), axis=-1).reshape(-1, 2)  # classes fastest
         ahead = np.column_stack([np.full(len(grid), slot, np.int32), grid[:, 1], grid[:, 0]])
@@ -242,13 +246,12 @@ class LookAhead(Scheduler):
 
     def _close(self, slots: npt.NDArray[np.int32]) -> None:
         super()._close(slots)
+        del self._free[len(self._free) - len(slots) :]  # which may have cells in flight
         for slot in slots.tolist():
             self._ahead.pop(slot, None)
             if self._out[slot]:
-                self._free.remove(slot)
                 self._leaving.add(slot)
             else:
-                self._free.remove(slot)
                 self._vacate(slot)
 
     def _vacate(self, slot: int) -> None:
