@@ -11,7 +11,7 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration
-from fastdc.classifier import DiffusionClassifier, load
+from fastdc.classifier import DiffusionClassifier
 from fastdc.config import build_config
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import (
@@ -22,6 +22,7 @@ from fastdc.exceptions import (
     Interrupted,
     MissingDependencyError,
 )
+from fastdc.loading import load
 from fastdc.model import Defaults, Model
 from fastdc.results import Classification, Progress
 from fastdc.session import Session

@@ -8,7 +8,6 @@ The method is the Diffusion Classifier (Li et al., arXiv 2303.16203, algorithm 1
 conditional model denoise the image; all classes see the same noise. The rule says when a class has lost.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,8 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends import AbstractEncoder, AbstractNetwork, NetworkOptions, open_encoder, open_network
-from fastdc.backends.text import with_prompts
+from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.base import AbstractBase, DiffusionBase
-from fastdc.bundle import Bundle, load_bundle
 from fastdc.calibration import Calibration, calibrate_errors, check_level
 from fastdc.certificate import Certificate
 from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
@@ -32,13 +29,9 @@ from fastdc.exceptions import InputError, Interrupted
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
 from fastdc.model import Model
-from fastdc.ops import set_num_threads
 from fastdc.plan import is_number
-from fastdc.prompts import Prompts, read_prompts
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
-from fastdc.shipped import find_model
-from fastdc.spread import SpreadNetwork, devices_of
 
 CALIBRATION_DRAWS = 128
 
@@ -391,46 +384,6 @@ class DiffusionClassifier:
             raise InputError(f"temperature must be positive, got {value!r}")
         job = self._job(rule, rule_options, seed, plan)
         return Settings(job=job, decision=decision, temperature=float(value))
-
-
-def load(
-    model: str | os.PathLike[str] | Bundle,
-    *,
-    backend: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    batch: int | None = None,
-    threads: int | None = None,
-    prompts: Prompts | str | os.PathLike[str] | None = None,
-) -> DiffusionClassifier:
-    """Loads a model and opens its network.
-
-    Args:
-        model: Name of a shipped model ("digits", "digits-mlp"), a bundle folder, or a loaded bundle.
-        backend: "auto", "onnx" or "torch".
-        device: "auto", "cpu", "cuda" or "cuda:N"; "cuda:N,M" spreads images over several devices (``spread``).
-        precision: "auto", "float32", "float16" or "bfloat16".
-        batch: Largest number of network evaluations in a step; default 128.
-        threads: CPU threads; default: the CPUs this process may use.
-        prompts: For a text-conditional bundle with its text encoder: other classes than its own, as
-            :class:`fastdc.prompts.Prompts` or a CSV file of them (columns prompt, classname, classidx).
-
-    Raises:
-        BundleError: No such model, or a bundle that is corrupt, hostile or too new.
-        MissingDependencyError: The backend's package is not installed.
-        BackendError: The backend has no such device or precision.
-        InputError: An option is out of range.
-    """
-    devices = devices_of(device)
-    each = [NetworkOptions(device=one, precision=precision, batch=batch, threads=threads) for one in devices]
-    bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
-    if threads is not None:
-        set_num_threads(threads)
-    if prompts is not None:
-        bundle = with_prompts(bundle, prompts if isinstance(prompts, Prompts) else read_prompts(os.fspath(prompts)))
-    networks = tuple(open_network(bundle, backend, options) for options in each)
-    network = networks[0] if len(networks) == 1 else SpreadNetwork(networks)
-    return DiffusionClassifier(bundle.model, network, open_encoder(bundle, each[0]))
 
 
 def _table(

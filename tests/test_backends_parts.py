@@ -132,7 +132,8 @@ def test_a_session_takes_images_of_a_latent_model(bundle: Bundle) -> None:
 def test_what_needs_images_and_classes_says_so(bundle: Bundle) -> None:
     clf = fastdc.load(bundle)
     table = clf.errors(IMAGES)
-    for call in (clf.as_module, lambda: clf.maximize_likelihood(IMAGES), lambda: certify_table(table, clf.model, cap=1.0)):
+    likelier, certified = (lambda: clf.maximize_likelihood(IMAGES)), (lambda: certify_table(table, clf.model, cap=1.0))
+    for call in (clf.as_module, likelier, certified):
         fails_with(call, "needs a model of images", kind=InputError)
     several = replace(MODEL, latent_shape=None)
     fails_with(lambda: several.check_plain("this"), "this needs one prompt a class", kind=InputError)

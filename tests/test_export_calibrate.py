@@ -14,9 +14,9 @@ pytest.importorskip("diffusers")
 from families import exported, labelled, shared_folder
 
 from fastdc.bundle import Bundle
-from fastdc.classifier import load
 from fastdc.decide import fit_temperature
 from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_delta, supported_delta, with_doubt
+from fastdc.loading import load
 from fastdc.manifest import parse_manifest
 
 

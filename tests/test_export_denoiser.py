@@ -19,13 +19,13 @@ from fastdc import reference
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import Bundle
-from fastdc.classifier import load
 from fastdc.exceptions import BackendError, InputError
 from fastdc.export import denoiser
 from fastdc.export.compare import compare_errors
 from fastdc.export.denoiser import conditions, denoiser_files, timesteps
 from fastdc.export.scored import COLUMNS
 from fastdc.export.source import export_source
+from fastdc.loading import load
 from fastdc.manifest import DATA, DENOISER, REST, SCORED
 from fastdc.model import Model
 from fastdc.schedules import DiscreteSchedule

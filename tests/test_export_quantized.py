@@ -12,11 +12,11 @@ pytest.importorskip("diffusers")
 import onnx
 from families import labelled, small_source
 
-from fastdc.classifier import load
 from fastdc.exceptions import InputError
 from fastdc.export import denoiser
 from fastdc.export.compare import compare_errors
 from fastdc.export.source import export_source
+from fastdc.loading import load
 from fastdc.manifest import DENOISER
 
 

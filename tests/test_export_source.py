@@ -18,9 +18,9 @@ from worlds import assert_one_line
 
 import fastdc.export.source as module
 from fastdc.bundle import load_bundle
-from fastdc.classifier import load
 from fastdc.exceptions import BackendError, BundleError, FastdcError, InputError
 from fastdc.export.source import export_source
+from fastdc.loading import load
 from fastdc.manifest import MANIFEST
 from fastdc.model import Defaults
 

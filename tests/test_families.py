@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fastdc.backends.onnx import OnnxNetwork
-from fastdc.classifier import DiffusionClassifier, load
+from fastdc.classifier import DiffusionClassifier
+from fastdc.loading import load
 from fastdc.prompts import prompts_of
 
 pytest.importorskip("diffusers")

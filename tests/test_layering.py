@@ -71,6 +71,7 @@ RANKS = {
     "robust": 14,
     "classifier": 15,
     "session": 16,
+    "loading": 16,
     "": 17,
     "data": 17,
     "report": 17,

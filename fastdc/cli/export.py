@@ -40,6 +40,7 @@ _OF_SOURCES = {
     "split": "--no-split",
     "text": "--no-text-encoder",
     "scored": "--scored",
+    "engine": "--engine",
     "verify": "--verify",
 }
 _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
@@ -84,6 +85,11 @@ _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
     help="Include it, so that classify --prompts can ask about other classes.",
 )
 @click.option("--scored", is_flag=True, help="Also write one graph from images and noise to errors.")
+@click.option(
+    "--engine",
+    metavar="DIR",
+    help="Also build TensorRT engines for the GPU at hand into DIR; FASTDC_CACHE=DIR uses them.",
+)
 @click.option("--verify", is_flag=True, help="Classify a few images in torch and with the bundle, and compare.")
 @click.option(
     "--calibrate",
@@ -179,7 +185,11 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
 
     if Path(out).exists() and not options["overwrite"]:  # before a large model is read
         raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
-    verify = options.pop("verify")
+    verify, engine = options.pop("verify"), options.pop("engine")
+    if engine is not None:  # no GPU or no TensorRT: said now, not after the work
+        from fastdc.backends.tensorrt.module import open_tensorrt
+
+        open_tensorrt()
     kept = {name: options.pop(name) for name in ("prompts", "classes", "template", "image_size", "null_class", "lora")}
     loras = [_lora(text) for text in kept["lora"]]
     prompts, names = _conditions(source, kept)
@@ -207,6 +217,13 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
         )
     options["calibrate"] = data
     notes += _findings(bundle)
+    if engine is not None:
+        from fastdc.backends.tensorrt.cache import EngineCache
+        from fastdc.backends.tensorrt.network import TensorRTNetwork
+
+        say("building engines")
+        TensorRTNetwork(bundle, cache=EngineCache(Path(engine) / "engines"))
+        notes.append(f"engines in {engine}: set FASTDC_CACHE={engine} to use them")
     if verify:
         say("comparing with torch")
         notes.append(str(compare_errors(opened, bundle, None if images is None else images.images[:8])))

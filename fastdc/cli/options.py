@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 import click
 
 from fastdc.backends import BACKENDS
+from fastdc.backends.base import PRECISIONS
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.classifier import DiffusionClassifier, load
+from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.calibration_file import with_calibration_file
 from fastdc.decide import DECISIONS
 from fastdc.exceptions import InputError
 from fastdc.extras import require
 from fastdc.job import PlanOptions
+from fastdc.loading import load
 from fastdc.model import Model
 from fastdc.noised import METHODS
 from fastdc.plan import ORDERS
@@ -69,8 +71,16 @@ _NETWORK_OPTIONS = (
         show_default=True,
         help="What runs the network.",
     ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N."),
-    click.option("--batch", type=int, help="Network evaluations in a step.  [default: 128]"),
+    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or several: cuda:N,M."),
+    click.option(
+        "--precision",
+        type=click.Choice(("auto", *PRECISIONS)),
+        default="auto",
+        show_default=True,
+        help="Of the network's numbers, where the backend has a choice.",
+    ),
+    click.option("--batch", type=int, help="Network evaluations in a step.  [default: 128, fewer if they are large]"),
+    click.option("--compile", is_flag=True, help="With torch: compile the network first."),
     click.option("--threads", type=int, help="CPU threads.  [default: all usable]"),
 )
 
@@ -191,6 +201,8 @@ def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier
         bundle,
         backend=options["backend"],
         device=options["device"],
+        precision=options["precision"],
+        compile=options["compile"],
         batch=options["batch"],
         threads=options["threads"],
     )

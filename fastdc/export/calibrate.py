@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from fastdc.bundle import write_bundle
 from fastdc.calibration import controlled_limit
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier, load
+from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages
 from fastdc.decide import fit_temperature
 from fastdc.exceptions import InputError
+from fastdc.loading import load
 from fastdc.results import OnProgress
 
 CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from

@@ -10,7 +10,8 @@ from fastdc.backends import NetworkOptions
 from fastdc.backends.encoder import ModuleEncoder
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle import Bundle
-from fastdc.classifier import DiffusionClassifier, load
+from fastdc.classifier import DiffusionClassifier
+from fastdc.loading import load
 from fastdc.sources.base import Source, WithTables
 
 # Classes whose mean errors are closer than this, relative to the error, are a tie: rounding decides between them.

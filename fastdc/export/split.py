@@ -45,7 +45,7 @@ FLOPS_PER_BYTE = 8.0
 CLASS_BYTES = 32 << 20
 """Bytes a condition may take: those of Stable Diffusion 1.x are 8 MB in float32."""
 
-_LEAST_SAVING = 0.01  # at ten classes; below, three graphs are not worth their trouble
+_LEAST_SAVING = 0.02  # at ten classes; below, three graphs are not worth their trouble, nor what borders cost
 _LEAST_PART = 0.001  # of the operations, for either part
 _CLASSES = 10
 
@@ -128,7 +128,7 @@ def split_graph(
         class_bytes: Most bytes to store for a condition; where the best split takes more, less of it is stored.
 
     Returns:
-        The parts; None where that would save less than 1 % of the operations with ten classes.
+        The parts; None where that would save less than 2 % of the operations with ten classes.
 
     Raises:
         InputError: The graph has other inputs or outputs.
