@@ -1,0 +1,226 @@
+"""The networks of bench/gpu_networks.py: architectures as published, random weights, and the work that is timed.
+
+* edm: the DDPM++ of EDM for CIFAR-10 (Karras et al., arXiv 2206.00364, table 7): 55.7 million parameters, 3 x 32 x 32.
+* sd: the UNet of Stable Diffusion 1.5 (860 million parameters) on latents of 4 x 64 x 64, under 10 prompts that are
+  tables of random numbers. No encoder of images or texts is part of it.
+* tiny, tiny-text: the same two classes of network cut down to what a test on a CPU can take.
+
+Speed does not depend on the weights. How far a race goes does: its limit is given by hand here, and what it saves on
+these networks says nothing of trained ones: it was chosen so that a race takes about as many evaluations as on the
+shipped digits UNet. Results therefore state evaluations an image beside images a second.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.extras import require
+from fastdc.model import Defaults, Model
+from fastdc.parameterization import Parameterization
+from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule
+
+CLASSES = 10
+TOKENS = 77  # of a prompt, as CLIP reads them
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed on a network.
+
+    Attributes:
+        batch: Evaluations of the largest step.
+        draws: J of a full run.
+        full: Images of a full run; images, classes and draws make whole steps.
+        raced: Images of a run with the race.
+        plain: Images of the plain loop.
+        latency: Images that are classified one by one, at most.
+        copies: Noisy copies of the slice that stands for a certificate; 0: no certificates.
+        limit: Of the race.
+        check: Draws of the comparison with the CPU, for one image under all classes.
+    """
+
+    batch: int
+    draws: int
+    full: int
+    raced: int
+    plain: int
+    latency: int
+    copies: int
+    limit: float
+    check: int
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network with its work.
+
+    Attributes:
+        name: Of :data:`NETWORKS`.
+        source: The network as ``fastdc.sources`` has it, float32 on the CPU.
+        work: What is timed.
+        images: uint8 (n, 3, H, W), as many as any part needs.
+        encoder: Latents of images, or None.
+    """
+
+    name: str
+    source: Any
+    work: Work
+    images: npt.NDArray[np.uint8] = field(repr=False)
+    encoder: Any = None
+
+    @property
+    def parameters(self) -> int:
+        """Of the network."""
+        return sum(parameter.numel() for parameter in self.source.denoiser.parameters())
+
+
+class RepeatedChannels:
+    """Stands for an encoder, of which no time is taken: latents are the image's channels and the first one again."""
+
+    def encode(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(n, 3, h, w) -> (n, 4, h, w)."""
+        return np.concatenate([images, images[:, :1]], axis=1)
+
+
+def open_case(name: str, *, quick: bool = False) -> Case:
+    """One of :data:`NETWORKS`, the same weights and images every time.
+
+    Args:
+        name: Which.
+        quick: A fraction of the work, with the same sizes of steps.
+
+    Raises:
+        MissingDependencyError: torch, or diffusers where the network is one of theirs, is not installed.
+    """
+    torch = require("torch", extra="export")
+    make, work = NETWORKS[name]
+    if quick:
+        few = {"full": -(-work.full // 2), "raced": -(-work.raced // 4), "latency": -(-work.latency // 5)}
+        work = replace(work, **few, plain=1, copies=work.copies // 4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        source = make()
+    shape = source.model.image_shape
+    count = max(work.full, work.raced, work.plain, work.latency, 1)
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
+    return Case(name, source, work, images, RepeatedChannels() if source.model.latent_shape else None)
+
+
+def _song(**options: Any) -> Callable[[], Any]:
+    """Makes a SongUNet with values of the size that layers expect."""
+
+    def make() -> Any:
+        from fastdc.sources.edm_networks import build
+        from fastdc.sources.edm_options import options_from
+
+        side = options["img_resolution"]
+        given = {"in_channels": 3, "out_channels": 3, "label_dim": CLASSES, **options}
+        network = build(options_from("SongUNet", given))
+        for name, value in network.state_dict().items():  # made to be filled from a file
+            if name.endswith("resample_filter"):
+                value.fill_(1 / value.numel())
+            elif value.ndim > 1:
+                value.normal_(std=value[0].numel() ** -0.5)
+            else:
+                value.normal_(float("norm" in name and name.endswith("weight")), 0.1)
+        schedule = EDMSchedule(sigma_min=0.002, sigma_max=80.0, timestep_scale=0.25)
+        return _source("edm", network, (3, side, side), schedule, Parameterization("edm", sigma_data=0.5))
+
+    return make
+
+
+def _text_unet(**options: Any) -> Callable[[], Any]:
+    """Makes a UNet2DConditionModel of diffusers; what is not given is as in Stable Diffusion 1.5."""
+
+    def make() -> Any:
+        diffusers = require("diffusers", extra="export")
+        from fastdc.sources.stable_diffusion import TextUNet
+
+        given = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, **options}
+        network = TextUNet(diffusers.UNet2DConditionModel(**given))
+        width, side = given["cross_attention_dim"], given["sample_size"]
+        table = np.random.default_rng(0).standard_normal((CLASSES + 1, TOKENS, width)).astype(np.float32)
+        schedule = DiscreteSchedule(
+            num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        )
+        tables = {"encoder_hidden_states": table}
+        return _source("stable-diffusion", network, (4, side, side), schedule, Parameterization("epsilon"), tables)
+
+    return make
+
+
+def _source(
+    family: str,
+    network: Any,
+    shape: tuple[int, int, int],
+    schedule: AbstractSchedule,
+    parameterization: Parameterization,
+    tables: dict[str, npt.NDArray[np.float32]] | None = None,
+) -> Any:
+    from fastdc.sources.base import Source
+
+    latent = shape[0] == 4
+    model = Model(
+        name=family,
+        image_shape=(3, *shape[1:]),
+        latent_shape=shape if latent else None,
+        class_names=tuple(f"class {k}" for k in range(CLASSES)),
+        schedule=schedule,
+        parameterization=parameterization,
+        null_class=CLASSES,
+        defaults=Defaults(levels=None if latent else (0.2, 2.0)),
+    )
+    denoiser = network.eval().requires_grad_(False)
+    encoder = _encoder() if latent else None
+    return Source(family=family, model=model, denoiser=denoiser, tables=tables or {}, encoder=encoder)
+
+
+def _encoder() -> Any:
+    """:class:`RepeatedChannels` as the module that an export wants."""
+    torch = require("torch", extra="export")
+
+    class Module(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, pixels: Any) -> Any:
+            return torch.cat([pixels, pixels[:, :1]], dim=1)
+
+    return Module()
+
+
+NETWORKS: dict[str, tuple[Callable[[], Any], Work]] = {
+    "edm": (
+        _song(
+            img_resolution=32,
+            augment_dim=9,
+            model_channels=128,
+            channel_mult=[2, 2, 2],
+            num_blocks=4,
+            attn_resolutions=[16],
+        ),
+        Work(batch=512, draws=128, full=4, raced=128, plain=2, latency=50, copies=200, limit=0.04, check=2),
+    ),
+    "sd": (
+        _text_unet(),
+        Work(batch=16, draws=32, full=1, raced=8, plain=1, latency=20, copies=0, limit=1.0, check=1),
+    ),
+    "tiny": (
+        _song(img_resolution=8, model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]),
+        Work(batch=32, draws=8, full=4, raced=8, plain=2, latency=5, copies=20, limit=0.05, check=2),
+    ),
+    "tiny-text": (
+        _text_unet(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        ),
+        Work(batch=16, draws=4, full=2, raced=4, plain=1, latency=5, copies=0, limit=0.05, check=1),
+    ),
+}
+"""What makes each network, and its work."""

@@ -1,0 +1,277 @@
+"""Networks of the size that people use, on every backend, beside the plain PyTorch loop; a part of bench/gpu.sh.
+
+    python bench/gpu_networks.py --out RESULT.json                  an EDM and a Stable Diffusion UNet, within 8 minutes
+    python bench/gpu_networks.py --networks edm --sides plain captured tensorrt --parts check full race --minutes 5
+    python bench/gpu_networks.py --device cpu --networks tiny       everything but the devices
+
+What is timed is in gpu_parts.py, the networks and their work in gpu_models.py, the sides in gpu_sides.py. Sides run one
+after the other in one process; ratios are to the fastest plain loop of the same run. A side whose package is missing,
+and what no time is left for, is named and the rest runs; so is a side that fails, which is a problem. Time is looked at
+between parts, and a part that has begun is ended: an export or the build of an engine may take minutes. `--thorough`
+also runs race, latency and certificates in float32 without TF32, the slowest by far.
+
+The result is written after every side, into RESULT.json where that is of the same device and commit: runs with other
+flags complete it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
+"""
+
+import argparse
+import gc
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from common import RESULTS, machine, parser
+from gpu_check import gpu_stamp
+from gpu_models import NETWORKS, Case, open_case
+from gpu_parts import PARTS, Opened, Part, Record, allowed, engine_parts, plain_parts
+from gpu_plain import PlainLoop, set_tf32
+from gpu_report import add_ratios, read, same_machine, write
+from gpu_sides import PLAIN, WORDS, Absent, Bundles, Side, chosen, module_of, open_side
+
+from fastdc import DiffusionClassifier, ops
+from fastdc.backends import NetworkOptions
+from fastdc.exceptions import FastdcError, MissingDependencyError
+from fastdc.extras import require, version_of
+
+_SLOW = ("race", "latency", "certify")  # of float32 without TF32
+
+
+class Clock:
+    """The time that is left.
+
+    Args:
+        minutes: In all.
+        shares: Networks, each with an even share of what the ones before it have left.
+    """
+
+    def __init__(self, minutes: float, shares: int) -> None:
+        self._end = time.monotonic() + 60 * minutes
+        self._shares = shares
+        self._deadline = self._end
+
+    def begin(self) -> None:
+        """Begins the next network."""
+        left = self._end - time.monotonic()
+        self._deadline = time.monotonic() + left / max(1, self._shares)
+        self._shares -= 1
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more should be begun."""
+        return time.monotonic() >= self._deadline
+
+
+class Bench:
+    """Runs the sides of networks and keeps what they gave.
+
+    Args:
+        options: Of the command line.
+        bundles: Where exports are kept.
+        networks: What an earlier run gave.
+    """
+
+    def __init__(self, options: argparse.Namespace, bundles: Bundles, networks: dict[str, Record]) -> None:
+        self._options, self._bundles = options, bundles
+        self._clock = Clock(options.minutes, len(options.networks))
+        self._run = datetime.now(UTC).isoformat(timespec="seconds")
+        self.networks = dict(networks)
+        self.problems: list[str] = []
+
+    def network(self, name: str) -> Iterator[None]:
+        """All sides of one network; yields whenever there is more to write."""
+        self._clock.begin()
+        begun = time.perf_counter()
+        try:
+            case = open_case(name, quick=self._options.quick)
+        except MissingDependencyError as error:
+            note(f"{name}: not run, {error}")
+            self.networks[name] = {"not_run": str(error)}
+            yield
+            return
+        entry = self.networks[name] = {
+            "parameters": case.parameters,
+            "work": vars(case.work),
+            "records": self.networks.get(name, {}).get("records", []),
+        }
+        oracle = cpu_errors(case)
+        note(f"{name}: {case.parameters / 1e6:.1f} million parameters, on the CPU {time.perf_counter() - begun:.0f} s")
+        for side in chosen(tuple(self._options.sides), self._options.device):
+            record = self._side(side, case, oracle)
+            kept = [r for r in entry["records"] if (r["side"], r["precision"]) != (side.name, side.precision)]
+            entry["records"] = [*kept, record]
+            add_ratios(entry["records"])
+            yield
+
+    def _side(self, side: Side, case: Case, oracle: npt.NDArray[np.float64]) -> Record:
+        record: Record = {"side": side.name, "precision": side.precision, "run": self._run, "parts": {}, "not_run": {}}
+        begun = time.perf_counter()
+        if self._clock.over:
+            record["not_run"][""] = "no time was left"
+        else:
+            try:
+                parts = self._open(side, case, oracle)
+                record["open_seconds"] = time.perf_counter() - begun
+                self._parts(side, case, parts, record)
+                del parts
+            except Absent as absent:
+                record["not_run"][""] = str(absent)
+            except (FastdcError, RuntimeError, OSError) as error:  # another library's errors among them
+                self._failed(record, "", f"{case.name}, {side}: {error}")
+        _free()
+        record["seconds"] = time.perf_counter() - begun
+        told = ", ".join([*record["parts"], *(f"{part} not run: {why}" for part, why in record["not_run"].items())])
+        note(f"{case.name}, {side}: {record['seconds']:.0f} s, {told}")
+        return record
+
+    def _open(self, side: Side, case: Case, oracle: npt.NDArray[np.float64]) -> dict[str, Part]:
+        """What measures each part of a side."""
+        device = self._options.device
+        set_tf32(side.precision)
+        limit = allowed(case, side.precision)
+        if side.name == PLAIN:
+            loop = PlainLoop(case, module_of(case).to(device), side.precision, device)
+            return plain_parts(loop, case, oracle, limit)
+        network = open_side(side, case, device, self._bundles)
+        opened = Opened(case, DiffusionClassifier(case.source.model, network, case.encoder), limit, oracle)
+        return engine_parts(opened)
+
+    def _parts(self, side: Side, case: Case, parts: dict[str, Part], record: Record) -> None:
+        measured = record["parts"]
+        for name in PARTS:
+            if name not in self._options.parts or name not in parts:
+                continue
+            reason = self._reason_against(side, case, name, measured)
+            if reason:
+                record["not_run"][name] = reason
+                continue
+            try:
+                measured[name] = parts[name](measured)
+            except (FastdcError, RuntimeError) as error:
+                self._failed(record, name, f"{case.name}, {side}, {name}: {error}")
+                continue
+            self._judge(f"{case.name}, {side}", name, measured[name])
+
+    def _reason_against(self, side: Side, case: Case, name: str, measured: dict[str, Record]) -> str:
+        """Why a part is left out; "" if it is not."""
+        if name == "certify" and not case.work.copies:
+            return "no certificates of this network"
+        if side.name == PLAIN:
+            return "needs the part full" if name in ("latency", "certify") and "full" not in measured else ""
+        if name in _SLOW and side.name == "torch.compile":
+            return "each size of a step is compiled by itself"
+        if name in _SLOW and self._slow(side):
+            return "only with --thorough"
+        return "no time was left" if self._clock.over else ""
+
+    def _slow(self, side: Side) -> bool:
+        return side.precision == "float32" and self._options.device != "cpu" and not self._options.thorough
+
+    def _judge(self, what: str, part: str, record: Record) -> None:
+        if part == "check" and not record["held"]:
+            found, most = record["difference"], record["allowed"]
+            self.problems.append(f"{what}: errors differ from the CPU's by {found:.2g}, allowed is {most:.2g}")
+        if part == "step" and not record["equal_bits"]:
+            self.problems.append(f"{what}: a captured step does not equal the same step launched by itself")
+
+    def _failed(self, record: Record, part: str, message: str) -> None:
+        line = " ".join(message.split())[:400]
+        record["not_run"][part] = f"failed: {line}"
+        self.problems.append(line)
+
+
+def cpu_errors(case: Case) -> npt.NDArray[np.float64]:
+    """Errors (K,) of the first image in float32 by torch on the CPU, which all sides are compared with."""
+    from fastdc.backends.torch import TorchNetwork
+
+    options = NetworkOptions(device="cpu", batch=case.source.model.num_classes)
+    network = TorchNetwork(module_of(case), case.source.model.sample_shape, options)
+    classifier = DiffusionClassifier(case.source.model, network, case.encoder)
+    errors = classifier.errors(case.images[:1], draws=case.work.check).errors
+    return np.asarray(errors.mean(axis=2, dtype=np.float64)[0])
+
+
+def note(message: str) -> None:
+    """A line of progress, on stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+def _free() -> None:
+    """Gives back the memory of the last side."""
+    torch = require("torch", extra="cuda")
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _refusal(device: str) -> str:
+    """Why nothing can be run; "" if something can."""
+    try:
+        torch = require("torch", extra="cuda")
+    except MissingDependencyError as error:
+        return str(error)
+    if not device.startswith("cuda"):
+        return ""
+    if not ops.build_config()["cuda"] or ops.cuda_device_count() == 0:
+        return "needs a fastdc built with CUDA, and a CUDA device (bench/gpu.sh builds one), or --device cpu"
+    return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no CUDA device"
+
+
+def stamp(device: str) -> Record:
+    """What the numbers belong to."""
+    gpu = gpu_stamp(require("torch", extra="cuda")) if device.startswith("cuda") else None
+    packages = ("tensorrt", "tensorrt_rtx", "onnx", "diffusers")
+    return {"machine": machine() | {name: version_of(name) for name in packages}, "gpu": gpu}
+
+
+def arguments() -> argparse.Namespace:
+    made = parser(__doc__, "gpu-networks")
+    made.set_defaults(out=None)
+    made.add_argument("--device", default="cuda:0", help="cuda:N, or cpu [%(default)s]")
+    made.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=["edm", "sd"])
+    made.add_argument("--sides", nargs="+", choices=WORDS, default=list(WORDS))
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    made.add_argument("--minutes", type=float, default=8.0, help="after which nothing more is begun [%(default)s]")
+    made.add_argument("--quick", action="store_true", help="a quarter of the images")
+    made.add_argument("--thorough", action="store_true", help="all parts in float32 without TF32 as well")
+    made.add_argument("--keep", type=Path, help="a folder for exports, which later runs use [a temporary one]")
+    return made.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    refusal = _refusal(options.device)
+    if refusal:
+        print(f"gpu_networks: {refusal}", file=sys.stderr)
+        return 2
+    result = stamp(options.device)
+    slug = re.sub(r"[^a-z0-9]+", "-", (result["gpu"] or {"name": "cpu"})["name"].lower()).strip("-")
+    out = options.out or RESULTS / f"gpu-networks-{slug}.json"
+    earlier = read(out)
+    if earlier and same_machine(earlier, result):
+        result = earlier | {"machine": result["machine"] | earlier["machine"]}
+    elif earlier:
+        note(f"{out} is of another device or commit: written anew")
+    before = [problem for problem in result.get("problems", []) if not problem.startswith(tuple(options.networks))]
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, Bundles(options.keep or Path(folder), note), result.get("networks", {}))
+        commands = [*result.get("networks_commands", []), " ".join(sys.argv)]
+        for name in options.networks:
+            for _ in bench.network(name):
+                made = {"networks_commands": commands, "networks": bench.networks, "problems": before + bench.problems}
+                write(out, result | made)
+    print((out.with_suffix(".md")).read_text(encoding="utf-8"))
+    for problem in bench.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if bench.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

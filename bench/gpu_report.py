@@ -1,0 +1,159 @@
+"""The result of bench/gpu.sh as files: one JSON, and beside it one Markdown page of the same numbers.
+
+A page says only what the JSON holds: a part that did not run has a dash and a reason, never a number from elsewhere.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastdc.files import write_whole
+
+Record = dict[str, Any]
+DASH = "-"
+
+
+def write(path: Path, result: Record) -> Path:
+    """Writes a result, each file whole or not at all; returns the page's path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    page = path.with_suffix(".md")
+    write_whole(page, markdown(result).encode())
+    return page
+
+
+def read(path: Path) -> Record:
+    """An earlier result, or nothing."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def same_machine(one: Record, other: Record) -> bool:
+    """Whether two results are of one device and one state of the sources, so that they may share a file."""
+
+    def stamp(result: Record) -> tuple[Any, ...]:
+        gpu, machine = result.get("gpu") or {}, result.get("machine") or {}
+        return gpu.get("name"), gpu.get("driver"), gpu.get("csrc_sha256"), machine.get("commit"), machine.get("cpu")
+
+    return stamp(one) == stamp(other)
+
+
+def add_ratios(records: list[Record]) -> None:
+    """Gives each record how many times the fastest plain loop of the same run its images a second are."""
+    for record in records:
+        plain = [
+            other["parts"]["full"]["images_per_second"]
+            for other in records
+            if other["side"] == "plain loop" and other["run"] == record["run"] and "full" in other["parts"]
+        ]
+        if not plain or record["side"] == "plain loop":
+            continue
+        for part in ("full", "race"):
+            if part in record["parts"]:
+                record["parts"][part]["times_plain"] = record["parts"][part]["images_per_second"] / max(plain)
+
+
+def markdown(result: Record) -> str:
+    """The page."""
+    return "\n".join([*_stamp(result), *_kernels(result), *_networks(result), *_problems(result), ""])
+
+
+def _stamp(result: Record) -> Iterator[str]:
+    gpu, machine = result.get("gpu") or {}, result.get("machine") or {}
+    yield f"# {gpu.get('name') or 'CPU: ' + str(machine.get('cpu'))}"
+    yield ""
+    versions = [
+        *(f"{name} {gpu[name]}" for name in ("driver", "torch_cuda") if gpu.get(name)),
+        *(
+            f"{name} {machine[name]}"
+            for name in ("fastdc", "commit", "python", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "cpu", "utc")
+            if machine.get(name)
+        ),
+    ]
+    yield ", ".join(versions)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield ""
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "|".join(["---", *["--:"] * (len(columns) - 1)]) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _kernels(result: Record) -> Iterator[str]:
+    noise, tests = result.get("noise"), result.get("tests")
+    if tests:
+        yield f"\nTests: {tests['passed']} passed, {len(tests['failed'])} failed, {tests['skipped']} skipped."
+    if noise:
+        yield f"\nNoise: {noise['different']} of {noise['normals']} normals differ from the CPU's."
+    if result.get("rows"):
+        yield f"\n## Kernels; a copy moves {result.get('copy_gigabytes_per_second') or 0:.0f} GB/s"
+        yield from _table(
+            ["kernel", "shape", "cells", "classes", "type", "us", "GB/s", "of copy"],
+            [
+                [r["op"], r["shape"], str(r["cells"]), str(r["classes"]), r["dtype"], f"{r['microseconds']:.1f}",
+                 f"{r['gigabytes_per_second']:.0f}", f"{r['of_copy']:.0%}"]
+                for r in result["rows"]
+            ],
+        )  # fmt: skip
+
+
+def _networks(result: Record) -> Iterator[str]:
+    for name, network in result.get("networks", {}).items():
+        if "not_run" in network:
+            yield f"\n## {name}: not run\n\n{network['not_run']}"
+            continue
+        work = network["work"]
+        yield (
+            f"\n## {name}: {network['parameters'] / 1e6:.1f} million parameters, steps of {work['batch']}, "
+            f"{work['draws']} draws, limit {work['limit']}"
+        )
+        rows = [_row(record) for record in network["records"] if record["parts"]]
+        columns = ["side", "error", "equal bits", "step ms", "host", "evaluations/s", "images/s", "x plain"]
+        columns += ["race: evaluations/image", "images/s", "x plain", "p50 ms", "p95", "p99", "certified images/h"]
+        yield from _table(columns, rows)
+        missing = [
+            f"- {record['side']} {record['precision']}{', ' + part if part else ''}: {reason}"
+            for record in network["records"]
+            for part, reason in record["not_run"].items()
+        ]
+        if missing:
+            yield "\nNot run:\n"
+            yield from missing
+
+
+def _row(record: Record) -> list[str]:
+    parts = record["parts"]
+
+    def shown(part: str, name: str, form: str = "{:.3g}") -> str:
+        value = parts.get(part, {}).get(name)
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return DASH if value is None else form.format(value)
+
+    return [
+        f"{record['side']} {record['precision']}",
+        shown("check", "difference", "{:.1e}"),
+        shown("step", "equal_bits"),
+        shown("full", "step_milliseconds"),
+        shown("full", "host_share", "{:.1%}"),
+        shown("full", "evaluations_per_second", "{:.0f}"),
+        shown("full", "images_per_second"),
+        shown("full", "times_plain", "{:.1f}x"),
+        shown("race", "evaluations_per_image", "{:.1f}"),
+        shown("race", "images_per_second"),
+        shown("race", "times_plain", "{:.1f}x"),
+        *(shown("latency", f"p{p}_milliseconds") for p in (50, 95, 99)),
+        shown("certify", "images_per_hour"),
+    ]
+
+
+def _problems(result: Record) -> Iterator[str]:
+    if result.get("problems"):
+        yield "\n## Problems\n"
+        yield from (f"- {problem}" for problem in result["problems"])
