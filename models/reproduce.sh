@@ -34,19 +34,28 @@ make_model digits-mlp 0.01 \
 
 # The race on noisy images, for certification: METHOD SIGMA DELTA LOW HIGH FIRST; levels as sigma / alpha, noise 2 SIGMA.
 # Where radii need nearly all copies, at low noise, a lost copy costs most: there delta is smallest.
-while read -r method sigma delta low high first; do
-  fastdc calibrate "$out/digits-mlp" "$out/data/digits-val.npz" --method "$method" --sigma "$sigma" \
+while read -r name method sigma delta low high first; do
+  fastdc calibrate "$out/$name" "$out/data/digits-val.npz" --method "$method" --sigma "$sigma" \
     --levels "$low" "$high" --first "$first" --delta "$delta" --seeds 8 --write
 done <<'LEVELS'
-dc 0.125 0.006 0.2625 1.5 0.75
-dc 0.25 0.01 0.4 2 1.25
-dc 0.5 0.02 0.6 2.5 2
-epndc 0.125 0.006 0.2625 1 0.75
-epndc 0.25 0.01 0.525 2 1.1
-epndc 0.5 0.02 1.05 6 3.5
-apndc 0.125 0.006 0.2625 1 0.4
-apndc 0.25 0.01 0.525 1.25 0.65
-apndc 0.5 0.02 1.05 2.5 1.6
+digits-mlp dc 0.125 0.006 0.2625 1.5 0.75
+digits-mlp dc 0.25 0.01 0.4 2 1.25
+digits-mlp dc 0.5 0.02 0.6 2.5 2
+digits-mlp epndc 0.125 0.006 0.2625 1 0.75
+digits-mlp epndc 0.25 0.01 0.525 2 1.1
+digits-mlp epndc 0.5 0.02 1.05 6 3.5
+digits-mlp apndc 0.125 0.006 0.2625 1 0.4
+digits-mlp apndc 0.25 0.01 0.525 1.25 0.65
+digits-mlp apndc 0.5 0.02 1.05 2.5 1.6
+digits dc 0.125 0.006 0.2625 1.5 1
+digits dc 0.25 0.01 0.4 2 1.5
+digits dc 0.5 0.02 0.6 2.5 2.3
+digits epndc 0.125 0.006 0.2625 1 0.9
+digits epndc 0.25 0.01 0.525 2 1.6
+digits epndc 0.5 0.02 1.05 6 4
+digits apndc 0.125 0.006 0.2625 1 0.6
+digits apndc 0.25 0.01 0.525 1.25 1.1
+digits apndc 0.5 0.02 1.05 2.5 2
 LEVELS
 
 # The text-conditional model, through the same path as any StableDiffusionPipeline.
