@@ -1,28 +1,72 @@
 #!/usr/bin/env bash
-# Verifies and measures the CUDA kernels on the GPU of this machine, without a network:
+# Verifies and measures fastdc on the GPU of this machine, without access to the internet:
 #
-#     bench/gpu.sh [RESULT.json]          default: bench/results/gpu-DEVICE.json
+#     bench/gpu.sh [options] [RESULT.json]          default: bench/results/gpu-DEVICE.json
 #
-# 1. builds fastdc from these sources for this device, into a temporary folder
-# 2. runs `pytest -m cuda`
-# 3. runs a part of it under compute-sanitizer, where there is one (SANITIZE=0: not)
-# 4. compares CPU and CUDA noise bit for bit and times the kernels against a device-to-device copy (gpu_check.py)
+# It builds fastdc from these sources for this device, into a temporary folder, and then, as far as --parts says:
+#
+#     tests       runs `pytest -m cuda`
+#     sanitizer   runs a part of it under compute-sanitizer, where there is one (SANITIZE=0: not)
+#     kernels     compares CPU and CUDA noise bit for bit, times the kernels beside a copy (gpu_check.py)
+#     networks    checks and times networks on every backend beside the plain PyTorch loop (gpu_networks.py)
+#
+# Options: --parts tests,sanitizer,kernels,networks, --minutes 8 of which the networks get what the others leave and at
+# least 2, --networks edm,sd, --sides plain,captured,tensorrt,onnx,eager,compile, --quick, --keep FOLDER for exports and
+# engines. Runs with other parts complete RESULT.json and the page RESULT.md where device and commit are the same.
 #
 # Needs a GPU with its driver, nvcc, g++, CMake, Python 3.11 or later with torch for CUDA, the build requirements and the
 # base and test requirements of pyproject.toml. What Python lacks may lie as wheels in the folder .whl of the repository.
+# onnxruntime-gpu, tensorrt, onnx with onnxscript, diffusers, cuda-core: what needs a missing one is named and left out.
 # PYTHON and CUDACXX choose the interpreter and nvcc. Exit status: 0 all is well, 1 something failed, 2 nothing was done.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
-result=${1:-}
+result=""
+parts="tests,sanitizer,kernels,networks"
+minutes=8
+keep=""
+quick=()
+networks=()
 
 refuse() {
   printf 'bench/gpu.sh: %s\n' "$@" >&2
   exit 2
 }
 
-[[ $# -le 1 && ${result} != -* ]] || refuse "usage: bench/gpu.sh [RESULT.json]"
+usage() {
+  refuse "usage: bench/gpu.sh [--parts P,...] [--minutes N] [--networks N,...] [--sides S,...] [--quick] [--keep FOLDER]" \
+    "       [RESULT.json]; parts are tests, sanitizer, kernels, networks"
+}
+
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --quick) quick=(--quick) ;;
+    --parts | --minutes | --networks | --sides | --keep)
+      [[ $# -ge 2 ]] || usage
+      case $1 in
+        --parts) parts=$2 ;;
+        --minutes) minutes=$2 ;;
+        --keep) keep=$(realpath -m "$2") ;;
+        *)
+          IFS=, read -ra names <<<"$2"
+          networks+=("$1" "${names[@]}")
+          ;;
+      esac
+      shift
+      ;;
+    -*) usage ;;
+    *)
+      [[ -z ${result} ]] || usage
+      result=$1
+      ;;
+  esac
+  shift
+done
+[[ ${parts} =~ ^(tests|sanitizer|kernels|networks)(,(tests|sanitizer|kernels|networks))*$ ]] || usage
+[[ ${minutes} =~ ^[1-9][0-9]{0,2}$ ]] || usage
+wanted() { [[ ,${parts}, == *,$1,* ]]; }
+
 command -v "${python}" >/dev/null || refuse "no ${python}: set PYTHON to a Python with torch for CUDA"
 if [[ -z ${CUDACXX:-} ]]; then
   CUDACXX=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)
@@ -40,9 +84,9 @@ if compgen -G "${root}/.whl/*.whl" >/dev/null; then
   export PYTHONPATH="${work}/tools${PYTHONPATH:+:${PYTHONPATH}}"
 fi
 
-# The architecture of device 0, "90" for compute capability 9.0; every reason to refuse at once.
-architecture=$("${python}" - "${CUDACXX}" <<'PYTHON'
-import importlib.util, shutil, subprocess, sys
+# The architecture of device 0, "90" for compute capability 9.0, and its name; every reason to refuse at once.
+probed=$("${python}" - "${CUDACXX}" <<'PYTHON'
+import importlib.util, re, shutil, subprocess, sys
 
 problems = []
 if sys.version_info < (3, 11):
@@ -59,7 +103,7 @@ if shutil.which("g++") is None:
     problems.append("no g++ on PATH")
 if shutil.which("cmake") is None and importlib.util.find_spec("cmake") is None:
     problems.append("no CMake: put cmake on PATH, or its wheel into .whl")
-architecture = ""
+architecture = name = ""
 if "torch" not in missing:
     import torch
 
@@ -69,15 +113,18 @@ if "torch" not in missing:
         problems.append("no usable GPU: torch sees none (is there a device, and its driver?)")
     else:
         architecture = "{}{}".format(*torch.cuda.get_device_capability(0))
+        name = re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
         known = subprocess.run([sys.argv[1], "--list-gpu-code"], capture_output=True, text=True).stdout.split()
         if f"sm_{architecture}" not in known:
             problems.append(f"{sys.argv[1]} has no sm_{architecture}, the architecture of this device")
 for problem in problems:
     print(f"bench/gpu.sh: {problem}", file=sys.stderr)
-print(architecture)
+print(architecture, name)
 sys.exit(2 if problems else 0)
 PYTHON
 ) || exit 2
+read -r architecture device <<<"${probed}"
+result=${result:-${root}/bench/results/gpu-${device}.json}
 
 echo "== build for sm_${architecture}"
 export CMAKE_PREFIX_PATH="$("${python}" -m pybind11 --cmakedir)${CMAKE_PREFIX_PATH:+:${CMAKE_PREFIX_PATH}}"
@@ -96,22 +143,41 @@ cd "${root}"
 run_tests "${python}" -c 'import sys, fastdc; sys.exit(not fastdc.__file__.startswith(sys.argv[1]))' "${work}/site" ||
   refuse "${python} imports another fastdc, installed in editable mode: uninstall it, or set PYTHON to another"
 
-echo "== pytest -m cuda"
-run_tests "${python}" -m pytest -m cuda tests -q -p no:cacheprovider --continue-on-collection-errors \
-  --junitxml="${work}/tests.xml" || true
+junit=()
+if wanted tests; then
+  echo "== pytest -m cuda"
+  run_tests timeout $((30 * minutes)) "${python}" -m pytest -m cuda tests -q -p no:cacheprovider \
+    --continue-on-collection-errors --junitxml="${work}/tests.xml" || true
+  junit=(--junit "${work}/tests.xml")
+fi
 
 sanitized=""
-if [[ ${SANITIZE:-1} != 0 ]] && command -v compute-sanitizer >/dev/null; then
+if wanted sanitizer && [[ ${SANITIZE:-1} != 0 ]] && command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     echo "== compute-sanitizer --tool ${tool}"
     status=0
     # Without torch's cache every array is an allocation of its own, so that overruns are seen. 77: errors were found.
-    run_tests env PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 180 compute-sanitizer --tool "${tool}" --error-exitcode 77 \
+    run_tests env PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout $((8 * minutes)) \
+      compute-sanitizer --tool "${tool}" --error-exitcode 77 \
       "${python}" -m pytest tests/test_cuda.py -q -p no:cacheprovider -k "783 and runs or outside" || status=$?
     sanitized="${sanitized} ${tool}=${status}"
   done
 fi
 
-echo "== noise and times"
-PYTHONPATH="${built}" "${python}" bench/gpu_check.py --junit "${work}/tests.xml" --sanitizer "${sanitized}" \
-  ${result:+--out "${result}"}
+status=0
+if wanted tests || wanted sanitizer || wanted kernels; then
+  echo "== noise and times"
+  check=("${quick[@]}")
+  wanted kernels || check+=(--no-kernels)
+  PYTHONPATH="${built}" "${python}" bench/gpu_check.py "${junit[@]}" --sanitizer "${sanitized}" "${check[@]}" \
+    --out "${result}" || status=1
+fi
+
+if wanted networks; then
+  echo "== networks"
+  left=$((minutes - SECONDS / 60))
+  PYTHONPATH="${built}" FASTDC_CACHE=${FASTDC_CACHE:-${keep:-${work}}/cache} "${python}" bench/gpu_networks.py \
+    --minutes $((left > 2 ? left : 2)) "${networks[@]}" "${quick[@]}" ${keep:+--keep "${keep}"} \
+    --out "${result}" || status=1
+fi
+exit ${status}

@@ -4,7 +4,8 @@
     python bench/gpu_check.py --out RESULT.json [--quick]   with a fastdc that was built with CUDA
 
 Also reads the outcome of the tests and of compute-sanitizer, which bench/gpu.sh ran before. A part that fails is noted
-among the problems and does not take the others with it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
+among the problems and does not take the others with it. RESULT.json is completed where it is of the same device and
+commit, as runs of bench/gpu_networks.py leave it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
 """
 
 import hashlib
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from common import RESULTS, ROOT, parser, print_table, save
+from common import RESULTS, ROOT, machine, parser, print_table
 from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
+from gpu_report import complete, write
 
 from fastdc import ops
 from fastdc.exceptions import FastdcError
@@ -111,9 +113,30 @@ def measure(bench: Bench, attempt: Attempts, *, quick: bool) -> list[Row]:
     return [row for row in rows if row is not None]
 
 
+def kernels(torch: Any, *, quick: bool) -> dict[str, Any]:
+    """The noise beside the CPU's, and the times."""
+    clock, attempt = Clock(torch, replays=10 if quick else 50), Attempts()
+    bench = Bench(torch, clock)
+    copy = attempt("copy", lambda: 2**31 / bench.copy_microseconds(2**31) * 1e-3)
+    return {
+        "noise": attempt("noise", lambda: compare_noise(torch, 2**26 if quick else 2**29)),
+        "copy_gigabytes_per_second": copy,
+        "host_microseconds_per_call": attempt("host time", bench.host_microseconds),
+        "rows": [asdict(row) for row in measure(bench, attempt, quick=quick)],
+        "capture_error": clock.capture_error,
+        "failures": attempt.failures,
+    }
+
+
 def read_junit(path: Path) -> dict[str, Any]:
-    """Counts of a pytest run, with the names of what failed; a module that could not be imported is told apart."""
+    """Counts of a pytest run, with the names of what failed; a module that could not be imported is told apart.
+
+    pytest writes the file at its end: where there is none, it did not come to it.
+    """
     counts: dict[str, Any] = {"passed": 0, "skipped": 0, "failed": [], "not_imported": [], "device_tests_passed": 0}
+    if not path.exists():
+        counts["failed"].append("pytest did not end")
+        return counts
     for case in ET.parse(path).getroot().iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
         error = case.find("error")
@@ -132,30 +155,31 @@ def read_junit(path: Path) -> dict[str, Any]:
 def problems(result: dict[str, Any]) -> list[str]:
     """What is wrong with a result, in words; empty: everything held."""
     found = []
-    tests, noise = result["tests"], result["noise"]
+    tests, noise = result.get("tests"), result.get("noise")
     if tests is not None and tests["failed"]:
         found.append(f"{len(tests['failed'])} tests failed: {', '.join(tests['failed'][:5])}")
     if tests is not None and not tests["device_tests_passed"]:
         found.append("no test of tests/test_cuda.py ran")
-    found += result["failures"]
+    found += result.get("failures", [])
     if noise is not None and noise["different"]:
         found.append(f"{noise['different']} of {noise['normals']} normals differ from the CPU's")
-    found += [f"compute-sanitizer {tool} reported errors" for tool, code in result["sanitizer"].items() if code == "77"]
-    if result["capture_error"]:
+    sanitizer = result.get("sanitizer", {})
+    found += [f"compute-sanitizer {tool} reported errors" for tool, code in sanitizer.items() if code == "77"]
+    if result.get("capture_error"):
         found.append(f"graph capture failed: {result['capture_error']}")
     return found
 
 
 def show(result: dict[str, Any]) -> None:
     """Prints the table, the verdict on the noise, and the problems."""
-    copy, noise = result["copy_gigabytes_per_second"], result["noise"]
+    copy, noise = result.get("copy_gigabytes_per_second"), result.get("noise")
     print_table(
         result["gpu"]["name"] + (f", copy {copy:.0f} GB/s" if copy else ""),
         ["op", "shape", "B", "classes", "dtype", "us", "GB/s", "of copy"],
         [
             [r["op"], r["shape"], str(r["cells"]), str(r["classes"]), r["dtype"], f"{r['microseconds']:.1f}",
              f"{r['gigabytes_per_second']:.0f}", f"{r['of_copy']:.0%}"]
-            for r in result["rows"]
+            for r in result.get("rows", [])
         ],
     )  # fmt: skip
     if noise is not None:
@@ -168,6 +192,7 @@ def main() -> int:
     arguments = parser(__doc__, "gpu")
     arguments.set_defaults(out=None)
     arguments.add_argument("--quick", action="store_true", help="few shapes, few repetitions")
+    arguments.add_argument("--no-kernels", action="store_true", help="only what the tests and the sanitizer gave")
     arguments.add_argument("--junit", type=Path, help="JUnit file of the run of pytest -m cuda")
     arguments.add_argument("--sanitizer", default="", help="TOOL=EXIT-STATUS ... of compute-sanitizer")
     options = arguments.parse_args()
@@ -175,24 +200,19 @@ def main() -> int:
     if not ops.build_config()["cuda"] or ops.cuda_device_count() == 0 or not torch.cuda.is_available():
         print("gpu_check: needs a fastdc built with CUDA, and a CUDA device; bench/gpu.sh builds one", file=sys.stderr)
         return 2
-    clock, attempt = Clock(torch, replays=10 if options.quick else 50), Attempts()
-    bench = Bench(torch, clock)
-    copy = attempt("copy", lambda: 2**31 / bench.copy_microseconds(2**31) * 1e-3)
-    result: dict[str, Any] = {
-        "gpu": gpu_stamp(torch),
-        "tests": read_junit(options.junit) if options.junit else None,
-        "sanitizer": dict(item.split("=") for item in options.sanitizer.split()),
-        "noise": attempt("noise", lambda: compare_noise(torch, 2**26 if options.quick else 2**29)),
-        "copy_gigabytes_per_second": copy,
-        "host_microseconds_per_call": attempt("host time", bench.host_microseconds),
-        "rows": [asdict(row) for row in measure(bench, attempt, quick=options.quick)],
-        "capture_error": clock.capture_error,
-        "failures": attempt.failures,
-    }
+    stamp: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv), "gpu": gpu_stamp(torch)}
+    slug = re.sub(r"[^a-z0-9]+", "-", stamp["gpu"]["name"].lower()).strip("-")
+    out = options.out or RESULTS / f"gpu-{slug}.json"
+    result = complete(out, stamp)
+    if options.junit:
+        result["tests"] = read_junit(options.junit)
+    if options.sanitizer:
+        result["sanitizer"] = dict(item.split("=") for item in options.sanitizer.split())
+    if not options.no_kernels:
+        result |= kernels(torch, quick=options.quick)
     result["problems"] = problems(result)
     show(result)
-    slug = re.sub(r"[^a-z0-9]+", "-", result["gpu"]["name"].lower()).strip("-")
-    save(options.out or RESULTS / f"gpu-{slug}.json", result)
+    print(f"\nwritten to {out} and {write(out, result)}")
     return 1 if result["problems"] else 0
 
 

@@ -203,7 +203,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], Work]] = {
     ),
     "sd": (
         _text_unet(),
-        Work(batch=16, draws=32, full=1, raced=8, plain=1, latency=20, copies=0, limit=1.0, check=1),
+        Work(batch=16, draws=32, full=1, raced=8, plain=1, latency=20, copies=0, limit=0.003, check=1),
     ),
     "tiny": (
         _song(img_resolution=8, model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]),

@@ -31,7 +31,7 @@ from gpu_check import gpu_stamp
 from gpu_models import NETWORKS, Case, open_case
 from gpu_parts import PARTS, Opened, Part, Record, allowed, engine_parts, plain_parts
 from gpu_plain import PlainLoop, set_tf32
-from gpu_report import add_ratios, read, same_machine, write
+from gpu_report import add_ratios, complete, problems_of, write
 from gpu_sides import PLAIN, WORDS, Absent, Bundles, Side, chosen, module_of, open_side
 
 from fastdc import DiffusionClassifier, ops
@@ -81,7 +81,6 @@ class Bench:
         self._clock = Clock(options.minutes, len(options.networks))
         self._run = datetime.now(UTC).isoformat(timespec="seconds")
         self.networks = dict(networks)
-        self.problems: list[str] = []
 
     def network(self, name: str) -> Iterator[None]:
         """All sides of one network; yields whenever there is more to write."""
@@ -109,7 +108,8 @@ class Bench:
             yield
 
     def _side(self, side: Side, case: Case, oracle: npt.NDArray[np.float64]) -> Record:
-        record: Record = {"side": side.name, "precision": side.precision, "run": self._run, "parts": {}, "not_run": {}}
+        record: Record = {"side": side.name, "precision": side.precision, "run": self._run}
+        record |= {"parts": {}, "not_run": {}, "problems": []}
         begun = time.perf_counter()
         if self._clock.over:
             record["not_run"][""] = "no time was left"
@@ -122,7 +122,7 @@ class Bench:
             except Absent as absent:
                 record["not_run"][""] = str(absent)
             except (FastdcError, RuntimeError, OSError) as error:  # another library's errors among them
-                self._failed(record, "", f"{case.name}, {side}: {error}")
+                _failed(record, "", f"{case.name}, {side}: {error}")
         _free()
         record["seconds"] = time.perf_counter() - begun
         told = ", ".join([*record["parts"], *(f"{part} not run: {why}" for part, why in record["not_run"].items())])
@@ -153,9 +153,9 @@ class Bench:
             try:
                 measured[name] = parts[name](measured)
             except (FastdcError, RuntimeError) as error:
-                self._failed(record, name, f"{case.name}, {side}, {name}: {error}")
+                _failed(record, name, f"{case.name}, {side}, {name}: {error}")
                 continue
-            self._judge(f"{case.name}, {side}", name, measured[name])
+            record["problems"] += judged(f"{case.name}, {side}", name, measured[name])
 
     def _reason_against(self, side: Side, case: Case, name: str, measured: dict[str, Record]) -> str:
         """Why a part is left out; "" if it is not."""
@@ -172,17 +172,22 @@ class Bench:
     def _slow(self, side: Side) -> bool:
         return side.precision == "float32" and self._options.device != "cpu" and not self._options.thorough
 
-    def _judge(self, what: str, part: str, record: Record) -> None:
-        if part == "check" and not record["held"]:
-            found, most = record["difference"], record["allowed"]
-            self.problems.append(f"{what}: errors differ from the CPU's by {found:.2g}, allowed is {most:.2g}")
-        if part == "step" and not record["equal_bits"]:
-            self.problems.append(f"{what}: a captured step does not equal the same step launched by itself")
 
-    def _failed(self, record: Record, part: str, message: str) -> None:
-        line = " ".join(message.split())[:400]
-        record["not_run"][part] = f"failed: {line}"
-        self.problems.append(line)
+def judged(what: str, part: str, record: Record) -> list[str]:
+    """What is wrong with a part that ran, in words."""
+    if part == "check" and not record["held"]:
+        found, most = record["difference"], record["allowed"]
+        return [f"{what}: errors differ from the CPU's by {found:.2g}, allowed is {most:.2g}"]
+    if part == "step" and not record["equal_bits"]:
+        return [f"{what}: a captured step does not equal the same step launched by itself"]
+    return []
+
+
+def _failed(record: Record, part: str, message: str) -> None:
+    """Notes a part, or with "" a side, that should have run."""
+    line = " ".join(message.split())[:400]
+    record["not_run"][part] = "failed, see the problems"
+    record["problems"].append(line)
 
 
 def cpu_errors(case: Case) -> npt.NDArray[np.float64]:
@@ -251,26 +256,21 @@ def main() -> int:
     if refusal:
         print(f"gpu_networks: {refusal}", file=sys.stderr)
         return 2
-    result = stamp(options.device)
-    slug = re.sub(r"[^a-z0-9]+", "-", (result["gpu"] or {"name": "cpu"})["name"].lower()).strip("-")
+    stamped = stamp(options.device)
+    slug = re.sub(r"[^a-z0-9]+", "-", (stamped["gpu"] or {"name": "cpu"})["name"].lower()).strip("-")
     out = options.out or RESULTS / f"gpu-networks-{slug}.json"
-    earlier = read(out)
-    if earlier and same_machine(earlier, result):
-        result = earlier | {"machine": result["machine"] | earlier["machine"]}
-    elif earlier:
-        note(f"{out} is of another device or commit: written anew")
-    before = [problem for problem in result.get("problems", []) if not problem.startswith(tuple(options.networks))]
+    result = complete(out, stamped)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Bundles(options.keep or Path(folder), note), result.get("networks", {}))
         commands = [*result.get("networks_commands", []), " ".join(sys.argv)]
         for name in options.networks:
             for _ in bench.network(name):
-                made = {"networks_commands": commands, "networks": bench.networks, "problems": before + bench.problems}
-                write(out, result | made)
+                write(out, result | {"networks_commands": commands, "networks": bench.networks})
     print((out.with_suffix(".md")).read_text(encoding="utf-8"))
-    for problem in bench.problems:
+    problems = problems_of({name: bench.networks[name] for name in options.networks})
+    for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
-    return 1 if bench.problems else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ def read(path: Path) -> Record:
     return found if isinstance(found, dict) else {}
 
 
+def complete(path: Path, stamp: Record) -> Record:
+    """A result with this stamp, and with what the file has already where that is of the same device and commit."""
+    earlier = read(path)
+    return earlier | stamp if same_machine(earlier, stamp) else dict(stamp)
+
+
 def same_machine(one: Record, other: Record) -> bool:
     """Whether two results are of one device and one state of the sources, so that they may share a file."""
 
@@ -153,7 +159,14 @@ def _row(record: Record) -> list[str]:
     ]
 
 
+def problems_of(networks: Record) -> list[str]:
+    """What is wrong with networks, in words."""
+    records = [record for network in networks.values() for record in network.get("records", [])]
+    return [problem for record in records for problem in record["problems"]]
+
+
 def _problems(result: Record) -> Iterator[str]:
-    if result.get("problems"):
+    found = [*result.get("problems", []), *problems_of(result.get("networks", {}))]
+    if found:
         yield "\n## Problems\n"
-        yield from (f"- {problem}" for problem in result["problems"])
+        yield from (f"- {problem}" for problem in found)

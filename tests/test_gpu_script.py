@@ -44,6 +44,75 @@ def test_it_refuses_without_a_gpu_and_writes_nothing(tmp_path: Path) -> None:
     assert sorted(ROOT.joinpath("bench").rglob("*.json")) == before
 
 
+STAND_IN = """#!/usr/bin/env bash
+# Stands in for Python on a machine with a GPU: notes its arguments and ends as it is told.
+echo "$*" >>"${LOG}"
+case "$*" in
+  "- "*) cat >/dev/null; echo "90 nvidia-h200" ;;
+  *gpu_check.py*) exit "${CHECK}" ;;
+  *gpu_networks.py*) exit "${NETWORKS}" ;;
+esac
+"""
+
+
+def run_script(folder: Path, *arguments: str, check: int = 0, networks: int = 0) -> tuple[int, list[str]]:
+    """Exit status of bench/gpu.sh on a stand-in for Python, and what it ran of the parts."""
+    python, log = folder / "python", folder / "log"
+    python.write_text(STAND_IN, encoding="utf-8")
+    python.chmod(0o755)
+    log.write_text("", encoding="utf-8")
+    more = {"LOG": str(log), "CHECK": str(check), "NETWORKS": str(networks), "SANITIZE": "0"}
+    environment = {**os.environ, "PYTHON": str(python), "CUDACXX": "/bin/true", "TMPDIR": str(folder), **more}
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), *arguments]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return run.returncode, [line for line in lines if line.startswith(("-m pytest", "bench/"))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a bash script for Linux")
+def test_parts_run_in_order_on_one_result(tmp_path: Path) -> None:
+    status, (tests, check, networks) = run_script(tmp_path, str(tmp_path / "r.json"))
+    assert status == 0
+    assert tests.startswith("-m pytest -m cuda tests")
+    assert check.startswith("bench/gpu_check.py --junit ")
+    assert networks.startswith("bench/gpu_networks.py --minutes 8")
+    assert all(line.endswith(f"--out {tmp_path / 'r.json'}") for line in (check, networks))
+    assert "--no-kernels" not in check
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a bash script for Linux")
+def test_parts_and_options_are_passed_on(tmp_path: Path) -> None:
+    status, ran = run_script(tmp_path, "--parts", "tests", "--quick")
+    default = ROOT / "bench" / "results" / "gpu-nvidia-h200.json"
+    assert status == 0
+    assert ran[1].endswith(f"--quick --no-kernels --out {default}")
+    assert len(ran) == 2
+    options = ("--networks", "edm,sd", "--sides", "plain", "--minutes", "3", "--keep", str(tmp_path / "kept"))
+    status, ran = run_script(tmp_path, "--parts", "networks", *options)
+    assert ran == [
+        f"bench/gpu_networks.py --minutes 3 --networks edm sd --sides plain --keep {tmp_path / 'kept'} --out {default}"
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a bash script for Linux")
+@pytest.mark.parametrize(("check", "networks"), [(1, 0), (0, 1), (0, 2)])
+def test_a_part_that_fails_makes_the_status_1_and_leaves_the_others(tmp_path: Path, check: int, networks: int) -> None:
+    status, ran = run_script(tmp_path, "--parts", "kernels,networks", check=check, networks=networks)
+    assert (status, len(ran)) == (1, 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a bash script for Linux")
+@pytest.mark.parametrize(
+    "arguments", [("--parts", "kernel"), ("--parts",), ("--minutes", "0"), ("--what",), ("a.json", "b.json")]
+)
+def test_it_refuses_options_it_does_not_know(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert run_script(tmp_path, *arguments) == (2, [])
+
+
+def test_a_run_of_the_tests_that_did_not_end_is_a_failure(tmp_path: Path) -> None:
+    assert read_junit(tmp_path / "none.xml")["failed"] == ["pytest did not end"]
+
+
 def test_junit_is_counted_by_outcome(tmp_path: Path) -> None:
     path = tmp_path / "tests.xml"
     path.write_text(

@@ -1,0 +1,166 @@
+"""bench/gpu_networks.py on the CPU: small networks through everything but the devices, and how results are kept."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+
+pytest.importorskip("torch")
+
+from gpu_models import open_case  # noqa: E402
+from gpu_networks import judged  # noqa: E402
+from gpu_parts import allowed, compare, per_hour, plain_parts  # noqa: E402
+from gpu_plain import PlainLoop  # noqa: E402
+from gpu_report import add_ratios, complete, markdown, problems_of, write  # noqa: E402
+from gpu_sides import ON_CPU, SIDES, WORDS, Absent, Side, chosen, module_of, open_side  # noqa: E402
+
+from fastdc import DiffusionClassifier  # noqa: E402
+from fastdc.backends import FunctionNetwork  # noqa: E402
+
+PARTS = {"check", "step", "full", "race", "latency", "certify"}
+
+
+def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, str(ROOT / "bench" / "gpu_networks.py"), "--device", "cpu", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    out = tmp_path_factory.mktemp("gpu") / "result.json"
+    run = bench("--networks", "tiny", "--quick", "--out", str(out))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.rstrip("\n") == out.with_suffix(".md").read_text(encoding="utf-8").rstrip("\n")
+    found: dict[str, Any] = json.loads(out.read_bytes())
+    return found
+
+
+def test_every_side_of_the_cpu_is_checked_and_timed(result: dict[str, Any]) -> None:
+    records = {(r["side"], r["precision"]): r for r in result["networks"]["tiny"]["records"]}
+    ran = {key for key, record in records.items() if record["parts"]}
+    assert ran == {(name, precision) for name, kinds in ON_CPU.items() for precision in kinds}
+    for key in ran:
+        parts = records[key]["parts"]
+        assert set(parts) == (PARTS - {"step", "race"} if key[0] == "plain loop" else PARTS)
+        assert parts["check"]["held"]
+        assert parts["full"]["evaluations_per_image"] == 10 * 8  # classes and draws
+        assert parts["latency"]["p50_milliseconds"] <= parts["latency"]["p99_milliseconds"]
+        if "race" in parts:
+            assert parts["step"]["equal_bits"]
+            assert 10 <= parts["race"]["evaluations_per_image"] < 80
+            assert parts["race"]["times_plain"] > 0
+    assert problems_of(result["networks"]) == []
+
+
+def test_sides_that_need_a_device_say_so_in_one_line(result: dict[str, Any]) -> None:
+    missing = {r["side"]: r["not_run"] for r in result["networks"]["tiny"]["records"] if not r["parts"]}
+    expected = {name: {"": "needs a CUDA device"} for name in SIDES if name not in ON_CPU}
+    assert missing == expected
+    assert "- TensorRT float32: needs a CUDA device" in markdown(result)
+
+
+def test_the_published_edm_network_has_its_parameters() -> None:
+    """55.7 million (Karras et al., table 7)."""
+    assert round(open_case("edm").parameters / 1e6, 1) == 55.7
+
+
+def test_the_plain_loop_computes_the_errors_of_the_definition() -> None:
+    """Against the engine on a function with a closed form: F = (1 + label) u, in NumPy."""
+    case = open_case("tiny", quick=True)
+
+    def network(sample: Any, timestep: Any, labels: Any) -> Any:
+        return sample * (1 + labels[:, None, None, None])
+
+    errors, seconds = PlainLoop(case, network, "float32", "cpu")(case.images[:2], {"draws": 4})
+    on_engine = FunctionNetwork(lambda u, t, k: network(u, t, k).astype(np.float32), case.source.model.sample_shape)
+    want = DiffusionClassifier(case.source.model, on_engine).errors(case.images[:2], draws=4).errors
+    np.testing.assert_allclose(errors, want.mean(axis=2), rtol=1e-5)
+    assert len(seconds) == 2
+
+
+def test_a_wrong_network_is_found() -> None:
+    case = open_case("tiny", quick=True)
+    loop = PlainLoop(case, module_of(case), "float32", "cpu")
+    right = loop(case.images[:1], {"draws": case.work.check})[0][0]
+    limit = allowed(case, "float32")
+    for factor, held in ((1 + limit / 2, True), (1 + 2 * limit, False)):
+        parts = plain_parts(loop, case, right * factor, limit)
+        record = parts["check"]({})
+        assert record["held"] is held
+        assert bool(judged("side", "check", record)) is not held
+    assert judged("side", "step", {"equal_bits": False}) != []
+    assert compare(np.array([np.nan, 1.0]), np.ones(2), 1.0)["held"] is False
+
+
+def test_certificates_an_hour() -> None:
+    """1000 copies and 100 for the selection."""
+    assert per_hour(1100) == 3600
+
+
+def test_words_choose_sides() -> None:
+    assert chosen(("plain",), "cuda:0") == [Side("plain loop", p) for p in ("float32", "default", "tf32", "bfloat16")]
+    assert {side.name for side in chosen(WORDS, "cuda:0")} == set(SIDES)
+    assert chosen(("tensorrt",), "cpu") == [Side("TensorRT", "float32")]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_sides
+
+    monkeypatch.setattr(gpu_sides, "installed", lambda name: False)
+    for name, line in (("TensorRT", r"tensorrt \(or tensorrt_rtx\) is not"), ("ONNX Runtime", "onnxruntime is not")):
+        with pytest.raises(Absent, match=line):
+            open_side(Side(name, "float16"), open_case("tiny"), "cuda:0", None)  # type: ignore[arg-type]
+
+
+def record(side: str, rate: float, run: str = "now") -> dict[str, Any]:
+    return {
+        "side": side,
+        "precision": "float32",
+        "run": run,
+        "parts": {"full": {"images_per_second": rate}},
+        "not_run": {},
+        "problems": [],
+    }
+
+
+def test_ratios_are_to_the_fastest_plain_loop_of_the_same_run() -> None:
+    given = [("plain loop", 2, "now"), ("plain loop", 4, "now"), ("TensorRT", 40, "now"), ("ONNX Runtime", 9, "then")]
+    records = [record(*one) for one in given]
+    add_ratios(records)
+    assert records[2]["parts"]["full"]["times_plain"] == 10
+    assert "times_plain" not in records[3]["parts"]["full"]
+
+
+def test_runs_complete_a_result_of_the_same_device_and_commit_only(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    stamp = {"gpu": {"name": "H200", "driver": "580"}, "machine": {"commit": "abc", "cpu": "x"}}
+    network = {"parameters": 1, "work": {"batch": 1, "draws": 1, "limit": 1}, "records": [record("plain loop", 2)]}
+    page = write(path, {**stamp, "rows": [], "networks": {"edm": network}})
+    assert "plain loop float32" in page.read_text(encoding="utf-8")
+    assert complete(path, stamp)["networks"] == {"edm": network}
+    for other in ({"gpu": {"name": "H100", "driver": "580"}}, {"machine": {"commit": "abd", "cpu": "x"}}):
+        assert "networks" not in complete(path, {**stamp, **other})
+    path.write_text("{", encoding="utf-8")
+    assert complete(path, stamp) == stamp
+
+
+@pytest.mark.slow
+def test_text_networks_run_too(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    out = tmp_path / "result.json"
+    more = ("--sides", "plain", "eager", "--parts", "check", "full", "certify", "--out", str(out))
+    assert bench("--networks", "tiny-text", *more).returncode == 0
+    records = json.loads(out.read_bytes())["networks"]["tiny-text"]["records"]
+    assert [set(r["parts"]) for r in records] == [{"check", "full"}] * 3
+    assert all(r["not_run"] == {"certify": "no certificates of this network"} for r in records)
