@@ -61,20 +61,20 @@ def version_of_format(manifest: dict[str, Any]) -> int:
     return 2 if tabulated or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
 
 
-def strict_json(content: bytes, path: Path, *, constants: bool = False) -> Any:
+def strict_json(content: bytes, path: Path, *, infinities: bool = False) -> Any:
     """JSON as it is defined: no NaN or Infinity, which Python's reader lets through, and no integers beyond floats.
 
     Args:
         content: Of a file.
         path: Its name, for the message.
-        constants: Let NaN and Infinity through: other tools write them.
+        infinities: Let Infinity and -Infinity through: other tools write them.
 
     Raises:
         BundleError: It is not.
     """
 
     def constant(name: str) -> Any:
-        if constants:
+        if infinities and name != "NaN":
             return float(name)
         raise ValueError(f"{name} is not a JSON number")
 

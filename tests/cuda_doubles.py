@@ -130,12 +130,12 @@ class Buffer:
         assert source.size == self.size
         self.core.check_current()
         self.core.calls.append("copy")
-        to, fro, size = self.handle, source.handle, self.size
+        to, origin, size = self.handle, source.handle, self.size
         keep = (self, source)
 
         def copy() -> None:
             assert keep
-            ctypes.memmove(to, fro, size)
+            ctypes.memmove(to, origin, size)
 
         stream.enqueue(copy)
 

@@ -58,7 +58,8 @@ def ids_of(text: str) -> list[int]:
 def table(prompts: tuple[str, ...] = PROMPTS) -> Float32:
     """The condition table, with a row of zeros for "no prompt" last."""
     rows = [word_table()[ids_of(text)].sum(axis=0) for text in prompts]
-    return np.stack([*rows, np.zeros(4, np.float32)]).astype(np.float32)
+    stacked: Float32 = np.stack([*rows, np.zeros(4, np.float32)]).astype(np.float32)
+    return stacked
 
 
 def network(sample: Float32, timestep: Float32, labels: npt.NDArray[np.int64], rows: Float32 | None = None) -> Float32:
@@ -66,14 +67,16 @@ def network(sample: Float32, timestep: Float32, labels: npt.NDArray[np.int64], r
     context = 2 * (table() if rows is None else rows)[labels].reshape(-1, 1, 2, 2)
     scale = 1 + labels.astype(np.float32).reshape(-1, 1, 1, 1) / 10
     shared = np.tanh(sample + timestep.reshape(-1, 1, 1, 1))
-    return (shared * scale + context).astype(np.float32)
+    out: Float32 = (shared * scale + context).astype(np.float32)
+    return out
 
 
 class Encoder:
     """The encoder in NumPy."""
 
     def encode(self, images: Float32) -> Float32:
-        return images.reshape(-1, 1, 2, 2, 2, 2).mean(axis=(3, 5)).astype(np.float32)
+        latents: Float32 = images.reshape(-1, 1, 2, 2, 2, 2).mean(axis=(3, 5)).astype(np.float32)
+        return latents
 
 
 def tokenizer() -> str:

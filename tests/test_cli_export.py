@@ -23,7 +23,7 @@ pytest.importorskip("transformers")
 import edm_files
 import tiny_models
 import torch
-from families import PROMPTS, exported, shared_folder, small_source
+from exported import PROMPTS, exported, shared_folder, small_source
 
 import fastdc.cli.export as cli_export
 from fastdc.bundle import load_bundle

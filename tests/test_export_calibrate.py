@@ -11,7 +11,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
-from families import exported, labelled, shared_folder
+from exported import exported, labelled, shared_folder
 
 from fastdc.bundle import Bundle
 from fastdc.decide import fit_temperature

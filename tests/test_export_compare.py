@@ -11,7 +11,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
 import torch
-from families import exported, random_images, shared_folder, small_source
+from exported import exported, random_images, shared_folder, small_source
 
 from fastdc import reference
 from fastdc.exceptions import InputError

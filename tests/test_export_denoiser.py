@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 import onnx
 import onnxruntime
 import torch
-from families import exported, random_images, shared_folder, small_source
+from exported import exported, random_images, shared_folder, small_source
 
 from fastdc import reference
 from fastdc.backends import NetworkOptions

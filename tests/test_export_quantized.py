@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
 import onnx
-from families import labelled, small_source
+from exported import labelled, small_source
 
 from fastdc.exceptions import InputError
 from fastdc.export import denoiser

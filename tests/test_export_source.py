@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
 import torch
-from families import exported, labelled, shared_folder, small_source
+from exported import exported, labelled, shared_folder, small_source
 from worlds import assert_one_line
 
 import fastdc.export.source as module

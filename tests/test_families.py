@@ -20,7 +20,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import onnx
-from families import FAMILIES, HIDDEN, exported, random_images, run_without, shared_folder
+from exported import FAMILIES, HIDDEN, exported, random_images, run_without, shared_folder
 
 from fastdc.backends import NetworkOptions
 from fastdc.bundle import Bundle, load_bundle

@@ -149,7 +149,7 @@ def test_runs_complete_a_result_of_the_same_device_and_commit_only(tmp_path: Pat
     page = write(path, {**stamp, "rows": [], "networks": {"edm": network}})
     assert "plain loop float32" in page.read_text(encoding="utf-8")
     assert complete(path, stamp)["networks"] == {"edm": network}
-    for other in ({"gpu": {"name": "H100", "driver": "580"}}, {"machine": {"commit": "abd", "cpu": "x"}}):
+    for other in ({"gpu": {"name": "H100", "driver": "580"}}, {"machine": {"commit": "abe", "cpu": "x"}}):
         assert "networks" not in complete(path, {**stamp, **other})
     path.write_text("{", encoding="utf-8")
     assert complete(path, stamp) == stamp

@@ -144,7 +144,7 @@ def test_every_truncation_is_refused() -> None:
         b"h\x05",  # what was never stored
         b"\x82\x01",  # EXT1
         b"\x97",  # NEXT_BUFFER
-        b"Inot a number\n",  # protocol 0
+        b"I1 number\n",  # protocol 0
         b"cos\nsystem\n",
         b"c" + b"a" * 10_000,
         b"X\x02\x00\x00\x00\xff\xff",  # no UTF-8

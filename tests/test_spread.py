@@ -353,7 +353,7 @@ def test_a_model_is_loaded_onto_every_device(tmp_path: Any, monkeypatch: pytest.
         opened.append(options)
         return network
 
-    monkeypatch.setattr("fastdc.classifier.open_network", open_network)
+    monkeypatch.setattr("fastdc.loading.open_network", open_network)
     bundle = tiny_bundle(tmp_path / "tiny")
     clf = fastdc.load(bundle, device="cuda:0,1", batch=3)
     assert [(options.device, options.batch) for options in opened] == [("cuda:0", 3), ("cuda:1", 3)]

@@ -264,7 +264,7 @@ def _read_json(path: Path, where: str) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise BundleError(f"{where} must be at most {MAX_JSON_BYTES} bytes, got {size}")
-        content = strict_json(path.read_bytes(), Path(where), constants=True)  # "lambda_min_clipped": -Infinity
+        content = strict_json(path.read_bytes(), Path(where), infinities=True)  # "lambda_min_clipped": -Infinity
     except OSError as error:
         raise BundleError(f"{where} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
