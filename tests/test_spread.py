@@ -7,7 +7,7 @@ events matters, networks wait for one another: with another distribution of the 
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -270,6 +270,15 @@ def test_an_interrupt_between_steps_keeps_every_finished_image(slots: int) -> No
     assert_same(clf.classify(IMAGES, rule="full", draws=DRAWS), whole)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests themselves run in the background of a shell."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_all_devices_work_ends_them_after_their_steps() -> None:
     """The signal comes while the caller waits, as it mostly does."""
     main = threading.get_ident()
