@@ -18,6 +18,7 @@ from fastdc.backends import FunctionNetwork, NetworkOptions, open_network
 from fastdc.bundle import Bundle
 from fastdc.data import digits_test
 from fastdc.errors import ErrorTable
+from fastdc.ops import cuda_device_count
 from fastdc.plan import PlanConfig, make_plan
 
 WORLD = gaussian(3)
@@ -205,9 +206,16 @@ def test_torch_refuses_devices_that_are_not_there() -> None:
 
 def test_backends_that_are_none(tmp_path: Path) -> None:
     fails_with(lambda: open_network(digits_mlp(), "jax"), "onnx, torch", kind=InputError)
-    fails_with(lambda: open_network(digits_mlp(), "tensorrt"), "tensorrt", kind=BackendError)
     pytest.importorskip("torch")
     fails_with(lambda: open_network(tiny_bundle(tmp_path / "b"), "torch"), "no torch weights")
+
+
+def test_tensorrt_without_a_gpu_says_so() -> None:
+    pytest.importorskip("cuda.core")
+    pytest.importorskip("filelock")
+    if cuda_device_count():
+        pytest.skip("there is a CUDA device")
+    fails_with(lambda: open_network(digits_mlp(), "tensorrt"), "tensorrt", kind=BackendError)
 
 
 def test_torch_refuses_weights_that_do_not_fit(tmp_path: Path) -> None:

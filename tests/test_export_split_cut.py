@@ -5,6 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
 from fastdc.export.split_cut import Candidate, best_ahead
 
 SOURCES = ("x",)

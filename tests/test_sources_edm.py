@@ -4,15 +4,19 @@ import math
 from pathlib import Path
 from typing import Any
 
-import edm_files
 import numpy as np
 import pytest
-import torch
 
 from fastdc.exceptions import BundleError, InputError
 from fastdc.extras import installed
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import EDMSchedule
+
+pytest.importorskip("torch")
+
+import edm_files
+import torch
+
 from fastdc.sources.edm import open_edm
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from fastdc.exceptions import BundleError
+
+pytest.importorskip("torch")
+
 from fastdc.sources.edm_inert import MAX_TEXT_BYTES, Global, Made, read_inert
 
 

@@ -3,14 +3,18 @@
 import math
 from typing import Any
 
-import edm_files
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from fastdc.exceptions import BundleError
 from fastdc.extras import installed
+
+pytest.importorskip("torch")
+
+import edm_files
+import torch
+
 from fastdc.sources import edm_networks
 from fastdc.sources.edm_options import options_from
 

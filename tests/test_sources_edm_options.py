@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 
 from fastdc.exceptions import BundleError
+
+pytest.importorskip("torch")
+
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions, options_from
 
 SHAPE = {"img_resolution": 32, "in_channels": 3, "out_channels": 3}

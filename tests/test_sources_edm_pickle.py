@@ -9,12 +9,16 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import edm_files
 import pytest
+
+from fastdc.exceptions import BundleError, InputError
+
+pytest.importorskip("torch")
+
+import edm_files
 import torch
 from torch import nn
 
-from fastdc.exceptions import BundleError, InputError
 from fastdc.sources.edm_pickle import PickledModule, read_edm_pickle
 
 
