@@ -42,7 +42,7 @@ from fastdc.export import export_source
 from fastdc.export.compare import compare_errors
 from fastdc.export.tensorrt_check import build_check
 from fastdc.extras import installed
-from fastdc.manifest import CLASSES, DENOISER, PREFIX, REST
+from fastdc.manifest import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
 from fastdc.model import Model
 from fastdc.networks import MLPDenoiser
 from fastdc.parameterization import Parameterization
@@ -243,7 +243,7 @@ def parts(bundle: Bundle) -> str:
     relative = float((np.abs(both[1] - both[0]) / np.abs(both[0])).max())
     if not relative <= 1e-4:
         raise ArithmeticError(f"parts differ from the whole by {relative:.1e}")
-    saved = 1 - (cost["cell_flops"] + cost["pair_flops"] / 10) / cost["flops"]
+    saved = saved_by_parts(cost, 10)
     return f"{100 * saved:.0f} %, {relative:.0e}"
 
 

@@ -113,19 +113,15 @@ def _song(**options: Any) -> Callable[[], Any]:
     """Makes a SongUNet with values of the size that layers expect."""
 
     def make() -> Any:
+        from random_weights import fill
+
         from fastdc.sources.edm_networks import build
         from fastdc.sources.edm_options import options_from
 
         side = options["img_resolution"]
         given = {"in_channels": 3, "out_channels": 3, "label_dim": CLASSES, **options}
         network = build(options_from("SongUNet", given))
-        for name, value in network.state_dict().items():  # made to be filled from a file
-            if name.endswith("resample_filter"):
-                value.fill_(1 / value.numel())
-            elif value.ndim > 1:
-                value.normal_(std=value[0].numel() ** -0.5)
-            else:
-                value.normal_(float("norm" in name and name.endswith("weight")), 0.1)
+        fill(network)
         schedule = EDMSchedule(sigma_min=0.002, sigma_max=80.0, timestep_scale=0.25)
         return _source("edm", network, (3, side, side), schedule, Parameterization("edm", sigma_data=0.5))
 

@@ -21,6 +21,7 @@ from fastdc.backends import NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import Bundle
+from fastdc.manifest import saved_by_parts
 
 BATCH = 64
 CLASSES = (1, 2, 10, 64)  # that share a pair
@@ -78,7 +79,7 @@ def _compare(
     sides = {side: partial(slot.run, count) for side, slot in slots.items()}
     timings = time_sides(sides, rounds=rounds, warmup=1, clock=clock)
     whole, parts = (slots[side].output[:count] for side in ("whole", "parts"))
-    predicted = (cost["cell_flops"] + cost["pair_flops"] / classes) / cost["flops"]
+    predicted = 1 - saved_by_parts(cost, classes)
     measured = median_ratio(timings["parts"], timings["whole"])
     return {
         "classes": classes,

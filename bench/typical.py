@@ -17,6 +17,7 @@ from unittest import mock
 import diffusers
 import numpy as np
 import torch
+from random_weights import fill
 from torch import Tensor, nn
 
 from fastdc.bundle import Bundle, write_bundle
@@ -127,13 +128,7 @@ def song() -> Source:
     }
     schedule = EDMSchedule(sigma_min=0.002, sigma_max=80.0, timestep_scale=0.25)
     network = build(options_from("SongUNet", options))
-    for name, value in network.state_dict().items():  # made to be filled from a file
-        if name.endswith("resample_filter"):
-            value.fill_(1 / value.numel())
-        elif value.ndim > 1:
-            value.normal_(std=value[0].numel() ** -0.5)
-        else:
-            value.fill_(float("norm" in name and name.endswith("weight")))
+    fill(network)
     return _source("edm", network, (3, 32, 32), schedule)
 
 

@@ -53,6 +53,11 @@ _NEW_FIELDS = ("latent", "prompts", "class_of", "precision")
 _NEW_FILES = frozenset(FILES) - {DENOISER, WEIGHTS}
 
 
+def saved_by_parts(cost: dict[str, Any], classes: int) -> float:
+    """Share of the operations that the parts of a denoiser save where so many classes share a draw, in [0, 1)."""
+    return 1 - float((cost["cell_flops"] + cost["pair_flops"] / classes) / cost["flops"])
+
+
 def version_of_format(manifest: dict[str, Any]) -> int:
     """The lowest version that holds what a manifest, complete but for the version, uses."""
     schedule = manifest.get("schedule")
@@ -260,6 +265,17 @@ def _level_weights(entry: Any) -> LevelWeights | None:
         raise BundleError(f"level_weights: {error}") from None
 
 
+def _check_cost(cost: Any, *, parts: bool) -> None:
+    """What an evaluation costs: for people and for the choice of a batch; numbers, if it is there."""
+    if cost is None:
+        return
+    needed = ("parameters", "flops", *(("pair_flops", "class_flops", "cell_flops") if parts else ()))
+    for name in needed:
+        value = cost.get(name) if isinstance(cost, dict) else None
+        if not _is_number(value) or value < (name == "flops"):
+            raise BundleError(f"cost.{name} must be a number of operations or weights, got {value!r:.60}")
+
+
 def _check_files(manifest: dict[str, Any]) -> None:
     files = _field(manifest, "files", dict)
     for name, entry in files.items():
@@ -274,5 +290,6 @@ def _check_files(manifest: dict[str, Any]) -> None:
         raise BundleError(f"files: {DENOISER} is missing")
     if (PREFIX in files or CLASSES in files) and REST not in files:
         raise BundleError(f"files: {REST} is missing, without which the other parts of the denoiser are of no use")
+    _check_cost(manifest.get("cost"), parts=REST in files)
     if manifest.get("precision", "float32") not in PRECISIONS:
         raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, got {manifest['precision']!r:.80}")

@@ -2,6 +2,7 @@
 
     python models/score_shapes.py DATA PIPELINE [--split test] [--images 640] [--draws 16] [--levels LOW HIGH]
     python models/score_shapes.py DATA PIPELINE --split val --images 160 --scan
+    python models/score_shapes.py DATA --bundle fastdc/models/shapes    by fastdc's race instead
 
 The score of a prompt c for latents z is the mean over draws of |eps - eps_hat(alpha z + sigma eps, t, c)|^2, where the
 network predicts v and eps_hat = alpha v + sigma (alpha z + sigma eps). All prompts see the same draws (Li et al., arXiv
@@ -77,7 +78,8 @@ def report(errors: Errors, labels: npt.NDArray[np.int64]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the accuracy of a pipeline of train_shapes.py.")
     parser.add_argument("data", type=Path, help="folder of make_shapes.py")
-    parser.add_argument("pipeline", type=Path, help="folder of train_shapes.py")
+    parser.add_argument("pipeline", type=Path, nargs="?", help="folder of train_shapes.py")
+    parser.add_argument("--bundle", help="instead: a bundle, judged by its race at its own draws")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="which images (default: test)")
     parser.add_argument("--images", type=int, default=640, help="how many, from the first on (default: 640)")
     parser.add_argument("--draws", type=int, default=16, help="draws, or with --scan draws a level (default: 16)")
@@ -90,9 +92,17 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
 
-    pipeline = StableDiffusionPipeline.from_pretrained(arguments.pipeline)
+    if (arguments.pipeline is None) == (arguments.bundle is None):
+        parser.error("expected a pipeline or --bundle")
     with np.load(arguments.data / f"shapes-{arguments.split}.npz") as data:
         images, labels = data["images"][: arguments.images], data["labels"][: arguments.images]
+    if arguments.bundle is not None:
+        import fastdc  # the plain loop does without it
+
+        result = fastdc.load(arguments.bundle).classify(images, seed=arguments.seed)
+        print(f"race, {result.evaluations.mean():.1f} evaluations an image: {report(result.errors, labels)}")
+        return
+    pipeline = StableDiffusionPipeline.from_pretrained(arguments.pipeline)
     pixels = torch.from_numpy(images).float() / 127.5 - 1.0
     latents = pipeline.vae.encode(pixels).latent_dist.mean
     back = pipeline.vae.decode(latents).sample

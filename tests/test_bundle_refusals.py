@@ -20,6 +20,7 @@ from fastdc.manifest import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
 # Path of a field, values that are refused there, what the message names.
 _BAD: list[tuple[str, list[Any], str]] = [
     ("format", ["other", None], "format"),
+    ("cost", [[1], {}, {"parameters": 1, "flops": 0}, {"parameters": 1, "flops": "9"}], "cost"),
     ("version", [0, 3, -1, "1", True, 1.0, None, [1]], "version"),
     ("name", [None, 5, ["x"], "a\nb", "\x1b[2J", "\ud800"], "name"),
     ("description", [5, {}, []], "description"),

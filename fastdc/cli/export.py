@@ -10,7 +10,7 @@ from fastdc.bundle import Bundle
 from fastdc.cli.options import first_option
 from fastdc.cli.runner import progress_of, promise
 from fastdc.exceptions import InputError
-from fastdc.manifest import PRECISIONS
+from fastdc.manifest import PRECISIONS, saved_by_parts
 
 _EPILOG = """\b
 Examples:
@@ -270,7 +270,7 @@ def _findings(bundle: Bundle) -> list[str]:
     lines = [f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP an evaluation"]
     if "cell_flops" in cost:
         pair, label = (100 * cost[part] / cost["flops"] for part in ("pair_flops", "class_flops"))
-        saved = 100 - 100 * (cost["cell_flops"] + cost["pair_flops"] / 10) / cost["flops"]
+        saved = 100 * saved_by_parts(cost, 10)
         lines.append(
             f"in parts: {pair:.1f} % of an evaluation is the same for all classes, {label:.1f} % for all images; "
             f"{saved:.1f} % saved with 10 classes"

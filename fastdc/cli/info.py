@@ -10,7 +10,7 @@ from fastdc.bundle import Bundle, load_bundle
 from fastdc.cli.runner import promise
 from fastdc.config import CAPABILITIES, build_config
 from fastdc.job import plan_config
-from fastdc.manifest import REST, TEXT
+from fastdc.manifest import REST, TEXT, saved_by_parts
 from fastdc.model import Model
 from fastdc.shipped import find_model, shipped_models
 
@@ -106,8 +106,7 @@ def _cost(bundle: Bundle) -> str:
     text = f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP an evaluation"
     text += f", {bundle.manifest.get('precision', 'float32')}"
     if REST in bundle.files:
-        saved = 1 - (cost["cell_flops"] + cost["pair_flops"] / 10) / cost["flops"]
-        text += f"; in parts, which saves {100 * saved:.1f} % with 10 classes"
+        text += f"; in parts, which saves {100 * saved_by_parts(cost, 10):.1f} % with 10 classes"
     return text
 
 

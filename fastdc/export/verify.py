@@ -4,19 +4,10 @@ Exporters have been seen to write a graph that is right only at the batch it was
 ONNX Runtime and compared with torch at batches of 1, 3 and 65 before anything is written, on random inputs and on
 inputs with structure: zeros, constants, the extreme noise levels, every condition.
 
-How far the two may differ is derived, relative to the largest output. An engine that sums K products in another order
-moves a sum by about sqrt(K) roundings of its size, and the layers' shares add up:
+How far the two may differ is derived, relative to the largest output, in :mod:`fastdc.backends.rounding`.
 
-    float32:  8 * 2^-24 * sum over layers of sqrt(K)
-
-In half precision what counts is not the order but that every layer's weights and output are rounded once, to p = 11
-bits (float16) or 8 (bfloat16); such errors are independent, so L layers give a random walk:
-
-    float16, bfloat16:  8 * 2^-p * sqrt(L)
-
-The factor of 8 covers the tails of that walk and the gain of a layer above one. ONNX Runtime has no bfloat16 on the
-CPU. There the graph is run with float32 in the place of bfloat16 on the same rounded weights, which checks everything
-but the engine's own rounding.
+ONNX Runtime has no bfloat16 on the CPU. There the graph is run with float32 in the place of bfloat16 on the same
+rounded weights, which checks everything but the engine's own rounding.
 """
 
 import math
@@ -29,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.backends.base import one_line
+from fastdc.backends.rounding import rounding_tolerance
 from fastdc.backends.widen import widen
 from fastdc.exceptions import BackendError, InputError
 from fastdc.extras import require
@@ -48,7 +40,7 @@ CHECKED_BATCHES = (1, 3, 65)
 # Of EDM (arXiv:2206.00364, table 1): the noise levels that a sampler would use; a classifier's are in the defaults.
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 
-_BITS = {"float16": 11, "bfloat16": 8}
+_HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -96,8 +88,8 @@ def verify_graph(
         InputError: The precision is not known, or a bfloat16 graph's weights lie outside it.
         BackendError: The graph differs by more, or ONNX Runtime cannot run it.
     """
-    if precision not in ("float32", *_BITS):
-        raise InputError(f"precision must be one of float32, {', '.join(_BITS)}, got {precision!r}")
+    if precision not in ("float32", *_HALF):
+        raise InputError(f"precision must be one of float32, {', '.join(_HALF)}, got {precision!r}")
     torch = require("torch", extra="export")
     allowed = tolerance(module, precision=precision)
     worst = worst_relative = 0.0
@@ -207,11 +199,9 @@ def denoiser_feeds(
 
 
 def tolerance(network: "nn.Module", *, precision: str = "float32") -> float:
-    """Difference, relative to the largest output, that rounding alone may cause; derived in the module docstring."""
+    """Difference, relative to the largest output, that rounding may cause; see :mod:`fastdc.backends.rounding`."""
     fan_in = [math.prod(weight.shape[1:]) for weight in network.parameters() if weight.ndim > 1]
-    if precision in _BITS:
-        return 8 * 2.0 ** -_BITS[precision] * math.sqrt(len(fan_in))
-    return 8 * 2.0**-24 * sum(math.sqrt(k) for k in fan_in)
+    return rounding_tolerance(fan_in, precision)
 
 
 def _session(model: "bytes | str | Path | onnx.ModelProto", *, widen_it: bool) -> Any:

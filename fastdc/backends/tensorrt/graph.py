@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fastdc.backends.rounding import rounding_tolerance
 from fastdc.exceptions import BundleError
 
 # Kinds of messages and, by field number, the kind of message that a field holds (onnx.proto, IR version 13).
@@ -89,21 +90,14 @@ def read_graph(content: bytes) -> GraphFacts:
 def tolerance(facts: GraphFacts, precision: str, *, tf32: bool = False) -> float:
     """Difference, relative to the largest output, that rounding alone may cause between two engines.
 
-    As for exports (fastdc/export/verify.py): another order of K products moves a sum by about sqrt(K) roundings, and
-    layers add up; with p bits, L layers are a random walk of one rounding each.
-
-        float32:  8 * 2^-24 * sum over layers of sqrt(K)
-        float16, bfloat16, int8, TF32:  8 * 2^-p * sqrt(L), p = 11, 8, 8, 11
+    See :mod:`fastdc.backends.rounding`.
 
     Args:
         facts: Of the graph.
         precision: Of the bundle.
         tf32: float32 is multiplied in TF32.
     """
-    bits = {"float16": 11, "bfloat16": 8, "int8": 8}.get(precision, 11 if tf32 else None)
-    if bits is None:
-        return 8 * 2.0**-24 * sum(math.sqrt(k) for k in facts.fan_in)
-    return 8 * 2.0**-bits * math.sqrt(len(facts.fan_in))
+    return rounding_tolerance(facts.fan_in, "tf32" if tf32 and precision == "float32" else precision)
 
 
 def _digest(kind: str, fields: list[Field], depth: int) -> bytes:
