@@ -21,6 +21,8 @@ from types import ModuleType
 
 import pytest
 
+from fastdc.shipped import shipped_models
+
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "test", "dev", "text", "tensorrt-rtx"}
 
@@ -57,7 +59,7 @@ def test_extras_are_the_documented_ones() -> None:
 def test_package_data_is_installed() -> None:
     package = importlib.resources.files("fastdc")
     needed = ["py.typed", "models/digits-test.npz"]
-    for bundle in ("digits", "digits-mlp", "shapes"):
+    for bundle in shipped_models():
         manifest = json.loads((package / "models" / bundle / "fastdc.json").read_text(encoding="utf-8"))
         needed += [f"models/{bundle}/{name}" for name in manifest["files"]]
     assert len(needed) > 4
@@ -131,6 +133,15 @@ def good_sdist() -> dict[str, bytes]:
     return files
 
 
+def test_the_files_of_the_package_may_be_in_a_wheel() -> None:
+    assert {f"fastdc/models/{name}" for name in shipped_models()} == set(check_dist.BUNDLES)
+    tracked = subprocess.run(["git", "ls-files", "fastdc"], cwd=ROOT, capture_output=True, text=True, check=False)
+    names = [name for name in tracked.stdout.splitlines() if (ROOT / name).is_file()]
+    if not names:
+        pytest.skip("not a git checkout")
+    assert check_dist.wheel_problems(good_wheel() | {name: (ROOT / name).read_bytes() for name in names}) == []
+
+
 def test_good_distributions_pass() -> None:
     assert check_dist.wheel_problems(good_wheel()) == []
     assert check_dist.sdist_problems(good_sdist()) == []
@@ -153,7 +164,9 @@ def test_a_missing_file_of_a_source_distribution_is_seen(missing: str) -> None:
     assert check_dist.sdist_problems(files)
 
 
-@pytest.mark.parametrize("extra", ["tests/test_ops.py", "csrc/bindings.cpp", "fastdc.libs/libgomp.so", "fastdc/a.pyc"])
+@pytest.mark.parametrize(
+    "extra", ["tests/test_ops.py", "csrc/bindings.cpp", "fastdc.libs/libgomp.so", "fastdc/a.pyc", "fastdc/a.json"]
+)
 def test_a_file_too_many_in_a_wheel_is_seen(extra: str) -> None:
     assert check_dist.wheel_problems({**good_wheel(), extra: b""}) == [f"{extra} does not belong in a wheel"]
 

@@ -1,6 +1,6 @@
 """Checks what a wheel or a source distribution of fastdc contains, before anybody installs it.
 
-A wheel must hold the package, one native module, both bundles with every file that their ``fastdc.json`` names (of the
+A wheel must hold the package, one native module, the bundles with every file that their ``fastdc.json`` names (of the
 stated size and hash), the test images, the typing marker and the licences, and nothing else: no tests, sources of the
 native module or tools. A source distribution must hold what a build and a test run need.
 
@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-BUNDLES = ("fastdc/models/digits", "fastdc/models/digits-mlp")
+BUNDLES = ("fastdc/models/digits", "fastdc/models/digits-mlp", "fastdc/models/shapes")
 WHEEL_NEEDS = ("fastdc/__init__.py", "fastdc/_C.pyi", "fastdc/py.typed", "fastdc/models/digits-test.npz")
 LICENCES = ("LICENSE", "THIRD_PARTY.md")
 SDIST_NEEDS = (
@@ -30,7 +30,7 @@ SDIST_NEEDS = (
     "pyproject.toml",
     "tests/test_packaging.py",
 )
-WHEEL_SUFFIXES = {".py", ".pyi", ".typed", ".so", ".json", ".onnx", ".safetensors", ".npz"}
+WHEEL_SUFFIXES = {".py", ".pyi", ".typed", ".so", ".npz"}  # beside the files of the bundles
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
@@ -44,6 +44,16 @@ def read_archive(path: Path) -> dict[str, bytes]:
             if member.isfile() and (stream := sdist.extractfile(member)) is not None:
                 files[member.name.partition("/")[2]] = stream.read()
     return files
+
+
+def bundle_files(files: Mapping[str, bytes]) -> set[str]:
+    """The manifests of the bundles that are there, and what they name."""
+    found = set()
+    for manifest in (f"{folder}/fastdc.json" for folder in BUNDLES):
+        if manifest in files:
+            folder = PurePosixPath(manifest).parent
+            found |= {manifest, *(str(folder / name) for name in json.loads(files[manifest])["files"])}
+    return found
 
 
 def bundle_problems(files: Mapping[str, bytes], folder: str) -> list[str]:
@@ -74,9 +84,8 @@ def wheel_problems(files: Mapping[str, bytes]) -> list[str]:
             problems.append(f"{licence} is missing")
     # auditwheel names its folder of copied libraries fastdc.libs; nothing of ours should need one.
     problems += [f"{name} does not belong in a wheel" for name in sorted(files.keys() - package - metadata)]
-    problems += [
-        f"{name} does not belong in a wheel" for name in sorted(package) if Path(name).suffix not in WHEEL_SUFFIXES
-    ]
+    rest = sorted(package - bundle_files(files))
+    problems += [f"{name} does not belong in a wheel" for name in rest if Path(name).suffix not in WHEEL_SUFFIXES]
     return problems + [problem for folder in BUNDLES for problem in bundle_problems(files, folder)]
 
 
