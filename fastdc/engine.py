@@ -15,6 +15,7 @@ No number depends on batch, slots, threads or order: noise is a function of (see
 in a fixed order over one cell. What a backend's network may add is its own business (docs/architecture.md).
 """
 
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
@@ -295,6 +296,16 @@ class Run:
 
 
 _running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
+_pools: "WeakKeyDictionary[AbstractNetwork, ThreadPoolExecutor]" = WeakKeyDictionary()
+os.register_at_fork(after_in_child=_pools.clear)  # a child process has none of their threads
+
+
+def _pool(network: AbstractNetwork) -> ThreadPoolExecutor:
+    """A thread for each slot, kept while the network lives: starting threads takes longer than a small step."""
+    pool = _pools.get(network)
+    if pool is None:
+        pool = _pools[network] = ThreadPoolExecutor(len(network.slots), thread_name_prefix="fastdc-step")
+    return pool
 
 
 @contextmanager
@@ -333,11 +344,11 @@ def evaluate(
         if len(steps) == 1:
             yield from _one_by_one(steps[0], network.batch, scheduler)
         else:
-            yield from _side_by_side(steps, network.batch, scheduler)
+            yield from _side_by_side(steps, network.batch, scheduler, _pool(network))
 
 
-def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler) -> Iterator[int]:
-    """Steps on all slots at once, each on its own thread."""
+def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, pool: ThreadPoolExecutor) -> Iterator[int]:
+    """Steps on all slots at once, each on its own thread; however this ends, none is in flight any more."""
     idle = list(steps)
     in_flight: dict[Future[npt.NDArray[np.float32]], tuple[Step, Work]] = {}
 
@@ -358,23 +369,24 @@ def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler) -> Iterat
             cells_done += len(work.cells)
         return cells_done
 
-    with ThreadPoolExecutor(len(steps), thread_name_prefix="fastdc-step") as pool:
-        try:
-            while True:
-                while idle:
-                    work = scheduler.propose(room())
-                    if not len(work.cells):
-                        break
-                    step = idle.pop()
-                    in_flight[pool.submit(step.evaluate, work.cells, work.denoising)] = (step, work)
-                if not in_flight:
-                    return
-                finished, _ = wait_for(in_flight, return_when=FIRST_COMPLETED)
-                yield collect(finished)
-        except (KeyboardInterrupt, GeneratorExit):
-            wait_for(in_flight)
-            collect({future for future in in_flight if future.exception() is None})
-            raise
+    try:
+        while True:
+            while idle:
+                work = scheduler.propose(room())
+                if not len(work.cells):
+                    break
+                step = idle.pop()
+                in_flight[pool.submit(step.evaluate, work.cells, work.denoising)] = (step, work)
+            if not in_flight:
+                return
+            finished, _ = wait_for(in_flight, return_when=FIRST_COMPLETED)
+            yield collect(finished)
+    except (KeyboardInterrupt, GeneratorExit):
+        wait_for(in_flight)
+        collect({future for future in in_flight if future.exception() is None})
+        raise
+    finally:
+        wait_for(in_flight)
 
 
 def _one_by_one(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:

@@ -4,9 +4,13 @@ The network is the Gaussian world's denoiser in NumPy, which works element by el
 any batch, so equality is asserted, not closeness.
 """
 
+import gc
+import os
+import signal
 import threading
 import time
 import tracemalloc
+import warnings
 from concurrent.futures import wait
 from typing import Any
 
@@ -287,16 +291,39 @@ def test_a_busy_network_refuses_another_run_or_makes_it_wait(slots: int) -> None
     assert done == [3]
 
 
+def test_the_threads_of_a_network_serve_every_run_and_end_with_it() -> None:
+    net = network(batch=4, slots=3)
+    for _ in range(3):
+        list(evaluate(net, *prepared(net, 5, 6)))
+    assert len(net.threads) <= 3
+    threads = [thread for thread in threading.enumerate() if thread.ident in net.threads]
+    assert threads
+    del net
+    gc.collect()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    net = network(batch=4, slots=3)
+    list(evaluate(net, *prepared(net, 5, 6)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: what is tested
+        child = os.fork()
+    if not child:
+        signal.alarm(20)  # instead of a hang
+        os._exit(0 if sum(evaluate(net, *prepared(net, 5, 6))) == 5 * 3 * 6 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 # --- interruptions and failures --------------------------------------------------------------------------------------
 
 
-def step_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("fastdc-step")]
-
-
 def check_observed(scheduler: Recorder, net: ManySlots) -> None:
-    """All that the network has evaluated was observed, with the right numbers, and no thread is left."""
-    assert step_threads() == []
+    """All that the network has evaluated was observed, with the right numbers, and no step is left running."""
+    assert not net.working
     got = scheduler.pairs()
     assert len(got) == sum(net.recorded)
     assert 20 <= len(got) < 5 * 3 * 6
@@ -338,7 +365,7 @@ def test_an_interrupt_while_waiting_keeps_every_finished_error(monkeypatch: pyte
 
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ZeroDivisionError, MemoryError])
-def test_what_a_network_raises_comes_out_and_no_thread_stays(slots: int, kind: type[BaseException]) -> None:
+def test_what_a_network_raises_comes_out_and_no_step_stays(slots: int, kind: type[BaseException]) -> None:
     lock = threading.Lock()
     count, finished = 0, 0
 
@@ -358,7 +385,7 @@ def test_what_a_network_raises_comes_out_and_no_thread_stays(slots: int, kind: t
     run, scheduler = prepared(net, 5, 6)
     with pytest.raises(kind, match="from the network"):
         list(evaluate(net, run, scheduler))
-    assert step_threads() == []
+    assert not net.working
     if kind is KeyboardInterrupt:
         assert len(scheduler.pairs()) == finished == 12
     with pytest.raises(kind):  # and not "busy"

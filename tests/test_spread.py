@@ -56,7 +56,7 @@ def assert_same(one: Classification, other: Classification, rows: Any = slice(No
 
 
 def threads_left() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("fastdc-device", "fastdc-step"))]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("fastdc-device")]
 
 
 # --- the same numbers ------------------------------------------------------------------------------------------------

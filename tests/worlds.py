@@ -44,7 +44,13 @@ def unit_images(n: int, shape: tuple[int, int, int] = SHAPE, *, seed: int = 0) -
 
 
 class ManySlots(FunctionNetwork):
-    """A function network with several slots, driven by as many threads; `recorded` holds the size of every step."""
+    """A function network with several slots, driven by as many threads.
+
+    Attributes:
+        recorded: The size of every step.
+        threads: Which threads have run one.
+        working: Which threads run one now.
+    """
 
     def __init__(
         self,
@@ -56,11 +62,16 @@ class ManySlots(FunctionNetwork):
     ) -> None:
         self.recorded: list[int] = []
         self.threads: set[int] = set()
+        self.working: set[int] = set()
 
         def counted(sample: Float32, timestep: Float32, labels: Int64) -> npt.NDArray[Any]:
             self.recorded.append(len(sample))
             self.threads.add(threading.get_ident())
-            return function(sample, timestep, labels)
+            self.working.add(threading.get_ident())
+            try:
+                return function(sample, timestep, labels)
+            finally:
+                self.working.discard(threading.get_ident())
 
         super().__init__(counted, image_shape, NetworkOptions(batch=batch))
         self.slots: tuple[AbstractSlot, ...] = tuple(
