@@ -19,6 +19,7 @@ import onnxruntime as ort
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = ("11.4", "10.16", "rtx-1.7")
 PLAN = b"plan of a double: "
+DAMAGED = b"a timing cache of another version"
 _KINDS: dict[str, tuple[str, Any]] = {"tensor(float)": ("FLOAT", np.float32), "tensor(float16)": ("HALF", np.float16)}
 _KINDS |= {"tensor(int64)": ("INT64", np.int64)}
 
@@ -131,11 +132,7 @@ class Double:
             ILogger=type("ILogger", (), {"Severity": severity, "__init__": lambda logger: None}),
             Builder=self._builder,
             OnnxParser=self._parser,
-            Runtime=lambda logger: Part(
-                self,
-                "Runtime",
-                deserialize_cuda_engine=self._engine,
-            ),
+            Runtime=self._runtime,
         )
         for name in self.classes:
             if name not in ("ILogger.Severity", "ILogger", "Builder", "OnnxParser", "Runtime"):
@@ -151,6 +148,7 @@ class Double:
     # --- building ----------------------------------------------------------------------------------------------------
 
     def _builder(self, logger: Any) -> Part:
+        self._made("Builder")
         return Part(
             self,
             "Builder",
@@ -212,25 +210,51 @@ class Double:
             self.profiles.append(profile._does["shapes"])
             return -1 if self.fails("IBuilderConfig.add_optimization_profile") else len(self.profiles) - 1
 
-        cache = Part(self, "ITimingCache", serialize=lambda: b"timing", combine=lambda other, ignore: True)
+        taken: list[Part] = []
+
+        def take(cache: Part, ignore_mismatch: bool) -> bool:
+            if cache._does["content"] == DAMAGED:
+                return False
+            taken.append(cache)
+            return True
+
         return Part(
             self,
             "IBuilderConfig",
             add_optimization_profile=add,
-            create_timing_cache=cache_of(cache),
-            get_timing_cache=cache_of(cache),
+            create_timing_cache=self._timing,
+            set_timing_cache=take,
+            get_timing_cache=lambda: taken[-1] if taken else None,
+        )
+
+    def _timing(self, content: bytes) -> Part:
+        return Part(
+            self,
+            "ITimingCache",
+            content=content,
+            serialize=lambda: content or b"timing",
+            combine=lambda other, ignore: True,
         )
 
     def _profile(self) -> Part:
         shapes: dict[str, tuple[Any, ...]] = {}
-        return Part(
-            self,
-            "IOptimizationProfile",
-            shapes=shapes,
-            set_shape=lambda name, low, usual, high: shapes.update({name: (low, usual, high)}),
-        )
+
+        def set_shape(name: str, *extents: tuple[int, ...]) -> None:
+            if self.fails("IOptimizationProfile.set_shape"):
+                raise RuntimeError("Shape provided for max is inconsistent with other shapes.")
+            shapes[name] = extents
+
+        return Part(self, "IOptimizationProfile", shapes=shapes, set_shape=set_shape)
+
+    def _made(self, kind: str) -> None:
+        if self.fails(kind):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     # --- running -----------------------------------------------------------------------------------------------------
+
+    def _runtime(self, logger: Any) -> Part:
+        self._made("Runtime")
+        return Part(self, "Runtime", deserialize_cuda_engine=self._engine)
 
     def _engine(self, plan: bytes) -> Part | None:
         if not plan.startswith(PLAN):
@@ -246,6 +270,7 @@ class Double:
             get_tensor_dtype=lambda name: SimpleNamespace(name=_KINDS[nodes[name].type][0]),
             get_tensor_mode=lambda name: SimpleNamespace(name="OUTPUT" if name in outputs else "INPUT"),
             get_device_memory_size_for_profile_v2=lambda profile: 1000 + profile,
+            create_runtime_config=lambda: Part(self, "IRuntimeConfig", set_execution_context_allocation_strategy=None),
             create_execution_context=lambda strategy: (
                 None if self.fails("ICudaEngine.create_execution_context") else self._context(session, nodes, outputs)
             ),
@@ -258,7 +283,9 @@ class Double:
             assert 0 <= index < len(self.profiles)
             assert stream, "the default stream synchronises"
             state.update(profile=index, shapes={})
-            return not self.fails("IExecutionContext.set_optimization_profile_async")
+            if self.fails("IExecutionContext.set_optimization_profile_async"):
+                raise RuntimeError("Error in set optimization profile async.")  # as the bindings do, and not False
+            return True
 
         def shape(name: str, given: tuple[int, ...]) -> bool:
             low, _, high = self.profiles[state["profile"]][name]
@@ -294,10 +321,6 @@ class Double:
             set_tensor_address=address,
             execute_async_v3=run,
         )
-
-
-def cache_of(cache: Part) -> Any:
-    return lambda *content: cache
 
 
 def len_of(shapes: dict[str, tuple[int, ...]]) -> int:

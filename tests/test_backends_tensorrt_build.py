@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorrt_double import DAMAGED, Double
 
 from fastdc.backends.tensorrt.build import (
     EngineOptions,
@@ -12,11 +13,12 @@ from fastdc.backends.tensorrt.build import (
     merge_timing_caches,
     parser_errors,
 )
-from fastdc.backends.tensorrt.module import TensorRT, open_tensorrt
+from fastdc.backends.tensorrt.module import TensorRT, open_tensorrt, use_module
 from fastdc.exceptions import BackendError, InputError
 from fastdc.shipped import find_model
 
 pytest.importorskip("tensorrt_rtx")
+pytest.importorskip("onnxruntime")
 
 MLP = find_model("digits-mlp") / "denoiser.onnx"
 SMALL = EngineOptions(batches=(2, 5), latency=(1, 2, 4))
@@ -94,6 +96,7 @@ def test_options_reach_the_builder(trt: TensorRT) -> None:
     assert ("clear_flag", flags.TF32) in calls, "on unless told otherwise"
     assert ("clear_flag", flags.VERSION_COMPATIBLE) in calls
     assert ("max_aux_streams =", 0) in calls
+    assert ("set_flag", flags.REQUIRE_USER_ALLOCATION) in calls, "or it may allocate within a capture"
     assert ("builder_optimization_level =", 3) in calls
     assert not [call for call in calls if call[0] == "set_memory_pool_limit"]
     assert not [call for call in calls if "timing" in call[0]], "deprecated and without effect in this flavour"
@@ -120,6 +123,15 @@ def test_a_timing_cache_goes_in_and_comes_out(trt: TensorRT) -> None:
     assert ("create_timing_cache", first.timing_cache) in calls
     assert merge_timing_caches(standard, first.timing_cache, second.timing_cache)
     assert merge_timing_caches(standard, first.timing_cache, b"") == first.timing_cache
+
+
+def test_a_timing_cache_that_is_not_taken_is_replaced() -> None:
+    """A damaged file, or one of another version: the build starts an empty one, or the bad one would stay for ever."""
+    double = Double("11.4")
+    standard = use_module(double.module, "tensorrt")
+    built = build_engine(standard, MLP, 11, SMALL, timing_cache=DAMAGED)
+    assert built.timing_cache == b"timing"
+    assert build_engine(standard, MLP, 11, SMALL, timing_cache=b"earlier").timing_cache == b"earlier"
 
 
 def test_a_dimension_that_no_range_gives_is_named(trt: TensorRT) -> None:

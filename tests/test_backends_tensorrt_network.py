@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,20 @@ def test_a_step_is_prepared_once_and_then_only_run(opened: Open) -> None:
     assert 0 not in (first.stream, second.stream, network.stream)
 
 
+def test_kernels_of_tensorrt_rtx_are_there_when_a_step_first_runs(opened: Open) -> None:
+    """It compiles them in the background unless told otherwise, and a capture would hold what stood in for them."""
+    _, double = opened("rtx-1.7")
+    made = [call for call in double.calls if call[0] == "ICudaEngine.create_execution_context"]
+    assert {call[1]._kind for call in made} == {"IRuntimeConfig"}
+    strategies = [
+        call[1].name for call in double.calls if call[0].endswith("set_execution_context_allocation_strategy")
+    ]
+    assert set(strategies) == {"USER_MANAGED"}
+    assert len(strategies) == len(made)
+    eager = [call[1].name for call in double.calls if "specialization" in call[0]]
+    assert eager == ["EAGER"] * len(made)
+
+
 def test_tables_are_bound_once_for_all_slots(opened: Open) -> None:
     """A network of texts: each row gets its condition's row of the table, whatever the size of the step."""
     onnx = pytest.importorskip("onnx")
@@ -201,14 +216,26 @@ FAULTS = {
     "IExecutionContext.set_input_shape": r"does not take sample of shape \(1, 1, 8, 8\)",
     "IExecutionContext.set_tensor_address": "does not take the buffer of sample",
     "IExecutionContext.execute_async_v3": "does not run a step of 1",
+    "Builder": "makes no Builder",
+    "Runtime": "makes no Runtime",
+    "IOptimizationProfile.set_shape": "refuses the shapes .* of sample",
     "Builder.build_serialized_network": "cannot build the graph",
     "IBuilderConfig.add_optimization_profile": "refuses the shapes",
 }
 
 
+RAISED = {
+    "IExecutionContext.set_optimization_profile_async": "Error in set optimization profile async.",
+    "IOptimizationProfile.set_shape": "Shape provided for max is inconsistent with other shapes.",
+    **dict.fromkeys(("Builder", "Runtime"), r"pybind11::init\(\): factory function returned nullptr"),
+}
+"""What the bindings raise, where they do not return that it failed (python/src/infer/pyCore.cpp of NVIDIA/TensorRT)."""
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_tensorrt_refuses_is_told_in_one_line(fault: str, opened: Open) -> None:
-    with pytest.raises(BackendError, match=rf"^TensorRT 11\.4\.0\.106 {FAULTS[fault]}.*no reason given$"):
+    reason = RAISED.get(fault, "no reason given")
+    with pytest.raises(BackendError, match=rf"^TensorRT 11\.4\.0\.106 {FAULTS[fault]}.*{reason}$"):
         opened(faults=(fault,))
 
 
@@ -291,10 +318,15 @@ def test_the_default_engine() -> None:
         manifest = {**MLP.manifest, **({} if flops is None else {"cost": {"flops": flops}})}
         return default_engine(replace(MLP, manifest=manifest), NetworkOptions(batch=batch))
 
-    assert of(None).ranges == ((64, 64, 64), (512, 512, 512), (1, 8, 64))
-    assert of(680e9).ranges == ((2, 2, 2), (16, 16, 16), (1, 2, 2)), "Stable Diffusion"
-    assert of(1e15).ranges == ((1, 1, 1), (1, 1, 1))
-    assert of(680e9, batch=3).ranges == ((1, 1, 1), (3, 3, 3), (1, 1, 1))
+    assert of(None).ranges == ((64, 64, 64), (512, 512, 512), (1, 8, 256))
+    assert of(680e9).ranges == ((2, 2, 2), (16, 16, 16), (1, 8, 8)), "Stable Diffusion"
+    assert of(1e15).ranges == ((1, 1, 1),)
+    assert of(680e9, batch=2).ranges == ((1, 1, 1), (2, 2, 2))
+    assert of(680e9, batch=3).ranges == ((1, 1, 1), (3, 3, 3), (1, 2, 2))
+    for batch in (*range(1, 40), 100, 512, 1000):
+        sizes = sizes_of(of(None, batch))
+        assert sizes[-1] == batch
+        assert all(larger <= 2 * size for size, larger in pairwise(sizes)), "twice at most"
     assert not of(None).tf32
     assert default_engine(MLP, NetworkOptions(tf32=True)).tf32
 

@@ -198,6 +198,27 @@ def test_every_condition_comes_under_every_draw(classes: int) -> None:
     assert sorted((label, draw) for _, label, draw in table.tolist()) == sorted(product(conditions, range(4)))
 
 
+@pytest.mark.parametrize(("flops", "conditions"), [(None, 8), (1e9, 8), (4.2e11, 2), (2e11, 6), (1e15, 2)])
+def test_large_networks_are_asked_less(flops: float | None, conditions: int) -> None:
+    """The CPU has to evaluate every cell: 32 of Stable Diffusion are minutes."""
+    cost = {} if flops is None else {"cost": {"flops": flops}}
+    manifest = {name: value for name, value in MLP.manifest.items() if name != "cost"} | cost
+    cells = fixed_cells(replace(MLP, manifest=manifest), "float32")
+    assert len(cells.table) == 4 * conditions
+    assert {0, 10} <= set(cells.class_labels.tolist())
+    assert cells.errors(cells.sample).shape == (conditions,)
+
+
+def test_the_cpu_helps_with_all_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdc.backends.tensorrt import selftest
+
+    asked: list[dict[str, int]] = []
+    monkeypatch.setattr(selftest, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(selftest, "open_graph", lambda *_, **more: asked.append(more))
+    cpu_reference(MLP)
+    assert asked == [{"threads": 3}]
+
+
 def test_what_the_graph_itself_overflows_in_is_told_apart() -> None:
     def broken(sample: Array, timestep: Array, class_labels: Array) -> Array:
         return np.full_like(sample, np.nan)

@@ -6,7 +6,8 @@ one size of each, so steps of the usual sizes have a static profile each (least 
 every small step. "conditions", the rows of a text model's tables, is the bundle's own number in all of them.
 
 TF32, which TensorRT turns on unless told otherwise, is off: it would round float32 to 10 bits. Auxiliary streams are
-off, so that a step can be captured into a CUDA graph on one stream. A version-compatible plan carries code that runs on
+off, so that a step can be captured into a CUDA graph on one stream; TensorRT-RTX is told to allocate nothing while it
+runs, for the same reason. A version-compatible plan carries code that runs on
 the host: it is an option for plans that a user built, and this package never lets a plan run such code.
 """
 
@@ -143,7 +144,7 @@ def build_plan(
     start = time.perf_counter()
     mark = trt.logger.mark()
     module = trt.module
-    builder: Any = module.Builder(trt.logger)
+    builder: Any = trt.make("Builder")
     network = builder.create_network(_typed(module))
     parser: Any = module.OnnxParser(network, trt.logger)
     if not (parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))):
@@ -153,14 +154,13 @@ def build_plan(
     _configure(module, config, options)
     timed = trt.flavour == "tensorrt"  # the other flavour measures nothing while it builds
     if timed:
-        cache = config.create_timing_cache(timing_cache)
-        if cache is not None:  # None of one that was damaged, or that another version wrote
-            config.set_timing_cache(cache, False)
+        _set_timing_cache(config, timing_cache)
     shapes = dimension_names(network)
     for given in ranges:
         profile = builder.create_optimization_profile()
         for name, extents in _extents(shapes, given).items():
-            profile.set_shape(name, *extents)
+            with trt.refusals(f"refuses the shapes {extents} of {name}"):
+                profile.set_shape(name, *extents)
         if config.add_optimization_profile(profile) < 0:
             raise BackendError(f"{trt.name} refuses the shapes {dict(given)}: {trt.logger.error(mark)}")
     plan = builder.build_serialized_network(network, config)
@@ -181,7 +181,7 @@ def merge_timing_caches(trt: TensorRT, ours: bytes, theirs: bytes) -> bytes:
     """The entries of two timing caches of the same version and GPU; `ours` where TensorRT does not take `theirs`."""
     if not theirs or ours == theirs:
         return ours
-    builder: Any = trt.module.Builder(trt.logger)
+    builder: Any = trt.make("Builder")
     config = builder.create_builder_config()
     merged, other = config.create_timing_cache(ours), config.create_timing_cache(theirs)
     if merged is None or other is None or not merged.combine(other, False):
@@ -232,6 +232,17 @@ def _typed(module: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
+def _set_timing_cache(config: Any, content: bytes) -> None:
+    """Gives a build the measurements of earlier ones, or, where they are damaged or of another version or GPU, none.
+
+    A build that is given no cache at all keeps what it measures to itself, and a bad file would never be replaced.
+    """
+    for given in dict.fromkeys((content, b"")):
+        cache = config.create_timing_cache(given)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+
+
 def _configure(module: Any, config: Any, options: EngineOptions) -> None:
     if options.workspace is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace)
@@ -244,6 +255,9 @@ def _configure(module: Any, config: Any, options: EngineOptions) -> None:
         (module.BuilderFlag.REFIT, options.refit),
     ):
         (config.set_flag if wanted else config.clear_flag)(flag)
+    capturable = getattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if capturable is not None:  # TensorRT-RTX: else it may allocate while a step is captured
+        config.set_flag(capturable)
     levels = module.HardwareCompatibilityLevel
     config.hardware_compatibility_level = levels.AMPERE_PLUS if options.hardware_compatible else levels.NONE
 

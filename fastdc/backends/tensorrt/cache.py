@@ -30,7 +30,7 @@ from fastdc.extras import require
 from fastdc.files import write_whole
 from fastdc.version import __version__
 
-SCHEMA = 1
+SCHEMA = 2
 """Of entries; raised when a key gets a new meaning."""
 
 _TIMED_BY = ("flavour", "tensorrt", "gpu", "sm")  # of a key: what a timing cache holds for

@@ -14,6 +14,8 @@ import ctypes
 import importlib
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -51,6 +53,30 @@ class TensorRT:
     def name(self) -> str:
         """For messages, such as "TensorRT 11.4.0.106"."""
         return f"{'TensorRT-RTX' if self.flavour == 'tensorrt_rtx' else 'TensorRT'} {self.version}"
+
+    def make(self, kind: str) -> Any:
+        """A "Builder" or a "Runtime".
+
+        Raises:
+            BackendError: It cannot be made, as on a GPU that this version does not know.
+        """
+        with self.refusals(f"makes no {kind}"):
+            return getattr(self.module, kind)(self.logger)
+
+    @contextmanager
+    def refusals(self, what: str) -> Iterator[None]:
+        """Makes one line of what the bindings raise: some calls of theirs return False, others raise, or both.
+
+        Raises:
+            BackendError: What was called raised.
+        """
+        mark = self.logger.mark()
+        try:
+            yield
+        except BackendError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:  # TypeError: a constructor that got nothing
+            raise BackendError(f"{self.name} {what}: {self.logger.error(mark, one_line(error))}") from None
 
 
 @dataclass(frozen=True)
@@ -200,7 +226,8 @@ def _call(driver: Any, name: str, *arguments: Any) -> None:
 def make_logger(module: Any) -> Any:
     """A logger that keeps what is said and prints nothing.
 
-    ``mark()`` is a place in it, ``since(mark)`` what came after, and ``error(mark)`` the errors of that in one line.
+    ``mark()`` is a place in it, ``since(mark)`` what came after, and ``error(mark, otherwise)`` the errors of that in
+    one line, or else something else.
     """
 
     class Logger(module.ILogger):  # type: ignore[misc]
@@ -226,9 +253,9 @@ def make_logger(module: Any) -> Any:
             with self._lock:
                 return tuple(line for number, _, line in self._said if number > mark)
 
-        def error(self, mark: int) -> str:
+        def error(self, mark: int, otherwise: str = "no reason given") -> str:
             with self._lock:
                 lines = [line.partition(": ")[2] for number, is_error, line in self._said if is_error and number > mark]
-            return "; ".join(dict.fromkeys(lines))[:500] or "no reason given"
+            return "; ".join(dict.fromkeys(lines))[:500] or otherwise
 
     return Logger()

@@ -27,7 +27,7 @@ from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_ti
 from fastdc.backends.tensorrt.cache import EngineCache, Maker
 from fastdc.backends.tensorrt.graph import GraphFacts, read_graph
 from fastdc.backends.tensorrt.module import Gpu, TensorRT, check_driver, gpu, open_tensorrt, use_device
-from fastdc.backends.tensorrt.selftest import Runner, self_test
+from fastdc.backends.tensorrt.selftest import Runner, evaluation_flops, self_test
 from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, InputError
 from fastdc.manifest import DATA, DENOISER
@@ -123,12 +123,14 @@ class TensorRTSlot(DeviceBuffers):
         """A context that runs the first `size` rows of the buffers."""
         engine, trt = self._engine, self._engine.trt
         mark = trt.logger.mark()
-        context = engine.engine.create_execution_context(trt.module.ExecutionContextAllocationStrategy.USER_MANAGED)
+        with trt.refusals("cannot make a context"):
+            context = engine.engine.create_execution_context(context_options(trt, engine.engine))
         if context is None:
             raise engine.failed("cannot make a context", mark)
         context.set_device_memory(self._scratch.pointer, self._scratch_bytes)
-        if not context.set_optimization_profile_async(engine.profile_of(size), self.stream):
-            raise engine.failed(f"does not take the profile of {size}", mark)
+        with trt.refusals(f"does not take the profile of {size}"):
+            if not context.set_optimization_profile_async(engine.profile_of(size), self.stream):
+                raise engine.failed(f"does not take the profile of {size}", mark)
         inputs = {"sample": self.sample, "timestep": self.timestep, "class_labels": self.class_labels}
         shapes = {name: (size, *buffer.shape[1:]) for name, buffer in inputs.items()}
         shapes |= {name: tuple(table.shape) for name, table in self._tables.items()}
@@ -136,7 +138,8 @@ class TensorRTSlot(DeviceBuffers):
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise engine.failed(f"does not take {name} of shape {shape}", mark)
-        missing = context.infer_shapes()
+        with trt.refusals(f"does not know the shapes of a step of {size}"):
+            missing = context.infer_shapes()
         if missing:
             raise engine.failed(f"lacks the shapes of {', '.join(missing)}", mark)
         found, wanted = tuple(context.get_tensor_shape(OUTPUT)), (size, *engine.sample_shape)
@@ -164,6 +167,7 @@ class TensorRTNetwork(DeviceNetwork):
         plan: Path of the engine's plan.
         built: The engine was built now, which may have taken minutes.
         self_test: What the engine's self-test found when it was built.
+        version: What runs it, such as "TensorRT 11.4.0.106".
 
     Raises:
         InputError: An engine that holds host code was asked for.
@@ -203,19 +207,22 @@ class TensorRTNetwork(DeviceNetwork):
         maker = _maker(bundle, trt, wanted, index, self.precision, slot)
         entry = (cache or EngineCache()).open(engine_key(bundle, wanted, trt, card), maker)
         self.plan, self.built, self.self_test = entry.path, entry.built, entry.self_test
+        self.version = trt.name
         self.slots: tuple[AbstractSlot, ...] = tuple(slot(entry.engine) for _ in range(SLOTS))
 
 
 def default_engine(bundle: Bundle, options: NetworkOptions) -> EngineOptions:
-    """An engine for steps of at most 512, or of as many evaluations as 20 TFLOP pay for, and of an eighth of that."""
-    flops = (bundle.manifest.get("cost") or {}).get("flops")
-    largest = _LARGEST
-    if isinstance(flops, (int, float)) and flops > 0:
-        largest = max(1, min(_LARGEST, 2 ** int(math.log2(max(1.0, _STEP_FLOPS / flops)))))
-    largest = options.batch or largest
-    small = max(1, largest // _SMALLER)
+    """An engine for steps of at most 512, or of as many evaluations as 20 TFLOP pay for.
+
+    Kernels are chosen for that size, for an eighth of it, and for 8 rows in a range that goes up to its half: so no
+    step is padded to more than twice its cells.
+    """
+    affordable = 2 ** int(math.log2(max(1.0, _STEP_FLOPS / evaluation_flops(bundle))))
+    largest = options.batch or min(_LARGEST, affordable)
+    small, half = max(1, largest // _SMALLER), -(-largest // 2)
+    batches = tuple(sorted({small, largest}))
     return EngineOptions(
-        batches=tuple(sorted({small, largest})), latency=(1, min(_SMALLER, small), small), tf32=options.tf32
+        batches=batches, latency=None if half in batches else (1, min(_SMALLER, half), half), tf32=options.tf32
     )
 
 
@@ -248,6 +255,24 @@ def engine_key(bundle: Bundle, options: EngineOptions, trt: TensorRT, card: Gpu)
     }
 
 
+def context_options(trt: TensorRT, engine: Any) -> Any:
+    """How a context gets its memory: from us. Of TensorRT-RTX also when it compiles its kernels.
+
+    TensorRT-RTX compiles kernels for a shape while it runs, by default in the background, with others in their place
+    until they are there: steps would change their bits after the self-test, and a captured step would stay with the
+    others. Here the first step of a shape waits for its kernels.
+    """
+    strategy = trt.module.ExecutionContextAllocationStrategy.USER_MANAGED
+    specialization = getattr(trt.module, "DynamicShapesKernelSpecializationStrategy", None)
+    if specialization is None:
+        return strategy
+    with trt.refusals("cannot make a context's options"):
+        runtime_config = engine.create_runtime_config()
+        runtime_config.set_execution_context_allocation_strategy(strategy)
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
+    return runtime_config
+
+
 def load_engine(trt: TensorRT, plan: bytes) -> Any:
     """The ICudaEngine of a plan. Code for the host that a plan may bring is never run.
 
@@ -256,7 +281,7 @@ def load_engine(trt: TensorRT, plan: bytes) -> Any:
     """
     check_driver()  # a runtime object without a driver ends the process
     mark = trt.logger.mark()
-    runtime: Any = trt.module.Runtime(trt.logger)
+    runtime: Any = trt.make("Runtime")
     runtime.engine_host_code_allowed = False
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

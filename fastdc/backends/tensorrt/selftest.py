@@ -10,8 +10,9 @@ tuned for. So every engine is run once it is built, at batch 1 and at the least,
   is recorded, not judged: the images here are noise, whose classes may lie as close to each other as they like.
 
 The inputs are Philox noise, the same everywhere: a noise image at four levels of the model's own band under up to eight
-conditions, the first and the last among them. At a batch of more rows the same cells come again, so that every row of
-every batch is compared while the CPU evaluates 32 cells and no more.
+conditions, the first and the last among them: as many as 5 TFLOP pay for, and two at least, since the CPU takes seconds
+for each evaluation of a large network. At a batch of more rows the same cells come again, so that every row of every
+batch is compared while the CPU evaluates 32 cells and no more.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from fastdc import ops
 from fastdc.backends.graphs import open_graph, run, tables_of
+from fastdc.backends.onnx import usable_cpus
 from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
 from fastdc.backends.widen import widened_session
 from fastdc.bundle import Bundle
@@ -35,6 +37,7 @@ Runner = Callable[[Array, Array, Array], Array]
 """(sample (b, c, h, w) in the graph's type, timestep float32 (b,), class_labels int64 (b,)) -> output (b, c, h, w)."""
 
 _DRAWS, _CONDITIONS = 4, 8
+_FLOPS = 5e12  # of all cells: seconds on the CPU
 _SEED = 20_240_601  # any; fixed, so that an engine always gets the same inputs
 _CPU_BATCH = 4  # activations of large networks fit into memory
 _EXACT = 2.0**-22  # what is allowed at least: a network without weights still rounds its output
@@ -114,11 +117,18 @@ class Cells:
         return np.bincount(condition, np.asarray(errors, np.float64)) / _DRAWS
 
 
+def evaluation_flops(bundle: Bundle) -> float:
+    """Floating-point operations of an evaluation as the manifest states them; 1 where it does not."""
+    flops = (bundle.manifest.get("cost") or {}).get("flops")
+    return float(flops) if isinstance(flops, (int, float)) and flops > 0 else 1.0
+
+
 def fixed_cells(bundle: Bundle, dtype: str) -> Cells:
     """The inputs of a self-test, `dtype` the type of the graph's sample."""
     model = bundle.model
     rows = max(len(model.conditions), 1 + (model.null_class or 0))
-    labels = np.unique(np.linspace(0, rows - 1, min(rows, _CONDITIONS)).astype(np.int32))
+    affordable = int(_FLOPS / (evaluation_flops(bundle) * _DRAWS))
+    labels = np.unique(np.linspace(0, rows - 1, min(rows, _CONDITIONS, max(2, affordable))).astype(np.int32))
     defaults = model.defaults
     config = PlanConfig(
         draws=_DRAWS, levels=defaults.levels, weighting=defaults.weighting, loss=defaults.loss, first=()
@@ -225,7 +235,7 @@ def cpu_reference(bundle: Bundle) -> Runner:
         BundleError: The graph is corrupt.
     """
     wide = bundle.manifest.get("precision") == "bfloat16"
-    session = widened_session(bundle, DENOISER) if wide else open_graph(bundle, DENOISER)
+    session = (widened_session if wide else open_graph)(bundle, DENOISER, threads=usable_cpus())
     tables: Mapping[str, Array] = tables_of(bundle)
 
     def evaluate(sample: Array, timestep: Array, class_labels: Array) -> Array:
