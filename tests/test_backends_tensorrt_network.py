@@ -35,7 +35,7 @@ from fastdc.backends.tensorrt.network import (
 )
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.data import digits_test
-from fastdc.exceptions import BackendError, InputError
+from fastdc.exceptions import BackendError, InputError, MissingDependencyError
 from fastdc.shipped import find_model
 
 MLP = load_bundle(find_model("digits-mlp"))
@@ -339,6 +339,20 @@ def test_what_cannot_run_is_refused_before_anything_is_opened(monkeypatch: pytes
         TensorRTNetwork(MLP, NetworkOptions(precision="float16"))
     with pytest.raises(InputError, match="a version-compatible engine holds code for the host"):
         TensorRTNetwork(MLP, engine=EngineOptions(version_compatible=True))
+
+
+def test_what_an_engine_needs_is_missed_before_it_is_built(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its self-test comes after minutes of building. An engine that is there already needs less."""
+    opened()
+
+    def require(name: str, **more: Any) -> Any:
+        assert name == "onnxruntime"
+        raise MissingDependencyError("onnxruntime is needed here", name=name)
+
+    monkeypatch.setattr(module, "require", require)
+    assert not opened()[0].built
+    with pytest.raises(MissingDependencyError, match="onnxruntime is needed here"):
+        opened("10.16", faults=("Builder",))
 
 
 def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,57 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
     }
 
 
+class _Engine:
+    """Stands for a network that was built."""
+
+    version, built, sizes = "TensorRT 1.2", True, (1, 2)
+    self_test = {  # noqa: RUF012
+        "allowed": 0.01,
+        "checks": [{"batch": 1, "relative": 2e-5}, {"batch": 2, "relative": 4e-5}],
+    }
+
+
+def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everything that it needs looked for before the export."""
+    from fastdc.backends.tensorrt import network
+    from fastdc.backends.tensorrt.cache import cache_folder
+
+    made: list[tuple[Path, Path]] = []
+
+    def build(bundle: Any, *, cache: Any) -> _Engine:
+        made.append((bundle.path, cache.folder))
+        return _Engine()
+
+    monkeypatch.setattr(network, "TensorRTNetwork", build)
+    unet, out = tiny_models.tiny_unet2d(tmp_path / "unet"), tmp_path / "out"
+    run = ("export", unet, out, "--classes", "a,b,c,d", "--no-split", "--engine")
+    (tmp_path / "file").write_text("")
+    if _no_gpu():
+        cli.refuses(*run, tmp_path / "engines", naming="backend tensorrt needs an NVIDIA GPU")
+    monkeypatch.setattr(network, "check_usable", lambda: None)
+    cli.refuses(*run, tmp_path / "file", naming="file cannot be written to: ")
+    cli.refuses(*run, tmp_path / "engines", "--precision", "int8", naming="int8 is for CPUs")
+    assert not out.exists()
+    done = cli(*run, tmp_path / "my engines")
+    assert done.code == 0, done.err
+    monkeypatch.setenv("FASTDC_CACHE", str(tmp_path / "my engines"))
+    assert made == [(out, cache_folder())]
+    (told,) = [line for line in done.out.splitlines() if "engine of" in line]
+    assert (
+        told
+        == "note: engine of TensorRT 1.2 built, steps of 1, 2; at 1, 2 within 4.0e-05 of the CPU, allowed is 1.0e-02"
+    )
+    assert f"use it: FASTDC_CACHE='{tmp_path / 'my engines'}' fastdc classify --backend tensorrt" in done.out
+
+
+def _no_gpu() -> bool:
+    from fastdc import ops
+
+    return not ops.cuda_device_count()
+
+
 def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> None:
     unet = tiny_models.tiny_unet2d(tmp_path / "unet")
     sd = tiny_models.tiny_sd(tmp_path / "sd")
@@ -239,6 +290,7 @@ def test_what_does_not_fit_the_model_is_refused_before_the_export(cli: Cli, tmp_
         ("--no-split",),
         ("--no-text-encoder",),
         ("--scored",),
+        ("--engine", "engines"),
         ("--verify",),
     ],
     ids=lambda option: option[0],

@@ -1,6 +1,9 @@
 """``fastdc export``: a bundle that classifies without torch, from a training run or a model of another tool."""
 
 import json
+import shlex
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +91,7 @@ _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
 @click.option(
     "--engine",
     metavar="DIR",
-    help="Also build TensorRT engines for the GPU at hand into DIR; FASTDC_CACHE=DIR uses them.",
+    help="Also build a TensorRT engine for the GPU at hand into DIR; FASTDC_CACHE=DIR uses it.",
 )
 @click.option("--verify", is_flag=True, help="Classify a few images in torch and with the bundle, and compare.")
 @click.option(
@@ -186,10 +189,8 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
     if Path(out).exists() and not options["overwrite"]:  # before a large model is read
         raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
     verify, engine = options.pop("verify"), options.pop("engine")
-    if engine is not None:  # no GPU or no TensorRT: said now, not after the work
-        from fastdc.backends.tensorrt.module import open_tensorrt
-
-        open_tensorrt()
+    if engine is not None:
+        _check_engine(engine, options["precision"])
     kept = {name: options.pop(name) for name in ("prompts", "classes", "template", "image_size", "null_class", "lora")}
     loras = [_lora(text) for text in kept["lora"]]
     prompts, names = _conditions(source, kept)
@@ -218,16 +219,58 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
     options["calibrate"] = data
     notes += _findings(bundle)
     if engine is not None:
-        from fastdc.backends.tensorrt.cache import EngineCache
-        from fastdc.backends.tensorrt.network import TensorRTNetwork
-
-        say("building engines")
-        TensorRTNetwork(bundle, cache=EngineCache(Path(engine) / "engines"))
-        notes.append(f"engines in {engine}: set FASTDC_CACHE={engine} to use them")
+        say("building and testing an engine, which may take minutes")
+        notes += _build_engine(engine, bundle)
     if verify:
         say("comparing with torch")
         notes.append(str(compare_errors(opened, bundle, None if images is None else images.images[:8])))
     return bundle
+
+
+def _check_engine(folder: str, precision: str | None) -> None:
+    """Refuses what cannot be done: now, not after the work.
+
+    Raises:
+        InputError: No engine can be of this precision, or written to this folder.
+        MissingDependencyError: A package that it needs is not installed.
+        BackendError: There is no GPU, or TensorRT does not start.
+    """
+    from fastdc.backends.tensorrt.network import check_usable
+
+    if precision == "int8":
+        raise InputError("--engine needs --precision float32, float16 or bfloat16: int8 is for CPUs")
+    check_usable()
+    try:
+        _engines(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=_engines(folder)):
+            pass
+    except OSError as error:
+        raise InputError(f"--engine {folder} cannot be written to: {error.strerror}") from None
+
+
+def _build_engine(folder: str, bundle: Bundle) -> list[str]:
+    """Builds the engine that ``--backend tensorrt`` will ask for; what to say of it."""
+    from fastdc.backends.tensorrt.cache import EngineCache
+    from fastdc.backends.tensorrt.network import TensorRTNetwork
+
+    made = TensorRTNetwork(bundle, cache=EngineCache(_engines(folder)))
+    checks = made.self_test["checks"]
+    return [
+        f"engine of {made.version} {'built' if made.built else 'was there'}, steps of {_listed(made.sizes or ())}; "
+        f"at {_listed(one['batch'] for one in checks)} within {max(one['relative'] for one in checks):.1e} of the CPU, "
+        f"allowed is {made.self_test['allowed']:.1e}",
+        f"use it: FASTDC_CACHE={shlex.quote(folder)} fastdc classify --backend tensorrt --device cuda "
+        f"--model {shlex.quote(str(bundle.path))} IMAGE...",
+    ]
+
+
+def _engines(folder: str) -> Path:
+    """Where a FASTDC_CACHE has its engines."""
+    return Path(folder) / "engines"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _conditions(source: str, options: dict[str, Any]) -> tuple[Any, Any]:

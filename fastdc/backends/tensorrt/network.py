@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.base import AbstractSlot, Buffer, NetworkOptions, halves
-from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork
+from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, cuda_core
 from fastdc.backends.graphs import graph_source, tables_of
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.cache import EngineCache, Maker
@@ -30,6 +30,7 @@ from fastdc.backends.tensorrt.module import Gpu, TensorRT, check_driver, gpu, op
 from fastdc.backends.tensorrt.selftest import Runner, evaluation_flops, self_test
 from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, InputError
+from fastdc.extras import require
 from fastdc.manifest import DATA, DENOISER
 
 Array = npt.NDArray[Any]
@@ -171,7 +172,8 @@ class TensorRTNetwork(DeviceNetwork):
 
     Raises:
         InputError: An engine that holds host code was asked for.
-        MissingDependencyError: TensorRT, cuda-core or filelock is not installed.
+        MissingDependencyError: TensorRT, cuda-core or filelock is not installed; or what the self-test of an engine that
+            is to be built needs.
         BackendError: There is no GPU, or the engine cannot be built, loaded, or fails its test.
         BundleError: The graph is corrupt.
     """
@@ -209,6 +211,19 @@ class TensorRTNetwork(DeviceNetwork):
         self.plan, self.built, self.self_test = entry.path, entry.built, entry.self_test
         self.version = trt.name
         self.slots: tuple[AbstractSlot, ...] = tuple(slot(entry.engine) for _ in range(SLOTS))
+
+
+def check_usable(flavour: str = "auto") -> None:
+    """Refuses a machine on which no engine could be built, tested and kept, before anything is done for one.
+
+    Raises:
+        MissingDependencyError: TensorRT, cuda-core, filelock or onnxruntime is not installed.
+        BackendError: There is no GPU, or TensorRT does not start.
+    """
+    open_tensorrt(flavour)
+    cuda_core()
+    require("filelock", extra="tensorrt")
+    require("onnxruntime", extra="cpu")  # of the self-test
 
 
 def default_engine(bundle: Bundle, options: NetworkOptions) -> EngineOptions:
@@ -312,6 +327,9 @@ def _maker(
         return found.to_dict()
 
     def build(timing: bytes) -> Any:
+        require("onnxruntime", extra="cpu")  # of the self-test: missed now, not after minutes
+        if precision == "bfloat16":
+            require("onnx", extra="export")
         return build_engine(trt, graph_source(bundle, DENOISER), _rows(bundle), options, timing_cache=timing)
 
     return Maker(build, load, test, lambda new, old: merge_timing_caches(trt, new, old))
