@@ -127,7 +127,10 @@ def _cpu_name() -> str:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        except OSError:  # no git here
+            return ""
         return done.stdout.strip()
 
     dirty = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""

@@ -94,7 +94,7 @@ if sys.version_info < (3, 11):
 needed = {
     "torch": "torch", "scikit_build_core": "scikit-build-core", "pybind11": "pybind11", "tvm_ffi": "apache-tvm-ffi",
     "numpy": "numpy", "scipy": "scipy", "PIL": "pillow", "safetensors": "safetensors", "click": "click",
-    "tqdm": "tqdm", "pytest": "pytest", "ml_dtypes": "ml_dtypes",
+    "tqdm": "tqdm", "pytest": "pytest", "hypothesis": "hypothesis", "ml_dtypes": "ml_dtypes",
 }
 missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
 if missing:
@@ -146,19 +146,22 @@ run_tests "${python}" -c 'import sys, fastdc; sys.exit(not fastdc.__file__.start
 junit=()
 if wanted tests; then
   echo "== pytest -m cuda"
-  run_tests timeout $((30 * minutes)) "${python}" -m pytest -m cuda tests -q -p no:cacheprovider \
+  run_tests timeout --kill-after=10 $((30 * minutes)) "${python}" -m pytest -m cuda tests -q -p no:cacheprovider \
     --continue-on-collection-errors --junitxml="${work}/tests.xml" || true
   junit=(--junit "${work}/tests.xml")
 fi
 
 sanitized=""
-if wanted sanitizer && [[ ${SANITIZE:-1} != 0 ]] && command -v compute-sanitizer >/dev/null; then
+sanitizer=$(command -v compute-sanitizer || ls "$(dirname "$(realpath "${CUDACXX}")")/compute-sanitizer" 2>/dev/null || true)
+if wanted sanitizer && [[ ${SANITIZE:-1} != 0 && -z ${sanitizer} ]]; then
+  echo "== no compute-sanitizer on PATH or beside nvcc: left out"
+elif wanted sanitizer && [[ ${SANITIZE:-1} != 0 ]]; then
   for tool in memcheck racecheck; do
     echo "== compute-sanitizer --tool ${tool}"
     status=0
     # Without torch's cache every array is an allocation of its own, so that overruns are seen. 77: errors were found.
-    run_tests env PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout $((8 * minutes)) \
-      compute-sanitizer --tool "${tool}" --error-exitcode 77 \
+    run_tests env PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout --kill-after=10 $((8 * minutes)) \
+      "${sanitizer}" --tool "${tool}" --error-exitcode 77 \
       "${python}" -m pytest tests/test_cuda.py -q -p no:cacheprovider -k "783 and runs or outside" || status=$?
     sanitized="${sanitized} ${tool}=${status}"
   done

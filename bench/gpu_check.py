@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from common import RESULTS, ROOT, machine, parser, print_table
 from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
-from gpu_report import complete, write
+from gpu_report import complete, outcome, write
 
 from fastdc import ops
 from fastdc.exceptions import FastdcError
@@ -36,9 +36,6 @@ SEEDS = (0, 0x9E3779B97F4A7C15)
 def gpu_stamp(torch: Any) -> dict[str, Any]:
     """The device, the driver, the build and the sources that the numbers belong to."""
     properties = torch.cuda.get_device_properties(0)
-    digest = hashlib.sha256()
-    for path in sorted((ROOT.parent / "csrc").iterdir()):
-        digest.update(path.read_bytes())
     return {
         "name": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
@@ -48,8 +45,18 @@ def gpu_stamp(torch: Any) -> dict[str, Any]:
         "driver": driver_version(),
         "torch_cuda": torch.version.cuda,
         "build": ops.build_config(),
-        "csrc_sha256": digest.hexdigest(),
+        "csrc_sha256": sources_sha256("csrc"),
     }
+
+
+def sources_sha256(*folders: str) -> str:
+    """Of the sources in these folders, by name and content: says what ran where there is no git, or changes."""
+    digest = hashlib.sha256()
+    for folder in folders or ("csrc", "fastdc", "bench"):
+        for path in sorted((ROOT.parent / folder).rglob("*")):
+            if path.suffix in (".py", ".cpp", ".cu", ".h", ".sh"):
+                digest.update(f"{path.relative_to(ROOT.parent)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def driver_version() -> str | None:
@@ -85,6 +92,12 @@ def compare_noise(torch: Any, normals: int) -> dict[str, Any]:
     return result
 
 
+def said(error: Exception) -> str:
+    """An exception in one line, with its kind where it is not one of fastdc's, which speak for themselves."""
+    kind = "" if isinstance(error, FastdcError) else f"{type(error).__name__}: "
+    return (kind + " ".join(str(error).split()))[:400]
+
+
 class Attempts:
     """Runs the parts of a session one by one; a part that fails is noted and does not take the others with it."""
 
@@ -94,8 +107,8 @@ class Attempts:
     def __call__(self, name: str, part: Callable[[], Result]) -> Result | None:
         try:
             return part()
-        except (FastdcError, RuntimeError) as error:
-            self.failures.append(f"{name}: {str(error).partition(chr(10))[0]}")
+        except Exception as error:  # whatever it is, the other parts are worth their time
+            self.failures.append(f"{name}: {said(error)}")
             return None
 
 
@@ -152,6 +165,9 @@ def read_junit(path: Path) -> dict[str, Any]:
     return counts
 
 
+_ENDED = ("0", "77", "124", "137")
+
+
 def problems(result: dict[str, Any]) -> list[str]:
     """What is wrong with a result, in words; empty: everything held."""
     found = []
@@ -165,6 +181,7 @@ def problems(result: dict[str, Any]) -> list[str]:
         found.append(f"{noise['different']} of {noise['normals']} normals differ from the CPU's")
     sanitizer = result.get("sanitizer", {})
     found += [f"compute-sanitizer {tool} reported errors" for tool, code in sanitizer.items() if code == "77"]
+    found += [f"compute-sanitizer {tool}: {outcome(code)}" for tool, code in sanitizer.items() if code not in _ENDED]
     if result.get("capture_error"):
         found.append(f"graph capture failed: {result['capture_error']}")
     return found
@@ -201,6 +218,7 @@ def main() -> int:
         print("gpu_check: needs a fastdc built with CUDA, and a CUDA device; bench/gpu.sh builds one", file=sys.stderr)
         return 2
     stamp: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv), "gpu": gpu_stamp(torch)}
+    stamp["sources_sha256"] = sources_sha256()
     slug = re.sub(r"[^a-z0-9]+", "-", stamp["gpu"]["name"].lower()).strip("-")
     out = options.out or RESULTS / f"gpu-{slug}.json"
     result = complete(out, stamp)

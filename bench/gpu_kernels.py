@@ -75,6 +75,7 @@ class Clock:
     def microseconds(self, launches: Sequence[Launch]) -> tuple[float, float, float]:
         """Median and quartiles of the time of one launch; the launches should touch different memory."""
         cuda = self._torch.cuda
+        cuda.synchronize()  # the arrays were filled on another stream
         stream = cuda.Stream()
         with cuda.stream(stream):
             for launch in launches:  # loads the kernels, which a capture must not do

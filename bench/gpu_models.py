@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.extras import require
+from fastdc.extras import installed, require
 from fastdc.model import Defaults, Model
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule
@@ -75,6 +75,11 @@ class Case:
     def parameters(self) -> int:
         """Of the network."""
         return sum(parameter.numel() for parameter in self.source.denoiser.parameters())
+
+
+def missing_for(name: str) -> str:
+    """The package that a network needs and that is not installed, or ""."""
+    return "" if name in ("edm", "tiny") or installed("diffusers") else "diffusers"
 
 
 class RepeatedChannels:

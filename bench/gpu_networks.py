@@ -4,14 +4,16 @@
     python bench/gpu_networks.py --networks edm --sides plain captured tensorrt --parts check full race --minutes 5
     python bench/gpu_networks.py --device cpu --networks tiny       everything but the devices
 
-What is timed is in gpu_parts.py, the networks and their work in gpu_models.py, the sides in gpu_sides.py. Sides run one
-after the other in one process; ratios are to the fastest plain loop of the same run. A side whose package is missing,
-and what no time is left for, is named and the rest runs; so is a side that fails, which is a problem. Time is looked at
-between parts, and a part that has begun is ended: an export or the build of an engine may take minutes. `--thorough`
-also runs race, latency and certificates in float32 without TF32, the slowest by far.
+What is timed is in gpu_parts.py, the networks and their work in gpu_models.py, the sides in gpu_sides.py. Sides run
+one after the other; ratios are to the fastest plain loop of the same run. A side whose package is missing, and what no
+time is left for, is named and the rest runs; so is a side that fails, which is a problem. Time is looked at between
+parts, and a part that has begun is ended: an export or the build of an engine may take minutes. `--thorough` also runs
+race, latency and certificates in float32 without TF32, the slowest by far.
 
-The result is written after every side, into RESULT.json where that is of the same device and commit: runs with other
-flags complete it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
+The sides run in a process of their own. Where one ends it, leaves the device in an error or says nothing for long
+(gpu_watch.py), that is a problem of the part that ran, and another process goes on with the next side. So the result is
+written after every part, into RESULT.json where that is of the same device and sources: runs with other flags complete
+it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
 """
 
 import argparse
@@ -21,22 +23,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from common import RESULTS, machine, parser
-from gpu_check import gpu_stamp
-from gpu_models import NETWORKS, Case, open_case
+from gpu_check import gpu_stamp, said, sources_sha256
+from gpu_models import NETWORKS, Case, missing_for, open_case
 from gpu_parts import PARTS, Opened, Part, Record, allowed, engine_parts, plain_parts
-from gpu_plain import PlainLoop, set_tf32
+from gpu_plain import PlainLoop, set_flags
 from gpu_report import add_ratios, complete, problems_of, write
-from gpu_sides import PLAIN, WORDS, Absent, Bundles, Side, chosen, module_of, open_side
+from gpu_sides import PLAIN, WORDS, Absent, Bundles, Side, chosen, details, module_of, open_side
+from gpu_watch import ALIVE, BROKEN, DEVICE_LOST, STOPPED, watch
 
 from fastdc import DiffusionClassifier, ops
 from fastdc.backends import NetworkOptions
-from fastdc.exceptions import FastdcError, MissingDependencyError
+from fastdc.exceptions import MissingDependencyError
 from fastdc.extras import require, version_of
 
 _SLOW = ("race", "latency", "certify")  # of float32 without TF32
@@ -67,30 +69,61 @@ class Clock:
         return time.monotonic() >= self._deadline
 
 
+class DeviceLostError(Exception):
+    """The device is in an error that only another process can leave behind."""
+
+
 class Bench:
     """Runs the sides of networks and keeps what they gave.
 
     Args:
         options: Of the command line.
         bundles: Where exports are kept.
-        networks: What an earlier run gave.
+        networks: What an earlier run gave, or an earlier process of this one.
     """
 
     def __init__(self, options: argparse.Namespace, bundles: Bundles, networks: dict[str, Record]) -> None:
         self._options, self._bundles = options, bundles
-        self._clock = Clock(options.minutes, len(options.networks))
-        self._run = datetime.now(UTC).isoformat(timespec="seconds")
+        self._run = options.run
         self.networks = dict(networks)
+        for name in options.networks:
+            note_broken(name, self._mine(name))
+        shares = sum(not missing_for(name) and bool(self._left(name)) for name in options.networks)
+        self._clock = Clock(options.minutes, shares)
+
+    def _mine(self, name: str) -> list[Record]:
+        """The records of a network that this run has made already."""
+        return [r for r in self.networks.get(name, {}).get("records", []) if r["run"] == self._run]
+
+    def _left(self, name: str) -> list[Side]:
+        """The sides of a network that are still to be run."""
+        done = {(record["side"], record["precision"]) for record in self._mine(name)}
+        sides = chosen(tuple(self._options.sides), self._options.device)
+        return [side for side in sides if (side.name, side.precision) not in done]
 
     def network(self, name: str) -> Iterator[None]:
-        """All sides of one network; yields whenever there is more to write."""
+        """All sides of one network; yields whenever there is more to write.
+
+        Raises:
+            DeviceLostError: Another process has to go on.
+        """
+        sides = self._left(name)
+        if missing_for(name):
+            reason = f"{missing_for(name)} is not installed"
+            note(f"{name}: not run, {reason}")
+            self.networks.setdefault(name, {})["not_run"] = reason
+            yield
+            return
+        if not sides:
+            return
         self._clock.begin()
         begun = time.perf_counter()
         try:
             case = open_case(name, quick=self._options.quick)
-        except MissingDependencyError as error:
-            note(f"{name}: not run, {error}")
-            self.networks[name] = {"not_run": str(error)}
+            oracle = cpu_errors(case)
+        except Exception as error:  # whatever it is, the other networks are worth their time
+            note(f"{name}: not run, {said(error)}")
+            self.networks.setdefault(name, {}).update(not_run=said(error), problems=[f"{name}: {said(error)}"])
             yield
             return
         entry = self.networks[name] = {
@@ -98,50 +131,56 @@ class Bench:
             "work": vars(case.work),
             "records": self.networks.get(name, {}).get("records", []),
         }
-        oracle = cpu_errors(case)
         note(f"{name}: {case.parameters / 1e6:.1f} million parameters, on the CPU {time.perf_counter() - begun:.0f} s")
-        for side in chosen(tuple(self._options.sides), self._options.device):
-            record = self._side(side, case, oracle)
+        for side in sides:
+            record: Record = {"side": side.name, "precision": side.precision, "run": self._run}
+            record |= {"parts": {}, "not_run": {"": BROKEN}, "problems": [], "details": {}}
             kept = [r for r in entry["records"] if (r["side"], r["precision"]) != (side.name, side.precision)]
             entry["records"] = [*kept, record]
-            add_ratios(entry["records"])
-            yield
+            for _ in self._side(side, case, oracle, record):
+                add_ratios(entry["records"])
+                yield
+            if record["problems"] and device_lost(self._options.device):
+                raise DeviceLostError
 
-    def _side(self, side: Side, case: Case, oracle: npt.NDArray[np.float64]) -> Record:
-        record: Record = {"side": side.name, "precision": side.precision, "run": self._run}
-        record |= {"parts": {}, "not_run": {}, "problems": []}
+    def _side(self, side: Side, case: Case, oracle: npt.NDArray[np.float64], record: Record) -> Iterator[None]:
+        """Fills the record of a side; yields whenever there is more to write."""
         begun = time.perf_counter()
         if self._clock.over:
             record["not_run"][""] = "no time was left"
         else:
+            yield  # what is being tried is written down first
             try:
-                parts = self._open(side, case, oracle)
+                parts, found = self._open(side, case, oracle)
+                del record["not_run"][""]
+                record["details"] = found
                 record["open_seconds"] = time.perf_counter() - begun
-                self._parts(side, case, parts, record)
+                yield from self._parts(side, case, parts, record)
                 del parts
             except Absent as absent:
                 record["not_run"][""] = str(absent)
-            except (FastdcError, RuntimeError, OSError) as error:  # another library's errors among them
-                _failed(record, "", f"{case.name}, {side}: {error}")
+            except Exception as error:  # whatever it is, the other sides are worth their time
+                _failed(record, "", f"{case.name}, {side}: {said(error)}")
         _free()
         record["seconds"] = time.perf_counter() - begun
         told = ", ".join([*record["parts"], *(f"{part} not run: {why}" for part, why in record["not_run"].items())])
         note(f"{case.name}, {side}: {record['seconds']:.0f} s, {told}")
-        return record
+        yield
 
-    def _open(self, side: Side, case: Case, oracle: npt.NDArray[np.float64]) -> dict[str, Part]:
-        """What measures each part of a side."""
+    def _open(self, side: Side, case: Case, oracle: npt.NDArray[np.float64]) -> tuple[dict[str, Part], Record]:
+        """What measures each part of a side, and what the side is."""
         device = self._options.device
-        set_tf32(side.precision)
+        set_flags(side.precision, plain=side.name == PLAIN)
         limit = allowed(case, side.precision)
         if side.name == PLAIN:
-            loop = PlainLoop(case, module_of(case).to(device), side.precision, device)
-            return plain_parts(loop, case, oracle, limit)
+            module = module_of(case).to(device)
+            loop = PlainLoop(case, module.half() if side.precision == "float16" else module, side.precision, device)
+            return plain_parts(loop, case, oracle, limit), {}
         network = open_side(side, case, device, self._bundles)
         opened = Opened(case, DiffusionClassifier(case.source.model, network, case.encoder), limit, oracle)
-        return engine_parts(opened)
+        return engine_parts(opened), details(network)
 
-    def _parts(self, side: Side, case: Case, parts: dict[str, Part], record: Record) -> None:
+    def _parts(self, side: Side, case: Case, parts: dict[str, Part], record: Record) -> Iterator[None]:
         measured = record["parts"]
         for name in PARTS:
             if name not in self._options.parts or name not in parts:
@@ -150,11 +189,16 @@ class Bench:
             if reason:
                 record["not_run"][name] = reason
                 continue
+            record["not_run"][name] = BROKEN
+            yield
             try:
                 measured[name] = parts[name](measured)
-            except (FastdcError, RuntimeError) as error:
-                _failed(record, name, f"{case.name}, {side}, {name}: {error}")
+            except Exception as error:  # as above
+                _failed(record, name, f"{case.name}, {side}, {name}: {said(error)}")
+                if device_lost(self._options.device):
+                    return
                 continue
+            del record["not_run"][name]
             record["problems"] += judged(f"{case.name}, {side}", name, measured[name])
 
     def _reason_against(self, side: Side, case: Case, name: str, measured: dict[str, Record]) -> str:
@@ -185,9 +229,28 @@ def judged(what: str, part: str, record: Record) -> list[str]:
 
 def _failed(record: Record, part: str, message: str) -> None:
     """Notes a part, or with "" a side, that should have run."""
-    line = " ".join(message.split())[:400]
     record["not_run"][part] = "failed, see the problems"
-    record["problems"].append(line)
+    record["problems"].append(message)
+
+
+def note_broken(name: str, records: list[Record]) -> None:
+    """Makes problems of what was running when an earlier process of this run ended."""
+    for record in records:
+        for part, reason in record["not_run"].items():
+            if reason == BROKEN:
+                where = ", ".join(filter(None, (name, f"{record['side']} {record['precision']}", part)))
+                _failed(record, part, f"{where}: ended the process, or said nothing for too long")
+
+
+def device_lost(device: str) -> bool:
+    """Whether the device is in an error that stays: then everything later in this process fails as well."""
+    if not device.startswith("cuda"):
+        return False
+    try:
+        require("torch", extra="cuda").cuda.synchronize()
+    except Exception:  # torch names it by its own classes, which change
+        return True
+    return False
 
 
 def cpu_errors(case: Case) -> npt.NDArray[np.float64]:
@@ -204,6 +267,12 @@ def cpu_errors(case: Case) -> npt.NDArray[np.float64]:
 def note(message: str) -> None:
     """A line of progress, on stderr."""
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+    alive()
+
+
+def alive() -> None:
+    """A sign of life, for watch()."""
+    print(ALIVE, flush=True)
 
 
 def _free() -> None:
@@ -232,8 +301,9 @@ def _refusal(device: str) -> str:
 def stamp(device: str) -> Record:
     """What the numbers belong to."""
     gpu = gpu_stamp(require("torch", extra="cuda")) if device.startswith("cuda") else None
-    packages = ("tensorrt", "tensorrt_rtx", "onnx", "diffusers")
-    return {"machine": machine() | {name: version_of(name) for name in packages}, "gpu": gpu}
+    packages = ("tensorrt", "tensorrt_rtx", "cuda-core", "onnx", "diffusers")
+    versions = machine() | {name: version_of(name) for name in packages}
+    return {"machine": versions, "gpu": gpu, "sources_sha256": sources_sha256()}
 
 
 def arguments() -> argparse.Namespace:
@@ -247,11 +317,23 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--quick", action="store_true", help="a quarter of the images")
     made.add_argument("--thorough", action="store_true", help="all parts in float32 without TF32 as well")
     made.add_argument("--keep", type=Path, help="a folder for exports, which later runs use [a temporary one]")
+    made.add_argument("--run", help=argparse.SUPPRESS)  # of a process that watch() started
+    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return made.parse_args()
 
 
 def main() -> int:
     options = arguments()
+    if options.run is not None:
+        return run(options)
+    with tempfile.TemporaryDirectory() as folder:
+        more = ["--folder", str(options.keep or folder)]
+        status = watch([sys.executable, __file__, *sys.argv[1:]], options.minutes, more=more)
+    return 1 if status == STOPPED else status
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs what is left of a run in this process."""
     refusal = _refusal(options.device)
     if refusal:
         print(f"gpu_networks: {refusal}", file=sys.stderr)
@@ -260,12 +342,19 @@ def main() -> int:
     slug = re.sub(r"[^a-z0-9]+", "-", (stamped["gpu"] or {"name": "cpu"})["name"].lower()).strip("-")
     out = options.out or RESULTS / f"gpu-networks-{slug}.json"
     result = complete(out, stamped)
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, Bundles(options.keep or Path(folder), note), result.get("networks", {}))
-        commands = [*result.get("networks_commands", []), " ".join(sys.argv)]
+    commands = result.get("networks_commands", [])
+    command = " ".join(sys.argv[: sys.argv.index("--run")])
+    result["networks_commands"] = commands if command in commands[-1:] else [*commands, command]
+    bench = Bench(options, Bundles(options.folder, note), result.get("networks", {}))
+    try:
         for name in options.networks:
             for _ in bench.network(name):
-                write(out, result | {"networks_commands": commands, "networks": bench.networks})
+                write(out, result | {"networks": bench.networks})
+                alive()
+    except DeviceLostError:
+        note("the device is in an error that stays: another process goes on")
+        return DEVICE_LOST
+    write(out, result | {"networks": bench.networks})
     print((out.with_suffix(".md")).read_text(encoding="utf-8"))
     problems = problems_of({name: bench.networks[name] for name in options.networks})
     for problem in problems:

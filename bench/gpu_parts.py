@@ -192,7 +192,7 @@ def plain_parts(loop: PlainLoop, case: Case, oracle: npt.NDArray[np.float64], li
         return compare(errors[0], oracle, limit)
 
     def at_full(measured: dict[str, Record]) -> Record:
-        loop(case.images[:1], {"draws": 2})
+        loop.warm_up(work.draws)
         _, seconds = loop(case.images[: work.plain], full_options(case))
         each = float(np.mean(seconds))
         return _rates(1 / each, classes * work.draws) | {"seconds_of_images": seconds}

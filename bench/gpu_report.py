@@ -43,7 +43,8 @@ def same_machine(one: Record, other: Record) -> bool:
 
     def stamp(result: Record) -> tuple[Any, ...]:
         gpu, machine = result.get("gpu") or {}, result.get("machine") or {}
-        return gpu.get("name"), gpu.get("driver"), gpu.get("csrc_sha256"), machine.get("commit"), machine.get("cpu")
+        which = gpu.get("name"), gpu.get("driver"), machine.get("cpu")
+        return *which, machine.get("commit"), result.get("sources_sha256")
 
     return stamp(one) == stamp(other)
 
@@ -81,6 +82,8 @@ def _stamp(result: Record) -> Iterator[str]:
         ),
     ]
     yield ", ".join(versions)
+    if result.get("sources_sha256"):
+        yield f"\nSources {result['sources_sha256'][:12]}, kernels {str(gpu.get('csrc_sha256'))[:12]} (sha256)."
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -91,10 +94,18 @@ def _table(columns: list[str], rows: list[list[str]]) -> Iterator[str]:
         yield "| " + " | ".join(row) + " |"
 
 
+def outcome(code: str) -> str:
+    """What an exit status of compute-sanitizer says."""
+    words = {"0": "no errors", "77": "errors", "124": "did not end in its time", "137": "did not end in its time"}
+    return words.get(code, f"did not work, or its tests failed (exit status {code})")
+
+
 def _kernels(result: Record) -> Iterator[str]:
     noise, tests = result.get("noise"), result.get("tests")
     if tests:
         yield f"\nTests: {tests['passed']} passed, {len(tests['failed'])} failed, {tests['skipped']} skipped."
+    for tool, code in result.get("sanitizer", {}).items():
+        yield f"\ncompute-sanitizer, {tool}: {outcome(code)}."
     if noise:
         yield f"\nNoise: {noise['different']} of {noise['normals']} normals differ from the CPU's."
     if result.get("rows"):
@@ -113,6 +124,7 @@ def _networks(result: Record) -> Iterator[str]:
     for name, network in result.get("networks", {}).items():
         if "not_run" in network:
             yield f"\n## {name}: not run\n\n{network['not_run']}"
+        if "records" not in network:
             continue
         work = network["work"]
         yield (
@@ -123,6 +135,7 @@ def _networks(result: Record) -> Iterator[str]:
         columns = ["side", "error", "equal bits", "step ms", "host", "evaluations/s", "images/s", "x plain"]
         columns += ["race: evaluations/image", "images/s", "x plain", "p50 ms", "p95", "p99", "certified images/h"]
         yield from _table(columns, rows)
+        yield from _details(network["records"])
         missing = [
             f"- {record['side']} {record['precision']}{', ' + part if part else ''}: {reason}"
             for record in network["records"]
@@ -131,6 +144,19 @@ def _networks(result: Record) -> Iterator[str]:
         if missing:
             yield "\nNot run:\n"
             yield from missing
+
+
+def _details(records: list[Record]) -> Iterator[str]:
+    """What ran, where a name does not say it: versions, providers, engines."""
+    lines = [
+        f"- {record['side']} {record['precision']}: "
+        + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["details"].items())
+        for record in records
+        if record.get("details")
+    ]
+    if lines:
+        yield "\nWhat ran:\n"
+        yield from lines
 
 
 def _row(record: Record) -> list[str]:
@@ -161,8 +187,8 @@ def _row(record: Record) -> list[str]:
 
 def problems_of(networks: Record) -> list[str]:
     """What is wrong with networks, in words."""
-    records = [record for network in networks.values() for record in network.get("records", [])]
-    return [problem for record in records for problem in record["problems"]]
+    entries = [entry for network in networks.values() for entry in (network, *network.get("records", []))]
+    return [problem for entry in entries for problem in entry.get("problems", [])]
 
 
 def _problems(result: Record) -> Iterator[str]:

@@ -139,6 +139,21 @@ def open_side(side: Side, case: Case, device: str, bundles: Bundles) -> Any:
     return network
 
 
+def details(network: Any) -> dict[str, Any]:
+    """What ran, as the network itself says it."""
+    found: dict[str, Any] = {"batch": network.batch}
+    if network.backend == "tensorrt":
+        worst = max(one["relative"] for one in network.self_test["checks"])
+        found |= {"version": network.version, "engine": network.plan.stem[:12], "built": network.built}
+        found |= {"self_test": worst, "self_test_allowed": network.self_test["allowed"]}
+    elif network.backend == "onnx":
+        found |= {"version": require("onnxruntime", extra="cuda").__version__}
+        found |= {"provider": getattr(network, "provider", "CPUExecutionProvider")}
+    else:
+        found |= {"version": require("torch", extra="cuda").__version__}
+    return found
+
+
 def module_of(case: Case) -> Any:
     """A copy of the network with its tables, called as (sample, timestep, class_labels), on the CPU."""
     from fastdc.sources.base import WithTables

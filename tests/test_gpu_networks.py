@@ -1,5 +1,6 @@
 """bench/gpu_networks.py on the CPU: small networks through everything but the devices, and how results are kept."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -16,11 +17,12 @@ sys.path.insert(0, str(ROOT / "bench"))
 pytest.importorskip("torch")
 
 from gpu_models import open_case  # noqa: E402
-from gpu_networks import judged  # noqa: E402
+from gpu_networks import Bench, judged  # noqa: E402
 from gpu_parts import allowed, compare, per_hour, plain_parts  # noqa: E402
 from gpu_plain import PlainLoop  # noqa: E402
 from gpu_report import add_ratios, complete, markdown, problems_of, write  # noqa: E402
-from gpu_sides import ON_CPU, SIDES, WORDS, Absent, Side, chosen, module_of, open_side  # noqa: E402
+from gpu_sides import ON_CPU, SIDES, WORDS, Absent, Bundles, Side, chosen, module_of, open_side  # noqa: E402
+from gpu_watch import BROKEN  # noqa: E402
 
 from fastdc import DiffusionClassifier  # noqa: E402
 from fastdc.backends import FunctionNetwork  # noqa: E402
@@ -89,6 +91,26 @@ def test_the_plain_loop_computes_the_errors_of_the_definition() -> None:
     assert len(seconds) == 2
 
 
+@pytest.mark.parametrize("draws", [1, 3, 4, 8, 9])
+def test_the_plain_loop_meets_no_size_that_it_did_not_warm_up(draws: int) -> None:
+    """Batches of all classes of as many draws as make up to 32 rows; cuDNN looks for algorithms at each size."""
+    case, sizes = open_case("tiny", quick=True), []
+
+    def network(sample: Any, timestep: Any, labels: Any) -> Any:
+        assert labels.tolist() == [*range(10)] * (len(sample) // 10)
+        sizes.append(len(sample))
+        return sample
+
+    loop = PlainLoop(case, network, "float32", "cpu")
+    loop.warm_up(draws)
+    warm = set(sizes)
+    sizes.clear()
+    loop(case.images[:1], {"draws": draws})
+    assert sum(sizes) == 10 * draws
+    assert sizes[0] == min(30, 10 * draws)
+    assert set(sizes) == warm
+
+
 def test_a_wrong_network_is_found() -> None:
     case = open_case("tiny", quick=True)
     loop = PlainLoop(case, module_of(case), "float32", "cpu")
@@ -109,7 +131,9 @@ def test_certificates_an_hour() -> None:
 
 
 def test_words_choose_sides() -> None:
-    assert chosen(("plain",), "cuda:0") == [Side("plain loop", p) for p in ("float32", "default", "tf32", "bfloat16")]
+    assert chosen(("plain",), "cuda:0") == [
+        Side("plain loop", precision) for precision in ("float32", "default", "tf32", "bfloat16", "float16")
+    ]
     assert {side.name for side in chosen(WORDS, "cuda:0")} == set(SIDES)
     assert chosen(("tensorrt",), "cpu") == [Side("TensorRT", "float32")]
 
@@ -121,6 +145,47 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, line in (("TensorRT", r"tensorrt \(or tensorrt_rtx\) is not"), ("ONNX Runtime", "onnxruntime is not")):
         with pytest.raises(Absent, match=line):
             open_side(Side(name, "float16"), open_case("tiny"), "cuda:0", None)  # type: ignore[arg-type]
+
+
+def begun(networks: dict[str, Any]) -> Bench:
+    """A run that goes on with what an earlier process of it has done."""
+    options = argparse.Namespace(
+        run="now", networks=["tiny"], sides=["plain", "eager"], parts=["check"], device="cpu", minutes=1, quick=True
+    )
+    return Bench(options, Bundles(Path("none"), print), networks)
+
+
+def test_the_next_process_goes_on_after_the_side_that_ended_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = [record("plain loop", 2), record("plain loop", 2, "then") | {"precision": "bfloat16"}]
+    done.append(record("torch eager", 2) | {"not_run": {"race": BROKEN}})
+    bench = begun({"tiny": {"parameters": 1, "work": {}, "records": done}})
+    assert bench._left("tiny") == [Side("plain loop", "bfloat16")], "which only an earlier run had"
+    (problem,) = problems_of(bench.networks)
+    assert problem == "tiny, torch eager float32, race: ended the process, or said nothing for too long"
+
+
+def test_a_side_that_fails_in_any_way_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise TypeError("pybind11::init(): factory function\nreturned nullptr")
+
+    bench = begun({})
+    monkeypatch.setattr(Bench, "_open", fail)
+    states = [[dict(one["not_run"]) for one in bench.networks["tiny"]["records"]] for _ in bench.network("tiny")]
+    assert states[0] == [{"": BROKEN}], "written down before it begins"
+    assert states[-1] == 3 * [{"": "failed, see the problems"}]
+    assert problems_of(bench.networks)[0] == (
+        "tiny, plain loop float32: TypeError: pybind11::init(): factory function returned nullptr"
+    )
+
+
+def test_a_network_that_cannot_be_made_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_networks
+
+    monkeypatch.setattr(gpu_networks, "cpu_errors", lambda case: [].pop())
+    bench = begun({})
+    assert len(list(bench.network("tiny"))) == 1
+    assert problems_of(bench.networks) == ["tiny: IndexError: pop from empty list"]
+    assert "## tiny: not run" in markdown({"networks": bench.networks})
 
 
 def record(side: str, rate: float, run: str = "now") -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
-from gpu_check import Attempts, problems, read_junit  # noqa: E402
+from gpu_check import Attempts, problems, read_junit, sources_sha256  # noqa: E402
+from gpu_report import markdown, same_machine  # noqa: E402
 
 from fastdc import BackendError  # noqa: E402
 
@@ -55,14 +56,23 @@ esac
 """
 
 
-def run_script(folder: Path, *arguments: str, check: int = 0, networks: int = 0) -> tuple[int, list[str]]:
+def run_script(
+    folder: Path, *arguments: str, check: int = 0, networks: int = 0, **variables: str
+) -> tuple[int, list[str]]:
     """Exit status of bench/gpu.sh on a stand-in for Python, and what it ran of the parts."""
     python, log = folder / "python", folder / "log"
     python.write_text(STAND_IN, encoding="utf-8")
     python.chmod(0o755)
     log.write_text("", encoding="utf-8")
     more = {"LOG": str(log), "CHECK": str(check), "NETWORKS": str(networks), "SANITIZE": "0"}
-    environment = {**os.environ, "PYTHON": str(python), "CUDACXX": "/bin/true", "TMPDIR": str(folder), **more}
+    environment = {
+        **os.environ,
+        "PYTHON": str(python),
+        "CUDACXX": "/bin/true",
+        "TMPDIR": str(folder),
+        **more,
+        **variables,
+    }
     command = ["bash", str(ROOT / "bench" / "gpu.sh"), *arguments]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = log.read_text(encoding="utf-8").splitlines()
@@ -92,6 +102,20 @@ def test_parts_and_options_are_passed_on(tmp_path: Path) -> None:
     assert ran == [
         f"bench/gpu_networks.py --minutes 3 --networks edm sd --sides plain --keep {tmp_path / 'kept'} --out {default}"
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a bash script for Linux")
+def test_the_sanitizer_beside_nvcc_is_found(tmp_path: Path) -> None:
+    """It is not always on PATH. What it said is passed on."""
+    tools = tmp_path / "cuda"
+    tools.mkdir()
+    for name, status in (("nvcc", 0), ("compute-sanitizer", 77)):
+        (tools / name).write_text(f"#!/bin/sh\nexit {status}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    arguments = ("--parts", "sanitizer", str(tmp_path / "r.json"))
+    status, (check,) = run_script(tmp_path, *arguments, CUDACXX=str(tools / "nvcc"), SANITIZE="1")
+    assert status == 0
+    assert "--sanitizer  memcheck=77 racecheck=77 --no-kernels" in check
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a bash script for Linux")
@@ -152,6 +176,7 @@ def good_result() -> dict[str, Any]:
         ("tests", {"failed": [], "device_tests_passed": 0}, "no test of tests/test_cuda.py ran"),
         ("noise", {"normals": 8, "different": 2}, "2 of 8 normals differ"),
         ("sanitizer", {"memcheck": "77"}, "compute-sanitizer memcheck reported errors"),
+        ("sanitizer", {"memcheck": "5"}, "memcheck: did not work, or its tests failed (exit status 5)"),
         ("capture_error", "no capture", "graph capture failed: no capture"),
         ("failures", ["copy: out of memory"], "copy: out of memory"),
     ],
@@ -165,9 +190,31 @@ def test_every_kind_of_problem_is_named(key: str, value: object, expected: str) 
 def test_a_part_that_fails_is_noted_and_leaves_the_others() -> None:
     attempt = Attempts()
 
-    def fail() -> int:
-        raise BackendError("launch failed\nsecond line")
+    def fail(error: Exception) -> int:
+        raise error
 
-    assert attempt("noise", fail) is None
+    assert attempt("noise", lambda: fail(BackendError("launch failed\nsecond line"))) is None
+    assert attempt("host", lambda: fail(AttributeError("no such member"))) is None, "whatever it is"
     assert attempt("copy", lambda: 3) == 3
-    assert attempt.failures == ["noise: launch failed"]
+    assert attempt.failures == ["noise: launch failed second line", "host: AttributeError: no such member"]
+
+
+def test_a_page_says_what_the_sanitizer_did() -> None:
+    page = markdown({"sanitizer": {"memcheck": "0", "racecheck": "124"}})
+    assert "compute-sanitizer, memcheck: no errors." in page
+    assert "compute-sanitizer, racecheck: did not end in its time." in page
+
+
+def test_results_name_their_sources_also_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    import common
+
+    def run(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert common.machine()["commit"] == ""
+    whole, part = sources_sha256(), sources_sha256("csrc")
+    assert len({whole, part, sources_sha256("bench")}) == 3
+    stamp = {"machine": {"commit": ""}, "sources_sha256": whole}
+    assert same_machine(stamp, dict(stamp))
+    assert not same_machine(stamp, {**stamp, "sources_sha256": part})

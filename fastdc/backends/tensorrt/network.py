@@ -172,8 +172,8 @@ class TensorRTNetwork(DeviceNetwork):
 
     Raises:
         InputError: An engine that holds host code was asked for.
-        MissingDependencyError: TensorRT, cuda-core or filelock is not installed; or what the self-test of an engine that
-            is to be built needs.
+        MissingDependencyError: TensorRT, cuda-core or filelock is not installed; or what the self-test of a new engine
+            needs.
         BackendError: There is no GPU, or the engine cannot be built, loaded, or fails its test.
         BundleError: The graph is corrupt.
     """
