@@ -222,6 +222,7 @@ class HostedArrays(DeviceArrays):
     """Device arrays in the CPU's memory."""
 
     array_type = HostedArray
+    memory = 1 << 37
 
     def __init__(self, core: Core | None = None) -> None:
         super().__init__(0, core or Core(lazy=False))

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_doubles import Core, HostedArrays
+from cuda_doubles import Builder, Core, HostedArrays
 from worlds import SHAPE, classifier, denoiser, fails_with, gaussian, unit_images
 
 from fastdc import BackendError, DiffusionClassifier, InputError, ops
 from fastdc.backends import cuda_arrays
-from fastdc.backends.base import AbstractSlot, halves
+from fastdc.backends.base import CAPTURING, AbstractSlot, halves
 from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -210,6 +210,51 @@ def test_a_capture_that_fails_leaves_the_stream_usable(arrays: HostedArrays) -> 
     np.testing.assert_array_equal(arrays.read(arrays.place(np.ones(2, np.float32)), 2), [1, 1])
 
 
+def test_the_first_failure_of_a_capture_is_named(arrays: HostedArrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture that something has broken fails again when it is ended, and when it is given up."""
+
+    def broken(self: Any) -> None:
+        raise RuntimeError("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+
+    monkeypatch.setattr(Builder, "end_building", broken)
+    monkeypatch.setattr(Builder, "close", broken)
+
+    def launch() -> None:
+        raise RuntimeError("cudaMalloc is not permitted")
+
+    def refuse() -> None:
+        raise BackendError("the network refuses")
+
+    fails_with(lambda: arrays.capture(launch), "graphs=False", "cudaMalloc", kind=BackendError)
+    fails_with(lambda: arrays.capture(refuse), "the network refuses", kind=BackendError)
+    assert not CAPTURING.locked()
+
+
+def test_threads_write_and_read_at_once(arrays: HostedArrays) -> None:
+    """A run is prepared on a network while another one works: neither may take the other's staging area."""
+    made = [arrays.empty((64,), "int32") for _ in range(4)]
+    wrong: list[tuple[int, int]] = []
+
+    def work(number: int) -> None:
+        for turn in range(200):
+            arrays.write(made[number], np.full(64, 1000 * number + turn, np.int32))
+            got = arrays.read(made[number], 64)
+            if not (got == 1000 * number + turn).all():
+                wrong.append((number, turn))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
 def test_failures_of_cuda_are_one_line(arrays: HostedArrays) -> None:
     made = arrays.place(np.zeros(2, np.float32))
     replay = arrays.capture(lambda: None)
@@ -346,6 +391,12 @@ def test_what_is_used_of_cuda_core_is_there() -> None:
     for name in ("handle",):
         assert hasattr(core.Stream, name)
         assert hasattr(core.Buffer, name)
+
+
+def test_memory_of_a_device_is_asked_for_by_a_name_that_is_there() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", exc_type=ImportError)
+    assert callable(driver.cuDeviceTotalMem)
+    assert int(driver.CUresult.CUDA_SUCCESS) == 0
 
 
 def test_memory_given_by_address_is_taken_by_cuda_core() -> None:

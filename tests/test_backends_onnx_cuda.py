@@ -5,6 +5,8 @@ the CPU provider: device arrays lie in the CPU's memory there, so that buffers, 
 tested as they are, and what a GPU provider makes of its options is not.
 """
 
+import dataclasses
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +54,7 @@ class Session:
         self.providers = providers
         self.real = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.bindings: list[dict[str, Any]] = []
-        self.runs: list[tuple[str, str]] = []
+        self.runs: list[str] = []
         self.fallback = True
         ort.sessions.append(self)
 
@@ -75,8 +77,7 @@ class Session:
         return Binding(self.real.io_binding(), self.bindings[-1])
 
     def run_with_iobinding(self, binding: Binding, options: Any) -> None:
-        keys = ("gpu_graph_id", "disable_synchronize_execution_providers")
-        self.runs.append(tuple(options.get_run_config_entry(key) for key in keys))
+        self.runs.append(options.get_run_config_entry("disable_synchronize_execution_providers"))
         if self.ort.fails:
             raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2\nout of memory")
         self.real.run_with_iobinding(binding.binding)
@@ -94,16 +95,22 @@ class Ort:
         self.available = AVAILABLE
         self.loads = True
         self.fails = False
-        self.preloaded = 0
+        self.preloaded: list[dict[str, Any]] = []
+        self.refuses = ""
 
     def get_available_providers(self) -> list[str]:
         return self.available
 
-    def preload_dlls(self) -> None:
-        self.preloaded += 1
+    def preload_dlls(self, **given: Any) -> None:
+        self.preloaded.append(given)
         print("Failed to load libcudnn.so.9")
 
-    def InferenceSession(self, graph: Any, options: Any, *, providers: list[Any]) -> Session:  # noqa: N802
+    def InferenceSession(  # noqa: N802
+        self, graph: Any, options: Any, *, providers: list[Any], enable_fallback: int = 1
+    ) -> Session:
+        if self.refuses and not enable_fallback:
+            raise RuntimeError(self.refuses)
+        self.loads = self.loads and not self.refuses
         return Session(self, graph, options, providers)
 
 
@@ -165,30 +172,35 @@ def test_each_slot_has_a_session_on_its_own_stream() -> None:
         assert session.providers == [
             (
                 "CUDAExecutionProvider",
-                {"device_id": "0", "user_compute_stream": str(stream), "enable_cuda_graph": "1", "use_tf32": "0"},
+                {
+                    "device_id": "0",
+                    "user_compute_stream": str(stream),
+                    "use_tf32": "0",
+                    "cudnn_conv_algo_search": "HEURISTIC",
+                },
             )
         ]
         assert not session.fallback
-    assert ort.preloaded == 2
 
 
 def test_the_users_options_go_over_ours() -> None:
     ort = Ort()
-    given = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1"}
-    net = opened(shipped(), ort, batch=8, graphs=False, provider_options=given)
+    given = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "1", "enable_cuda_graph": "0"}
+    net = opened(shipped(), ort, batch=8, provider_options=given)
     (_, options), *_ = ort.sessions[0].providers
-    assert options.items() >= {**given, "enable_cuda_graph": "0"}.items()
+    assert options.items() >= given.items()
     assert net.provider_options[0] == options
 
 
 def test_tensorrts_provider_gets_a_range_of_shapes(latent: Bundle) -> None:
     ort = Ort()
     given = {"provider": "tensorrt", "trt_engine_cache_enable": "1"}
-    net = opened(latent, ort, batch=16, provider_options=given)
+    net = opened(latent, ort, batch=16, tf32=True, provider_options=given)
     (provider, options), (other, others) = ort.sessions[0].providers
     assert (provider, other) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
-    assert others == {key: options[key] for key in ("device_id", "user_compute_stream")}
-    assert options["trt_engine_cache_enable"] == options["trt_cuda_graph_enable"] == "1"
+    same = {key: options[key] for key in ("device_id", "user_compute_stream")}
+    assert others == {**same, "use_tf32": "1", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert options["trt_engine_cache_enable"] == "1"
     assert "provider" not in options
     shape = "x".join(map(str, MODEL.sample_shape))
     rows = "x".join(map(str, table(PROMPTS).shape))
@@ -199,30 +211,59 @@ def test_tensorrts_provider_gets_a_range_of_shapes(latent: Bundle) -> None:
     assert net.provider == "TensorrtExecutionProvider"
 
 
-def test_a_graph_for_each_size_and_no_waiting() -> None:
+def test_float32_in_tensorrts_provider_is_tf32_unless_nvidias_switch_says_no(
+    latent: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"provider": "tensorrt"}
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    with pytest.warns(RuntimeWarning, match="NVIDIA_TF32_OVERRIDE=0"):
+        opened(latent, batch=2, provider_options=given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened(latent, batch=2)
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+        opened(latent, batch=2, provider_options=given)
+
+
+def test_a_binding_for_each_size_and_no_waiting() -> None:
     ort = Ort()
     net = opened(shipped(), ort, batch=8)
     slot, session = net.slots[0], ort.sessions[0]
     for size in (8, 1, 8, 4):
         slot.run(size)
-    assert session.runs == [("4", "1"), ("1", "1"), ("4", "1"), ("3", "1")]
+    assert session.runs == ["1"] * 4
     assert len(session.bindings) == 3, "a binding is made once a size"
     index, element, shape, pointer = session.bindings[0]["sample"]
     assert (index, element, shape, pointer) == (0, 1, (8, *shipped().model.sample_shape), slot.sample.pointer)
     assert session.bindings[0]["class_labels"][1:3] == (7, (8,))
     assert net.capture(slot, lambda: None) is None
-    without = Ort()
-    opened(shipped(), without, batch=8, graphs=False).slots[0].run(8)
-    assert without.sessions[0].runs == [("-1", "1")]
 
 
-def test_a_step_is_as_large_as_a_device_likes(latent: Bundle) -> None:
-    for flops, batch in ((None, 512), (1e6, 512), (1e11, 128), (1.1e11, 128), (6.8e11, 16), (1e14, 1), ("x", 512)):
-        manifest: Any = {**latent.manifest, "cost": {"flops": flops}}
-        fake: Any = SimpleNamespace(manifest=manifest)
-        from fastdc.backends.onnx_cuda import _default_batch
+def test_a_step_is_as_large_as_the_device_likes(latent: Bundle) -> None:
+    assert opened(shipped()).batch == 512
+    costly = dataclasses.replace(latent, manifest={**latent.manifest, "cost": {"flops": 1e12}})
+    assert opened(costly).batch == 16
 
-        assert _default_batch(fake) == batch
+
+def test_libraries_that_are_not_beside_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip may have put ONNX Runtime into one folder and CUDA's libraries into another, as with --target."""
+    for folder, library in (("cu13", "libcublasLt.so.13"), ("cudnn", "libcudnn.so.9"), ("nccl", "libnccl.so.2")):
+        (tmp_path / "nvidia" / folder / "lib").mkdir(parents=True)
+        (tmp_path / "nvidia" / folder / "lib" / library).touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "nvidia")])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    ort = Ort()
+    opened(shipped(), ort, batch=2)
+    where = tmp_path / "nvidia"
+    assert ort.preloaded == [
+        {"cuda": True, "cudnn": False, "directory": str(where / "cu13" / "lib")},
+        {"cuda": False, "cudnn": True, "directory": str(where / "cudnn" / "lib")},
+        {},
+    ]
+    ort = Ort()
+    ort.__file__ = str(tmp_path / "onnxruntime" / "__init__.py")  # type: ignore[attr-defined]
+    opened(shipped(), ort, batch=2)
+    assert ort.preloaded == [{}]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -239,6 +280,19 @@ def test_a_provider_that_does_not_load_is_no_cpu() -> None:
     ort = Ort()
     ort.loads = False
     fails_with(lambda: opened(shipped(), ort), "CUDAExecutionProvider", "driver", kind=BackendError)
+
+
+def test_what_a_provider_refuses_is_said() -> None:
+    """Asked for with its fallback, ONNX Runtime would print it and make a session on the CPU."""
+    ort = Ort()
+    ort.refuses = "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2: out of memory"
+    fails_with(lambda: opened(shipped(), ort), "CUDAExecutionProvider does not run", "out of memory", kind=BackendError)
+
+
+@pytest.mark.parametrize("option", ["enable_cuda_graph", "trt_cuda_graph_enable"])
+@pytest.mark.parametrize("value", ["1", "True"])
+def test_onnx_runtimes_own_graphs_are_refused(option: str, value: str) -> None:
+    fails_with(lambda: opened(shipped(), provider_options={option: value}), option, kind=InputError)
 
 
 def test_the_installed_package_without_cuda() -> None:

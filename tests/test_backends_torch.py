@@ -5,8 +5,9 @@ buffers lie on the CPU: what is shown is the order of the calls and the numbers,
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import pytest
 from worlds import SHAPE, fails_with, gaussian, unit_images
 
 import fastdc
-from fastdc import BackendError, DiffusionClassifier, InputError
+from fastdc import BackendError, DiffusionClassifier, InputError, ops
 from fastdc.backends import NetworkOptions
+from fastdc.backends.base import CAPTURING, device_batch
 from fastdc.data import digits_test
 
 if TYPE_CHECKING:
@@ -127,6 +129,9 @@ class Cuda:
                 cuda.streams += 1
                 self.cuda_stream = 1000 + cuda.streams
 
+            def synchronize(self) -> None:
+                cuda.calls.append(("synchronize", self.cuda_stream))
+
             def wait_event(self, event: Any) -> None:
                 cuda.calls.append(("wait", self.cuda_stream, event.recorded))
 
@@ -148,6 +153,7 @@ class Cuda:
                 self.work()
 
         self.Stream, self.Event, self.CUDAGraph = Stream, Event, Graph
+        self.default = Stream("cuda")
 
     @contextmanager
     def stream(self, stream: Any) -> Iterator[None]:
@@ -160,21 +166,29 @@ class Cuda:
     @contextmanager
     def graph(self, graph: Any, *, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
+        assert CAPTURING.locked()
         self.calls.append(("capture", stream.cuda_stream, pool))
         self.graphs.append(graph)
-        with self.stream(stream):
+        self.stream(stream).__enter__()  # and as torch's own, it does not leave the stream where capturing has failed
+        try:
             yield
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+        self.current = None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("Stream", "Event", "CUDAGraph", "stream", "graph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         pools = iter(range(100))
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-        monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current or self.default)
+        properties = SimpleNamespace(total_memory=1 << 37)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
         zeros = torch.zeros
 
         def unpinned(*args: Any, pin_memory: bool = False, **more: Any) -> Any:
+            if not pin_memory and self.current:
+                self.calls.append(("zeros", self.current.cuda_stream))
             return zeros(*args, **more)
 
         monkeypatch.setattr(torch, "zeros", unpinned)
@@ -202,10 +216,91 @@ def test_two_slots_with_streams_of_their_own(cuda: Cuda) -> None:
     network = backend.TorchNetwork(Convolution(), SHAPE, NetworkOptions(batch=8))
     assert len({network.stream, *(slot.stream for slot in network.slots)}) == 3
     assert network.sizes == (1, 2, 4, 8)
-    flags = [torch.backends.cudnn.allow_tf32]
-    backend.TorchNetwork(Convolution(), SHAPE, NetworkOptions(batch=8, tf32=True))
-    flags += [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
-    assert flags == [False, True, True]
+
+
+def test_memory_is_asked_for_on_the_stream_that_writes_it(cuda: Cuda) -> None:
+    """Else torch might give it on to somebody who writes it first."""
+    network = on_cuda(Convolution(), batch=8)
+    queues = [slot.queue.cuda_stream for slot in network.slots]  # type: ignore[attr-defined]
+    zeroed = [stream for name, stream in cuda.calls if name == "zeros"]
+    assert zeroed == [queues[0]] * 6 + [queues[1]] * 6
+    before = next(i for i, call in enumerate(cuda.calls) if call[0] == "zeros")
+    assert ("synchronize", cuda.default.cuda_stream) in cuda.calls[:before], "the weights, cast on another stream"
+    seen: list[int] = []
+    to = torch.Tensor.to
+
+    def recorded(tensor: Any, *args: Any, **more: Any) -> Any:
+        seen.append(cuda.current.cuda_stream)
+        return to(tensor, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", recorded)
+        network.place(np.zeros(3, np.float32))
+    assert seen == [network.stream]
+
+
+def test_each_launch_has_its_networks_tf32(cuda: Cuda) -> None:
+    """The flag is the process's: another network may have set it in the meantime."""
+    seen: list[bool] = []
+
+    class Looks(torch.nn.Module):
+        def forward(self, sample: Any, timestep: Any, class_labels: Any) -> Any:
+            seen.append(torch.backends.cuda.matmul.allow_tf32)
+            return sample
+
+    rounding, exact = (on_cuda(Looks(), batch=2, tf32=tf32) for tf32 in (True, False))
+    for network in (rounding, exact, rounding):
+        network.slots[0].run(2)
+    assert seen == [True, False, True]
+    on_cuda(Looks(), batch=2, precision="float16").slots[0].run(2)
+    assert seen[-1], "left alone"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_compiled_modules_are_called_one_at_a_time(device: str, request: pytest.FixtureRequest) -> None:
+    """torch.compile compiles by patching the process: another thread that runs a module meanwhile would be traced."""
+    if device == "cuda":
+        request.getfixturevalue("cuda")
+    inside: list[bool] = []
+
+    class Looks(torch.nn.Module):
+        def forward(self, sample: Any, timestep: Any, class_labels: Any) -> Any:
+            inside.append(backend._compiling.locked())
+            return sample
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda module, **more: module)
+        for compiled in (True, False):
+            backend.TorchNetwork(Looks(), SHAPE, NetworkOptions(batch=2, compile=compiled)).slots[0].run(2)
+    assert inside == [True, False]
+
+
+def test_a_step_is_as_large_as_the_device_likes(cuda: Cuda) -> None:
+    assert backend.TorchNetwork(Convolution(), SHAPE).batch == 512
+    assert backend.TorchNetwork(Convolution(), SHAPE, flops=1e12).batch == 16
+
+
+def test_the_rule_of_steps_on_a_device() -> None:
+    def batch(flops: Any, *, side: int = 32, channels: int = 3, gigabytes: float = 140) -> int:
+        memory = int(gigabytes * 1e9)
+        return device_batch(flops, sample_bytes=4 * channels * side * side, slots=2, memory=memory)
+
+    assert [batch(flops) for flops in (1e6, 1e11, 1.1e11, 6.8e11, 1e14)] == [512, 128, 128, 16, 1]
+    assert [batch(flops) for flops in (None, "x", 0)] == [128] * 3  # as of 0.12 TFLOP
+    assert batch(None, side=8, channels=1) == 512
+    assert batch(None, side=64, channels=4) == 16
+    assert [batch(1e9, gigabytes=size) for size in (140, 24, 8, 0.1)] == [512, 64, 32, 1]
+
+
+def test_a_device_that_fastdc_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has one and fastdc's kernels were built without CUDA."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ops, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(ops, "build_config", lambda: {"cuda": False})
+    network = GaussianDenoiser(WORLD)
+    options = NetworkOptions(device="cuda")
+    fails_with(lambda: backend.TorchNetwork(network, SHAPE, options), "docs/building.md", kind=BackendError)
+    assert backend.TorchNetwork(network, SHAPE).device == "cpu"
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
@@ -257,7 +352,8 @@ def test_the_order_of_a_captured_step(cuda: Cuda) -> None:
     replay = network.capture(slot, launch)
     assert replay is not None
     cuda.graphs[-1].work = lambda: slot.errors.fill_(2.5)
-    assert launched == [queue]
+    assert len(launched) == 2, "once more on this thread, whose handles a capture could not make"
+    assert launched[-1] == queue
     del cuda.calls[:]
     slot.write(slot.cells, cells)
     replay()
@@ -269,8 +365,16 @@ def test_what_cannot_be_captured_says_so(cuda: Cuda) -> None:
     network = on_cuda(Convolution(), batch=8)
 
     def launch() -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        if CAPTURING.locked():
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    fails_with(lambda: network.capture(network.slots[0], launch), "graphs=False", "not permitted", kind=BackendError)
+    def refuse() -> None:
+        if CAPTURING.locked():
+            raise BackendError("the kernels refuse")
+
+    slot = network.slots[0]
+    fails_with(lambda: network.capture(slot, launch), "graphs=False", "not permitted", kind=BackendError)
+    assert cuda.current is None, "the slot's stream is current no more"
+    fails_with(lambda: network.capture(slot, refuse), "the kernels refuse", kind=BackendError)
     without = on_cuda(Convolution(), batch=8, graphs=False)
     assert without.capture(without.slots[0], launch) is None

@@ -11,6 +11,7 @@ engine pads a step to the next of them, captures what it launches for each size 
 """
 
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,8 +27,20 @@ Buffer: TypeAlias = Any
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 DEFAULT_BATCH = 128
+DEVICE_BATCH = 512
 MAX_BATCH = 65_536
 MAX_THREADS = 1024
+
+CAPTURING = threading.Lock()
+"""Held while something is captured: one at a time in a process, for torch waits for the whole device before a capture,
+and CUDA refuses that while a stream of the device is being captured by anybody."""
+
+# What a step on a device may cost where nobody chose its size: operations (a few hundred milliseconds in float32 on a
+# large GPU), and half of the memory. For each byte of a sample, the network of a text-to-image model such as Stable
+# Diffusion's does ten million operations and has some thousand bytes between layers; networks of pixels are cheaper.
+_STEP_FLOPS = 2e13
+_FLOPS_A_BYTE = 1e7
+_BETWEEN_LAYERS = 4096
 
 
 @dataclass(frozen=True)
@@ -37,10 +50,10 @@ class NetworkOptions:
     Attributes:
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "auto" or one of :data:`PRECISIONS`: the element type of the network's input and output.
-        batch: Largest number of cells in a step.
+        batch: Largest number of cells in a step; default 128 on the CPU, :func:`device_batch` on a CUDA device.
         threads: CPU threads, for the CPU.
         compile: Whether the torch backend compiles its module with torch.compile.
-        graphs: Whether steps on a CUDA device are captured into CUDA graphs.
+        graphs: Whether steps on a CUDA device are captured into CUDA graphs, by the backends that can.
         tf32: Whether a float32 network on a CUDA device may round the factors of its products to TF32's 10 bits.
         provider_options: Options of ONNX Runtime's execution provider on a CUDA device, as its documentation names
             them, besides those that fastdc sets; "provider" chooses the provider: "cuda" (the default) or "tensorrt".
@@ -71,9 +84,36 @@ class NetworkOptions:
             raise InputError(f"provider_options must be a mapping of strings to strings, got {given!r:.200}")
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an exception of another library says, cut to fit a one-line message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What was raised first, of errors that came of each other: a capture that fails, fails again when it is ended."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def device_batch(flops: Any, *, sample_bytes: int, slots: int, memory: int) -> int:
+    """Rows of a step on a CUDA device where nobody chose: enough to fill it, and no more than it holds.
+
+    The largest power of two up to 512, of which a step costs at most 20 TFLOP, and of which the steps in flight need at
+    most half of the device's memory between layers, taken as 4096 bytes for each byte of a sample. A cost that is not
+    known is taken as 10 MFLOP for each byte of a sample. Steps with fewer cells run in smaller sizes (:func:`halves`):
+    a lone image does not pay for it.
+
+    Args:
+        flops: Floating-point operations of an evaluation; None or anything else that is no positive number: not known.
+        sample_bytes: Of a network's input.
+        slots: Steps in flight.
+        memory: Bytes of the device.
+    """
+    known = isinstance(flops, (int, float)) and flops > 0
+    affordable = _STEP_FLOPS / (flops if known else _FLOPS_A_BYTE * sample_bytes)
+    most = min(DEVICE_BATCH, affordable, memory / (2 * slots * sample_bytes * _BETWEEN_LAYERS))
+    return 1 << max(0, int(most).bit_length() - 1)
 
 
 def halves(batch: int) -> tuple[int, ...]:
@@ -164,7 +204,8 @@ class AbstractNetwork(Protocol):
 
         Args:
             slot: Whose stream the work is enqueued on.
-            launch: Enqueues it; called once, and no other step of the network is launched meanwhile. It was run before.
+            launch: Enqueues it; called once or more, and no other step of the network is launched meanwhile. It was run
+                before, by any thread.
         """
 
 

@@ -8,7 +8,8 @@ is done on it:
 * `read` copies to pinned memory and waits for the stream, without the GIL;
 * `capture` makes a CUDA graph of what a function enqueues on the stream.
 
-Nothing else waits for the device, and nothing in `write`, `read` and a replay allocates there.
+Nothing else waits for the device, and nothing in `write`, `read` and a replay allocates there. Threads may write and
+read at once: a run may be prepared on a network while another one works.
 
 :class:`DeviceBuffers` and :class:`DeviceNetwork` are the twins of ``base.HostBuffers`` and ``base.HostArrays``: the
 buffers of a slot, each slot with a stream of its own, and what networks on a device have in common.
@@ -17,9 +18,11 @@ The current device belongs to a thread, and other libraries set it too; every en
 microsecond. Without a driver nothing of cuda-core is touched. Not run on a device yet: docs/gpu.md has the command.
 """
 
+import contextlib
 import ctypes
 import importlib
 import math
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import ModuleType
@@ -29,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import ops
-from fastdc.backends.base import AbstractSlot, Buffer, one_line
+from fastdc.backends.base import CAPTURING, AbstractSlot, Buffer, first_cause, one_line
 from fastdc.exceptions import BackendError, InputError, MissingDependencyError
 
 ALIGNMENT = 256
@@ -185,8 +188,18 @@ class DeviceArrays:
         except Exception as error:
             raise _failed("open", error) from None
         self._turn = 0
+        self._staging = threading.Lock()
         self._written = False
         self.stream = int(self._stream.handle)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the device, in use or not."""
+        self._device()
+        status, nbytes = importlib.import_module("cuda.bindings.driver").cuDeviceTotalMem(self.index)
+        if int(status):
+            raise BackendError(f"CUDA could not tell its memory: {status!r:.80}")
+        return int(nbytes)
 
     def _device(self) -> Any:
         """The device, made current in this thread."""
@@ -239,17 +252,20 @@ class DeviceArrays:
             raise InputError(f"expected {array.dtype} in rows of {array!r}, got {values.dtype.name} {values.shape}")
         source = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         try:
-            self._device()
-            for start in range(0, len(source), _STAGE_BYTES):
-                piece = source[start : start + _STAGE_BYTES]
-                stage = self._stages[self._turn]
-                self._turn = (self._turn + 1) % _STAGES
-                staged = stage.room(len(piece))
-                stage.bytes[: len(piece)] = piece
-                self._window(array, start, len(piece)).copy_from(staged, stream=self._stream)
-                stage.leaves(self._stream)
+            with self._staging:
+                self._device()
+                for start in range(0, len(source), _STAGE_BYTES):
+                    self._stage(array, start, source[start : start + _STAGE_BYTES])
         except Exception as error:
             raise _failed("copy to the device", error) from None
+
+    def _stage(self, array: DeviceArray, start: int, piece: npt.NDArray[np.uint8]) -> None:
+        stage = self._stages[self._turn]
+        self._turn = (self._turn + 1) % _STAGES
+        staged = stage.room(len(piece))
+        stage.bytes[: len(piece)] = piece
+        self._window(array, start, len(piece)).copy_from(staged, stream=self._stream)
+        stage.leaves(self._stream)
 
     def read(self, array: DeviceArray, count: int) -> npt.NDArray[Any]:
         """The first `count` rows as a new host array, after all work of the stream.
@@ -261,15 +277,16 @@ class DeviceArrays:
         made = np.empty(rows.shape, _numpy_dtype(array.dtype))
         target = made.reshape(-1).view(np.uint8)
         try:
-            self._device()
-            for start in range(0, len(target), _STAGE_BYTES):
-                piece = target[start : start + _STAGE_BYTES]
-                staged = self._result.room(len(piece))
-                staged.copy_from(self._window(array, start, len(piece)), stream=self._stream)
-                self._stream.sync()
-                piece[:] = self._result.bytes[: len(piece)]
-            if not len(target):
-                self._stream.sync()
+            with self._staging:
+                self._device()
+                for start in range(0, len(target), _STAGE_BYTES):
+                    piece = target[start : start + _STAGE_BYTES]
+                    staged = self._result.room(len(piece))
+                    staged.copy_from(self._window(array, start, len(piece)), stream=self._stream)
+                    self._stream.sync()
+                    piece[:] = self._result.bytes[: len(piece)]
+                if not len(target):
+                    self._stream.sync()
         except Exception as error:
             raise _failed("copy from the device", error) from None
         return made
@@ -315,21 +332,23 @@ class DeviceArrays:
         """
         self._device()
         stream = self._stream
-        builder = stream.create_graph_builder()
-        try:
-            builder.begin_building(mode="thread_local")  # other threads go on launching and waiting meanwhile
+        with CAPTURING:
+            builder = stream.create_graph_builder()
             try:
-                launch()
+                builder.begin_building(mode="thread_local")  # other threads go on launching and waiting meanwhile
+                try:
+                    launch()
+                finally:
+                    builder.end_building()
+                graph = builder.complete()
+                graph.upload(stream)
+            except Exception as error:
+                cause = first_cause(error)
+                what = "capture a step, run it with graphs=False"
+                raise (cause if isinstance(cause, BackendError) else _failed(what, cause)) from None
             finally:
-                builder.end_building()
-            graph = builder.complete()
-            graph.upload(stream)
-        except BackendError:
-            raise
-        except Exception as error:
-            raise _failed("capture a step, run it with graphs=False", error) from None
-        finally:
-            builder.close()
+                with contextlib.suppress(Exception):  # of a capture that failed, which was said above
+                    builder.close()
 
         def replay() -> None:
             try:
@@ -417,7 +436,7 @@ def _probed(index: int) -> ModuleType:
     return core
 
 
-def _failed(what: str, error: Exception) -> BackendError:
+def _failed(what: str, error: BaseException) -> BackendError:
     return BackendError(f"CUDA could not {what}: {one_line(error)}")
 
 

@@ -5,20 +5,38 @@ with forward(sample, timestep, class_labels) can be given instead.
 
 On a CUDA device there are two slots with a stream each, so that the host's work for one step is hidden behind the other
 step; tables and results travel through pinned memory; convolutions run in channels_last; and a step, fastdc's kernels
-included, is captured by torch's own CUDA graphs (their memory comes from a pool a slot). None of the CUDA part has run
-on a device yet: docs/gpu.md has the command that verifies it.
+included, is captured by torch's own CUDA graphs (their memory comes from a pool a slot). Memory is asked for on the
+stream that writes it, so that what torch's allocator hands out again comes after what was written there before. None of
+the CUDA part has run on a device yet: docs/gpu.md has the command that verifies it.
+
+Three things of torch are a process's: the flags of TF32, which are therefore set before every step that is launched;
+captures, of which there is one at a time (``base.CAPTURING``); and torch.compile, which neither compiles nor runs
+safely beside a compilation in another thread, so that compiled modules are called one at a time.
 """
 
 import inspect
+import math
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, Buffer, NetworkOptions, halves, one_line
+from fastdc import ops
+from fastdc.backends.base import (
+    CAPTURING,
+    DEFAULT_BATCH,
+    AbstractSlot,
+    Buffer,
+    NetworkOptions,
+    device_batch,
+    first_cause,
+    halves,
+    one_line,
+)
+from fastdc.backends.cuda_arrays import device_index
 from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, BundleError
 from fastdc.extras import require
@@ -32,8 +50,7 @@ CUDA_SLOTS = 2
 # Sizes of a step that torch.compile may specialise for: the halves of any batch.
 _RECOMPILE_LIMIT = 64
 
-# torch allows one capture at a time in a process.
-_capturing = threading.Lock()
+_compiling = threading.Lock()
 
 
 class _TorchSlot:
@@ -46,6 +63,7 @@ class _TorchSlot:
         dtype: Of sample and output.
         device: Where they lie.
         channels_last: Whether the module takes its sample with the channels as the fastest axis.
+        alone: Held while the module is called.
     """
 
     stream = 0
@@ -59,11 +77,13 @@ class _TorchSlot:
         dtype: "torch.dtype",
         device: str,
         channels_last: bool = False,
+        alone: AbstractContextManager[Any] | None = None,
     ) -> None:
         import torch
 
         self._call = call
         self._channels_last = channels_last
+        self._alone = alone or nullcontext()
         self.sample: Buffer = torch.zeros((batch, *image_shape), dtype=dtype, device=device)
         self.timestep: Buffer = torch.zeros(batch, device=device)
         self.class_labels: Buffer = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -79,7 +99,8 @@ class _TorchSlot:
             sample = self.sample[:count]
             if self._channels_last:
                 sample = sample.contiguous(memory_format=torch.channels_last)
-            result = self._call(sample, self.timestep[:count], self.class_labels[:count])
+            with self._alone:
+                result = self._call(sample, self.timestep[:count], self.class_labels[:count])
             if result.shape != sample.shape:
                 raise BackendError(f"the module returned shape {tuple(result.shape)}, expected {tuple(sample.shape)}")
             self.output[:count].copy_(result)
@@ -101,26 +122,30 @@ class _CudaSlot(_TorchSlot):
 
     Args:
         written: Recorded after whatever the network wrote last.
+        tf32: Whether products of float32 may round their factors; None: there are none.
         **more: See :class:`_TorchSlot`.
     """
 
-    def __init__(self, *args: Any, written: "torch.cuda.Event", device: str, **more: Any) -> None:
+    def __init__(self, *args: Any, written: "torch.cuda.Event", tf32: bool | None, device: str, **more: Any) -> None:
         import torch
 
-        super().__init__(*args, device=device, **more)
         self.queue = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self.queue):
+            super().__init__(*args, device=device, **more)
+        self._tf32 = tf32
         self.pool = torch.cuda.graph_pool_handle()
         self.stream = int(self.queue.cuda_stream)
         self._written = written
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._staged: dict[int, torch.Tensor] = {}
         self._result = torch.zeros(len(self.errors), pin_memory=True)
-        torch.cuda.synchronize(device)  # the buffers were filled on another stream
 
     def run(self, count: int) -> None:
         """See ``base.AbstractSlot``."""
         import torch
 
+        if self._tf32 is not None:
+            _allow_tf32(self._tf32)
         with torch.cuda.stream(self.queue):
             super().run(count)
 
@@ -155,8 +180,10 @@ class TorchNetwork:
         module: forward(sample (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) -> (b, c, h, w). Moved to
             the device and precision, and put into evaluation mode.
         image_shape: (channels, height, width).
-        options: device, precision (default float32), batch, threads (sets torch's global thread count), compile,
-            graphs, tf32 (on a CUDA device sets torch's global flags of it).
+        options: device, precision (default float32), batch (default 128, on a CUDA device ``base.device_batch``),
+            threads (sets torch's global thread count), compile, graphs, tf32 (on a CUDA device a float32 network sets
+            torch's global flags of it, whenever it is launched).
+        flops: Floating-point operations of an evaluation, where they are known.
 
     Attributes:
         module: The module as it runs, for what needs more than F, such as gradients.
@@ -168,23 +195,30 @@ class TorchNetwork:
     backend = "torch"
 
     def __init__(
-        self, module: "torch.nn.Module", image_shape: tuple[int, int, int], options: NetworkOptions | None = None
+        self,
+        module: "torch.nn.Module",
+        image_shape: tuple[int, int, int],
+        options: NetworkOptions | None = None,
+        *,
+        flops: Any = None,
     ) -> None:
         torch = require("torch")
         options = options or NetworkOptions()
         self.device = _choose_device(options.device)
         self.precision = "float32" if options.precision == "auto" else options.precision
-        self.batch = options.batch or DEFAULT_BATCH
         self.kept: dict[str, Any] = {}
         self.stream = 0
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         dtype = getattr(torch, self.precision)
-        self.module = module.to(device=self.device, dtype=dtype).eval()
         cuda = self.device.startswith("cuda")
+        self.batch = options.batch or DEFAULT_BATCH
+        if cuda and options.batch is None:
+            self.batch = _device_batch(self.device, flops, math.prod(image_shape) * dtype.itemsize)
+        self.module = module.to(device=self.device, dtype=dtype).eval()
         self.sizes = halves(self.batch) if cuda or options.compile else None
         self._graphs = options.graphs
-        more: dict[str, Any] = {"dtype": dtype, "device": self.device}
+        more: dict[str, Any] = {"dtype": dtype, "device": self.device, "alone": _compiling if options.compile else None}
         if cuda:
             more |= self._prepare_cuda(options)
         call = _compiled(self.module) if options.compile else self.module
@@ -197,8 +231,7 @@ class TorchNetwork:
         """Streams and layout on a device; what its slots need to know."""
         import torch
 
-        if self.precision == "float32":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+        tf32 = options.tf32 if self.precision == "float32" else None
         self._home = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._written = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._written.record(self._home)
@@ -206,7 +239,8 @@ class TorchNetwork:
         channels_last = any(parameter.dim() == 4 for parameter in self.module.parameters())
         if channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return {"channels_last": channels_last, "written": self._written}
+        torch.cuda.current_stream(self.device).synchronize()  # the weights were cast and laid out on it
+        return {"channels_last": channels_last, "written": self._written, "tf32": tf32}
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: NetworkOptions | None = None) -> "TorchNetwork":
@@ -230,13 +264,15 @@ class TorchNetwork:
             module.load_state_dict(safetensors.torch.load(content))
         except Exception as error:  # safetensors and torch raise bare exceptions
             raise BundleError(f"{bundle.path / WEIGHTS} does not fit the network: {one_line(error)}") from None
-        return cls(module, bundle.model.sample_shape, options)
+        flops = (bundle.manifest.get("cost") or {}).get("flops")
+        return cls(module, bundle.model.sample_shape, options, flops=flops)
 
     def place(self, array: npt.NDArray[Any]) -> Buffer:
         """See ``base.AbstractNetwork``."""
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        with torch.cuda.stream(self._home) if self.stream else nullcontext():
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
         """See ``base.AbstractNetwork``."""
@@ -269,18 +305,24 @@ class TorchNetwork:
 
         if not isinstance(slot, _CudaSlot) or not self._graphs:
             return None
+        # The handles of cuBLAS and cuDNN and their plans are a thread's own and made when it first needs them, which no
+        # capture allows: this thread need not be the one that ran the step before.
+        launch()
         graph, queue = torch.cuda.CUDAGraph(), slot.queue
         try:
             # thread_local: the other slot's thread goes on launching and waiting meanwhile.
             with (
-                _capturing,
-                torch.cuda.device(self.device),
+                CAPTURING,
+                torch.cuda.stream(queue),
                 torch.cuda.graph(graph, pool=slot.pool, stream=queue, capture_error_mode="thread_local"),
             ):
                 launch()
         except RuntimeError as error:
+            cause = first_cause(error)
+            if isinstance(cause, BackendError):
+                raise cause from None
             raise BackendError(
-                f"the module cannot be captured into a CUDA graph, run it with graphs=False: {one_line(error)}"
+                f"the module cannot be captured into a CUDA graph, run it with graphs=False: {one_line(cause)}"
             ) from None
 
         def replay() -> None:
@@ -288,6 +330,19 @@ class TorchNetwork:
                 graph.replay()
 
         return replay
+
+
+def _allow_tf32(allowed: bool) -> None:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _device_batch(device: str, flops: Any, sample_bytes: int) -> int:
+    import torch
+
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return device_batch(flops, sample_bytes=sample_bytes, slots=CUDA_SLOTS, memory=memory)
 
 
 def _compiled(module: "torch.nn.Module") -> Callable[..., "torch.Tensor"]:
@@ -305,12 +360,9 @@ def _choose_device(wanted: str) -> str:
     import torch
 
     if wanted == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
+        return "cuda:0" if torch.cuda.is_available() and ops.cuda_device_count() else "cpu"
     if wanted == "cpu":
         return wanted
     if not torch.cuda.is_available():
         raise BackendError(f"device {wanted!r} was asked for, but torch {torch.__version__} finds no CUDA device")
-    index = int(wanted.partition(":")[2] or 0)
-    if index >= torch.cuda.device_count():
-        raise BackendError(f"device {wanted!r} was asked for, but there are {torch.cuda.device_count()} CUDA devices")
-    return f"cuda:{index}"
+    return f"cuda:{device_index(wanted)}"  # fastdc's kernels need it as well
