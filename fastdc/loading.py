@@ -34,7 +34,8 @@ def load(
         backend: "auto", "onnx", "torch" or "tensorrt".
         device: "auto", "cpu", "cuda" or "cuda:N"; "cuda:N,M" spreads images over several devices (``spread``).
         precision: "auto", "float32", "float16" or "bfloat16".
-        batch: Largest number of network evaluations in a step; default 128.
+        batch: Largest number of network evaluations in a step; default 128 or fewer on the CPU, and on a CUDA device by
+            its memory and the network's cost.
         threads: CPU threads; default: the CPUs this process may use.
         compile: See ``backends.NetworkOptions``, as for the three that follow.
         graphs: ...

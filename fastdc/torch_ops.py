@@ -17,7 +17,8 @@ The gradient of an error, err = w / D * sum rho(r) with r = a F + b x + c e + d 
     d err / d z = w / D * rho'(r) d
 
 with rho' = 2 r, sign(r), or r cut at +-delta. The gradient of the noised image u = gx x + ge e is gx. Images that
-several cells share get the sum over those cells. Tables, noise and weights have no gradient, and gradients have none.
+several cells share get the sum over those cells, on CUDA in no fixed order (torch's ``index_add_``). Tables, noise and
+weights have no gradient, and gradients have none.
 """
 
 import threading
