@@ -17,11 +17,14 @@ it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
 """
 
 import argparse
+import contextlib
 import gc
+import os
 import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +37,7 @@ from gpu_parts import PARTS, Opened, Part, Record, allowed, engine_parts, plain_
 from gpu_plain import PlainLoop, set_flags
 from gpu_report import add_ratios, complete, problems_of, write
 from gpu_sides import PLAIN, WORDS, Absent, Bundles, Side, chosen, details, module_of, open_side
-from gpu_watch import ALIVE, BROKEN, DEVICE_LOST, STOPPED, watch
+from gpu_watch import ALIVE, BROKEN, STOPPED, UNFINISHED, watch
 
 from fastdc import DiffusionClassifier, ops
 from fastdc.backends import NetworkOptions
@@ -195,9 +198,13 @@ class Bench:
                 measured[name] = parts[name](measured)
             except Exception as error:  # as above
                 _failed(record, name, f"{case.name}, {side}, {name}: {said(error)}")
-                if device_lost(self._options.device):
-                    return
-                continue
+                if not device_lost(self._options.device):
+                    continue
+                left = [
+                    part for part in PARTS[PARTS.index(name) + 1 :] if part in parts and part in self._options.parts
+                ]
+                record["not_run"] |= dict.fromkeys(left, "the device was lost before it")
+                return
             del record["not_run"][name]
             record["problems"] += judged(f"{case.name}, {side}", name, measured[name])
 
@@ -280,9 +287,10 @@ def _free() -> None:
     torch = require("torch", extra="cuda")
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    with contextlib.suppress(Exception):  # of a device that is lost, which is looked at by others
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _refusal(device: str) -> str:
@@ -325,7 +333,15 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     if options.run is not None:
-        return run(options)
+        try:
+            status = run(options)
+        except Exception:  # not one of a side: another process may do better
+            traceback.print_exc()
+            status = UNFINISHED
+        sys.stdout.flush()
+        if status == UNFINISHED:  # at once: what is left on a lost device may not let itself be freed
+            os._exit(status)
+        return status
     with tempfile.TemporaryDirectory() as folder:
         more = ["--folder", str(options.keep or folder)]
         status = watch([sys.executable, __file__, *sys.argv[1:]], options.minutes, more=more)
@@ -353,7 +369,7 @@ def run(options: argparse.Namespace) -> int:
                 alive()
     except DeviceLostError:
         note("the device is in an error that stays: another process goes on")
-        return DEVICE_LOST
+        return UNFINISHED
     write(out, result | {"networks": bench.networks})
     print((out.with_suffix(".md")).read_text(encoding="utf-8"))
     problems = problems_of({name: bench.networks[name] for name in options.networks})

@@ -19,7 +19,7 @@ BROKEN = "begun, and not ended"
 ALIVE = "gpu_networks: still running"
 """A line that is a sign of life and no more."""
 
-DEVICE_LOST, STOPPED = 3, 4
+UNFINISHED, STOPPED = 3, 4
 """Exit statuses: of a process after which another should go on; of :func:`watch` where none got anywhere."""
 
 ENDED = (0, 1, 2)  # all is well, problems, nothing to run on

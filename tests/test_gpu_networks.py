@@ -91,6 +91,14 @@ def test_the_plain_loop_computes_the_errors_of_the_definition() -> None:
     assert len(seconds) == 2
 
 
+def test_the_plain_loop_runs_in_half_precision() -> None:
+    case = open_case("tiny", quick=True)
+    exact = PlainLoop(case, module_of(case), "float32", "cpu")(case.images[:1], {"draws": 4})[0]
+    half = PlainLoop(case, module_of(case).half(), "float16", "cpu")(case.images[:1], {"draws": 4})[0]
+    np.testing.assert_allclose(half, exact, rtol=allowed(case, "float16"))
+    assert not np.array_equal(half, exact)
+
+
 @pytest.mark.parametrize("draws", [1, 3, 4, 8, 9])
 def test_the_plain_loop_meets_no_size_that_it_did_not_warm_up(draws: int) -> None:
     """Batches of all classes of as many draws as make up to 32 rows; cuDNN looks for algorithms at each size."""
@@ -176,6 +184,24 @@ def test_a_side_that_fails_in_any_way_leaves_the_others(monkeypatch: pytest.Monk
     assert problems_of(bench.networks)[0] == (
         "tiny, plain loop float32: TypeError: pybind11::init(): factory function returned nullptr"
     )
+
+
+def test_a_lost_device_ends_the_side_and_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the device stays in the process: all that came after would fail as well."""
+    import gpu_networks
+
+    def lose(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bench = begun({})
+    bench._options.parts = ["check", "full"]
+    monkeypatch.setattr(gpu_networks, "device_lost", lambda device: True)
+    monkeypatch.setattr(Bench, "_open", lambda *_: ({"check": lose, "full": lose, "race": lose}, {}))
+    with pytest.raises(gpu_networks.DeviceLostError):
+        list(bench.network("tiny"))
+    (only,) = bench.networks["tiny"]["records"]
+    assert only["not_run"] == {"check": "failed, see the problems", "full": "the device was lost before it"}
+    assert begun(bench.networks)._left("tiny")[0] == Side("plain loop", "bfloat16"), "where the next one goes on"
 
 
 def test_a_network_that_cannot_be_made_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
