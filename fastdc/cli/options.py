@@ -79,7 +79,11 @@ _NETWORK_OPTIONS = (
         show_default=True,
         help="Of the network's numbers, where the backend has a choice.",
     ),
-    click.option("--batch", type=int, help="Network evaluations in a step.  [default: 128, fewer if they are large]"),
+    click.option(
+        "--batch",
+        type=int,
+        help="Network evaluations in a step.  [default: 128 on the CPU, 512 on a GPU; fewer if they are large]",
+    ),
     click.option("--compile", is_flag=True, help="With torch: compile the network first."),
     click.option("--threads", type=int, help="CPU threads.  [default: all usable]"),
 )
