@@ -83,7 +83,10 @@ def run_script(
 def test_parts_run_in_order_on_one_result(tmp_path: Path) -> None:
     status, (tests, check, networks) = run_script(tmp_path, str(tmp_path / "r.json"))
     assert status == 0
-    assert tests.startswith("-m pytest -m cuda tests")
+    assert tests.startswith("-m pytest -m cuda tests/test_")
+    files = {path.name for path in (ROOT / "tests").glob("test_*.py") if f"tests/{path.name}" in tests}
+    assert {"test_cuda.py", "test_cuda_steps.py", "test_robust_module.py"} <= files
+    assert len(files) < 20, "no others are imported"
     assert check.startswith("bench/gpu_check.py --junit ")
     assert networks.startswith("bench/gpu_networks.py --minutes 8")
     assert all(line.endswith(f"--out {tmp_path / 'r.json'}") for line in (check, networks))
