@@ -43,19 +43,19 @@ digits-mlp dc 0.25 0.01 0.4 2 1.25
 digits-mlp dc 0.5 0.02 0.6 2.5 2
 digits-mlp epndc 0.125 0.006 0.2625 1 0.75
 digits-mlp epndc 0.25 0.01 0.525 2 1.1
-digits-mlp epndc 0.5 0.02 1.05 6 3.5
+digits-mlp epndc 0.5 0.06 1.05 6 3.5
 digits-mlp apndc 0.125 0.006 0.2625 1 0.4
 digits-mlp apndc 0.25 0.01 0.525 1.25 0.65
 digits-mlp apndc 0.5 0.03 1.05 2.5 1.6,2
 digits dc 0.125 0.006 0.2625 1.5 1
-digits dc 0.25 0.01 0.4 2 1.5
+digits dc 0.25 0.015 0.4 2 1.25
 digits dc 0.5 0.02 0.6 2.5 2.3
 digits epndc 0.125 0.006 0.2625 1 0.9
-digits epndc 0.25 0.01 0.525 2 1.6
-digits epndc 0.5 0.02 1.05 6 4
+digits epndc 0.25 0.02 0.525 2 1.6
+digits epndc 0.5 0.06 1.05 6 4,5
 digits apndc 0.125 0.006 0.2625 1 0.6
 digits apndc 0.25 0.01 0.525 1.25 1.1
-digits apndc 0.5 0.02 1.05 2.5 2
+digits apndc 0.5 0.04 1.05 2.5 2,2.3
 LEVELS
 
 # The text-conditional model, through the same path as any StableDiffusionPipeline.
