@@ -71,6 +71,12 @@ class Bundle:
         """Names of the files beside the manifest."""
         return tuple(self.manifest["files"])
 
+    @property
+    def flops(self) -> float | None:
+        """Floating-point operations of an evaluation as the manifest states them; None where it does not."""
+        cost = self.manifest.get("cost")
+        return None if cost is None else float(cost["flops"])
+
     def read(self, name: str) -> bytes:
         """The content of a file, after checking its sha256.
 

@@ -314,13 +314,14 @@ def test_what_an_engine_is_keyed_by() -> None:
 
 
 def test_the_default_engine() -> None:
-    def of(flops: float | None, batch: int | None = None) -> EngineOptions:
+    def of(flops: float | None, batch: int | None = None, memory: int = 1 << 37) -> EngineOptions:
         manifest = {**MLP.manifest, **({} if flops is None else {"cost": {"flops": flops}})}
-        return default_engine(replace(MLP, manifest=manifest), NetworkOptions(batch=batch))
+        return default_engine(replace(MLP, manifest=manifest), NetworkOptions(batch=batch), memory=memory)
 
     assert of(None).ranges == ((64, 64, 64), (512, 512, 512), (1, 8, 256))
     assert of(680e9).ranges == ((2, 2, 2), (16, 16, 16), (1, 8, 8)), "Stable Diffusion"
     assert of(1e15).ranges == ((1, 1, 1),)
+    assert of(None, memory=1 << 30).largest == 256, "two steps of 8x8 float32 pixels, 4096 bytes each, in half of it"
     assert of(680e9, batch=2).ranges == ((1, 1, 1), (2, 2, 2))
     assert of(680e9, batch=3).ranges == ((1, 1, 1), (3, 3, 3), (1, 2, 2))
     for batch in (*range(1, 40), 100, 512, 1000):
@@ -328,7 +329,7 @@ def test_the_default_engine() -> None:
         assert sizes[-1] == batch
         assert all(larger <= 2 * size for size, larger in pairwise(sizes)), "twice at most"
     assert not of(None).tf32
-    assert default_engine(MLP, NetworkOptions(tf32=True)).tf32
+    assert default_engine(MLP, NetworkOptions(tf32=True), memory=1 << 37).tf32
 
 
 def test_what_cannot_run_is_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ Buffer: TypeAlias = Any
 """An array of the backend's library that speaks DLPack."""
 
 PRECISIONS = ("float32", "float16", "bfloat16")
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DEFAULT_BATCH = 128
 DEVICE_BATCH = 512
 MAX_BATCH = 65_536
@@ -96,7 +97,7 @@ def first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def device_batch(flops: Any, *, sample_bytes: int, slots: int, memory: int) -> int:
+def device_batch(flops: float | None, *, sample_bytes: int, slots: int, memory: int) -> int:
     """Rows of a step on a CUDA device where nobody chose: enough to fill it, and no more than it holds.
 
     The largest power of two up to 512, of which a step costs at most 20 TFLOP, and of which the steps in flight need at
@@ -105,13 +106,12 @@ def device_batch(flops: Any, *, sample_bytes: int, slots: int, memory: int) -> i
     a lone image does not pay for it.
 
     Args:
-        flops: Floating-point operations of an evaluation; None or anything else that is no positive number: not known.
+        flops: Floating-point operations of an evaluation; None: not known.
         sample_bytes: Of a network's input.
         slots: Steps in flight.
         memory: Bytes of the device.
     """
-    known = isinstance(flops, (int, float)) and flops > 0
-    affordable = _STEP_FLOPS / (flops if known else _FLOPS_A_BYTE * sample_bytes)
+    affordable = _STEP_FLOPS / (flops or _FLOPS_A_BYTE * sample_bytes)
     most = min(DEVICE_BATCH, affordable, memory / (2 * slots * sample_bytes * _BETWEEN_LAYERS))
     return 1 << max(0, int(most).bit_length() - 1)
 

@@ -192,11 +192,7 @@ def _precision(bundle: Bundle, options: NetworkOptions) -> str:
 
 
 def _default_batch(bundle: Bundle) -> int:
-    cost = bundle.manifest.get("cost") or {}
-    flops = cost.get("flops")
-    if not isinstance(flops, (int, float)) or not flops > 0:
-        return DEFAULT_BATCH
-    return max(1, min(DEFAULT_BATCH, int(_STEP_FLOPS / flops)))
+    return DEFAULT_BATCH if bundle.flops is None else max(1, min(DEFAULT_BATCH, int(_STEP_FLOPS / bundle.flops)))
 
 
 def _base(bundle: Bundle) -> dict[str, Value]:

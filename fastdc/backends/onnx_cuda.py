@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import AbstractSlot, Buffer, NetworkOptions, device_batch, halves, one_line
+from fastdc.backends.base import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves, one_line
 from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
 from fastdc.backends.graphs import Value, check_graph, graph_source, tables_of
 from fastdc.bundle import Bundle
@@ -45,7 +45,6 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProv
 # ONNX's numbers of the element types that NumPy has and has not, and ONNX Runtime's names of them.
 _ELEMENTS = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}
 _NAMES = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 # A library by which a folder of pip's is known, by the argument of preload_dlls that asks for it.
 _LIBRARIES = {"cuda": "cublasLt", "cudnn": "cudnn"}
@@ -178,9 +177,8 @@ class OnnxCudaNetwork(DeviceNetwork):
         return shapes[0], shapes[1]
 
     def _default_batch(self, bundle: Bundle) -> int:
-        flops = (bundle.manifest.get("cost") or {}).get("flops")
-        sample_bytes = math.prod(bundle.model.sample_shape) * _BYTES[self.precision]
-        return device_batch(flops, sample_bytes=sample_bytes, slots=CUDA_SLOTS, memory=self.home.memory)
+        sample_bytes = math.prod(bundle.model.sample_shape) * ELEMENT_BYTES[self.precision]
+        return device_batch(bundle.flops, sample_bytes=sample_bytes, slots=CUDA_SLOTS, memory=self.home.memory)
 
 
 def open_session(ort: Any, bundle: Bundle, provider: str, options: dict[str, str], *, beside: dict[str, str]) -> Any:

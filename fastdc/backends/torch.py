@@ -200,7 +200,7 @@ class TorchNetwork:
         image_shape: tuple[int, int, int],
         options: NetworkOptions | None = None,
         *,
-        flops: Any = None,
+        flops: float | None = None,
     ) -> None:
         torch = require("torch")
         options = options or NetworkOptions()
@@ -264,8 +264,7 @@ class TorchNetwork:
             module.load_state_dict(safetensors.torch.load(content))
         except Exception as error:  # safetensors and torch raise bare exceptions
             raise BundleError(f"{bundle.path / WEIGHTS} does not fit the network: {one_line(error)}") from None
-        flops = (bundle.manifest.get("cost") or {}).get("flops")
-        return cls(module, bundle.model.sample_shape, options, flops=flops)
+        return cls(module, bundle.model.sample_shape, options, flops=bundle.flops)
 
     def place(self, array: npt.NDArray[Any]) -> Buffer:
         """See ``base.AbstractNetwork``."""
@@ -338,7 +337,7 @@ def _allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
-def _device_batch(device: str, flops: Any, sample_bytes: int) -> int:
+def _device_batch(device: str, flops: float | None, sample_bytes: int) -> int:
     import torch
 
     memory = torch.cuda.get_device_properties(device).total_memory

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import AbstractSlot, Buffer, NetworkOptions, halves
+from fastdc.backends.base import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves
 from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, cuda_core
 from fastdc.backends.graphs import graph_source, tables_of
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.cache import EngineCache, Maker
 from fastdc.backends.tensorrt.graph import GraphFacts, read_graph
 from fastdc.backends.tensorrt.module import Gpu, TensorRT, check_driver, gpu, open_tensorrt, use_device
-from fastdc.backends.tensorrt.selftest import Runner, evaluation_flops, self_test
+from fastdc.backends.tensorrt.selftest import Runner, self_test
 from fastdc.bundle import Bundle
 from fastdc.exceptions import BackendError, InputError
 from fastdc.extras import require
@@ -40,9 +40,7 @@ SLOTS = 2
 _ALIGNMENT = 256
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 
-# Floating-point operations of the largest step of an engine: a few tens of milliseconds on a large GPU.
-_STEP_FLOPS = 2e13
-_LARGEST, _SMALLER = 512, 8
+_SMALLER = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,13 +190,13 @@ class TensorRTNetwork(DeviceNetwork):
         options = options or NetworkOptions()
         index = _device_index(options.device)
         self.precision = _precision(bundle, options)
-        wanted = engine or default_engine(bundle, options)
-        if wanted.version_compatible:
+        if engine is not None and engine.version_compatible:
             raise InputError("a version-compatible engine holds code for the host, which fastdc does not run")
         trt = open_tensorrt(flavour)
         card = gpu(index)
         use_device(index)
         super().__init__(DeviceArrays(index), graphs=options.graphs)
+        wanted = engine or default_engine(bundle, options, memory=self.home.memory)
         self.batch = wanted.largest
         self.sizes: tuple[int, ...] | None = sizes_of(wanted)
         tables = {name: self.place(np.ascontiguousarray(table)) for name, table in tables_of(bundle).items()}
@@ -226,14 +224,14 @@ def check_usable(flavour: str = "auto") -> None:
     require("onnxruntime", extra="cpu")  # of the self-test
 
 
-def default_engine(bundle: Bundle, options: NetworkOptions) -> EngineOptions:
-    """An engine for steps of at most 512, or of as many evaluations as 20 TFLOP pay for.
+def default_engine(bundle: Bundle, options: NetworkOptions, *, memory: int) -> EngineOptions:
+    """An engine for steps of `options.batch` or ``base.device_batch`` rows at most, on a device of `memory` bytes.
 
     Kernels are chosen for that size, for an eighth of it, and for 8 rows in a range that goes up to its half: so no
     step is padded to more than twice its cells.
     """
-    affordable = 2 ** int(math.log2(max(1.0, _STEP_FLOPS / evaluation_flops(bundle))))
-    largest = options.batch or min(_LARGEST, affordable)
+    sample_bytes = math.prod(bundle.model.sample_shape) * ELEMENT_BYTES[_precision(bundle, options)]
+    largest = options.batch or device_batch(bundle.flops, sample_bytes=sample_bytes, slots=SLOTS, memory=memory)
     small, half = max(1, largest // _SMALLER), -(-largest // 2)
     batches = tuple(sorted({small, largest}))
     return EngineOptions(

@@ -117,17 +117,11 @@ class Cells:
         return np.bincount(condition, np.asarray(errors, np.float64)) / _DRAWS
 
 
-def evaluation_flops(bundle: Bundle) -> float:
-    """Floating-point operations of an evaluation as the manifest states them; 1 where it does not."""
-    flops = (bundle.manifest.get("cost") or {}).get("flops")
-    return float(flops) if isinstance(flops, (int, float)) and flops > 0 else 1.0
-
-
 def fixed_cells(bundle: Bundle, dtype: str) -> Cells:
     """The inputs of a self-test, `dtype` the type of the graph's sample."""
     model = bundle.model
     rows = max(len(model.conditions), 1 + (model.null_class or 0))
-    affordable = int(_FLOPS / (evaluation_flops(bundle) * _DRAWS))
+    affordable = int(_FLOPS / ((bundle.flops or 1.0) * _DRAWS))
     labels = np.unique(np.linspace(0, rows - 1, min(rows, _CONDITIONS, max(2, affordable))).astype(np.int32))
     defaults = model.defaults
     config = PlanConfig(
