@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import ops
-from fastdc.backends.base import CAPTURING, AbstractSlot, Buffer, first_cause, one_line
+from fastdc.backends.base import CAPTURING, ELEMENT_BYTES, AbstractSlot, Buffer, first_cause, one_line
 from fastdc.exceptions import BackendError, InputError, MissingDependencyError
 
 ALIGNMENT = 256
@@ -41,7 +41,7 @@ ALIGNMENT = 256
 _STAGE_BYTES = 1 << 24
 _STAGES = 4
 
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8}
+_BYTES = {**ELEMENT_BYTES, "int32": 4, "int64": 8}
 
 
 def cuda_core() -> ModuleType:
