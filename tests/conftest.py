@@ -1,8 +1,10 @@
 """Fixtures shared by all tests, and the settings that make the suite deterministic."""
 
 import os
+import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -16,6 +18,20 @@ settings.register_profile(
     "fastdc", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fastdc")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of the test's own: what one of a module's gives depends on which tests ran before."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _seed_torch() -> None:
+    """For the same reason, torch's global generator starts anew in every test."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -16,9 +16,8 @@ from fastdc.report import MAX_IMAGES, error_sheet
 
 pytest.importorskip("matplotlib")
 
-RNG = np.random.default_rng(0)
 NAMES = ("ant", "bee", "cat")
-IMAGES = RNG.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
 ERRORS = np.array([[1.0, 2.0, 1.5], [3.0, 2.0, np.nan], [1.0, 1.05, 1.001], [2.0, np.nan, np.nan]])
 
 
@@ -68,8 +67,8 @@ def test_images_beyond_the_limit_are_counted(tmp_path: Path) -> None:
     assert "#2" not in texts(path)
 
 
-def test_many_classes_show_the_best_ten_and_the_true_one(tmp_path: Path) -> None:
-    errors = RNG.uniform(1, 2, (2, 100))
+def test_many_classes_show_the_best_ten_and_the_true_one(tmp_path: Path, rng: np.random.Generator) -> None:
+    errors = rng.uniform(1, 2, (2, 100))
     errors[0, 50:] = np.nan
     order = np.argsort(errors, axis=1)
     truth = [int(order[0, 3]), int(order[1, 70])]
@@ -87,10 +86,12 @@ def test_many_classes_show_the_best_ten_and_the_true_one(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("shape", "classes"), [((1, 1, 8, 8), 1), ((1, 3, 20, 31), 2), ((2, 1, 100, 40), 12), ((1, 3, 1, 1), 13)]
 )
-def test_shapes_and_suffixes(tmp_path: Path, suffix: str, shape: tuple[int, ...], classes: int) -> None:
+def test_shapes_and_suffixes(
+    tmp_path: Path, rng: np.random.Generator, suffix: str, shape: tuple[int, ...], classes: int
+) -> None:
     path = tmp_path / f"sheet{suffix}"
-    images = RNG.random(shape)
-    error_sheet(path, images, RNG.random((shape[0], classes)), [f"c{k}" for k in range(classes)])
+    images = rng.random(shape)
+    error_sheet(path, images, rng.random((shape[0], classes)), [f"c{k}" for k in range(classes)])
     start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix.lower()]
     assert path.read_bytes().startswith(start)
 
@@ -116,10 +117,10 @@ def test_pictures_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_hostile_names(tmp_path: Path) -> None:
+def test_hostile_names(tmp_path: Path, rng: np.random.Generator) -> None:
     """Mathematics, markup, control characters, unknown scripts and great length are all just text."""
     names = ["$\\frac", "<b>&amp;", "two\nlines\x00", "猫", "x" * 1000, ""]
-    path = error_sheet(tmp_path / "s.svg", IMAGES[:1], RNG.random((1, 6)), names, title="a $ \x07 title")
+    path = error_sheet(tmp_path / "s.svg", IMAGES[:1], rng.random((1, 6)), names, title="a $ \x07 title")
     found = texts(path)
     for text in ("$\\frac", "<b>&amp;", "two lines", "猫", "x" * 17 + "…"):
         assert text in found

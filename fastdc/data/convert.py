@@ -3,7 +3,8 @@
 Size: the image is resized (bicubic, antialiased when it shrinks) until it just covers h x w, keeping its aspect ratio,
 and the centre is cropped. For a square target that is "resize the shorter side, then centre crop", the convention of
 Li et al. (arXiv 2303.16203) and of most diffusion training code, down to the rounding of the longer side and of the
-crop's offset. Only the part that the crop keeps is computed, so a 1 x 10^8 strip costs no more than a square.
+crop's offset. Of an image much longer than wide only the part that the crop keeps is computed, so a 1 x 10^8 strip
+costs little more than a square.
 
 Colour: grey -> RGB repeats the channel; RGB -> grey is the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
 Colour is converted before the size.
@@ -27,6 +28,9 @@ MAX_BYTES = 4 * 2**30
 
 # BT.601 luma in 16-bit fixed point (the weights sum to 65536, so grey stays exactly grey).
 LUMA = (19595, 38470, 7471)
+
+# Longest image that is resized whole before it is cropped, in crops: the 16:1 of a panorama, for a square crop.
+_WHOLE_CROPS = 16
 
 _DETAILS_SHOWN = 3
 
@@ -183,18 +187,28 @@ def _cover(height: int, width: int, h: int, w: int) -> tuple[tuple[int, int], tu
 
 
 def _resample(images: Pixels, size: tuple[int, int], offset: tuple[int, int], crop: tuple[int, int]) -> Pixels:
-    """The window `crop` at `offset` of the images bicubically resized to `size`; channels are independent."""
+    """The window `crop` at `offset` of the images bicubically resized to `size`; channels are independent.
+
+    Pillow rounds levels between its two passes, and from 13 on chooses which pass comes first by the sizes. So only
+    resizing the whole image gives the levels of the usual "resize, then crop"; resizing just the window may differ
+    from it by several levels at sharp edges, and is kept for images so long that the whole would be a waste.
+    """
     from PIL import Image
 
-    (height, width), (top, left), (h, w) = images.shape[2:], offset, crop
-    dy, dx = height / size[0], width / size[1]  # source pixels per resized pixel
+    (height, width), (rows, columns), (top, left), (h, w) = images.shape[2:], size, offset, crop
+    whole = rows * columns <= _WHOLE_CROPS * h * w
+    dy, dx = height / rows, width / columns  # source pixels per resized pixel
     # The window in source coordinates; min() because Pillow refuses a box that rounding put past the edge.
     box = (left * dx, top * dy, min((left + w) * dx, width), min((top + h) * dy, height))
     out = np.empty((*images.shape[:2], h, w), dtype=images.dtype)
     for i, image in enumerate(images):
         for j, channel in enumerate(image):
             source = Image.fromarray(np.ascontiguousarray(channel))
-            out[i, j] = np.asarray(source.resize((w, h), Image.Resampling.BICUBIC, box=box))
+            if whole:
+                resized = np.asarray(source.resize((columns, rows), Image.Resampling.BICUBIC))
+                out[i, j] = resized[top : top + h, left : left + w]
+            else:
+                out[i, j] = np.asarray(source.resize((w, h), Image.Resampling.BICUBIC, box=box))
     if out.dtype != np.uint8:
         np.clip(out, 0, 1, out=out)  # bicubic overshoots at edges; Pillow clips uint8 itself
     return out
