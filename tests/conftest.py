@@ -27,16 +27,11 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(autouse=True)
-def _seed_torch() -> None:
-    """For the same reason, torch's global generator starts anew in every test."""
+def _independent_of_other_tests() -> Iterator[None]:
+    """Every test starts with the native module's own settings and torch's own random numbers, whatever ran before."""
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(0)
-
-
-@pytest.fixture
-def native_settings() -> Iterator[None]:
-    """Gives back the CPU instruction set and the thread count that a test changes."""
     isa = ops.cpu_isa()
     yield
     ops.set_cpu_isa(isa)

@@ -17,8 +17,6 @@ ISAS = ops.build_config()["cpu_isas"].split(", ")
 HALVES = ("float16", "bfloat16")
 PATTERNS = np.arange(1 << 16, dtype=np.uint16)
 
-pytestmark = pytest.mark.usefixtures("native_settings")
-
 
 @pytest.fixture(params=itertools.product(HALVES, ISAS), ids="-".join)
 def dtype(request: pytest.FixtureRequest) -> np.dtype[Any]:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from fastdc.bundle import load_bundle
+from fastdc.cli.main import cli
 from fastdc.data import load_labelled
 from fastdc.decide import fit_temperature
 from fastdc.exceptions import BackendError, BundleError, InputError
@@ -185,10 +186,10 @@ def test_a_taken_or_unfit_place_is_refused_at_once(workplace: Path, tmp_path: Pa
 
 
 def test_the_command_says_what_it_made(workplace: Path, tmp_path: Path) -> None:
-    from fastdc.cli.export import command
-
     out = str(tmp_path / "mine")
-    result = CliRunner().invoke(command, [str(workplace / "run"), out, "--levels", "0.1", "3", "--name", "my stripes"])
+    result = CliRunner().invoke(
+        cli, ["export", str(workplace / "run"), out, "--levels", "0.1", "3", "--name", "my stripes"]
+    )
     assert result.exit_code == 0, result.output
     assert f"exported {out}: my stripes, 2 classes" in result.stdout
     assert f"next: fastdc classify --model {out}" in result.stdout

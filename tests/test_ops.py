@@ -112,7 +112,6 @@ def test_error_map_against_the_oracle(size: int, layout: str) -> None:
         assert (image, label) in visited or (maps[image, label] == 0).all()
 
 
-@pytest.mark.usefixtures("native_settings")
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -256,7 +255,6 @@ def results_of(case: Case) -> list[npt.NDArray[Any]]:
     ]
 
 
-@pytest.mark.usefixtures("native_settings")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [1, 65, 1025, 3072])
 def test_instruction_sets_and_threads_give_the_same_bits(size: int, layout: str) -> None:
@@ -271,7 +269,6 @@ def test_instruction_sets_and_threads_give_the_same_bits(size: int, layout: str)
             assert_same_bits(actual, wanted)
 
 
-@pytest.mark.usefixtures("native_settings")
 def test_many_small_cells_on_many_threads() -> None:
     rng = np.random.default_rng(1)
     case = make_case(7)

@@ -58,7 +58,6 @@ def test_words_are_those_of_the_oracle(counter: tuple[int, int, int, int], key: 
     assert ops.philox_words(counter, key) == tuple(int(value[0]) for value in oracle)
 
 
-@pytest.mark.usefixtures("native_settings")
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_layout_never_changes(isa: str) -> None:
     ops.set_cpu_isa(isa)
@@ -99,7 +98,6 @@ def test_a_million_normals_are_those_of_the_oracle() -> None:
     )
 
 
-@pytest.mark.usefixtures("native_settings")
 def test_every_instruction_set_and_thread_count_gives_the_same_bits() -> None:
     for size in SIZES:
         results = []
@@ -111,7 +109,6 @@ def test_every_instruction_set_and_thread_count_gives_the_same_bits() -> None:
             assert_same_bits(other, results[0])
 
 
-@pytest.mark.usefixtures("native_settings")
 def test_many_rows_on_many_threads_give_the_same_bits() -> None:
     streams, draws = np.arange(500, dtype=np.int64), np.arange(500, dtype=np.int32)
     ops.set_num_threads(1)

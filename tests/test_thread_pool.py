@@ -18,8 +18,6 @@ from fastdc import InputError, ops
 
 STREAMS, DRAWS = np.arange(200, dtype=np.int64), np.zeros(200, np.int32)
 
-pytestmark = pytest.mark.usefixtures("native_settings")
-
 
 def work(seed: int = 1) -> npt.NDArray[np.float32]:
     return np.asarray(ops.philox_normal(STREAMS, DRAWS, 2000, seed=seed))
