@@ -111,11 +111,16 @@ void bind_ledger(py::module_& m) {
       .def("drop", &drop, py::arg("slots"), py::arg("keep"))
       .def(
           "close",
-          [](Ledger& ledger, int32_t slot) {
-            const Ledger::Closed closed = ledger.close(slot);
-            return py::make_tuple(to_array(closed.counts), to_array(closed.values));
+          [](Ledger& ledger, const Array<int32_t>& slots) {
+            check_vector(slots, "slots", -1);
+            py::list all;
+            for (py::ssize_t i = 0; i < slots.size(); ++i) {
+              const Ledger::Closed closed = ledger.close(slots.data()[i]);
+              all.append(py::make_tuple(to_array(closed.counts), to_array(closed.values), closed.best));
+            }
+            return all;
           },
-          py::arg("slot"))
+          py::arg("slots"))
       .def_property_readonly("waiting", &Ledger::waiting)
       .def_property_readonly("flying", &Ledger::flying);
 }

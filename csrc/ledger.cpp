@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "errors.h"
@@ -186,9 +187,19 @@ Ledger::Closed Ledger::close(int32_t slot) {
   std::sort(rows.begin(), rows.end(), [](const Row* left, const Row* right) { return left->label < right->label; });
   Closed closed;
   closed.counts.resize(static_cast<size_t>(n_classes_));
+  size_t most = 0;
+  double least = 0;
   for (const Row* row : rows) {
-    closed.counts[static_cast<size_t>(row->label)] = static_cast<int32_t>(row->errors.size());
+    const size_t count = row->errors.size();
+    closed.counts[static_cast<size_t>(row->label)] = static_cast<int32_t>(count);
     closed.values.insert(closed.values.end(), row->errors.begin(), row->errors.end());
+    if (count < most) continue;
+    const double sum = std::accumulate(row->errors.begin(), row->errors.end(), 0.0);
+    if (count > most || sum < least) {
+      most = count;
+      least = sum;
+      closed.best = row->label;
+    }
   }
   requests_.erase(slot);
   return closed;

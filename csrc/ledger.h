@@ -48,9 +48,11 @@ class Ledger {
   void drop(int32_t slot, const uint8_t* keep, int64_t count);
 
   // Ends a request whose block is complete: counts[k] errors of class k, in class order, one after the other in values.
+  // Of the classes with most errors, `best` has the smallest mean (summed in double), the first one where several do.
   struct Closed {
     std::vector<int32_t> counts;
     std::vector<float> values;
+    int32_t best = -1;
   };
   Closed close(int32_t slot);
 

@@ -138,16 +138,9 @@ class DiffusionBase:
 
 
 def _vote(finished: Finished, denoising: int, class_of: tuple[int, ...]) -> Vote:
-    """The class with the smallest mean error among those that were never dropped, or of the prompt with it."""
-    counts = finished.counts
-    most = counts.max()
-    left = np.flatnonzero(counts == most)
-    if len(left) > 1:
-        starts = np.cumsum(counts) - counts
-        sums = [finished.values[starts[k] : starts[k] + most].sum(dtype=np.float64) for k in left.tolist()]
-        left = left[[int(np.argmin(sums))]]
-    label = int(left[0])
-    return Vote(finished.key, class_of[label] if class_of else label, len(finished.values) + denoising)
+    """The class that won, or of the prompt that did."""
+    best = finished.best
+    return Vote(finished.key, class_of[best] if class_of else best, len(finished.values) + denoising)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ in a fixed order over one cell. What a backend's network may add is its own busi
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -292,7 +293,8 @@ class Run:
         placed, network = self.placed, self._network
         assert placed.maps is not None
         pool: Buffer = placed.images if self._replaces else placed.targets
-        network.write(pool[slot : slot + 1], network.read(placed.maps[slot], len(self._denoising)).mean(0)[None])
+        maps = network.read(placed.maps[slot], len(self._denoising))
+        network.write(pool[slot : slot + 1], maps if len(maps) == 1 else maps.mean(0)[None])
 
 
 _running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
@@ -348,45 +350,59 @@ def evaluate(
 
 
 def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, pool: ThreadPoolExecutor) -> Iterator[int]:
-    """Steps on all slots at once, each on its own thread; however this ends, none is in flight any more."""
-    idle = list(steps)
-    in_flight: dict[Future[npt.NDArray[np.float32]], tuple[Step, Work]] = {}
+    """Steps on all slots at once, each on a thread; however this ends, none is in flight any more.
+
+    While full steps are waiting, each slot has a second one to go on with, so that it need not wait for its turn here.
+    """
+    idle: SimpleQueue[Step] = SimpleQueue()
+    for step in steps:
+        idle.put(step)
+    in_flight: dict[Future[npt.NDArray[np.float32]], Work] = {}
+
+    def evaluate_one(work: Work) -> npt.NDArray[np.float32]:
+        step = idle.get()  # there are as many threads
+        try:
+            return step.evaluate(work.cells, work.denoising)
+        finally:
+            idle.put(step)
 
     def room() -> int:
         """Cells of the next step: a full batch while there is one, else an even share for every slot.
 
         What is in flight counts as well: shares of the rest alone would halve from step to step, down to single cells.
         """
-        left = scheduler.prepare() + scheduler.flying
+        waiting = scheduler.prepare()
+        if len(in_flight) >= len(steps):
+            return batch if waiting >= batch and len(in_flight) < 2 * len(steps) else 0
+        left = waiting + scheduler.flying
         return batch if left >= batch else -(-left // len(steps))
 
-    def collect(finished: set[Future[npt.NDArray[np.float32]]]) -> int:
+    def collect(finished: Iterable[Future[npt.NDArray[np.float32]]]) -> int:
         cells_done = 0
         for future in finished:
-            step, work = in_flight.pop(future)
+            work = in_flight.pop(future)
             scheduler.observe(work, future.result())
-            idle.append(step)
             cells_done += len(work.cells)
         return cells_done
 
     try:
         while True:
-            while idle:
-                work = scheduler.propose(room())
+            while cells := room():
+                work = scheduler.propose(cells)
                 if not len(work.cells):
                     break
-                step = idle.pop()
-                in_flight[pool.submit(step.evaluate, work.cells, work.denoising)] = (step, work)
+                in_flight[pool.submit(evaluate_one, work)] = work
             if not in_flight:
                 return
             finished, _ = wait_for(in_flight, return_when=FIRST_COMPLETED)
             yield collect(finished)
     except (KeyboardInterrupt, GeneratorExit):
-        wait_for(in_flight)
-        collect({future for future in in_flight if future.exception() is None})
+        begun = [future for future in in_flight if not future.cancel()]
+        wait_for(begun)
+        collect([future for future in begun if future.exception() is None])
         raise
     finally:
-        wait_for(in_flight)
+        wait_for([future for future in in_flight if not future.cancel()])
 
 
 def _one_by_one(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:

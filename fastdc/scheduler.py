@@ -60,11 +60,13 @@ class Finished:
         key: The request's.
         counts: int32 (K,), draws at which each class was evaluated: the first ones of the plan.
         values: float32 (sum of counts,), their errors in (class, draw) order.
+        best: The class with the smallest mean error among those evaluated at most draws; the first one at ties.
     """
 
     key: int
     counts: npt.NDArray[np.int32] = field(repr=False)
     values: npt.NDArray[np.float32] = field(repr=False)
+    best: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,9 +306,8 @@ class Scheduler:
         return np.asarray(left)
 
     def _close(self, slots: npt.NDArray[np.int32]) -> None:
-        for slot in slots.tolist():
-            counts, values = self._ledger.close(slot)
-            self._finished.append(Finished(self._keys[slot], counts, values))
-            self._most[slot] = 0
+        for slot, (counts, values, best) in zip(slots.tolist(), self._ledger.close(slots), strict=True):
+            self._finished.append(Finished(self._keys[slot], counts, values, best))
             self._settled += len(values) + len(self._of_an_image)
             self._free.append(slot)
+        self._most[slots] = 0

@@ -62,6 +62,7 @@ def prepared(
     rule: AbstractRule | None = None,
     world: GaussianWorld = WORLD,
     capacity: int = IN_FLIGHT,
+    kind: type[Recorder] = Recorder,
 ) -> tuple[Run, Recorder]:
     """A run over n images, to be handed to evaluate()."""
     model = world.model
@@ -70,7 +71,7 @@ def prepared(
     plan = make_plan(world.schedule, model.parameterization, PlanConfig(draws=draws, weighting="edm"))
     run = Run(network, SHAPE, plan, seed=0, n_classes=model.num_classes, capacity=capacity)
     requests = (Request(i, x[i], int(streams[i])) for i in range(n))
-    made = Recorder(
+    made = kind(
         rule or Full(), draws, model.num_classes, place=run.place, requests=requests, capacity=min(capacity, IN_FLIGHT)
     )
     return run, made

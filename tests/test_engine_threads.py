@@ -22,7 +22,7 @@ from fastdc.engine import evaluate
 from fastdc.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
-from fastdc.scheduler import Finished, Request
+from fastdc.scheduler import Finished, Request, Work
 
 # --- slots -----------------------------------------------------------------------------------------------------------
 
@@ -41,6 +41,36 @@ def test_slots_run_on_their_own_threads() -> None:
     assert sum(evaluate(net, run, scheduler)) == 27
     assert len(net.threads) == 3
     assert net.recorded == [9, 9, 9]
+
+
+@pytest.mark.parametrize(("images", "proposed"), [(6, [8, 8, 8, 8]), (3, [8, 8, 8]), (2, [8, 8])])
+def test_a_slot_has_its_next_step_while_full_ones_are_waiting(images: int, proposed: list[int]) -> None:
+    """No step ends before all that may be are proposed: of 54, 27 and 18 cells four, three and two steps of 8."""
+
+    def function(*cells: Any) -> Any:
+        ready.wait(20)
+        return denoiser(WORLD)(*cells)
+
+    class Watched(Recorder):
+        def propose(self, room: int) -> Work:
+            work = super().propose(room)
+            sizes.append(len(work.cells))
+            if sizes == proposed:
+                threading.Timer(0.1, ready.set).start()  # more would follow at once
+            return work
+
+    sizes: list[int] = []
+    ready = threading.Event()
+    net = network(batch=8, slots=2, function=function)
+    run, scheduler = prepared(net, images, 3, kind=Watched)
+    steps = evaluate(net, run, scheduler)
+    next(steps)
+    assert ready.is_set()
+    assert sizes == proposed
+    list(steps)
+    assert scheduler.pairs() == {
+        cell: float(e) for cell, e in np.ndenumerate(table(unit_images(images), draws=3).errors)
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
@@ -169,7 +199,7 @@ def test_an_interrupt_while_waiting_keeps_every_finished_error(monkeypatch: pyte
     def interrupted(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 7:
+        if calls == 3:  # before every step was begun
             raise KeyboardInterrupt
         return wait(*args, **options)
 
