@@ -97,8 +97,7 @@ class Step:
 
     def _make_launch(self, count: int) -> Callable[[], None]:
         run, slot = self._run, self._slot
-        buffers = (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output, slot.errors)
-        table, sample, timestep, labels, output, errors = (ops.view(buffer[:count]) for buffer in buffers)
+        table, sample, timestep, labels, output, errors = _views(slot, count)
         placed = run.placed
         images, rows, streams, target = placed.images_view, placed.rows_view, placed.streams_view, placed.target_view
         noise: dict[str, Any] = {
@@ -137,6 +136,18 @@ class Step:
             launch = self._launch(size)
             steps[key] = replay = network.capture(self._slot, launch) or launch
             replay()
+
+
+_viewed: "WeakKeyDictionary[AbstractSlot, dict[int, tuple[ops.TensorView, ...]]]" = WeakKeyDictionary()
+
+
+def _views(slot: AbstractSlot, count: int) -> tuple[ops.TensorView, ...]:
+    """The first `count` rows of a slot's buffers, viewed once: that takes as long as the steps of an easy image."""
+    viewed = _viewed.setdefault(slot, {})
+    if count not in viewed:
+        buffers = (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output, slot.errors)
+        viewed[count] = tuple(ops.view(buffer[:count]) for buffer in buffers)
+    return viewed[count]
 
 
 class _Placed:

@@ -13,7 +13,7 @@ from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.engine import Run
 from fastdc.errors import ErrorTable
 from fastdc.exceptions import InputError
-from fastdc.latency import LookAhead, steps_of
+from fastdc.latency import WORTH, Foresight, LookAhead, steps_of
 from fastdc.level_weights import LevelWeights
 from fastdc.model import Model
 from fastdc.noised import method_of
@@ -168,7 +168,7 @@ class Job:
             requests: Read as there is room; more may be submitted.
             total: How many these are.
             capacity: Requests in flight on a device.
-            latency: Whether errors are evaluated ahead of the decisions (``latency``).
+            latency: Whether errors are evaluated ahead of the decisions (``latency``) where that pays.
         """
         networks = networks_of(self.network)
         if len(networks) == 1:
@@ -213,7 +213,8 @@ class Job:
         }
         if latency:
             steps = steps_of(network, run, draws=draws)
-            return run, LookAhead(self.rule, draws, classes, steps=steps, **options)
+            if Foresight(self.rule.looks(draws), classes, steps).gain >= WORTH:
+                return run, LookAhead(self.rule, draws, classes, steps=steps, **options)
         return run, Scheduler(self.rule, draws, classes, **options)
 
     @property

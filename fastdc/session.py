@@ -9,7 +9,8 @@ leaves as soon as it is decided. Its result is the one that :meth:`classify` giv
 
 There are two modes. "throughput" fills the steps with cells that decisions wait for, which serves many images soonest.
 "latency" is for images that come one by one: it measures at the start what steps cost, and evaluates errors ahead of
-the decisions where that ends an image's race sooner (:mod:`fastdc.latency.ahead`). Results are the same.
+the decisions where that ends an image's race clearly sooner (:mod:`fastdc.latency.ahead`), as on a device whose small
+steps cost as much as large ones. Results are the same.
 """
 
 import threading

@@ -242,7 +242,7 @@ def test_an_interrupt_hands_out_all_that_was_finished_before_it_goes_on(slots: i
     """It strikes in the caller's own function, after a step that may have finished images."""
     network = ManySlots(denoiser(WORLD), batch=6, slots=slots)
     made = job_of("full", {"draws": 2}, network=network)
-    x = to_model_range(unit_images(30), made.model)
+    x = to_model_range(unit_images(60), made.model)
     seen: list[Progress] = []
 
     def progress(now: Progress) -> None:
@@ -261,7 +261,7 @@ def test_an_interrupt_hands_out_all_that_was_finished_before_it_goes_on(slots: i
         take()
     # A step is one image, and those in flight are finished as well.
     assert len(given) == len(network.recorded) >= seen[-1].finished > at
-    assert len({one.key for one in given}) == len(given) < 30
+    assert len({one.key for one in given}) == len(given) < 60  # of three slots, at most two steps each in every round
 
 
 def test_memory_is_that_of_the_errors_that_exist() -> None:

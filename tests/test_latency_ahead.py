@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from races import DRAWS, RULES, rule_of
-from worlds import SHAPE, Float32, ManySlots, denoiser, gaussian, unit_images
+from worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 from fastdc.backends.base import halves
 from fastdc.engine import Run, evaluate
@@ -197,11 +197,11 @@ def test_an_image_is_replaced_when_no_step_refers_to_it() -> None:
     assert_same(got, race(network(), rule, None)[0])
 
 
-def brute_force(looks: tuple[int, ...], alive: list[float], goes_on: list[float], steps: StepTable) -> float:
-    """The least expected time over all ways to cut the looks into steps."""
+def times(looks: tuple[int, ...], alive: list[float], goes_on: list[float], steps: StepTable) -> list[float]:
+    """The expected time of every way to cut the looks into steps; the last one is a step for each look."""
     count = len(looks)
     before = (0, *looks)
-    best = float("inf")
+    totals = []
     for cuts in itertools.product((False, True), repeat=count - 1):
         starts = [0, *(i + 1 for i in range(count - 1) if cuts[i])]
         ends = [*(start for start in starts[1:]), count]
@@ -210,8 +210,8 @@ def brute_force(looks: tuple[int, ...], alive: list[float], goes_on: list[float]
             first = alive[start] * (looks[start] - before[start])
             total += reached * steps.round(round(first + alive[start] * (looks[end - 1] - looks[start])))
             reached *= float(np.prod(goes_on[start:end]))
-        best = min(best, total)
-    return best
+        totals.append(total)
+    return totals
 
 
 @given(seconds=st.tuples(*[st.floats(0.1, 10.0)] * 7), seen=st.lists(st.integers(0, 6), min_size=1, max_size=16))
@@ -228,7 +228,24 @@ def test_how_far_ahead_is_the_cheapest_of_all_ways(seconds: tuple[float, ...], s
     sums = [s + (r - 0.5**i) * max(2, 8 - i) for i, (s, r) in enumerate(zip(sums, reached, strict=True))]
     goes_on = [b / a for a, b in itertools.pairwise(reached)] + [0.0]
     alive = [s / r for s, r in zip(sums, reached, strict=True)]
-    assert foresight._value[0] == pytest.approx(brute_force(looks, alive, goes_on, table))
+    ways = times(looks, alive, goes_on, table)
+    assert foresight._value[0] == pytest.approx(min(ways))
+    assert foresight.gain == pytest.approx(1 - min(ways) / ways[-1])
+
+
+def test_looking_ahead_is_for_devices_whose_small_steps_cost_as_much_as_large_ones() -> None:
+    looks = geometric_looks(32)
+    assert Foresight(looks, 4, in_proportion(64)).gain == pytest.approx(0, abs=1e-9)
+    assert Foresight(looks, 4, flat(128)).gain > 0.4  # one step, where a race is two on average
+    job = (
+        classifier(WORLD)
+        .settings(rule="calibrated", rule_options={"limit": 0.6}, decision="mean", seed=0, temperature=None, draws=32)
+        .job
+    )
+    for table, kind in ((in_proportion(128), Scheduler), (flat(128), LookAhead)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fastdc.job.steps_of", lambda *_, table=table, **__: table)
+            assert type(job.scheduler((), 4, latency=True)[1]) is kind
 
 
 def test_other_cells_of_the_step_leave_less_room_for_looking_ahead() -> None:

@@ -17,8 +17,11 @@ is the time from look i on when the cells up to look t are evaluated at once. a_
 seen so far, beginning with one imagined request that loses half its classes and ends every other time. At a look, the
 classes that are truly alive take a_i's place, and cells of other images in the same step are counted in T.
 
-That spends work to gain time, and is worth it for few images at once: with many, steps are full of cells that are
-needed, and the plain scheduler, which evaluates nothing else, finishes them all sooner.
+With V'_0 the same sum without looking ahead, where T is nearly proportional to the cells V_0 is nearly V'_0, and the
+bookkeeping is not worth it: a request is then better served by the plain scheduler (:attr:`Foresight.gain`).
+
+Looking ahead spends work to gain time, and is worth it for few images at once: with many, steps are full of cells that
+are needed, and the plain scheduler, which evaluates nothing else, finishes them all sooner.
 """
 
 from collections.abc import Sequence
@@ -31,6 +34,9 @@ from fastdc.latency.steps import StepTable
 from fastdc.scheduler import Cells, Scheduler, Work
 
 _REMEMBERED = 4096  # requests after which the averages are no longer refreshed
+
+WORTH = 0.2
+"""The least :attr:`Foresight.gain` for which looking ahead pays for its bookkeeping."""
 
 AHEAD_BYTES = 2**26
 """Of the errors that may be known ahead of the decisions, at most."""
@@ -52,6 +58,15 @@ class Foresight:
         self._alive = [max(2.0, n_classes * 0.5**i) * reached for i, reached in enumerate(self._reached)]
         self._seen = 0
         self._refresh()
+
+    @property
+    def gain(self) -> float:
+        """The part of the expected time to a decision that looking ahead saves, in [0, 1)."""
+        plain = sum(
+            reached * self._steps.round(round(alive / reached * (self._looks[i + 1] - self._looks[i])))
+            for i, (reached, alive) in enumerate(zip(self._reached, self._alive, strict=True))
+        )
+        return 1 - self._value[0] * self._reached[0] / plain
 
     def begin(self, look: int, classes: int) -> None:
         """Counts a request whose cells of a look are asked for."""
