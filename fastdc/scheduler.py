@@ -194,7 +194,7 @@ class Scheduler:
         complete = self._ledger.observe(work.ticket, errors[work.denoising :])
         if len(complete):
             looks = self._look[complete]
-            for look in np.unique(looks).tolist():
+            for look in sorted(set(looks.tolist())):
                 self._decide(complete[looks == look], look)
 
     def finished(self) -> list[Finished]:
@@ -230,7 +230,7 @@ class Scheduler:
         """Takes denoising cells of these slots; the looks of an image begin with its last."""
         self._denoising -= len(slots)
         np.subtract.at(self._undone, slots, 1)
-        for slot in np.unique(slots[self._undone[slots] == 0]).tolist():
+        for slot in sorted(set(slots[self._undone[slots] == 0].tolist())):
             self._denoised(slot)
             candidates = self._candidates[slot]
             classes = self._rule.begin(self._all if candidates is None else candidates)
@@ -250,14 +250,17 @@ class Scheduler:
         """Takes the look that all requests in `slots` have completed."""
         draws, last = self._looks[index], index + 1 == len(self._looks)
         if not self._rule.expands:  # nothing to ask where nothing can change
-            settled = last | (self._alive[slots] == 1)
-            self._close(slots[settled])
-            slots = slots[~settled]
-        if not len(slots):
-            return
+            if last:
+                self._close(slots)
+                return
+            settled = self._alive[slots] == 1
+            if settled.any():
+                self._close(slots[settled])
+                slots = slots[~settled]
+                if not len(slots):
+                    return
         look = Look(index, draws, last, *self._ledger.gather(slots), self._shown(slots))
-        keep = self._rule.keep(look)
-        keep = self._settled_targets(look, keep, self._target[slots])
+        keep = self._settled_targets(look, self._rule.keep(look), self._target[slots])
         left = self._check(look, keep)
         added = self._rule.expand(look, keep) if self._rule.expands else None
         self._ledger.drop(slots, keep)
@@ -270,17 +273,21 @@ class Scheduler:
                 self._ledger.add(int(slots[row]), added[row], -index)
             self._alive[slots] += np.array([len(new) for new in added], np.int32)
             slots, over = slots[~grows], over[~grows]
-        self._close(slots[over])
-        ahead = slots[~over]
-        if len(ahead):
-            self._look[ahead] = index + 1
-            self._ledger.extend(ahead, self._looks[index + 1], -(index + 1))
+        if over.any():
+            self._close(slots[over])
+            slots = slots[~over]
+        if len(slots):
+            self._look[slots] = index + 1
+            self._ledger.extend(slots, self._looks[index + 1], -(index + 1))
 
     def _settled_targets(
         self, look: Look, keep: npt.NDArray[np.bool_], targets: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.bool_]:
         """Keeps nothing but the best class where the class that was asked about is lost."""
-        lost = (targets >= 0) & ~np.any(keep & (look.classes == targets[:, None]), axis=1)
+        asked = targets >= 0
+        if not asked.any():
+            return keep
+        lost = asked & ~(keep & (look.classes == targets[:, None])).any(axis=1)
         if not lost.any():
             return keep
         best = np.where(keep, look.means, np.inf).argmin(axis=1)
@@ -290,7 +297,9 @@ class Scheduler:
 
     def _shown(self, slots: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
         """The candidates of these requests, bool (r, K), for rules that ask; None: all classes."""
-        candidates = [self._candidates[slot] for slot in slots] if self._rule.expands else []
+        if not self._rule.expands:
+            return None
+        candidates = [self._candidates[slot] for slot in slots]
         if all(classes is None for classes in candidates):
             return None
         shown = np.zeros((len(slots), len(self._all)), np.bool_)
@@ -300,10 +309,10 @@ class Scheduler:
 
     def _check(self, look: Look, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """How many classes a rule kept in each request; refuses what no rule may do."""
-        left = np.count_nonzero(keep, axis=1).astype(np.int32)
-        if np.any(keep & ~look.alive) or not np.all(left):
+        left: npt.NDArray[np.int32] = keep.sum(axis=1, dtype=np.int32)
+        if (keep > look.alive).any() or not left.all():
             raise InputError(f"rule {self._rule.name} must keep at least one of the classes alive, and only those")
-        return np.asarray(left)
+        return left
 
     def _close(self, slots: npt.NDArray[np.int32]) -> None:
         for slot, (counts, values, best) in zip(slots.tolist(), self._ledger.close(slots), strict=True):

@@ -12,7 +12,8 @@ errors of that request. That is why batch size, admission order and other reques
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from fastdc.exceptions import InputError
 
 Mask = npt.NDArray[np.bool_]
 Classes = npt.NDArray[np.int32]
+Array = TypeVar("Array", bound=npt.NDArray[Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +45,16 @@ class Look:
     errors: npt.NDArray[np.float32] = field(repr=False)
     candidates: Mask | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def alive(self) -> Mask:
-        """Which entries are classes at all, bool (r, A)."""
-        return self.classes >= 0
+        """Which entries are classes at all, bool (r, A); read-only."""
+        return _read_only(self.classes >= 0)
 
-    @property
+    @cached_property
     def means(self) -> npt.NDArray[np.float64]:
-        """The mean error over the draws so far, float64 (r, A); infinite where there is no class."""
-        means = self.errors.mean(axis=2, dtype=np.float64)
-        return np.where(self.alive, means, np.inf)
+        """The mean error over the draws so far, float64 (r, A), read-only; infinite where there is no class."""
+        sums = np.add.reduce(self.errors, axis=2, dtype=np.float64)  # of which mean() makes much ado
+        return _read_only(np.where(self.alive, sums / self.errors.shape[2], np.inf))
 
     def leaders(self, means: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
         """The column of each request's smallest mean, intp (r,); ties go to the smaller class index."""
@@ -62,6 +64,11 @@ class Look:
         """Errors minus the leader's at the same draw, float64 (r, A, m); NaN where there is no class."""
         errors = self.errors.astype(np.float64)
         return errors - np.take_along_axis(errors, leaders[:, None, None], axis=1)
+
+
+def _read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
 
 
 class AbstractRule(ABC):

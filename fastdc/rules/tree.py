@@ -102,7 +102,7 @@ class Hierarchy(AbstractRule):
 
     def keep(self, look: Look) -> Mask:
         """See :class:`AbstractRule`."""
-        keep = look.alive
+        keep = look.alive.copy()
         settled = np.ones(len(keep), np.bool_)
         if look.index == 0:
             means = look.means
