@@ -142,7 +142,7 @@ _viewed: "WeakKeyDictionary[AbstractSlot, dict[int, tuple[ops.TensorView, ...]]]
 
 
 def _views(slot: AbstractSlot, count: int) -> tuple[ops.TensorView, ...]:
-    """The first `count` rows of a slot's buffers, viewed once: that takes as long as the steps of an easy image."""
+    """The first `count` rows of a slot's buffers, viewed once and not in every run: a lone image has few steps."""
     viewed = _viewed.setdefault(slot, {})
     if count not in viewed:
         buffers = (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output, slot.errors)
