@@ -43,10 +43,10 @@ class Averaged(nn.Module):
 
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
-        self.modules_ = nn.ModuleList(modules)
+        self.members = nn.ModuleList(modules)
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([module(images) for module in self.modules_]).mean(0)
+        return torch.stack([module(images) for module in self.members]).mean(0)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ void bind_ledger(py::module_& m) {
           "close",
           [](Ledger& ledger, const Array<int32_t>& slots) {
             check_vector(slots, "slots", -1);
+            for (py::ssize_t i = 0; i < slots.size(); ++i) ledger.drawn(slots.data()[i]);  // all can, or none is
             py::list all;
             for (py::ssize_t i = 0; i < slots.size(); ++i) {
               const Ledger::Closed closed = ledger.close(slots.data()[i]);

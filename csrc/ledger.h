@@ -1,6 +1,7 @@
 // The ledger of a run: which cells every request in flight still wants, which are being evaluated, and the errors that
 // came. It packs the cells of all requests into steps and hands the errors of finished looks back to the rule; which
-// classes go on is decided outside (fastdc/rules), and nothing here computes with an error.
+// classes go on is decided outside (fastdc/rules). The only arithmetic with errors is the mean that names a closed
+// request's best class: in Python it took a tenth of the time of a certificate.
 //
 // A request is one image in a slot of the image pool. It works on one *block* at a time: some of its classes at a range
 // of draws, a rectangle of cells. A block is complete when every error of it is known. Blocks are proposed by priority,

@@ -99,7 +99,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def observe(self, data: st.DataObject) -> None:
         ticket = data.draw(st.sampled_from(sorted(self.steps)))
         cells = self.steps.pop(ticket)
-        errors = np.arange(self.values, self.values + len(cells), dtype=np.float32)
+        # Distinct, exact in float32, and in no order that classes or draws have.
+        counter = np.arange(self.values, self.values + len(cells), dtype=np.int64)
+        errors = (counter * 104729 % 2**20).astype(np.float32)
         self.values += len(cells)
         complete = set()
         for (slot, k, j), error in zip(cells, errors.tolist(), strict=True):
@@ -298,6 +300,7 @@ def test_a_refused_call_changes_nothing() -> None:
         lambda: ledger.extend(ids([0]), 5, 0),
         lambda: ledger.add(0, ids([2]), 0),
         lambda: ledger.drop(ids([0]), np.array([[False, False]])),
+        lambda: ledger.close(ids([0, 2])),
         lambda: ledger.observe(99, np.zeros(1, np.float32)),
     ):
         with pytest.raises(InputError):
