@@ -15,7 +15,6 @@ For every sigma the first test images (every --skip-th) are certified with alpha
 Then --radius: how many copies ``Target`` takes for R = 0.5 against n = 10 000 copies, on a few images.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,11 +24,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import ROOT, parser, print_table, save
-from ndc_loop import ReleasedLoop
-from tables import announced, note
 
 import fastdc
+from common import parser, print_table, save
 from fastdc.base import AbstractBase, DiffusionBase, FunctionBase
 from fastdc.certificate import Certificate
 from fastdc.copies import noisy_copies
@@ -40,6 +37,8 @@ from fastdc.images import streams_of, to_model_range
 from fastdc.ndc import released_plan
 from fastdc.ops import PURPOSE_ESTIMATION
 from fastdc.shipped import find_model
+from ndc_loop import ReleasedLoop
+from tables import announced, note
 
 RADII = (0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
 ALPHA, N0 = 0.001, 100
@@ -99,8 +98,7 @@ def denoise_with(study: Study, sigma: float) -> Callable[[npt.NDArray[np.float32
 def cnn_bases(study: Study, sigma: float) -> dict[str, AbstractBase]:
     """Cohen's and denoised smoothing's base classifiers."""
     torch = require("torch", extra="export")
-    sys.path.insert(0, str(ROOT.parent / "tests"))
-    from cnn import train_cnn
+    from digits_cnn import train_cnn
 
     noisy, clean = train_cnn(study.train, noise=sigma, epochs=60), train_cnn(study.train, epochs=20)
     denoise = denoise_with(study, sigma)
@@ -282,8 +280,7 @@ def main() -> None:
         labels=test.labels[: arguments.images],
         ids=test.ids[: arguments.images],
     )
-    sys.path.insert(0, str(ROOT.parent / "tests"))
-    from cnn import training_digits
+    from digits_cnn import training_digits
 
     with tempfile.TemporaryDirectory() as folder:
         train = training_digits(Path(folder))

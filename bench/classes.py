@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import parser, print_table, save
-from tables import announced, supported
 
+from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
 from fastdc.calibration import controlled_limit, needed_limits
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
@@ -37,6 +36,7 @@ from fastdc.rules.staged import Staged
 from fastdc.rules.tree import Hierarchy
 from fastdc.rules.ttest import TTest
 from fastdc.tree import ClassTree
+from tables import announced, supported
 
 Images = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import parser, print_table, save
-from plain import torch_loop
 
 import fastdc
+from common import parser, print_table, save
 from fastdc import ops
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
@@ -23,6 +22,7 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
 from fastdc.extras import require
 from fastdc.shipped import find_model
+from plain import torch_loop
 
 
 def run(classifier: DiffusionClassifier, images: Any, draws: int) -> tuple[npt.NDArray[np.float64], float]:

@@ -20,7 +20,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+import fastdc
 from common import parser, print_table, save
+from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
+from fastdc.data import LabelledImages, digits_test
+from fastdc.job import PlanOptions
+from fastdc.level_fit import (
+    LevelAccuracy,
+    fit_level_weights,
+    informative_band,
+    informative_levels,
+    most_informative,
+)
+from fastdc.level_weights import LevelWeights
+from fastdc.rules.full import Full
 from replay import replay
 from tables import (
     Ran,
@@ -34,20 +48,6 @@ from tables import (
     supported,
     validation_images,
 )
-
-import fastdc
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
-from fastdc.data import LabelledImages, digits_test
-from fastdc.job import PlanOptions
-from fastdc.level_fit import (
-    LevelAccuracy,
-    fit_level_weights,
-    informative_band,
-    informative_levels,
-    most_informative,
-)
-from fastdc.level_weights import LevelWeights
-from fastdc.rules.full import Full
 
 Errors = npt.NDArray[np.float32]
 

@@ -30,10 +30,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, parser, print_table, save
-from tables import announced
 
 import fastdc
+from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import Bundle
@@ -50,12 +49,9 @@ from fastdc.prompts import Prompts, prompts_of
 from fastdc.schedules import DiscreteSchedule
 from fastdc.sources.base import Source
 from fastdc.sources.choose import open_source
-
-sys.path.insert(0, str(ROOT.parent / "tests"))  # builders of tiny pipelines
-
-import edm_files
-import tiny_models
-from worlds import WITHOUT
+from fastdc.testing import edm_files, tiny_pipelines
+from fastdc.testing.absent import WITHOUT
+from tables import announced
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 HIDDEN = "torch,onnx,onnxscript,diffusers,transformers"
@@ -130,24 +126,24 @@ def pickle_of(variant: str) -> Family:
 
 
 FAMILIES = {
-    "unet2d": Family("UNet2DModel, DDPM, epsilon", tiny_models.tiny_unet2d),
+    "unet2d": Family("UNet2DModel, DDPM, epsilon", tiny_pipelines.tiny_unet2d),
     "unet2d-v": Family(
         "UNet2DModel, DDIM, v, null class",
-        lambda path: tiny_models.tiny_unet2d(
+        lambda path: tiny_pipelines.tiny_unet2d(
             path, scheduler="DDIMScheduler", pipeline="DDIMPipeline", prediction_type="v_prediction"
         ),
         lambda path: open_source(path, class_names=("a", "b", "c")),
     ),
     "unet2d-sample": Family(
         "UNet2DModel, sample, larger images",
-        lambda path: tiny_models.tiny_unet2d(path, beta_schedule="squaredcos_cap_v2", prediction_type="sample"),
+        lambda path: tiny_pipelines.tiny_unet2d(path, beta_schedule="squaredcos_cap_v2", prediction_type="sample"),
         lambda path: open_source(path, image_size=(16, 8)),
     ),
-    "dit": Family("DiTPipeline", tiny_models.tiny_dit),
-    "sd": Family("StableDiffusionPipeline 1.x", tiny_models.tiny_sd, text),
+    "dit": Family("DiTPipeline", tiny_pipelines.tiny_dit),
+    "sd": Family("StableDiffusionPipeline 1.x", tiny_pipelines.tiny_sd, text),
     "sd2": Family(
         "StableDiffusionPipeline 2.x, v",
-        lambda path: tiny_models.tiny_sd(
+        lambda path: tiny_pipelines.tiny_sd(
             path,
             scheduler="DDIMScheduler",
             prediction_type="v_prediction",
@@ -155,9 +151,11 @@ FAMILIES = {
         ),
         text,
     ),
-    "sdxl": Family("StableDiffusionXLPipeline", tiny_models.tiny_sdxl, text),
-    "sd3": Family("StableDiffusion3Pipeline", tiny_models.tiny_sd3, text),
-    "sd3-no-t5": Family("StableDiffusion3Pipeline without T5", lambda path: tiny_models.tiny_sd3(path, t5=False), text),
+    "sdxl": Family("StableDiffusionXLPipeline", tiny_pipelines.tiny_sdxl, text),
+    "sd3": Family("StableDiffusion3Pipeline", tiny_pipelines.tiny_sd3, text),
+    "sd3-no-t5": Family(
+        "StableDiffusion3Pipeline without T5", lambda path: tiny_pipelines.tiny_sd3(path, t5=False), text
+    ),
     "ddpmpp": pickle_of("ddpmpp"),
     "ncsnpp": pickle_of("ncsnpp"),
     "adm": pickle_of("adm"),

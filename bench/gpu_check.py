@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from common import RESULTS, ROOT, machine, parser, print_table
-from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
-from gpu_report import complete, outcome, write
 
+from common import RESULTS, ROOT, machine, parser, print_table
 from fastdc import ops
 from fastdc.exceptions import FastdcError
 from fastdc.extras import require
+from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
+from gpu_report import complete, outcome, write
 
 Result = TypeVar("Result")
 

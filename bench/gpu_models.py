@@ -118,10 +118,9 @@ def _song(**options: Any) -> Callable[[], Any]:
     """Makes a SongUNet with values of the size that layers expect."""
 
     def make() -> Any:
-        from random_weights import fill
-
         from fastdc.sources.edm_networks import build
         from fastdc.sources.edm_options import options_from
+        from random_weights import fill
 
         side = options["img_resolution"]
         given = {"in_channels": 3, "out_channels": 3, "label_dim": CLASSES, **options}

@@ -30,7 +30,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from common import RESULTS, machine, parser
+from fastdc import DiffusionClassifier, ops
+from fastdc.backends import NetworkOptions
+from fastdc.exceptions import MissingDependencyError
+from fastdc.extras import require, version_of
 from gpu_check import gpu_stamp, said, sources_sha256
 from gpu_models import NETWORKS, Case, missing_for, open_case
 from gpu_parts import PARTS, Opened, Part, Record, allowed, engine_parts, plain_parts
@@ -38,11 +43,6 @@ from gpu_plain import PlainLoop, set_flags
 from gpu_report import add_ratios, complete, problems_of, write
 from gpu_sides import PLAIN, WORDS, Absent, Bundles, Side, chosen, details, module_of, open_side
 from gpu_watch import ALIVE, BROKEN, STOPPED, UNFINISHED, watch
-
-from fastdc import DiffusionClassifier, ops
-from fastdc.backends import NetworkOptions
-from fastdc.exceptions import MissingDependencyError
-from fastdc.extras import require, version_of
 
 _SLOW = ("race", "latency", "certify")  # of float32 without TF32
 

@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gpu_models import Case
-from gpu_plain import PlainLoop
 
 from fastdc import DiffusionClassifier, Session
 from fastdc.engine import Run, Step
@@ -35,6 +33,8 @@ from fastdc.images import to_model_range
 from fastdc.job import PlanOptions, plan_config
 from fastdc.plan import make_plan
 from fastdc.rules.calibrated import Calibrated
+from gpu_models import Case
+from gpu_plain import PlainLoop
 
 Record = dict[str, Any]
 Part = Callable[[dict[str, Record]], Record]

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gpu_models import Case
 
 from fastdc import ops
 from fastdc.extras import require
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import PlanOptions, plan_config
 from fastdc.plan import make_plan
+from gpu_models import Case
 
 PRECISIONS = ("float32", "default", "tf32", "bfloat16", "float16")
 ROWS = 32

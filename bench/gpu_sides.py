@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from gpu_models import Case
-from gpu_plain import PRECISIONS as PLAIN_PRECISIONS
-
 from fastdc.backends import NetworkOptions, open_network
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.exceptions import MissingDependencyError
 from fastdc.extras import installed, require
+from gpu_models import Case
+from gpu_plain import PRECISIONS as PLAIN_PRECISIONS
 
 PLAIN = "plain loop"
 EAGER, COMPILED, CAPTURED = "torch eager", "torch.compile", "torch, captured"

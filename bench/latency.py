@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import parser, print_table, save
 
 import fastdc
+from common import parser, print_table, save
 from fastdc import Classification, Session
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import parser, print_table, save
-from tables import announced, first_images, validation_images
 
 import fastdc
+from common import parser, print_table, save
 from fastdc.certificate import ABSTAIN
 from fastdc.data import LabelledImages, digits_test
 from fastdc.lipschitz import certify_table
+from tables import announced, first_images, validation_images
 
 RADII = (0.1, 0.2, 0.3)
 BANDS = ((1.0, 4.0), (2.0, 8.0))

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from common import parser, print_table, ratio, save, time_sides
-from tables import announced, note
 from torch import Tensor
-from typical import CONDITIONS, NETWORKS, exported, open_network, quantised
 
+from common import parser, print_table, ratio, save, time_sides
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import Bundle
 from fastdc.sources.base import Source, WithTables
+from tables import announced, note
+from typical import CONDITIONS, NETWORKS, exported, open_network, quantised
 
 BATCHES = (1, 16, 128)
 SIDES = ("torch eager", "torch.compile", "onnx fp32", "onnx int8")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import Timing, parser, print_table, ratio, save, time_sides
 
+from common import Timing, parser, print_table, ratio, save, time_sides
 from fastdc import ops
 from fastdc.extras import require
 

@@ -26,7 +26,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+import fastdc
 from common import parser, print_table, save
+from fastdc.calibration import Calibration
+from fastdc.classifier import CALIBRATION_DRAWS
+from fastdc.data import LabelledImages, digits_test
+from fastdc.job import PlanOptions, plan_config
+from fastdc.rules.base import AbstractRule
+from fastdc.rules.betting import Betting
+from fastdc.rules.full import Full
+from fastdc.rules.paired import Paired
+from fastdc.rules.sift import Sift
+from fastdc.rules.staged import Staged
+from fastdc.rules.ttest import TTest
 from race_plot import plot
 from race_speed import Speed, measure_scheduler, measure_speed
 from replay import Replay, replay, verify
@@ -42,19 +55,6 @@ from tables import (
     supported,
     validation_images,
 )
-
-import fastdc
-from fastdc.calibration import Calibration
-from fastdc.classifier import CALIBRATION_DRAWS
-from fastdc.data import LabelledImages, digits_test
-from fastdc.job import PlanOptions, plan_config
-from fastdc.rules.base import AbstractRule
-from fastdc.rules.betting import Betting
-from fastdc.rules.full import Full
-from fastdc.rules.paired import Paired
-from fastdc.rules.sift import Sift
-from fastdc.rules.staged import Staged
-from fastdc.rules.ttest import TTest
 
 Errors = npt.NDArray[np.float32]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import interval
 
 from fastdc.extras import require
+from tables import interval
 
 # Okabe & Ito's palette; the shape tells families apart without colour.
 STYLES = {

@@ -12,12 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import TimedSlot, Timing, print_table, ratio
-from plain import torch_loop
-from replay import replay
-from tables import announced, full_run, model_images, note
 
 import fastdc
+from common import TimedSlot, Timing, print_table, ratio
 from fastdc import ops
 from fastdc.data import LabelledImages
 from fastdc.engine import Run, evaluate
@@ -29,6 +26,9 @@ from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
 from fastdc.scheduler import IN_FLIGHT, Request, Scheduler, Work
 from fastdc.shipped import find_model
+from plain import torch_loop
+from replay import replay
+from tables import announced, full_run, model_images, note
 
 LOOP_FULL, LOOP_STAGED = "plain PyTorch loop, full", "plain PyTorch loop, staged"
 OURS_FULL, OURS_STAGED, OURS_RACE = "fastdc, full", "fastdc, staged", "fastdc, race"

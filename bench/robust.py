@@ -9,7 +9,6 @@ and likelihood maximisation of another seed. An image counts where it withstands
 the classifier gets wrong before any attack do not. Needs foolbox and scikit-learn.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,17 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from common import ROOT, parser, print_table, save
-from tables import announced, first_images
 from torch import Tensor, nn
 
 import fastdc
+from common import parser, print_table, save
+from digits_cnn import train_cnn, training_digits
 from fastdc.data import digits_test
 from fastdc.extras import require
 from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, as_module, maximize_likelihood
-
-sys.path.insert(0, str(ROOT.parent / "tests"))
-from cnn import train_cnn, training_digits
+from tables import announced, first_images
 
 STEPS, DRAWS = 20, 8
 JUDGE_DRAWS, JUDGE_SEED = 64, 99

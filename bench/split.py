@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from common import Timing, parser, print_table, save, time_sides
-from tables import announced
-from typical import CONDITIONS, NETWORKS, exported, open_network
 
+from common import Timing, parser, print_table, save, time_sides
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import Bundle
 from fastdc.manifest import saved_by_parts
+from tables import announced
+from typical import CONDITIONS, NETWORKS, exported, open_network
 
 BATCH = 64
 CLASSES = (1, 2, 10, 64)  # that share a pair

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import TimedSlot, parser, print_table, save, time_sides
 
 import fastdc
+from common import TimedSlot, parser, print_table, save, time_sides
 from fastdc import ops
 from fastdc.data import digits_test
 from fastdc.engine import Run, evaluate

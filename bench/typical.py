@@ -17,7 +17,6 @@ from unittest import mock
 import diffusers
 import numpy as np
 import torch
-from random_weights import fill
 from torch import Tensor, nn
 
 from fastdc.bundle import Bundle, write_bundle
@@ -35,6 +34,7 @@ from fastdc.sources.edm_networks import build
 from fastdc.sources.edm_options import options_from
 from fastdc.sources.stable_diffusion import TextUNet
 from fastdc.sources.stable_diffusion_3 import JointTransformer
+from random_weights import fill
 
 CONDITIONS = 64  # of every network, "no class" not counted
 TOKENS = 77  # of a prompt, as CLIP reads them

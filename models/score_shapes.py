@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import StableDiffusionPipeline
+
 from make_shapes import CLASS_NAMES, HELD_OUT, SHAPES, prompt
 
 Errors = npt.NDArray[np.float64]

@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from make_shapes import CLASS_NAMES, SIZE, prompt
 from tokenizers import pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from make_shapes import CLASS_NAMES, SIZE, prompt
 
 LATENT = 8  # latents a side
 LENGTH = 12  # tokens a prompt: begin, "a photo of a colour shape", end, and some to spare

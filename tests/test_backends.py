@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import SHAPE, WITHOUT, Float64, denoiser, fails_with, gaussian, tiny_bundle, unit_images
 
 import fastdc
 from fastdc import BackendError, BundleError, DiffusionClassifier, InputError, ops
@@ -20,6 +19,9 @@ from fastdc.data import digits_test
 from fastdc.errors import ErrorTable
 from fastdc.ops import cuda_device_count
 from fastdc.plan import PlanConfig, make_plan
+from fastdc.testing.absent import WITHOUT
+from helpers.paths import SHIPPED
+from helpers.worlds import SHAPE, Float64, denoiser, fails_with, gaussian, tiny_bundle, unit_images
 
 WORLD = gaussian(3)
 
@@ -61,7 +63,7 @@ def test_onnx_and_torch_agree_within_rounding(name: str, n: int) -> None:
     torch = fastdc.load(name, backend="torch", threads=1)
     assert (onnx.network.backend, torch.network.backend) == ("onnx", "torch")
     one, other = (clf.classify(images, rule="full") for clf in (onnx, torch))
-    entry = fastdc.load_bundle(Path(fastdc.__file__).parent / "models" / name).manifest["network"]
+    entry = fastdc.load_bundle(SHIPPED / name).manifest["network"]
     limit = allowed(onnx, build_network(entry["kind"], entry["config"]), one.table)
     difference = np.abs(one.table.errors.astype(np.float64) - other.table.errors)
     assert (difference < limit).all(), (difference / limit).max()
@@ -163,7 +165,7 @@ def test_a_function_may_return_any_float_type() -> None:
 
 
 def digits_mlp() -> Bundle:
-    return fastdc.load_bundle(Path(fastdc.__file__).parent / "models" / "digits-mlp")
+    return fastdc.load_bundle(SHIPPED / "digits-mlp")
 
 
 def test_the_automatic_choice() -> None:
@@ -287,8 +289,8 @@ except fastdc.MissingDependencyError as error:
 
 
 def test_a_function_network_needs_no_package() -> None:
-    code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+    code = """
+import numpy as np
 from fastdc.gaussian import *; from fastdc import *
 world = GaussianWorld.random(3)
 print(DiffusionClassifier(world.model, world.network()).classify(np.zeros((2, 1, 4, 4)), draws=2).labels.shape)

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_doubles import Builder, Core, HostedArrays
-from worlds import SHAPE, classifier, denoiser, fails_with, gaussian, unit_images
 
 from fastdc import BackendError, DiffusionClassifier, InputError, ops
 from fastdc.backends import cuda_arrays
 from fastdc.backends.base import CAPTURING, AbstractSlot, halves
 from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
+from helpers.cuda_doubles import Builder, Core, HostedArrays
+from helpers.worlds import SHAPE, classifier, denoiser, fails_with, gaussian, unit_images
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 

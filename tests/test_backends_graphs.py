@@ -3,50 +3,17 @@
 ONNX Runtime loads them here, so that a refusal by either side is seen; every one is a single line naming the file.
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import fails_with, gaussian, tiny_bundle, unit_images
 
 import fastdc
 from fastdc import BackendError
 from fastdc.backends import NetworkOptions, open_network
 from fastdc.shipped import find_model
-
-Values = dict[str, tuple[str, list[Any]]]
-
-
-@cache
-def _kinds() -> Any:
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    return onnx
-
-
-def graph(
-    *, inputs: Values | None = None, outputs: Values | None = None, nodes: list[Any] | None = None, **changes: Any
-) -> bytes:
-    """An ONNX graph that returns its sample, with some of its inputs or output declared otherwise."""
-    onnx = _kinds()
-    helper = onnx.helper
-    image = ["batch", 1, 2, 3]
-    right: Values = {"sample": ("FLOAT", image), "timestep": ("FLOAT", ["batch"]), "class_labels": ("INT64", ["batch"])}
-    taken = inputs or {name: changes.get(name, value) for name, value in right.items()}
-    given: Values = outputs or {"output": changes.get("output", ("FLOAT", image))}
-
-    def values(entries: Values) -> list[Any]:
-        return [
-            helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), shape)
-            for name, (kind, shape) in entries.items()
-        ]
-
-    nodes = nodes or [helper.make_node("Identity", [next(iter(taken))], [name]) for name in given]
-    made = helper.make_graph(nodes, "g", values(taken), values(given))
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
-    content: bytes = model.SerializeToString()
-    return content
+from helpers.denoiser_graphs import _kinds, graph
+from helpers.worlds import fails_with, gaussian, tiny_bundle, unit_images
 
 
 def opened(tmp_path: Path, content: bytes) -> Any:

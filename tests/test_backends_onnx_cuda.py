@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_doubles import Core, HostedArrays
-from latent_world import MODEL, PROMPTS, Encoder, network, table, write
-from worlds import fails_with, tiny_bundle, unit_images
 
 import fastdc
 from fastdc import BackendError, BundleError, DiffusionClassifier, InputError, ops
@@ -24,94 +21,13 @@ from fastdc.backends.base import halves
 from fastdc.backends.onnx_cuda import OnnxCudaNetwork
 from fastdc.bundle import Bundle
 from fastdc.data import digits_test
+from helpers.cuda_doubles import Core, HostedArrays
+from helpers.latent_world import MODEL, PROMPTS, Encoder, network, table, write
+from helpers.onnxruntime_double import Ort
+from helpers.paths import SHIPPED
+from helpers.worlds import fails_with, tiny_bundle, unit_images
 
 onnxruntime: Any = pytest.importorskip("onnxruntime")
-
-AVAILABLE = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-
-
-class Binding:
-    """An I/O binding that takes CUDA's addresses for the CPU's."""
-
-    def __init__(self, binding: Any, bound: dict[str, Any]) -> None:
-        self.binding = binding
-        self.bound = bound
-
-    def bind_input(self, name: str, device: str, index: int, element: int, shape: list[int], pointer: int) -> None:
-        assert device == "cuda"
-        self.bound[name] = (index, element, tuple(shape), pointer)
-        self.binding.bind_input(name, "cpu", 0, element, shape, pointer)
-
-    def bind_output(self, name: str, device: str, index: int, element: int, shape: list[int], pointer: int) -> None:
-        assert device == "cuda"
-        self.bound[name] = (index, element, tuple(shape), pointer)
-        self.binding.bind_output(name, "cpu", 0, element, shape, pointer)
-
-
-class Session:
-    def __init__(self, ort: "Ort", graph: Any, options: Any, providers: list[Any]) -> None:
-        self.ort = ort
-        self.providers = providers
-        self.real = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self.bindings: list[dict[str, Any]] = []
-        self.runs: list[str] = []
-        self.fallback = True
-        ort.sessions.append(self)
-
-    def get_providers(self) -> list[str]:
-        if self.ort.loads:
-            return [provider for provider, _ in self.providers]
-        return ["CPUExecutionProvider"]
-
-    def disable_fallback(self) -> None:
-        self.fallback = False
-
-    def get_inputs(self) -> Any:
-        return self.real.get_inputs()
-
-    def get_outputs(self) -> Any:
-        return self.real.get_outputs()
-
-    def io_binding(self) -> Binding:
-        self.bindings.append({})
-        return Binding(self.real.io_binding(), self.bindings[-1])
-
-    def run_with_iobinding(self, binding: Binding, options: Any) -> None:
-        self.runs.append(options.get_run_config_entry("disable_synchronize_execution_providers"))
-        if self.ort.fails:
-            raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2\nout of memory")
-        self.real.run_with_iobinding(binding.binding)
-
-
-class Ort:
-    """What fastdc uses of the module onnxruntime, of a build with CUDA."""
-
-    __version__ = "1.31.1"
-    SessionOptions = onnxruntime.SessionOptions
-    RunOptions = onnxruntime.RunOptions
-
-    def __init__(self) -> None:
-        self.sessions: list[Session] = []
-        self.available = AVAILABLE
-        self.loads = True
-        self.fails = False
-        self.preloaded: list[dict[str, Any]] = []
-        self.refuses = ""
-
-    def get_available_providers(self) -> list[str]:
-        return self.available
-
-    def preload_dlls(self, **given: Any) -> None:
-        self.preloaded.append(given)
-        print("Failed to load libcudnn.so.9")
-
-    def InferenceSession(  # noqa: N802
-        self, graph: Any, options: Any, *, providers: list[Any], enable_fallback: int = 1
-    ) -> Session:
-        if self.refuses and not enable_fallback:
-            raise RuntimeError(self.refuses)
-        self.loads = self.loads and not self.refuses
-        return Session(self, graph, options, providers)
 
 
 def opened(bundle: Bundle, ort: Ort | None = None, **options: Any) -> OnnxCudaNetwork:
@@ -121,7 +37,7 @@ def opened(bundle: Bundle, ort: Ort | None = None, **options: Any) -> OnnxCudaNe
 
 
 def shipped(name: str = "digits-mlp") -> Bundle:
-    return fastdc.load_bundle(Path(fastdc.__file__).parent / "models" / name)
+    return fastdc.load_bundle(SHIPPED / name)
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +237,7 @@ def test_other_precisions_and_providers() -> None:
 
 def test_a_graph_that_is_none(tmp_path: Path) -> None:
     fails_with(lambda: opened(tiny_bundle(tmp_path / "b")), "denoiser.onnx", kind=BackendError)
-    from test_backends_graphs import graph
+    from helpers.denoiser_graphs import graph
 
     bad = tiny_bundle(tmp_path / "c", graph(timestep=("DOUBLE", ["batch"])))
     fails_with(lambda: opened(bad), "must map", kind=BundleError)

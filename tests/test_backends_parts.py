@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from latent_world import CLASS_OF, MODEL, PROMPTS, Encoder, graph, network, parts, table, write
-from worlds import fails_with, unit_images
 
 import fastdc
 from fastdc import Bundle, DiffusionClassifier, InputError
@@ -18,6 +16,8 @@ from fastdc.estimation import Fixed
 from fastdc.lipschitz import certify_table
 from fastdc.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.prompts import Prompts
+from helpers.latent_world import CLASS_OF, MODEL, PROMPTS, Encoder, graph, network, parts, table, write
+from helpers.worlds import fails_with, unit_images
 
 pytest.importorskip("onnxruntime")
 IMAGES = unit_images(5, MODEL.image_shape)

@@ -5,7 +5,6 @@ touch, and refuses calls that fit no signature) and by what is written (the synt
 """
 
 import ast
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from cuda_doubles import Core, HostedArrays
-from tensorrt_double import VERSIONS, Double, Part, arguments_of, fits, interface
-
 from fastdc.backends.tensorrt import build, network
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.module import use_module
 from fastdc.backends.tensorrt.network import Engine, TensorRTSlot, check_tensors, load_engine
 from fastdc.exceptions import BackendError
 from fastdc.shipped import find_model
+from helpers.cuda_doubles import Core, HostedArrays
+from helpers.tensorrt_double import VERSIONS, Double, Part, arguments_of, fits, interface
 
 USES: dict[str, set[str]] = {
     "Builder": {
@@ -132,11 +130,8 @@ def used_of(version: str) -> set[tuple[str, str]]:
 
 def test_the_installed_module_is_the_one_that_was_read() -> None:
     module = pytest.importorskip("tensorrt_rtx")
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-    try:
-        from tensorrt_api import describe  # type: ignore[import-not-found, unused-ignore]
-    finally:
-        sys.path.pop(0)
+    from tensorrt_api import describe
+
     assert [f"{name}.{member}" for name, member in used_of("rtx") if not hasattr(getattr(module, name), member)] == []
     golden = interface("rtx-1.7")
     if module.__version__ == golden["version"]:

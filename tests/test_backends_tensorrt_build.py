@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorrt_double import DAMAGED, Double
 
 from fastdc.backends.tensorrt.build import (
     EngineOptions,
@@ -16,6 +15,7 @@ from fastdc.backends.tensorrt.build import (
 from fastdc.backends.tensorrt.module import TensorRT, open_tensorrt, use_module
 from fastdc.exceptions import BackendError, InputError
 from fastdc.shipped import find_model
+from helpers.tensorrt_double import DAMAGED, Double
 
 pytest.importorskip("tensorrt_rtx")
 pytest.importorskip("onnxruntime")

@@ -14,9 +14,6 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("filelock")
 
-from cuda_doubles import Core, HostedArrays
-from tensorrt_double import VERSIONS, Double
-
 from fastdc import DiffusionClassifier
 from fastdc.backends import open_network
 from fastdc.backends.base import NetworkOptions
@@ -37,6 +34,8 @@ from fastdc.bundle import Bundle, load_bundle
 from fastdc.data import digits_test
 from fastdc.exceptions import BackendError, InputError, MissingDependencyError
 from fastdc.shipped import find_model
+from helpers.cuda_doubles import Core, HostedArrays
+from helpers.tensorrt_double import VERSIONS, Double
 
 MLP = load_bundle(find_model("digits-mlp"))
 SMALL = EngineOptions(batches=(4, 16), latency=(1, 2, 4))

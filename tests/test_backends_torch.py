@@ -6,28 +6,27 @@ buffers lie on the CPU: what is shown is the order of the calls and the numbers,
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from worlds import SHAPE, fails_with, gaussian, unit_images
 
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, InputError, ops
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import CAPTURING, device_batch
 from fastdc.data import digits_test
+from helpers.paths import SHIPPED
+from helpers.worlds import SHAPE, fails_with, gaussian, unit_images
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch")
 
-from torch_worlds import GaussianDenoiser
-
 from fastdc.backends import torch as backend
+from helpers.torch_worlds import GaussianDenoiser
 
 WORLD = gaussian(3)
 
@@ -82,7 +81,7 @@ def _with_signature(like: Any, function: Callable[..., Any]) -> Any:
 def test_compiled_code_gives_the_numbers_of_the_module() -> None:
     images = digits_test().images[:4]
     compiled = fastdc.load("digits-mlp", backend="torch", batch=16)
-    path = Path(fastdc.__file__).parent / "models" / "digits-mlp"
+    path = SHIPPED / "digits-mlp"
     options = NetworkOptions(batch=16, compile=True, device="cpu")
     compiled = DiffusionClassifier(compiled.model, backend.TorchNetwork.from_bundle(fastdc.load_bundle(path), options))
     plain = fastdc.load("digits-mlp", backend="torch", batch=16)

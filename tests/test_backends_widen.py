@@ -11,10 +11,10 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 import onnx
-from tiny_graphs import denoiser, graph
 
 from fastdc.backends.widen import widen, widened_session
 from fastdc.export.storage import external
+from helpers.tiny_graphs import denoiser, graph
 
 
 def test_widening_keeps_the_values_and_leaves_no_bfloat16() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 from fastdc import load_bundle
 from fastdc.bundle import with_calibration, write_bundle
@@ -20,6 +19,7 @@ from fastdc.calibration import Calibration
 from fastdc.level_weights import LevelWeights
 from fastdc.manifest import DENOISER, MANIFEST, WEIGHTS
 from fastdc.plan import PlanConfig
+from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 _positive = st.floats(1e-3, 1e3)
 _pair = st.tuples(_positive, _positive).map(sorted).filter(lambda pair: pair[0] < pair[1])

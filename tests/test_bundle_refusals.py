@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 from fastdc import BundleError, load_bundle
 from fastdc.bundle import with_calibration, write_bundle
 from fastdc.manifest import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
+from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 # Path of a field, values that are refused there, what the message names.
 _BAD: list[tuple[str, list[Any], str]] = [

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import run
-from worlds import Float64, classifier, fails_with, gaussian, refusing, unit_images
 
 from fastdc import DiffusionClassifier, InputError
 from fastdc.calibration import (
@@ -26,6 +24,8 @@ from fastdc.calibration import (
 from fastdc.level_weights import LevelWeights
 from fastdc.plan import PlanConfig
 from fastdc.rules.calibrated import Calibrated
+from helpers.rule_runs import run
+from helpers.worlds import Float64, classifier, fails_with, gaussian, refusing, unit_images
 
 PLAN = PlanConfig(draws=16, levels=(0.5, 2.0), weighting="edm", first=(1.0,))
 

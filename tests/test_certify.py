@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from worlds import Float32, classifier, fails_with, gaussian, unit_images
 
 from fastdc import InputError
 from fastdc.base import AbstractBase, DiffusionBase, Feed, FunctionBase, Vote
@@ -21,6 +20,7 @@ from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, Rows
 from fastdc.ops import PURPOSE_ESTIMATION, PURPOSE_SELECTION
+from helpers.worlds import Float32, classifier, fails_with, gaussian, unit_images
 
 SIGMA = 0.25
 WORLD = gaussian(3)

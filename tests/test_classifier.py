@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import SHAPE, Int64, classifier, denoiser, fails_with, gaussian, refusing, tiny_bundle, unit_images
 
 import fastdc
 from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model, Progress
@@ -19,6 +18,8 @@ from fastdc.parameterization import Parameterization
 from fastdc.rules.calibrated import Calibrated
 from fastdc.schedules import EDMSchedule
 from fastdc.shipped import find_model
+from helpers.paths import SHIPPED, with_helpers
+from helpers.worlds import SHAPE, Int64, classifier, denoiser, fails_with, gaussian, refusing, tiny_bundle, unit_images
 
 WORLD = gaussian(3)
 CLASSIFIER = classifier(WORLD)
@@ -138,12 +139,13 @@ def test_options_change_what_they_say() -> None:
 
 def test_results_do_not_depend_on_the_process() -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from worlds import *;"
+        "from helpers.worlds import *;"
         "result = classifier(gaussian(3), batch=5, slots=2).classify(unit_images(4), draws=5);"
         "print(result.errors.tobytes().hex(), result.table.streams.tolist())"
     )
-    folder = str(Path(__file__).parent)
-    out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=with_helpers()
+    ).stdout
     here = CLASSIFIER.classify(unit_images(4), draws=5)
     assert out == f"{here.errors.tobytes().hex()} {here.table.streams.tolist()}\n"
 
@@ -249,7 +251,7 @@ def test_a_network_from_python_with_a_model_made_by_hand() -> None:
 
 def test_models_are_found_by_name_and_path(tmp_path: Path) -> None:
     assert fastdc.shipped_models() == ("digits", "digits-mlp", "shapes")
-    assert find_model("digits") == Path(fastdc.__file__).parent / "models" / "digits"
+    assert find_model("digits") == SHIPPED / "digits"
     assert find_model(tmp_path) == tmp_path
     for name in ("no-such-model", str(tmp_path / "nothing"), ""):
         fails_with(lambda name=name: fastdc.load(name), kind=BundleError)  # type: ignore[misc]

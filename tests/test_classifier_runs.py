@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from races import DRAWS, RULES, Float32, rule_of, slow_race, winner
-from worlds import SHAPE, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
 from fastdc import Classification, DiffusionClassifier, InputError, Interrupted, Progress
 from fastdc.gaussian import GaussianWorld
 from fastdc.rules.base import AbstractRule
+from helpers.races import DRAWS, RULES, Float32, rule_of, slow_race, winner
+from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
 WORLD = gaussian(4)
 N = 9

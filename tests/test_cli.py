@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import MLP, Cli, Result, place_digits
 from PIL import Image
 
 import fastdc
@@ -22,6 +21,7 @@ from fastdc.cli.main import main
 from fastdc.cli.runner import rule_options
 from fastdc.data import digits_test
 from fastdc.shipped import find_model
+from helpers.cli_runs import MLP, Cli, Result, place_digits
 
 FULL = (*MLP, "--rule", "full")
 COMMANDS = ("demo", "classify", "calibrate", "info", "train", "export")

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import Cli, place_digits
-from worlds import CALIBRATION, CURVE, fails_with
 
 import fastdc
 from fastdc.bundle import Bundle, load_bundle, with_calibration
@@ -18,6 +16,8 @@ from fastdc.data import digits_test
 from fastdc.exceptions import FastdcError, InputError
 from fastdc.manifest import MANIFEST
 from fastdc.shipped import find_model
+from helpers.cli_runs import Cli, place_digits
+from helpers.worlds import CALIBRATION, CURVE, fails_with
 
 # A small calibration: 70 images allow a delta of 1 / 71.
 QUICK = ("--delta", "0.05", "--draws", "8", "--seeds", "2")

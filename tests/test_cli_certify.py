@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import MLP, Cli, place_digits
 from PIL import Image
 
 import fastdc
@@ -23,6 +22,7 @@ from fastdc.estimation import Fixed
 from fastdc.evaluation import default_radii, summarize, table
 from fastdc.record_writer import RecordWriter
 from fastdc.records import HEADER, UNKNOWN, read_records
+from helpers.cli_runs import MLP, Cli, place_digits
 
 # Few copies and draws: which class wins does not matter here.
 QUICK = (*MLP, "--sigma", "0.25", "--n0", "3", "--n", "12", "--alpha", "0.05", "--draws", "2", "--threads", "1")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import Cli
 
 from fastdc.certificate import ABSTAIN, Certificate
 from fastdc.evaluation import compare, comparison_table, default_radii, summarize, table
 from fastdc.record_writer import RecordWriter
 from fastdc.records import read_records
+from helpers.cli_runs import Cli
 
 COHENS = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t1.21\t1\t0:00:15\n4\t8\t-1\t0.0\t0\t0:00:14\n"
 

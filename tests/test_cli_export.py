@@ -13,21 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import Cli
+
+from helpers.cli_runs import Cli
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-import edm_files
-import tiny_models
 import torch
-from exported import PROMPTS, exported, shared_folder, small_source
 
 import fastdc.cli.export as cli_export
 from fastdc.bundle import load_bundle
 from fastdc.manifest import MANIFEST
+from fastdc.testing import edm_files, tiny_pipelines
+from helpers.exported import PROMPTS, exported, shared_folder, small_source
 
 MAIN = "from fastdc.cli.main import main\nmain()"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -60,7 +60,7 @@ def test_another_process_exports_the_same_bytes_and_says_what_it_did(
 ) -> None:
     """The command against the function: other hash seeds, another folder, prompts of a file."""
     _, bundle = exported("stable-diffusion", shared_folder(tmp_path_factory))
-    folder = tiny_models.tiny_sd(tmp_path / "tiny-stable-diffusion")
+    folder = tiny_pipelines.tiny_sd(tmp_path / "tiny-stable-diffusion")
     prompts = _prompts_file(tmp_path / "prompts.csv")
     out = tmp_path / "out"
     done = _process("export", folder, out, "--prompts", prompts, "--verify", PYTHONHASHSEED="7")
@@ -197,7 +197,7 @@ def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
         return _Engine()
 
     monkeypatch.setattr(network, "TensorRTNetwork", build)
-    unet, out = tiny_models.tiny_unet2d(tmp_path / "unet"), tmp_path / "out"
+    unet, out = tiny_pipelines.tiny_unet2d(tmp_path / "unet"), tmp_path / "out"
     run = ("export", unet, out, "--classes", "a,b,c,d", "--no-split", "--engine")
     (tmp_path / "file").write_text("")
     if _no_gpu():
@@ -225,8 +225,8 @@ def _no_gpu() -> bool:
 
 
 def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> None:
-    unet = tiny_models.tiny_unet2d(tmp_path / "unet")
-    sd = tiny_models.tiny_sd(tmp_path / "sd")
+    unet = tiny_pipelines.tiny_unet2d(tmp_path / "unet")
+    sd = tiny_pipelines.tiny_sd(tmp_path / "sd")
     pkl = edm_files.write_edm(tmp_path / "m.pkl", "ddpmpp")
     prompts = _prompts_file(tmp_path / "p.csv")
     out = tmp_path / "out"
@@ -259,7 +259,7 @@ def _refuses_quickly(cli: Cli, *args: str | Path, naming: str) -> None:
 
 
 def test_what_does_not_fit_the_model_is_refused_before_the_export(cli: Cli, tmp_path: Path) -> None:
-    unet = tiny_models.tiny_unet2d(tmp_path / "unet")
+    unet = tiny_pipelines.tiny_unet2d(tmp_path / "unet")
     out = tmp_path / "out"
     run = ("export", unet, out, "--classes", "a,b,c,d")
     _refuses_quickly(cli, *run[:3], "--classes", "a,b", naming="4 class rows")
@@ -331,7 +331,7 @@ def _hostile() -> bytes:
 
 def _folder(change: Callable[[Path], Any]) -> Callable[[Path], Path]:
     def make(place: Path) -> Path:
-        folder = tiny_models.tiny_unet2d(place / "m")
+        folder = tiny_pipelines.tiny_unet2d(place / "m")
         change(folder)
         return folder
 

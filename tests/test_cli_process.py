@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds import WITHOUT
 
 import fastdc
 from fastdc.data import digits_test
+from fastdc.testing.absent import WITHOUT
 
 # A job in the background of a shell ignores SIGINT, and so do its children; these are to react all the same.
 MAIN = (

@@ -15,8 +15,8 @@ import pytest
 import fastdc
 from fastdc import _C
 from fastdc.ops import build_config
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = ("fastdc", "csrc", "tests", "bench", "tools", "models")
 SUFFIXES = {".py", ".pyi", ".cpp", ".h", ".cu", ".cuh", ".sh"}
 MAX_LINES = 450

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import DELTA, DTYPES, LAYOUTS, N_CLASSES, SEED, SIZES, Case, error_tolerance, make_case
 
 from fastdc import InputError, ops
+from helpers.cuda_cases import DELTA, DTYPES, LAYOUTS, N_CLASSES, SEED, SIZES, Case, error_tolerance, make_case
 
 torch = pytest.importorskip("torch", reason="needs torch to hold arrays on a device")
 if not ops.build_config()["cuda"]:

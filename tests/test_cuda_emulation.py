@@ -17,11 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import DELTA, DTYPES, LAYOUTS, N_CLASSES, SEED, SIZES, Case, dtype_for, error_tolerance, make_case
 
 from fastdc import ops
+from helpers.cuda_cases import (
+    DELTA,
+    DTYPES,
+    LAYOUTS,
+    N_CLASSES,
+    SEED,
+    SIZES,
+    Case,
+    dtype_for,
+    error_tolerance,
+    make_case,
+)
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-ignored-attributes"]

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_sides import BATCH, IMAGES, RTOL, Open, Side, on_cpu, opened, sides
-from worlds import unit_images
 
 from fastdc import Classification, DiffusionClassifier, Session, ops
 from fastdc.backends.base import NetworkOptions, halves
@@ -24,6 +22,8 @@ from fastdc.manifest import PREFIX
 from fastdc.rules.base import geometric_looks
 from fastdc.shipped import find_model
 from fastdc.spread import SpreadNetwork, networks_of
+from helpers.cuda_sides import BATCH, IMAGES, RTOL, Open, Side, on_cpu, opened, sides
+from helpers.worlds import unit_images
 
 __all__ = ["opened"]
 

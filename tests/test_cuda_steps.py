@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_cases import N_CLASSES, SEED, error_tolerance, make_case
-from cuda_sides import (
+
+from fastdc import DiffusionClassifier, ops
+from fastdc.engine import Run, Step
+from fastdc.images import streams_of, to_model_range
+from fastdc.job import plan_config
+from fastdc.plan import make_plan
+from helpers.cuda_cases import N_CLASSES, SEED, error_tolerance, make_case
+from helpers.cuda_sides import (
     BACKENDS,
     BATCH,
     DEVICES,
@@ -24,12 +30,6 @@ from cuda_sides import (
     opened,
     sides,
 )
-
-from fastdc import DiffusionClassifier, ops
-from fastdc.engine import Run, Step
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import plan_config
-from fastdc.plan import make_plan
 
 __all__ = ["opened"]
 

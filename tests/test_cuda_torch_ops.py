@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cuda_cases import error_tolerance
-from cuda_sides import DEVICES, ON_DEVICE
-from oracle import DTYPES
 
 from fastdc import ops
+from helpers.cuda_cases import error_tolerance
+from helpers.cuda_sides import DEVICES, ON_DEVICE
+from helpers.oracle import DTYPES
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch")
 
-from test_torch_ops import array_of, case_of, plain_errors, samples, settings, tables, tensor
+from helpers.torch_cases import array_of, case_of, plain_errors, samples, settings, tables, tensor
 
 SIZE = 12  # pixels of these cases
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from worlds import Float64, fails_with, permutations
 
 from fastdc import ErrorTable, InputError
 from fastdc.decide import Decision, decide, decide_table, fit_temperature, negative_log_likelihood, posterior
 from fastdc.errors import ragged
+from helpers.worlds import Float64, fails_with, permutations
 
 NAN = np.nan
 

@@ -4,7 +4,6 @@ The UNet's run over all 400 images is the one slow test of the suite (some 20 s 
 looks at it.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 import fastdc
 from fastdc import Classification
 from fastdc.data import digits_test
+from helpers.paths import SHIPPED
 
 MODELS = ("digits", "digits-mlp")
-FOLDER = Path(fastdc.__file__).parent / "models"
+FOLDER = SHIPPED
 
 _results: dict[str, Classification] = {}
 

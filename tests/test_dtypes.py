@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from oracle import DTYPES
 
 from fastdc import ops
+from helpers.oracle import DTYPES
 
 ISAS = ops.build_config()["cpu_isas"].split(", ")
 HALVES = ("float16", "bfloat16")

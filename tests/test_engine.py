@@ -8,15 +8,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from engine_runs import WORLD, counts_of, network, prepared, table
 from hypothesis import given
 from hypothesis import strategies as st
-from races import DRAWS, RULES, rule_of, slow_race
-from worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, permutations, unit_images
 
 from fastdc.engine import evaluate
 from fastdc.gaussian import GaussianWorld
 from fastdc.scheduler import Finished
+from helpers.engine_runs import WORLD, counts_of, network, prepared, table
+from helpers.races import DRAWS, RULES, rule_of, slow_race
+from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, permutations, unit_images
 
 # --- every cell once, the same numbers -------------------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 from fastdc import BackendError, DiffusionClassifier, Session
 from fastdc.backends.base import AbstractSlot, halves
 from fastdc.gaussian import GaussianWorld
+from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_runs import MODEL, WORLD, Recorder, counts_of, network, prepared, table
-from worlds import SHAPE, Float32, ManySlots, denoiser, fails_with, unit_images
 
 from fastdc import BackendError, DiffusionClassifier
 from fastdc.engine import evaluate
@@ -23,6 +21,8 @@ from fastdc.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
 from fastdc.scheduler import Finished, Request, Work
+from helpers.engine_runs import MODEL, WORLD, Recorder, counts_of, network, prepared, table
+from helpers.worlds import SHAPE, Float32, ManySlots, denoiser, fails_with, unit_images
 
 # --- slots -----------------------------------------------------------------------------------------------------------
 

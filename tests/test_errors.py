@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from worlds import classifier, fails_with, gaussian, unit_images
 
 from fastdc import ErrorTable, InputError
 from fastdc.errors import VERSION, mean_errors, ragged
 from fastdc.plan import PlanConfig, make_plan
+from helpers.worlds import classifier, fails_with, gaussian, unit_images
 
 
 def table(n: int = 2, k: int = 3, j: int = 4, *, seed: int = 0, full: bool = False) -> ErrorTable:

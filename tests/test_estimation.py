@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target, Verdict
+from helpers.worlds import fails_with
 
 ALL: tuple[AbstractEstimation, ...] = (
     Fixed(0.25, 1000, 0.001),

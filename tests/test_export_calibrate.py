@@ -11,13 +11,12 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
-from exported import exported, labelled, shared_folder
-
 from fastdc.bundle import Bundle
 from fastdc.decide import fit_temperature
 from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_delta, supported_delta, with_doubt
 from fastdc.loading import load
 from fastdc.manifest import parse_manifest
+from helpers.exported import exported, labelled, shared_folder
 
 
 def _files(bundle: Bundle) -> dict[str, bytes | Path]:

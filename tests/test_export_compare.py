@@ -11,12 +11,12 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
 import torch
-from exported import exported, random_images, shared_folder, small_source
 
 from fastdc import reference
 from fastdc.exceptions import InputError
 from fastdc.export.compare import TIE, Comparison, compare_errors, torch_classifier
 from fastdc.sources import Source
+from helpers.exported import exported, random_images, shared_folder, small_source
 
 
 def _scaled(source: Source, factor: float) -> Source:

@@ -13,7 +13,6 @@ pytest.importorskip("diffusers")
 import onnx
 import onnxruntime
 import torch
-from exported import exported, random_images, shared_folder, small_source
 
 from fastdc import reference
 from fastdc.backends import NetworkOptions
@@ -30,6 +29,7 @@ from fastdc.manifest import DATA, DENOISER, REST, SCORED
 from fastdc.model import Model
 from fastdc.schedules import DiscreteSchedule
 from fastdc.sources import Source
+from helpers.exported import exported, random_images, shared_folder, small_source
 
 
 def _external(graph: bytes) -> dict[str, tuple[str, ...]]:

@@ -11,13 +11,13 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 import onnx
-import tiny_graphs
 import torch
 from onnx import TensorProto, helper, parser
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastdc.export.flops import count_flops, infer_values, input_shapes, measure_flops, node_names
+from helpers import tiny_graphs
 
 
 def graph(text: str, *, opset: int = 23) -> onnx.ModelProto:

@@ -15,11 +15,11 @@ pytest.importorskip("onnxruntime")
 import onnx
 import onnxruntime
 import torch
-from tiny_graphs import FAMILIES, denoiser, graph
 from torch import Tensor, nn
 
 from fastdc.export.graph import PRECISIONS, export_graph, export_onnx
 from fastdc.export.verify import GraphCheck, denoiser_feeds, verify_graph
+from helpers.tiny_graphs import FAMILIES, denoiser, graph
 
 TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 

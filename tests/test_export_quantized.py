@@ -10,7 +10,6 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
 import onnx
-from exported import labelled, small_source
 
 from fastdc.exceptions import InputError
 from fastdc.export import denoiser
@@ -18,6 +17,7 @@ from fastdc.export.compare import compare_errors
 from fastdc.export.source import export_source
 from fastdc.loading import load
 from fastdc.manifest import DENOISER
+from helpers.exported import labelled, small_source
 
 
 def test_int8_agrees_as_often_as_it_says(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fastdc.cli.main import cli
 from fastdc.data import load_labelled
 from fastdc.decide import fit_temperature
 from fastdc.exceptions import BackendError, BundleError, InputError
+from helpers.paths import ROOT, SHIPPED
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -29,8 +30,6 @@ import torch
 from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx, with_doubt
 from fastdc.networks import build_network
 from fastdc.train import RunFolder, TrainConfig, train
-
-MODELS = Path(__file__).parents[1] / "fastdc" / "models"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +131,7 @@ def local_traces(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["stripes", "digits", "digits-mlp"])
 def test_no_local_path_is_in_a_bundle(workplace: Path, name: str) -> None:
-    assert local_traces(workplace / name if name == "stripes" else MODELS / name) == []
+    assert local_traces(workplace / name if name == "stripes" else SHIPPED / name) == []
 
 
 def test_verification_catches_a_network_that_differs(workplace: Path) -> None:
@@ -157,7 +156,7 @@ def test_calibration_fits_a_temperature_and_refuses_the_training_images(workplac
     with pytest.raises(InputError, match="these are the training images"):
         export_run(workplace / "run", tmp_path / "no", calibrate=workplace / "train.npz")
     with pytest.raises(InputError, match="other classes"):
-        export_run(workplace / "run", tmp_path / "no", calibrate=MODELS / "digits-test.npz")
+        export_run(workplace / "run", tmp_path / "no", calibrate=SHIPPED / "digits-test.npz")
     assert not (tmp_path / "no").exists()
 
 
@@ -206,7 +205,7 @@ def test_the_recorded_command_repeats_the_recipe_without_paths() -> None:
 def test_the_shipped_bundles_are_whole_and_their_two_networks_agree(name: str) -> None:
     from safetensors.torch import load
 
-    bundle = load_bundle(MODELS / name)
+    bundle = load_bundle(SHIPPED / name)
     if bundle.manifest["network"]["kind"] == "unet2d":
         pytest.importorskip("diffusers")
     network = build_network(bundle.manifest["network"]["kind"], bundle.manifest["network"]["config"]).eval()
@@ -237,11 +236,11 @@ def test_a_unet_exports_with_a_dynamic_batch() -> None:
 
 def test_the_shipped_test_images_are_what_the_script_makes_and_no_training_or_validation_images(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    script = MODELS.parents[1] / "models" / "make_digits.py"
+    script = ROOT / "models" / "make_digits.py"
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True)
     parts = {name: load_labelled(tmp_path / f"digits-{name}.npz") for name in ("train", "val", "test")}
     assert [len(part) for part in parts.values()] == [1200, 197, 400]
-    shipped = load_labelled(MODELS / "digits-test.npz")
+    shipped = load_labelled(SHIPPED / "digits-test.npz")
     assert np.array_equal(shipped.images, parts["test"].images)
     assert np.array_equal(shipped.labels, parts["test"].labels)
     assert shipped.class_names == tuple("0123456789")

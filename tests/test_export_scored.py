@@ -13,9 +13,9 @@ pytest.importorskip("onnxruntime")
 import onnx
 import onnxruntime
 import torch
-from tiny_graphs import denoiser, graph
 
 from fastdc.export.scored import COLUMNS, scored_graph
+from helpers.tiny_graphs import denoiser, graph
 
 
 def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarray:

@@ -13,8 +13,6 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("diffusers")
 
 import torch
-from exported import exported, labelled, shared_folder, small_source
-from worlds import assert_one_line
 
 import fastdc.export.source as module
 from fastdc.bundle import load_bundle
@@ -23,6 +21,8 @@ from fastdc.export.source import export_source
 from fastdc.loading import load
 from fastdc.manifest import MANIFEST
 from fastdc.model import Defaults
+from helpers.exported import exported, labelled, shared_folder, small_source
+from helpers.worlds import assert_one_line
 
 
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

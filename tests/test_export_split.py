@@ -15,7 +15,6 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import onnx
-import tiny_graphs
 from onnx import TensorProto, numpy_helper, parser
 
 from fastdc.export import split as split_module
@@ -23,6 +22,7 @@ from fastdc.export.flops import input_shapes, measure_flops
 from fastdc.export.split import Split, SplitReport, check_split, split_graph
 from fastdc.export.storage import external
 from fastdc.export.verify import tolerance
+from helpers import tiny_graphs
 
 SLOW = ("unet2d", "songunet", "stable-diffusion", "stable-diffusion-xl", "dit", "stable-diffusion-3")
 FAMILIES = ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]

@@ -14,10 +14,10 @@ pytest.importorskip("onnxruntime")
 
 import onnx
 import onnxruntime
-from tiny_graphs import denoiser, graph
 
 from fastdc.export.storage import SMALLEST_MOVED, check_graph, external, skeleton, value_types, weight_bytes
 from fastdc.export.verify import denoiser_feeds, verify_graph
+from helpers.tiny_graphs import denoiser, graph
 
 MLP = denoiser("mlp")
 

@@ -13,12 +13,12 @@ pytest.importorskip("tensorrt_rtx")
 
 import onnx
 import tensorrt_rtx as trt  # type: ignore[import-untyped]
-from tiny_graphs import FAMILIES, denoiser, graph
 
 from fastdc.export.quantize import calibration_feeds, quantize_graph
 from fastdc.export.scored import scored_graph
 from fastdc.export.storage import external
 from fastdc.export.tensorrt_check import build_check
+from helpers.tiny_graphs import FAMILIES, denoiser, graph
 
 NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 

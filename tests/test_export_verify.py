@@ -11,10 +11,10 @@ pytest.importorskip("onnxruntime")
 
 import onnx
 import torch
-from tiny_graphs import denoiser, graph
 from torch import nn
 
 from fastdc.export.verify import denoiser_feeds, tolerance, verify_graph
+from helpers.tiny_graphs import denoiser, graph
 
 MLP = denoiser("mlp")
 FEEDS = denoiser_feeds(MLP.shape, MLP.conditions, (0.0, 999.0))

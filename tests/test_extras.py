@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from worlds import assert_one_line
 
 from fastdc import FastdcError, InputError, MissingDependencyError
 from fastdc.exceptions import BackendError, BundleError
 from fastdc.extras import EXTRA_OF, installed, require, version_of
+from helpers.paths import ROOT
+from helpers.worlds import assert_one_line
 
 HEAVY = ("torch", "onnxruntime", "onnx", "onnxscript", "diffusers", "transformers", "matplotlib", "sklearn")
 NOT_NEEDED = (*HEAVY, "scipy", "PIL", "click", "tqdm", "safetensors", "tensorrt")
@@ -43,7 +44,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra() -> None:
 def test_every_extra_that_is_named_exists(name: str) -> None:
     import tomllib
 
-    pyproject = Path(__file__).parent.parent / "pyproject.toml"
+    pyproject = ROOT / "pyproject.toml"
     extras = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert EXTRA_OF[name] in extras
 

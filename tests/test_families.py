@@ -13,6 +13,7 @@ from fastdc.backends.onnx import OnnxNetwork
 from fastdc.classifier import DiffusionClassifier
 from fastdc.loading import load
 from fastdc.prompts import prompts_of
+from helpers.paths import ROOT
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -20,13 +21,13 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import onnx
-from exported import FAMILIES, HIDDEN, exported, random_images, run_without, shared_folder
 
 from fastdc.backends import NetworkOptions
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.export.compare import compare_errors, torch_classifier
 from fastdc.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT
 from fastdc.sources import Source
+from helpers.exported import FAMILIES, HIDDEN, exported, random_images, run_without, shared_folder
 
 TEXTS = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3")
 LATENTS = ("dit", *TEXTS)
@@ -140,7 +141,7 @@ def test_nothing_of_this_machine_is_in_a_file(
     made: tuple[Source, Bundle], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     _, bundle = made
-    here = [str(shared_folder(tmp_path_factory)), str(Path(__file__).parents[1]), str(Path.home())]
+    here = [str(shared_folder(tmp_path_factory)), str(ROOT), str(Path.home())]
     forms = [re.escape(path).encode() for path in here if len(path) > 1]
     forms += [rb"site-packages", rb"\.py\b", rb'File "', rb"stack_trace", rb"/tmp/", rb"/work"]
     for name in (*bundle.files, "fastdc.json"):

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import SHAPE, Float64, classifier, fails_with, gaussian, unit_images
 
 from fastdc import InputError, load
 from fastdc.backends import NetworkOptions
 from fastdc.gaussian import GaussianWorld
 from fastdc.schedules import EDMSchedule
+from helpers.worlds import SHAPE, Float64, classifier, fails_with, gaussian, unit_images
 
 WORLD = gaussian(4)
 SIGMAS = 6

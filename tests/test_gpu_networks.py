@@ -11,21 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
+from helpers.paths import ROOT
 
 pytest.importorskip("torch")
 
-from gpu_models import open_case  # noqa: E402
-from gpu_networks import Bench, judged  # noqa: E402
-from gpu_parts import allowed, compare, per_hour, plain_parts  # noqa: E402
-from gpu_plain import PlainLoop  # noqa: E402
-from gpu_report import add_ratios, complete, markdown, problems_of, write  # noqa: E402
-from gpu_sides import ON_CPU, SIDES, WORDS, Absent, Bundles, Side, chosen, module_of, open_side  # noqa: E402
-from gpu_watch import BROKEN  # noqa: E402
-
-from fastdc import DiffusionClassifier  # noqa: E402
-from fastdc.backends import FunctionNetwork  # noqa: E402
+from fastdc import DiffusionClassifier
+from fastdc.backends import FunctionNetwork
+from gpu_models import open_case
+from gpu_networks import Bench, judged
+from gpu_parts import allowed, compare, per_hour, plain_parts
+from gpu_plain import PlainLoop
+from gpu_report import add_ratios, complete, markdown, problems_of, write
+from gpu_sides import ON_CPU, SIDES, WORDS, Absent, Bundles, Side, chosen, module_of, open_side
+from gpu_watch import BROKEN
 
 PARTS = {"check", "step", "full", "race", "latency", "certify"}
 

@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-
-from gpu_check import Attempts, problems, read_junit, sources_sha256  # noqa: E402
-from gpu_report import markdown, same_machine  # noqa: E402
-
-from fastdc import BackendError  # noqa: E402
+from fastdc import BackendError
+from gpu_check import Attempts, problems, read_junit, sources_sha256
+from gpu_report import markdown, same_machine
+from helpers.paths import ROOT
 
 
 def has_gpu() -> bool:

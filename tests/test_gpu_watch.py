@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-
-from gpu_watch import ALIVE, STOPPED, watch  # noqa: E402
+from gpu_watch import ALIVE, STOPPED, watch
 
 # Notes its arguments, does what the first of the words that are left says, and leaves the others to the next process.
 STAND_IN = """

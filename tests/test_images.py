@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from worlds import SHAPE, Float32, fails_with, gaussian, permutations, unit_images
 
 from fastdc import InputError, Model
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import EDMSchedule
+from helpers.worlds import SHAPE, Float32, fails_with, gaussian, permutations, unit_images
 
 MODEL = gaussian().model
 

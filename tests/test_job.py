@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
-from races import DRAWS, RULES, rule_of, slow_race
-from worlds import SHAPE, Float32, ManySlots, denoiser, fails_with, gaussian, unit_images
 
 from fastdc import Defaults, InputError, Model, Progress
 from fastdc.calibration import Calibration, plan_without_draws
@@ -28,6 +26,8 @@ from fastdc.rules.paired import Paired
 from fastdc.rules.staged import Staged, li_stages
 from fastdc.scheduler import Finished
 from fastdc.schedules import DiscreteSchedule
+from helpers.races import DRAWS, RULES, rule_of, slow_race
+from helpers.worlds import SHAPE, Float32, ManySlots, denoiser, fails_with, gaussian, unit_images
 
 WORLD = gaussian(3)
 BAND = replace(

@@ -14,8 +14,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from races import DRAWS, RULES, rule_of
-from worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 from fastdc.backends.base import halves
 from fastdc.engine import Run, evaluate
@@ -29,6 +27,8 @@ from fastdc.rules.full import Full
 from fastdc.rules.tree import Hierarchy
 from fastdc.scheduler import Finished, Request, Scheduler
 from fastdc.tree import ClassTree
+from helpers.races import DRAWS, RULES, rule_of
+from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(4)
 N = 6

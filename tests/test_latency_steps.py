@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import SHAPE, ManySlots, denoiser, fails_with, gaussian
 
 from fastdc import BackendError, InputError
 from fastdc.backends.base import halves
@@ -19,6 +18,7 @@ from fastdc.latency import StepTable, measure_steps, steps_of
 from fastdc.plan import PlanConfig, make_plan
 from fastdc.rules.full import Full
 from fastdc.scheduler import Scheduler
+from helpers.worlds import SHAPE, ManySlots, denoiser, fails_with, gaussian
 
 WORLD = gaussian(3)
 PLAN = make_plan(WORLD.schedule, WORLD.model.parameterization, PlanConfig(draws=4))

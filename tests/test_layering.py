@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from fastdc.extras import EXTRA_OF
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastdc"
 
 # Of a module of fastdc, or of a whole subpackage; "" is fastdc/__init__.py.

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.ops import Ledger
+from helpers.worlds import fails_with
 
 MAX_SLOTS = 4
 Cell = tuple[int, int, int]

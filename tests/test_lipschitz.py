@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from worlds import Float64, classifier, fails_with, gaussian, unit_images
 
 from fastdc import InputError
 from fastdc.lipschitz import (
@@ -31,6 +30,7 @@ from fastdc.lipschitz import (
     plain_radius,
     published_radius,
 )
+from helpers.worlds import Float64, classifier, fails_with, gaussian, unit_images
 
 ALPHA = 0.001
 

@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fastdc.data import load_labelled
+from helpers.paths import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "models" / "make_shapes.py"
+SCRIPT = ROOT / "models" / "make_shapes.py"
 # Hues in degrees and ranges of the largest channel; brown is a dark orange.
 HUES = {
     "red": (340, 12),

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import fails_with, gaussian
 
 from fastdc import InputError
 from fastdc.job import plan_config
 from fastdc.ndc import released_plan
 from fastdc.plan import Plan, make_plan
+from helpers.worlds import fails_with, gaussian
 
 MODEL = gaussian(3).model
 TAU = 0.5

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_parameterization import PAIRS, image_said, make
-from worlds import Float64, classifier, fails_with, gaussian, unit_images
 
 from fastdc import InputError
 from fastdc.images import streams_of, to_model_range
@@ -21,6 +19,8 @@ from fastdc.noised import METHODS, method_of
 from fastdc.plan import PlanConfig, make_plan
 from fastdc.reference import normal
 from fastdc.schedules import AbstractSchedule, DiscreteSchedule
+from helpers.parameterizations import PAIRS, image_said, make
+from helpers.worlds import Float64, classifier, fails_with, gaussian, unit_images
 
 NOISY = tuple(name for name in METHODS if name != "dc")
 WORLD = gaussian(3)

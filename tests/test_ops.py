@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import DTYPES, LAYOUTS, SIZES, Case, make_case
 
 from fastdc import ops
+from helpers import oracle
+from helpers.oracle import DTYPES, LAYOUTS, SIZES, Case, make_case
 
 ISAS = ops.build_config()["cpu_isas"].split(", ")
 CLASSES = 5

@@ -9,9 +9,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from oracle import make_case
 
 from fastdc import InputError, ops
+from helpers.oracle import make_case
 
 N, K, SIZE = 3, 5, 12
 CASE = make_case(SIZE, target=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import DTYPES, make_case
 
 from fastdc import _C, InputError, ops
+from helpers.oracle import DTYPES, make_case
 
 
 class Owner:

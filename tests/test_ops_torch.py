@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from oracle import DTYPES, make_case
 
 from fastdc import InputError, ops
+from helpers.oracle import DTYPES, make_case
 
 if TYPE_CHECKING:
     import torch

@@ -22,8 +22,8 @@ from types import ModuleType
 import pytest
 
 from fastdc.shipped import shipped_models
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "test", "dev", "text", "tensorrt-rtx"}
 
 

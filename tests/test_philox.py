@@ -4,7 +4,6 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import NORMAL_FLOOR, NORMAL_TOLERANCE
 
 from fastdc import InputError, ops, reference
+from helpers.oracle import NORMAL_FLOOR, NORMAL_TOLERANCE
+from helpers.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 ISAS = ops.build_config()["cpu_isas"].split(", ")
 SIZES = (0, 1, 3, 4, 63, 64, 65, 1023, 1024, 1025, 3072, 5000)
 STREAMS = np.array([0, 1, 2**32 - 1, 2**32, 2**40 + 17, ops.MAX_STREAM], np.int64)

@@ -4,10 +4,10 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
-from worlds import classifier, fails_with, gaussian, unit_images
 
 from fastdc import Classification, InputError, Progress
 from fastdc.decide import decide
+from helpers.worlds import classifier, fails_with, gaussian, unit_images
 
 WORLD = gaussian(4)
 

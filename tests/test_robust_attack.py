@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 else:
     torch = pytest.importorskip("torch")
 
-from cnn import accuracy, train_cnn, training_digits
-
+from digits_cnn import accuracy, train_cnn, training_digits
 from fastdc.robust import as_module
 
 IMAGES = 40

@@ -4,20 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from worlds import SHAPE, classifier, fails_with, gaussian
 
 from fastdc import BackendError, InputError, reference
 from fastdc.ops import LOSSES
 from fastdc.plan import PlanConfig, make_plan
+from helpers.worlds import SHAPE, classifier, fails_with, gaussian
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch")
 
-from torch_worlds import gaussian_on_torch, on_torch, tiny_mlp, tiny_model
-
 from fastdc.robust.cells import cell_errors, check_rows, denoiser_of, noise_of, place_of, positive_whole
+from helpers.torch_worlds import gaussian_on_torch, on_torch, tiny_mlp, tiny_model
 
 CELLS = 6
 

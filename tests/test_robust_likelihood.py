@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import SHAPE, classifier, fails_with, unit_images
 
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, InputError, reference
@@ -17,16 +16,16 @@ from fastdc.images import streams_of, to_model_range
 from fastdc.model import Model
 from fastdc.plan import random_positions
 from fastdc.schedules import DiscreteSchedule
+from helpers.worlds import SHAPE, classifier, fails_with, unit_images
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch")
 
-from torch_worlds import gaussian_on_torch, on_torch, tiny_mlp, tiny_model
-
 from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, maximize_likelihood
 from fastdc.robust.likelihood import PURPOSE_LIKELIHOOD, maximize_tensor
+from helpers.torch_worlds import gaussian_on_torch, on_torch, tiny_mlp, tiny_model
 
 FloatArray = npt.NDArray[np.float64]
 ROUNDING = 1e-6

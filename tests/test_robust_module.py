@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import SHAPE, classifier, fails_with, gaussian, unit_images
 
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, InputError, ops, reference
@@ -21,17 +20,17 @@ from fastdc.images import streams_of, to_model_range
 from fastdc.job import plan_config
 from fastdc.plan import make_plan
 from fastdc.schedules import DiscreteSchedule, FlowSchedule
+from helpers.worlds import SHAPE, classifier, fails_with, gaussian, unit_images
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch")
 
-from torch_worlds import Counting, GaussianDenoiser, gaussian_on_torch, on_torch, tiny_mlp, tiny_model
-
 from fastdc.backends.torch import TorchNetwork
 from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, as_module, maximize_likelihood
 from fastdc.robust.likelihood import maximize_tensor
+from helpers.torch_worlds import Counting, GaussianDenoiser, gaussian_on_torch, on_torch, tiny_mlp, tiny_model
 
 FloatArray = npt.NDArray[np.float64]
 

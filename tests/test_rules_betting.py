@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import Float64, Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.gaussian import GaussianWorld
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.betting import Betting, wealth
+from helpers.rule_runs import Float64, Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
+from helpers.worlds import fails_with
 
 
 def slow_wealth(differences: list[float], bound: float) -> list[float]:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from rule_runs import Request, batches, check_alone, kept, pack, run, single
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.plan import MAX_DRAWS
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.calibrated import Calibrated
+from helpers.rule_runs import Request, batches, check_alone, kept, pack, run, single
+from helpers.worlds import fails_with
 
 
 @given(batches(), st.integers(0, 5), st.sampled_from([0.05, 0.5, 3.0]))

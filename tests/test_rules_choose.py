@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.rules.base import AbstractRule
@@ -19,6 +18,7 @@ from fastdc.rules.staged import Staged
 from fastdc.rules.tree import Hierarchy
 from fastdc.rules.ttest import TTest
 from fastdc.tree import ClassTree
+from helpers.worlds import fails_with
 
 CALIBRATED = Calibrated(1.25, draws=64)
 NEEDED: dict[str, dict[str, Any]] = {

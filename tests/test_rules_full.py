@@ -3,11 +3,11 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import Request, batches, check_alone, kept, pack, run
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.rules.full import Full
+from helpers.rule_runs import Request, batches, check_alone, kept, pack, run
+from helpers.worlds import fails_with
 
 
 @given(batches(), st.integers(0, 3))

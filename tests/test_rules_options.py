@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.rules.options import fraction, positive, whole, wholes
+from helpers.worlds import fails_with
 
 NO_NUMBERS: list[Any] = [None, "3", True, np.True_, 1j, float("nan"), [1], np.arange(2)]
 CHECKS: dict[str, Any] = {"whole": whole, "fraction": fraction, "positive": positive}

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
 from scipy import stats
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.plan import MAX_DRAWS
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.paired import Paired
 from fastdc.rules.ttest import TTest
+from helpers.rule_runs import Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
+from helpers.worlds import fails_with
 
 
 @given(batches(), st.integers(0, 5), st.sampled_from([0.05, 0.5]))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import Request, batches, check_alone, kept, run, single
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.rules.sift import Sift
+from helpers.rule_runs import Request, batches, check_alone, kept, run, single
+from helpers.worlds import fails_with
 
 
 def slow(errors: Any, rule: Sift, draws: int) -> tuple[set[int], int]:

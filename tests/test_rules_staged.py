@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import Request, batches, check_alone, kept, run, single
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.rules.staged import Staged, li_stages, smallest
+from helpers.rule_runs import Request, batches, check_alone, kept, run, single
+from helpers.worlds import fails_with
 
 # Li et al., arXiv 2303.16203, their flags: (n_samples, to_keep, classes, evaluations an image by their table, and by
 # their code). The table says 1890 for Pets, which its flags do not give.

@@ -10,9 +10,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import Float32, pack, single
-from test_tree import leaves, nestings
-from worlds import classifier, fails_with, gaussian, refusing
 
 from fastdc import InputError
 from fastdc.gaussian import GaussianWorld
@@ -27,6 +24,9 @@ from fastdc.rules.tree import Hierarchy
 from fastdc.rules.ttest import TTest
 from fastdc.scheduler import Request, Scheduler
 from fastdc.tree import ClassTree
+from helpers.rule_runs import Float32, pack, single
+from helpers.trees import leaves, nestings
+from helpers.worlds import classifier, fails_with, gaussian, refusing
 
 Mask = npt.NDArray[np.bool_]
 FLAT = ClassTree((0, 1, 2))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_runs import Request, batches, check_alone, kept, pack, run, single
 from scipy import stats
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.rules.ttest import TTest, beaten, critical_value
+from helpers.rule_runs import Request, batches, check_alone, kept, pack, run, single
+from helpers.worlds import fails_with
 
 
 def slow(request: Request, cutoff: float) -> list[int]:

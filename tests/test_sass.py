@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from helpers.paths import ROOT
+
 MAX_REGISTERS = 128  # two blocks of 256 threads fill the 65,536 registers of a multiprocessor
 
 

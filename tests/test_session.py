@@ -7,10 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import SHAPE, Float32, Float64, Int64, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
 from fastdc import BackendError, Classification, DiffusionClassifier, InputError, Session
 from fastdc.session import MODES
+from helpers.worlds import (
+    SHAPE,
+    Float32,
+    Float64,
+    Int64,
+    ManySlots,
+    classifier,
+    denoiser,
+    fails_with,
+    gaussian,
+    unit_images,
+)
 
 WORLD = gaussian(4)
 OPTIONS: dict[str, Any] = {"rule": "calibrated", "rule_options": {"limit": 0.6}, "draws": 16}

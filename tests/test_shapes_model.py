@@ -4,7 +4,6 @@ The model was trained on 24 of the 32 pairs of a colour and a shape; the other e
 """
 
 import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 import fastdc
 from fastdc import Classification
 from fastdc.prompts import Prompts
+from helpers.paths import ROOT
 
 pytest.importorskip("onnxruntime")
 
@@ -21,7 +21,7 @@ PER_CLASS = 3
 
 
 def make_shapes() -> ModuleType:
-    script = Path(__file__).parents[1] / "models" / "make_shapes.py"
+    script = ROOT / "models" / "make_shapes.py"
     spec = importlib.util.spec_from_file_location("make_shapes", script)
     assert spec is not None
     assert spec.loader is not None

@@ -12,16 +12,14 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-import edm_files
-import tiny_models
-from worlds import fails_with
-
 from fastdc.exceptions import BundleError, InputError
 from fastdc.prompts import prompts_of
 from fastdc.sources import FAMILIES, open_source
 from fastdc.sources.choose import is_text_conditional
 from fastdc.sources.folder import ModelFolder
 from fastdc.sources.lora import Lora
+from fastdc.testing import edm_files, tiny_pipelines
+from helpers.worlds import fails_with
 
 PROMPTS = prompts_of(("cube", "cone"))
 
@@ -31,11 +29,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model of each kind that is opened by its path."""
     root = tmp_path_factory.mktemp("models")
     return {
-        "unet2d": tiny_models.tiny_unet2d(root / "unet2d"),
-        "dit": tiny_models.tiny_dit(root / "dit"),
-        "stable-diffusion": tiny_models.tiny_sd(root / "sd"),
-        "stable-diffusion-xl": tiny_models.tiny_sdxl(root / "sdxl"),
-        "stable-diffusion-3": tiny_models.tiny_sd3(root / "sd3"),
+        "unet2d": tiny_pipelines.tiny_unet2d(root / "unet2d"),
+        "dit": tiny_pipelines.tiny_dit(root / "dit"),
+        "stable-diffusion": tiny_pipelines.tiny_sd(root / "sd"),
+        "stable-diffusion-xl": tiny_pipelines.tiny_sdxl(root / "sdxl"),
+        "stable-diffusion-3": tiny_pipelines.tiny_sd3(root / "sd3"),
         "edm": edm_files.write_edm(root / "edm.pkl", "ddpmpp"),
     }
 

@@ -16,9 +16,6 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from tiny_models import DDPM, tiny_dit, tiny_unet2d, tiny_vae  # noqa: E402
-from worlds import assert_one_line, unit_images  # noqa: E402
-
 from fastdc import BundleError, DiffusionClassifier, ErrorTable, InputError, reference  # noqa: E402
 from fastdc.backends import NetworkOptions  # noqa: E402
 from fastdc.backends.encoder import ModuleEncoder  # noqa: E402
@@ -26,6 +23,8 @@ from fastdc.backends.torch import TorchNetwork  # noqa: E402
 from fastdc.schedules import FloatArray, TableSchedule  # noqa: E402
 from fastdc.sources.base import FAMILIES, Source  # noqa: E402
 from fastdc.sources.class_conditional import open_dit, open_unet2d  # noqa: E402
+from fastdc.testing.tiny_pipelines import DDPM, tiny_dit, tiny_unet2d, tiny_vae  # noqa: E402
+from helpers.worlds import assert_one_line, unit_images  # noqa: E402
 
 DRAWS = 5
 Images = npt.NDArray[np.float32]

@@ -14,10 +14,10 @@ from fastdc.schedules import EDMSchedule
 
 pytest.importorskip("torch")
 
-import edm_files
 import torch
 
 from fastdc.sources.edm import open_edm
+from fastdc.testing import edm_files
 
 
 def _inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

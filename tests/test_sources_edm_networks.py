@@ -12,11 +12,11 @@ from fastdc.extras import installed
 
 pytest.importorskip("torch")
 
-import edm_files
 import torch
 
 from fastdc.sources import edm_networks
 from fastdc.sources.edm_options import options_from
+from fastdc.testing import edm_files
 
 Array = npt.NDArray[np.float64]
 Weights = dict[str, Array]

@@ -15,11 +15,11 @@ from fastdc.exceptions import BundleError, InputError
 
 pytest.importorskip("torch")
 
-import edm_files
 import torch
 from torch import nn
 
 from fastdc.sources.edm_pickle import PickledModule, read_edm_pickle
+from fastdc.testing import edm_files
 
 
 def _write(tmp_path: Path, data: bytes) -> Path:

@@ -16,11 +16,11 @@ transformers = pytest.importorskip("transformers")
 
 import huggingface_hub  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from tiny_models import tiny_sd, tiny_unet2d, tiny_vae  # noqa: E402
-from worlds import assert_one_line  # noqa: E402
 
 from fastdc import BundleError, InputError  # noqa: E402
 from fastdc.sources.folder import MAX_JSON_BYTES, MAX_PARAMETERS, ModelFolder  # noqa: E402
+from fastdc.testing.tiny_pipelines import tiny_sd, tiny_unet2d, tiny_vae  # noqa: E402
+from helpers.worlds import assert_one_line  # noqa: E402
 
 UNET = {"UNet2DModel": diffusers.UNet2DModel}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -258,7 +258,7 @@ def test_broken_and_hostile_folders_are_refused(name: str, tmp_path: Path, monke
 
 def test_a_table_of_positions_is_bounded(tmp_path: Path) -> None:
     """The table is computed, so that no file's size bounds it."""
-    from tiny_models import tiny_dit
+    from fastdc.testing.tiny_pipelines import tiny_dit
 
     made = tiny_dit(tmp_path / "m")
     edit(made / "transformer" / "config.json", sample_size=2**20)

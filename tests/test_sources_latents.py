@@ -11,12 +11,11 @@ pytest.importorskip("transformers")
 
 from pathlib import Path  # noqa: E402
 
-from tiny_models import tiny_dit, tiny_unet2d, tiny_vae  # noqa: E402
-from worlds import assert_one_line  # noqa: E402
-
 from fastdc import BundleError  # noqa: E402
 from fastdc.sources.folder import ModelFolder  # noqa: E402
 from fastdc.sources.latents import LatentEncoder, open_encoder  # noqa: E402
+from fastdc.testing.tiny_pipelines import tiny_dit, tiny_unet2d, tiny_vae  # noqa: E402
+from helpers.worlds import assert_one_line  # noqa: E402
 
 
 def pixels(n: int = 2, side: int = 16) -> Any:

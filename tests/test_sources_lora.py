@@ -15,11 +15,11 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from tiny_models import clip_tokenizer, tiny_clip, tiny_sd, tiny_sd3
 from torch import Tensor, nn
 
 from fastdc.exceptions import BundleError, InputError
 from fastdc.sources.lora import Lora, fuse_lora
+from fastdc.testing.tiny_pipelines import clip_tokenizer, tiny_clip, tiny_sd, tiny_sd3
 
 RANK = 3
 

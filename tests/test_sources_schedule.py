@@ -12,7 +12,6 @@ pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 import torch  # noqa: E402
-from worlds import assert_one_line  # noqa: E402
 
 from fastdc import BundleError  # noqa: E402
 from fastdc.schedules import (  # noqa: E402
@@ -23,6 +22,7 @@ from fastdc.schedules import (  # noqa: E402
     schedule_from_dict,
 )
 from fastdc.sources.schedule import _BETAS, _CLASSES, SCHEDULERS, schedule_of  # noqa: E402
+from helpers.worlds import assert_one_line  # noqa: E402
 
 # Their class is a stand-in that cannot be made unless a package is there that nothing else needs.
 NEEDS_MORE = {"DPMSolverSDEScheduler"}

@@ -11,11 +11,8 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 import safetensors.torch
-import test_sources_stable_diffusion
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
-from test_sources_stable_diffusion import DRAWS, PROMPTS, SEED, STREAMS, check_export, classifier, images_of
-from tiny_models import tiny_sd, tiny_sd3
 
 from fastdc.exceptions import BundleError, InputError
 from fastdc.ops import philox_normal
@@ -23,6 +20,9 @@ from fastdc.prompts import prompts_of
 from fastdc.sources.base import Source, WithTables
 from fastdc.sources.lora import Lora
 from fastdc.sources.stable_diffusion_3 import open_stable_diffusion_3
+from fastdc.testing.tiny_pipelines import tiny_sd, tiny_sd3
+from helpers import text_pipelines as test_sources_stable_diffusion
+from helpers.text_pipelines import DRAWS, PROMPTS, SEED, STREAMS, check_export, classifier, images_of
 
 Floats = npt.NDArray[np.float32]
 

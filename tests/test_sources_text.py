@@ -10,7 +10,6 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 import torch
-from tiny_models import clip_tokenizer, t5_tokenizer, tiny_clip, tiny_t5
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -23,6 +22,7 @@ from fastdc.sources.text import (
     check_tokens,
     read_tokenizer,
 )
+from fastdc.testing.tiny_pipelines import clip_tokenizer, t5_tokenizer, tiny_clip, tiny_t5
 
 TEXTS = (
     "",

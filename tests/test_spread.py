@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from races import DRAWS, RULES, rule_of
-from worlds import SHAPE, Float32, ManySlots, classifier, denoiser, fails_with, gaussian, tiny_bundle, unit_images
 
 import fastdc
 from fastdc import BackendError, Classification, DiffusionClassifier, InputError, Interrupted, Progress, Session
@@ -25,6 +23,18 @@ from fastdc.backends.function import NetworkFunction
 from fastdc.estimation import Fixed
 from fastdc.scheduler import IN_FLIGHT, Request
 from fastdc.spread import SpreadNetwork, devices_of, networks_of, room_of
+from helpers.races import DRAWS, RULES, rule_of
+from helpers.worlds import (
+    SHAPE,
+    Float32,
+    ManySlots,
+    classifier,
+    denoiser,
+    fails_with,
+    gaussian,
+    tiny_bundle,
+    unit_images,
+)
 
 WORLD = gaussian(4)
 N = 12

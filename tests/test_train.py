@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from fastdc.cli.main import cli
 from fastdc.exceptions import InputError
+from helpers.paths import ROOT
 
 pytest.importorskip("torch")
 
@@ -155,7 +156,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     deadline = time.monotonic() + 60
     while not (run / "log.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:

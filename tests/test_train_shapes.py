@@ -4,7 +4,6 @@ The training here is far too short to classify anything. Importing diffusers alo
 """
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,21 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.paths import ROOT
+
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.slow
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = ROOT / "models"
 
 
 @pytest.fixture(scope="module")
-def scripts() -> Iterator[dict[str, ModuleType]]:
+def scripts() -> dict[str, ModuleType]:
     """The scripts of models/, imported as they import one another."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(MODELS))
-        yield {name: importlib.import_module(name) for name in ("make_shapes", "train_shapes", "score_shapes")}
+    return {name: importlib.import_module(name) for name in ("make_shapes", "train_shapes", "score_shapes")}
 
 
 @pytest.fixture(scope="module")

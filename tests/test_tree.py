@@ -10,16 +10,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import fails_with
 
 from fastdc import InputError
 from fastdc.tree import MAX_DEPTH, ClassTree
+from helpers.trees import leaves, nestings
+from helpers.worlds import fails_with
 
 Float64 = npt.NDArray[np.float64]
-
-
-def leaves(node: Any) -> list[int]:
-    return [node] if isinstance(node, int) else [leaf for child in node for leaf in leaves(child)]
 
 
 def inner_nodes(node: Any) -> Iterator[Any]:
@@ -37,23 +34,6 @@ def clusters(sizes: list[int], *, seed: int = 0, dimensions: int = 6) -> tuple[F
     group = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     points = centres[group] + rng.uniform(-1, 1, (len(group), dimensions))
     return points, [set(np.flatnonzero(group == g).tolist()) for g in range(len(sizes))]
-
-
-@st.composite
-def nestings(draw: st.DrawFn, *, largest: int = 24) -> list[Any]:
-    """Nested lists that hold 0 ... K - 1 in any order, of any shape, also nodes with a single child."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-
-    def split(part: list[int], depth: int) -> list[Any]:
-        cuts = np.sort(rng.choice(len(part), rng.integers(0, min(len(part), 5)), replace=False))
-        children: list[Any] = []
-        for piece in np.split(np.array(part), cuts[cuts > 0]):
-            classes = piece.tolist()
-            deeper = depth < 5 and rng.random() < 0.8
-            children += [split(classes, depth + 1)] if deeper else classes
-        return children
-
-    return split(rng.permutation(draw(st.integers(1, largest))).tolist(), 0)
 
 
 def test_an_example() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from worlds import SHAPE, gaussian
 
 from fastdc import DiffusionClassifier, Model
 from fastdc.backends import NetworkOptions
@@ -19,6 +18,7 @@ from fastdc.model import Defaults
 from fastdc.networks import build_network
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule, EDMSchedule
+from helpers.worlds import SHAPE, gaussian
 
 # A schedule on which each kind is defined, besides EDM's.
 TINY_SCHEDULE = EDMSchedule(sigma_min=0.05, sigma_max=5.0, timestep_scale=1.0)

@@ -4,7 +4,6 @@ import threading
 from typing import Any
 
 import numpy as np
-from worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 from fastdc import ErrorTable
 from fastdc.backends.function import NetworkFunction
@@ -15,6 +14,7 @@ from fastdc.plan import PlanConfig, make_plan
 from fastdc.rules.base import AbstractRule
 from fastdc.rules.full import Full
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
+from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)
 MODEL = WORLD.model

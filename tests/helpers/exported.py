@@ -12,14 +12,11 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import edm_files
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tiny_models
 import torch
 from torch import Tensor, nn
-from worlds import WITHOUT
 
 from fastdc import Model
 from fastdc.bundle import Bundle, load_bundle
@@ -30,6 +27,8 @@ from fastdc.parameterization import Parameterization
 from fastdc.prompts import Prompts, prompts_of
 from fastdc.schedules import EDMSchedule
 from fastdc.sources import Source, open_source
+from fastdc.testing import edm_files, tiny_pipelines
+from fastdc.testing.absent import WITHOUT
 
 # Networks of some thousand parameters: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -95,23 +94,23 @@ def random_images(source: Source, count: int = 4, *, seed: int = 1) -> npt.NDArr
 
 
 def _unet2d(folder: Path) -> Source:
-    return open_source(tiny_models.tiny_unet2d(folder, classes=4), class_names=("a", "b", "c"))
+    return open_source(tiny_pipelines.tiny_unet2d(folder, classes=4), class_names=("a", "b", "c"))
 
 
 def _dit(folder: Path) -> Source:
-    return open_source(tiny_models.tiny_dit(folder))
+    return open_source(tiny_pipelines.tiny_dit(folder))
 
 
 def _sd(folder: Path) -> Source:
-    return open_source(tiny_models.tiny_sd(folder), prompts=PROMPTS)
+    return open_source(tiny_pipelines.tiny_sd(folder), prompts=PROMPTS)
 
 
 def _sdxl(folder: Path) -> Source:
-    return open_source(tiny_models.tiny_sdxl(folder), prompts=PROMPTS)
+    return open_source(tiny_pipelines.tiny_sdxl(folder), prompts=PROMPTS)
 
 
 def _sd3(folder: Path) -> Source:
-    return open_source(tiny_models.tiny_sd3(folder), prompts=PROMPTS)
+    return open_source(tiny_pipelines.tiny_sd3(folder), prompts=PROMPTS)
 
 
 def _edm(folder: Path) -> Source:

@@ -145,23 +145,3 @@ def fails_with(call: Callable[[], Any], *parts: str, kind: type[Exception] = Bun
 def permutations(n: int, *, seed: int = 0, count: int = 2) -> Sequence[Int64]:
     rng = np.random.default_rng(seed)
     return [rng.permutation(n) for _ in range(count)]
-
-
-# Put before a program for `python -c`: its first argument names packages that shall look as if not installed.
-WITHOUT = """
-import sys
-
-class _Hiding:
-    hidden = set(sys.argv.pop(1).split(","))
-
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in self.hidden else self.finder.find_spec(name, path, target)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-sys.meta_path[:] = map(_Hiding, sys.meta_path)
-"""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_doubles import Core, HostedArrays
 
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, MissingDependencyError, ops
@@ -22,6 +21,7 @@ from fastdc.backends.base import AbstractNetwork
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.data import digits_test
 from fastdc.shipped import find_model
+from helpers.cuda_doubles import Core, HostedArrays
 
 BACKENDS = ("torch", "onnx", "onnx-tensorrt", "tensorrt")
 
@@ -145,7 +145,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @cache
     def double() -> TensorRT:
-        from tensorrt_double import Double
+        from helpers.tensorrt_double import Double
 
         return use_module(Double("11.4").module, "tensorrt")
 
@@ -155,9 +155,8 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("onnxruntime")
         if backend == "tensorrt":
             return open_network(bundle, backend, options)
-        from test_backends_onnx_cuda import Ort
-
         from fastdc.backends.onnx_cuda import OnnxCudaNetwork
+        from helpers.onnxruntime_double import Ort
 
         return OnnxCudaNetwork(bundle, options, ort=Ort(), make_arrays=StandInArrays)
 

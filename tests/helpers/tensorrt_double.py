@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-GOLDEN = Path(__file__).parent / "golden"
+from helpers.paths import GOLDEN
+
 VERSIONS = ("11.4", "10.16", "rtx-1.7")
 PLAN = b"plan of a double: "
 DAMAGED = b"a timing cache of another version"

@@ -1,0 +1,40 @@
+"""Parameterisations with schedules that they are for, and what a network says in each."""
+
+import math
+
+from fastdc.parameterization import Parameterization
+from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+
+SIGMA_DATA = 0.6
+
+
+VP, VE, FLOW = DiscreteSchedule("scaled_linear", 0.00085, 0.012), EDMSchedule(), FlowSchedule(shift=2.0)
+# Which schedules a kind may be used with.
+SCHEDULES: dict[str, list[AbstractSchedule]] = {
+    "epsilon": [VP, VE, FLOW],
+    "v_prediction": [VP],
+    "sample": [VP, VE, FLOW],
+    "edm": [VE],
+    "flow": [FLOW],
+}
+
+
+PAIRS = [(kind, schedule) for kind, known in SCHEDULES.items() for schedule in known]
+
+
+def make(kind: str) -> Parameterization:
+    return Parameterization(kind, SIGMA_DATA if kind == "edm" else None)
+
+
+def image_said(kind: str, f: float, x_t: float, alpha: float, sigma: float) -> float:
+    """The x0 that a network of that kind says when its raw output is f."""
+    if kind == "epsilon":
+        return (x_t - sigma * f) / alpha
+    if kind == "v_prediction":  # v = alpha e - sigma x
+        return alpha * x_t - sigma * f
+    if kind == "sample":
+        return f
+    if kind == "flow":  # v = e - x, and x_t = x + t v
+        return x_t - sigma * f
+    root = math.sqrt(sigma**2 + SIGMA_DATA**2)
+    return SIGMA_DATA**2 / root**2 * x_t + sigma * SIGMA_DATA / root * f
