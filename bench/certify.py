@@ -32,11 +32,11 @@ from fastdc.certificate import Certificate
 from fastdc.copies import noisy_copies
 from fastdc.data import LabelledImages, digits_test
 from fastdc.estimation import AbstractEstimation, Fixed, Target
-from fastdc.extras import require
 from fastdc.images import streams_of, to_model_range
 from fastdc.ndc import released_plan
 from fastdc.ops import PURPOSE_ESTIMATION
 from fastdc.shipped import find_model
+from fastdc.support.optional import require
 from ndc_loop import ReleasedLoop
 from tables import announced, note
 

@@ -20,8 +20,8 @@ from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
-from fastdc.extras import require
 from fastdc.shipped import find_model
+from fastdc.support.optional import require
 from plain import torch_loop
 
 

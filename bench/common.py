@@ -21,7 +21,7 @@ import numpy as np
 
 import fastdc
 from fastdc import ops
-from fastdc.extras import version_of
+from fastdc.support.optional import version_of
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"

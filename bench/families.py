@@ -40,7 +40,6 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.export import export_source
 from fastdc.export.compare import compare_errors
 from fastdc.export.tensorrt_check import build_check
-from fastdc.extras import installed
 from fastdc.manifest import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
 from fastdc.model import Model
 from fastdc.networks import MLPDenoiser
@@ -49,6 +48,7 @@ from fastdc.prompts import Prompts, prompts_of
 from fastdc.schedules import DiscreteSchedule
 from fastdc.sources.base import Source
 from fastdc.sources.choose import open_source
+from fastdc.support.optional import installed
 from fastdc.testing import edm_files, tiny_pipelines
 from fastdc.testing.absent import WITHOUT
 from tables import announced

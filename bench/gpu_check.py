@@ -23,8 +23,8 @@ import numpy as np
 
 from common import RESULTS, ROOT, machine, parser, print_table
 from fastdc import ops
-from fastdc.exceptions import FastdcError
-from fastdc.extras import require
+from fastdc.support.exceptions import FastdcError
+from fastdc.support.optional import require
 from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
 from gpu_report import complete, outcome, write
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.extras import installed, require
 from fastdc.model import Defaults, Model
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule
+from fastdc.support.optional import installed, require
 
 CLASSES = 10
 TOKENS = 77  # of a prompt, as CLIP reads them

@@ -34,8 +34,8 @@ import numpy.typing as npt
 from common import RESULTS, machine, parser
 from fastdc import DiffusionClassifier, ops
 from fastdc.backends import NetworkOptions
-from fastdc.exceptions import MissingDependencyError
-from fastdc.extras import require, version_of
+from fastdc.support.exceptions import MissingDependencyError
+from fastdc.support.optional import require, version_of
 from gpu_check import gpu_stamp, said, sources_sha256
 from gpu_models import NETWORKS, Case, missing_for, open_case
 from gpu_parts import PARTS, Opened, Part, Record, allowed, engine_parts, plain_parts

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import ops
-from fastdc.extras import require
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import PlanOptions, plan_config
 from fastdc.plan import make_plan
+from fastdc.support.optional import require
 from gpu_models import Case
 
 PRECISIONS = ("float32", "default", "tf32", "bfloat16", "float16")

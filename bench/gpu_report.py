@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastdc.files import write_whole
+from fastdc.support.atomic_files import write_whole
 
 Record = dict[str, Any]
 DASH = "-"

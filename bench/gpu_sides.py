@@ -17,8 +17,8 @@ from unittest import mock
 
 from fastdc.backends import NetworkOptions, open_network
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.exceptions import MissingDependencyError
-from fastdc.extras import installed, require
+from fastdc.support.exceptions import MissingDependencyError
+from fastdc.support.optional import installed, require
 from gpu_models import Case
 from gpu_plain import PRECISIONS as PLAIN_PRECISIONS
 

@@ -22,9 +22,9 @@ from common import parser, print_table, save
 from fastdc import Classification, Session
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
-from fastdc.extras import require
 from fastdc.latency import steps_of
 from fastdc.session import MODES
+from fastdc.support.optional import require
 
 PERCENTILES = (50, 95, 99)
 WARMUP = 5

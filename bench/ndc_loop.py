@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 import fastdc
-from fastdc.extras import require
 from fastdc.job import plan_config
 from fastdc.model import Model
 from fastdc.ndc import released_plan
 from fastdc.networks import build_network
 from fastdc.ops import ROW_FIELDS
 from fastdc.plan import make_plan
+from fastdc.support.optional import require
 
 
 @dataclass(frozen=True, eq=False)

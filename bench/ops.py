@@ -16,7 +16,7 @@ import numpy as np
 
 from common import Timing, parser, print_table, ratio, save, time_sides
 from fastdc import ops
-from fastdc.extras import require
+from fastdc.support.optional import require
 
 SHAPES = ((256, 3, 32, 32), (64, 4, 64, 64))
 CLASSES = 8

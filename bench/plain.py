@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 import fastdc
 from fastdc import ops
-from fastdc.extras import require
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import PlanOptions, plan_config
 from fastdc.networks import build_network
 from fastdc.plan import make_plan
 from fastdc.rules.staged import Staged
+from fastdc.support.optional import require
 
 
 @dataclass(frozen=True, eq=False)

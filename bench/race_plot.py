@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.extras import require
+from fastdc.support.optional import require
 from tables import interval
 
 # Okabe & Ito's palette; the shape tells families apart without colour.

@@ -18,7 +18,6 @@ from common import TimedSlot, Timing, print_table, ratio
 from fastdc import ops
 from fastdc.data import LabelledImages
 from fastdc.engine import Run, evaluate
-from fastdc.extras import require
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
 from fastdc.rules.base import AbstractRule
@@ -26,6 +25,7 @@ from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
 from fastdc.scheduler import IN_FLIGHT, Request, Scheduler, Work
 from fastdc.shipped import find_model
+from fastdc.support.optional import require
 from plain import torch_loop
 from replay import replay
 from tables import announced, full_run, model_images, note

@@ -24,8 +24,8 @@ import fastdc
 from common import parser, print_table, save
 from digits_cnn import train_cnn, training_digits
 from fastdc.data import digits_test
-from fastdc.extras import require
 from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, as_module, maximize_likelihood
+from fastdc.support.optional import require
 from tables import announced, first_images
 
 STEPS, DRAWS = 20, 8

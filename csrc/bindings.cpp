@@ -248,7 +248,7 @@ py::dict build_config() {
 
 template <class Error>
 void raise_as(const char* python_name, const Error& error) {
-  const py::object type = py::module_::import("fastdc.exceptions").attr(python_name);
+  const py::object type = py::module_::import("fastdc.support.exceptions").attr(python_name);
   py::set_error(type, error.what());
 }
 

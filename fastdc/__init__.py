@@ -14,7 +14,12 @@ from fastdc.calibration import Calibration
 from fastdc.classifier import DiffusionClassifier
 from fastdc.config import build_config
 from fastdc.errors import ErrorTable
-from fastdc.exceptions import (
+from fastdc.loading import load
+from fastdc.model import Defaults, Model
+from fastdc.results import Classification, Progress
+from fastdc.session import Session
+from fastdc.shipped import shipped_models
+from fastdc.support.exceptions import (
     BackendError,
     BundleError,
     FastdcError,
@@ -22,12 +27,7 @@ from fastdc.exceptions import (
     Interrupted,
     MissingDependencyError,
 )
-from fastdc.loading import load
-from fastdc.model import Defaults, Model
-from fastdc.results import Classification, Progress
-from fastdc.session import Session
-from fastdc.shipped import shipped_models
-from fastdc.version import __version__
+from fastdc.support.version import __version__
 
 __all__ = [
     "BackendError",

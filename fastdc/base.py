@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.job import Job
 from fastdc.scheduler import IN_FLIGHT, Finished, Request
 from fastdc.spread import networks_of
+from fastdc.support.exceptions import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.calibration import Calibration
-from fastdc.exceptions import BundleError
-from fastdc.files import write_whole
 from fastdc.level_weights import LevelWeights
 from fastdc.manifest import (
     FILES,
@@ -33,6 +31,8 @@ from fastdc.manifest import (
     version_of_format,
 )
 from fastdc.model import Model
+from fastdc.support.atomic_files import write_whole
+from fastdc.support.exceptions import BundleError
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.plan import MAX_DRAWS, PlanConfig, is_number
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.calibrated import Calibrated
+from fastdc.support.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]
 

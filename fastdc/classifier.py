@@ -25,13 +25,13 @@ from fastdc.copies import one_copy_each
 from fastdc.decide import DECISIONS
 from fastdc.errors import ErrorTable
 from fastdc.estimation import AbstractEstimation
-from fastdc.exceptions import InputError, Interrupted
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
 from fastdc.model import Model
 from fastdc.plan import is_number
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
+from fastdc.support.exceptions import InputError, Interrupted
 
 CALIBRATION_DRAWS = 128
 

@@ -7,8 +7,8 @@ import platform
 from typing import Any
 
 from fastdc import ops
-from fastdc.extras import version_of
-from fastdc.version import __version__
+from fastdc.support.optional import version_of
+from fastdc.support.version import __version__
 
 # Capability -> (distributions that give it, the extra that installs it).
 CAPABILITIES = {

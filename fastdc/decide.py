@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.errors import ErrorTable, mean_errors
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]
 DECISIONS = ("mean", "vote")

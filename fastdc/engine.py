@@ -30,9 +30,9 @@ import numpy.typing as npt
 
 from fastdc import ops
 from fastdc.backends.base import AbstractNetwork, AbstractSlot, Buffer
-from fastdc.exceptions import BackendError
 from fastdc.plan import Plan
 from fastdc.scheduler import Cells, Scheduler, Work
+from fastdc.support.exceptions import BackendError
 
 # Sets of arrays that a network keeps for runs to come, and captured steps that a set keeps, the oldest given up first.
 _SETS_KEPT = 4

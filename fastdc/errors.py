@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.model import Model
 from fastdc.ops import MAX_SEED
 from fastdc.plan import Plan
-from fastdc.version import __version__
+from fastdc.support.exceptions import InputError
+from fastdc.support.version import __version__
 
 FORMAT = "fastdc-errors"
 VERSION = 2

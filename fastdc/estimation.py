@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import binomial
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 MAX_COPIES = 10_000_000
 

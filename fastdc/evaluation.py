@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.certificate import ABSTAIN
-from fastdc.exceptions import InputError
-from fastdc.extras import require
-from fastdc.files import write_whole
 from fastdc.records import Records
+from fastdc.support.atomic_files import write_whole
+from fastdc.support.exceptions import InputError
+from fastdc.support.optional import require
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -23,12 +23,12 @@ import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, FunctionNetwork, NetworkOptions
 from fastdc.bundle import Bundle, write_bundle
-from fastdc.exceptions import InputError
-from fastdc.extras import require
 from fastdc.manifest import DENOISER
 from fastdc.model import Defaults, Model
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import EDMSchedule
+from fastdc.support.exceptions import InputError
+from fastdc.support.optional import require
 
 FloatArray = npt.NDArray[np.float64]
 

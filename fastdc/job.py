@@ -12,7 +12,6 @@ import numpy.typing as npt
 from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.engine import Run
 from fastdc.errors import ErrorTable
-from fastdc.exceptions import InputError
 from fastdc.latency import WORTH, Foresight, LookAhead, steps_of
 from fastdc.level_weights import LevelWeights
 from fastdc.model import Model
@@ -24,7 +23,8 @@ from fastdc.rules.base import AbstractRule
 from fastdc.rules.choose import describe, make_rule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
 from fastdc.spread import AbstractRunner, Alone, Lane, Spread, networks_of, room_of
-from fastdc.version import __version__
+from fastdc.support.exceptions import InputError
+from fastdc.support.version import __version__
 
 Candidates = Callable[[npt.NDArray[np.float32]], Any]
 """Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of class indices."""

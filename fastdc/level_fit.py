@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.level_weights import LevelWeights
 from fastdc.schedules import FloatArray
+from fastdc.support.exceptions import InputError
 
 IntArray = npt.NDArray[np.int64]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.schedules import FloatArray
+from fastdc.support.exceptions import InputError
 
 MAX_KNOTS = 10_000
 

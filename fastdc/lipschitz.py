@@ -28,8 +28,8 @@ import numpy.typing as npt
 
 from fastdc.certificate import ABSTAIN
 from fastdc.errors import ErrorTable
-from fastdc.exceptions import InputError
 from fastdc.model import Model
+from fastdc.support.exceptions import InputError
 from fastdc.weighting import weighting
 
 FloatArray = npt.NDArray[np.float64]

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.calibration import Calibration
-from fastdc.exceptions import InputError
 from fastdc.level_weights import LevelWeights
 from fastdc.parameterization import Parameterization
 from fastdc.plan import PlanConfig
 from fastdc.schedules import AbstractSchedule
+from fastdc.support.exceptions import InputError
 
 
 @dataclass(frozen=True)

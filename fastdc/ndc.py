@@ -19,12 +19,12 @@ the same computation as ever.
 
 import numpy as np
 
-from fastdc.exceptions import InputError
 from fastdc.job import PlanOptions
 from fastdc.level_weights import LevelWeights
 from fastdc.model import Model
 from fastdc.plan import is_number
 from fastdc.schedules import FloatArray
+from fastdc.support.exceptions import InputError
 
 STEPS = 126
 P_MEAN, P_STD = -1.2, 1.2

@@ -19,8 +19,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastdc.exceptions import BundleError
-from fastdc.extras import require
+from fastdc.support.exceptions import BundleError
+from fastdc.support.optional import require
 
 require("torch", extra="train")
 

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdc.exceptions import InputError
 from fastdc.schedules import FloatArray
+from fastdc.support.exceptions import InputError
 
 
 @dataclass(frozen=True)

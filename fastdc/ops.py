@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 try:
     from fastdc import _C

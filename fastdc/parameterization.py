@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.ops import ROW_FIELDS
 from fastdc.schedules import FloatArray, Levels
+from fastdc.support.exceptions import InputError
 
 KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")
 SPACES = ("eps", "x0", "v")

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.level_weights import LevelWeights
 from fastdc.noised import Method, method_of
 from fastdc.ops import LOSSES, ROW_FIELDS
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import AbstractSchedule, FloatArray, Levels, SteppedSchedule
+from fastdc.support.exceptions import InputError
 from fastdc.weighting import weighting
 
 MAX_DRAWS = 1_000_000

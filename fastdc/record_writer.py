@@ -22,8 +22,6 @@ from types import TracebackType
 from typing import Any
 
 from fastdc.certificate import Certificate
-from fastdc.exceptions import InputError
-from fastdc.files import sync_folder, write_whole
 from fastdc.records import (
     FORMAT,
     HEADER,
@@ -35,6 +33,8 @@ from fastdc.records import (
     read_manifest,
     record_line,
 )
+from fastdc.support.atomic_files import sync_folder, write_whole
+from fastdc.support.exceptions import InputError
 
 ENVIRONMENT = "environment"
 

@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.exceptions import BundleError, InputError
 from fastdc.manifest import MAX_MANIFEST_BYTES, strict_json
+from fastdc.support.exceptions import BundleError, InputError
 
 FORMAT = "fastdc-certification"
 VERSION = 1

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdc.exceptions import InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import InputError
+from fastdc.support.optional import require
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

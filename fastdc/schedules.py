@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]
 

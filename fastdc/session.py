@@ -22,12 +22,12 @@ from typing import Any, Unpack
 import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
-from fastdc.exceptions import BackendError, InputError
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import PlanOptions, check_candidates
 from fastdc.results import Classification
 from fastdc.rules.base import AbstractRule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request
+from fastdc.support.exceptions import BackendError, InputError
 
 MODES = ("throughput", "latency")
 

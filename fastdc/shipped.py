@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fastdc.exceptions import BundleError
+from fastdc.support.exceptions import BundleError
 
 _SHIPPED = Path(__file__).parent / "models"
 

@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from fastdc.backends.base import AbstractNetwork, AbstractSlot, Buffer
 from fastdc.engine import Run, evaluate
-from fastdc.exceptions import BackendError, InputError
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
+from fastdc.support.exceptions import BackendError, InputError
 
 _TURNS = 4  # a device holds at most this part of its even share of a run at once, where that fills its steps
 

@@ -25,7 +25,7 @@ import threading
 from typing import Any
 
 from fastdc import ops
-from fastdc.extras import require
+from fastdc.support.optional import require
 
 require("torch", extra="train")
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdc.exceptions import InputError
 from fastdc.schedules import FloatArray, Levels
+from fastdc.support.exceptions import InputError
 
 EXP_RATE = 7.0
 MIN_SNR_GAMMA = 5.0

@@ -14,7 +14,7 @@ import pytest
 
 from fastdc.backends.tensorrt.build import Built
 from fastdc.backends.tensorrt.cache import SCHEMA, EngineCache, Entry, Maker, cache_folder, name_of
-from fastdc.exceptions import BackendError
+from fastdc.support.exceptions import BackendError
 
 pytest.importorskip("filelock")
 

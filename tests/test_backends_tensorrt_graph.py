@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fastdc.backends.tensorrt.graph import GraphFacts, read_graph, tolerance
-from fastdc.exceptions import BundleError
 from fastdc.shipped import find_model
+from fastdc.support.exceptions import BundleError
 
 onnx = pytest.importorskip("onnx")
 MODELS = ("digits-mlp", "digits")

@@ -32,8 +32,8 @@ from fastdc.backends.tensorrt.network import (
 )
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.data import digits_test
-from fastdc.exceptions import BackendError, InputError, MissingDependencyError
 from fastdc.shipped import find_model
+from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 from helpers.cuda_doubles import Core, HostedArrays
 from helpers.tensorrt_double import VERSIONS, Double
 

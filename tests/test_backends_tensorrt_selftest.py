@@ -15,9 +15,9 @@ from fastdc import reference
 from fastdc.backends.tensorrt.graph import read_graph, tolerance
 from fastdc.backends.tensorrt.selftest import Runner, cpu_reference, fixed_cells, self_test
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.exceptions import BackendError
 from fastdc.manifest import DENOISER
 from fastdc.shipped import find_model
+from fastdc.support.exceptions import BackendError
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

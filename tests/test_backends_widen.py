@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdc.exceptions import BundleError
+from fastdc.support.exceptions import BundleError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastdc.data import digits_test, load_images, load_labelled
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 GREY = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
 RGB = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ from PIL import Image
 from fastdc.data import load_images, load_labelled
 from fastdc.data.arrays import MAX_CLASSES
 from fastdc.data.convert import Notes, Pixels, fit
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 SHAPE = (1, 8, 8)
 STACK = np.random.default_rng(1).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)

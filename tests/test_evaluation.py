@@ -26,8 +26,8 @@ from fastdc.evaluation import (
     summarize,
     table,
 )
-from fastdc.exceptions import InputError
 from fastdc.records import OWN, Records
+from fastdc.support.exceptions import InputError
 
 # (idx, label, predict, radius): one wrong with a radius, one abstention, two of the same radius.
 ROWS = [(0, 1, 1, 0.5), (1, 2, 2, 0.25), (2, 2, 0, 0.75), (3, 0, -1, 0.0), (4, 0, 0, 0.5)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

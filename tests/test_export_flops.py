@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

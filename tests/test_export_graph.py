@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from fastdc.exceptions import BackendError, InputError
+from fastdc.support.exceptions import BackendError, InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -16,7 +16,7 @@ from fastdc.bundle import load_bundle
 from fastdc.cli.main import cli
 from fastdc.data import load_labelled
 from fastdc.decide import fit_temperature
-from fastdc.exceptions import BackendError, BundleError, InputError
+from fastdc.support.exceptions import BackendError, BundleError, InputError
 from helpers.paths import ROOT, SHIPPED
 
 pytest.importorskip("torch")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastdc import reference
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -16,11 +16,11 @@ import torch
 
 import fastdc.export.source as module
 from fastdc.bundle import load_bundle
-from fastdc.exceptions import BackendError, BundleError, FastdcError, InputError
 from fastdc.export.source import export_source
 from fastdc.loading import load
 from fastdc.manifest import MANIFEST
 from fastdc.model import Defaults
+from fastdc.support.exceptions import BackendError, BundleError, FastdcError, InputError
 from helpers.exported import exported, labelled, shared_folder, small_source
 from helpers.worlds import assert_one_line
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastdc.exceptions import BackendError, InputError
+from fastdc.support.exceptions import BackendError, InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdc.exceptions import BackendError, InputError
+from fastdc.support.exceptions import BackendError, InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

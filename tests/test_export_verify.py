@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdc.exceptions import BackendError, InputError
+from fastdc.support.exceptions import BackendError, InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdc.extras import EXTRA_OF
+from fastdc.support.optional import EXTRA_OF
 from helpers.paths import ROOT
 
 PACKAGE = ROOT / "fastdc"

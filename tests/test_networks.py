@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fastdc.exceptions import BundleError, InputError
+from fastdc.support.exceptions import BundleError, InputError
 from fastdc.train.config import TrainConfig, network_config
 
 pytest.importorskip("torch")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdc.exceptions import InputError
 from fastdc.prompts import MAX_CHARACTERS, Prompts, prompts_of, read_class_names, read_prompts
+from fastdc.support.exceptions import InputError
 
 
 def _write(tmp_path: Path, text: str, name: str = "prompts.csv") -> Path:

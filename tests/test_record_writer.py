@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.exceptions import InputError
 from fastdc.record_writer import RecordWriter, difference
 from fastdc.records import HEADER, manifest_path, read_records
+from fastdc.support.exceptions import InputError
 
 MANIFEST: dict[str, Any] = {
     "fastdc": "0.1.0",

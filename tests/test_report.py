@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdc.exceptions import InputError
 from fastdc.report import MAX_IMAGES, error_sheet
+from fastdc.support.exceptions import InputError
 
 pytest.importorskip("matplotlib")
 

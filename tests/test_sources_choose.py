@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from fastdc.exceptions import BundleError, InputError
 from fastdc.prompts import prompts_of
 from fastdc.sources import FAMILIES, open_source
 from fastdc.sources.choose import is_text_conditional
 from fastdc.sources.folder import ModelFolder
 from fastdc.sources.lora import Lora
+from fastdc.support.exceptions import BundleError, InputError
 from fastdc.testing import edm_files, tiny_pipelines
 from helpers.worlds import fails_with
 
@@ -111,7 +111,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, models: dict[str, Path]) ->
 def test_a_hub_id_without_a_network_is_one_line(tmp_path: Path) -> None:
     """In a process of its own: the hub's library reads its settings once."""
     program = (
-        "from fastdc.exceptions import InputError\nfrom fastdc.sources import open_source\n"
+        "from fastdc.support.exceptions import InputError\nfrom fastdc.sources import open_source\n"
         "try:\n    open_source('no-such-org/no-such-model')\nexcept InputError as error:\n    print(error)\n"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

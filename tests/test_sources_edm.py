@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import installed
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import EDMSchedule
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import installed
 
 pytest.importorskip("torch")
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastdc.exceptions import BundleError
-from fastdc.extras import installed
+from fastdc.support.exceptions import BundleError
+from fastdc.support.optional import installed
 
 pytest.importorskip("torch")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fastdc.exceptions import BundleError
+from fastdc.support.exceptions import BundleError
 
 pytest.importorskip("torch")
 

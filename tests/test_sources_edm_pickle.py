@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastdc.exceptions import BundleError, InputError
+from fastdc.support.exceptions import BundleError, InputError
 
 pytest.importorskip("torch")
 

@@ -17,8 +17,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from fastdc.exceptions import BundleError, InputError
 from fastdc.sources.lora import Lora, fuse_lora
+from fastdc.support.exceptions import BundleError, InputError
 from fastdc.testing.tiny_pipelines import clip_tokenizer, tiny_clip, tiny_sd, tiny_sd3
 
 RANK = 3

@@ -17,12 +17,12 @@ import safetensors.torch
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from fastdc.exceptions import BundleError, InputError
 from fastdc.ops import philox_normal
 from fastdc.prompts import prompts_of
 from fastdc.sources.base import WithTables
 from fastdc.sources.lora import Lora
 from fastdc.sources.stable_diffusion import open_stable_diffusion
+from fastdc.support.exceptions import BundleError, InputError
 from fastdc.testing.tiny_pipelines import tiny_dit, tiny_sd, tiny_sdxl
 
 Floats = npt.NDArray[np.float32]

@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-from fastdc.exceptions import BundleError, InputError
 from fastdc.ops import philox_normal
 from fastdc.prompts import prompts_of
 from fastdc.sources.base import Source, WithTables
 from fastdc.sources.lora import Lora
 from fastdc.sources.stable_diffusion_3 import open_stable_diffusion_3
+from fastdc.support.exceptions import BundleError, InputError
 from fastdc.testing.tiny_pipelines import tiny_sd, tiny_sd3
 from helpers import text_pipelines as test_sources_stable_diffusion
 from helpers.text_pipelines import DRAWS, PROMPTS, SEED, STREAMS, check_export, classifier, images_of

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from fastdc.exceptions import BundleError, InputError
 from fastdc.sources.text import (
     JointStates,
     LastState,
@@ -22,6 +21,7 @@ from fastdc.sources.text import (
     check_tokens,
     read_tokenizer,
 )
+from fastdc.support.exceptions import BundleError, InputError
 from fastdc.testing.tiny_pipelines import clip_tokenizer, t5_tokenizer, tiny_clip, tiny_t5
 
 TEXTS = (

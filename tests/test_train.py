@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fastdc.cli.main import cli
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 from helpers.paths import ROOT
 
 pytest.importorskip("torch")

@@ -2,8 +2,8 @@
 
 from fastdc.backends.base import AbstractEncoder, AbstractNetwork, NetworkOptions
 from fastdc.bundle import Bundle
-from fastdc.exceptions import InputError, MissingDependencyError
-from fastdc.extras import installed
+from fastdc.support.exceptions import InputError, MissingDependencyError
+from fastdc.support.optional import installed
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from fastdc import ops
 from fastdc.backends.base import CAPTURING, ELEMENT_BYTES, AbstractSlot, Buffer, first_cause, one_line
-from fastdc.exceptions import BackendError, InputError, MissingDependencyError
+from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 
 ALIGNMENT = 256
 

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from fastdc.backends.graphs import check_graph, open_graph, run
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BackendError
 from fastdc.manifest import ENCODER
+from fastdc.support.exceptions import BackendError
 
 _BATCH = 4  # an encoder's activations are large: tens of megabytes an image of 512 x 512
 

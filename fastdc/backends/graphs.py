@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from fastdc.backends.base import one_line
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BackendError, BundleError
-from fastdc.extras import require
 from fastdc.manifest import DATA, TABLES
+from fastdc.support.exceptions import BackendError, BundleError
+from fastdc.support.optional import require
 
 # Key of an ONNX tensor that lives in another file, as protobuf bytes: field 1, length 8, either in any of the padded
 # forms that protobuf's readers accept. (A graph that names a value "location" is refused as well: rename it.)

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
 from fastdc.backends.graphs import TYPES, Value, check_graph, open_graph, run, tables_of, values
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BackendError, BundleError
-from fastdc.extras import require
 from fastdc.manifest import CLASSES, DENOISER, PREFIX, REST
+from fastdc.support.exceptions import BackendError, BundleError
+from fastdc.support.optional import require
 
 OUTPUT = "output"
 

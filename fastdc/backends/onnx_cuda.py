@@ -34,9 +34,9 @@ from fastdc.backends.base import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOpt
 from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
 from fastdc.backends.graphs import Value, check_graph, graph_source, tables_of
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BackendError, InputError
-from fastdc.extras import require
 from fastdc.manifest import DENOISER
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 
 OUTPUT = "output"
 CUDA_SLOTS = 2

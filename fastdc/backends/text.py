@@ -15,10 +15,10 @@ import numpy.typing as npt
 from fastdc.backends.base import one_line
 from fastdc.backends.graphs import open_graph, run, tables_of, values
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
 from fastdc.manifest import TEXT, TOKENIZERS
 from fastdc.prompts import Prompts
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 _BATCH = 64
 

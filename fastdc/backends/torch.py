@@ -38,9 +38,9 @@ from fastdc.backends.base import (
 )
 from fastdc.backends.cuda_arrays import device_index
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BackendError, BundleError
-from fastdc.extras import require
 from fastdc.manifest import WEIGHTS
+from fastdc.support.exceptions import BackendError, BundleError
+from fastdc.support.optional import require
 
 if TYPE_CHECKING:
     import torch

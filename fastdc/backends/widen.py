@@ -13,8 +13,8 @@ import numpy as np
 from fastdc.backends.base import one_line
 from fastdc.backends.graphs import graph_source, session_of
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 if TYPE_CHECKING:
     import onnx

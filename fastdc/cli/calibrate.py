@@ -30,12 +30,12 @@ from fastdc.cli.options import (
 from fastdc.cli.runner import progress_of, promise
 from fastdc.copies import one_copy_each
 from fastdc.errors import ErrorTable
-from fastdc.exceptions import InputError
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
 from fastdc.level_weights import LevelWeights
 from fastdc.plan import PlanConfig
 from fastdc.shipped import shipped_models
+from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b
 Examples:

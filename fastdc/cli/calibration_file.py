@@ -15,11 +15,11 @@ from typing import Any
 
 from fastdc.bundle import Bundle
 from fastdc.calibration import Calibration, calibration_from_dict
-from fastdc.exceptions import FastdcError, InputError
-from fastdc.files import write_whole
 from fastdc.level_weights import LevelWeights
 from fastdc.manifest import DENOISER, MAX_MANIFEST_BYTES, strict_json
 from fastdc.plan import PlanConfig
+from fastdc.support.atomic_files import write_whole
+from fastdc.support.exceptions import FastdcError, InputError
 
 FORMAT = "fastdc-calibration"
 VERSION = 1

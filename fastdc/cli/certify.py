@@ -29,13 +29,13 @@ from fastdc.cli.options import (
 from fastdc.cli.runner import held_back, rule_options
 from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Target
 from fastdc.evaluation import default_radii, names_of, summarize, table
-from fastdc.exceptions import InputError, Interrupted
-from fastdc.extras import version_of
 from fastdc.model import Model
 from fastdc.ndc import released_plan
 from fastdc.noised import METHODS
 from fastdc.record_writer import ENVIRONMENT, RecordWriter
 from fastdc.records import UNKNOWN, read_records
+from fastdc.support.exceptions import InputError, Interrupted
+from fastdc.support.optional import version_of
 
 DIGITS = "digits"  # the data set that comes with fastdc
 

@@ -19,8 +19,8 @@ from fastdc.evaluation import (
     summarize,
     table,
 )
-from fastdc.exceptions import InputError
 from fastdc.records import Records, read_records
+from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b
 Examples:

@@ -12,8 +12,8 @@ import click
 from fastdc.bundle import Bundle
 from fastdc.cli.options import first_option
 from fastdc.cli.runner import progress_of, promise
-from fastdc.exceptions import InputError
 from fastdc.manifest import PRECISIONS, saved_by_parts
+from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b
 Examples:

@@ -14,8 +14,6 @@ from fastdc.bundle import Bundle, load_bundle
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.calibration_file import with_calibration_file
 from fastdc.decide import DECISIONS
-from fastdc.exceptions import InputError
-from fastdc.extras import require
 from fastdc.job import PlanOptions
 from fastdc.loading import load
 from fastdc.model import Model
@@ -23,6 +21,8 @@ from fastdc.noised import METHODS
 from fastdc.plan import ORDERS
 from fastdc.rules.choose import RULES
 from fastdc.shipped import find_model
+from fastdc.support.exceptions import InputError
+from fastdc.support.optional import require
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Advance = Callable[[int, str], None]

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b
 Examples:

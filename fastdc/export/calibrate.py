@@ -18,9 +18,9 @@ from fastdc.calibration import controlled_limit
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages
 from fastdc.decide import fit_temperature
-from fastdc.exceptions import InputError
 from fastdc.loading import load
 from fastdc.results import OnProgress
+from fastdc.support.exceptions import InputError
 
 CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from
 # Operations of a calibration: some minutes on one core. A network that takes more is compared with shorter full runs.

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastdc.exceptions import InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import InputError
+from fastdc.support.optional import require
 
 require("onnx", extra="export")
 

@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastdc.backends.base import one_line
-from fastdc.exceptions import BackendError, InputError
 from fastdc.export.lower import lower_einsum, lower_single_group, lower_types
 from fastdc.export.storage import check_graph
-from fastdc.extras import require
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.backends.base import one_line
-from fastdc.exceptions import BackendError, InputError
 from fastdc.export.graph import strip
 from fastdc.export.storage import value_types
-from fastdc.extras import require
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 
 if TYPE_CHECKING:
     import onnx

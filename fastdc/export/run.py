@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fastdc.backends.base import one_line
 from fastdc.bundle import Bundle, write_bundle
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.exceptions import BundleError, InputError
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
-from fastdc.extras import require, version_of
 from fastdc.results import OnProgress
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require, version_of
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import content_digest
 from fastdc.train.run import RunFolder, RunInfo

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.exceptions import InputError
 from fastdc.export.storage import check_graph
-from fastdc.extras import require
 from fastdc.ops import LOSSES, ROW_FIELDS
+from fastdc.support.exceptions import InputError
+from fastdc.support.optional import require
 
 if TYPE_CHECKING:
     import onnx

@@ -14,14 +14,12 @@ import numpy as np
 
 from fastdc.bundle import Bundle, write_bundle
 from fastdc.data import LabelledImages
-from fastdc.exceptions import BundleError, InputError
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
 from fastdc.export.quantized import quantized_files
 from fastdc.export.storage import LARGE, weight_bytes
 from fastdc.export.verify import Feed, GraphCheck, verify_graph
-from fastdc.extras import version_of
 from fastdc.job import plan_config
 from fastdc.manifest import (
     DENOISER,
@@ -38,6 +36,8 @@ from fastdc.manifest import (
 from fastdc.plan import make_plan
 from fastdc.results import OnProgress
 from fastdc.sources.base import Source
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import version_of
 
 Files = dict[str, bytes | Path]
 Notify = Callable[[str], None]

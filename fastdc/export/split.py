@@ -29,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.base import one_line
-from fastdc.exceptions import BackendError, InputError
 from fastdc.export.split_cut import Candidate, best_ahead
 from fastdc.export.split_parts import CLASS, IMAGE, Dependence, Port, find_dependence, part, reads
-from fastdc.extras import require
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 
 require("onnx", extra="export")
 

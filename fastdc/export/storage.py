@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fastdc.backends.base import one_line
-from fastdc.exceptions import BackendError, InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 
 if TYPE_CHECKING:
     import onnx

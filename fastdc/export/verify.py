@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from fastdc.backends.base import one_line
 from fastdc.backends.rounding import rounding_tolerance
 from fastdc.backends.widen import widen
-from fastdc.exceptions import BackendError, InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 
 if TYPE_CHECKING:
     import onnx

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from fastdc.backends.base import AbstractNetwork, halves
 from fastdc.engine import Run, evaluate
-from fastdc.exceptions import InputError
 from fastdc.scheduler import Scheduler, Work
+from fastdc.support.exceptions import InputError
 
 _WARMUP = 3  # rounds of a size that are not timed: where steps are captured, the first two run otherwise
 

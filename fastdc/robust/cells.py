@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastdc.backends import AbstractNetwork
-from fastdc.exceptions import BackendError, InputError
-from fastdc.extras import require
 from fastdc.model import Model
 from fastdc.ops import PURPOSE_DIFFUSION, ROW_FIELDS, philox_normal
 from fastdc.plan import Plan
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="train")
 

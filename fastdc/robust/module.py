@@ -22,7 +22,6 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from fastdc.exceptions import BackendError, InputError
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import PlanOptions, plan_config
 from fastdc.model import Model
@@ -38,6 +37,7 @@ from fastdc.robust.cells import (
     positive_whole,
 )
 from fastdc.robust.likelihood import AbstractMaximization, maximization_of, maximize_tensor, null_class_of
+from fastdc.support.exceptions import BackendError, InputError
 
 LIKELIHOOD_GRADIENTS = ("identity", "exact")
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.rules.base import AbstractRule, Look, Mask, check_draws, geometric_looks
-from fastdc.rules.options import fraction, positive, whole
 from fastdc.rules.paired import known_rivals
+from fastdc.support.checks import fraction, positive, whole
+from fastdc.support.exceptions import InputError
 
 LARGEST_BET = 0.95
 """The largest lambda, in units of 1 / bound: wealth at most times 1.95 and at least times 0.05 at a draw."""

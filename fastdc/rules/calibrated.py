@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastdc.exceptions import InputError
 from fastdc.rules.base import AbstractRule, Look, Mask, check_draws, geometric_looks
-from fastdc.rules.options import positive, whole
+from fastdc.support.checks import positive, whole
+from fastdc.support.exceptions import InputError
 
 
 @dataclass(frozen=True)

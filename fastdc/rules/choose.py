@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from fastdc.exceptions import InputError
 from fastdc.rules.base import AbstractRule
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
@@ -12,6 +11,7 @@ from fastdc.rules.paired import Paired
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.support.exceptions import InputError
 
 KINDS: dict[str, type[AbstractRule]] = {
     kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastdc.rules.base import AbstractRule, Look, Mask, check_draws
-from fastdc.rules.options import positive, whole
 from fastdc.rules.staged import smallest
+from fastdc.support.checks import positive, whole
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from itertools import accumulate, chain, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.rules.base import AbstractRule, Look, Mask, check_draws
-from fastdc.rules.options import whole, wholes
+from fastdc.support.checks import whole, wholes
+from fastdc.support.exceptions import InputError
 
 
 @dataclass(frozen=True)

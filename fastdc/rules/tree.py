@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.rules.base import AbstractRule, Classes, Look, Mask
-from fastdc.rules.options import positive, whole
 from fastdc.rules.staged import Staged, smallest
+from fastdc.support.checks import positive, whole
+from fastdc.support.exceptions import InputError
 from fastdc.tree import MAX_DEPTH, ClassTree
 
 

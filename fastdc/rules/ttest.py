@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import InputError
 from fastdc.rules.base import AbstractRule, Look, Mask, check_draws
-from fastdc.rules.options import fraction, whole
+from fastdc.support.checks import fraction, whole
+from fastdc.support.exceptions import InputError
 
 
 @dataclass(frozen=True)

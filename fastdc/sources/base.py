@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.extras import require
 from fastdc.model import Model
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

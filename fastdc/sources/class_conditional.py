@@ -14,9 +14,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
 from fastdc.model import Model
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

@@ -15,8 +15,6 @@ No file of NVlabs was at hand: see :mod:`fastdc.sources.edm_pickle`, which also 
 import math
 from pathlib import Path
 
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
 from fastdc.model import Model
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import EDMSchedule
@@ -24,6 +22,8 @@ from fastdc.sources.base import Source
 from fastdc.sources.edm_networks import build
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions, options_from
 from fastdc.sources.edm_pickle import PickledModule, Plain, read_edm_pickle
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

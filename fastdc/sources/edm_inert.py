@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from fastdc.exceptions import BundleError
+from fastdc.support.exceptions import BundleError
 
 Bytes = memoryview
 

@@ -26,9 +26,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastdc.exceptions import BundleError
-from fastdc.extras import require
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions
+from fastdc.support.exceptions import BundleError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

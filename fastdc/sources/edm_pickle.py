@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
 from fastdc.sources.edm_inert import PERSISTENT_ID, Global, Made, read_inert
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

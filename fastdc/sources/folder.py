@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.backends.base import one_line
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import installed, require
 from fastdc.manifest import strict_json
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import installed, require
 
 require("torch", extra="export")
 

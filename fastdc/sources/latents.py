@@ -10,8 +10,8 @@ posterior's spread is a small fraction of z's. So the same image has the same la
 import math
 from typing import Any
 
-from fastdc.exceptions import BundleError
-from fastdc.extras import require
+from fastdc.support.exceptions import BundleError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

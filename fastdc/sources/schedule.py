@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.exceptions import BundleError, InputError
 from fastdc.parameterization import Parameterization
 from fastdc.schedules import (
     BETA_SCHEDULES,
@@ -30,6 +29,7 @@ from fastdc.schedules import (
     FlowSchedule,
     TableSchedule,
 )
+from fastdc.support.exceptions import BundleError, InputError
 
 _BETAS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _SCALED = {"beta_start": 0.00085, "beta_end": 0.012}

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
 from fastdc.prompts import Prompts
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.exceptions import BundleError, InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.optional import require
 
 require("torch", extra="export")
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.exceptions import BackendError, InputError
-from fastdc.extras import require
+from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support.optional import require
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, load_training_data, save_labelled
 from fastdc.train.run import Checkpoint, RunFolder, RunInfo, RunSummary

@@ -25,10 +25,10 @@ from typing import Any, Generic, TypeVar
 
 from fastdc.backends.base import one_line
 from fastdc.backends.tensorrt.build import Built
-from fastdc.exceptions import BackendError
-from fastdc.extras import require
-from fastdc.files import write_whole
-from fastdc.version import __version__
+from fastdc.support.atomic_files import write_whole
+from fastdc.support.exceptions import BackendError
+from fastdc.support.optional import require
+from fastdc.support.version import __version__
 
 SCHEMA = 2
 """Of entries; raised when a key gets a new meaning."""

@@ -22,8 +22,8 @@ from typing import Any
 
 from fastdc import ops
 from fastdc.backends.base import one_line
-from fastdc.exceptions import BackendError, InputError, MissingDependencyError
-from fastdc.extras import installed
+from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
+from fastdc.support.optional import installed
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 _MAJORS = {"tensorrt": (10, 11), "tensorrt_rtx": (1,)}

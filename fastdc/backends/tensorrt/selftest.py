@@ -28,9 +28,9 @@ from fastdc.backends.onnx import usable_cpus
 from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
 from fastdc.backends.widen import widened_session
 from fastdc.bundle import Bundle
-from fastdc.exceptions import BackendError
 from fastdc.manifest import DENOISER
 from fastdc.plan import Plan, PlanConfig, make_plan
+from fastdc.support.exceptions import BackendError
 
 Array = npt.NDArray[Any]
 Runner = Callable[[Array, Array, Array], Array]

@@ -8,7 +8,7 @@ import importlib.metadata
 import importlib.util
 from types import ModuleType
 
-from fastdc.exceptions import MissingDependencyError
+from fastdc.support.exceptions import MissingDependencyError
 
 # Import name -> the extra that a user is told to install when the caller does not say which.
 EXTRA_OF = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdc.files import write_whole
+from fastdc.support.atomic_files import write_whole
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastdc import InputError
-from fastdc.rules.options import fraction, positive, whole, wholes
+from fastdc.support.checks import fraction, positive, whole, wholes
 from helpers.worlds import fails_with
 
 NO_NUMBERS: list[Any] = [None, "3", True, np.True_, 1j, float("nan"), [1], np.arange(2)]

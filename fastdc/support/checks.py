@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-from fastdc.exceptions import InputError
+from fastdc.support.exceptions import InputError
 
 
 def whole(rule: str, option: str, value: Any, *, low: int = 1) -> int:

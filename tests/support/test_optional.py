@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fastdc import FastdcError, InputError, MissingDependencyError
-from fastdc.exceptions import BackendError, BundleError
-from fastdc.extras import EXTRA_OF, installed, require, version_of
+from fastdc.support.exceptions import BackendError, BundleError
+from fastdc.support.optional import EXTRA_OF, installed, require, version_of
 from helpers.paths import ROOT
 from helpers.worlds import assert_one_line
 
