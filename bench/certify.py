@@ -31,10 +31,10 @@ from fastdc.base import AbstractBase, DiffusionBase, FunctionBase
 from fastdc.certificate import Certificate
 from fastdc.copies import noisy_copies
 from fastdc.data import LabelledImages, digits_test
+from fastdc.diffusion.kernels import PURPOSE_ESTIMATION
 from fastdc.estimation import AbstractEstimation, Fixed, Target
 from fastdc.images import streams_of, to_model_range
 from fastdc.ndc import released_plan
-from fastdc.ops import PURPOSE_ESTIMATION
 from fastdc.shipped import find_model
 from fastdc.support.optional import require
 from ndc_loop import ReleasedLoop

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc import ops
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
+from fastdc.diffusion import kernels
 from fastdc.shipped import find_model
 from fastdc.support.optional import require
 from plain import torch_loop
@@ -46,7 +46,7 @@ def main() -> None:
     records: list[dict[str, Any]] = []
     for threads in arguments.threads:
         torch.set_num_threads(threads)
-        ops.set_num_threads(threads)
+        kernels.set_num_threads(threads)
         base, base_seconds = torch_loop(bundle, images, arguments.draws)
         options = NetworkOptions(threads=threads)
         sides = {

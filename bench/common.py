@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import fastdc
-from fastdc import ops
+from fastdc.diffusion import kernels
 from fastdc.support.optional import version_of
 
 ROOT = Path(__file__).resolve().parent
@@ -108,7 +108,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "fastdc": fastdc.__version__,
         "commit": _commit(),
-        "cpu_isa": ops.cpu_isa(),
+        "cpu_isa": kernels.cpu_isa(),
         "numpy": np.__version__,
         "torch": version_of("torch"),
         "onnxruntime": version_of("onnxruntime", "onnxruntime-gpu"),

@@ -25,6 +25,7 @@ import fastdc
 from common import parser, print_table, save
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages, digits_test
+from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.job import PlanOptions
 from fastdc.level_fit import (
     LevelAccuracy,
@@ -33,7 +34,6 @@ from fastdc.level_fit import (
     informative_levels,
     most_informative,
 )
-from fastdc.level_weights import LevelWeights
 from fastdc.rules.full import Full
 from replay import replay
 from tables import (

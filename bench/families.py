@@ -37,15 +37,15 @@ from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import Bundle
 from fastdc.classifier import DiffusionClassifier
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.export import export_source
 from fastdc.export.compare import compare_errors
 from fastdc.export.tensorrt_check import build_check
 from fastdc.manifest import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
 from fastdc.model import Model
 from fastdc.networks import MLPDenoiser
-from fastdc.parameterization import Parameterization
 from fastdc.prompts import Prompts, prompts_of
-from fastdc.schedules import DiscreteSchedule
 from fastdc.sources.base import Source
 from fastdc.sources.choose import open_source
 from fastdc.support.optional import installed

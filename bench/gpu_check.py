@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from common import RESULTS, ROOT, machine, parser, print_table
-from fastdc import ops
+from fastdc.diffusion import kernels
 from fastdc.support.exceptions import FastdcError
 from fastdc.support.optional import require
 from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
@@ -44,7 +44,7 @@ def gpu_stamp(torch: Any) -> dict[str, Any]:
         "l2_bytes": l2_bytes(torch),
         "driver": driver_version(),
         "torch_cuda": torch.version.cuda,
-        "build": ops.build_config(),
+        "build": kernels.build_config(),
         "csrc_sha256": sources_sha256("csrc"),
     }
 
@@ -76,8 +76,10 @@ def compare_noise(torch: Any, normals: int) -> dict[str, Any]:
         seed = SEEDS[piece % len(SEEDS)]
         streams = np.arange(rows, dtype=np.int64) * 2**50 + piece  # all 56 bits take part
         draws = np.arange(rows, dtype=np.int32) * 65_537 + piece
-        expected = ops.philox_normal(streams, draws, size, seed=seed).view(np.uint32)
-        on_device = ops.philox_normal(torch.from_numpy(streams).cuda(), torch.from_numpy(draws).cuda(), size, seed=seed)
+        expected = kernels.philox_normal(streams, draws, size, seed=seed).view(np.uint32)
+        on_device = kernels.philox_normal(
+            torch.from_numpy(streams).cuda(), torch.from_numpy(draws).cuda(), size, seed=seed
+        )
         actual = on_device.cpu().numpy().view(np.uint32)
         different = np.flatnonzero(actual != expected)
         result["normals"] += expected.size
@@ -214,7 +216,7 @@ def main() -> int:
     arguments.add_argument("--sanitizer", default="", help="TOOL=EXIT-STATUS ... of compute-sanitizer")
     options = arguments.parse_args()
     torch = require("torch", extra="cuda")
-    if not ops.build_config()["cuda"] or ops.cuda_device_count() == 0 or not torch.cuda.is_available():
+    if not kernels.build_config()["cuda"] or kernels.cuda_device_count() == 0 or not torch.cuda.is_available():
         print("gpu_check: needs a fastdc built with CUDA, and a CUDA device; bench/gpu.sh builds one", file=sys.stderr)
         return 2
     stamp: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv), "gpu": gpu_stamp(torch)}

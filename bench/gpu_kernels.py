@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 LEVELS = 16  # coefficient rows, J
@@ -126,7 +126,7 @@ class Bench:
         wanted = -(-4 * l2_bytes(self._torch) // set_bytes)
         return int(np.clip(wanted, 2, max(2, min(64, MAX_BUFFERS_BYTES // set_bytes))))
 
-    def _views(self, shape: Shape) -> tuple[int, list[ops.TensorView]]:
+    def _views(self, shape: Shape) -> tuple[int, list[kernels.TensorView]]:
         """n, and views of images, cells, rows, streams. All classes of an (image, draw) stand together."""
         groups = -(-shape.cells // shape.classes)
         group = np.arange(shape.cells) // shape.classes
@@ -138,7 +138,7 @@ class Bench:
             self._generator.uniform(0.1, 1, (LEVELS, 8)).astype(np.float32),
             np.arange(n, dtype=np.int64),
         ]
-        return n, [ops.view(self._torch.from_numpy(array).cuda()) for array in arrays]
+        return n, [kernels.view(self._torch.from_numpy(array).cuda()) for array in arrays]
 
     def copy_microseconds(self, moved: int) -> float:
         """Time of a device-to-device copy that reads moved / 2 bytes and writes as many."""
@@ -159,20 +159,20 @@ class Bench:
             moved / median * 1e-3, copied, copied / median,
         )  # fmt: skip
 
-    def _network_side(self, shape: Shape, dtype: str, count: int) -> list[ops.TensorView]:
+    def _network_side(self, shape: Shape, dtype: str, count: int) -> list[kernels.TensorView]:
         """Arrays (B, D) of random values."""
         made = (
             self._torch.randn(shape.cells, shape.size, dtype=getattr(self._torch, dtype), device="cuda")
             for _ in range(count)
         )
-        return [ops.view(array) for array in made]
+        return [kernels.view(array) for array in made]
 
     def add_noise(self, shape: Shape, dtype: str) -> Row:
         """Writes u = gx x + ge e. Floor: u written, images read."""
         n, (images, cells, rows, streams) = self._views(shape)
         moved = shape.cells * shape.size * ELEMENT_BYTES[dtype] + n * shape.size * 4
         launches: list[Launch] = [
-            lambda s, u=u: ops.add_noise(images, cells, rows, streams, seed=1, out=u, stream=s)  # type: ignore[misc]
+            lambda s, u=u: kernels.add_noise(images, cells, rows, streams, seed=1, out=u, stream=s)  # type: ignore[misc]
             for u in self._network_side(shape, dtype, self._sets(moved))
         ]
         return self._row("add_noise", shape, dtype, moved, launches)
@@ -180,10 +180,10 @@ class Bench:
     def denoising_error(self, shape: Shape, dtype: str) -> Row:
         """Errors: mean rho(a F + b x + c e). Floor: F and images read."""
         n, (images, cells, rows, streams) = self._views(shape)
-        errors = ops.view(self._torch.empty(shape.cells, device="cuda"))
+        errors = kernels.view(self._torch.empty(shape.cells, device="cuda"))
         moved = shape.cells * shape.size * ELEMENT_BYTES[dtype] + n * shape.size * 4 + shape.cells * 4
         launches: list[Launch] = [
-            lambda s, f=f: ops.denoising_error(  # type: ignore[misc]
+            lambda s, f=f: kernels.denoising_error(  # type: ignore[misc]
                 f, images, cells, rows, streams, seed=1, out=errors, stream=s
             )
             for f in self._network_side(shape, dtype, self._sets(moved))
@@ -193,10 +193,10 @@ class Bench:
     def error_map(self, shape: Shape, dtype: str) -> Row:
         """Maps: += w rho(residual). Floor: F and images read, every map read and written."""
         n, (images, cells, rows, streams) = self._views(shape)
-        maps = ops.view(self._torch.zeros(n, shape.classes, shape.size, device="cuda"))
+        maps = kernels.view(self._torch.zeros(n, shape.classes, shape.size, device="cuda"))
         moved = shape.cells * shape.size * ELEMENT_BYTES[dtype] + n * shape.size * 4 * (1 + 2 * shape.classes)
         launches: list[Launch] = [
-            lambda s, f=f: ops.error_map(f, images, cells, rows, streams, maps, seed=1, stream=s)  # type: ignore[misc]
+            lambda s, f=f: kernels.error_map(f, images, cells, rows, streams, maps, seed=1, stream=s)  # type: ignore[misc]
             for f in self._network_side(shape, dtype, self._sets(moved))
         ]
         return self._row("error_map", shape, dtype, moved, launches)
@@ -204,10 +204,10 @@ class Bench:
     def philox_normal(self, shape: Shape) -> Row:
         """Normals alone. Floor: written once."""
         moved = shape.cells * shape.size * 4
-        streams = ops.view(self._torch.arange(shape.cells, device="cuda"))
-        draws = ops.view(self._torch.zeros(shape.cells, dtype=self._torch.int32, device="cuda"))
+        streams = kernels.view(self._torch.arange(shape.cells, device="cuda"))
+        draws = kernels.view(self._torch.zeros(shape.cells, dtype=self._torch.int32, device="cuda"))
         launches: list[Launch] = [
-            lambda s, out=out: ops.philox_normal(  # type: ignore[misc]
+            lambda s, out=out: kernels.philox_normal(  # type: ignore[misc]
                 streams, draws, shape.size, seed=1, out=out, stream=s
             )
             for out in self._network_side(shape, "float32", self._sets(moved))
@@ -223,6 +223,6 @@ class Bench:
             self._torch.cuda.synchronize()
             start = time.perf_counter()
             for _ in range(1000):
-                ops.add_noise(images, cells, rows, streams, seed=1, out=u, stream=0)
+                kernels.add_noise(images, cells, rows, streams, seed=1, out=u, stream=0)
             best = min(best, (time.perf_counter() - start) / 1000)
         return best * 1e6

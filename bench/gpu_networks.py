@@ -32,8 +32,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common import RESULTS, machine, parser
-from fastdc import DiffusionClassifier, ops
+from fastdc import DiffusionClassifier
 from fastdc.backends import NetworkOptions
+from fastdc.diffusion import kernels
 from fastdc.support.exceptions import MissingDependencyError
 from fastdc.support.optional import require, version_of
 from gpu_check import gpu_stamp, said, sources_sha256
@@ -301,7 +302,7 @@ def _refusal(device: str) -> str:
         return str(error)
     if not device.startswith("cuda"):
         return ""
-    if not ops.build_config()["cuda"] or ops.cuda_device_count() == 0:
+    if not kernels.build_config()["cuda"] or kernels.cuda_device_count() == 0:
         return "needs a fastdc built with CUDA, and a CUDA device (bench/gpu.sh builds one), or --device cpu"
     return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no CUDA device"
 

@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import DiffusionClassifier, Session
+from fastdc.diffusion.plan import make_plan
 from fastdc.engine import Run, Step
 from fastdc.estimation import Fixed
 from fastdc.images import to_model_range
 from fastdc.job import PlanOptions, plan_config
-from fastdc.plan import make_plan
 from fastdc.rules.calibrated import Calibrated
 from gpu_models import Case
 from gpu_plain import PlainLoop

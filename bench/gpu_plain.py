@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops
+from fastdc.diffusion import kernels
+from fastdc.diffusion.plan import make_plan
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import PlanOptions, plan_config
-from fastdc.plan import make_plan
 from fastdc.support.optional import require
 from gpu_models import Case
 
@@ -78,7 +78,7 @@ class PlainLoop:
         for i, stream in enumerate(streams):
             drawn = np.arange(len(rows), dtype=np.int32)
             size = int(np.prod(model.sample_shape))
-            made = ops.philox_normal(np.full(len(rows), stream, np.int64), drawn, size, seed=0)
+            made = kernels.philox_normal(np.full(len(rows), stream, np.int64), drawn, size, seed=0)
             noise = torch.from_numpy(made.reshape(-1, *model.sample_shape)).to(self._device)
             self._synchronize()
             start = time.perf_counter()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from common import Timing, parser, print_table, ratio, save, time_sides
-from fastdc import ops
+from fastdc.diffusion import kernels
 from fastdc.support.optional import require
 
 SHAPES = ((256, 3, 32, 32), (64, 4, 64, 64))
@@ -44,10 +44,10 @@ class Case:
         self.rows[:, 0], self.rows[:, 1] = alpha, np.sqrt(1 - alpha**2)
         self.rows[:, 2], self.rows[:, 4], self.rows[:, 6] = 1, -1, 1
         self.streams = np.arange(groups, dtype=np.int64)
-        views = [ops.view(array) for array in (self.images, self.cells, self.rows, self.streams)]
+        views = [kernels.view(array) for array in (self.images, self.cells, self.rows, self.streams)]
         self.v_images, self.v_cells, self.v_rows, self.v_streams = views
-        self.v_output, self.v_u, self.v_errors = map(ops.view, (self.output, self.u, self.errors))
-        self.v_maps = ops.view(self.maps)
+        self.v_output, self.v_u, self.v_errors = map(kernels.view, (self.output, self.u, self.errors))
+        self.v_maps = kernels.view(self.maps)
         self.torch = torch
         self.t_images, self.t_output = torch.from_numpy(self.images), torch.from_numpy(self.output)
         self.t_group = torch.from_numpy(group)
@@ -57,15 +57,17 @@ class Case:
         self.groups = groups
 
     def ours_noise(self) -> None:
-        ops.add_noise(self.v_images, self.v_cells, self.v_rows, self.v_streams, seed=SEED, out=self.v_u)
+        kernels.add_noise(self.v_images, self.v_cells, self.v_rows, self.v_streams, seed=SEED, out=self.v_u)
 
     def ours_error(self) -> None:
-        ops.denoising_error(
+        kernels.denoising_error(
             self.v_output, self.v_images, self.v_cells, self.v_rows, self.v_streams, seed=SEED, out=self.v_errors
         )
 
     def ours_map(self) -> None:
-        ops.error_map(self.v_output, self.v_images, self.v_cells, self.v_rows, self.v_streams, self.v_maps, seed=SEED)
+        kernels.error_map(
+            self.v_output, self.v_images, self.v_cells, self.v_rows, self.v_streams, self.v_maps, seed=SEED
+        )
 
     def ours_pair(self) -> None:
         self.ours_noise()
@@ -98,10 +100,12 @@ class Case:
 def measure(case: Case, rounds: int) -> dict[str, Timing]:
     """All sides of one case, in turns."""
     normals = np.empty((case.groups, case.output[0].size), np.float32)
-    v_normals, draws = ops.view(normals), ops.view(np.zeros(case.groups, np.int32))
+    v_normals, draws = kernels.view(normals), kernels.view(np.zeros(case.groups, np.int32))
     sides: dict[str, Callable[[], Any]] = {
         "memcpy": case.memcpy,
-        "philox_normal": lambda: ops.philox_normal(case.v_streams, draws, normals.shape[1], seed=SEED, out=v_normals),
+        "philox_normal": lambda: kernels.philox_normal(
+            case.v_streams, draws, normals.shape[1], seed=SEED, out=v_normals
+        ),
         "torch.randn": case.torch_randn,
         "numpy standard_normal": lambda: np.random.default_rng(0).standard_normal(normals.shape, np.float32),
         "add_noise": case.ours_noise,
@@ -144,7 +148,7 @@ def main() -> None:
     torch = require("torch", extra="export")
     records = []
     for threads in arguments.threads:
-        ops.set_num_threads(threads)
+        kernels.set_num_threads(threads)
         torch.set_num_threads(threads)
         for shape in SHAPES:
             for label, classes in (("distinct", 1), ("classes", CLASSES)):

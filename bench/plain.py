@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 import fastdc
-from fastdc import ops
+from fastdc.diffusion import kernels
+from fastdc.diffusion.plan import make_plan
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import PlanOptions, plan_config
 from fastdc.networks import build_network
-from fastdc.plan import make_plan
 from fastdc.rules.staged import Staged
 from fastdc.support.optional import require
 
@@ -62,7 +62,7 @@ def _prepare(bundle: fastdc.Bundle, images: npt.NDArray[np.uint8], draws: int, o
     x = to_model_range(images, model)
     streams = np.repeat(streams_of(x), draws)
     drawn = np.tile(np.arange(draws, dtype=np.int32), len(x))
-    noise = ops.philox_normal(streams, drawn, int(np.prod(model.image_shape)), seed=0)
+    noise = kernels.philox_normal(streams, drawn, int(np.prod(model.image_shape)), seed=0)
     plan = make_plan(model.schedule, model.parameterization, plan_config(model, wanted))
     return _Prepared(
         network=network,
@@ -71,7 +71,7 @@ def _prepare(bundle: fastdc.Bundle, images: npt.NDArray[np.uint8], draws: int, o
         noise=torch.from_numpy(noise.reshape(len(x), draws, 1, *model.image_shape)),
         sigmas=plan.levels.sigma.tolist(),
         timesteps=torch.tensor(plan.levels.timestep, dtype=torch.float32),
-        weights=plan.rows[:, ops.ROW_FIELDS.index("weight")].tolist(),
+        weights=plan.rows[:, kernels.ROW_FIELDS.index("weight")].tolist(),
         n_classes=model.num_classes,
         sigma_data=float(model.parameterization.sigma_data or 0),
     )

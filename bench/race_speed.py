@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 import fastdc
 from common import TimedSlot, Timing, print_table, ratio
-from fastdc import ops
 from fastdc.data import LabelledImages
+from fastdc.diffusion import kernels
 from fastdc.engine import Run, evaluate
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
@@ -245,7 +245,7 @@ def measure_scheduler(
     model: str, images: npt.NDArray[np.uint8], rule: AbstractRule, plan: PlanOptions, *, seeds: int, threads: int
 ) -> list[dict[str, Any]]:
     """How full steps are and what the scheduler costs, over noise seeds; prints a table."""
-    ops.set_num_threads(threads)
+    kernels.set_num_threads(threads)
     records, rows = [], []
     for batch in (128, 64):
         classifier = fastdc.load(model, backend="onnx", threads=threads, batch=batch)

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 import fastdc
 from common import TimedSlot, parser, print_table, save, time_sides
-from fastdc import ops
 from fastdc.data import digits_test
+from fastdc.diffusion import kernels
 from fastdc.engine import Run, evaluate
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job
@@ -67,8 +67,8 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     start = time.perf_counter()
     steps, scheduling = whole()
     wall = time.perf_counter() - start
-    views = [ops.view(array) for array in (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output)]
-    errors = ops.view(slot.errors)
+    views = [kernels.view(array) for array in (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output)]
+    errors = kernels.view(slot.errors)
     table_view, sample, timestep, labels, output = views
     placed = run.placed
     shared = (placed.images_view, table_view, placed.rows_view, placed.streams_view)
@@ -77,8 +77,8 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     slot.cells[:] = cells
     parts = time_sides(
         {
-            "add_noise": lambda: ops.add_noise(*shared, seed=0, out=sample, timestep=timestep, labels=labels),
-            "denoising_error": lambda: ops.denoising_error(output, *shared, seed=0, out=errors),
+            "add_noise": lambda: kernels.add_noise(*shared, seed=0, out=sample, timestep=timestep, labels=labels),
+            "denoising_error": lambda: kernels.denoising_error(output, *shared, seed=0, out=errors),
             "write cells": lambda: network.write(slot.cells, cells),
             "read errors": lambda: network.read(slot.errors, batch),
         }

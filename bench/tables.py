@@ -19,10 +19,10 @@ import numpy.typing as npt
 from fastdc.calibration import Calibration, calibrate_errors
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages, load_labelled
+from fastdc.diffusion.plan import PlanConfig
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions, Rows
 from fastdc.model import Model
-from fastdc.plan import PlanConfig
 from fastdc.rules.base import AbstractRule
 from fastdc.support.optional import installed
 

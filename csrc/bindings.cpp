@@ -257,7 +257,7 @@ void raise_as(const char* python_name, const Error& error) {
 
 PYBIND11_MODULE(_C, m) {
   using namespace fastdc;
-  m.doc() = "Native kernels of fastdc. Private: use fastdc.ops.";
+  m.doc() = "Native kernels of fastdc. Private: use fastdc.diffusion.kernels.";
 
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {

@@ -3,7 +3,7 @@
 //   r = a * F + (b * x + (c * e + d * z)),      rho(r) = r^2 | |r| | huber_delta(r) | r
 //
 // F is the raw network output, x the image, e the noise and z an optional target image. Every parameterisation and
-// every published diffusion classifier is a row (a, b, c, d); see fastdc/parameterization.py. The part in brackets does
+// every published diffusion classifier is a row (a, b, c, d); see fastdc/diffusion/parameterization.py. The part in brackets does
 // not depend on the class, so that it is made once for all classes that share (image, draw).
 #pragma once
 

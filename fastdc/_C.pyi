@@ -1,4 +1,4 @@
-"""Native kernels of fastdc. Private: use fastdc.ops. In step with csrc/bindings.cpp."""
+"""Native kernels of fastdc. Private: use fastdc.diffusion.kernels. In step with csrc/bindings.cpp."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.calibration import Calibration
-from fastdc.level_weights import LevelWeights
+from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.manifest import (
     FILES,
     FORMAT,

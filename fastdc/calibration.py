@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.plan import MAX_DRAWS, PlanConfig, is_number
+from fastdc.diffusion.plan import MAX_DRAWS, PlanConfig, is_number
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.calibrated import Calibrated
 from fastdc.support.exceptions import InputError

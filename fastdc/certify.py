@@ -21,8 +21,8 @@ import numpy.typing as npt
 from fastdc.base import AbstractBase, Copy, Vote
 from fastdc.certificate import ABSTAIN, Certificate
 from fastdc.copies import noisy_copies
+from fastdc.diffusion.kernels import MAX_SEED, PURPOSE_ESTIMATION, PURPOSE_SELECTION
 from fastdc.estimation import AbstractEstimation, Verdict, check_estimation
-from fastdc.ops import MAX_SEED, PURPOSE_ESTIMATION, PURPOSE_SELECTION
 from fastdc.support.exceptions import InputError
 
 Images = npt.NDArray[np.float32]

@@ -23,12 +23,12 @@ from fastdc.certificate import Certificate
 from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
 from fastdc.copies import one_copy_each
 from fastdc.decide import DECISIONS
+from fastdc.diffusion.plan import is_number
 from fastdc.errors import ErrorTable
 from fastdc.estimation import AbstractEstimation
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
 from fastdc.model import Model
-from fastdc.plan import is_number
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.base import AbstractRule
 from fastdc.support.exceptions import InputError, Interrupted

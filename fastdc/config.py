@@ -6,7 +6,7 @@ One dict for ``fastdc.build_config()``, ``fastdc info`` and bug reports.
 import platform
 from typing import Any
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 from fastdc.support.optional import version_of
 from fastdc.support.version import __version__
 
@@ -40,7 +40,7 @@ def build_config() -> dict[str, Any]:
         else:
             missing[capability] = f"pip install 'fastdc[{extra}]'"
     return {
-        **ops.build_config(),
+        **kernels.build_config(),
         "version": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

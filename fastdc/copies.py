@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 
 Images = npt.NDArray[np.float32]
 
@@ -28,13 +28,13 @@ def noisy_copies(
         std: Standard deviation of the noise, in the units of x.
         seed: Philox key.
         stream: The image's stream, in [0, 2^56).
-        purpose: ``ops.PURPOSE_SELECTION`` or ``ops.PURPOSE_ESTIMATION``.
+        purpose: ``kernels.PURPOSE_SELECTION`` or ``kernels.PURPOSE_ESTIMATION``.
 
     Returns:
         float32 (count, c, h, w), not clipped, and int64 (count,).
     """
     numbers = np.arange(start, start + count, dtype=np.int32)
-    noise = ops.philox_normal(np.full(count, stream, np.int64), numbers, x.size, seed=seed, purpose=purpose)
+    noise = kernels.philox_normal(np.full(count, stream, np.int64), numbers, x.size, seed=seed, purpose=purpose)
     noise *= np.float32(std)
     copies = noise.reshape(count, *x.shape)
     copies += x
@@ -46,7 +46,7 @@ def one_copy_each(
 ) -> tuple[Images, npt.NDArray[np.int64]]:
     """Estimation copy `number` of each image, float32 (n, c, h, w), and the noise streams, int64 (n,)."""
     made = [
-        noisy_copies(image, number, 1, std=std, seed=seed, stream=stream, purpose=ops.PURPOSE_ESTIMATION)
+        noisy_copies(image, number, 1, std=std, seed=seed, stream=stream, purpose=kernels.PURPOSE_ESTIMATION)
         for image, stream in zip(x, streams.tolist(), strict=True)
     ]
     return np.concatenate([one[0] for one in made]), np.concatenate([one[1] for one in made])

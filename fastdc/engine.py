@@ -1,6 +1,6 @@
 """The engine: turns cells into errors, a step at a time, with every slot of the network busy.
 
-A step is: cell table in, noise and scale (``ops.add_noise``), the network, error (``ops.denoising_error``), one float a
+A step is: cell table in, noise and scale (``kernels.add_noise``), the network, error (``kernels.denoising_error``), one float a
 cell out. Steps of different slots run at once, each on its own thread; the scheduler is asked for cells and told errors
 on the caller's thread only. Cells of all requests are packed together, so that no step but the last ones runs
 part-filled.
@@ -28,9 +28,9 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops
 from fastdc.backends.base import AbstractNetwork, AbstractSlot, Buffer
-from fastdc.plan import Plan
+from fastdc.diffusion import kernels
+from fastdc.diffusion.plan import Plan
 from fastdc.scheduler import Cells, Scheduler, Work
 from fastdc.support.exceptions import BackendError
 
@@ -109,9 +109,9 @@ class Step:
         loss, delta = run.loss, run.delta
 
         def launch() -> None:
-            ops.add_noise(images, table, rows, streams, out=sample, timestep=timestep, labels=labels, **noise)
+            kernels.add_noise(images, table, rows, streams, out=sample, timestep=timestep, labels=labels, **noise)
             slot.run(count)
-            ops.denoising_error(
+            kernels.denoising_error(
                 output, images, table, rows, streams, out=errors, target=target, loss=loss, delta=delta, **noise
             )
 
@@ -138,15 +138,15 @@ class Step:
             replay()
 
 
-_viewed: "WeakKeyDictionary[AbstractSlot, dict[int, tuple[ops.TensorView, ...]]]" = WeakKeyDictionary()
+_viewed: "WeakKeyDictionary[AbstractSlot, dict[int, tuple[kernels.TensorView, ...]]]" = WeakKeyDictionary()
 
 
-def _views(slot: AbstractSlot, count: int) -> tuple[ops.TensorView, ...]:
+def _views(slot: AbstractSlot, count: int) -> tuple[kernels.TensorView, ...]:
     """The first `count` rows of a slot's buffers, viewed once and not in every run: a lone image has few steps."""
     viewed = _viewed.setdefault(slot, {})
     if count not in viewed:
         buffers = (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output, slot.errors)
-        viewed[count] = tuple(ops.view(buffer[:count]) for buffer in buffers)
+        viewed[count] = tuple(kernels.view(buffer[:count]) for buffer in buffers)
     return viewed[count]
 
 
@@ -174,7 +174,7 @@ class _Placed:
     ) -> None:
         self.images = network.place(np.zeros((capacity, *image_shape), np.float32))
         self.streams = network.place(np.zeros(capacity, np.int64))
-        self.rows = network.place(np.zeros((rows, len(ops.ROW_FIELDS)), np.float32))
+        self.rows = network.place(np.zeros((rows, len(kernels.ROW_FIELDS)), np.float32))
         self.maps: Buffer = None
         self.targets: Buffer = None
         self.tables: dict[int, Buffer] = {}
@@ -183,8 +183,8 @@ class _Placed:
             self.tables = {id(slot): network.place(np.zeros((network.batch, 3), np.int32)) for slot in network.slots}
         if target:
             self.targets = network.place(np.zeros((capacity, *image_shape), np.float32))
-        self.images_view, self.rows_view, self.streams_view = map(ops.view, (self.images, self.rows, self.streams))
-        self.target_view = None if self.targets is None else ops.view(self.targets)
+        self.images_view, self.rows_view, self.streams_view = map(kernels.view, (self.images, self.rows, self.streams))
+        self.target_view = None if self.targets is None else kernels.view(self.targets)
         self.steps: dict[tuple[Any, ...], Callable[[], None] | None] = {}
         self.owner: Callable[[], Any] = lambda: None
 
@@ -287,7 +287,7 @@ class Run:
         own[:, 1] = [self._denoising.index(label) for label in cells[:, 1]]
         table = placed.tables[id(slot)]
         slot.write(table, own)
-        ops.error_map(
+        kernels.error_map(
             slot.output[: len(cells)],
             placed.images_view,
             table[: len(cells)],

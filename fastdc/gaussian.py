@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, FunctionNetwork, NetworkOptions
 from fastdc.bundle import Bundle, write_bundle
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.manifest import DENOISER
 from fastdc.model import Defaults, Model
-from fastdc.parameterization import Parameterization
-from fastdc.schedules import EDMSchedule
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require
 

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
+from fastdc.diffusion.kernels import MAX_SEED
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.noisy_methods import method_of
+from fastdc.diffusion.plan import Plan, PlanConfig, is_number, make_plan
 from fastdc.engine import Run
 from fastdc.errors import ErrorTable
 from fastdc.latency import WORTH, Foresight, LookAhead, steps_of
-from fastdc.level_weights import LevelWeights
 from fastdc.model import Model
-from fastdc.noised import method_of
-from fastdc.ops import MAX_SEED
-from fastdc.plan import Plan, PlanConfig, is_number, make_plan
 from fastdc.results import Classification, OnProgress, Progress
 from fastdc.rules.base import AbstractRule
 from fastdc.rules.choose import describe, make_rule

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.level_weights import LevelWeights
-from fastdc.schedules import FloatArray
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.schedules import FloatArray
 from fastdc.support.exceptions import InputError
 
 IntArray = npt.NDArray[np.int64]

@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.certificate import ABSTAIN
+from fastdc.diffusion.weighting import weighting
 from fastdc.errors import ErrorTable
 from fastdc.model import Model
 from fastdc.support.exceptions import InputError
-from fastdc.weighting import weighting
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

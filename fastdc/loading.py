@@ -7,7 +7,7 @@ from fastdc.backends import NetworkOptions, open_encoder, open_network
 from fastdc.backends.text import with_prompts
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.classifier import DiffusionClassifier
-from fastdc.ops import set_num_threads
+from fastdc.diffusion.kernels import set_num_threads
 from fastdc.prompts import Prompts, read_prompts
 from fastdc.shipped import find_model
 from fastdc.spread import SpreadNetwork, devices_of

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.calibration import Calibration, calibration_from_dict
-from fastdc.level_weights import LevelWeights
+from fastdc.diffusion.kernels import LOSSES
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.parameterization import parameterization_from_dict
+from fastdc.diffusion.plan import MAX_DRAWS
+from fastdc.diffusion.schedules import schedule_from_dict
+from fastdc.diffusion.weighting import WEIGHTINGS
 from fastdc.model import Defaults, Model
-from fastdc.ops import LOSSES
-from fastdc.parameterization import parameterization_from_dict
-from fastdc.plan import MAX_DRAWS
-from fastdc.schedules import schedule_from_dict
 from fastdc.support.exceptions import BundleError, InputError
-from fastdc.weighting import WEIGHTINGS
 
 FORMAT = "fastdc-bundle"
 VERSION = 2

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.calibration import Calibration
-from fastdc.level_weights import LevelWeights
-from fastdc.parameterization import Parameterization
-from fastdc.plan import PlanConfig
-from fastdc.schedules import AbstractSchedule
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.plan import PlanConfig
+from fastdc.diffusion.schedules import AbstractSchedule
 from fastdc.support.exceptions import InputError
 
 

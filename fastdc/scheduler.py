@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.ops import Ledger
+from fastdc.diffusion.kernels import Ledger
 from fastdc.rules.base import AbstractRule, Look
 from fastdc.support.exceptions import InputError
 

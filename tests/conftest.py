@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 
 # Subprocesses of tests run in the source folder; they, too, must import the installed package.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
@@ -32,7 +32,7 @@ def _independent_of_other_tests() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(0)
-    isa = ops.cpu_isa()
+    isa = kernels.cpu_isa()
     yield
-    ops.set_cpu_isa(isa)
-    ops.set_num_threads(0)
+    kernels.set_cpu_isa(isa)
+    kernels.set_num_threads(0)

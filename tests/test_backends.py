@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc import BackendError, BundleError, DiffusionClassifier, InputError, ops
+from fastdc import BackendError, BundleError, DiffusionClassifier, InputError
 from fastdc.backends import FunctionNetwork, NetworkOptions, open_network
 from fastdc.bundle import Bundle
 from fastdc.data import digits_test
+from fastdc.diffusion import kernels
+from fastdc.diffusion.kernels import cuda_device_count
+from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.errors import ErrorTable
-from fastdc.ops import cuda_device_count
-from fastdc.plan import PlanConfig, make_plan
 from fastdc.testing.absent import WITHOUT
 from helpers.paths import SHIPPED
 from helpers.worlds import SHAPE, Float64, denoiser, fails_with, gaussian, tiny_bundle, unit_images
@@ -179,7 +180,7 @@ def test_the_automatic_choice() -> None:
 def test_threads_are_slots_in_onnx_and_global_in_torch() -> None:
     pytest.importorskip("onnxruntime")
     assert len(fastdc.load("digits-mlp", backend="onnx", threads=3).network.slots) == 3
-    assert ops.num_threads() == 3
+    assert kernels.num_threads() == 3
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     try:

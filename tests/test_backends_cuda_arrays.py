@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdc import BackendError, DiffusionClassifier, InputError, ops
+from fastdc import BackendError, DiffusionClassifier, InputError
 from fastdc.backends import cuda_arrays
 from fastdc.backends.base import CAPTURING, AbstractSlot, halves
 from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
+from fastdc.diffusion import kernels
 from helpers.cuda_doubles import Builder, Core, HostedArrays
 from helpers.worlds import SHAPE, classifier, denoiser, fails_with, gaussian, unit_images
 
@@ -120,7 +121,7 @@ def test_an_array_speaks_dlpack(arrays: HostedArrays) -> None:
     np.testing.assert_array_equal(np.from_dlpack(made), values)
     device = DeviceArray(1 << 40, (2, 3), "bfloat16", 1, None)
     assert device.__dlpack_device__() == (2, 1)
-    view = ops.view(device)
+    view = kernels.view(device)
     assert (view.shape, view.dtype, view.is_cuda, view.pointer) == ((2, 3), "bfloat16", True, 1 << 40)
     assert "cuda:1" in repr(device)
 
@@ -322,13 +323,13 @@ def test_other_slots_are_not_captured() -> None:
 
 # --- without a device ------------------------------------------------------------------------------------------------
 
-without_device = pytest.mark.skipif(ops.cuda_device_count() > 0, reason="there is a device")
+without_device = pytest.mark.skipif(kernels.cuda_device_count() > 0, reason="there is a device")
 
 
 @without_device
 def test_without_a_driver_it_says_so_before_cuda_core_is_asked() -> None:
     pytest.importorskip("cuda.core", exc_type=ImportError)
-    message = "driver" if ops.build_config()["cuda"] else "without CUDA"
+    message = "driver" if kernels.build_config()["cuda"] else "without CUDA"
     fails_with(lambda: DeviceArrays(0), "cuda:0", message, kind=BackendError)
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc import BackendError, BundleError, DiffusionClassifier, InputError, ops
+from fastdc import BackendError, BundleError, DiffusionClassifier, InputError
 from fastdc.backends import FunctionNetwork, NetworkOptions, choose, open_network
 from fastdc.backends.base import halves
 from fastdc.backends.onnx_cuda import OnnxCudaNetwork
 from fastdc.bundle import Bundle
 from fastdc.data import digits_test
+from fastdc.diffusion import kernels
 from helpers.cuda_doubles import Core, HostedArrays
 from helpers.latent_world import MODEL, PROMPTS, Encoder, network, table, write
 from helpers.onnxruntime_double import Ort
@@ -222,7 +223,7 @@ def test_the_installed_package_without_cuda() -> None:
     )
 
 
-@pytest.mark.skipif(ops.cuda_device_count() > 0, reason="there is a device")
+@pytest.mark.skipif(kernels.cuda_device_count() > 0, reason="there is a device")
 def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     options = NetworkOptions(device="cuda:1")
     fails_with(lambda: open_network(shipped(), "onnx", options), "cuda:1", kind=BackendError)

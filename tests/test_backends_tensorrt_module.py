@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from fastdc import ops
 from fastdc.backends.tensorrt import module
 from fastdc.backends.tensorrt.module import FLAVOURS, Gpu, check_driver, gpu, open_tensorrt, use_device, use_module
 from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError

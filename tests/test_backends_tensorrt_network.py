@@ -370,9 +370,9 @@ def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_real_plan_is_not_loaded_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """By TensorRT-RTX, which builds here and has nothing to run on."""
     pytest.importorskip("tensorrt_rtx")
-    from fastdc import ops
+    from fastdc.diffusion import kernels
 
-    if ops.cuda_device_count():
+    if kernels.cuda_device_count():
         pytest.skip("there is a GPU")
     trt = open_tensorrt("tensorrt_rtx", need_gpu=False)
     plan = build_engine(trt, (MLP.path / "denoiser.onnx").read_bytes(), 11, SMALL).plan

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc import BackendError, DiffusionClassifier, InputError, ops
+from fastdc import BackendError, DiffusionClassifier, InputError
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import CAPTURING, device_batch
 from fastdc.data import digits_test

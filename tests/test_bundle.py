@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from fastdc import load_bundle
 from fastdc.bundle import with_calibration, write_bundle
 from fastdc.calibration import Calibration
-from fastdc.level_weights import LevelWeights
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.plan import PlanConfig
 from fastdc.manifest import DENOISER, MANIFEST, WEIGHTS
-from fastdc.plan import PlanConfig
 from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 _positive = st.floats(1e-3, 1e3)

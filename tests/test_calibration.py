@@ -21,8 +21,8 @@ from fastdc.calibration import (
     needed_limits,
     plan_without_draws,
 )
-from fastdc.level_weights import LevelWeights
-from fastdc.plan import PlanConfig
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.plan import PlanConfig
 from fastdc.rules.calibrated import Calibrated
 from helpers.rule_runs import run
 from helpers.worlds import Float64, classifier, fails_with, gaussian, refusing, unit_images

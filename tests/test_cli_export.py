@@ -219,9 +219,9 @@ def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
 
 
 def _no_gpu() -> bool:
-    from fastdc import ops
+    from fastdc.diffusion import kernels
 
-    return not ops.cuda_device_count()
+    return not kernels.cuda_device_count()
 
 
 def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> None:

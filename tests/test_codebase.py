@@ -14,7 +14,7 @@ import pytest
 
 import fastdc
 from fastdc import _C
-from fastdc.ops import build_config
+from fastdc.diffusion.kernels import build_config
 from helpers.paths import ROOT
 
 FOLDERS = ("fastdc", "csrc", "tests", "bench", "tools", "models")

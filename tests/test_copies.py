@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from fastdc.copies import noisy_copies
-from fastdc.ops import PURPOSE_DIFFUSION, PURPOSE_ESTIMATION, PURPOSE_SELECTION
+from fastdc.diffusion.kernels import PURPOSE_DIFFUSION, PURPOSE_ESTIMATION, PURPOSE_SELECTION
 from fastdc.reference import normal
 
 X = np.random.default_rng(0).uniform(-1, 1, (1, 4, 5)).astype(np.float32)

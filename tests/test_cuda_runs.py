@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdc import Classification, DiffusionClassifier, Session, ops
+from fastdc import Classification, DiffusionClassifier, Session
 from fastdc.backends.base import NetworkOptions, halves
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import load_bundle
+from fastdc.diffusion import kernels
 from fastdc.estimation import Fixed
 from fastdc.latency import StepTable
 from fastdc.manifest import PREFIX
@@ -157,7 +158,7 @@ def test_two_networks_on_one_device_share_a_run(opened: Open, side: Side, monkey
 
 @pytest.mark.parametrize("side", ONE_OF_EACH)
 def test_two_devices_share_a_run(opened: Open, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    if side.on_device and ops.cuda_device_count() < 2:
+    if side.on_device and kernels.cuda_device_count() < 2:
         pytest.skip("needs two devices")
     clf = opened(side, batch=BATCH, device="cuda:0,1")
     assert isinstance(clf.network, SpreadNetwork)

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastdc import DiffusionClassifier, ops
+from fastdc import DiffusionClassifier
+from fastdc.diffusion import kernels
+from fastdc.diffusion.plan import make_plan
 from fastdc.engine import Run, Step
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import plan_config
-from fastdc.plan import make_plan
 from helpers.cuda_cases import N_CLASSES, SEED, error_tolerance, make_case
 from helpers.cuda_sides import (
     BACKENDS,
@@ -66,12 +67,12 @@ def test_kernels_on_device_arrays_are_captured_and_replayed(arrays: Any) -> None
     first = cases[0]
     images, rows, streams = map(arrays.place, (first.images, first.rows, first.streams))
     cells, u, errors = arrays.place(first.cells), arrays.empty((24, 3072), "float32"), arrays.empty((24,), "float32")
-    views = [ops.view(array) for array in (images, cells, rows, streams, u, errors)]
+    views = [kernels.view(array) for array in (images, cells, rows, streams, u, errors)]
     common: dict[str, Any] = {"seed": SEED, "n_classes": N_CLASSES, "stream": arrays.stream}
 
     def launch() -> None:
-        ops.add_noise(*views[:4], out=views[4], **common)
-        ops.denoising_error(views[4], *views[:4], out=views[5], **common)
+        kernels.add_noise(*views[:4], out=views[4], **common)
+        kernels.denoising_error(views[4], *views[:4], out=views[5], **common)
 
     launch()
     arrays.synchronize()
@@ -79,9 +80,9 @@ def test_kernels_on_device_arrays_are_captured_and_replayed(arrays: Any) -> None
     for case in cases:
         arrays.write(cells, case.cells)
         replay()
-        want = ops.add_noise(first.images, case.cells, first.rows, first.streams, seed=SEED, n_classes=N_CLASSES)
+        want = kernels.add_noise(first.images, case.cells, first.rows, first.streams, seed=SEED, n_classes=N_CLASSES)
         np.testing.assert_array_equal(arrays.read(u, 24), want)
-        on_host = ops.denoising_error(want, first.images, case.cells, first.rows, first.streams, seed=SEED)
+        on_host = kernels.denoising_error(want, first.images, case.cells, first.rows, first.streams, seed=SEED)
         np.testing.assert_allclose(arrays.read(errors, 24), on_host, rtol=error_tolerance(3072))
 
 
@@ -229,7 +230,7 @@ def test_compiled_steps_are_captured_too(opened: Open, side: Side) -> None:
 @pytest.mark.parametrize("side", sides("torch", "onnx", "tensorrt"))
 def test_a_second_device_gives_the_same_numbers(opened: Open, side: Side) -> None:
     """1200 cells are 50 full steps of 24, whatever the slots' timing: to the bit on devices of one kind."""
-    if side.on_device and ops.cuda_device_count() < 2:
+    if side.on_device and kernels.cuda_device_count() < 2:
         pytest.skip("needs two devices")
     one, other = (
         opened(side, batch=BATCH, device=device).errors(IMAGES[:30], draws=4) for device in ("cuda:0", "cuda:1")

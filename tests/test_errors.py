@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastdc import ErrorTable, InputError
+from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.errors import VERSION, mean_errors, ragged
-from fastdc.plan import PlanConfig, make_plan
 from helpers.worlds import classifier, fails_with, gaussian, unit_images
 
 

@@ -18,6 +18,7 @@ from fastdc import reference
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.bundle import Bundle
+from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.export import denoiser
 from fastdc.export.compare import compare_errors
 from fastdc.export.denoiser import conditions, denoiser_files, timesteps
@@ -26,7 +27,6 @@ from fastdc.export.source import export_source
 from fastdc.loading import load
 from fastdc.manifest import DATA, DENOISER, REST, SCORED
 from fastdc.model import Model
-from fastdc.schedules import DiscreteSchedule
 from fastdc.sources import Source
 from fastdc.support.exceptions import BackendError, InputError
 from helpers.exported import exported, random_images, shared_folder, small_source

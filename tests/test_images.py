@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastdc import InputError, Model
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.images import check_streams, streams_of, to_model_range
-from fastdc.parameterization import Parameterization
-from fastdc.schedules import EDMSchedule
 from helpers.worlds import SHAPE, Float32, fails_with, gaussian, permutations, unit_images
 
 MODEL = gaussian().model

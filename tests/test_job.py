@@ -14,18 +14,18 @@ from hypothesis.extra import numpy as stn
 
 from fastdc import Defaults, InputError, Model, Progress
 from fastdc.calibration import Calibration, plan_without_draws
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.plan import PlanConfig
+from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions, Settings, check_candidates, plan_config
-from fastdc.level_weights import LevelWeights
-from fastdc.parameterization import Parameterization
-from fastdc.plan import PlanConfig
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
 from fastdc.rules.paired import Paired
 from fastdc.rules.staged import Staged, li_stages
 from fastdc.scheduler import Finished
-from fastdc.schedules import DiscreteSchedule
 from helpers.races import DRAWS, RULES, rule_of, slow_race
 from helpers.worlds import SHAPE, Float32, ManySlots, denoiser, fails_with, gaussian, unit_images
 

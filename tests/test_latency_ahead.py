@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc.backends.base import halves
+from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
 from fastdc.engine import Run, evaluate
 from fastdc.images import streams_of, to_model_range
 from fastdc.latency import Foresight, LookAhead, StepTable
 from fastdc.latency.ahead import AHEAD_BYTES
-from fastdc.plan import Plan, PlanConfig, make_plan
 from fastdc.rules.base import AbstractRule, geometric_looks
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full

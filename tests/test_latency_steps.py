@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fastdc import BackendError, InputError
 from fastdc.backends.base import halves
+from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.engine import Run, evaluate
 from fastdc.latency import StepTable, measure_steps, steps_of
-from fastdc.plan import PlanConfig, make_plan
 from fastdc.rules.full import Full
 from fastdc.scheduler import Scheduler
 from helpers.worlds import SHAPE, ManySlots, denoiser, fails_with, gaussian

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fastdc import InputError
+from fastdc.diffusion.plan import Plan, make_plan
 from fastdc.job import plan_config
 from fastdc.ndc import released_plan
-from fastdc.plan import Plan, make_plan
 from helpers.worlds import fails_with, gaussian
 
 MODEL = gaussian(3).model

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastdc import BackendError, InputError, reference
-from fastdc.ops import LOSSES
-from fastdc.plan import PlanConfig, make_plan
+from fastdc.diffusion.kernels import LOSSES
+from fastdc.diffusion.plan import PlanConfig, make_plan
 from helpers.worlds import SHAPE, classifier, fails_with, gaussian
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdc
-from fastdc import BackendError, DiffusionClassifier, InputError, ops, reference
+from fastdc import BackendError, DiffusionClassifier, InputError, reference
 from fastdc.backends import NetworkOptions
 from fastdc.data import digits_test
+from fastdc.diffusion import kernels
+from fastdc.diffusion.plan import make_plan
+from fastdc.diffusion.schedules import DiscreteSchedule, FlowSchedule
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import plan_config
-from fastdc.plan import make_plan
-from fastdc.schedules import DiscreteSchedule, FlowSchedule
 from helpers.worlds import SHAPE, classifier, fails_with, gaussian, unit_images
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def test_a_network_that_overflows_is_an_error() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(
-    not torch.cuda.is_available() or ops.cuda_device_count() == 0, reason="no CUDA device, or built without CUDA"
+    not torch.cuda.is_available() or kernels.cuda_device_count() == 0, reason="no CUDA device, or built without CUDA"
 )
 @pytest.mark.parametrize("how", [None, "paper"])
 def test_a_device_gives_the_same_logits_and_gradients(how: str | None) -> None:

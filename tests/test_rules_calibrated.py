@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.plan import MAX_DRAWS
+from fastdc.diffusion.plan import MAX_DRAWS
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.calibrated import Calibrated
 from helpers.rule_runs import Request, batches, check_alone, kept, pack, run, single

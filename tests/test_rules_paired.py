@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fastdc import InputError
-from fastdc.plan import MAX_DRAWS
+from fastdc.diffusion.plan import MAX_DRAWS
 from fastdc.rules.base import geometric_looks
 from fastdc.rules.paired import Paired
 from fastdc.rules.ttest import TTest

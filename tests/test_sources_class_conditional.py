@@ -20,7 +20,7 @@ from fastdc import BundleError, DiffusionClassifier, ErrorTable, InputError, ref
 from fastdc.backends import NetworkOptions  # noqa: E402
 from fastdc.backends.encoder import ModuleEncoder  # noqa: E402
 from fastdc.backends.torch import TorchNetwork  # noqa: E402
-from fastdc.schedules import FloatArray, TableSchedule  # noqa: E402
+from fastdc.diffusion.schedules import FloatArray, TableSchedule  # noqa: E402
 from fastdc.sources.base import FAMILIES, Source  # noqa: E402
 from fastdc.sources.class_conditional import open_dit, open_unet2d  # noqa: E402
 from fastdc.testing.tiny_pipelines import DDPM, tiny_dit, tiny_unet2d, tiny_vae  # noqa: E402

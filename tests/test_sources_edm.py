@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdc.parameterization import Parameterization
-from fastdc.schedules import EDMSchedule
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import installed
 

@@ -14,7 +14,7 @@ diffusers = pytest.importorskip("diffusers")
 import torch  # noqa: E402
 
 from fastdc import BundleError  # noqa: E402
-from fastdc.schedules import (  # noqa: E402
+from fastdc.diffusion.schedules import (  # noqa: E402
     DiscreteSchedule,
     FlowSchedule,
     SteppedSchedule,

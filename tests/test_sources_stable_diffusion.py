@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from fastdc.ops import philox_normal
+from fastdc.diffusion.kernels import philox_normal
 from fastdc.prompts import prompts_of
 from fastdc.sources.base import WithTables
 from fastdc.sources.lora import Lora

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-from fastdc.ops import philox_normal
+from fastdc.diffusion.kernels import philox_normal
 from fastdc.prompts import prompts_of
 from fastdc.sources.base import Source, WithTables
 from fastdc.sources.lora import Lora

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops
 from fastdc.backends.base import CAPTURING, ELEMENT_BYTES, AbstractSlot, Buffer, first_cause, one_line
+from fastdc.diffusion import kernels
 from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 
 ALIGNMENT = 256
@@ -64,10 +64,10 @@ def device_index(device: str) -> int:
         BackendError: There is no such device, or nothing that could use one.
     """
     index = int(device.partition(":")[2] or 0)
-    count = ops.cuda_device_count()
+    count = kernels.cuda_device_count()
     if index < count:
         return index
-    if not ops.build_config()["cuda"]:
+    if not kernels.build_config()["cuda"]:
         raise BackendError(f"device {device!r} was asked for, but fastdc was built without CUDA: see docs/building.md")
     if not count:
         raise BackendError(f"device {device!r} was asked for, but there is no CUDA device or its driver is too old")
@@ -116,9 +116,9 @@ class DeviceArray:
         return type(self)(self.pointer + start * row_bytes, shape, self.dtype, self.device, self.owner)
 
     @cached_property
-    def view(self) -> ops.TensorView:
+    def view(self) -> kernels.TensorView:
         """What the kernels take."""
-        return ops.view_memory(self.pointer, self.shape, self.dtype, device=self.device, owner=self.owner)
+        return kernels.view_memory(self.pointer, self.shape, self.dtype, device=self.device, owner=self.owner)
 
     def __dlpack__(self, **asked: Any) -> Any:
         """See the protocol. Who asks must know that the contents are there: nothing is synchronised here."""

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops
 from fastdc.backends.base import (
     CAPTURING,
     DEFAULT_BATCH,
@@ -38,6 +37,7 @@ from fastdc.backends.base import (
 )
 from fastdc.backends.cuda_arrays import device_index
 from fastdc.bundle import Bundle
+from fastdc.diffusion import kernels
 from fastdc.manifest import WEIGHTS
 from fastdc.support.exceptions import BackendError, BundleError
 from fastdc.support.optional import require
@@ -359,7 +359,7 @@ def _choose_device(wanted: str) -> str:
     import torch
 
     if wanted == "auto":
-        return "cuda:0" if torch.cuda.is_available() and ops.cuda_device_count() else "cpu"
+        return "cuda:0" if torch.cuda.is_available() and kernels.cuda_device_count() else "cpu"
     if wanted == "cpu":
         return wanted
     if not torch.cuda.is_available():

@@ -29,11 +29,11 @@ from fastdc.cli.options import (
 )
 from fastdc.cli.runner import progress_of, promise
 from fastdc.copies import one_copy_each
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.plan import PlanConfig
 from fastdc.errors import ErrorTable
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
-from fastdc.level_weights import LevelWeights
-from fastdc.plan import PlanConfig
 from fastdc.shipped import shipped_models
 from fastdc.support.exceptions import InputError
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from fastdc.bundle import Bundle
 from fastdc.calibration import Calibration, calibration_from_dict
-from fastdc.level_weights import LevelWeights
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.plan import PlanConfig
 from fastdc.manifest import DENOISER, MAX_MANIFEST_BYTES, strict_json
-from fastdc.plan import PlanConfig
 from fastdc.support.atomic_files import write_whole
 from fastdc.support.exceptions import FastdcError, InputError
 

@@ -14,11 +14,11 @@ from fastdc.bundle import Bundle, load_bundle
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.calibration_file import with_calibration_file
 from fastdc.decide import DECISIONS
+from fastdc.diffusion.noisy_methods import METHODS
+from fastdc.diffusion.plan import ORDERS
 from fastdc.job import PlanOptions
 from fastdc.loading import load
 from fastdc.model import Model
-from fastdc.noised import METHODS
-from fastdc.plan import ORDERS
 from fastdc.rules.choose import RULES
 from fastdc.shipped import find_model
 from fastdc.support.exceptions import InputError

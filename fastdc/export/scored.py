@@ -1,11 +1,11 @@
 """A denoiser and its error in one ONNX graph of standard operators, for engines that fastdc does not drive itself.
 
-Per row, with the columns of :data:`fastdc.ops.ROW_FIELDS` as coefficients and e the noise:
+Per row, with the columns of :data:`fastdc.diffusion.kernels.ROW_FIELDS` as coefficients and e the noise:
 
     u = gx x + ge e;   F = denoiser(u, timestep, class_labels);   r = a F + b x + c e (+ d z)
     error = weight * mean over pixels of rho(r),   rho: r^2, |r|, or Huber's
 
-as :func:`fastdc.ops.add_noise` and :func:`fastdc.ops.denoising_error` compute it. It departs from them in two points:
+as :func:`fastdc.diffusion.kernels.add_noise` and :func:`fastdc.diffusion.kernels.denoising_error` compute it. It departs from them in two points:
 the noise is an input, because ONNX has no generator that could be reproduced, and the mean is summed in float32 in an
 order of the engine's choice.
 """
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastdc.diffusion.kernels import LOSSES, ROW_FIELDS
 from fastdc.export.storage import check_graph
-from fastdc.ops import LOSSES, ROW_FIELDS
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require
 
@@ -36,7 +36,7 @@ def scored_graph(
     Args:
         model: A denoiser's graph as of :func:`fastdc.export.graph.export_graph`, of any precision; left as it is.
             Weights outside it stay where they are.
-        loss: rho, one of :data:`fastdc.ops.LOSSES`.
+        loss: rho, one of :data:`fastdc.diffusion.kernels.LOSSES`.
         delta: Threshold of the Huber loss, positive.
         target: Whether there is an input z for the column d; without it d is not used.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastdc.bundle import Bundle, write_bundle
 from fastdc.data import LabelledImages
+from fastdc.diffusion.plan import make_plan
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
@@ -33,7 +34,6 @@ from fastdc.manifest import (
     VERSION,
     parse_manifest,
 )
-from fastdc.plan import make_plan
 from fastdc.results import OnProgress
 from fastdc.sources.base import Source
 from fastdc.support.exceptions import BundleError, InputError

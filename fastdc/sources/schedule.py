@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.parameterization import Parameterization
-from fastdc.schedules import (
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import (
     BETA_SCHEDULES,
     MAX_TABLE,
     AbstractSchedule,

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 
 SIZES = (1, 3, 63, 64, 65, 783, 3072, 16384)
 LAYOUTS = ("runs", "distinct", "mixed", "one run")
@@ -69,7 +69,7 @@ def make_case(size: int, layout: str, dtype: str = "float32", *, limit: int | No
         images=rng.uniform(-1.0, 1.0, (N_IMAGES, size)).astype(np.float32),
         cells=cells,
         rows=rng.uniform(-1.5, 1.5, (N_DRAWS, 8)).astype(np.float32),
-        streams=np.array([0, 2**40 + 17, ops.MAX_STREAM], np.int64),
+        streams=np.array([0, 2**40 + 17, kernels.MAX_STREAM], np.int64),
         output=rng.standard_normal((len(cells), size)).astype(DTYPES[dtype]),
         target=rng.uniform(-1.0, 1.0, (N_IMAGES, size)).astype(np.float32),
     )

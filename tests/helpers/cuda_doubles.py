@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdc import ops
 from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays
+from fastdc.diffusion import kernels
 
 
 class Event:
@@ -210,8 +210,8 @@ class HostedArray(DeviceArray):
     """A device array in the CPU's memory: the kernels take it, and `numpy` shows it."""
 
     @property
-    def view(self) -> ops.TensorView:
-        return ops.view_memory(self.pointer, self.shape, self.dtype, owner=self.owner)
+    def view(self) -> kernels.TensorView:
+        return kernels.view_memory(self.pointer, self.shape, self.dtype, owner=self.owner)
 
     @property
     def numpy(self) -> Any:

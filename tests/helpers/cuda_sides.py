@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 import fastdc
-from fastdc import BackendError, DiffusionClassifier, MissingDependencyError, ops
+from fastdc import BackendError, DiffusionClassifier, MissingDependencyError
 from fastdc.backends import NetworkOptions, open_network
 from fastdc.backends.base import AbstractNetwork
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.data import digits_test
+from fastdc.diffusion import kernels
 from fastdc.shipped import find_model
 from helpers.cuda_doubles import Core, HostedArrays
 
@@ -40,9 +41,9 @@ BATCH = 24
 
 def _no_device() -> str:
     """Why there is nothing to run on; empty: there is."""
-    if not ops.build_config()["cuda"]:
+    if not kernels.build_config()["cuda"]:
         return "fastdc was built without CUDA"
-    return "" if ops.cuda_device_count() else "no CUDA device"
+    return "" if kernels.cuda_device_count() else "no CUDA device"
 
 
 NO_DEVICE = _no_device()

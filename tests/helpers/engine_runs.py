@@ -7,10 +7,10 @@ import numpy as np
 
 from fastdc import ErrorTable
 from fastdc.backends.function import NetworkFunction
+from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.engine import Run
 from fastdc.gaussian import GaussianWorld
 from fastdc.images import streams_of, to_model_range
-from fastdc.plan import PlanConfig, make_plan
 from fastdc.rules.base import AbstractRule
 from fastdc.rules.full import Full
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from fastdc import Model
 from fastdc.bundle import Bundle, load_bundle
 from fastdc.data import LabelledImages
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.export.source import export_source
 from fastdc.model import Defaults
-from fastdc.parameterization import Parameterization
 from fastdc.prompts import Prompts, prompts_of
-from fastdc.schedules import EDMSchedule
 from fastdc.sources import Source, open_source
 from fastdc.testing import edm_files, tiny_pipelines
 from fastdc.testing.absent import WITHOUT

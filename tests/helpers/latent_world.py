@@ -19,9 +19,9 @@ import pytest
 
 from fastdc import Bundle, Defaults, Model
 from fastdc.bundle import write_bundle
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
-from fastdc.parameterization import Parameterization
-from fastdc.schedules import DiscreteSchedule
 
 Float32 = npt.NDArray[np.float32]
 

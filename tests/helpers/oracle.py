@@ -21,7 +21,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops, reference
+from fastdc import reference
+from fastdc.diffusion import kernels
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -62,19 +63,19 @@ class Case:
         return replace(self, cells=self.cells[which], output=self.output[which])
 
     def add_noise(self, **options: Any) -> Any:
-        return ops.add_noise(
+        return kernels.add_noise(
             self.images, self.cells, self.rows, self.streams, seed=self.seed, purpose=self.purpose,
             antithetic=self.antithetic, **options,
         )  # fmt: skip
 
     def denoising_error(self, **options: Any) -> Any:
-        return ops.denoising_error(
+        return kernels.denoising_error(
             self.output, self.images, self.cells, self.rows, self.streams, seed=self.seed, purpose=self.purpose,
             target=self.target, antithetic=self.antithetic, **options,
         )  # fmt: skip
 
     def error_map(self, maps: npt.NDArray[np.float32], **options: Any) -> Any:
-        return ops.error_map(
+        return kernels.error_map(
             self.output, self.images, self.cells, self.rows, self.streams, maps, seed=self.seed, purpose=self.purpose,
             target=self.target, antithetic=self.antithetic, **options,
         )  # fmt: skip
@@ -110,7 +111,7 @@ def make_case(
         images=rng.uniform(-1, 1, (n, size)).astype(np.float32),
         cells=cells,
         rows=rows,
-        streams=np.array([7, 2**40 + 17, ops.MAX_STREAM], np.int64),
+        streams=np.array([7, 2**40 + 17, kernels.MAX_STREAM], np.int64),
         output=rng.standard_normal((len(cells), size)).astype(DTYPES[dtype]),
         target=rng.uniform(-1, 1, (n, size)).astype(np.float32) if target else None,
         antithetic=antithetic,

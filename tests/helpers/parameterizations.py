@@ -2,8 +2,8 @@
 
 import math
 
-from fastdc.parameterization import Parameterization
-from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
 
 SIGMA_DATA = 0.6
 

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 from helpers.oracle import DTYPES, Case, make_case
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch")
-from fastdc import torch_ops
+from fastdc.diffusion import torch_kernels
 from fastdc.robust.cells import rho
 
-torch_ops.register()
+torch_kernels.register()
 
 
 LAYOUT = "shuffled"
@@ -73,7 +73,7 @@ def plain_errors(
     which, draws = cells[:, 0].long(), cells[:, 2]
     own = rows[draws.long()]
     _, _, a, b, c, d, weight, _ = (column[:, None] for column in own.unbind(1))
-    noise = ops.philox_normal(
+    noise = kernels.philox_normal(
         streams[which], draws // 2 if case.antithetic else draws, 12, seed=case.seed, purpose=case.purpose
     )
     r = a * output.float() + b * images[which] + c * noise

@@ -18,8 +18,8 @@ from fastdc.backends.base import AbstractSlot
 from fastdc.backends.function import NetworkFunction
 from fastdc.bundle import Bundle, write_bundle
 from fastdc.calibration import Calibration
+from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.gaussian import GaussianWorld
-from fastdc.level_weights import LevelWeights
 from fastdc.manifest import DENOISER
 
 Float64 = npt.NDArray[np.float64]

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fastdc import ops
 from fastdc.backends.base import one_line
+from fastdc.diffusion import kernels
 from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 from fastdc.support.optional import installed
 
@@ -160,7 +160,7 @@ def check_driver() -> None:
         raise BackendError(f"backend tensorrt needs an NVIDIA GPU: its driver does not start (cuInit: {status})")
     if not _device_count(driver):
         raise BackendError("backend tensorrt needs an NVIDIA GPU: the driver finds none")
-    if not ops.cuda_device_count():  # the noise and the errors run beside the engine
+    if not kernels.cuda_device_count():  # the noise and the errors run beside the engine
         raise BackendError(
             "backend tensorrt needs fastdc's CUDA kernels, and they find no device: this build has none, or the "
             "driver is older than its CUDA"

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops
 from fastdc.backends.graphs import open_graph, run, tables_of
 from fastdc.backends.onnx import usable_cpus
 from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
 from fastdc.backends.widen import widened_session
 from fastdc.bundle import Bundle
+from fastdc.diffusion import kernels
+from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
 from fastdc.manifest import DENOISER
-from fastdc.plan import Plan, PlanConfig, make_plan
 from fastdc.support.exceptions import BackendError
 
 Array = npt.NDArray[Any]
@@ -103,7 +103,7 @@ class Cells:
     def errors(self, output: Array) -> npt.NDArray[np.float64]:
         """The mean error of each condition over the draws, (conditions,), of outputs of all cells."""
         config = self.plan.config
-        errors = ops.denoising_error(
+        errors = kernels.denoising_error(
             np.ascontiguousarray(output),
             self.images,
             self.table,
@@ -134,15 +134,15 @@ def fixed_cells(bundle: Bundle, dtype: str) -> Cells:
     table[:, 1] = labels[(cell // _DRAWS + cell % _DRAWS) % len(labels)]
     table[:, 2] = cell % _DRAWS
     stream = np.zeros(1, np.int64)
-    noise = ops.philox_normal(
-        stream, np.zeros(1, np.int32), int(np.prod(model.sample_shape)), seed=_SEED, purpose=ops.PURPOSE_SELECTION
+    noise = kernels.philox_normal(
+        stream, np.zeros(1, np.int32), int(np.prod(model.sample_shape)), seed=_SEED, purpose=kernels.PURPOSE_SELECTION
     )
     images = np.asarray(noise, np.float32).reshape(1, *model.sample_shape)
     if model.latent_shape is None:
         low, high = model.value_range
         images = np.clip((high + low) / 2 + (high - low) / 4 * images, low, high).astype(np.float32)
     timestep, class_labels = np.zeros(len(table), np.float32), np.zeros(len(table), np.int64)
-    sample = ops.add_noise(
+    sample = kernels.add_noise(
         images, table, plan.rows, stream, seed=_SEED, dtype=dtype, timestep=timestep, labels=class_labels
     )
     return Cells(sample, timestep, class_labels, images, table, plan)

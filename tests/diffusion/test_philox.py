@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdc import InputError, ops, reference
+from fastdc import InputError, reference
+from fastdc.diffusion import kernels
 from helpers.oracle import NORMAL_FLOOR, NORMAL_TOLERANCE
 from helpers.paths import GOLDEN
 
-ISAS = ops.build_config()["cpu_isas"].split(", ")
+ISAS = kernels.build_config()["cpu_isas"].split(", ")
 SIZES = (0, 1, 3, 4, 63, 64, 65, 1023, 1024, 1025, 3072, 5000)
-STREAMS = np.array([0, 1, 2**32 - 1, 2**32, 2**40 + 17, ops.MAX_STREAM], np.int64)
+STREAMS = np.array([0, 1, 2**32 - 1, 2**32, 2**40 + 17, kernels.MAX_STREAM], np.int64)
 DRAWS = np.array([0, 2**31 - 1, 3, 4, 5, 6], np.int32)
 
 word = st.integers(0, 2**32 - 1)
@@ -30,7 +31,9 @@ def golden_lines(name: str) -> list[list[str]]:
 
 
 def normals(stream: int, draw: int, size: int, *, seed: int = 1, purpose: int = 0) -> npt.NDArray[np.float32]:
-    made = ops.philox_normal(np.array([stream], np.int64), np.array([draw], np.int32), size, seed=seed, purpose=purpose)
+    made = kernels.philox_normal(
+        np.array([stream], np.int64), np.array([draw], np.int32), size, seed=seed, purpose=purpose
+    )
     return np.asarray(made[0])
 
 
@@ -42,7 +45,7 @@ def assert_same_bits(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> No
 @pytest.mark.parametrize("line", golden_lines("philox4x32_10.txt"), ids=" ".join)
 def test_known_answers(line: list[str]) -> None:
     c0, c1, c2, c3, k0, k1, *expected = (int(text, 16) for text in line)
-    assert ops.philox_words((c0, c1, c2, c3), (k0, k1)) == tuple(expected)
+    assert kernels.philox_words((c0, c1, c2, c3), (k0, k1)) == tuple(expected)
     oracle = reference.philox_words(np.array([[c0], [c1], [c2], [c3]], np.uint64), (k0, k1))
     assert [int(value[0]) for value in oracle] == expected
 
@@ -54,12 +57,12 @@ def test_the_published_vectors_are_all_there() -> None:
 @given(st.tuples(word, word, word, word), st.tuples(word, word))
 def test_words_are_those_of_the_oracle(counter: tuple[int, int, int, int], key: tuple[int, int]) -> None:
     oracle = reference.philox_words(np.array(counter, np.uint64)[:, None], key)
-    assert ops.philox_words(counter, key) == tuple(int(value[0]) for value in oracle)
+    assert kernels.philox_words(counter, key) == tuple(int(value[0]) for value in oracle)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_layout_never_changes(isa: str) -> None:
-    ops.set_cpu_isa(isa)
+    kernels.set_cpu_isa(isa)
     lines = golden_lines("normals.txt")
     assert len(lines) > 200
     for seed, stream, draw, purpose, element, bits in lines:
@@ -78,8 +81,8 @@ def test_the_golden_places_reach_both_ends_of_the_radius() -> None:
 
 
 @given(
-    seed=st.integers(0, ops.MAX_SEED),
-    stream=st.integers(0, ops.MAX_STREAM),
+    seed=st.integers(0, kernels.MAX_SEED),
+    stream=st.integers(0, kernels.MAX_STREAM),
     draw=st.integers(0, 2**31 - 1),
     purpose=st.integers(0, 255),
     size=st.integers(0, 200),
@@ -101,27 +104,27 @@ def test_every_instruction_set_and_thread_count_gives_the_same_bits() -> None:
     for size in SIZES:
         results = []
         for isa, threads in itertools.product(ISAS, (1, 2, 3, 8)):
-            ops.set_cpu_isa(isa)
-            ops.set_num_threads(threads)
-            results.append(ops.philox_normal(STREAMS, DRAWS, size, seed=12345, purpose=1))
+            kernels.set_cpu_isa(isa)
+            kernels.set_num_threads(threads)
+            results.append(kernels.philox_normal(STREAMS, DRAWS, size, seed=12345, purpose=1))
         for other in results[1:]:
             assert_same_bits(other, results[0])
 
 
 def test_many_rows_on_many_threads_give_the_same_bits() -> None:
     streams, draws = np.arange(500, dtype=np.int64), np.arange(500, dtype=np.int32)
-    ops.set_num_threads(1)
-    alone = ops.philox_normal(streams, draws, 1500, seed=3)
-    ops.set_num_threads(8)
-    assert_same_bits(ops.philox_normal(streams, draws, 1500, seed=3), alone)
+    kernels.set_num_threads(1)
+    alone = kernels.philox_normal(streams, draws, 1500, seed=3)
+    kernels.set_num_threads(8)
+    assert_same_bits(kernels.philox_normal(streams, draws, 1500, seed=3), alone)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_environment_chooses_the_instruction_set(isa: str) -> None:
     code = (
-        "import numpy as np; from fastdc import ops; assert ops.cpu_isa() == ops.build_config()['cpu_isa'];"
-        "made = ops.philox_normal(np.array([9]), np.array([8], np.int32), 100, seed=7);"
-        "print(ops.cpu_isa(), made.tobytes().hex())"
+        "import numpy as np; from fastdc import ops; assert kernels.cpu_isa() == kernels.build_config()['cpu_isa'];"
+        "made = kernels.philox_normal(np.array([9]), np.array([8], np.int32), 100, seed=7);"
+        "print(kernels.cpu_isa(), made.tobytes().hex())"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "FASTDC_ISA": isa}, capture_output=True, text=True, check=True
@@ -131,8 +134,8 @@ def test_the_environment_chooses_the_instruction_set(isa: str) -> None:
 
 def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(InputError, match=r'^isa must be one of .*baseline, got "sse9"$'):
-        ops.set_cpu_isa("sse9")
-    code = "from fastdc import ops\ntry: ops.cpu_isa()\nexcept ops.InputError as error: print(error)"
+        kernels.set_cpu_isa("sse9")
+    code = "from fastdc import ops\ntry: kernels.cpu_isa()\nexcept kernels.InputError as error: print(error)"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "FASTDC_ISA": "sse9"},
@@ -150,11 +153,11 @@ def test_a_row_does_not_depend_on_its_length() -> None:
 
 
 def test_a_row_does_not_depend_on_the_batch_around_it() -> None:
-    together = ops.philox_normal(STREAMS, DRAWS, 777, seed=1)
+    together = kernels.philox_normal(STREAMS, DRAWS, 777, seed=1)
     for i, (stream, draw) in enumerate(zip(STREAMS.tolist(), DRAWS.tolist(), strict=True)):
         assert_same_bits(normals(stream, draw, 777), together[i])
     order = np.array([3, 0, 3, 5, 1])
-    assert_same_bits(ops.philox_normal(STREAMS[order], DRAWS[order], 777, seed=1), together[order])
+    assert_same_bits(kernels.philox_normal(STREAMS[order], DRAWS[order], 777, seed=1), together[order])
 
 
 def test_every_bit_of_the_name_matters() -> None:
@@ -174,14 +177,14 @@ def test_every_element_is_its_own() -> None:
 def test_rows_are_filled_in_place_and_nowhere_else() -> None:
     buffer = np.full(2 * 100 + 70, -9.0, np.float32)
     out = buffer[35:-35].reshape(2, 100)
-    assert ops.philox_normal(STREAMS[:2], DRAWS[:2], 100, seed=1, out=out) is out
-    assert_same_bits(out, ops.philox_normal(STREAMS[:2], DRAWS[:2], 100, seed=1))
+    assert kernels.philox_normal(STREAMS[:2], DRAWS[:2], 100, seed=1, out=out) is out
+    assert_same_bits(out, kernels.philox_normal(STREAMS[:2], DRAWS[:2], 100, seed=1))
     assert (buffer[:35] == -9).all()
     assert (buffer[-35:] == -9).all()
 
 
 def test_no_rows_at_all() -> None:
-    assert ops.philox_normal(np.empty(0, np.int64), np.empty(0, np.int32), 8, seed=0).shape == (0, 8)
+    assert kernels.philox_normal(np.empty(0, np.int64), np.empty(0, np.int32), 8, seed=0).shape == (0, 8)
 
 
 S, D = STREAMS, DRAWS
@@ -220,7 +223,7 @@ def test_bad_input_is_named(name: str) -> None:
     changed, message = BAD[name]
     arguments = {"streams": S, "draws": D, "size": 8, "seed": 1, **changed}
     with pytest.raises(InputError, match=message) as caught:
-        ops.philox_normal(**arguments)
+        kernels.philox_normal(**arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -228,5 +231,5 @@ def test_read_only_output_is_refused_and_left_alone() -> None:
     out = np.zeros((6, 8), np.float32)
     out.flags.writeable = False
     with pytest.raises(InputError, match=r"^out is read-only"):
-        ops.philox_normal(S, D, 8, seed=1, out=out)
+        kernels.philox_normal(S, D, 8, seed=1, out=out)
     assert (out == 0).all()

@@ -24,7 +24,6 @@ weights have no gradient, and gradients have none.
 import threading
 from typing import Any
 
-from fastdc import ops
 from fastdc.support.optional import require
 
 require("torch", extra="train")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.schedules import FloatArray
+from fastdc.diffusion.schedules import FloatArray
 from fastdc.support.exceptions import InputError
 
 MAX_KNOTS = 10_000

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 from helpers.oracle import DTYPES
 
-ISAS = ops.build_config()["cpu_isas"].split(", ")
+ISAS = kernels.build_config()["cpu_isas"].split(", ")
 HALVES = ("float16", "bfloat16")
 PATTERNS = np.arange(1 << 16, dtype=np.uint16)
 
@@ -21,7 +21,7 @@ PATTERNS = np.arange(1 << 16, dtype=np.uint16)
 @pytest.fixture(params=itertools.product(HALVES, ISAS), ids="-".join)
 def dtype(request: pytest.FixtureRequest) -> np.dtype[Any]:
     name, isa = request.param
-    ops.set_cpu_isa(isa)
+    kernels.set_cpu_isa(isa)
     return DTYPES[name]
 
 
@@ -30,7 +30,7 @@ def loaded(patterns: npt.NDArray[np.uint16], dtype: np.dtype[Any], images: npt.N
     rows = np.array([[0, 0, 1, 1, 0, 0, 1, 0]], np.float32)
     maps = np.zeros((1, 1, len(patterns)), np.float32)
     output = patterns.view(dtype)[None]
-    ops.error_map(output, images, np.zeros((1, 3), np.int32), rows, np.zeros(1, np.int64), maps, seed=0, loss="l1")
+    kernels.error_map(output, images, np.zeros((1, 3), np.int32), rows, np.zeros(1, np.int64), maps, seed=0, loss="l1")
     return maps[0, 0]
 
 
@@ -38,7 +38,7 @@ def stored(values: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> Any:
     """The values as the network would get them, all in one image."""
     rows = np.array([[1, 0, 0, 0, 0, 0, 0, 0]], np.float32)
     out = np.empty((1, len(values)), dtype)
-    ops.add_noise(values[None], np.zeros((1, 3), np.int32), rows, np.zeros(1, np.int64), seed=0, out=out)
+    kernels.add_noise(values[None], np.zeros((1, 3), np.int32), rows, np.zeros(1, np.int64), seed=0, out=out)
     return out[0]
 
 
@@ -65,7 +65,7 @@ def test_every_pattern_is_read_exactly_by_the_scalar_tail(dtype: np.dtype[Any]) 
     """One pixel a cell, which never fills a vector."""
     cells = np.zeros((1 << 16, 3), np.int32)
     rows = np.array([[0, 0, 1, 0, 0, 0, 1, 0]], np.float32)
-    errors = ops.denoising_error(
+    errors = kernels.denoising_error(
         PATTERNS.view(dtype)[:, None], np.zeros((1, 1), np.float32), cells, rows, np.zeros(1, np.int64),
         seed=0, loss="l1",
     )  # fmt: skip
@@ -127,5 +127,5 @@ def test_short_images_take_the_same_rounding(dtype: np.dtype[Any]) -> None:
     cells[:, 0] = np.arange(5000)
     out = np.empty((5000, 1), dtype)
     rows = np.array([[1, 0, 0, 0, 0, 0, 0, 0]], np.float32)
-    ops.add_noise(values[:, None], cells, rows, np.zeros(5000, np.int64), seed=0, out=out)
+    kernels.add_noise(values[:, None], cells, rows, np.zeros(5000, np.int64), seed=0, out=out)
     assert_same_values(out[:, 0], values.astype(dtype))

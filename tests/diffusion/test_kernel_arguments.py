@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastdc import InputError, ops
+from fastdc import InputError
+from fastdc.diffusion import kernels
 from helpers.oracle import make_case
 
 N, K, SIZE = 3, 5, 12
@@ -25,11 +26,11 @@ def arguments(**changed: Any) -> dict[str, Any]:
 
 def call(op: str, **changed: Any) -> Any:
     if op == "add_noise":
-        return ops.add_noise(**arguments(**changed))
+        return kernels.add_noise(**arguments(**changed))
     if op == "denoising_error":
-        return ops.denoising_error(**{**arguments(network_output=CASE.output), **changed})
+        return kernels.denoising_error(**{**arguments(network_output=CASE.output), **changed})
     maps = np.zeros((N, K, SIZE), np.float32)
-    return ops.error_map(**{**arguments(network_output=CASE.output, maps=maps), **changed})
+    return kernels.error_map(**{**arguments(network_output=CASE.output, maps=maps), **changed})
 
 
 def cell(b: int, image: int, label: int, draw: int) -> Any:
@@ -196,7 +197,7 @@ def test_noise_on_different_devices_is_refused(name: str) -> None:
     good: dict[str, Any] = {"streams": np.arange(3), "draws": np.arange(3, dtype=np.int32)}
     good[name] = Elsewhere(good[name], CUDA)
     with pytest.raises(InputError, match=f"^{name} is on another device than out$"):
-        ops.philox_normal(**good, size=4, seed=0, out=np.empty((3, 4), np.float32))
+        kernels.philox_normal(**good, size=4, seed=0, out=np.empty((3, 4), np.float32))
 
 
 def test_unknown_devices_are_refused() -> None:
@@ -205,28 +206,28 @@ def test_unknown_devices_are_refused() -> None:
 
 
 def test_a_view_of_cuda_memory_needs_an_output() -> None:
-    view = ops.view(Elsewhere(CASE.images, CUDA))
+    view = kernels.view(Elsewhere(CASE.images, CUDA))
     assert view.is_cuda
     with pytest.raises(InputError, match=r"^out must be given for views of CUDA arrays$"):
         call("add_noise", images=view)
 
 
 def test_views_say_what_they_see() -> None:
-    view = ops.view(np.zeros((2, 3, 4), np.float16))
+    view = kernels.view(np.zeros((2, 3, 4), np.float16))
     assert (view.shape, view.dtype, view.is_cuda, view.read_only) == ((2, 3, 4), "float16", False, False)
-    assert ops.view(view) is view
-    assert ops.view(np.zeros(3, ml_dtypes.bfloat16)).dtype == "bfloat16"
-    assert ops.view(read_only(np.zeros((), np.int64))).read_only
-    assert ops.view(np.zeros((0, 6), np.float32)[:, ::2]).shape == (0, 3)
+    assert kernels.view(view) is view
+    assert kernels.view(np.zeros(3, ml_dtypes.bfloat16)).dtype == "bfloat16"
+    assert kernels.view(read_only(np.zeros((), np.int64))).read_only
+    assert kernels.view(np.zeros((0, 6), np.float32)[:, ::2]).shape == (0, 3)
     with pytest.raises(InputError, match=r"^array: .* is not contiguous"):
-        ops.view(np.zeros((4, 6), np.float32)[:, ::2])
+        kernels.view(np.zeros((4, 6), np.float32)[:, ::2])
 
 
 def test_views_keep_memory_alive_and_see_updates() -> None:
     images = CASE.images.copy()
     expected = call("add_noise", images=images + 1)
     alive = weakref.ref(images)
-    view = ops.view(images)
+    view = kernels.view(images)
     images += 1
     del images
     gc.collect()
@@ -238,9 +239,9 @@ def test_views_keep_memory_alive_and_see_updates() -> None:
 
 
 def test_views_serve_every_argument() -> None:
-    views = {name: ops.view(array) for name, array in arguments().items() if name != "seed"}
+    views = {name: kernels.view(array) for name, array in arguments().items() if name != "seed"}
     np.testing.assert_array_equal(call("add_noise", **views), call("add_noise"))
     np.testing.assert_array_equal(call("denoising_error", **views), call("denoising_error"))
     out = np.empty((B, SIZE), np.float32)
-    call("add_noise", **views, out=ops.view(out))
+    call("add_noise", **views, out=kernels.view(out))
     np.testing.assert_array_equal(out, call("add_noise"))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.level_weights import LevelWeights
+from fastdc.diffusion.level_weights import LevelWeights
 
 curves = st.lists(
     st.tuples(st.floats(1e-6, 1e6), st.floats(0, 1e6)), min_size=1, max_size=9, unique_by=lambda k: k[0]

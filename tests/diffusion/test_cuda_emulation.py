@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 from helpers.cuda_cases import (
     DELTA,
     DTYPES,
@@ -160,7 +160,7 @@ class Emulated:
     ) -> npt.NDArray[Any]:
         errors = Output((len(case.cells),), np.dtype(np.float32))
         self._call(
-            "denoising_error", ctypes.byref(self._step(case, n_classes)), ops.LOSSES.index(loss),
+            "denoising_error", ctypes.byref(self._step(case, n_classes)), kernels.LOSSES.index(loss),
             ctypes.c_float(DELTA), list(DTYPES).index(dtype),
             self._pointer(shifted(case.output, shift) if shift else case.output),
             self._pointer(case.target if target else None), self._pointer(errors.array),
@@ -172,7 +172,7 @@ class Emulated:
         maps = Output((len(case.images), N_CLASSES, case.images.shape[1]), np.dtype(np.float32), shift)
         maps.array[...] = 0.25
         self._call(
-            "error_map", ctypes.byref(self._step(case, N_CLASSES)), ops.MAP_LOSSES.index(loss), ctypes.c_float(DELTA),
+            "error_map", ctypes.byref(self._step(case, N_CLASSES)), kernels.MAP_LOSSES.index(loss), ctypes.c_float(DELTA),
             list(DTYPES).index(dtype), self._pointer(case.output), self._pointer(case.target if target else None),
             self._pointer(maps.array),
         )  # fmt: skip
@@ -212,7 +212,7 @@ def cpu_noise(
     case: Case, dtype: str, *, antithetic: bool = False
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     timestep, labels = np.empty(len(case.cells), np.float32), np.empty(len(case.cells), np.int64)
-    u = ops.add_noise(
+    u = kernels.add_noise(
         case.images, case.cells, case.rows, case.streams, seed=SEED, purpose=1, dtype=dtype,
         timestep=timestep, labels=labels,
         out=np.empty((len(case.cells), case.images.shape[1]), DTYPES[dtype]), antithetic=antithetic,
@@ -221,7 +221,7 @@ def cpu_noise(
 
 
 def cpu_error(case: Case, loss: str, *, target: bool, antithetic: bool = False) -> npt.NDArray[np.float32]:
-    errors: npt.NDArray[np.float32] = ops.denoising_error(
+    errors: npt.NDArray[np.float32] = kernels.denoising_error(
         case.output, case.images, case.cells, case.rows, case.streams, seed=SEED, purpose=1, loss=loss, delta=DELTA,
         target=case.target if target else None, antithetic=antithetic,
     )  # fmt: skip
@@ -236,9 +236,9 @@ def assert_same_bits(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> No
 
 @pytest.mark.parametrize("size", SIZES)
 def test_philox_normal_has_the_cpu_bits(emulated: Emulated, size: int) -> None:
-    streams = np.array([0, 1, 2**40 + 17, ops.MAX_STREAM, 5], np.int64)
+    streams = np.array([0, 1, 2**40 + 17, kernels.MAX_STREAM, 5], np.int64)
     draws = np.array([0, 2**31 - 1, 3, 4, 5], np.int32)
-    expected = ops.philox_normal(streams, draws, size, seed=SEED, purpose=1)
+    expected = kernels.philox_normal(streams, draws, size, seed=SEED, purpose=1)
     assert_same_bits(emulated.philox_normal(streams, draws, size), expected)
     assert_same_bits(emulated.philox_normal(streams, draws, size, shift=1), expected)
 
@@ -260,14 +260,14 @@ def test_denoising_error_is_the_cpu_error_up_to_the_order_of_the_sum(
 ) -> None:
     dtype = dtype_for(size, layout)
     case = make_case(size, layout, dtype, limit=20)
-    loss = ops.LOSSES[(size + LAYOUTS.index(layout)) % 3]
+    loss = kernels.LOSSES[(size + LAYOUTS.index(layout)) % 3]
     actual = emulated.denoising_error(case, dtype, loss, target=layout == "mixed")
     expected = cpu_error(case, loss, target=layout == "mixed")
     np.testing.assert_allclose(actual, expected, rtol=error_tolerance(size), atol=0)
     assert_same_bits(emulated.denoising_error(case, dtype, loss, target=layout == "mixed", shift=1), actual)
 
 
-@pytest.mark.parametrize("loss", ops.LOSSES)
+@pytest.mark.parametrize("loss", kernels.LOSSES)
 @pytest.mark.parametrize("target", [False, True])
 def test_every_loss_with_and_without_target(emulated: Emulated, loss: str, target: bool) -> None:
     case = make_case(783, "mixed", limit=40)
@@ -301,11 +301,11 @@ def test_barriers_make_the_order_of_threads_irrelevant(emulated: Emulated, size:
 def test_error_map_has_the_cpu_bits(emulated: Emulated, size: int, layout: str) -> None:
     dtype = dtype_for(size, layout)
     case = make_case(size, layout, dtype)
-    loss = ops.MAP_LOSSES[LAYOUTS.index(layout) % 4]
+    loss = kernels.MAP_LOSSES[LAYOUTS.index(layout) % 4]
     expected = np.full((len(case.images), N_CLASSES, size), 0.25, np.float32)
     for target in (False, True):
         expected[...] = 0.25
-        ops.error_map(
+        kernels.error_map(
             case.output, case.images, case.cells, case.rows, case.streams, expected, seed=SEED, purpose=1, loss=loss,
             delta=DELTA, target=case.target if target else None,
         )  # fmt: skip
@@ -327,7 +327,7 @@ def test_antithetic_pairs_share_the_noise_of_the_cpu(
     actual = emulated.denoising_error(case, dtype, "l1", target=True)
     np.testing.assert_allclose(actual, errors, rtol=error_tolerance(size), atol=0)
     maps = np.full((len(case.images), N_CLASSES, size), 0.25, np.float32)
-    ops.error_map(
+    kernels.error_map(
         case.output, case.images, case.cells, case.rows, case.streams, maps, seed=SEED, purpose=1, loss="l2",
         antithetic=True,
     )  # fmt: skip

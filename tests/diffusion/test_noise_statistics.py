@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 
 ALARM = 1e-6
 Z = 4.9  # two-sided, 10^-6
@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 def normals(streams: npt.ArrayLike, draws: npt.ArrayLike, size: int, *, seed: int = 1, purpose: int = 0) -> FloatArray:
     """float64 (m, size) of the pairs that streams and draws make when broadcast against each other."""
     pairs = np.broadcast_arrays(np.asarray(streams, np.int64), np.asarray(draws, np.int64))
-    made = ops.philox_normal(
+    made = kernels.philox_normal(
         np.ascontiguousarray(pairs[0]), pairs[1].astype(np.int32), size, seed=seed, purpose=purpose
     )
     return np.asarray(made, np.float64)
@@ -41,7 +41,7 @@ PLACES = {
     "draws": normals(3, np.arange(1 << 14), 64),
     "images": normals(np.arange(1 << 14), 4, 64),
     "first pixels": normals(np.arange(COUNT), np.arange(COUNT) % 97, 1),
-    "far streams": normals(ops.MAX_STREAM - np.arange(1 << 14), 2**31 - 1, 64, seed=ops.MAX_SEED, purpose=255),
+    "far streams": normals(kernels.MAX_STREAM - np.arange(1 << 14), 2**31 - 1, 64, seed=kernels.MAX_SEED, purpose=255),
 }
 
 
@@ -82,7 +82,7 @@ def test_the_tail_reaches_where_it_should() -> None:
 
 def test_words_are_uniform() -> None:
     """Bytes and top bits of the words of 4096 blocks, one word at a time."""
-    blocks = np.array([ops.philox_words((block, 5, 6, 7), (8, 9)) for block in range(4096)], np.uint32)
+    blocks = np.array([kernels.philox_words((block, 5, 6, 7), (8, 9)) for block in range(4096)], np.uint32)
     for word in blocks.T:
         for shift in (0, 8, 16, 24):
             assert stats.chisquare(np.bincount((word >> shift) & 0xFF, minlength=256)).pvalue > ALARM

@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastdc import InputError, ops
+from fastdc import InputError
+from fastdc.diffusion import kernels
 
 STREAMS, DRAWS = np.arange(200, dtype=np.int64), np.zeros(200, np.int32)
 
 
 def work(seed: int = 1) -> npt.NDArray[np.float32]:
-    return np.asarray(ops.philox_normal(STREAMS, DRAWS, 2000, seed=seed))
+    return np.asarray(kernels.philox_normal(STREAMS, DRAWS, 2000, seed=seed))
 
 
 def run(code: str) -> str:
@@ -32,31 +33,31 @@ def run(code: str) -> str:
 
 
 def test_the_default_is_the_cpus_this_process_may_use() -> None:
-    ops.set_num_threads(0)
-    assert ops.num_threads() == len(os.sched_getaffinity(0))
-    ops.set_num_threads(3)
-    assert ops.num_threads() == 3
-    ops.set_num_threads(0)
-    assert ops.num_threads() == len(os.sched_getaffinity(0))
+    kernels.set_num_threads(0)
+    assert kernels.num_threads() == len(os.sched_getaffinity(0))
+    kernels.set_num_threads(3)
+    assert kernels.num_threads() == 3
+    kernels.set_num_threads(0)
+    assert kernels.num_threads() == len(os.sched_getaffinity(0))
 
 
 def test_the_default_follows_the_affinity() -> None:
     cpu = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nprint(ops.num_threads())"
+    code = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nprint(kernels.num_threads())"
     assert run(code).strip() == "1"
 
 
 @pytest.mark.parametrize("threads", [-1, 1025, 2.0, "2", None, True])
 def test_bad_counts_are_refused(threads: Any) -> None:
     with pytest.raises(InputError, match=r"^threads must be a whole number in \[0, 1025\)"):
-        ops.set_num_threads(threads)
+        kernels.set_num_threads(threads)
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
-    ops.set_num_threads(1)
+    kernels.set_num_threads(1)
     expected = work()
     for threads in (2, 5, 64, 1024, 3, 1, 2):
-        ops.set_num_threads(threads)
+        kernels.set_num_threads(threads)
         np.testing.assert_array_equal(work(), expected)
 
 
@@ -65,12 +66,12 @@ def test_a_pool_that_gets_fewer_threads_than_it_wants_still_works() -> None:
     out = run("""
         import resource
         def work():
-            return ops.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=1)
-        ops.set_num_threads(1)
+            return kernels.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=1)
+        kernels.set_num_threads(1)
         expected = work()
         used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) << 10
         resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), used + (100 << 20)))
-        ops.set_num_threads(1000)
+        kernels.set_num_threads(1000)
         same = all((work() == expected).all() for _ in range(3))
         threads = len(__import__("os").listdir("/proc/self/task"))
         print(same, threads < 1000)
@@ -87,7 +88,7 @@ def cpu_time_by_thread() -> dict[str, int]:
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs the kernel's scheduler statistics")
 def test_the_workers_get_work() -> None:
     """Not one idle thread beside a caller that does everything. A thread may miss a job, not a second of them."""
-    ops.set_num_threads(3)
+    kernels.set_num_threads(3)
     work()
     before = cpu_time_by_thread()
     until = time.monotonic() + 30
@@ -101,9 +102,9 @@ def test_the_workers_get_work() -> None:
 
 
 def test_many_callers_at_once_get_their_own_numbers() -> None:
-    ops.set_num_threads(1)
+    kernels.set_num_threads(1)
     expected = {seed: work(seed) for seed in range(8)}
-    ops.set_num_threads(4)
+    kernels.set_num_threads(4)
     barrier = threading.Barrier(8)
 
     def caller(seed: int) -> bool:
@@ -115,14 +116,14 @@ def test_many_callers_at_once_get_their_own_numbers() -> None:
 
 
 def test_the_thread_count_may_change_while_others_work() -> None:
-    ops.set_num_threads(1)
+    kernels.set_num_threads(1)
     expected = work()
     stop = threading.Event()
 
     def change() -> None:
         while not stop.is_set():
             for threads in (1, 2, 3, 7):
-                ops.set_num_threads(threads)
+                kernels.set_num_threads(threads)
 
     changer = threading.Thread(target=change)
     changer.start()
@@ -137,9 +138,9 @@ def test_the_thread_count_may_change_while_others_work() -> None:
 FORK = """
     import os, sys, threading, warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads is what is tested
-    ops.set_num_threads(3)
+    kernels.set_num_threads(3)
     def work():
-        return ops.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=1)
+        return kernels.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=1)
     expected = work()
     stop = threading.Event()
     busy = threading.Thread(target=lambda: [work() for _ in iter(stop.is_set, True)])
@@ -167,7 +168,7 @@ def test_a_forked_multiprocessing_pool_works() -> None:
         import multiprocessing, warnings
         warnings.simplefilter("ignore", DeprecationWarning)
         def work(seed):
-            return ops.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=seed).sum()
+            return kernels.philox_normal(np.arange(200), np.zeros(200, np.int32), 2000, seed=seed).sum()
         here = [work(seed) for seed in range(4)]
         with multiprocessing.get_context("fork").Pool(2) as pool:
             print(pool.map(work, range(4)) == here)
@@ -176,4 +177,6 @@ def test_a_forked_multiprocessing_pool_works() -> None:
 
 
 def test_a_process_ends_with_its_pool_alive() -> None:
-    assert run("ops.set_num_threads(8); ops.philox_normal(np.arange(99), np.zeros(99, np.int32), 9999, seed=1)") == ""
+    assert (
+        run("ops.set_num_threads(8); kernels.philox_normal(np.arange(99), np.zeros(99, np.int32), 9999, seed=1)") == ""
+    )

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fastdc import InputError, ops
+from fastdc import InputError
+from fastdc.diffusion import kernels
 from helpers.oracle import DTYPES, make_case
 
 if TYPE_CHECKING:
@@ -34,19 +35,19 @@ TENSORS = tensor(CASE.images), tensor(CASE.cells), tensor(CASE.rows), tensor(CAS
 
 def test_philox_normal() -> None:
     streams, draws = torch.arange(5), torch.arange(5, dtype=torch.int32)
-    made = ops.philox_normal(streams, draws, 70, seed=1)
+    made = kernels.philox_normal(streams, draws, 70, seed=1)
     assert isinstance(made, torch.Tensor)
-    assert bits(made) == bits(ops.philox_normal(streams.numpy(), draws.numpy(), 70, seed=1))
+    assert bits(made) == bits(kernels.philox_normal(streams.numpy(), draws.numpy(), 70, seed=1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_add_noise(dtype: str) -> None:
-    made = ops.add_noise(*TENSORS, **SEED, dtype=dtype)
+    made = kernels.add_noise(*TENSORS, **SEED, dtype=dtype)
     assert made.dtype == getattr(torch, dtype)
     assert bits(made) == bits(CASE.add_noise(dtype=dtype))
     timestep, labels = torch.empty(45), torch.empty(45, dtype=torch.int64)
     out = torch.empty_like(made)
-    assert ops.add_noise(*TENSORS, **SEED, out=out, timestep=timestep, labels=labels) is out
+    assert kernels.add_noise(*TENSORS, **SEED, out=out, timestep=timestep, labels=labels) is out
     assert bits(out) == bits(made)
     assert labels.tolist() == CASE.cells[:, 1].tolist()
     assert timestep.tolist() == CASE.rows[CASE.cells[:, 2], 7].tolist()
@@ -57,11 +58,11 @@ def test_errors_and_maps(dtype: str) -> None:
     case = make_case(60, "shuffled", dtype, target=True)
     assert case.target is not None
     output, target = tensor(case.output), tensor(case.target)
-    errors = ops.denoising_error(output, *TENSORS, **SEED, target=target)
+    errors = kernels.denoising_error(output, *TENSORS, **SEED, target=target)
     assert isinstance(errors, torch.Tensor)
     assert bits(errors) == bits(case.denoising_error())
     maps = torch.zeros(3, 5, 60)
-    assert ops.error_map(output, *TENSORS, maps, **SEED, target=target) is maps
+    assert kernels.error_map(output, *TENSORS, maps, **SEED, target=target) is maps
     assert bits(maps) == bits(case.error_map(np.zeros((3, 5, 60), np.float32)))
 
 
@@ -71,18 +72,18 @@ def test_layouts_and_gradients() -> None:
     strided = cells.repeat_interleave(2, dim=0)[::2]
     assert not transposed.is_contiguous()
     assert not strided.is_contiguous()
-    made = ops.add_noise(transposed, strided, rows, streams, **SEED)
+    made = kernels.add_noise(transposed, strided, rows, streams, **SEED)
     assert not made.requires_grad
     assert bits(made) == bits(CASE.add_noise())
 
 
 def test_views_see_tensors() -> None:
     images = TENSORS[0].clone()
-    view = ops.view(images)
+    view = kernels.view(images)
     images += 1
-    expected = ops.add_noise(images, *TENSORS[1:], **SEED)
+    expected = kernels.add_noise(images, *TENSORS[1:], **SEED)
     out = torch.empty(45, 60)
-    ops.add_noise(view, *map(ops.view, TENSORS[1:]), **SEED, out=ops.view(out))
+    kernels.add_noise(view, *map(kernels.view, TENSORS[1:]), **SEED, out=kernels.view(out))
     assert bits(out) == bits(expected)
 
 
@@ -98,14 +99,14 @@ def test_views_see_tensors() -> None:
 )
 def test_bad_outputs_are_refused(out: "torch.Tensor", message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        ops.add_noise(*TENSORS, **SEED, out=out)
+        kernels.add_noise(*TENSORS, **SEED, out=out)
     assert "\n" not in str(caught.value)
 
 
 def test_bad_inputs_are_refused() -> None:
     for images in (TENSORS[0].to_sparse(), TENSORS[0].to("meta"), TENSORS[0].to(torch.complex64)):
         with pytest.raises(InputError, match=r"^images: "):
-            ops.add_noise(images, *TENSORS[1:], **SEED, out=torch.empty(45, 60))
+            kernels.add_noise(images, *TENSORS[1:], **SEED, out=torch.empty(45, 60))
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="needs a CPU with a flush-to-zero mode")

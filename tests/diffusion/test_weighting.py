@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from fastdc import InputError
-from fastdc.parameterization import SPACES, Parameterization
-from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
-from fastdc.weighting import WEIGHTINGS, weighting
+from fastdc.diffusion.parameterization import SPACES, Parameterization
+from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+from fastdc.diffusion.weighting import WEIGHTINGS, weighting
 
 VP, VE, FLOW = DiscreteSchedule(), EDMSchedule(), FlowSchedule()
 SCHEDULES: list[AbstractSchedule] = [VP, VE, FLOW]

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.level_weights import LevelWeights
-from fastdc.noised import Method, method_of
-from fastdc.ops import LOSSES, ROW_FIELDS
-from fastdc.parameterization import Parameterization
-from fastdc.schedules import AbstractSchedule, FloatArray, Levels, SteppedSchedule
+from fastdc.diffusion.kernels import LOSSES, ROW_FIELDS
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.noisy_methods import Method, method_of
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.schedules import AbstractSchedule, FloatArray, Levels, SteppedSchedule
+from fastdc.diffusion.weighting import weighting
 from fastdc.support.exceptions import InputError
-from fastdc.weighting import weighting
 
 MAX_DRAWS = 1_000_000
 MAX_ORDER_SEED = 2**64 - 1

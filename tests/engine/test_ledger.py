@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fastdc import InputError
-from fastdc.ops import Ledger
+from fastdc.diffusion.kernels import Ledger
 from helpers.worlds import fails_with
 
 MAX_SLOTS = 4

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 from helpers.oracle import DTYPES
 from helpers.torch_cases import array_of, case_of, plain_errors, samples, settings, tables, tensor
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 else:
     torch = pytest.importorskip("torch")
 
-from fastdc import torch_ops
+from fastdc.diffusion import torch_kernels
 
-torch_ops.register()
+torch_kernels.register()
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def test_the_values_are_those_of_ops(dtype: str, antithetic: bool) -> None:
     op = torch.ops.fastdc
     u = op.add_noise(tensor(case.images), *tables(case), *settings(case), getattr(torch, dtype))
     np.testing.assert_array_equal(array_of(u), case.add_noise(dtype=dtype))
-    for loss in ops.LOSSES:
+    for loss in kernels.LOSSES:
         errors = op.denoising_error(
             tensor(case.output), tensor(case.images), *tables(case), tensor(case.target), *settings(case), loss, 0.5
         )
@@ -48,7 +48,7 @@ def test_the_values_are_those_of_ops(dtype: str, antithetic: bool) -> None:
     np.testing.assert_array_equal(maps.numpy(), case.error_map(np.zeros((3, 5, 12), np.float32)))
     streams, draws = torch.tensor([5, 2**40]), torch.tensor([0, 7], dtype=torch.int32)
     normals = op.philox_normal(streams, draws, 70, -1, 2)
-    want = ops.philox_normal(streams.numpy(), draws.numpy(), 70, seed=2**64 - 1, purpose=2)
+    want = kernels.philox_normal(streams.numpy(), draws.numpy(), 70, seed=2**64 - 1, purpose=2)
     np.testing.assert_array_equal(normals.numpy(), want)
 
 
@@ -63,17 +63,17 @@ def test_torchs_own_checks(name: str) -> None:
 
 
 def test_registering_twice_changes_nothing() -> None:
-    before = torch_ops._library
+    before = torch_kernels._library
     assert before is not None
-    torch_ops.register()
+    torch_kernels.register()
     assert importlib.reload(torch_ops)._library is before
-    torch_ops.register()
+    torch_kernels.register()
     test_the_values_are_those_of_ops("float32", False)
 
 
 def test_importing_registers_nothing() -> None:
     code = """
-import torch, fastdc.torch_ops as t
+import torch, fastdc.diffusion.torch_kernels as t
 assert not hasattr(torch.ops.fastdc, "add_noise")
 t.register(); t.register()
 assert hasattr(torch.ops.fastdc, "add_noise")
@@ -86,7 +86,7 @@ assert hasattr(torch.ops.fastdc, "add_noise")
 
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("loss", ops.LOSSES)
+@pytest.mark.parametrize("loss", kernels.LOSSES)
 def test_the_gradient_of_errors_is_autograds(loss: str, dtype: str, antithetic: bool) -> None:
     case = case_of(dtype, antithetic=antithetic)
     upstream = torch.linspace(-1, 2, len(case.cells))

@@ -11,12 +11,20 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, qmc
 
 from fastdc import InputError, reference
-from fastdc.level_weights import LevelWeights
-from fastdc.ops import ROW_FIELDS
-from fastdc.parameterization import Parameterization
-from fastdc.plan import MAX_DRAWS, MAX_ORDER_SEED, ORDERS, PlanConfig, make_plan, random_positions, van_der_corput
-from fastdc.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FloatArray, FlowSchedule
-from fastdc.weighting import WEIGHTINGS, weighting
+from fastdc.diffusion.kernels import ROW_FIELDS
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.plan import (
+    MAX_DRAWS,
+    MAX_ORDER_SEED,
+    ORDERS,
+    PlanConfig,
+    make_plan,
+    random_positions,
+    van_der_corput,
+)
+from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FloatArray, FlowSchedule
+from fastdc.diffusion.weighting import WEIGHTINGS, weighting
 
 MODELS: list[tuple[AbstractSchedule, Parameterization]] = [
     (DiscreteSchedule(), Parameterization("epsilon")),

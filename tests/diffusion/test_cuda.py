@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastdc import InputError, ops
+from fastdc import InputError
+from fastdc.diffusion import kernels
 from helpers.cuda_cases import DELTA, DTYPES, LAYOUTS, N_CLASSES, SEED, SIZES, Case, error_tolerance, make_case
 
 torch = pytest.importorskip("torch", reason="needs torch to hold arrays on a device")
-if not ops.build_config()["cuda"]:
+if not kernels.build_config()["cuda"]:
     pytest.skip("fastdc was built without CUDA", allow_module_level=True)
-if ops.cuda_device_count() == 0 or not torch.cuda.is_available():
+if kernels.cuda_device_count() == 0 or not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 pytestmark = pytest.mark.cuda
@@ -49,7 +50,7 @@ def noised(case: Case, dtype: str, *, device: bool, **options: Any) -> tuple[npt
     outputs: tuple[Any, ...] = (out, np.empty(count, np.float32), np.empty(count, np.int64))
     if device:
         outputs = tuple(to_device(output) for output in outputs)
-    ops.add_noise(
+    kernels.add_noise(
         *inputs(case, device=device), seed=SEED, n_classes=N_CLASSES,
         out=outputs[0], timestep=outputs[1], labels=outputs[2], **options,
     )  # fmt: skip
@@ -58,7 +59,7 @@ def noised(case: Case, dtype: str, *, device: bool, **options: Any) -> tuple[npt
 
 def errors(case: Case, loss: str, *, device: bool, target: bool = False, **options: Any) -> npt.NDArray[np.float32]:
     place = to_device if device else np.asarray
-    result = ops.denoising_error(
+    result = kernels.denoising_error(
         place(case.output), *inputs(case, device=device), seed=SEED, loss=loss, delta=DELTA, n_classes=N_CLASSES,
         target=place(case.target) if target else None, **options,
     )  # fmt: skip
@@ -69,7 +70,7 @@ def errors(case: Case, loss: str, *, device: bool, target: bool = False, **optio
 def maps(case: Case, loss: str, *, device: bool, target: bool, **options: Any) -> npt.NDArray[np.float32]:
     place = to_device if device else np.asarray
     result = place(np.full((len(case.images), N_CLASSES, case.images.shape[1]), 0.25, np.float32))
-    ops.error_map(
+    kernels.error_map(
         place(case.output), *inputs(case, device=device), result, seed=SEED, loss=loss, delta=DELTA,
         target=place(case.target) if target else None, **options,
     )  # fmt: skip
@@ -85,17 +86,17 @@ def assert_same_bits(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> No
 
 @pytest.mark.parametrize("size", SIZES)
 def test_philox_normal_has_the_cpu_bits(size: int) -> None:
-    streams = np.array([0, 1, 2**40 + 17, ops.MAX_STREAM, 5], np.int64)
+    streams = np.array([0, 1, 2**40 + 17, kernels.MAX_STREAM, 5], np.int64)
     draws = np.array([0, 2**31 - 1, 3, 4, 5], np.int32)
-    expected = ops.philox_normal(streams, draws, size, seed=SEED)
-    assert_same_bits(to_host(ops.philox_normal(to_device(streams), to_device(draws), size, seed=SEED)), expected)
+    expected = kernels.philox_normal(streams, draws, size, seed=SEED)
+    assert_same_bits(to_host(kernels.philox_normal(to_device(streams), to_device(draws), size, seed=SEED)), expected)
 
 
 def test_philox_normal_over_more_rows_than_a_grid_has_blocks() -> None:
     rows = 65_535 * 8 + 11
     streams, draws = np.arange(rows, dtype=np.int64), np.zeros(rows, np.int32)
-    actual = to_host(ops.philox_normal(to_device(streams), to_device(draws), 1, seed=SEED))
-    assert_same_bits(actual, ops.philox_normal(streams, draws, 1, seed=SEED))
+    actual = to_host(kernels.philox_normal(to_device(streams), to_device(draws), 1, seed=SEED))
+    assert_same_bits(actual, kernels.philox_normal(streams, draws, 1, seed=SEED))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -113,7 +114,7 @@ def test_add_noise_has_the_cpu_bits(size: int, layout: str, dtype: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_denoising_error_is_the_cpu_error_up_to_the_order_of_the_sum(size: int, layout: str, dtype: str) -> None:
     case = make_case(size, layout, dtype, limit=40)
-    for loss in ops.LOSSES:
+    for loss in kernels.LOSSES:
         for target in (False, True):
             actual = errors(case, loss, device=True, target=target)
             expected = errors(case, loss, device=False, target=target)
@@ -135,7 +136,7 @@ def test_an_error_depends_on_nothing_but_its_cell(size: int) -> None:
 @pytest.mark.parametrize("size", [1, 3, 64, 783, 3072])
 def test_error_map_has_the_cpu_bits(size: int, layout: str, dtype: str) -> None:
     case = make_case(size, layout, dtype)
-    for loss in ops.MAP_LOSSES:
+    for loss in kernels.MAP_LOSSES:
         for target in (False, True):
             actual = maps(case, loss, device=True, target=target)
             assert_same_bits(actual, maps(case, loss, device=False, target=target))
@@ -160,10 +161,10 @@ def test_misaligned_arrays_give_the_same_bits(offset: int) -> None:
     count = case.output.size
     buffer = torch.zeros(count + offset, dtype=torch.float16, device="cuda")
     u = buffer[offset:].view(len(case.cells), 64)
-    ops.add_noise(*inputs(case, device=True), seed=SEED, n_classes=N_CLASSES, out=u)
+    kernels.add_noise(*inputs(case, device=True), seed=SEED, n_classes=N_CLASSES, out=u)
     assert_same_bits(to_host(u), noised(case, "float16", device=False)[0])
     u.copy_(to_device(case.output))
-    result = ops.denoising_error(u, *inputs(case, device=True), seed=SEED, n_classes=N_CLASSES, loss="l1")
+    result = kernels.denoising_error(u, *inputs(case, device=True), seed=SEED, n_classes=N_CLASSES, loss="l1")
     assert_same_bits(to_host(result), errors(case, "l1", device=True))
 
 
@@ -199,7 +200,7 @@ def test_empty_tables_launch_nothing() -> None:
     assert errors(case, "l2", device=True).shape == (0,)
     assert (maps(case, "l2", device=True, target=False) == 0.25).all()
     none = torch.empty(0, dtype=torch.int64, device="cuda")
-    assert ops.philox_normal(none, none.int(), 8, seed=0).shape == (0, 8)
+    assert kernels.philox_normal(none, none.int(), 8, seed=0).shape == (0, 8)
 
 
 @pytest.mark.parametrize("explicit", [False, True])
@@ -214,10 +215,10 @@ def test_work_is_enqueued_on_the_stream_without_waiting(explicit: bool) -> None:
     with torch.cuda.stream(stream):
         torch.cuda._sleep(200_000_000)  # cycles: about a tenth of a second before the kernel may start
     if explicit:
-        ops.add_noise(*arrays, seed=SEED, out=out, stream=stream.cuda_stream)
+        kernels.add_noise(*arrays, seed=SEED, out=out, stream=stream.cuda_stream)
     else:
         with torch.cuda.stream(stream):
-            ops.add_noise(*arrays, seed=SEED, out=out)
+            kernels.add_noise(*arrays, seed=SEED, out=out)
     assert not stream.query()  # the call came back while the stream was still asleep
     stream.synchronize()
     assert_same_bits(to_host(out), expected)
@@ -231,9 +232,9 @@ def test_a_step_is_captured_into_a_graph() -> None:
     result = torch.empty(24, device="cuda")
 
     def step() -> None:
-        ops.add_noise(images, cells, rows, streams, seed=SEED, n_classes=N_CLASSES, out=u)
+        kernels.add_noise(images, cells, rows, streams, seed=SEED, n_classes=N_CLASSES, out=u)
         torch.mul(u, 0.5, out=output)
-        ops.denoising_error(output, images, cells, rows, streams, seed=SEED, n_classes=N_CLASSES, out=result)
+        kernels.denoising_error(output, images, cells, rows, streams, seed=SEED, n_classes=N_CLASSES, out=result)
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -267,8 +268,8 @@ def test_offsets_beyond_two_to_the_31() -> None:
     images = rng.uniform(-1, 1, (1, size)).astype(np.float32)
     case = Case(images, cells, base.rows, base.streams[2:], np.empty((0, size), np.float16), images)
     u = torch.empty((count, size), dtype=torch.float16, device="cuda")
-    ops.add_noise(*inputs(case, device=True), seed=SEED, out=u)
-    result = to_host(ops.denoising_error(u, *inputs(case, device=True), seed=SEED))
+    kernels.add_noise(*inputs(case, device=True), seed=SEED, out=u)
+    result = to_host(kernels.denoising_error(u, *inputs(case, device=True), seed=SEED))
     for b in (0, count // 2, count - 1):
         row = Case(images, cells[b : b + 1], case.rows, case.streams, to_host(u[b : b + 1]), images)
         assert_same_bits(row.output, noised(row, "float16", device=False)[0])
@@ -282,13 +283,13 @@ def test_a_second_device_is_found_from_the_array() -> None:
     with torch.cuda.device(1):
         out = torch.empty(2, 64, device="cuda")
         views = [
-            ops.view(a) for a in (torch.arange(2, device="cuda"), torch.zeros(2, dtype=torch.int32, device="cuda"))
+            kernels.view(a) for a in (torch.arange(2, device="cuda"), torch.zeros(2, dtype=torch.int32, device="cuda"))
         ]
-        view = ops.view(out)
+        view = kernels.view(out)
         torch.cuda.synchronize()
-    ops.philox_normal(views[0], views[1], 64, seed=SEED, out=view)
+    kernels.philox_normal(views[0], views[1], 64, seed=SEED, out=view)
     torch.cuda.synchronize(1)
-    expected = ops.philox_normal(np.arange(2), np.zeros(2, np.int32), 64, seed=SEED)
+    expected = kernels.philox_normal(np.arange(2), np.zeros(2, np.int32), 64, seed=SEED)
     assert_same_bits(to_host(out), expected)
     assert torch.cuda.current_device() == 0
 
@@ -297,4 +298,4 @@ def test_arrays_on_two_devices_are_refused() -> None:
     case = make_case(64, "runs")
     images, cells, rows, streams = inputs(case, device=True)
     with pytest.raises(InputError, match="another device"):
-        ops.add_noise(images, case.cells, rows, streams, seed=SEED, out=torch.empty(len(cells), 64, device="cuda"))
+        kernels.add_noise(images, case.cells, rows, streams, seed=SEED, out=torch.empty(len(cells), 64, device="cuda"))

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.parameterization import Parameterization
-from fastdc.plan import PlanConfig, make_plan
-from fastdc.schedules import (
+from fastdc.diffusion.parameterization import Parameterization
+from fastdc.diffusion.plan import PlanConfig, make_plan
+from fastdc.diffusion.schedules import (
     BETA_SCHEDULES,
     AbstractSchedule,
     DiscreteSchedule,

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.ops import ROW_FIELDS
-from fastdc.schedules import FloatArray, Levels
+from fastdc.diffusion.kernels import ROW_FIELDS
+from fastdc.diffusion.schedules import FloatArray, Levels
 from fastdc.support.exceptions import InputError
 
 KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")

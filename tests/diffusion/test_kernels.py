@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 from helpers import oracle
 from helpers.oracle import DTYPES, LAYOUTS, SIZES, Case, make_case
 
-ISAS = ops.build_config()["cpu_isas"].split(", ")
+ISAS = kernels.build_config()["cpu_isas"].split(", ")
 CLASSES = 5
 DELTA = 0.7
 GUARD = 37
@@ -78,7 +78,7 @@ def test_timesteps_and_labels(layout: str) -> None:
 def test_denoising_error_against_the_oracle(size: int, layout: str, target: bool) -> None:
     index = SIZES.index(size) + LAYOUTS.index(layout)
     case = make_case(size, layout, list(DTYPES)[index % 3], target=target)
-    loss = ops.LOSSES[index // 3 % 3]
+    loss = kernels.LOSSES[index // 3 % 3]
     out, buffer = guarded((len(case.cells),), np.float32)
     assert case.denoising_error(loss=loss, delta=DELTA, out=out) is out
     assert_within(out, oracle.errors(case, loss, DELTA))
@@ -86,7 +86,7 @@ def test_denoising_error_against_the_oracle(size: int, layout: str, target: bool
     assert_same_bits(case.denoising_error(loss=loss, delta=DELTA), out)
 
 
-@pytest.mark.parametrize("loss", ops.LOSSES)
+@pytest.mark.parametrize("loss", kernels.LOSSES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("delta", [0.01, 1.0, 50.0])
 def test_every_loss_and_dtype(loss: str, dtype: str, delta: float) -> None:
@@ -103,7 +103,7 @@ def test_error_map_against_the_oracle(size: int, layout: str) -> None:
     case = make_case(size, layout, list(DTYPES)[index % 3], target=index % 2 == 0)
     maps, buffer = guarded((3, CLASSES, size), np.float32)
     maps[...] = 0
-    loss = ops.MAP_LOSSES[index % 4]
+    loss = kernels.MAP_LOSSES[index % 4]
     assert case.error_map(maps, loss=loss, delta=DELTA) is maps
     assert_within(maps, oracle.maps(case, CLASSES, loss, DELTA))
     assert_guards(buffer)
@@ -117,9 +117,9 @@ def test_error_map_against_the_oracle(size: int, layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_antithetic_pairs_against_the_oracle(size: int, layout: str, isa: str) -> None:
     """All three kernels; a run ends where the draw changes, though the next draw's noise is the same."""
-    ops.set_cpu_isa(isa)
+    kernels.set_cpu_isa(isa)
     index = SIZES.index(size) + LAYOUTS.index(layout)
-    dtype, loss = list(DTYPES)[index % 3], ops.LOSSES[index // 3 % 3]
+    dtype, loss = list(DTYPES)[index % 3], kernels.LOSSES[index // 3 % 3]
     case = make_case(size, layout, dtype, target=index % 2 == 0, antithetic=True)
     u = case.add_noise()
     assert_within(u, oracle.noisy(case))
@@ -140,7 +140,7 @@ def test_a_pair_sees_a_noise_and_its_negative(dtype: str) -> None:
     u = case.add_noise(dtype=dtype).astype(np.float32)
     np.testing.assert_array_equal(u[second], -u[first])
     assert np.count_nonzero(u[first]) > 0.99 * u[first].size
-    for loss in ops.LOSSES:
+    for loss in kernels.LOSSES:
         errors = case.denoising_error(loss=loss, delta=DELTA)
         assert_same_bits(errors[second], errors[first])
     alone = replace(case, antithetic=False).add_noise(dtype=dtype)
@@ -151,9 +151,9 @@ def test_a_pair_sees_a_noise_and_its_negative(dtype: str) -> None:
 def test_pair_number_i_has_noise_number_i() -> None:
     cells = np.stack([np.zeros(40), np.zeros(40), np.arange(40)], axis=1).astype(np.int32)
     rows = np.tile(np.array([[0, 1, 0, 0, 0, 0, 1, 0]], np.float32), (40, 1))
-    streams = np.array([ops.MAX_STREAM])
-    u = ops.add_noise(np.zeros((1, 30), np.float32), cells, rows, streams, seed=9, antithetic=True)
-    e = ops.philox_normal(streams.repeat(20), np.arange(20, dtype=np.int32), 30, seed=9)
+    streams = np.array([kernels.MAX_STREAM])
+    u = kernels.add_noise(np.zeros((1, 30), np.float32), cells, rows, streams, seed=9, antithetic=True)
+    e = kernels.philox_normal(streams.repeat(20), np.arange(20, dtype=np.int32), 30, seed=9)
     np.testing.assert_array_equal(u, e.repeat(2, axis=0))
 
 
@@ -165,7 +165,7 @@ def test_error_map_adds_to_what_is_there() -> None:
     assert_same_bits(second.error_map(first.error_map(maps)), together)
 
 
-@pytest.mark.parametrize("loss", ops.LOSSES)
+@pytest.mark.parametrize("loss", kernels.LOSSES)
 def test_maps_and_errors_agree(loss: str) -> None:
     """Mean over pixels of the maps, summed, is the sum of the errors; both are within their own tolerances."""
     case = make_case(783, "shuffled", target=True)
@@ -180,7 +180,7 @@ def test_the_noise_of_all_three_is_philox_normal() -> None:
     rows = np.zeros_like(case.rows)
     rows[:, 1] = rows[:, 4] = rows[:, 6] = 1.0  # u = e, r = e
     case = replace(case, rows=rows, output=np.zeros_like(case.output))
-    e = ops.philox_normal(case.streams[case.cells[:, 0]], case.cells[:, 2].copy(), 300, seed=case.seed, purpose=3)
+    e = kernels.philox_normal(case.streams[case.cells[:, 0]], case.cells[:, 2].copy(), 300, seed=case.seed, purpose=3)
     np.testing.assert_array_equal(case.add_noise(), e)  # 0 x + e: -0 may become +0
     alone = case.take(slice(4, 5))
     maps = alone.error_map(np.zeros((3, CLASSES, 300), np.float32), loss="l1")
@@ -194,7 +194,7 @@ def test_huber_at_the_threshold() -> None:
     cells = np.zeros((len(output), 3), np.int32)
     rows = np.array([[0, 0, 1, 0, 0, 0, 1, 0]], np.float32)
     x, streams = np.zeros((1, 1), np.float32), np.zeros(1, np.int64)
-    errors = ops.denoising_error(output, x, cells, rows, streams, seed=0, loss="huber", delta=0.5)
+    errors = kernels.denoising_error(output, x, cells, rows, streams, seed=0, loss="huber", delta=0.5)
     assert errors[:2].tolist() == [0.125, 0.125]
     assert errors[5:8].tolist() == [0.0, 0.5 * (3.0 - 0.25), np.inf]
     assert errors[3] == errors[4] >= 0.125 >= errors[2]
@@ -224,11 +224,11 @@ def test_the_bits_follow_from_the_documented_order(size: int, target: bool) -> N
     """Every operation and sum again in NumPy's float32: saved results are replayed by later versions."""
     case = make_case(size, "shuffled", "float16", target=target)
     u, maps = case.add_noise(), np.zeros((3, CLASSES, size), np.float32)
-    expected = {loss: np.empty(len(case.cells), np.float32) for loss in ops.LOSSES}
+    expected = {loss: np.empty(len(case.cells), np.float32) for loss in kernels.LOSSES}
     for b, (i, k, j) in enumerate(case.cells.tolist()):
         gx, ge, a, cb, cc, cd, weight, _ = case.rows[j]
         x, f = case.images[i], case.output[b].astype(np.float32)
-        e = ops.philox_normal(case.streams[i : i + 1], np.array([j], np.int32), size, seed=case.seed, purpose=3)[0]
+        e = kernels.philox_normal(case.streams[i : i + 1], np.array([j], np.int32), size, seed=case.seed, purpose=3)[0]
         assert_same_bits(u[b], gx * x + ge * e)
         r = a * f + (cb * x + (cc * e if case.target is None else cc * e + cd * case.target[i]))
         size_of_r, delta = np.abs(r), np.float32(DELTA)
@@ -238,7 +238,7 @@ def test_the_bits_follow_from_the_documented_order(size: int, target: bool) -> N
         for loss, rho in {"l2": r * r, "l1": size_of_r, "huber": huber}.items():
             expected[loss][b] = np.float32(float(weight) * (lane_sum(rho) / size))
         maps[i, k] += weight * huber
-    for loss in ops.LOSSES:
+    for loss in kernels.LOSSES:
         assert_same_bits(case.denoising_error(loss=loss, delta=DELTA), expected[loss])
     assert_same_bits(case.error_map(np.zeros_like(maps), loss="huber", delta=DELTA), maps)
 
@@ -250,7 +250,7 @@ def results_of(case: Case) -> list[npt.NDArray[Any]]:
         case.add_noise(timestep=timestep, labels=labels, dtype="float16"),
         timestep,
         labels,
-        *(case.denoising_error(loss=loss, delta=DELTA) for loss in ops.LOSSES),
+        *(case.denoising_error(loss=loss, delta=DELTA) for loss in kernels.LOSSES),
         case.error_map(maps, loss="l1"),
     ]
 
@@ -259,12 +259,12 @@ def results_of(case: Case) -> list[npt.NDArray[Any]]:
 @pytest.mark.parametrize("size", [1, 65, 1025, 3072])
 def test_instruction_sets_and_threads_give_the_same_bits(size: int, layout: str) -> None:
     case = make_case(size, layout, "bfloat16", target=size == 65, antithetic=size == 1025)
-    ops.set_cpu_isa(ISAS[0])
-    ops.set_num_threads(1)
+    kernels.set_cpu_isa(ISAS[0])
+    kernels.set_num_threads(1)
     expected = results_of(case)
     for isa, threads in itertools.product(ISAS, (1, 2, 3, 8)):
-        ops.set_cpu_isa(isa)
-        ops.set_num_threads(threads)
+        kernels.set_cpu_isa(isa)
+        kernels.set_num_threads(threads)
         for actual, wanted in zip(results_of(case), expected, strict=True):
             assert_same_bits(actual, wanted)
 
@@ -275,9 +275,9 @@ def test_many_small_cells_on_many_threads() -> None:
     cells = rng.integers(0, [3, 5, 3], size=(20_000, 3)).astype(np.int32)
     cells[5000:15_000] = cells[5000:15_000][np.lexsort(cells[5000:15_000].T)]  # runs far longer than a piece
     case = replace(case, cells=cells, output=rng.standard_normal((len(cells), 7)).astype(np.float32))
-    ops.set_num_threads(1)
+    kernels.set_num_threads(1)
     expected = results_of(case)
-    ops.set_num_threads(5)
+    kernels.set_num_threads(5)
     for actual, wanted in zip(results_of(case), expected, strict=True):
         assert_same_bits(actual, wanted)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdc.schedules import FloatArray, Levels
+from fastdc.diffusion.schedules import FloatArray, Levels
 from fastdc.support.exceptions import InputError
 
 EXP_RATE = 7.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fastdc import ops
+from fastdc.diffusion import kernels
 from helpers.cuda_cases import error_tolerance
 from helpers.cuda_sides import DEVICES, ON_DEVICE
 from helpers.oracle import DTYPES
@@ -60,7 +60,7 @@ def test_the_values_are_those_of_ops_on_the_cpu(device: str, dtype: str, antithe
     u = op.add_noise(images, *rest, *settings(case), getattr(torch, dtype))
     assert (u.device.type, u.dtype) == (device, getattr(torch, dtype))
     np.testing.assert_array_equal(host(u), case.add_noise(dtype=dtype))
-    for loss in ops.LOSSES:
+    for loss in kernels.LOSSES:
         errors = op.denoising_error(output, images, *rest, target, *settings(case), loss, 0.5)
         want = case.denoising_error(loss=loss, delta=0.5)
         np.testing.assert_allclose(host(errors), want, rtol=error_tolerance(SIZE))
@@ -69,7 +69,7 @@ def test_the_values_are_those_of_ops_on_the_cpu(device: str, dtype: str, antithe
     np.testing.assert_array_equal(host(maps), case.error_map(np.zeros((3, 5, SIZE), np.float32)))
     streams, draws = np.array([5, 2**40]), np.array([0, 7], np.int32)
     normals = op.philox_normal(*moved((tensor(streams), tensor(draws)), device), 70, -1, 2)
-    np.testing.assert_array_equal(host(normals), ops.philox_normal(streams, draws, 70, seed=2**64 - 1, purpose=2))
+    np.testing.assert_array_equal(host(normals), kernels.philox_normal(streams, draws, 70, seed=2**64 - 1, purpose=2))
 
 
 def test_an_operator_runs_in_the_order_of_torchs_current_stream(device: str) -> None:
@@ -107,7 +107,7 @@ def test_torchs_own_checks(device: str, name: str) -> None:
 
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("loss", ops.LOSSES)
+@pytest.mark.parametrize("loss", kernels.LOSSES)
 def test_the_gradient_of_errors_is_autograds_on_the_cpu(device: str, loss: str, dtype: str, antithetic: bool) -> None:
     case = case_of(dtype, antithetic=antithetic)
     upstream = torch.linspace(-1, 2, len(case.cells))

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdc.schedules import FloatArray
+from fastdc.diffusion.schedules import FloatArray
 from fastdc.support.exceptions import InputError
 
 

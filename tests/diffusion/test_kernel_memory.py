@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdc import _C, InputError, ops
+from fastdc import _C, InputError
+from fastdc.diffusion import kernels
 from helpers.oracle import DTYPES, make_case
 
 
@@ -16,8 +17,8 @@ class Owner:
     """Something that can be watched dying."""
 
 
-def memory_of(array: Any, **more: Any) -> ops.TensorView:
-    return ops.view_memory(array.ctypes.data, array.shape, array.dtype.name, **{"owner": array, **more})
+def memory_of(array: Any, **more: Any) -> kernels.TensorView:
+    return kernels.view_memory(array.ctypes.data, array.shape, array.dtype.name, **{"owner": array, **more})
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "int32", "int64"])
@@ -26,7 +27,7 @@ def test_a_view_of_memory_is_the_view_of_its_array(dtype: str) -> None:
     view = memory_of(array)
     assert (view.shape, view.dtype, view.is_cuda, view.read_only) == ((2, 3, 4), dtype, False, False)
     assert view.pointer == array.ctypes.data
-    assert ops.view(view) is view
+    assert kernels.view(view) is view
     if dtype != "bfloat16":  # which NumPy's DLPack does not have
         seen = np.from_dlpack(view)
         assert seen.ctypes.data == array.ctypes.data
@@ -38,11 +39,11 @@ def test_the_kernels_take_it() -> None:
     case = make_case(60, "shuffled", "bfloat16")
     out = np.zeros((45, 60), np.float32)
     arrays = [memory_of(array) for array in (case.images, case.cells, case.rows, case.streams)]
-    ops.add_noise(*arrays, seed=case.seed, purpose=case.purpose, out=memory_of(out))
+    kernels.add_noise(*arrays, seed=case.seed, purpose=case.purpose, out=memory_of(out))
     np.testing.assert_array_equal(out, case.add_noise())
     errors = np.zeros(45, np.float32)
     view = memory_of(case.output)
-    ops.denoising_error(view, *arrays, seed=case.seed, purpose=case.purpose, out=memory_of(errors))
+    kernels.denoising_error(view, *arrays, seed=case.seed, purpose=case.purpose, out=memory_of(errors))
     np.testing.assert_array_equal(errors, case.denoising_error())
 
 
@@ -60,7 +61,7 @@ def test_memory_lives_as_long_as_what_was_made_of_it() -> None:
     owner = Owner()
     alive = weakref.ref(owner)
     memory = (ctypes.c_float * 4)(1, 2, 3, 4)
-    view = ops.view_memory(ctypes.addressof(memory), (4,), "float32", owner=owner)
+    view = kernels.view_memory(ctypes.addressof(memory), (4,), "float32", owner=owner)
     array = np.from_dlpack(view)
     del owner, view
     gc.collect()
@@ -93,27 +94,29 @@ def test_what_a_consumer_may_not_ask_for() -> None:
             view.__dlpack__(**asked)
     array = np.zeros(4, np.float32)
     array.flags.writeable = False
-    read_only = ops.view(array)
+    read_only = kernels.view(array)
     assert not np.from_dlpack(read_only).flags.writeable
     with pytest.raises(InputError, match="read-only"):
         read_only.__dlpack__()
 
 
 def test_memory_of_a_device_is_taken_at_its_word() -> None:
-    view = ops.view_memory(1 << 40, (2, 3), "float16", device=3)
+    view = kernels.view_memory(1 << 40, (2, 3), "float16", device=3)
     assert view.is_cuda
     assert view.__dlpack_device__() == (2, 3)
     case = make_case(60, "shuffled")
     with pytest.raises(InputError, match="another device"):
-        ops.add_noise(case.images, view_like(case.cells), case.rows, case.streams, seed=0, out=np.zeros((45, 60), "f4"))
+        kernels.add_noise(
+            case.images, view_like(case.cells), case.rows, case.streams, seed=0, out=np.zeros((45, 60), "f4")
+        )
 
 
-def view_like(array: Any) -> ops.TensorView:
-    return ops.view_memory(1 << 40, array.shape, array.dtype.name, device=0)
+def view_like(array: Any) -> kernels.TensorView:
+    return kernels.view_memory(1 << 40, array.shape, array.dtype.name, device=0)
 
 
 def test_empty_memory_needs_no_pointer() -> None:
-    assert np.from_dlpack(ops.view_memory(0, (0, 7), "int32")).shape == (0, 7)
+    assert np.from_dlpack(kernels.view_memory(0, (0, 7), "int32")).shape == (0, 7)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +138,14 @@ def test_empty_memory_needs_no_pointer() -> None:
 )
 def test_bad_memory_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        ops.view_memory(*arguments)
+        kernels.view_memory(*arguments)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("device", [-1, 2**15, 1.0, "cuda"])
 def test_bad_devices_are_refused(device: Any) -> None:
     with pytest.raises(InputError, match="device"):
-        ops.view_memory(16, (4,), "float32", device=device)
+        kernels.view_memory(16, (4,), "float32", device=device)
     if device == -1:
         with pytest.raises(InputError, match="device_id"):
             _C.view_of_memory(16, (4,), "float32", 1, 1, None)

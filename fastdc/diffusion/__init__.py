@@ -1,0 +1,1 @@
+"""What one error is: kernels, schedules, parameterisations, weightings, methods for noisy images, and the plan of draws."""
