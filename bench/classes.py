@@ -28,14 +28,14 @@ from fastdc.backends import NetworkOptions
 from fastdc.calibration import controlled_limit, needed_limits
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.gaussian import GaussianWorld
-from fastdc.rules.base import AbstractRule
 from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
+from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.staged import Staged
-from fastdc.rules.tree import Hierarchy
 from fastdc.rules.ttest import TTest
-from fastdc.tree import ClassTree
 from tables import announced, supported
 
 Images = npt.NDArray[np.float64]

@@ -33,10 +33,10 @@ from fastdc.calibration import Calibration
 from fastdc.classifier import CALIBRATION_DRAWS
 from fastdc.data import LabelledImages, digits_test
 from fastdc.job import PlanOptions, plan_config
-from fastdc.rules.base import AbstractRule
 from fastdc.rules.betting import Betting
 from fastdc.rules.full import Full
 from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest

@@ -20,8 +20,8 @@ from fastdc.diffusion import kernels
 from fastdc.engine import Run, evaluate
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
-from fastdc.rules.base import AbstractRule
 from fastdc.rules.full import Full
+from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.staged import Staged
 from fastdc.scheduler import IN_FLIGHT, Request, Scheduler, Work
 from fastdc.shipped import find_model

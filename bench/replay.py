@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastdc.classifier import DiffusionClassifier
 from fastdc.decide import decide
 from fastdc.job import PlanOptions
-from fastdc.rules.base import AbstractRule, Look
+from fastdc.rules.protocol import AbstractRule, Look
 
 Errors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ from fastdc.diffusion.plan import PlanConfig
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions, Rows
 from fastdc.model import Model
-from fastdc.rules.base import AbstractRule
+from fastdc.rules.protocol import AbstractRule
 from fastdc.support.optional import installed
 
 Images = npt.NDArray[np.float32]

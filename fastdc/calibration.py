@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.diffusion.plan import MAX_DRAWS, PlanConfig, is_number
-from fastdc.rules.base import geometric_looks
 from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.protocol import geometric_looks
 from fastdc.support.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]

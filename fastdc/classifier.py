@@ -30,7 +30,7 @@ from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
 from fastdc.model import Model
 from fastdc.results import Classification, OnProgress
-from fastdc.rules.base import AbstractRule
+from fastdc.rules.protocol import AbstractRule
 from fastdc.support.exceptions import InputError, Interrupted
 
 CALIBRATION_DRAWS = 128

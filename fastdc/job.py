@@ -19,8 +19,8 @@ from fastdc.errors import ErrorTable
 from fastdc.latency import WORTH, Foresight, LookAhead, steps_of
 from fastdc.model import Model
 from fastdc.results import Classification, OnProgress, Progress
-from fastdc.rules.base import AbstractRule
-from fastdc.rules.choose import describe, make_rule
+from fastdc.rules.protocol import AbstractRule
+from fastdc.rules.registry import describe, make_rule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
 from fastdc.spread import AbstractRunner, Alone, Lane, Spread, networks_of, room_of
 from fastdc.support.exceptions import InputError

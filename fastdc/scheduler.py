@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.diffusion.kernels import Ledger
-from fastdc.rules.base import AbstractRule, Look
+from fastdc.rules.protocol import AbstractRule, Look
 from fastdc.support.exceptions import InputError
 
 Cells = npt.NDArray[np.int32]

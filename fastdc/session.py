@@ -25,7 +25,7 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import PlanOptions, check_candidates
 from fastdc.results import Classification
-from fastdc.rules.base import AbstractRule
+from fastdc.rules.protocol import AbstractRule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request
 from fastdc.support.exceptions import BackendError, InputError
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastdc import Classification, DiffusionClassifier, InputError, Interrupted, Progress
 from fastdc.gaussian import GaussianWorld
-from fastdc.rules.base import AbstractRule
+from fastdc.rules.protocol import AbstractRule
 from helpers.races import DRAWS, RULES, Float32, rule_of, slow_race, winner
 from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 

@@ -20,7 +20,7 @@ from fastdc.diffusion import kernels
 from fastdc.estimation import Fixed
 from fastdc.latency import StepTable
 from fastdc.manifest import PREFIX
-from fastdc.rules.base import geometric_looks
+from fastdc.rules.protocol import geometric_looks
 from fastdc.shipped import find_model
 from fastdc.spread import SpreadNetwork, networks_of
 from helpers.cuda_sides import BATCH, IMAGES, RTOL, Open, Side, on_cpu, opened, sides

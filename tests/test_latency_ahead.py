@@ -21,12 +21,12 @@ from fastdc.engine import Run, evaluate
 from fastdc.images import streams_of, to_model_range
 from fastdc.latency import Foresight, LookAhead, StepTable
 from fastdc.latency.ahead import AHEAD_BYTES
-from fastdc.rules.base import AbstractRule, geometric_looks
 from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
-from fastdc.rules.tree import Hierarchy
+from fastdc.rules.hierarchy import Hierarchy
+from fastdc.rules.protocol import AbstractRule, geometric_looks
 from fastdc.scheduler import Finished, Request, Scheduler
-from fastdc.tree import ClassTree
 from helpers.races import DRAWS, RULES, rule_of
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 

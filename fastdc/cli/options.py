@@ -19,7 +19,7 @@ from fastdc.diffusion.plan import ORDERS
 from fastdc.job import PlanOptions
 from fastdc.loading import load
 from fastdc.model import Model
-from fastdc.rules.choose import RULES
+from fastdc.rules.registry import RULES
 from fastdc.shipped import find_model
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require

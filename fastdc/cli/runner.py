@@ -12,7 +12,7 @@ from fastdc.cli.options import Advance, plan_options, progress_bar
 from fastdc.job import Settings
 from fastdc.results import Classification, OnProgress, Progress
 from fastdc.rules.calibrated import Calibrated
-from fastdc.rules.choose import describe
+from fastdc.rules.registry import describe
 from fastdc.support.exceptions import InputError, Interrupted
 
 # Images whose results are handed on together: enough to decide at once, few enough to see lines come.

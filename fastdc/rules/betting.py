@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.rules.base import AbstractRule, Look, Mask, check_draws, geometric_looks
 from fastdc.rules.paired import known_rivals
+from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws, geometric_looks
 from fastdc.support.checks import fraction, positive, whole
 from fastdc.support.exceptions import InputError
 

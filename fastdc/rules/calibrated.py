@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastdc.rules.base import AbstractRule, Look, Mask, check_draws, geometric_looks
+from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws, geometric_looks
 from fastdc.support.checks import positive, whole
 from fastdc.support.exceptions import InputError
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fastdc.rules.base import AbstractRule, Look, Mask, check_draws
+from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
 
 
 @dataclass(frozen=True)

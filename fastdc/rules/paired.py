@@ -14,7 +14,7 @@ exceeded by up to that factor. Looks show the living only, hence the option `riv
 
 from dataclasses import dataclass, field
 
-from fastdc.rules.base import AbstractRule, Look, Mask, check_draws, geometric_looks
+from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws, geometric_looks
 from fastdc.rules.ttest import beaten, critical_value
 from fastdc.support.checks import fraction, whole
 from fastdc.support.exceptions import InputError

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastdc.rules.base import AbstractRule, Look, Mask, check_draws
+from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
 from fastdc.rules.staged import smallest
 from fastdc.support.checks import positive, whole
 

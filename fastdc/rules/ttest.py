@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.rules.base import AbstractRule, Look, Mask, check_draws
+from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
 from fastdc.support.checks import fraction, whole
 from fastdc.support.exceptions import InputError
 

@@ -11,8 +11,8 @@ from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.engine import Run
 from fastdc.gaussian import GaussianWorld
 from fastdc.images import streams_of, to_model_range
-from fastdc.rules.base import AbstractRule
 from fastdc.rules.full import Full
+from fastdc.rules.protocol import AbstractRule
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 

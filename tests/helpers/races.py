@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.rules.base import AbstractRule, Look
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
 from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import AbstractRule, Look
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from fastdc.rules.base import AbstractRule, Classes, Look, Mask
+from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

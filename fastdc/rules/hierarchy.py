@@ -11,7 +11,7 @@ share; the second, with margin 2, its strategy 2. All of it takes place at one l
 up with the draws so far, and the look is taken again.
 
 Departures. The source's inner nodes have prompts of their own, evaluated for the tree alone; here a class stands for
-its group (:mod:`fastdc.tree`), and its errors go on to count for itself. The source drops single classes met on the
+its group (:mod:`fastdc.rules.class_tree`), and its errors go on to count for itself. The source drops single classes met on the
 way as it drops groups; here only the inner rule drops single classes. It draws new noise at every level, and again for
 the classes that are left; here all share the draws of one plan.
 """
@@ -22,11 +22,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.rules.base import AbstractRule, Classes, Look, Mask
+from fastdc.rules.class_tree import MAX_DEPTH, ClassTree
+from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
 from fastdc.rules.staged import Staged, smallest
 from fastdc.support.checks import positive, whole
 from fastdc.support.exceptions import InputError
-from fastdc.tree import MAX_DEPTH, ClassTree
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from fastdc import InputError
-from fastdc.rules.base import AbstractRule
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
-from fastdc.rules.choose import KINDS, RULES, describe, make_rule
+from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
+from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import AbstractRule
+from fastdc.rules.registry import KINDS, RULES, describe, make_rule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
-from fastdc.rules.tree import Hierarchy
 from fastdc.rules.ttest import TTest
-from fastdc.tree import ClassTree
 from helpers.worlds import fails_with
 
 CALIBRATED = Calibrated(1.25, draws=64)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fastdc import InputError
 from fastdc.diffusion.plan import MAX_DRAWS
-from fastdc.rules.base import geometric_looks
 from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.protocol import geometric_looks
 from helpers.rule_runs import Request, batches, check_alone, kept, pack, run, single
 from helpers.worlds import fails_with
 

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from fastdc.rules.base import AbstractRule
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
 from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest

@@ -12,8 +12,8 @@ from scipy import stats
 
 from fastdc import InputError
 from fastdc.diffusion.plan import MAX_DRAWS
-from fastdc.rules.base import geometric_looks
 from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import geometric_looks
 from fastdc.rules.ttest import TTest
 from helpers.rule_runs import Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
 from helpers.worlds import fails_with

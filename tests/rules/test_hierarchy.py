@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from fastdc import InputError
 from fastdc.gaussian import GaussianWorld
-from fastdc.rules.base import AbstractRule
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
-from fastdc.rules.choose import describe
+from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
+from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import AbstractRule
+from fastdc.rules.registry import describe
 from fastdc.rules.staged import Staged
-from fastdc.rules.tree import Hierarchy
 from fastdc.rules.ttest import TTest
 from fastdc.scheduler import Request, Scheduler
-from fastdc.tree import ClassTree
 from helpers.rule_runs import Float32, pack, single
 from helpers.trees import leaves, nestings
 from helpers.worlds import classifier, fails_with, gaussian, refusing

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.tree import MAX_DEPTH, ClassTree
+from fastdc.rules.class_tree import MAX_DEPTH, ClassTree
 from helpers.trees import leaves, nestings
 from helpers.worlds import fails_with
 
