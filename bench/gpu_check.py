@@ -128,7 +128,7 @@ def measure(bench: Bench, attempt: Attempts, *, quick: bool) -> list[Row]:
     return [row for row in rows if row is not None]
 
 
-def kernels(torch: Any, *, quick: bool) -> dict[str, Any]:
+def kernel_figures(torch: Any, *, quick: bool) -> dict[str, Any]:
     """The noise beside the CPU's, and the times."""
     clock, attempt = Clock(torch, replays=10 if quick else 50), Attempts()
     bench = Bench(torch, clock)
@@ -229,7 +229,7 @@ def main() -> int:
     if options.sanitizer:
         result["sanitizer"] = dict(item.split("=") for item in options.sanitizer.split())
     if not options.no_kernels:
-        result |= kernels(torch, quick=options.quick)
+        result |= kernel_figures(torch, quick=options.quick)
     result["problems"] = problems(result)
     show(result)
     print(f"\nwritten to {out} and {write(out, result)}")

@@ -1,9 +1,9 @@
 """The engine: turns cells into errors, a step at a time, with every slot of the network busy.
 
-A step is: cell table in, noise and scale (``kernels.add_noise``), the network, error (``kernels.denoising_error``), one float a
-cell out. Steps of different slots run at once, each on its own thread; the scheduler is asked for cells and told errors
-on the caller's thread only. Cells of all requests are packed together, so that no step but the last ones runs
-part-filled.
+A step is: cell table in, noise and scale (``kernels.add_noise``), the network, error (``kernels.denoising_error``), one
+float a cell out. Steps of different slots run at once, each on its own thread; the scheduler is asked for cells and
+told errors on the caller's thread only. Cells of all requests are packed together, so that no step but the last ones
+runs part-filled.
 
 Where the network has fixed sizes a step is padded to the next of them by repeating its last cell, and the results are
 cut. What is launched between the table and the floats is then the same for every step of a size, so the network is

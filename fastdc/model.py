@@ -24,7 +24,7 @@ class Defaults:
         draws: Draws a class.
         levels: Band of noise-to-signal ratios (low, high), or None for the whole schedule.
         weighting: One of ``weighting.WEIGHTINGS``.
-        loss: One of ``ops.LOSSES``.
+        loss: One of ``kernels.LOSSES``.
         temperature: Of the posterior softmax(-error / temperature), positive.
         first: Noise-to-signal ratios of the first draws.
     """

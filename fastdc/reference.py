@@ -66,7 +66,7 @@ def rho(residual: FloatArray, loss: str, delta: float = 1.0) -> FloatArray:
 
 
 def noisy_image(x: FloatArray, row: FloatArray, noise: FloatArray) -> FloatArray:
-    """The network's input u = gx x + ge e of one cell, all (D,); row: float (8,) as ``ops.ROW_FIELDS``."""
+    """The network's input u = gx x + ge e of one cell, all (D,); row: float (8,) as ``kernels.ROW_FIELDS``."""
     return np.asarray(row[0] * x + row[1] * noise)
 
 

@@ -334,13 +334,13 @@ def test_without_a_driver_it_says_so_before_cuda_core_is_asked() -> None:
 
 
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "build_config", lambda: {"cuda": True})
-    monkeypatch.setattr(ops, "cuda_device_count", lambda: 2)
+    monkeypatch.setattr(kernels, "build_config", lambda: {"cuda": True})
+    monkeypatch.setattr(kernels, "cuda_device_count", lambda: 2)
     assert [device_index(name) for name in ("cuda", "cuda:0", "cuda:1")] == [0, 0, 1]
     fails_with(lambda: device_index("cuda:2"), "cuda:2", "2 CUDA devices", kind=BackendError)
-    monkeypatch.setattr(ops, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(kernels, "cuda_device_count", lambda: 0)
     fails_with(lambda: device_index("cuda"), "driver", kind=BackendError)
-    monkeypatch.setattr(ops, "build_config", lambda: {"cuda": False})
+    monkeypatch.setattr(kernels, "build_config", lambda: {"cuda": False})
     fails_with(lambda: device_index("cuda"), "docs/building.md", kind=BackendError)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fastdc.backends.tensorrt import module
 from fastdc.backends.tensorrt.module import FLAVOURS, Gpu, check_driver, gpu, open_tensorrt, use_device, use_module
+from fastdc.diffusion import kernels
 from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 
 
@@ -75,14 +76,14 @@ class Driver:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets which driver the machine has, or an exception for none, and how many devices our kernels find."""
 
-    def use(driver: Any, kernels: int = 1) -> None:
+    def use(driver: Any, devices: int = 1) -> None:
         def load() -> Any:
             if isinstance(driver, Exception):
                 raise driver
             return driver
 
         monkeypatch.setattr(module, "_libcuda", load)
-        monkeypatch.setattr(ops, "cuda_device_count", lambda: kernels)
+        monkeypatch.setattr(kernels, "cuda_device_count", lambda: devices)
 
     return use
 
@@ -94,8 +95,8 @@ def test_a_machine_without_a_gpu_is_refused_in_one_line(machine: Any) -> None:
         (Driver(devices=0), 1, "the driver finds none"),
         (Driver(), 0, "fastdc's CUDA kernels, and they find no device"),
     )
-    for driver, kernels, message in cases:
-        machine(driver, kernels)
+    for driver, devices, message in cases:
+        machine(driver, devices)
         with pytest.raises(BackendError, match=f"^backend tensorrt needs .*{message}") as caught:
             check_driver()
         assert "\n" not in str(caught.value)

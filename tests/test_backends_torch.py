@@ -17,6 +17,7 @@ from fastdc import BackendError, DiffusionClassifier, InputError
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import CAPTURING, device_batch
 from fastdc.data import digits_test
+from fastdc.diffusion import kernels
 from helpers.paths import SHIPPED
 from helpers.worlds import SHAPE, fails_with, gaussian, unit_images
 
@@ -294,8 +295,8 @@ def test_the_rule_of_steps_on_a_device() -> None:
 def test_a_device_that_fastdc_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch has one and fastdc's kernels were built without CUDA."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(ops, "cuda_device_count", lambda: 0)
-    monkeypatch.setattr(ops, "build_config", lambda: {"cuda": False})
+    monkeypatch.setattr(kernels, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(kernels, "build_config", lambda: {"cuda": False})
     network = GaussianDenoiser(WORLD)
     options = NetworkOptions(device="cuda")
     fails_with(lambda: backend.TorchNetwork(network, SHAPE, options), "docs/building.md", kind=BackendError)

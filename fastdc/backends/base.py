@@ -1,9 +1,9 @@
 """The protocol between the engine and whatever runs the network.
 
 A network owns one or more slots. A slot is a set of buffers for one step in flight, placed where the network runs; the
-engine fills ``sample``, ``timestep`` and ``class_labels`` (by ``ops.add_noise``, in place), calls ``run(count)`` and
-reduces ``output`` (by ``ops.denoising_error``). Buffers belong to the backend: NumPy on the CPU, torch tensors in the
-torch backend, cuda-core's memory in the other CUDA backends. Nothing is allocated in the loop.
+engine fills ``sample``, ``timestep`` and ``class_labels`` (by ``kernels.add_noise``, in place), calls ``run(count)``
+and reduces ``output`` (by ``kernels.denoising_error``). Buffers belong to the backend: NumPy on the CPU, torch tensors
+in the torch backend, cuda-core's memory in the other CUDA backends. Nothing is allocated in the loop.
 
 On a CUDA device a slot has a stream of its own, and a network says with ``sizes`` which numbers of rows it runs: the
 engine pads a step to the next of them, captures what it launches for each size once into a CUDA graph

@@ -1,1 +1,1 @@
-"""What one error is: kernels, schedules, parameterisations, weightings, methods for noisy images, and the plan of draws."""
+"""What one error is: kernels, schedules, parameterisations, weightings, noisy methods, the plan of draws."""

@@ -98,7 +98,7 @@ class Parameterization:
                 x itself.
 
         Returns:
-            float32 (J, 8), columns as ``ops.ROW_FIELDS``.
+            float32 (J, 8), columns as ``kernels.ROW_FIELDS``.
 
         Raises:
             InputError: The levels are those of a schedule that the kind is not for, or a weight or coefficient is not

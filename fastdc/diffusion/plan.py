@@ -210,7 +210,7 @@ class Plan:
     Attributes:
         config: What it was made from.
         levels: Noise levels, J of them, in order.
-        rows: float32 (J, 8), the coefficient rows in ``ops.ROW_FIELDS`` order.
+        rows: float32 (J, 8), the coefficient rows in ``kernels.ROW_FIELDS`` order.
         denoising_row: float32 (1, 8), whose residual is h(x_tau) itself, at the schedule's level nearest to tau, for
             methods that denoise; None for the others.
     """

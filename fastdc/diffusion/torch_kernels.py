@@ -1,4 +1,4 @@
-"""The four operations of ``ops`` as torch operators, so that torch.compile sees through them and autograd where it can.
+"""The four kernels as torch operators, so that torch.compile sees through them and autograd where it can.
 
     torch.ops.fastdc.philox_normal(streams, draws, size, seed, purpose) -> Tensor
     torch.ops.fastdc.add_noise(images, cells, rows, streams, seed, purpose, antithetic, dtype) -> Tensor
@@ -8,7 +8,7 @@
                                loss, delta) -> ()
 
 :func:`register` makes them, once a process; importing this module makes nothing. Shapes and ranges are those of
-``ops``. A seed or purpose is a signed integer in torch: seeds from 2^63 on are given minus 2^64.
+``kernels``. A seed or purpose is a signed integer in torch: seeds from 2^63 on are given minus 2^64.
 
 The gradient of an error, err = w / D * sum rho(r) with r = a F + b x + c e + d z, is that of the same noise e, which
 ``philox_normal`` makes again:
@@ -24,6 +24,7 @@ weights have no gradient, and gradients have none.
 import threading
 from typing import Any
 
+from fastdc.diffusion import kernels
 from fastdc.support.optional import require
 
 require("torch", extra="train")
@@ -79,7 +80,7 @@ def _seed(seed: int) -> int:
 
 
 def _philox_normal(streams: Tensor, draws: Tensor, size: int, seed: int, purpose: int = 0) -> Tensor:
-    made: Tensor = ops.philox_normal(streams, draws, size, seed=_seed(seed), purpose=purpose)
+    made: Tensor = kernels.philox_normal(streams, draws, size, seed=_seed(seed), purpose=purpose)
     return made
 
 
@@ -93,7 +94,7 @@ def _add_noise(
     antithetic: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    made: Tensor = ops.add_noise(
+    made: Tensor = kernels.add_noise(
         images,
         cells,
         rows,
@@ -119,7 +120,7 @@ def _denoising_error(
     loss: str = "l2",
     delta: float = 1.0,
 ) -> Tensor:
-    made: Tensor = ops.denoising_error(
+    made: Tensor = kernels.denoising_error(
         network_output,
         images,
         cells,
@@ -149,7 +150,7 @@ def _error_map(
     loss: str = "l2",
     delta: float = 1.0,
 ) -> None:
-    ops.error_map(
+    kernels.error_map(
         network_output,
         images,
         cells,
@@ -216,7 +217,7 @@ def _columns(rows: Tensor, cells: Tensor, ndim: int) -> dict[str, Tensor]:
     """The coefficients of each cell, to be multiplied with (B, ...)."""
     own = rows[cells[:, 2].long()]
     shape = (-1, *(1,) * (ndim - 1))
-    return {name: own[:, index].view(shape) for index, name in enumerate(ops.ROW_FIELDS)}
+    return {name: own[:, index].view(shape) for index, name in enumerate(kernels.ROW_FIELDS)}
 
 
 def _spread(gradient: Tensor, like: Tensor, cells: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ Per row, with the columns of :data:`fastdc.diffusion.kernels.ROW_FIELDS` as coef
     u = gx x + ge e;   F = denoiser(u, timestep, class_labels);   r = a F + b x + c e (+ d z)
     error = weight * mean over pixels of rho(r),   rho: r^2, |r|, or Huber's
 
-as :func:`fastdc.diffusion.kernels.add_noise` and :func:`fastdc.diffusion.kernels.denoising_error` compute it. It departs from them in two points:
-the noise is an input, because ONNX has no generator that could be reproduced, and the mean is summed in float32 in an
-order of the engine's choice.
+as :func:`fastdc.diffusion.kernels.add_noise` and :func:`fastdc.diffusion.kernels.denoising_error` compute it. It
+departs from them in two points: the noise is an input, because ONNX has no generator that could be reproduced, and the
+mean is summed in float32 in an order of the engine's choice.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -4,8 +4,8 @@ The formula is that of the kernels (docs/architecture.md): for a cell (image x, 
 
     u = gx x + ge e,    F = network(u, timestep, k),    r = a F + b x + c e,    error = weight * mean rho(r) over pixels
 
-with the plan's rows and, from ``ops.philox_normal``, the same noise. Value and gradient come from this one function, so
-that no gradient can be of another function than the one evaluated.
+with the plan's rows and, from ``kernels.philox_normal``, the same noise. Value and gradient come from this one
+function, so that no gradient can be of another function than the one evaluated.
 """
 
 import copy
@@ -66,7 +66,7 @@ def place_of(denoiser: nn.Module, fallback: str = "cpu") -> tuple[torch.device, 
 
 
 def rho(r: Tensor, loss: str, delta: float) -> Tensor:
-    """The loss of each residual; see ``ops.LOSSES``."""
+    """The loss of each residual; see ``kernels.LOSSES``."""
     if loss == "l2":
         return r * r
     if loss == "l1":
@@ -86,7 +86,7 @@ def cell_errors(
         rows: The cells' coefficient rows, (m, 8).
         noise: e, (m, c, h, w).
         labels: int64 (m,).
-        loss: One of ``ops.LOSSES``.
+        loss: One of ``kernels.LOSSES``.
         delta: Threshold of the Huber loss.
 
     Returns:

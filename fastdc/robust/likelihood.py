@@ -41,7 +41,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 PURPOSE_LIKELIHOOD = 16
-"""Purpose of the noise, see ``ops``: independent of the noise that classifies."""
+"""Purpose of the noise, see ``kernels``: independent of the noise that classifies."""
 
 NORMS = ("mean", "sum")
 MAX_STEPS = 10_000

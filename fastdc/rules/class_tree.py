@@ -1,9 +1,9 @@
 """A hierarchy of classes: a tree whose leaves are the K classes and whose inner nodes are groups of similar ones.
 
 Rules for many classes look at a group through one of its classes, the *representative*, before they pay for all of them
-(:mod:`fastdc.rules.hierarchy`). The idea of descending a tree is that of Shanbhag et al. (arXiv 2411.12073), whose inner
-nodes are WordNet's and have text prompts of their own. Here a node is seen through a leaf, so that any model with K
-classes can be used, and so that what was evaluated for a node counts for its leaf: nothing is evaluated for the tree
+(:mod:`fastdc.rules.hierarchy`). The idea of descending a tree is that of Shanbhag et al. (arXiv 2411.12073), whose
+inner nodes are WordNet's and have text prompts of their own. Here a node is seen through a leaf, so that any model with
+K classes can be used, and so that what was evaluated for a node counts for its leaf: nothing is evaluated for the tree
 alone.
 
 The order of leaves carries the representatives. Depth first, the first leaf of a node represents it, and so the child

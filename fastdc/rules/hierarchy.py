@@ -11,9 +11,9 @@ share; the second, with margin 2, its strategy 2. All of it takes place at one l
 up with the draws so far, and the look is taken again.
 
 Departures. The source's inner nodes have prompts of their own, evaluated for the tree alone; here a class stands for
-its group (:mod:`fastdc.rules.class_tree`), and its errors go on to count for itself. The source drops single classes met on the
-way as it drops groups; here only the inner rule drops single classes. It draws new noise at every level, and again for
-the classes that are left; here all share the draws of one plan.
+its group (:mod:`fastdc.rules.class_tree`), and its errors go on to count for itself. The source drops single classes
+met on the way as it drops groups; here only the inner rule drops single classes. It draws new noise at every level, and
+again for the classes that are left; here all share the draws of one plan.
 """
 
 from collections.abc import Sequence

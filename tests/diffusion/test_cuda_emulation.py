@@ -172,9 +172,9 @@ class Emulated:
         maps = Output((len(case.images), N_CLASSES, case.images.shape[1]), np.dtype(np.float32), shift)
         maps.array[...] = 0.25
         self._call(
-            "error_map", ctypes.byref(self._step(case, N_CLASSES)), kernels.MAP_LOSSES.index(loss), ctypes.c_float(DELTA),
-            list(DTYPES).index(dtype), self._pointer(case.output), self._pointer(case.target if target else None),
-            self._pointer(maps.array),
+            "error_map", ctypes.byref(self._step(case, N_CLASSES)), kernels.MAP_LOSSES.index(loss),
+            ctypes.c_float(DELTA), list(DTYPES).index(dtype), self._pointer(case.output), self._pointer(case.target if
+            target else None), self._pointer(maps.array),
         )  # fmt: skip
         maps.check_guards()
         return maps.array

@@ -122,7 +122,8 @@ def test_many_rows_on_many_threads_give_the_same_bits() -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_environment_chooses_the_instruction_set(isa: str) -> None:
     code = (
-        "import numpy as np; from fastdc import ops; assert kernels.cpu_isa() == kernels.build_config()['cpu_isa'];"
+        "import numpy as np; from fastdc.diffusion import kernels;"
+        "assert kernels.cpu_isa() == kernels.build_config()['cpu_isa'];"
         "made = kernels.philox_normal(np.array([9]), np.array([8], np.int32), 100, seed=7);"
         "print(kernels.cpu_isa(), made.tobytes().hex())"
     )
@@ -135,7 +136,9 @@ def test_the_environment_chooses_the_instruction_set(isa: str) -> None:
 def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(InputError, match=r'^isa must be one of .*baseline, got "sse9"$'):
         kernels.set_cpu_isa("sse9")
-    code = "from fastdc import ops\ntry: kernels.cpu_isa()\nexcept kernels.InputError as error: print(error)"
+    code = (
+        "from fastdc.diffusion import kernels\ntry: kernels.cpu_isa()\nexcept kernels.InputError as error: print(error)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "FASTDC_ISA": "sse9"},

@@ -26,7 +26,7 @@ def work(seed: int = 1) -> npt.NDArray[np.float32]:
 
 def run(code: str) -> str:
     """The output of a fresh process."""
-    script = "import numpy as np\nfrom fastdc import ops\n" + textwrap.dedent(code)
+    script = "import numpy as np\nfrom fastdc.diffusion import kernels\n" + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -178,5 +178,6 @@ def test_a_forked_multiprocessing_pool_works() -> None:
 
 def test_a_process_ends_with_its_pool_alive() -> None:
     assert (
-        run("ops.set_num_threads(8); kernels.philox_normal(np.arange(99), np.zeros(99, np.int32), 9999, seed=1)") == ""
+        run("kernels.set_num_threads(8); kernels.philox_normal(np.arange(99), np.zeros(99, np.int32), 9999, seed=1)")
+        == ""
     )

@@ -66,7 +66,7 @@ def test_registering_twice_changes_nothing() -> None:
     before = torch_kernels._library
     assert before is not None
     torch_kernels.register()
-    assert importlib.reload(torch_ops)._library is before
+    assert importlib.reload(torch_kernels)._library is before
     torch_kernels.register()
     test_the_values_are_those_of_ops("float32", False)
 

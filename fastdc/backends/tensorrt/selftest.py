@@ -89,7 +89,7 @@ class Cells:
         timestep: float32 (cells,).
         class_labels: int64 (cells,).
         images: float32 (1, c, h, w).
-        table: int32 (cells, 3), as in ``ops``: every condition under every draw.
+        table: int32 (cells, 3), as in ``kernels``: every condition under every draw.
         plan: The draws.
     """
 
