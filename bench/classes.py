@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
-from fastdc.calibration import controlled_limit, needed_limits
+from fastdc.calibration.race import controlled_limit, needed_limits
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.gaussian import GaussianWorld
 from fastdc.rules.calibrated import Calibrated

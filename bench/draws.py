@@ -23,17 +23,17 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
-from fastdc.data import LabelledImages, digits_test
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.job import PlanOptions
-from fastdc.level_fit import (
+from fastdc.calibration.levels import (
     LevelAccuracy,
     fit_level_weights,
     informative_band,
     informative_levels,
     most_informative,
 )
+from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
+from fastdc.data import LabelledImages, digits_test
+from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.job import PlanOptions
 from fastdc.rules.full import Full
 from replay import replay
 from tables import (

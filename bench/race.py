@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.calibration import Calibration
+from fastdc.calibration.race import Calibration
 from fastdc.classifier import CALIBRATION_DRAWS
 from fastdc.data import LabelledImages, digits_test
 from fastdc.job import PlanOptions, plan_config

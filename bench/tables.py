@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.calibration import Calibration, calibrate_errors
+from fastdc.calibration.race import Calibration, calibrate_errors
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.diffusion.plan import PlanConfig

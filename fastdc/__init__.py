@@ -10,7 +10,7 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 """
 
 from fastdc.bundle import Bundle, load_bundle
-from fastdc.calibration import Calibration
+from fastdc.calibration.race import Calibration
 from fastdc.classifier import DiffusionClassifier
 from fastdc.config import build_config
 from fastdc.errors import ErrorTable

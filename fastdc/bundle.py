@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.calibration import Calibration
+from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.manifest import (
     FILES,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.base import AbstractBase, DiffusionBase
-from fastdc.calibration import Calibration, calibrate_errors, check_level
+from fastdc.calibration.race import Calibration, calibrate_errors, check_level
 from fastdc.certificate import Certificate
 from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
 from fastdc.copies import one_copy_each
@@ -257,7 +257,7 @@ class DiffusionClassifier:
         progress: OnProgress | None = None,
         **plan: Unpack[PlanOptions],
     ) -> Calibration:
-        """Calibrates the race on validation images: see :mod:`fastdc.calibration` for what is promised.
+        """Calibrates the race on validation images: see :mod:`fastdc.calibration.race` for what is promised.
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1]: like those to be classified, and neither trained on nor

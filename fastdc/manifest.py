@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastdc.calibration import Calibration, calibration_from_dict
+from fastdc.calibration.race import Calibration, calibration_from_dict
 from fastdc.diffusion.kernels import LOSSES
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import parameterization_from_dict

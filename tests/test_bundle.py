@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastdc import load_bundle
 from fastdc.bundle import with_calibration, write_bundle
-from fastdc.calibration import Calibration
+from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.manifest import DENOISER, MANIFEST, WEIGHTS

@@ -129,7 +129,7 @@ def test_a_limit_that_was_not_saved_can_be_given(cli: Cli, folder: Path) -> None
 
 
 def test_level_weights_are_fitted_to_labels_and_used_when_asked_for(cli: Cli, folder: Path) -> None:
-    from fastdc.level_fit import fit_level_weights
+    from fastdc.calibration.levels import fit_level_weights
 
     result = cli("calibrate", "m", "b.npz", *QUICK, "--level-weights", "--write")
     assert result.code == 0

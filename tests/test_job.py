@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
 from fastdc import Defaults, InputError, Model, Progress
-from fastdc.calibration import Calibration, plan_without_draws
+from fastdc.calibration.race import Calibration, plan_without_draws
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig

@@ -1,6 +1,6 @@
 """``fastdc calibrate``: how early the race may drop a class of this model, from validation images.
 
-The mathematics and the promise are those of :mod:`fastdc.calibration`.
+The mathematics and the promise are those of :mod:`fastdc.calibration.race`.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle import Bundle, with_calibration
-from fastdc.calibration import Calibration, calibrate_errors, controlled_limit
+from fastdc.calibration.race import Calibration, calibrate_errors, controlled_limit
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.cli.calibration_file import write_calibration_file
 from fastdc.cli.options import (
@@ -197,7 +197,7 @@ def _race(
 
 
 def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64]) -> LevelWeights | None:
-    from fastdc.level_fit import fit_level_weights
+    from fastdc.calibration.levels import fit_level_weights
 
     errors = np.concatenate([table.errors for table in tables])
     try:
@@ -226,7 +226,7 @@ def _show(found: Calibration, table: ErrorTable, curve: LevelWeights | None) -> 
 
 def _most_telling(table: ErrorTable) -> tuple[float, float] | None:
     """The noise level whose draws name the full run's class most often, and how often; None of a single level."""
-    from fastdc.level_fit import informative_levels, most_informative
+    from fastdc.calibration.levels import informative_levels, most_informative
 
     try:
         levels = informative_levels(table.errors, table.sigma, table.mean().argmin(axis=1))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.bundle import Bundle
-from fastdc.calibration import Calibration, calibration_from_dict
+from fastdc.calibration.race import Calibration, calibration_from_dict
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.manifest import DENOISER, MAX_MANIFEST_BYTES, strict_json

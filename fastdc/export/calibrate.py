@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.bundle import write_bundle
-from fastdc.calibration import controlled_limit
+from fastdc.calibration.race import controlled_limit
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages
 from fastdc.decide import fit_temperature

@@ -58,7 +58,8 @@ def export_run(
         weighting: Default weighting of the errors.
         loss: Default distance, such as ``l2``.
         first: Default noise-to-signal ratios of the first draws, in the same units as levels.
-        delta: Level of the race's calibration, see :mod:`fastdc.calibration`. Default: 0.01, or what as many images
+        delta: Level of the race's calibration, see :mod:`fastdc.calibration.race`. Default: 0.01, or what as many
+        images
             support up to 0.05; there is no race where they are fewer than 19.
         overwrite: Replace a bundle that is already there.
         progress: Called after every step of the race's calibration.

@@ -7,7 +7,7 @@ best class's mean error, exceeds a limit. With means e_k, e_a after m draws, a t
 
 That is the form of Wald's sequential test: evidence adds up draw by draw and is compared with a constant, so one number
 serves all looks and a decision can be made from the first draw, where a t-test knows no variance yet. How large the
-number must be is read off validation images (:mod:`fastdc.calibration`), not assumed.
+number must be is read off validation images (:mod:`fastdc.calibration.race`), not assumed.
 """
 
 from dataclasses import dataclass, field
@@ -23,12 +23,12 @@ from fastdc.support.exceptions import InputError
 class Calibrated(AbstractRule):
     """Drops a class whose summed relative difference to the best exceeds a limit.
 
-    Guarantee, with a limit from :func:`fastdc.calibration.calibrate` at level delta: for an image that is exchangeable
-    with the validation images, the class that the full run over `draws` draws would choose is dropped at any look with
-    probability at most delta, so the answer is that of the full run with probability at least 1 - delta. The
-    probability is over the validation images, the image and the noise; it holds in finite samples, whatever the model
-    and the distribution of errors, on average over images and not for each kind of image. Images of another kind, such
-    as noisy ones where the validation images were clean, are not covered.
+    Guarantee, with a limit from :func:`fastdc.calibration.race.calibrate` at level delta: for an image that is
+    exchangeable with the validation images, the class that the full run over `draws` draws would choose is dropped at
+    any look with probability at most delta, so the answer is that of the full run with probability at least 1 - delta.
+    The probability is over the validation images, the image and the noise; it holds in finite samples, whatever the
+    model and the distribution of errors, on average over images and not for each kind of image. Images of another kind,
+    such as noisy ones where the validation images were clean, are not covered.
 
     Attributes:
         limit: Summed relative difference above which a class is dropped, not negative.

@@ -17,7 +17,7 @@ from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.function import NetworkFunction
 from fastdc.bundle import Bundle, write_bundle
-from fastdc.calibration import Calibration
+from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.gaussian import GaussianWorld
 from fastdc.manifest import DENOISER

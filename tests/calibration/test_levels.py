@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad, minimize
 
 from fastdc import InputError
-from fastdc.level_fit import (
+from fastdc.calibration.levels import (
     LevelAccuracy,
     _bins,
     _objective,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import DiffusionClassifier, InputError
-from fastdc.calibration import (
+from fastdc.calibration.race import (
     Calibration,
     calibrate_errors,
     calibration_from_dict,
