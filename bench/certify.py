@@ -28,6 +28,7 @@ import numpy.typing as npt
 import fastdc
 from common import parser, print_table, save
 from fastdc.base import AbstractBase, DiffusionBase, FunctionBase
+from fastdc.bundle.shipped import find_model
 from fastdc.certificate import Certificate
 from fastdc.copies import noisy_copies
 from fastdc.data import LabelledImages, digits_test
@@ -35,7 +36,6 @@ from fastdc.diffusion.kernels import PURPOSE_ESTIMATION
 from fastdc.estimation import AbstractEstimation, Fixed, Target
 from fastdc.images import streams_of, to_model_range
 from fastdc.ndc import released_plan
-from fastdc.shipped import find_model
 from fastdc.support.optional import require
 from ndc_loop import ReleasedLoop
 from tables import announced, note

@@ -17,10 +17,10 @@ import fastdc
 from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
+from fastdc.bundle.shipped import find_model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
-from fastdc.shipped import find_model
 from fastdc.support.optional import require
 from plain import torch_loop
 

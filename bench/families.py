@@ -35,17 +35,17 @@ import fastdc
 from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
-from fastdc.bundle import Bundle
+from fastdc.bundle.architectures import MLPDenoiser
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
+from fastdc.bundle.model import Model
+from fastdc.bundle.prompts import Prompts, prompts_of
 from fastdc.classifier import DiffusionClassifier
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.export import export_source
 from fastdc.export.compare import compare_errors
 from fastdc.export.tensorrt_check import build_check
-from fastdc.manifest import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
-from fastdc.model import Model
-from fastdc.networks import MLPDenoiser
-from fastdc.prompts import Prompts, prompts_of
 from fastdc.sources.base import Source
 from fastdc.sources.choose import open_source
 from fastdc.support.optional import installed

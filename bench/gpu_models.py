@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.bundle.model import Defaults, Model
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule
-from fastdc.model import Defaults, Model
 from fastdc.support.optional import installed, require
 
 CLASSES = 10

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from fastdc.backends import NetworkOptions, open_network
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.support.exceptions import MissingDependencyError
 from fastdc.support.optional import installed, require
 from gpu_models import Case

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 import fastdc
+from fastdc.bundle.architectures import build_network
+from fastdc.bundle.model import Model
 from fastdc.diffusion.kernels import ROW_FIELDS
 from fastdc.diffusion.plan import make_plan
 from fastdc.job import plan_config
-from fastdc.model import Model
 from fastdc.ndc import released_plan
-from fastdc.networks import build_network
 from fastdc.support.optional import require
 
 

@@ -25,7 +25,7 @@ from common import parser, print_table, ratio, save, time_sides
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.onnx import OnnxNetwork
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
 from fastdc.sources.base import Source, WithTables
 from tables import announced, note
 from typical import CONDITIONS, NETWORKS, exported, open_network, quantised

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 import fastdc
 from common import TimedSlot, Timing, print_table, ratio
+from fastdc.bundle.shipped import find_model
 from fastdc.data import LabelledImages
 from fastdc.diffusion import kernels
 from fastdc.engine import Run, evaluate
@@ -24,7 +25,6 @@ from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.staged import Staged
 from fastdc.scheduler import IN_FLIGHT, Request, Scheduler, Work
-from fastdc.shipped import find_model
 from fastdc.support.optional import require
 from plain import torch_loop
 from replay import replay

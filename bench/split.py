@@ -18,8 +18,8 @@ from common import Timing, parser, print_table, save, time_sides
 from fastdc.backends import NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.onnx import OnnxNetwork
-from fastdc.bundle import Bundle
-from fastdc.manifest import saved_by_parts
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import saved_by_parts
 from tables import announced
 from typical import CONDITIONS, NETWORKS, exported, open_network
 

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.bundle import Bundle, write_bundle
+from fastdc.bundle.folder import Bundle, write_bundle
+from fastdc.bundle.manifest import DATA, DENOISER
+from fastdc.bundle.model import Model
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import make_plan
 from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
 from fastdc.export import denoiser, export_source
 from fastdc.export.quantize import calibration_feeds, quantize_graph
 from fastdc.job import plan_config
-from fastdc.manifest import DATA, DENOISER
-from fastdc.model import Model
 from fastdc.sources.base import Source, Tables
 from fastdc.sources.class_conditional import DiTDenoiser, UNet2DDenoiser
 from fastdc.sources.edm_networks import build

@@ -9,16 +9,16 @@ A diffusion classifier asks a conditional diffusion model how well it denoises a
 the smallest error wins (Li et al., arXiv 2303.16203).
 """
 
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.model import Defaults, Model
+from fastdc.bundle.shipped import shipped_models
 from fastdc.calibration.race import Calibration
 from fastdc.classifier import DiffusionClassifier
 from fastdc.config import build_config
 from fastdc.errors import ErrorTable
 from fastdc.loading import load
-from fastdc.model import Defaults, Model
 from fastdc.results import Classification, Progress
 from fastdc.session import Session
-from fastdc.shipped import shipped_models
 from fastdc.support.exceptions import (
     BackendError,
     BundleError,

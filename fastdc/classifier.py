@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.base import AbstractBase, DiffusionBase
+from fastdc.bundle.model import Model
 from fastdc.calibration.race import Calibration, calibrate_errors, check_level
 from fastdc.certificate import Certificate
 from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
@@ -28,7 +29,6 @@ from fastdc.errors import ErrorTable
 from fastdc.estimation import AbstractEstimation
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
-from fastdc.model import Model
 from fastdc.results import Classification, OnProgress
 from fastdc.rules.protocol import AbstractRule
 from fastdc.support.exceptions import InputError, Interrupted

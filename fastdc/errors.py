@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.bundle.model import Model
 from fastdc.diffusion.kernels import MAX_SEED
 from fastdc.diffusion.plan import Plan
-from fastdc.model import Model
 from fastdc.support.exceptions import InputError
 from fastdc.support.version import __version__
 

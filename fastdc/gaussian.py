@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, FunctionNetwork, NetworkOptions
-from fastdc.bundle import Bundle, write_bundle
+from fastdc.bundle.folder import Bundle, write_bundle
+from fastdc.bundle.manifest import DENOISER
+from fastdc.bundle.model import Defaults, Model
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import EDMSchedule
-from fastdc.manifest import DENOISER
-from fastdc.model import Defaults, Model
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require
 

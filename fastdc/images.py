@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.model import Model
+from fastdc.bundle.model import Model
 from fastdc.support.exceptions import InputError
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
+from fastdc.bundle.model import Model
 from fastdc.diffusion.kernels import MAX_SEED
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.noisy_methods import method_of
@@ -17,7 +18,6 @@ from fastdc.diffusion.plan import Plan, PlanConfig, is_number, make_plan
 from fastdc.engine import Run
 from fastdc.errors import ErrorTable
 from fastdc.latency import WORTH, Foresight, LookAhead, steps_of
-from fastdc.model import Model
 from fastdc.results import Classification, OnProgress, Progress
 from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.registry import describe, make_rule

@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.bundle.model import Model
 from fastdc.certificate import ABSTAIN
 from fastdc.diffusion.weighting import weighting
 from fastdc.errors import ErrorTable
-from fastdc.model import Model
 from fastdc.support.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]

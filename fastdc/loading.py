@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from fastdc.backends import NetworkOptions, open_encoder, open_network
 from fastdc.backends.text import with_prompts
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.prompts import Prompts, read_prompts
+from fastdc.bundle.shipped import find_model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.diffusion.kernels import set_num_threads
-from fastdc.prompts import Prompts, read_prompts
-from fastdc.shipped import find_model
 from fastdc.spread import SpreadNetwork, devices_of
 
 
@@ -42,7 +42,7 @@ def load(
         tf32: ...
         provider_options: ...
         prompts: For a text-conditional bundle with its text encoder: other classes than its own, as
-            :class:`fastdc.prompts.Prompts` or a CSV file of them (columns prompt, classname, classidx).
+            :class:`fastdc.bundle.prompts.Prompts` or a CSV file of them (columns prompt, classname, classidx).
 
     Raises:
         BundleError: No such model, or a bundle that is corrupt, hostile or too new.

@@ -19,11 +19,11 @@ the same computation as ever.
 
 import numpy as np
 
+from fastdc.bundle.model import Model
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import is_number
 from fastdc.diffusion.schedules import FloatArray
 from fastdc.job import PlanOptions
-from fastdc.model import Model
 from fastdc.support.exceptions import InputError
 
 STEPS = 126

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.bundle.manifest import MAX_MANIFEST_BYTES, strict_json
 from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.manifest import MAX_MANIFEST_BYTES, strict_json
 from fastdc.support.exceptions import BundleError, InputError
 
 FORMAT = "fastdc-certification"

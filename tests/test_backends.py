@@ -14,7 +14,7 @@ import pytest
 import fastdc
 from fastdc import BackendError, BundleError, DiffusionClassifier, InputError
 from fastdc.backends import FunctionNetwork, NetworkOptions, open_network
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from fastdc.diffusion.kernels import cuda_device_count
@@ -57,7 +57,7 @@ def test_onnx_and_torch_agree_within_rounding(name: str, n: int) -> None:
     pytest.importorskip("onnxruntime")
     if name == "digits":
         pytest.importorskip("diffusers")
-    from fastdc.networks import build_network
+    from fastdc.bundle.architectures import build_network
 
     images = digits_test().images[:n]
     onnx = fastdc.load(name, backend="onnx", threads=2)
@@ -222,9 +222,9 @@ def test_torch_refuses_weights_that_do_not_fit(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save
 
-    from fastdc.bundle import write_bundle
-    from fastdc.manifest import DENOISER, WEIGHTS
-    from fastdc.networks import build_network
+    from fastdc.bundle.architectures import build_network
+    from fastdc.bundle.folder import write_bundle
+    from fastdc.bundle.manifest import DENOISER, WEIGHTS
 
     bundle = digits_mlp()
     manifest = {key: bundle.manifest[key] for key in bundle.manifest if key not in ("format", "version", "files")}

@@ -11,7 +11,7 @@ import pytest
 import fastdc
 from fastdc import BackendError
 from fastdc.backends import NetworkOptions, open_network
-from fastdc.shipped import find_model
+from fastdc.bundle.shipped import find_model
 from helpers.denoiser_graphs import _kinds, graph
 from helpers.worlds import fails_with, gaussian, tiny_bundle, unit_images
 

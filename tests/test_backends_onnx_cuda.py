@@ -19,7 +19,7 @@ from fastdc import BackendError, BundleError, DiffusionClassifier, InputError
 from fastdc.backends import FunctionNetwork, NetworkOptions, choose, open_network
 from fastdc.backends.base import halves
 from fastdc.backends.onnx_cuda import OnnxCudaNetwork
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from helpers.cuda_doubles import Core, HostedArrays

@@ -12,10 +12,10 @@ from fastdc import Bundle, DiffusionClassifier, InputError
 from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
 from fastdc.backends.text import OnnxTextEncoder
+from fastdc.bundle.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
+from fastdc.bundle.prompts import Prompts
 from fastdc.estimation import Fixed
 from fastdc.lipschitz import certify_table
-from fastdc.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
-from fastdc.prompts import Prompts
 from helpers.latent_world import CLASS_OF, MODEL, PROMPTS, Encoder, graph, network, parts, table, write
 from helpers.worlds import fails_with, unit_images
 

@@ -17,7 +17,7 @@ from fastdc.backends.tensorrt import build, network
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.module import use_module
 from fastdc.backends.tensorrt.network import Engine, TensorRTSlot, check_tensors, load_engine
-from fastdc.shipped import find_model
+from fastdc.bundle.shipped import find_model
 from fastdc.support.exceptions import BackendError
 from helpers.cuda_doubles import Core, HostedArrays
 from helpers.tensorrt_double import VERSIONS, Double, Part, arguments_of, fits, interface

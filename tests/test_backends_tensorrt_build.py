@@ -13,7 +13,7 @@ from fastdc.backends.tensorrt.build import (
     parser_errors,
 )
 from fastdc.backends.tensorrt.module import TensorRT, open_tensorrt, use_module
-from fastdc.shipped import find_model
+from fastdc.bundle.shipped import find_model
 from fastdc.support.exceptions import BackendError, InputError
 from helpers.tensorrt_double import DAMAGED, Double
 

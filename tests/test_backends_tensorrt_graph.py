@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastdc.backends.tensorrt.graph import GraphFacts, read_graph, tolerance
-from fastdc.shipped import find_model
+from fastdc.bundle.shipped import find_model
 from fastdc.support.exceptions import BundleError
 
 onnx = pytest.importorskip("onnx")
@@ -158,9 +158,9 @@ def test_tolerances() -> None:
 def test_the_tolerance_is_that_of_exports() -> None:
     """For a network whose linear layers are about as wide as long, as close as the two ways of counting allow."""
     pytest.importorskip("torch")
-    from fastdc.bundle import load_bundle
+    from fastdc.bundle.architectures import build_network
+    from fastdc.bundle.folder import load_bundle
     from fastdc.export.verify import tolerance as of_module
-    from fastdc.networks import build_network
 
     network = load_bundle(find_model("digits-mlp")).manifest["network"]
     module = build_network(network["kind"], network["config"])

@@ -30,9 +30,9 @@ from fastdc.backends.tensorrt.network import (
     load_engine,
     sizes_of,
 )
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
-from fastdc.shipped import find_model
 from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 from helpers.cuda_doubles import Core, HostedArrays
 from helpers.tensorrt_double import VERSIONS, Double

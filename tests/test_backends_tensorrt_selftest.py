@@ -14,9 +14,9 @@ import pytest
 from fastdc import reference
 from fastdc.backends.tensorrt.graph import read_graph, tolerance
 from fastdc.backends.tensorrt.selftest import Runner, cpu_reference, fixed_cells, self_test
-from fastdc.bundle import Bundle, load_bundle
-from fastdc.manifest import DENOISER
-from fastdc.shipped import find_model
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.manifest import DENOISER
+from fastdc.bundle.shipped import find_model
 from fastdc.support.exceptions import BackendError
 
 onnx = pytest.importorskip("onnx")

@@ -13,11 +13,11 @@ import pytest
 import fastdc
 from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model, Progress
 from fastdc.backends import FunctionNetwork
+from fastdc.bundle.shipped import find_model
 from fastdc.decide import decide
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.rules.calibrated import Calibrated
-from fastdc.shipped import find_model
 from helpers.paths import SHIPPED, with_helpers
 from helpers.worlds import SHAPE, Int64, classifier, denoiser, fails_with, gaussian, refusing, tiny_bundle, unit_images
 

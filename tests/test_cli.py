@@ -16,11 +16,11 @@ from PIL import Image
 
 import fastdc
 from fastdc import ErrorTable
+from fastdc.bundle.shipped import find_model
 from fastdc.cli.classify import class_keys, json_line
 from fastdc.cli.main import main
 from fastdc.cli.runner import rule_options
 from fastdc.data import digits_test
-from fastdc.shipped import find_model
 from helpers.cli_runs import MLP, Cli, Result, place_digits
 
 FULL = (*MLP, "--rule", "full")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc.bundle import Bundle, load_bundle, with_calibration
-from fastdc.cli.calibration_file import with_calibration_file, write_calibration_file
+from fastdc.bundle.calibration_file import with_calibration_file, write_calibration_file
+from fastdc.bundle.folder import Bundle, load_bundle, with_calibration
+from fastdc.bundle.manifest import MANIFEST
+from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
-from fastdc.manifest import MANIFEST
-from fastdc.shipped import find_model
 from fastdc.support.exceptions import FastdcError, InputError
 from helpers.cli_runs import Cli, place_digits
 from helpers.worlds import CALIBRATION, CURVE, fails_with

@@ -15,13 +15,13 @@ import pytest
 from fastdc import Classification, DiffusionClassifier, Session
 from fastdc.backends.base import NetworkOptions, halves
 from fastdc.backends.onnx import OnnxNetwork
-from fastdc.bundle import load_bundle
+from fastdc.bundle.folder import load_bundle
+from fastdc.bundle.manifest import PREFIX
+from fastdc.bundle.shipped import find_model
 from fastdc.diffusion import kernels
 from fastdc.estimation import Fixed
 from fastdc.latency import StepTable
-from fastdc.manifest import PREFIX
 from fastdc.rules.protocol import geometric_looks
-from fastdc.shipped import find_model
 from fastdc.spread import SpreadNetwork, networks_of
 from helpers.cuda_sides import BATCH, IMAGES, RTOL, Open, Side, on_cpu, opened, sides
 from helpers.worlds import unit_images

@@ -17,7 +17,9 @@ import torch
 from fastdc import reference
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx import OnnxNetwork
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import DATA, DENOISER, REST, SCORED
+from fastdc.bundle.model import Model
 from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.export import denoiser
 from fastdc.export.compare import compare_errors
@@ -25,8 +27,6 @@ from fastdc.export.denoiser import conditions, denoiser_files, timesteps
 from fastdc.export.scored import COLUMNS
 from fastdc.export.source import export_source
 from fastdc.loading import load
-from fastdc.manifest import DATA, DENOISER, REST, SCORED
-from fastdc.model import Model
 from fastdc.sources import Source
 from fastdc.support.exceptions import BackendError, InputError
 from helpers.exported import exported, random_images, shared_folder, small_source

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fastdc.bundle import load_bundle
+from fastdc.bundle.folder import load_bundle
 from fastdc.cli.main import cli
 from fastdc.data import load_labelled
 from fastdc.decide import fit_temperature
@@ -27,8 +27,8 @@ import onnx
 import onnxruntime
 import torch
 
+from fastdc.bundle.architectures import build_network
 from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx, with_doubt
-from fastdc.networks import build_network
 from fastdc.train import RunFolder, TrainConfig, train
 
 

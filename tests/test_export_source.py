@@ -15,11 +15,11 @@ pytest.importorskip("diffusers")
 import torch
 
 import fastdc.export.source as module
-from fastdc.bundle import load_bundle
+from fastdc.bundle.folder import load_bundle
+from fastdc.bundle.manifest import MANIFEST
+from fastdc.bundle.model import Defaults
 from fastdc.export.source import export_source
 from fastdc.loading import load
-from fastdc.manifest import MANIFEST
-from fastdc.model import Defaults
 from fastdc.support.exceptions import BackendError, BundleError, FastdcError, InputError
 from helpers.exported import exported, labelled, shared_folder, small_source
 from helpers.worlds import assert_one_line

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fastdc.backends.onnx import OnnxNetwork
+from fastdc.bundle.prompts import prompts_of
 from fastdc.classifier import DiffusionClassifier
 from fastdc.loading import load
-from fastdc.prompts import prompts_of
 from helpers.paths import ROOT
 
 pytest.importorskip("diffusers")
@@ -23,9 +23,9 @@ pytest.importorskip("onnxruntime")
 import onnx
 
 from fastdc.backends import NetworkOptions
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT
 from fastdc.export.compare import compare_errors, torch_classifier
-from fastdc.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT
 from fastdc.sources import Source
 from helpers.exported import FAMILIES, HIDDEN, exported, random_images, run_without, shared_folder
 
@@ -187,8 +187,8 @@ import json, sys
 import numpy as np
 from fastdc import load
 from fastdc.backends.text import with_prompts
-from fastdc.bundle import load_bundle
-from fastdc.prompts import prompts_of
+from fastdc.bundle.folder import load_bundle
+from fastdc.bundle.prompts import prompts_of
 asked = with_prompts(load_bundle(sys.argv[1]), prompts_of(("blue", "red cube", "zebra"), ("a photo of {}", "the {}")))
 found = load(asked).classify(np.load(sys.argv[2]), rule="full", draws=5)
 print(json.dumps({"labels": found.labels.tolist(), "errors": found.errors.tolist()}))

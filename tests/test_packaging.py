@@ -21,7 +21,7 @@ from types import ModuleType
 
 import pytest
 
-from fastdc.shipped import shipped_models
+from fastdc.bundle.shipped import shipped_models
 from helpers.paths import ROOT
 
 EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "test", "dev", "text", "tensorrt-rtx"}

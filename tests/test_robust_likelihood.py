@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, InputError, reference
+from fastdc.bundle.model import Model
 from fastdc.data import digits_test
 from fastdc.diffusion.plan import random_positions
 from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.images import streams_of, to_model_range
-from fastdc.model import Model
 from helpers.worlds import SHAPE, classifier, fails_with, unit_images
 
 if TYPE_CHECKING:

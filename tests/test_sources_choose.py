@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from fastdc.prompts import prompts_of
+from fastdc.bundle.prompts import prompts_of
 from fastdc.sources import FAMILIES, open_source
 from fastdc.sources.choose import is_text_conditional
 from fastdc.sources.folder import ModelFolder

@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from fastdc.bundle.prompts import prompts_of
 from fastdc.diffusion.kernels import philox_normal
-from fastdc.prompts import prompts_of
 from fastdc.sources.base import WithTables
 from fastdc.sources.lora import Lora
 from fastdc.sources.stable_diffusion import open_stable_diffusion

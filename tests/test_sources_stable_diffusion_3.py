@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
+from fastdc.bundle.prompts import prompts_of
 from fastdc.diffusion.kernels import philox_normal
-from fastdc.prompts import prompts_of
 from fastdc.sources.base import Source, WithTables
 from fastdc.sources.lora import Lora
 from fastdc.sources.stable_diffusion_3 import open_stable_diffusion_3

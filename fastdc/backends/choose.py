@@ -1,7 +1,7 @@
 """Picks the backend of a bundle. What is asked for runs, or an error says what is missing; nothing falls back."""
 
 from fastdc.backends.base import AbstractEncoder, AbstractNetwork, NetworkOptions
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
 from fastdc.support.exceptions import InputError, MissingDependencyError
 from fastdc.support.optional import installed
 

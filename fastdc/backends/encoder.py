@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.graphs import check_graph, open_graph, run
-from fastdc.bundle import Bundle
-from fastdc.manifest import ENCODER
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import ENCODER
 from fastdc.support.exceptions import BackendError
 
 _BATCH = 4  # an encoder's activations are large: tens of megabytes an image of 512 x 512

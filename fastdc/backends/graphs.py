@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.base import one_line
-from fastdc.bundle import Bundle
-from fastdc.manifest import DATA, TABLES
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import DATA, TABLES
 from fastdc.support.exceptions import BackendError, BundleError
 from fastdc.support.optional import require
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
 from fastdc.backends.graphs import TYPES, Value, check_graph, open_graph, run, tables_of, values
-from fastdc.bundle import Bundle
-from fastdc.manifest import CLASSES, DENOISER, PREFIX, REST
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import CLASSES, DENOISER, PREFIX, REST
 from fastdc.support.exceptions import BackendError, BundleError
 from fastdc.support.optional import require
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from fastdc.backends.base import one_line
 from fastdc.backends.graphs import open_graph, run, tables_of, values
-from fastdc.bundle import Bundle
-from fastdc.manifest import TEXT, TOKENIZERS
-from fastdc.prompts import Prompts
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import TEXT, TOKENIZERS
+from fastdc.bundle.prompts import Prompts
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import require
 

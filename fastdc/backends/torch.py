@@ -1,7 +1,7 @@
 """Torch: the reference backend, for networks without an export, for autograd, and for CUDA.
 
-A bundle's module is rebuilt from its plain config and ``weights.safetensors`` (``fastdc.networks``); any torch module
-with forward(sample, timestep, class_labels) can be given instead.
+A bundle's module is rebuilt from its plain config and ``weights.safetensors`` (``fastdc.bundle.architectures``); any
+torch module with forward(sample, timestep, class_labels) can be given instead.
 
 On a CUDA device there are two slots with a stream each, so that the host's work for one step is hidden behind the other
 step; tables and results travel through pinned memory; convolutions run in channels_last; and a step, fastdc's kernels
@@ -36,9 +36,9 @@ from fastdc.backends.base import (
     one_line,
 )
 from fastdc.backends.cuda_arrays import device_index
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import WEIGHTS
 from fastdc.diffusion import kernels
-from fastdc.manifest import WEIGHTS
 from fastdc.support.exceptions import BackendError, BundleError
 from fastdc.support.optional import require
 
@@ -256,7 +256,7 @@ class TorchNetwork:
             raise BundleError(f"bundle {bundle.name!r} ships no torch weights: use backend onnx")
         import safetensors.torch
 
-        from fastdc.networks import build_network
+        from fastdc.bundle.architectures import build_network
 
         module = build_network(str(entry.get("kind")), entry.get("config") or {})
         content = bundle.read(WEIGHTS)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdc.backends.base import one_line
 from fastdc.backends.graphs import graph_source, session_of
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import require
 

@@ -9,10 +9,11 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle import Bundle, with_calibration
+from fastdc.bundle.calibration_file import write_calibration_file
+from fastdc.bundle.folder import Bundle, with_calibration
+from fastdc.bundle.shipped import shipped_models
 from fastdc.calibration.race import Calibration, calibrate_errors, controlled_limit
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
-from fastdc.cli.calibration_file import write_calibration_file
 from fastdc.cli.options import (
     FIRST,
     LEVELS,
@@ -34,7 +35,6 @@ from fastdc.diffusion.plan import PlanConfig
 from fastdc.errors import ErrorTable
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
-from fastdc.shipped import shipped_models
 from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b

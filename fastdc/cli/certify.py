@@ -16,6 +16,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.bundle.model import Model
 from fastdc.certificate import Certificate
 from fastdc.certify import CertifyProgress, Smoothing
 from fastdc.cli.options import (
@@ -30,7 +31,6 @@ from fastdc.cli.runner import held_back, rule_options
 from fastdc.diffusion.noisy_methods import METHODS
 from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Target
 from fastdc.evaluation import default_radii, names_of, summarize, table
-from fastdc.model import Model
 from fastdc.ndc import released_plan
 from fastdc.record_writer import ENVIRONMENT, RecordWriter
 from fastdc.records import UNKNOWN, read_records

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import PRECISIONS, saved_by_parts
 from fastdc.cli.options import first_option
 from fastdc.cli.runner import progress_of, promise
-from fastdc.manifest import PRECISIONS, saved_by_parts
 from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b
@@ -275,7 +275,7 @@ def _listed(numbers: Iterable[int]) -> str:
 
 def _conditions(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
     """Prompts, or names of classes, that the options give."""
-    from fastdc.prompts import prompts_of, read_class_names, read_prompts
+    from fastdc.bundle.prompts import prompts_of, read_class_names, read_prompts
     from fastdc.sources.choose import is_text_conditional
 
     listed, templates = options["classes"], options["template"]

@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from fastdc.backends.onnx import usable_cpus
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.manifest import REST, TEXT, saved_by_parts
+from fastdc.bundle.model import Model
+from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.cli.runner import promise
 from fastdc.config import CAPABILITIES, build_config
 from fastdc.job import plan_config
-from fastdc.manifest import REST, TEXT, saved_by_parts
-from fastdc.model import Model
-from fastdc.shipped import find_model, shipped_models
 
 _EPILOG = """\b
 Examples:

@@ -10,17 +10,17 @@ import click
 
 from fastdc.backends import BACKENDS
 from fastdc.backends.base import PRECISIONS
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.calibration_file import with_calibration_file
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.model import Model
+from fastdc.bundle.shipped import find_model
 from fastdc.classifier import DiffusionClassifier
-from fastdc.cli.calibration_file import with_calibration_file
 from fastdc.decide import DECISIONS
 from fastdc.diffusion.noisy_methods import METHODS
 from fastdc.diffusion.plan import ORDERS
 from fastdc.job import PlanOptions
 from fastdc.loading import load
-from fastdc.model import Model
 from fastdc.rules.registry import RULES
-from fastdc.shipped import find_model
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require
 
@@ -194,7 +194,7 @@ def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
     if path is None:
         return bundle
     from fastdc.backends.text import with_prompts
-    from fastdc.prompts import read_prompts
+    from fastdc.bundle.prompts import read_prompts
 
     return with_prompts(bundle, read_prompts(path))
 

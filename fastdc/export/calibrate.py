@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.bundle import write_bundle
+from fastdc.bundle.folder import write_bundle
 from fastdc.calibration.race import controlled_limit
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from fastdc.backends import NetworkOptions
 from fastdc.backends.encoder import ModuleEncoder
 from fastdc.backends.torch import TorchNetwork
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
 from fastdc.classifier import DiffusionClassifier
 from fastdc.loading import load
 from fastdc.sources.base import Source, WithTables

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.bundle import write_bundle
+from fastdc.bundle.folder import write_bundle
+from fastdc.bundle.manifest import DATA, DENOISER
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
 from fastdc.diffusion.plan import make_plan
@@ -16,7 +17,6 @@ from fastdc.export.quantize import calibration_feeds, quantize_graph
 from fastdc.images import to_model_range
 from fastdc.job import plan_config
 from fastdc.loading import load
-from fastdc.manifest import DATA, DENOISER
 from fastdc.sources.base import Source
 from fastdc.support.exceptions import InputError
 

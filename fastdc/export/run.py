@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdc.backends.base import one_line
-from fastdc.bundle import Bundle, write_bundle
+from fastdc.bundle.folder import Bundle, write_bundle
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
@@ -98,7 +98,7 @@ def export_run(
 
 
 def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:
-    """The manifest without its name, description and files; format in :mod:`fastdc.bundle`."""
+    """The manifest without its name, description and files; format in :mod:`fastdc.bundle.folder`."""
     return {
         "image": {"shape": list(info.shape), "range": [-1.0, 1.0]},
         "classes": list(info.class_names),
@@ -117,7 +117,7 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
 
 
 def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", dict[str, Any]]:
-    from fastdc.networks import build_network
+    from fastdc.bundle.architectures import build_network
 
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
@@ -158,7 +158,7 @@ def _description(info: RunInfo) -> str:
 def _provenance(
     info: RunInfo, progress: dict[str, Any], network: "nn.Module", difference: float
 ) -> dict[str, str | int | float]:
-    from fastdc.networks import parameter_count
+    from fastdc.bundle.architectures import parameter_count
 
     return {
         "command": training_command(info.config),

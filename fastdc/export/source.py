@@ -12,17 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.bundle import Bundle, write_bundle
-from fastdc.data import LabelledImages
-from fastdc.diffusion.plan import make_plan
-from fastdc.export.calibrate import calibrate_manifest, check_delta
-from fastdc.export.denoiser import DenoiserFiles, denoiser_files
-from fastdc.export.graph import DEFAULT_OPSET, export_graph
-from fastdc.export.quantized import quantized_files
-from fastdc.export.storage import LARGE, weight_bytes
-from fastdc.export.verify import Feed, GraphCheck, verify_graph
-from fastdc.job import plan_config
-from fastdc.manifest import (
+from fastdc.bundle.folder import Bundle, write_bundle
+from fastdc.bundle.manifest import (
     DENOISER,
     ENCODER,
     FORMAT,
@@ -34,6 +25,15 @@ from fastdc.manifest import (
     VERSION,
     parse_manifest,
 )
+from fastdc.data import LabelledImages
+from fastdc.diffusion.plan import make_plan
+from fastdc.export.calibrate import calibrate_manifest, check_delta
+from fastdc.export.denoiser import DenoiserFiles, denoiser_files
+from fastdc.export.graph import DEFAULT_OPSET, export_graph
+from fastdc.export.quantized import quantized_files
+from fastdc.export.storage import LARGE, weight_bytes
+from fastdc.export.verify import Feed, GraphCheck, verify_graph
+from fastdc.job import plan_config
 from fastdc.results import OnProgress
 from fastdc.sources.base import Source
 from fastdc.support.exceptions import BundleError, InputError

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastdc.backends import AbstractNetwork
+from fastdc.bundle.model import Model
 from fastdc.diffusion.kernels import PURPOSE_DIFFUSION, ROW_FIELDS, philox_normal
 from fastdc.diffusion.plan import Plan
-from fastdc.model import Model
 from fastdc.support.exceptions import BackendError, InputError
 from fastdc.support.optional import require
 

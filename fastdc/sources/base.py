@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.model import Model
+from fastdc.bundle.model import Model
 from fastdc.support.optional import require
 
 require("torch", extra="export")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdc.prompts import Prompts
+from fastdc.bundle.prompts import Prompts
 from fastdc.sources.base import Source
 from fastdc.sources.lora import Lora
 from fastdc.support.exceptions import InputError

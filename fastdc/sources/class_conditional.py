@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastdc.model import Model
+from fastdc.bundle.model import Model
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import require
 

@@ -15,9 +15,9 @@ No file of NVlabs was at hand: see :mod:`fastdc.sources.edm_pickle`, which also 
 import math
 from pathlib import Path
 
+from fastdc.bundle.model import Model
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import EDMSchedule
-from fastdc.model import Model
 from fastdc.sources.base import Source
 from fastdc.sources.edm_networks import build
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions, options_from

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.backends.base import one_line
-from fastdc.manifest import strict_json
+from fastdc.bundle.manifest import strict_json
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import installed, require
 

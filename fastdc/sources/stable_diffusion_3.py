@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdc.prompts import Prompts
+from fastdc.bundle.prompts import Prompts
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import require
 

@@ -166,7 +166,7 @@ class TrainConfig:
 
 
 def network_config(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> tuple[str, dict[str, Any]]:
-    """The network for images of this shape: (kind, config) of :func:`fastdc.networks.build_network`.
+    """The network for images of this shape: (kind, config) of :func:`fastdc.bundle.architectures.build_network`.
 
     Args:
         config: The recipe: model, width and dropout.

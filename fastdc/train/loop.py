@@ -29,7 +29,7 @@ require("torch", extra="train")
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from fastdc.networks import build_network, parameter_count  # noqa: E402
+from fastdc.bundle.architectures import build_network, parameter_count  # noqa: E402
 from fastdc.train.loss import draw_sigmas, edm_loss  # noqa: E402
 
 # Purposes keep the random streams of one seed apart (1 is the validation split, dataset.py).

@@ -63,7 +63,7 @@ class RunInfo:
         shape: Image shape (c, h, w).
         class_names: One name a class.
         sigma_data: The value in use, given or measured.
-        network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.networks.build_network`.
+        network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.bundle.architectures.build_network`.
     """
 
     config: TrainConfig

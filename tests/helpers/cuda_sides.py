@@ -18,10 +18,10 @@ import fastdc
 from fastdc import BackendError, DiffusionClassifier, MissingDependencyError
 from fastdc.backends import NetworkOptions, open_network
 from fastdc.backends.base import AbstractNetwork
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
-from fastdc.shipped import find_model
 from helpers.cuda_doubles import Core, HostedArrays
 
 BACKENDS = ("torch", "onnx", "onnx-tensorrt", "tensorrt")

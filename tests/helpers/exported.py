@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from fastdc import Model
-from fastdc.bundle import Bundle, load_bundle
+from fastdc.bundle.folder import Bundle, load_bundle
+from fastdc.bundle.model import Defaults
+from fastdc.bundle.prompts import Prompts, prompts_of
 from fastdc.data import LabelledImages
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.export.source import export_source
-from fastdc.model import Defaults
-from fastdc.prompts import Prompts, prompts_of
 from fastdc.sources import Source, open_source
 from fastdc.testing import edm_files, tiny_pipelines
 from fastdc.testing.absent import WITHOUT

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pytest
 
 from fastdc import Bundle, Defaults, Model
-from fastdc.bundle import write_bundle
+from fastdc.bundle.folder import write_bundle
+from fastdc.bundle.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import DiscreteSchedule
-from fastdc.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 
 Float32 = npt.NDArray[np.float32]
 

@@ -12,8 +12,8 @@ pytest.importorskip("transformers")
 import torch
 
 from fastdc.backends.torch import TorchNetwork
+from fastdc.bundle.prompts import Prompts
 from fastdc.classifier import DiffusionClassifier
-from fastdc.prompts import Prompts
 from fastdc.sources.base import Source, WithTables
 
 Floats = npt.NDArray[np.float32]

@@ -103,7 +103,7 @@ def unet2d() -> Denoiser:
 
 def mlp() -> Denoiser:
     """fastdc's own MLP."""
-    from fastdc.networks import MLPDenoiser
+    from fastdc.bundle.architectures import MLPDenoiser
 
     network = MLPDenoiser((1, 8, 8), 4, 48, blocks=2, code_width=16)
     for parameter in network.parameters():  # its last layers start at zero

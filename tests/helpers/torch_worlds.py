@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fastdc import DiffusionClassifier, Model
 from fastdc.backends import NetworkOptions
 from fastdc.backends.torch import TorchNetwork
+from fastdc.bundle.architectures import build_network
+from fastdc.bundle.model import Defaults
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import AbstractSchedule, EDMSchedule
 from fastdc.gaussian import GaussianWorld
-from fastdc.model import Defaults
-from fastdc.networks import build_network
 from helpers.worlds import SHAPE, gaussian
 
 # A schedule on which each kind is defined, besides EDM's.

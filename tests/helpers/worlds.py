@@ -16,11 +16,11 @@ from fastdc import BundleError, DiffusionClassifier, Model
 from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.base import AbstractSlot
 from fastdc.backends.function import NetworkFunction
-from fastdc.bundle import Bundle, write_bundle
+from fastdc.bundle.folder import Bundle, write_bundle
+from fastdc.bundle.manifest import DENOISER
 from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.gaussian import GaussianWorld
-from fastdc.manifest import DENOISER
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]

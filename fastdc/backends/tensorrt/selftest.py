@@ -26,10 +26,10 @@ from fastdc.backends.graphs import open_graph, run, tables_of
 from fastdc.backends.onnx import usable_cpus
 from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
 from fastdc.backends.widen import widened_session
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import DENOISER
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
-from fastdc.manifest import DENOISER
 from fastdc.support.exceptions import BackendError
 
 Array = npt.NDArray[Any]

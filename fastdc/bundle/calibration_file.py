@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastdc.bundle import Bundle
+from fastdc.bundle.folder import Bundle
+from fastdc.bundle.manifest import DENOISER, MAX_MANIFEST_BYTES, strict_json
 from fastdc.calibration.race import Calibration, calibration_from_dict
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
-from fastdc.manifest import DENOISER, MAX_MANIFEST_BYTES, strict_json
 from fastdc.support.atomic_files import write_whole
 from fastdc.support.exceptions import FastdcError, InputError
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import fastdc
 from fastdc import Classification
-from fastdc.prompts import Prompts
+from fastdc.bundle.prompts import Prompts
 from helpers.paths import ROOT
 
 pytest.importorskip("onnxruntime")

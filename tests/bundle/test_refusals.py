@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fastdc import BundleError, load_bundle
-from fastdc.bundle import with_calibration, write_bundle
-from fastdc.manifest import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
+from fastdc.bundle.folder import with_calibration, write_bundle
+from fastdc.bundle.manifest import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
 from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 # Path of a field, values that are refused there, what the message names.

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fastdc.bundle.model import Defaults, Model
 from fastdc.calibration.race import Calibration, calibration_from_dict
 from fastdc.diffusion.kernels import LOSSES
 from fastdc.diffusion.level_weights import LevelWeights
@@ -18,7 +19,6 @@ from fastdc.diffusion.parameterization import parameterization_from_dict
 from fastdc.diffusion.plan import MAX_DRAWS
 from fastdc.diffusion.schedules import schedule_from_dict
 from fastdc.diffusion.weighting import WEIGHTINGS
-from fastdc.model import Defaults, Model
 from fastdc.support.exceptions import BundleError, InputError
 
 FORMAT = "fastdc-bundle"

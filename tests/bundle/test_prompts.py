@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdc.prompts import MAX_CHARACTERS, Prompts, prompts_of, read_class_names, read_prompts
+from fastdc.bundle.prompts import MAX_CHARACTERS, Prompts, prompts_of, read_class_names, read_prompts
 from fastdc.support.exceptions import InputError
 
 
@@ -78,7 +78,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     latin.write_bytes("prompt,classname,classidx\né,b,0\n".encode("latin-1"))
     with pytest.raises(InputError, match="UTF-8, byte 26"):
         read_prompts(latin)
-    monkeypatch.setattr("fastdc.prompts.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("fastdc.bundle.prompts.MAX_FILE_BYTES", 10)
     with pytest.raises(InputError, match="at most"):
         read_prompts(latin)
 

@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.calibration.race import Calibration
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.manifest import (
+from fastdc.bundle.manifest import (
     FILES,
     FORMAT,
     MANIFEST,
@@ -30,7 +28,9 @@ from fastdc.manifest import (
     strict_json,
     version_of_format,
 )
-from fastdc.model import Model
+from fastdc.bundle.model import Model
+from fastdc.calibration.race import Calibration
+from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.support.atomic_files import write_whole
 from fastdc.support.exceptions import BundleError
 
