@@ -16,7 +16,7 @@ import numpy.typing as npt
 import fastdc
 from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.shipped import find_model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test

@@ -34,7 +34,7 @@ import torch
 import fastdc
 from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.architectures import MLPDenoiser
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import CLASSES, DENOISER, PREFIX, REST, saved_by_parts

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from common import parser, print_table, ratio, save, time_sides
 from fastdc.backends import NetworkOptions
-from fastdc.backends.base import AbstractSlot
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
+from fastdc.backends.protocol import AbstractSlot
 from fastdc.bundle.folder import Bundle
 from fastdc.sources.base import Source, WithTables
 from tables import announced, note

@@ -16,8 +16,8 @@ import numpy as np
 
 from common import Timing, parser, print_table, save, time_sides
 from fastdc.backends import NetworkOptions
-from fastdc.backends.base import AbstractSlot
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
+from fastdc.backends.protocol import AbstractSlot
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import saved_by_parts
 from tables import announced

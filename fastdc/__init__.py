@@ -9,12 +9,12 @@ A diffusion classifier asks a conditional diffusion model how well it denoises a
 the smallest error wins (Li et al., arXiv 2303.16203).
 """
 
+from fastdc.build_info import build_config
 from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.shipped import shipped_models
 from fastdc.calibration.race import Calibration
 from fastdc.classifier import DiffusionClassifier
-from fastdc.config import build_config
 from fastdc.errors import ErrorTable
 from fastdc.loading import load
 from fastdc.results import Classification, Progress

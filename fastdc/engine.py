@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import AbstractNetwork, AbstractSlot, Buffer
+from fastdc.backends.protocol import AbstractNetwork, AbstractSlot, Buffer
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import Plan
 from fastdc.scheduler import Cells, Scheduler, Work

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from fastdc.backends import NetworkOptions, open_encoder, open_network
-from fastdc.backends.text import with_prompts
+from fastdc.backends.onnx.text_encoder import with_prompts
 from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.prompts import Prompts, read_prompts
 from fastdc.bundle.shipped import find_model

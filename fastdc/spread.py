@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import AbstractNetwork, AbstractSlot, Buffer
+from fastdc.backends.protocol import AbstractNetwork, AbstractSlot, Buffer
 from fastdc.engine import Run, evaluate
 from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
 from fastdc.support.exceptions import BackendError, InputError

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fastdc import Classification, DiffusionClassifier, Session
-from fastdc.backends.base import NetworkOptions, halves
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
+from fastdc.backends.protocol import NetworkOptions, halves
 from fastdc.bundle.folder import load_bundle
 from fastdc.bundle.manifest import PREFIX
 from fastdc.bundle.shipped import find_model

@@ -16,7 +16,7 @@ import torch
 
 from fastdc import reference
 from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import DATA, DENOISER, REST, SCORED
 from fastdc.bundle.model import Model

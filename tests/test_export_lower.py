@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from fastdc.backends.widen import widen
+from fastdc.backends.onnx.widen import widen
 from fastdc.export.lower import lower_einsum, lower_groups, lower_single_group, lower_types
 from fastdc.export.storage import check_graph
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.prompts import prompts_of
 from fastdc.classifier import DiffusionClassifier
 from fastdc.loading import load
@@ -186,7 +186,7 @@ ASK = """
 import json, sys
 import numpy as np
 from fastdc import load
-from fastdc.backends.text import with_prompts
+from fastdc.backends.onnx.text_encoder import with_prompts
 from fastdc.bundle.folder import load_bundle
 from fastdc.bundle.prompts import prompts_of
 asked = with_prompts(load_bundle(sys.argv[1]), prompts_of(("blue", "red cube", "zebra"), ("a photo of {}", "the {}")))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdc.backends.base import halves
+from fastdc.backends.protocol import halves
 from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
 from fastdc.engine import Run, evaluate
 from fastdc.images import streams_of, to_model_range

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import BackendError, InputError
-from fastdc.backends.base import halves
+from fastdc.backends.protocol import halves
 from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.engine import Run, evaluate
 from fastdc.latency import StepTable, measure_steps, steps_of

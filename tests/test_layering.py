@@ -198,7 +198,7 @@ def test_a_forbidden_import_is_seen(module: str, source: str, expected: str) -> 
     files = dict.fromkeys(
         ("", "ops", "plan", "bundle", "errors", "engine", "classifier", "cli.main", "backends", "backends.base"), ""
     )
-    files["backends.onnx"] = "from fastdc.backends.base import Backend"
+    files["backends.onnx"] = "from fastdc.backends.protocol import Backend"
     assert violations(files) == []
     (problem,) = violations({**files, module: source})
     assert problem.startswith(expected.format_map({**RANKS, "package": RANKS[""]}))

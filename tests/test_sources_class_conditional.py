@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 
 from fastdc import BundleError, DiffusionClassifier, ErrorTable, InputError, reference  # noqa: E402
 from fastdc.backends import NetworkOptions  # noqa: E402
-from fastdc.backends.encoder import ModuleEncoder  # noqa: E402
+from fastdc.backends.onnx.image_encoder import ModuleEncoder  # noqa: E402
 from fastdc.backends.torch import TorchNetwork  # noqa: E402
 from fastdc.diffusion.schedules import FloatArray, TableSchedule  # noqa: E402
 from fastdc.sources.base import FAMILIES, Source  # noqa: E402

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import CAPTURING, ELEMENT_BYTES, AbstractSlot, Buffer, first_cause, one_line
+from fastdc.backends.protocol import CAPTURING, ELEMENT_BYTES, AbstractSlot, Buffer, first_cause, one_line
 from fastdc.diffusion import kernels
 from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 

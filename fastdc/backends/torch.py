@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import (
+from fastdc.backends.cuda_arrays import device_index
+from fastdc.backends.protocol import (
     CAPTURING,
     DEFAULT_BATCH,
     AbstractSlot,
@@ -35,7 +36,6 @@ from fastdc.backends.base import (
     halves,
     one_line,
 )
-from fastdc.backends.cuda_arrays import device_index
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import WEIGHTS
 from fastdc.diffusion import kernels

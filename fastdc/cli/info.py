@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from fastdc.backends.onnx import usable_cpus
+from fastdc.backends.onnx.cpu import usable_cpus
+from fastdc.build_info import CAPABILITIES, build_config
 from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.manifest import REST, TEXT, saved_by_parts
 from fastdc.bundle.model import Model
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.cli.runner import promise
-from fastdc.config import CAPABILITIES, build_config
 from fastdc.job import plan_config
 
 _EPILOG = """\b

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from fastdc.backends import BACKENDS
-from fastdc.backends.base import PRECISIONS
+from fastdc.backends.protocol import PRECISIONS
 from fastdc.bundle.calibration_file import with_calibration_file
 from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.model import Model
@@ -193,7 +193,7 @@ def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
     path = options.get("prompts")
     if path is None:
         return bundle
-    from fastdc.backends.text import with_prompts
+    from fastdc.backends.onnx.text_encoder import with_prompts
     from fastdc.bundle.prompts import read_prompts
 
     return with_prompts(bundle, read_prompts(path))

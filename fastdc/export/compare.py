@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import NetworkOptions
-from fastdc.backends.encoder import ModuleEncoder
+from fastdc.backends.onnx.image_encoder import ModuleEncoder
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle.folder import Bundle
 from fastdc.classifier import DiffusionClassifier

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.export.graph import strip
 from fastdc.export.storage import value_types
 from fastdc.support.exceptions import BackendError, InputError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.bundle.folder import Bundle, write_bundle
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_delta

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.export.split_cut import Candidate, best_ahead
 from fastdc.export.split_parts import CLASS, IMAGE, Dependence, Port, find_dependence, part, reads
 from fastdc.support.exceptions import BackendError, InputError

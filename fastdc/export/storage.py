@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.support.exceptions import BackendError, InputError
 from fastdc.support.optional import require
 

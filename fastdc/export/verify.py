@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.backends.base import one_line
+from fastdc.backends.onnx.widen import widen
+from fastdc.backends.protocol import one_line
 from fastdc.backends.rounding import rounding_tolerance
-from fastdc.backends.widen import widen
 from fastdc.support.exceptions import BackendError, InputError
 from fastdc.support.optional import require
 

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import AbstractNetwork, halves
+from fastdc.backends.protocol import AbstractNetwork, halves
 from fastdc.engine import Run, evaluate
 from fastdc.scheduler import Scheduler, Work
 from fastdc.support.exceptions import InputError

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.bundle.manifest import strict_json
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import installed, require

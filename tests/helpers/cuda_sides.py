@@ -17,7 +17,7 @@ import pytest
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, MissingDependencyError
 from fastdc.backends import NetworkOptions, open_network
-from fastdc.backends.base import AbstractNetwork
+from fastdc.backends.protocol import AbstractNetwork
 from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
@@ -156,7 +156,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("onnxruntime")
         if backend == "tensorrt":
             return open_network(bundle, backend, options)
-        from fastdc.backends.onnx_cuda import OnnxCudaNetwork
+        from fastdc.backends.onnx.cuda import OnnxCudaNetwork
         from helpers.onnxruntime_double import Ort
 
         return OnnxCudaNetwork(bundle, options, ort=Ort(), make_arrays=StandInArrays)

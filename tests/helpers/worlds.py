@@ -14,8 +14,8 @@ import pytest
 
 from fastdc import BundleError, DiffusionClassifier, Model
 from fastdc.backends import FunctionNetwork, NetworkOptions
-from fastdc.backends.base import AbstractSlot
 from fastdc.backends.function import NetworkFunction
+from fastdc.backends.protocol import AbstractSlot
 from fastdc.bundle.folder import Bundle, write_bundle
 from fastdc.bundle.manifest import DENOISER
 from fastdc.calibration.race import Calibration

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdc.backends.base import MAX_BATCH
+from fastdc.backends.protocol import MAX_BATCH
 from fastdc.backends.tensorrt.module import TensorRT
 from fastdc.support.exceptions import BackendError, InputError
 

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.backends.tensorrt.build import Built
 from fastdc.support.atomic_files import write_whole
 from fastdc.support.exceptions import BackendError

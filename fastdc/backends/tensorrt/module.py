@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.diffusion import kernels
 from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
 from fastdc.support.optional import installed

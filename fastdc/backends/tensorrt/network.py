@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves
 from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, cuda_core
-from fastdc.backends.graphs import graph_source, tables_of
+from fastdc.backends.onnx.graphs import graph_source, tables_of
+from fastdc.backends.protocol import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.cache import EngineCache, Maker
 from fastdc.backends.tensorrt.graph import GraphFacts, read_graph

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.graphs import open_graph, run, tables_of
-from fastdc.backends.onnx import usable_cpus
+from fastdc.backends.onnx.cpu import usable_cpus
+from fastdc.backends.onnx.graphs import open_graph, run, tables_of
+from fastdc.backends.onnx.widen import widened_session
 from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
-from fastdc.backends.widen import widened_session
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import DENOISER
 from fastdc.diffusion import kernels

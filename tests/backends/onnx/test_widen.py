@@ -12,7 +12,7 @@ pytest.importorskip("onnxscript")
 
 import onnx
 
-from fastdc.backends.widen import widen, widened_session
+from fastdc.backends.onnx.widen import widen, widened_session
 from fastdc.export.storage import external
 from helpers.tiny_graphs import denoiser, graph
 

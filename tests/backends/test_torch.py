@@ -15,7 +15,7 @@ import pytest
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, InputError
 from fastdc.backends import NetworkOptions
-from fastdc.backends.base import CAPTURING, device_batch
+from fastdc.backends.protocol import CAPTURING, device_batch
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from helpers.paths import SHIPPED

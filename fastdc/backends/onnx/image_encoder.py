@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.graphs import check_graph, open_graph, run
+from fastdc.backends.onnx.graphs import check_graph, open_graph, run
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import ENCODER
 from fastdc.support.exceptions import BackendError

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves, one_line
 from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
-from fastdc.backends.graphs import Value, check_graph, graph_source, tables_of
+from fastdc.backends.onnx.graphs import Value, check_graph, graph_source, tables_of
+from fastdc.backends.protocol import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves, one_line
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import DENOISER
 from fastdc.support.exceptions import BackendError, InputError

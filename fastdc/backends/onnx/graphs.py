@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import one_line
+from fastdc.backends.protocol import one_line
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import DATA, TABLES
 from fastdc.support.exceptions import BackendError, BundleError

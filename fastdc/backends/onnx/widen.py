@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.backends.base import one_line
-from fastdc.backends.graphs import graph_source, session_of
+from fastdc.backends.onnx.graphs import graph_source, session_of
+from fastdc.backends.protocol import one_line
 from fastdc.bundle.folder import Bundle
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import require

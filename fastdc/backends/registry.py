@@ -1,6 +1,6 @@
 """Picks the backend of a bundle. What is asked for runs, or an error says what is missing; nothing falls back."""
 
-from fastdc.backends.base import AbstractEncoder, AbstractNetwork, NetworkOptions
+from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, NetworkOptions
 from fastdc.bundle.folder import Bundle
 from fastdc.support.exceptions import InputError, MissingDependencyError
 from fastdc.support.optional import installed
@@ -28,11 +28,11 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
     if backend == "auto":
         backend = _choose(options)
     if backend == "onnx" and options.device.startswith("cuda"):
-        from fastdc.backends.onnx_cuda import OnnxCudaNetwork
+        from fastdc.backends.onnx.cuda import OnnxCudaNetwork
 
         return OnnxCudaNetwork(bundle, options)
     if backend == "onnx":
-        from fastdc.backends.onnx import OnnxNetwork
+        from fastdc.backends.onnx.cpu import OnnxNetwork
 
         return OnnxNetwork(bundle, options)
     if backend == "torch":
@@ -55,8 +55,8 @@ def open_encoder(bundle: Bundle, options: NetworkOptions | None = None) -> Abstr
     """
     if bundle.model.latent_shape is None:
         return None
-    from fastdc.backends.encoder import OnnxEncoder
-    from fastdc.backends.onnx import usable_cpus
+    from fastdc.backends.onnx.cpu import usable_cpus
+    from fastdc.backends.onnx.image_encoder import OnnxEncoder
 
     return OnnxEncoder(bundle, (options and options.threads) or usable_cpus())
 

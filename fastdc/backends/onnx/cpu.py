@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
-from fastdc.backends.graphs import TYPES, Value, check_graph, open_graph, run, tables_of, values
+from fastdc.backends.onnx.graphs import TYPES, Value, check_graph, open_graph, run, tables_of, values
+from fastdc.backends.protocol import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import CLASSES, DENOISER, PREFIX, REST
 from fastdc.support.exceptions import BackendError, BundleError

@@ -16,8 +16,8 @@ pytest.importorskip("filelock")
 
 from fastdc import DiffusionClassifier
 from fastdc.backends import open_network
-from fastdc.backends.base import NetworkOptions
-from fastdc.backends.onnx import OnnxNetwork
+from fastdc.backends.onnx.cpu import OnnxNetwork
+from fastdc.backends.protocol import NetworkOptions
 from fastdc.backends.tensorrt import network as module
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine
 from fastdc.backends.tensorrt.cache import EngineCache

@@ -15,8 +15,8 @@ import pytest
 
 from fastdc import BackendError, DiffusionClassifier, InputError
 from fastdc.backends import cuda_arrays
-from fastdc.backends.base import CAPTURING, AbstractSlot, halves
 from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
+from fastdc.backends.protocol import CAPTURING, AbstractSlot, halves
 from fastdc.diffusion import kernels
 from helpers.cuda_doubles import Builder, Core, HostedArrays
 from helpers.worlds import SHAPE, classifier, denoiser, fails_with, gaussian, unit_images

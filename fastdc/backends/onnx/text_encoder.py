@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.base import one_line
-from fastdc.backends.graphs import open_graph, run, tables_of, values
+from fastdc.backends.onnx.graphs import open_graph, run, tables_of, values
+from fastdc.backends.protocol import one_line
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import TEXT, TOKENIZERS
 from fastdc.bundle.prompts import Prompts

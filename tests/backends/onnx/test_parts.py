@@ -10,8 +10,8 @@ import pytest
 import fastdc
 from fastdc import Bundle, DiffusionClassifier, InputError
 from fastdc.backends import FunctionNetwork, NetworkOptions
-from fastdc.backends.onnx import OnnxNetwork
-from fastdc.backends.text import OnnxTextEncoder
+from fastdc.backends.onnx.cpu import OnnxNetwork
+from fastdc.backends.onnx.text_encoder import OnnxTextEncoder
 from fastdc.bundle.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.bundle.prompts import Prompts
 from fastdc.estimation import Fixed

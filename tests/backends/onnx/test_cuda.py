@@ -16,9 +16,10 @@ import pytest
 
 import fastdc
 from fastdc import BackendError, BundleError, DiffusionClassifier, InputError
-from fastdc.backends import FunctionNetwork, NetworkOptions, choose, open_network
-from fastdc.backends.base import halves
-from fastdc.backends.onnx_cuda import OnnxCudaNetwork
+from fastdc.backends import FunctionNetwork, NetworkOptions, open_network
+from fastdc.backends import registry as choose
+from fastdc.backends.onnx.cuda import OnnxCudaNetwork
+from fastdc.backends.protocol import halves
 from fastdc.bundle.folder import Bundle
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
