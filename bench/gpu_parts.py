@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from fastdc import DiffusionClassifier, Session
 from fastdc.diffusion.plan import make_plan
-from fastdc.engine import Run, Step
+from fastdc.engine.loop import Run, Step
 from fastdc.estimation import Fixed
 from fastdc.images import to_model_range
 from fastdc.job import PlanOptions, plan_config

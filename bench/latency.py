@@ -22,7 +22,7 @@ from common import parser, print_table, save
 from fastdc import Classification, Session
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
-from fastdc.latency import steps_of
+from fastdc.engine import steps_of
 from fastdc.session import MODES
 from fastdc.support.optional import require
 

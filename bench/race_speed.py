@@ -18,13 +18,13 @@ from common import TimedSlot, Timing, print_table, ratio
 from fastdc.bundle.shipped import find_model
 from fastdc.data import LabelledImages
 from fastdc.diffusion import kernels
-from fastdc.engine import Run, evaluate
+from fastdc.engine.loop import Run, evaluate
+from fastdc.engine.scheduler import IN_FLIGHT, Request, Scheduler, Work
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.staged import Staged
-from fastdc.scheduler import IN_FLIGHT, Request, Scheduler, Work
 from fastdc.support.optional import require
 from plain import torch_loop
 from replay import replay

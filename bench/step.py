@@ -19,10 +19,10 @@ import fastdc
 from common import TimedSlot, parser, print_table, save, time_sides
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
-from fastdc.engine import Run, evaluate
+from fastdc.engine.loop import Run, evaluate
+from fastdc.engine.scheduler import Request, Scheduler, Work
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job
-from fastdc.scheduler import Request, Scheduler, Work
 
 
 class TimedScheduler(Scheduler):

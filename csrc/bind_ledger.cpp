@@ -1,4 +1,4 @@
-// Python's view of the ledger: NumPy arrays in and out, many requests a call. See ledger.h and fastdc/scheduler.py.
+// Python's view of the ledger: NumPy arrays in and out, many requests a call. See ledger.h and fastdc/engine/scheduler.py.
 #include "bind_ledger.h"
 
 #include <pybind11/numpy.h>

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.engine.runner import networks_of
+from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request
 from fastdc.job import Job
-from fastdc.scheduler import IN_FLIGHT, Finished, Request
-from fastdc.spread import networks_of
 from fastdc.support.exceptions import InputError
 
 

@@ -15,14 +15,14 @@ from fastdc.diffusion.kernels import MAX_SEED
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.noisy_methods import method_of
 from fastdc.diffusion.plan import Plan, PlanConfig, is_number, make_plan
-from fastdc.engine import Run
+from fastdc.engine import WORTH, Foresight, LookAhead, steps_of
+from fastdc.engine.loop import Run
+from fastdc.engine.runner import AbstractRunner, Alone, Lane, Spread, networks_of, room_of
+from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler
 from fastdc.errors import ErrorTable
-from fastdc.latency import WORTH, Foresight, LookAhead, steps_of
 from fastdc.results import Classification, OnProgress, Progress
 from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.registry import describe, make_rule
-from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler
-from fastdc.spread import AbstractRunner, Alone, Lane, Spread, networks_of, room_of
 from fastdc.support.exceptions import InputError
 from fastdc.support.version import __version__
 

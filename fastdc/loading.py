@@ -10,7 +10,7 @@ from fastdc.bundle.prompts import Prompts, read_prompts
 from fastdc.bundle.shipped import find_model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.diffusion.kernels import set_num_threads
-from fastdc.spread import SpreadNetwork, devices_of
+from fastdc.engine.runner import SpreadNetwork, devices_of
 
 
 def load(

@@ -9,8 +9,8 @@ leaves as soon as it is decided. Its result is the one that :meth:`classify` giv
 
 There are two modes. "throughput" fills the steps with cells that decisions wait for, which serves many images soonest.
 "latency" is for images that come one by one: it measures at the start what steps cost, and evaluates errors ahead of
-the decisions where that ends an image's race clearly sooner (:mod:`fastdc.latency.ahead`), as on a device whose small
-steps cost as much as large ones. Results are the same.
+the decisions where that ends an image's race clearly sooner (:mod:`fastdc.engine.look_ahead`), as on a device whose
+small steps cost as much as large ones. Results are the same.
 """
 
 import threading
@@ -22,11 +22,11 @@ from typing import Any, Unpack
 import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
+from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request
 from fastdc.images import check_streams, streams_of, to_model_range
 from fastdc.job import PlanOptions, check_candidates
 from fastdc.results import Classification
 from fastdc.rules.protocol import AbstractRule
-from fastdc.scheduler import IN_FLIGHT, Finished, Request
 from fastdc.support.exceptions import BackendError, InputError
 
 MODES = ("throughput", "latency")

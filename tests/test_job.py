@@ -18,6 +18,7 @@ from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.diffusion.schedules import DiscreteSchedule
+from fastdc.engine.scheduler import Finished
 from fastdc.images import streams_of, to_model_range
 from fastdc.job import Job, PlanOptions, Settings, check_candidates, plan_config
 from fastdc.rules.betting import Betting
@@ -25,7 +26,6 @@ from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
 from fastdc.rules.paired import Paired
 from fastdc.rules.staged import Staged, li_stages
-from fastdc.scheduler import Finished
 from helpers.races import DRAWS, RULES, rule_of, slow_race
 from helpers.worlds import SHAPE, Float32, ManySlots, denoiser, fails_with, gaussian, unit_images
 

@@ -8,12 +8,12 @@ import numpy as np
 from fastdc import ErrorTable
 from fastdc.backends.function import NetworkFunction
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.engine import Run
+from fastdc.engine.loop import Run
+from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
 from fastdc.gaussian import GaussianWorld
 from fastdc.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule
-from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)

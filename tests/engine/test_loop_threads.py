@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from fastdc import BackendError, DiffusionClassifier
-from fastdc.engine import evaluate
+from fastdc.engine.loop import evaluate
+from fastdc.engine.scheduler import Finished, Request, Work
 from fastdc.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
-from fastdc.scheduler import Finished, Request, Work
 from helpers.engine_runs import MODEL, WORLD, Recorder, counts_of, network, prepared, table
 from helpers.worlds import SHAPE, Float32, ManySlots, denoiser, fails_with, unit_images
 
@@ -203,7 +203,7 @@ def test_an_interrupt_while_waiting_keeps_every_finished_error(monkeypatch: pyte
             raise KeyboardInterrupt
         return wait(*args, **options)
 
-    monkeypatch.setattr("fastdc.engine.wait_for", interrupted)
+    monkeypatch.setattr("fastdc.engine.loop.wait_for", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(evaluate(net, run, scheduler))
     check_observed(scheduler, net)

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from fastdc.backends.protocol import AbstractNetwork, AbstractSlot, Buffer
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import Plan
-from fastdc.scheduler import Cells, Scheduler, Work
+from fastdc.engine.scheduler import Cells, Scheduler, Work
 from fastdc.support.exceptions import BackendError
 
 # Sets of arrays that a network keeps for runs to come, and captured steps that a set keeps, the oldest given up first.

@@ -120,7 +120,7 @@ def test_a_run_of_the_same_shape_captures_nothing() -> None:
 
 
 def test_kept_arrays_are_few_and_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdc.engine._STEPS_KEPT", 3)
+    monkeypatch.setattr("fastdc.engine.loop._STEPS_KEPT", 3)
     net = FixedSizes(batch=8, slots=1)
     clf = on(net)
     for draws in (1, 2, 3, 4, 5, 6, 7):

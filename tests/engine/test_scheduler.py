@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
+from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
-from fastdc.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
 from helpers.races import DRAWS, RULES, Float32, rule_of, slow_race, tables
 from helpers.worlds import fails_with
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.protocol import AbstractNetwork, halves
-from fastdc.engine import Run, evaluate
-from fastdc.scheduler import Scheduler, Work
+from fastdc.engine.loop import Run, evaluate
+from fastdc.engine.scheduler import Scheduler, Work
 from fastdc.support.exceptions import InputError
 
 _WARMUP = 3  # rounds of a size that are not timed: where steps are captured, the first two run otherwise

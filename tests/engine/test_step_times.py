@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from fastdc import BackendError, InputError
 from fastdc.backends.protocol import halves
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.engine import Run, evaluate
-from fastdc.latency import StepTable, measure_steps, steps_of
+from fastdc.engine import StepTable, measure_steps, steps_of
+from fastdc.engine.loop import Run, evaluate
+from fastdc.engine.scheduler import Scheduler
 from fastdc.rules.full import Full
-from fastdc.scheduler import Scheduler
 from helpers.worlds import SHAPE, ManySlots, denoiser, fails_with, gaussian
 
 WORLD = gaussian(3)

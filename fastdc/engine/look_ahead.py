@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.latency.steps import StepTable
-from fastdc.scheduler import Cells, Scheduler, Work
+from fastdc.engine.scheduler import Cells, Scheduler, Work
+from fastdc.engine.step_times import StepTable
 
 _REMEMBERED = 4096  # requests after which the averages are no longer refreshed
 

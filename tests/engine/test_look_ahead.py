@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 from fastdc.backends.protocol import halves
 from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
-from fastdc.engine import Run, evaluate
+from fastdc.engine import Foresight, LookAhead, StepTable
+from fastdc.engine.look_ahead import AHEAD_BYTES
+from fastdc.engine.loop import Run, evaluate
+from fastdc.engine.scheduler import Finished, Request, Scheduler
 from fastdc.images import streams_of, to_model_range
-from fastdc.latency import Foresight, LookAhead, StepTable
-from fastdc.latency.ahead import AHEAD_BYTES
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
 from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.protocol import AbstractRule, geometric_looks
-from fastdc.scheduler import Finished, Request, Scheduler
 from helpers.races import DRAWS, RULES, rule_of
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
