@@ -34,8 +34,8 @@ from fastdc.copies import noisy_copies
 from fastdc.data import LabelledImages, digits_test
 from fastdc.diffusion.kernels import PURPOSE_ESTIMATION
 from fastdc.estimation import AbstractEstimation, Fixed, Target
-from fastdc.images import streams_of, to_model_range
-from fastdc.ndc import released_plan
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.released_plans import released_plan
 from fastdc.support.optional import require
 from ndc_loop import ReleasedLoop
 from tables import announced, note

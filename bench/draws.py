@@ -33,7 +33,7 @@ from fastdc.calibration.levels import (
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages, digits_test
 from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.job import PlanOptions
+from fastdc.inference.job import PlanOptions
 from fastdc.rules.full import Full
 from replay import replay
 from tables import (

@@ -30,8 +30,8 @@ from fastdc import DiffusionClassifier, Session
 from fastdc.diffusion.plan import make_plan
 from fastdc.engine.loop import Run, Step
 from fastdc.estimation import Fixed
-from fastdc.images import to_model_range
-from fastdc.job import PlanOptions, plan_config
+from fastdc.inference.images import to_model_range
+from fastdc.inference.job import PlanOptions, plan_config
 from fastdc.rules.calibrated import Calibrated
 from gpu_models import Case
 from gpu_plain import PlainLoop

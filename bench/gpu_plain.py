@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import make_plan
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import PlanOptions, plan_config
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import PlanOptions, plan_config
 from fastdc.support.optional import require
 from gpu_models import Case
 

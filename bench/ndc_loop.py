@@ -18,8 +18,8 @@ from fastdc.bundle.architectures import build_network
 from fastdc.bundle.model import Model
 from fastdc.diffusion.kernels import ROW_FIELDS
 from fastdc.diffusion.plan import make_plan
-from fastdc.job import plan_config
-from fastdc.ndc import released_plan
+from fastdc.inference.job import plan_config
+from fastdc.inference.released_plans import released_plan
 from fastdc.support.optional import require
 
 

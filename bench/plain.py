@@ -17,8 +17,8 @@ import fastdc
 from fastdc.bundle.architectures import build_network
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import make_plan
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import PlanOptions, plan_config
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import PlanOptions, plan_config
 from fastdc.rules.staged import Staged
 from fastdc.support.optional import require
 

@@ -20,8 +20,8 @@ from fastdc.data import LabelledImages
 from fastdc.diffusion import kernels
 from fastdc.engine.loop import Run, evaluate
 from fastdc.engine.scheduler import IN_FLIGHT, Request, Scheduler, Work
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import Job, PlanOptions
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import Job, PlanOptions
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.staged import Staged

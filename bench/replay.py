@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.classifier import DiffusionClassifier
-from fastdc.decide import decide
-from fastdc.job import PlanOptions
+from fastdc.inference.decide import decide
+from fastdc.inference.job import PlanOptions
 from fastdc.rules.protocol import AbstractRule, Look
 
 Errors = npt.NDArray[np.float32]

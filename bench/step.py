@@ -21,8 +21,8 @@ from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from fastdc.engine.loop import Run, evaluate
 from fastdc.engine.scheduler import Request, Scheduler, Work
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import Job
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import Job
 
 
 class TimedScheduler(Scheduler):

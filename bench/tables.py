@@ -21,8 +21,8 @@ from fastdc.calibration.race import Calibration, calibrate_errors
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.diffusion.plan import PlanConfig
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import Job, PlanOptions, Rows
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import Job, PlanOptions, Rows
 from fastdc.rules.protocol import AbstractRule
 from fastdc.support.optional import installed
 
@@ -84,7 +84,7 @@ def model_images(images: npt.NDArray[np.uint8], model: Model, *, sigma: float = 
 
 @dataclass(frozen=True, eq=False)
 class Ran:
-    """A run through :class:`fastdc.job.Job`.
+    """A run through :class:`fastdc.inference.job.Job`.
 
     Attributes:
         counts: int32 (n, K).

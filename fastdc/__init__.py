@@ -15,9 +15,9 @@ from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.shipped import shipped_models
 from fastdc.calibration.race import Calibration
 from fastdc.classifier import DiffusionClassifier
-from fastdc.errors import ErrorTable
+from fastdc.inference.error_table import ErrorTable
+from fastdc.inference.results import Classification, Progress
 from fastdc.loading import load
-from fastdc.results import Classification, Progress
 from fastdc.session import Session
 from fastdc.support.exceptions import (
     BackendError,

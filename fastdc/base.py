@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastdc.engine.runner import networks_of
 from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request
-from fastdc.job import Job
+from fastdc.inference.job import Job
 from fastdc.support.exceptions import InputError
 
 

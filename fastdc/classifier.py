@@ -23,13 +23,13 @@ from fastdc.calibration.race import Calibration, calibrate_errors, check_level
 from fastdc.certificate import Certificate
 from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
 from fastdc.copies import one_copy_each
-from fastdc.decide import DECISIONS
 from fastdc.diffusion.plan import is_number
-from fastdc.errors import ErrorTable
 from fastdc.estimation import AbstractEstimation
-from fastdc.images import check_streams, streams_of, to_model_range
-from fastdc.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
-from fastdc.results import Classification, OnProgress
+from fastdc.inference.decide import DECISIONS
+from fastdc.inference.error_table import ErrorTable
+from fastdc.inference.images import check_streams, streams_of, to_model_range
+from fastdc.inference.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
+from fastdc.inference.results import Classification, OnProgress
 from fastdc.rules.protocol import AbstractRule
 from fastdc.support.exceptions import InputError, Interrupted
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from fastdc.bundle.model import Model
 from fastdc.certificate import ABSTAIN
 from fastdc.diffusion.weighting import weighting
-from fastdc.errors import ErrorTable
+from fastdc.inference.error_table import ErrorTable
 from fastdc.support.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]

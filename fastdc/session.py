@@ -23,9 +23,9 @@ import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
 from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request
-from fastdc.images import check_streams, streams_of, to_model_range
-from fastdc.job import PlanOptions, check_candidates
-from fastdc.results import Classification
+from fastdc.inference.images import check_streams, streams_of, to_model_range
+from fastdc.inference.job import PlanOptions, check_candidates
+from fastdc.inference.results import Classification
 from fastdc.rules.protocol import AbstractRule
 from fastdc.support.exceptions import BackendError, InputError
 

@@ -18,8 +18,8 @@ from fastdc.certify import CertifyProgress, Smoothing, certify_images
 from fastdc.copies import noisy_copies
 from fastdc.diffusion.kernels import PURPOSE_ESTIMATION, PURPOSE_SELECTION
 from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import Job, Rows
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import Job, Rows
 from helpers.worlds import Float32, classifier, fails_with, gaussian, unit_images
 
 SIGMA = 0.25

@@ -14,9 +14,9 @@ import fastdc
 from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model, Progress
 from fastdc.backends import FunctionNetwork
 from fastdc.bundle.shipped import find_model
-from fastdc.decide import decide
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import EDMSchedule
+from fastdc.inference.decide import decide
 from fastdc.rules.calibrated import Calibrated
 from helpers.paths import SHIPPED, with_helpers
 from helpers.worlds import SHAPE, Int64, classifier, denoiser, fails_with, gaussian, refusing, tiny_bundle, unit_images

@@ -59,7 +59,7 @@ def test_batch_slots_order_capacity_and_other_images_change_nothing(
 ) -> None:
     """Any images in any order, some of them more than once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastdc.job.IN_FLIGHT", capacity)
+        patch.setattr("fastdc.inference.job.IN_FLIGHT", capacity)
         clf = classifier(WORLD, batch=batch, slots=slots)
         result = clf.classify(IMAGES[rows], rule=rule(name), draws=DRAWS)
     check_against_the_slow_race(result, rule(name), rows)

@@ -215,7 +215,7 @@ def test_a_calibration_for_noisy_images_is_used_by_certify(cli: Cli, folder: Pat
 def test_what_cannot_be_calibrated_is_refused_before_the_work(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], naming: str
 ) -> None:
-    monkeypatch.setattr("fastdc.job.Job.run", None)  # work would fail with a traceback
+    monkeypatch.setattr("fastdc.inference.job.Job.run", None)  # work would fail with a traceback
     before = _states(folder)
     cli.refuses("calibrate", *args, naming=naming)
     assert _states(folder) == before

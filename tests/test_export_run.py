@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from fastdc.bundle.folder import load_bundle
 from fastdc.cli.main import cli
 from fastdc.data import load_labelled
-from fastdc.decide import fit_temperature
+from fastdc.inference.decide import fit_temperature
 from fastdc.support.exceptions import BackendError, BundleError, InputError
 from helpers.paths import ROOT, SHIPPED
 

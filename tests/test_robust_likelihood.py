@@ -15,7 +15,7 @@ from fastdc.bundle.model import Model
 from fastdc.data import digits_test
 from fastdc.diffusion.plan import random_positions
 from fastdc.diffusion.schedules import DiscreteSchedule
-from fastdc.images import streams_of, to_model_range
+from fastdc.inference.images import streams_of, to_model_range
 from helpers.worlds import SHAPE, classifier, fails_with, unit_images
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import make_plan
 from fastdc.diffusion.schedules import DiscreteSchedule, FlowSchedule
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import plan_config
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import plan_config
 from helpers.worlds import SHAPE, classifier, fails_with, gaussian, unit_images
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from fastdc.cli.runner import progress_of, promise
 from fastdc.copies import one_copy_each
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
-from fastdc.errors import ErrorTable
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import Job, PlanOptions
+from fastdc.inference.error_table import ErrorTable
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import Job, PlanOptions
 from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b

@@ -31,7 +31,7 @@ from fastdc.cli.runner import held_back, rule_options
 from fastdc.diffusion.noisy_methods import METHODS
 from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Target
 from fastdc.evaluation import default_radii, names_of, summarize, table
-from fastdc.ndc import released_plan
+from fastdc.inference.released_plans import released_plan
 from fastdc.record_writer import ENVIRONMENT, RecordWriter
 from fastdc.records import UNKNOWN, read_records
 from fastdc.support.exceptions import InputError, Interrupted

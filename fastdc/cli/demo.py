@@ -7,8 +7,8 @@ import numpy as np
 
 from fastdc.cli.options import check_plot, open_classifier, run_options
 from fastdc.cli.runner import classify_chunks, rule_text, settings_of
-from fastdc.job import Settings
-from fastdc.results import Classification
+from fastdc.inference.job import Settings
+from fastdc.inference.results import Classification
 from fastdc.support.exceptions import Interrupted
 
 if TYPE_CHECKING:

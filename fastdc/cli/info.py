@@ -12,7 +12,7 @@ from fastdc.bundle.manifest import REST, TEXT, saved_by_parts
 from fastdc.bundle.model import Model
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.cli.runner import promise
-from fastdc.job import plan_config
+from fastdc.inference.job import plan_config
 
 _EPILOG = """\b
 Examples:

@@ -15,10 +15,10 @@ from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.model import Model
 from fastdc.bundle.shipped import find_model
 from fastdc.classifier import DiffusionClassifier
-from fastdc.decide import DECISIONS
 from fastdc.diffusion.noisy_methods import METHODS
 from fastdc.diffusion.plan import ORDERS
-from fastdc.job import PlanOptions
+from fastdc.inference.decide import DECISIONS
+from fastdc.inference.job import PlanOptions
 from fastdc.loading import load
 from fastdc.rules.registry import RULES
 from fastdc.support.exceptions import InputError

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.options import Advance, plan_options, progress_bar
-from fastdc.job import Settings
-from fastdc.results import Classification, OnProgress, Progress
+from fastdc.inference.job import Settings
+from fastdc.inference.results import Classification, OnProgress, Progress
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.registry import describe
 from fastdc.support.exceptions import InputError, Interrupted

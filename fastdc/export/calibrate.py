@@ -17,9 +17,9 @@ from fastdc.bundle.folder import write_bundle
 from fastdc.calibration.race import controlled_limit
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages
-from fastdc.decide import fit_temperature
+from fastdc.inference.decide import fit_temperature
+from fastdc.inference.results import OnProgress
 from fastdc.loading import load
-from fastdc.results import OnProgress
 from fastdc.support.exceptions import InputError
 
 CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from

@@ -14,8 +14,8 @@ from fastdc.data import LabelledImages
 from fastdc.diffusion.plan import make_plan
 from fastdc.export.denoiser import conditions
 from fastdc.export.quantize import calibration_feeds, quantize_graph
-from fastdc.images import to_model_range
-from fastdc.job import plan_config
+from fastdc.inference.images import to_model_range
+from fastdc.inference.job import plan_config
 from fastdc.loading import load
 from fastdc.sources.base import Source
 from fastdc.support.exceptions import InputError

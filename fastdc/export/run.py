@@ -15,7 +15,7 @@ from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
-from fastdc.results import OnProgress
+from fastdc.inference.results import OnProgress
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import require, version_of
 from fastdc.train.config import TrainConfig

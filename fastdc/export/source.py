@@ -33,8 +33,8 @@ from fastdc.export.graph import DEFAULT_OPSET, export_graph
 from fastdc.export.quantized import quantized_files
 from fastdc.export.storage import LARGE, weight_bytes
 from fastdc.export.verify import Feed, GraphCheck, verify_graph
-from fastdc.job import plan_config
-from fastdc.results import OnProgress
+from fastdc.inference.job import plan_config
+from fastdc.inference.results import OnProgress
 from fastdc.sources.base import Source
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import version_of

@@ -29,8 +29,8 @@ import numpy.typing as npt
 from fastdc.bundle.model import Model
 from fastdc.diffusion.kernels import MAX_SEED
 from fastdc.diffusion.plan import is_number, make_plan, random_positions
-from fastdc.images import check_streams, streams_of, to_model_range
-from fastdc.job import PlanOptions, plan_config
+from fastdc.inference.images import check_streams, streams_of, to_model_range
+from fastdc.inference.job import PlanOptions, plan_config
 from fastdc.robust.cells import ModelAndNetwork, cell_errors, denoiser_of, noise_of, place_of, positive_whole
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from fastdc.bundle.model import Model
 from fastdc.diffusion.kernels import MAX_SEED
 from fastdc.diffusion.plan import Plan, is_number, make_plan
-from fastdc.images import check_streams, streams_of, to_model_range
-from fastdc.job import PlanOptions, plan_config
+from fastdc.inference.images import check_streams, streams_of, to_model_range
+from fastdc.inference.job import PlanOptions, plan_config
 from fastdc.robust.cells import (
     ModelAndNetwork,
     cell_errors,

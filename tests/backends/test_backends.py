@@ -19,7 +19,7 @@ from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from fastdc.diffusion.kernels import cuda_device_count
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.errors import ErrorTable
+from fastdc.inference.error_table import ErrorTable
 from fastdc.testing.absent import WITHOUT
 from helpers.paths import SHIPPED
 from helpers.worlds import SHAPE, Float64, denoiser, fails_with, gaussian, tiny_bundle, unit_images

@@ -16,8 +16,8 @@ from fastdc import InputError
 from fastdc.diffusion.noisy_methods import METHODS, method_of
 from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import Job, Rows
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import Job, Rows
 from fastdc.reference import normal
 from helpers.parameterizations import PAIRS, image_said, make
 from helpers.worlds import Float64, classifier, fails_with, gaussian, unit_images

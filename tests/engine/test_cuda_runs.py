@@ -100,7 +100,7 @@ def test_latency_mode_gives_the_results_of_the_race(
 ) -> None:
     """Labels, errors and counted evaluations, for images one by one and in a burst."""
     if table == "flat":
-        monkeypatch.setattr("fastdc.job.steps_of", flat)
+        monkeypatch.setattr("fastdc.inference.job.steps_of", flat)
     clf, want = opened(side, batch=BATCH), raced()
     with Session(clf, mode="latency", **RACE) as session:
         alone = [session.submit(image).result(WAIT) for image in RACED]

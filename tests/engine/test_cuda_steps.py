@@ -14,8 +14,8 @@ from fastdc import DiffusionClassifier
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import make_plan
 from fastdc.engine.loop import Run, Step
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import plan_config
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import plan_config
 from helpers.cuda_cases import N_CLASSES, SEED, error_tolerance, make_case
 from helpers.cuda_sides import (
     BACKENDS,

@@ -21,7 +21,7 @@ from fastdc.engine import Foresight, LookAhead, StepTable
 from fastdc.engine.look_ahead import AHEAD_BYTES
 from fastdc.engine.loop import Run, evaluate
 from fastdc.engine.scheduler import Finished, Request, Scheduler
-from fastdc.images import streams_of, to_model_range
+from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
@@ -244,7 +244,7 @@ def test_looking_ahead_is_for_devices_whose_small_steps_cost_as_much_as_large_on
     )
     for table, kind in ((in_proportion(128), Scheduler), (flat(128), LookAhead)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fastdc.job.steps_of", lambda *_, table=table, **__: table)
+            patch.setattr("fastdc.inference.job.steps_of", lambda *_, table=table, **__: table)
             assert type(job.scheduler((), 4, latency=True)[1]) is kind
 
 

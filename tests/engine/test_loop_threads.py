@@ -18,7 +18,7 @@ import pytest
 from fastdc import BackendError, DiffusionClassifier
 from fastdc.engine.loop import evaluate
 from fastdc.engine.scheduler import Finished, Request, Work
-from fastdc.images import streams_of, to_model_range
+from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
 from helpers.engine_runs import MODEL, WORLD, Recorder, counts_of, network, prepared, table

@@ -11,7 +11,7 @@ from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.engine.loop import Run
 from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
 from fastdc.gaussian import GaussianWorld
-from fastdc.images import streams_of, to_model_range
+from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images

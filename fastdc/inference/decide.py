@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.errors import ErrorTable, mean_errors
+from fastdc.inference.error_table import ErrorTable, mean_errors
 from fastdc.support.exceptions import InputError
 
 FloatArray = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from fastdc import InputError, Model
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import EDMSchedule
-from fastdc.images import check_streams, streams_of, to_model_range
+from fastdc.inference.images import check_streams, streams_of, to_model_range
 from helpers.worlds import SHAPE, Float32, fails_with, gaussian, permutations, unit_images
 
 MODEL = gaussian().model

@@ -19,8 +19,8 @@ from fastdc.engine import WORTH, Foresight, LookAhead, steps_of
 from fastdc.engine.loop import Run
 from fastdc.engine.runner import AbstractRunner, Alone, Lane, Spread, networks_of, room_of
 from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler
-from fastdc.errors import ErrorTable
-from fastdc.results import Classification, OnProgress, Progress
+from fastdc.inference.error_table import ErrorTable
+from fastdc.inference.results import Classification, OnProgress, Progress
 from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.registry import describe, make_rule
 from fastdc.support.exceptions import InputError

@@ -23,7 +23,7 @@ from fastdc.bundle.model import Model
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import is_number
 from fastdc.diffusion.schedules import FloatArray
-from fastdc.job import PlanOptions
+from fastdc.inference.job import PlanOptions
 from fastdc.support.exceptions import InputError
 
 STEPS = 126

@@ -19,8 +19,8 @@ from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.engine.scheduler import Finished
-from fastdc.images import streams_of, to_model_range
-from fastdc.job import Job, PlanOptions, Settings, check_candidates, plan_config
+from fastdc.inference.images import streams_of, to_model_range
+from fastdc.inference.job import Job, PlanOptions, Settings, check_candidates, plan_config
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
@@ -227,7 +227,7 @@ def test_images_are_keyed_by_their_index_and_race_as_alone(monkeypatch: pytest.M
     )
     rule = rule_of("calibrated", 3)
     for capacity in (1, 2, 7):
-        monkeypatch.setattr("fastdc.job.IN_FLIGHT", capacity)
+        monkeypatch.setattr("fastdc.inference.job.IN_FLIGHT", capacity)
         finished, _ = run(job_of(rule, {"draws": DRAWS}), 9)
         assert {one.key: one.counts.tolist() for one in finished} == {i: slow_race(rule, whole[i]) for i in range(9)}
 

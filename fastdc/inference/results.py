@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.decide import by_class, decide_table
-from fastdc.errors import ErrorTable
+from fastdc.inference.decide import by_class, decide_table
+from fastdc.inference.error_table import ErrorTable
 
 
 @dataclass(frozen=True)

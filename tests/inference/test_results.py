@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastdc import Classification, InputError, Progress
-from fastdc.decide import decide
+from fastdc.inference.decide import decide
 from helpers.worlds import classifier, fails_with, gaussian, unit_images
 
 WORLD = gaussian(4)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from fastdc import ErrorTable, InputError
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.errors import VERSION, mean_errors, ragged
+from fastdc.inference.error_table import VERSION, mean_errors, ragged
 from helpers.worlds import classifier, fails_with, gaussian, unit_images
 
 

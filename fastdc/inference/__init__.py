@@ -1,0 +1,1 @@
+"""Images in, answers out: jobs, the table of errors, decisions, results."""
