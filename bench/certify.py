@@ -27,13 +27,13 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.base import AbstractBase, DiffusionBase, FunctionBase
 from fastdc.bundle.shipped import find_model
-from fastdc.certificate import Certificate
-from fastdc.copies import noisy_copies
+from fastdc.certification.base_classifiers import AbstractBase, DiffusionBase, FunctionBase
+from fastdc.certification.certificate import Certificate
+from fastdc.certification.estimation import AbstractEstimation, Fixed, Target
+from fastdc.certification.noisy_copies import noisy_copies
 from fastdc.data import LabelledImages, digits_test
 from fastdc.diffusion.kernels import PURPOSE_ESTIMATION
-from fastdc.estimation import AbstractEstimation, Fixed, Target
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.inference.released_plans import released_plan
 from fastdc.support.optional import require

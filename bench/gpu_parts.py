@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import DiffusionClassifier, Session
+from fastdc.certification.estimation import Fixed
 from fastdc.diffusion.plan import make_plan
 from fastdc.engine.loop import Run, Step
-from fastdc.estimation import Fixed
 from fastdc.inference.images import to_model_range
 from fastdc.inference.job import PlanOptions, plan_config
 from fastdc.rules.calibrated import Calibrated

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.certificate import ABSTAIN
+from fastdc.certification.certificate import ABSTAIN
+from fastdc.certification.lipschitz import certify_table
 from fastdc.data import LabelledImages, digits_test
-from fastdc.lipschitz import certify_table
 from tables import announced, first_images, validation_images
 
 RADII = (0.1, 0.2, 0.3)

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
-from fastdc.base import AbstractBase, DiffusionBase
 from fastdc.bundle.model import Model
 from fastdc.calibration.race import Calibration, calibrate_errors, check_level
-from fastdc.certificate import Certificate
-from fastdc.certify import OnCertifyProgress, Smoothing, certify_images
-from fastdc.copies import one_copy_each
+from fastdc.certification.base_classifiers import AbstractBase, DiffusionBase
+from fastdc.certification.certificate import Certificate
+from fastdc.certification.estimation import AbstractEstimation
+from fastdc.certification.noisy_copies import one_copy_each
+from fastdc.certification.smoothing import OnCertifyProgress, Smoothing, certify_images
 from fastdc.diffusion.plan import is_number
-from fastdc.estimation import AbstractEstimation
 from fastdc.inference.decide import DECISIONS
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.images import check_streams, streams_of, to_model_range

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 import fastdc
-from fastdc.certificate import Certificate
+from fastdc.certification.certificate import Certificate
+from fastdc.certification.estimation import Fixed
+from fastdc.certification.record_writer import RecordWriter
+from fastdc.certification.records import HEADER, UNKNOWN, read_records
+from fastdc.certification.summary import default_radii, summarize, table
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
-from fastdc.estimation import Fixed
-from fastdc.evaluation import default_radii, summarize, table
-from fastdc.record_writer import RecordWriter
-from fastdc.records import HEADER, UNKNOWN, read_records
 from helpers.cli_runs import MLP, Cli, place_digits
 
 # Few copies and draws: which class wins does not matter here.
@@ -260,7 +260,7 @@ def test_a_run_killed_twenty_times_ends_in_the_file_of_an_uninterrupted_one(fold
     """At random moments: while it starts, while it computes, and right after a record."""
 
     # Two images at once instead of many, so that records come one by one and not in heaps.
-    code = "import fastdc.certify; fastdc.certify._OPEN = 2; from fastdc.cli.main import main; main()"
+    code = "import fastdc.certification.smoothing; fastdc.certification.smoothing._OPEN = 2; from fastdc.cli.main import main; main()"
     options = (
         *MLP,
         "--sigma",

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.evaluation import compare, comparison_table, default_radii, summarize, table
-from fastdc.record_writer import RecordWriter
-from fastdc.records import read_records
+from fastdc.certification.certificate import ABSTAIN, Certificate
+from fastdc.certification.record_writer import RecordWriter
+from fastdc.certification.records import read_records
+from fastdc.certification.summary import compare, comparison_table, default_radii, summarize, table
 from helpers.cli_runs import Cli
 
 COHENS = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t1.21\t1\t0:00:15\n4\t8\t-1\t0.0\t0\t0:00:14\n"

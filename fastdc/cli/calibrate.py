@@ -13,6 +13,7 @@ from fastdc.bundle.calibration_file import write_calibration_file
 from fastdc.bundle.folder import Bundle, with_calibration
 from fastdc.bundle.shipped import shipped_models
 from fastdc.calibration.race import Calibration, calibrate_errors, controlled_limit
+from fastdc.certification.noisy_copies import one_copy_each
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.cli.options import (
     FIRST,
@@ -29,7 +30,6 @@ from fastdc.cli.options import (
     plan_options,
 )
 from fastdc.cli.runner import progress_of, promise
-from fastdc.copies import one_copy_each
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.inference.error_table import ErrorTable

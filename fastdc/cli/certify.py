@@ -1,7 +1,7 @@
 """``fastdc certify``: a data set by randomized smoothing, into a file that any interruption leaves usable.
 
-What is certified is that of :mod:`fastdc.certify` and :mod:`fastdc.estimation`; the file is that of
-:mod:`fastdc.records`.
+What is certified is that of :mod:`fastdc.certification.smoothing` and :mod:`fastdc.certification.estimation`; the file
+is that of :mod:`fastdc.certification.records`.
 """
 
 import hashlib
@@ -17,8 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle.model import Model
-from fastdc.certificate import Certificate
-from fastdc.certify import CertifyProgress, Smoothing
+from fastdc.certification.certificate import Certificate
+from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Target
+from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
+from fastdc.certification.records import UNKNOWN, read_records
+from fastdc.certification.smoothing import CertifyProgress, Smoothing
+from fastdc.certification.summary import default_radii, names_of, summarize, table
 from fastdc.cli.options import (
     base_options,
     check_output,
@@ -29,11 +33,7 @@ from fastdc.cli.options import (
 )
 from fastdc.cli.runner import held_back, rule_options
 from fastdc.diffusion.noisy_methods import METHODS
-from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Target
-from fastdc.evaluation import default_radii, names_of, summarize, table
 from fastdc.inference.released_plans import released_plan
-from fastdc.record_writer import ENVIRONMENT, RecordWriter
-from fastdc.records import UNKNOWN, read_records
 from fastdc.support.exceptions import InputError, Interrupted
 from fastdc.support.optional import version_of
 

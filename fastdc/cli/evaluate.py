@@ -1,6 +1,6 @@
 """``fastdc evaluate``: what files of certificates say, side by side.
 
-The numbers are those of :mod:`fastdc.evaluation`.
+The numbers are those of :mod:`fastdc.certification.summary`.
 """
 
 import json
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from fastdc.cli.options import check_plot
-from fastdc.evaluation import (
+from fastdc.certification.records import Records, read_records
+from fastdc.certification.summary import (
     check_radii,
     compare,
     comparison_table,
@@ -19,7 +19,7 @@ from fastdc.evaluation import (
     summarize,
     table,
 )
-from fastdc.records import Records, read_records
+from fastdc.cli.options import check_plot
 from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b

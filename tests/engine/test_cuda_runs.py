@@ -18,10 +18,10 @@ from fastdc.backends.protocol import NetworkOptions, halves
 from fastdc.bundle.folder import load_bundle
 from fastdc.bundle.manifest import PREFIX
 from fastdc.bundle.shipped import find_model
+from fastdc.certification.estimation import Fixed
 from fastdc.diffusion import kernels
 from fastdc.engine import StepTable
 from fastdc.engine.runner import SpreadNetwork, networks_of
-from fastdc.estimation import Fixed
 from fastdc.rules.protocol import geometric_looks
 from helpers.cuda_sides import BATCH, IMAGES, RTOL, Open, Side, on_cpu, opened, sides
 from helpers.worlds import unit_images

@@ -20,9 +20,9 @@ import fastdc
 from fastdc import BackendError, Classification, DiffusionClassifier, InputError, Interrupted, Progress, Session
 from fastdc.backends import NetworkOptions
 from fastdc.backends.function import NetworkFunction
+from fastdc.certification.estimation import Fixed
 from fastdc.engine.runner import SpreadNetwork, devices_of, networks_of, room_of
 from fastdc.engine.scheduler import IN_FLIGHT, Request
-from fastdc.estimation import Fixed
 from helpers.races import DRAWS, RULES, rule_of
 from helpers.worlds import (
     SHAPE,

@@ -14,8 +14,8 @@ from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.backends.onnx.text_encoder import OnnxTextEncoder
 from fastdc.bundle.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.bundle.prompts import Prompts
-from fastdc.estimation import Fixed
-from fastdc.lipschitz import certify_table
+from fastdc.certification.estimation import Fixed
+from fastdc.certification.lipschitz import certify_table
 from helpers.latent_world import CLASS_OF, MODEL, PROMPTS, Encoder, graph, network, parts, table, write
 from helpers.worlds import fails_with, unit_images
 

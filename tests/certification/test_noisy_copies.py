@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from fastdc.copies import noisy_copies
+from fastdc.certification.noisy_copies import noisy_copies
 from fastdc.diffusion.kernels import PURPOSE_DIFFUSION, PURPOSE_ESTIMATION, PURPOSE_SELECTION
 from fastdc.reference import normal
 

@@ -12,12 +12,12 @@ import pytest
 from scipy import stats
 
 from fastdc import InputError
-from fastdc.base import AbstractBase, DiffusionBase, Feed, FunctionBase, Vote
-from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.certify import CertifyProgress, Smoothing, certify_images
-from fastdc.copies import noisy_copies
+from fastdc.certification.base_classifiers import AbstractBase, DiffusionBase, Feed, FunctionBase, Vote
+from fastdc.certification.certificate import ABSTAIN, Certificate
+from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target
+from fastdc.certification.noisy_copies import noisy_copies
+from fastdc.certification.smoothing import CertifyProgress, Smoothing, certify_images
 from fastdc.diffusion.kernels import PURPOSE_ESTIMATION, PURPOSE_SELECTION
-from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.inference.job import Job, Rows
 from helpers.worlds import Float32, classifier, fails_with, gaussian, unit_images
@@ -279,7 +279,7 @@ import resource, sys
 import numpy as np
 import fastdc
 from fastdc.data import digits_test
-from fastdc.estimation import Fixed
+from fastdc.certification.estimation import Fixed
 clf = fastdc.load("digits-mlp", backend="onnx", threads=1)
 base = clf.base(sigma=0.25, rule="calibrated", rule_options={"limit": 0.1}, draws=8)
 list(clf.certify_stream(digits_test().images[:1], Fixed(0.25, int(sys.argv[1]), 0.001), base=base))

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import binomial
+from fastdc.certification import confidence
 from fastdc.support.exceptions import InputError
 
 MAX_COPIES = 10_000_000
@@ -102,7 +102,7 @@ class Fixed(AbstractEstimation):
 
     def __post_init__(self) -> None:
         check_estimation(self.sigma, self.alpha, self.most)
-        object.__setattr__(self, "_failures", binomial.most_failures(self.most, 0.5, self.alpha))
+        object.__setattr__(self, "_failures", confidence.most_failures(self.most, 0.5, self.alpha))
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
         """See :class:`AbstractEstimation`."""
@@ -110,8 +110,8 @@ class Fixed(AbstractEstimation):
             return Verdict(None, 0.0)
         if copies < self.most:
             return None
-        p_lower = float(binomial.clopper_pearson(successes, copies, self.alpha))
-        return Verdict(float(binomial.certified_radius(p_lower, self.sigma)), p_lower)
+        p_lower = float(confidence.clopper_pearson(successes, copies, self.alpha))
+        return Verdict(float(confidence.certified_radius(p_lower, self.sigma)), p_lower)
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Target(AbstractEstimation):
     """Is this radius certified? As few copies as it takes: a sequential test of p <= Phi(radius / sigma).
 
     Guarantee: if the selected class's probability is at most Phi(radius / sigma), the test ever certifies with
-    probability at most alpha, however long it goes on (:class:`fastdc.binomial.FixedRadius`). Refusing needs no
-    guarantee. The certificate is the radius that was asked about, not the largest possible one.
+    probability at most alpha, however long it goes on (:class:`fastdc.certification.confidence.FixedRadius`). Refusing
+    needs no guarantee. The certificate is the radius that was asked about, not the largest possible one.
 
     Attributes:
         sigma: Standard deviation of the noise, in pixels in [0, 1].
@@ -135,16 +135,16 @@ class Target(AbstractEstimation):
     radius: float
     most: int
     alpha: float
-    _test: binomial.FixedRadius = field(init=False, repr=False, compare=False)
+    _test: confidence.FixedRadius = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_estimation(self.sigma, self.alpha, self.most)
         if isinstance(self.radius, bool) or not isinstance(self.radius, (int, float)) or not 0 < self.radius < 1e6:
             raise InputError(f"radius must be a positive number, got {self.radius!r:.80}")
-        p0 = float(binomial.radius_to_probability(self.radius, self.sigma))
+        p0 = float(confidence.radius_to_probability(self.radius, self.sigma))
         if p0 >= 1:
             raise InputError(f"radius must be below 8 sigma, got {self.radius:g} with sigma {self.sigma:g}")
-        object.__setattr__(self, "_test", binomial.FixedRadius(p0=p0, alpha=self.alpha, most=self.most))
+        object.__setattr__(self, "_test", confidence.FixedRadius(p0=p0, alpha=self.alpha, most=self.most))
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
         """See :class:`AbstractEstimation`."""
@@ -159,7 +159,7 @@ class Target(AbstractEstimation):
 @lru_cache(maxsize=100_000)
 def _anytime(successes: int, failures: int, alpha: float) -> float:
     """The bound, some milliseconds of bisection; images share their counts."""
-    return float(binomial.anytime_lower(successes, failures, alpha))
+    return float(confidence.anytime_lower(successes, failures, alpha))
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ class Anytime(AbstractEstimation):
     """A confidence sequence: the bound holds at every number of copies at once, so counting may stop at any.
 
     Guarantee: with probability at least 1 - alpha the bound is below the selected class's probability at all points
-    (:func:`fastdc.binomial.anytime_lower`). It stops when all `most` copies, at the share of successes so far, would
-    add no more than `gain` to the radius, or could not reach any.
+    (:func:`fastdc.certification.confidence.anytime_lower`). It stops when all `most` copies, at the share of successes
+    so far, would add no more than `gain` to the radius, or could not reach any.
 
     Attributes:
         sigma: Standard deviation of the noise, in pixels in [0, 1].
@@ -192,12 +192,12 @@ class Anytime(AbstractEstimation):
     def verdict(self, successes: int, copies: int) -> Verdict | None:
         """See :class:`AbstractEstimation`."""
         p_lower = _anytime(successes, copies - successes, self.alpha)
-        radius = float(binomial.certified_radius(p_lower, self.sigma))
+        radius = float(confidence.certified_radius(p_lower, self.sigma))
         if copies < self.most:
             ahead = round(self.most * successes / copies)
             p_hoped = _anytime(ahead, self.most - ahead, self.alpha)
             hopeless = _anytime(self.most - copies + successes, copies - successes, self.alpha) <= 0.5
-            if not hopeless and float(binomial.certified_radius(p_hoped, self.sigma)) > radius + self.gain:
+            if not hopeless and float(confidence.certified_radius(p_hoped, self.sigma)) > radius + self.gain:
                 return None
         return Verdict(radius if p_lower > 0.5 else None, p_lower if p_lower > 0.5 else 0.0)
 
@@ -231,7 +231,7 @@ class Pilot(AbstractEstimation):
     def begin(self, counts: npt.NDArray[np.int64]) -> AbstractEstimation:
         """See :class:`AbstractEstimation`."""
         top, n0 = int(counts.max()), int(counts.sum())
-        copies = binomial.copies_for(top, n0, sigma=self.sigma, alpha=self.alpha, largest=self.most, loss=self.loss)
+        copies = confidence.copies_for(top, n0, sigma=self.sigma, alpha=self.alpha, largest=self.most, loss=self.loss)
         return Fixed(self.sigma, copies, self.alpha)
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
@@ -263,7 +263,7 @@ class Predict(AbstractEstimation):
     def begin(self, counts: npt.NDArray[np.int64]) -> Verdict:
         """See :class:`AbstractEstimation`."""
         top = np.sort(np.append(counts, 0))[::-1]
-        p = float(binomial.selection_p_value(int(top[0]), int(top[1])))
+        p = float(confidence.selection_p_value(int(top[0]), int(top[1])))
         return Verdict(0.0 if p <= self.alpha else None, 0.0)
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.base import AbstractBase, Copy, Vote
-from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.copies import noisy_copies
+from fastdc.certification.base_classifiers import AbstractBase, Copy, Vote
+from fastdc.certification.certificate import ABSTAIN, Certificate
+from fastdc.certification.estimation import AbstractEstimation, Verdict, check_estimation
+from fastdc.certification.noisy_copies import noisy_copies
 from fastdc.diffusion.kernels import MAX_SEED, PURPOSE_ESTIMATION, PURPOSE_SELECTION
-from fastdc.estimation import AbstractEstimation, Verdict, check_estimation
 from fastdc.support.exceptions import InputError
 
 Images = npt.NDArray[np.float32]

@@ -9,7 +9,7 @@ Nothing is lost, repeated or changed by kill -9, because
   resumed run is that of an uninterrupted one, but for the times;
 - a lock keeps a second process out; it goes with the process that held it.
 
-The format is :mod:`fastdc.records`'s.
+The format is :mod:`fastdc.certification.records`'s.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fastdc.certificate import Certificate
-from fastdc.records import (
+from fastdc.certification.certificate import Certificate
+from fastdc.certification.records import (
     FORMAT,
     HEADER,
     MAX_BYTES,
@@ -52,8 +52,9 @@ class RecordWriter:
 
         Args:
             path: The file; the manifest is written to the same name with .json added.
-            manifest: All that reproduces the run: JSON values, "indices" among them, see :mod:`fastdc.records`.
-            overwrite: Start again, whatever run the file is of. A file that is no certification is never touched.
+            manifest: All that reproduces the run: JSON values, "indices" among them, see
+            :mod:`fastdc.certification.records`. overwrite: Start again, whatever run the file is of. A file that is no
+            certification is never touched.
 
         Raises:
             InputError: The file is of another run or another program, damaged, in use, or cannot be written.

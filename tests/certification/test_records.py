@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.records import COHEN, HEADER, OWN, UNKNOWN, manifest_path, parse_records, read_records, record_line
+from fastdc.certification.certificate import ABSTAIN, Certificate
+from fastdc.certification.records import (
+    COHEN,
+    HEADER,
+    OWN,
+    UNKNOWN,
+    manifest_path,
+    parse_records,
+    read_records,
+    record_line,
+)
 from fastdc.support.exceptions import InputError
 
 # As the program of Cohen et al. prints them: three digits, "{:.3}", and str(timedelta).

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fastdc import InputError
-from fastdc.lipschitz import (
+from fastdc.certification.lipschitz import (
     BoundedErrors,
     bernstein_lower,
     bounded_errors,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fastdc import InputError
-from fastdc.binomial import (
+from fastdc.certification.confidence import (
     OPPOSITE_PRIOR,
     PRIOR,
     FixedRadius,

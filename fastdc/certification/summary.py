@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.certificate import ABSTAIN
-from fastdc.records import Records
+from fastdc.certification.certificate import ABSTAIN
+from fastdc.certification.records import Records
 from fastdc.support.atomic_files import write_whole
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require

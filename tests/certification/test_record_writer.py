@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdc.certificate import ABSTAIN, Certificate
-from fastdc.record_writer import RecordWriter, difference
-from fastdc.records import HEADER, manifest_path, read_records
+from fastdc.certification.certificate import ABSTAIN, Certificate
+from fastdc.certification.record_writer import RecordWriter, difference
+from fastdc.certification.records import HEADER, manifest_path, read_records
 from fastdc.support.exceptions import InputError
 
 MANIFEST: dict[str, Any] = {
@@ -232,7 +232,7 @@ def test_two_processes_do_not_share_a_file(path: Path) -> None:
 def test_a_lock_goes_with_a_killed_process(path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from fastdc.record_writer import RecordWriter\n"
+        "from fastdc.certification.record_writer import RecordWriter\n"
         "writer = RecordWriter.open(sys.argv[1], {'indices': [0, 3, 1]})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fastdc import InputError
-from fastdc.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target, Verdict
+from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target, Verdict
 from helpers.worlds import fails_with
 
 ALL: tuple[AbstractEstimation, ...] = (
@@ -113,7 +113,7 @@ def test_anytime_bounds_hold_at_all_points_at_once() -> None:
     known: dict[tuple[int, int], float] = {}
 
     def bound(successes: int, copies: int) -> float:
-        from fastdc.binomial import anytime_lower
+        from fastdc.certification.confidence import anytime_lower
 
         key = (successes, copies)
         if key not in known:
@@ -136,7 +136,7 @@ def test_anytime_stops_when_more_copies_gain_little_or_nothing_can_come() -> Non
 
 
 def test_pilot_takes_fewer_copies_where_they_lose_little() -> None:
-    from fastdc.binomial import copies_for
+    from fastdc.certification.confidence import copies_for
 
     estimation = Pilot(0.25, 10_000, 0.001, loss=0.05)
     for top in (100, 99, 90, 60):

@@ -12,7 +12,8 @@ Beside FILE stands FILE.json, the manifest: all that reproduces the run, with "f
 have a meaning here. "indices" is [start, stop, step], the images of the run in the order of their records.
 "environment" is what a run may differ in and still be the same: where the data lay, threads.
 
-How files are written is in :mod:`fastdc.record_writer`; what they say, in :mod:`fastdc.evaluation`.
+How files are written is in :mod:`fastdc.certification.record_writer`; what they say, in
+:mod:`fastdc.certification.summary`.
 """
 
 import json
@@ -29,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle.manifest import MAX_MANIFEST_BYTES, strict_json
-from fastdc.certificate import ABSTAIN, Certificate
+from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.support.exceptions import BundleError, InputError
 
 FORMAT = "fastdc-certification"

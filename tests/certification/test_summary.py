@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest, sem
 
-from fastdc.evaluation import (
+from fastdc.certification.records import OWN, Records
+from fastdc.certification.summary import (
     certified_accuracy,
     compare,
     comparison_table,
@@ -26,7 +27,6 @@ from fastdc.evaluation import (
     summarize,
     table,
 )
-from fastdc.records import OWN, Records
 from fastdc.support.exceptions import InputError
 
 # (idx, label, predict, radius): one wrong with a radius, one abstention, two of the same radius.

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle.model import Model
-from fastdc.certificate import ABSTAIN
+from fastdc.certification.certificate import ABSTAIN
 from fastdc.diffusion.weighting import weighting
 from fastdc.inference.error_table import ErrorTable
 from fastdc.support.exceptions import InputError

@@ -1,0 +1,1 @@
+"""What is promised about an image's neighbours: randomized smoothing and Lipschitz certificates."""
