@@ -31,7 +31,7 @@ from fastdc.diffusion.kernels import MAX_SEED
 from fastdc.diffusion.plan import is_number, make_plan, random_positions
 from fastdc.inference.images import check_streams, streams_of, to_model_range
 from fastdc.inference.job import PlanOptions, plan_config
-from fastdc.robust.cells import ModelAndNetwork, cell_errors, denoiser_of, noise_of, place_of, positive_whole
+from fastdc.robust.torch_errors import ModelAndNetwork, cell_errors, denoiser_of, noise_of, place_of, positive_whole
 from fastdc.support.exceptions import InputError
 from fastdc.support.optional import require
 

@@ -27,7 +27,8 @@ from fastdc.diffusion.kernels import MAX_SEED
 from fastdc.diffusion.plan import Plan, is_number, make_plan
 from fastdc.inference.images import check_streams, streams_of, to_model_range
 from fastdc.inference.job import PlanOptions, plan_config
-from fastdc.robust.cells import (
+from fastdc.robust.likelihood import AbstractMaximization, maximization_of, maximize_tensor, null_class_of
+from fastdc.robust.torch_errors import (
     ModelAndNetwork,
     cell_errors,
     check_rows,
@@ -36,7 +37,6 @@ from fastdc.robust.cells import (
     place_of,
     positive_whole,
 )
-from fastdc.robust.likelihood import AbstractMaximization, maximization_of, maximize_tensor, null_class_of
 from fastdc.support.exceptions import BackendError, InputError
 
 LIKELIHOOD_GRADIENTS = ("identity", "exact")

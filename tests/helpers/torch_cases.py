@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     torch = pytest.importorskip("torch")
 from fastdc.diffusion import torch_kernels
-from fastdc.robust.cells import rho
+from fastdc.robust.torch_errors import rho
 
 torch_kernels.register()
 

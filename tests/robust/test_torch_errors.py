@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     torch = pytest.importorskip("torch")
 
-from fastdc.robust.cells import cell_errors, check_rows, denoiser_of, noise_of, place_of, positive_whole
+from fastdc.robust.torch_errors import cell_errors, check_rows, denoiser_of, noise_of, place_of, positive_whole
 from helpers.torch_worlds import gaussian_on_torch, on_torch, tiny_mlp, tiny_model
 
 CELLS = 6
