@@ -26,7 +26,7 @@ from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import make_plan
 from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
 from fastdc.export import denoiser, export_source
-from fastdc.export.quantize import calibration_feeds, quantize_graph
+from fastdc.export.int8_graph import calibration_feeds, quantize_graph
 from fastdc.inference.job import plan_config
 from fastdc.sources.base import Source, Tables
 from fastdc.sources.class_conditional import DiTDenoiser, UNet2DDenoiser

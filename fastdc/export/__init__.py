@@ -1,10 +1,10 @@
 """Diffusion models as bundles: torch modules as ONNX graphs, checked against torch, with what a classifier needs."""
 
+from fastdc.export.bundle import export_source
 from fastdc.export.calibrate import CALIBRATION_SEEDS, supported_delta, with_doubt
 from fastdc.export.graph import DEFAULT_OPSET, PRECISIONS, export_graph, export_onnx
-from fastdc.export.run import export_run, training_command
-from fastdc.export.source import export_source
 from fastdc.export.storage import LARGE, external, weight_bytes
+from fastdc.export.trained import export_run, training_command
 from fastdc.export.verify import GraphCheck, denoiser_feeds, tolerance, verify_graph, verify_onnx
 
 __all__ = [

@@ -25,7 +25,7 @@ from fastdc.bundle.prompts import Prompts, prompts_of
 from fastdc.data import LabelledImages
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import EDMSchedule
-from fastdc.export.source import export_source
+from fastdc.export.bundle import export_source
 from fastdc.sources import Source, open_source
 from fastdc.testing import edm_files, tiny_pipelines
 from fastdc.testing.absent import WITHOUT

@@ -22,10 +22,10 @@ from fastdc.bundle.manifest import DATA, DENOISER, REST, SCORED
 from fastdc.bundle.model import Model
 from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.export import denoiser
+from fastdc.export.bundle import export_source
 from fastdc.export.compare import compare_errors
 from fastdc.export.denoiser import conditions, denoiser_files, timesteps
 from fastdc.export.scored import COLUMNS
-from fastdc.export.source import export_source
 from fastdc.loading import load
 from fastdc.sources import Source
 from fastdc.support.exceptions import BackendError, InputError

@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime")
 import onnx
 import onnxruntime
 
-from fastdc.export.quantize import calibration_feeds, product_ends, quantize_graph
+from fastdc.export.int8_graph import calibration_feeds, product_ends, quantize_graph
 from helpers.tiny_graphs import denoiser, graph
 
 LEVELS = [(0.9, 0.1, 20.0), (0.7, 0.7, 300.0), (0.1, 1.0, 900.0)]

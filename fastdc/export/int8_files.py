@@ -13,7 +13,7 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
 from fastdc.diffusion.plan import make_plan
 from fastdc.export.denoiser import conditions
-from fastdc.export.quantize import calibration_feeds, quantize_graph
+from fastdc.export.int8_graph import calibration_feeds, quantize_graph
 from fastdc.inference.images import to_model_range
 from fastdc.inference.job import plan_config
 from fastdc.loading import load

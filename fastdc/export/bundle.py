@@ -30,7 +30,7 @@ from fastdc.diffusion.plan import make_plan
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
-from fastdc.export.quantized import quantized_files
+from fastdc.export.int8_files import quantized_files
 from fastdc.export.storage import LARGE, weight_bytes
 from fastdc.export.verify import Feed, GraphCheck, verify_graph
 from fastdc.inference.job import plan_config

@@ -14,7 +14,7 @@ pytest.importorskip("tensorrt_rtx")
 import onnx
 import tensorrt_rtx as trt  # type: ignore[import-untyped]
 
-from fastdc.export.quantize import calibration_feeds, quantize_graph
+from fastdc.export.int8_graph import calibration_feeds, quantize_graph
 from fastdc.export.scored import scored_graph
 from fastdc.export.storage import external
 from fastdc.export.tensorrt_check import build_check

@@ -13,8 +13,8 @@ import onnx
 
 from fastdc.bundle.manifest import DENOISER
 from fastdc.export import denoiser
+from fastdc.export.bundle import export_source
 from fastdc.export.compare import compare_errors
-from fastdc.export.source import export_source
 from fastdc.loading import load
 from fastdc.support.exceptions import InputError
 from helpers.exported import labelled, small_source

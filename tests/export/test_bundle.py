@@ -14,11 +14,11 @@ pytest.importorskip("diffusers")
 
 import torch
 
-import fastdc.export.source as module
+import fastdc.export.bundle as module
 from fastdc.bundle.folder import load_bundle
 from fastdc.bundle.manifest import MANIFEST
 from fastdc.bundle.model import Defaults
-from fastdc.export.source import export_source
+from fastdc.export.bundle import export_source
 from fastdc.loading import load
 from fastdc.support.exceptions import BackendError, BundleError, FastdcError, InputError
 from helpers.exported import exported, labelled, shared_folder, small_source
