@@ -72,7 +72,7 @@ def _report(settings: Settings, results: list[Classification], test: "LabelledIm
 
 
 def _plot(path: str, results: list[Classification], test: "LabelledImages") -> None:
-    from fastdc.report import error_sheet
+    from fastdc.figures.error_sheet import error_sheet
 
     labels = np.concatenate([result.labels for result in results])
     errors = np.concatenate([result.errors for result in results])

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdc.report import MAX_IMAGES, error_sheet
+from fastdc.figures.error_sheet import MAX_IMAGES, error_sheet
 from fastdc.support.exceptions import InputError
 
 pytest.importorskip("matplotlib")
@@ -192,5 +192,5 @@ def test_bad_arguments(tmp_path: Path, change: dict[str, object], message: str) 
 
 
 def test_importing_the_module_loads_no_matplotlib() -> None:
-    code = "import sys, fastdc.report, fastdc.data; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, fastdc.figures.error_sheet, fastdc.data; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Pictures of errors and certificates, drawn by matplotlib."""
