@@ -2,12 +2,12 @@
 
     python bench/classes.py [--classes 10 100 1000] [--worlds independent clustered]
 
-The world (``fastdc/gaussian.py``): 8x8 images N(mu_k, 0.2^2 I), and the optimal denoiser as the network. In
-"independent" every pixel of every mean is uniform in [-0.25, 0.25]; in "clustered" means are sqrt(K) centres, uniform
-in [-0.4, 0.4], plus offsets in [-0.2, 0.2]: classes that resemble each other, as a tree of classes needs. Draws come
-from sigma in [0.05, 0.2], where one draw says little (the row "full, 1 draw") and a full run nearly all. The right
-answer is the class with the nearest mean, which infinitely many draws would give; agreement is with the full run of
-as many draws as the staged rule's last stage, over the first --full-images images.
+The world (``fastdc/testing/gaussian_world.py``): 8x8 images N(mu_k, 0.2^2 I), and the optimal denoiser as the network.
+In "independent" every pixel of every mean is uniform in [-0.25, 0.25]; in "clustered" means are sqrt(K) centres,
+uniform in [-0.4, 0.4], plus offsets in [-0.2, 0.2]: classes that resemble each other, as a tree of classes needs. Draws
+come from sigma in [0.05, 0.2], where one draw says little (the row "full, 1 draw") and a full run nearly all. The right
+answer is the class with the nearest mean, which infinitely many draws would give; agreement is with the full run of as
+many draws as the staged rule's last stage, over the first --full-images images.
 
 Staged pruning has the stages of Li et al. for ImageNet (keep 500, 50, 10, 1 of 1000 classes after 50, 100, 500, 1000
 draws), scaled down for fewer classes. The race is calibrated on separate images of the world, once for 128 draws and
@@ -27,7 +27,6 @@ from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
 from fastdc.calibration.race import controlled_limit, needed_limits
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
-from fastdc.gaussian import GaussianWorld
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
@@ -36,6 +35,7 @@ from fastdc.rules.paired import Paired
 from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.testing.gaussian_world import GaussianWorld
 from tables import announced, supported
 
 Images = npt.NDArray[np.float64]

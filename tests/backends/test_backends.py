@@ -292,7 +292,7 @@ except fastdc.MissingDependencyError as error:
 def test_a_function_network_needs_no_package() -> None:
     code = """
 import numpy as np
-from fastdc.gaussian import *; from fastdc import *
+from fastdc.testing.gaussian_world import *; from fastdc import *
 world = GaussianWorld.random(3)
 print(DiffusionClassifier(world.model, world.network()).classify(np.zeros((2, 1, 4, 4)), draws=2).labels.shape)
 """

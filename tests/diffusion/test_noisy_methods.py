@@ -18,7 +18,7 @@ from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.inference.job import Job, Rows
-from fastdc.reference import normal
+from fastdc.testing.reference import normal
 from helpers.parameterizations import PAIRS, image_said, make
 from helpers.worlds import Float64, classifier, fails_with, gaussian, unit_images
 

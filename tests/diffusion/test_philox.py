@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdc import InputError, reference
+from fastdc import InputError
 from fastdc.diffusion import kernels
+from fastdc.testing import reference
 from helpers.oracle import NORMAL_FLOOR, NORMAL_TOLERANCE
 from helpers.paths import GOLDEN
 

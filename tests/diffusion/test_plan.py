@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, qmc
 
-from fastdc import InputError, reference
+from fastdc import InputError
 from fastdc.diffusion.kernels import ROW_FIELDS
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import Parameterization
@@ -25,6 +25,7 @@ from fastdc.diffusion.plan import (
 )
 from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FloatArray, FlowSchedule
 from fastdc.diffusion.weighting import WEIGHTINGS, weighting
+from fastdc.testing import reference
 
 MODELS: list[tuple[AbstractSchedule, Parameterization]] = [
     (DiscreteSchedule(), Parameterization("epsilon")),

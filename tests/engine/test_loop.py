@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fastdc.engine.loop import evaluate
 from fastdc.engine.scheduler import Finished
-from fastdc.gaussian import GaussianWorld
+from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.engine_runs import WORLD, counts_of, network, prepared, table
 from helpers.races import DRAWS, RULES, rule_of, slow_race
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, permutations, unit_images

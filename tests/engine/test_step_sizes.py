@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fastdc import BackendError, DiffusionClassifier, Session
 from fastdc.backends.protocol import AbstractSlot, halves
-from fastdc.gaussian import GaussianWorld
+from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)

@@ -12,10 +12,10 @@ pytest.importorskip("diffusers")
 
 import torch
 
-from fastdc import reference
 from fastdc.export.compare import TIE, Comparison, compare_errors, torch_classifier
 from fastdc.sources import Source
 from fastdc.support.exceptions import InputError
+from fastdc.testing import reference
 from helpers.exported import exported, random_images, shared_folder, small_source
 
 

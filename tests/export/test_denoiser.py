@@ -14,7 +14,6 @@ import onnx
 import onnxruntime
 import torch
 
-from fastdc import reference
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.folder import Bundle
@@ -29,6 +28,7 @@ from fastdc.export.scored import COLUMNS
 from fastdc.loading import load
 from fastdc.sources import Source
 from fastdc.support.exceptions import BackendError, InputError
+from fastdc.testing import reference
 from helpers.exported import exported, random_images, shared_folder, small_source
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fastdc import reference
 from fastdc.support.exceptions import InputError
+from fastdc.testing import reference
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

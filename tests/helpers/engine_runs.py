@@ -10,10 +10,10 @@ from fastdc.backends.function import NetworkFunction
 from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.engine.loop import Run
 from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
-from fastdc.gaussian import GaussianWorld
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule
+from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)

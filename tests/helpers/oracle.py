@@ -1,7 +1,7 @@
 """Test cases for the kernels, their float64 answers, and how far a float32 kernel may be from them.
 
-The answers come from ``fastdc.reference``, cell by cell. The tolerances are derived, in units of u = 2^-24, the largest
-relative error of one float32 operation:
+The answers come from ``fastdc.testing.reference``, cell by cell. The tolerances are derived, in units of u = 2^-24, the
+largest relative error of one float32 operation:
 
 * A normal is a product r * s. r = sqrt(-2 ln u): ln is a sum (exponent ln 2 + ln m) that cancels to no less than half
   of its larger term, so that the rounding of ln 2, of the product, of the sum, and the about three of ln m make less
@@ -21,8 +21,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import reference
 from fastdc.diffusion import kernels
+from fastdc.testing import reference
 
 FloatArray = npt.NDArray[np.float64]
 

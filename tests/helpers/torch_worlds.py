@@ -17,7 +17,7 @@ from fastdc.bundle.architectures import build_network
 from fastdc.bundle.model import Defaults
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import AbstractSchedule, EDMSchedule
-from fastdc.gaussian import GaussianWorld
+from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, gaussian
 
 # A schedule on which each kind is defined, besides EDM's.

@@ -20,7 +20,7 @@ from fastdc.bundle.folder import Bundle, write_bundle
 from fastdc.bundle.manifest import DENOISER
 from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.gaussian import GaussianWorld
+from fastdc.testing.gaussian_world import GaussianWorld
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdc
-from fastdc import BackendError, DiffusionClassifier, InputError, reference
+from fastdc import BackendError, DiffusionClassifier, InputError
 from fastdc.backends import NetworkOptions
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
@@ -21,6 +21,7 @@ from fastdc.diffusion.plan import make_plan
 from fastdc.diffusion.schedules import DiscreteSchedule, FlowSchedule
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.inference.job import plan_config
+from fastdc.testing import reference
 from helpers.worlds import SHAPE, classifier, fails_with, gaussian, unit_images
 
 if TYPE_CHECKING:

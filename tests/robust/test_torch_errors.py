@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fastdc import BackendError, InputError, reference
+from fastdc import BackendError, InputError
 from fastdc.diffusion.kernels import LOSSES
 from fastdc.diffusion.plan import PlanConfig, make_plan
+from fastdc.testing import reference
 from helpers.worlds import SHAPE, classifier, fails_with, gaussian
 
 if TYPE_CHECKING:

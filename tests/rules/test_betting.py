@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.gaussian import GaussianWorld
 from fastdc.rules.betting import Betting, wealth
 from fastdc.rules.protocol import geometric_looks
+from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.rule_runs import Float64, Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
 from helpers.worlds import fails_with
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from fastdc import InputError
 from fastdc.engine.scheduler import Request, Scheduler
-from fastdc.gaussian import GaussianWorld
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.class_tree import ClassTree
@@ -24,6 +23,7 @@ from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.registry import describe
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.rule_runs import Float32, pack, single
 from helpers.trees import leaves, nestings
 from helpers.worlds import classifier, fails_with, gaussian, refusing

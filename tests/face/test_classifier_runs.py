@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import Classification, DiffusionClassifier, InputError, Interrupted, Progress
-from fastdc.gaussian import GaussianWorld
 from fastdc.rules.protocol import AbstractRule
+from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.races import DRAWS, RULES, Float32, rule_of, slow_race, winner
 from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
