@@ -52,9 +52,10 @@ class RecordWriter:
 
         Args:
             path: The file; the manifest is written to the same name with .json added.
-            manifest: All that reproduces the run: JSON values, "indices" among them, see
-            :mod:`fastdc.certification.records`. overwrite: Start again, whatever run the file is of. A file that is no
-            certification is never touched.
+            manifest: Everything that reproduces the run, as JSON values; "indices" is one of them
+                (:mod:`fastdc.certification.records`).
+            overwrite: Start again, even if the file belongs to another run. A file that is not a certification is never
+                touched.
 
         Raises:
             InputError: The file is of another run or another program, damaged, in use, or cannot be written.

@@ -260,7 +260,7 @@ def test_a_run_killed_twenty_times_ends_in_the_file_of_an_uninterrupted_one(fold
     """At random moments: while it starts, while it computes, and right after a record."""
 
     # Two images at once instead of many, so that records come one by one and not in heaps.
-    code = "import fastdc.certification.smoothing; fastdc.certification.smoothing._OPEN = 2; from fastdc.cli.main import main; main()"
+    code = "from fastdc.certification import smoothing; smoothing._OPEN = 2; from fastdc.cli.main import main; main()"
     options = (
         *MLP,
         "--sigma",
