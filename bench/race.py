@@ -29,11 +29,11 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.calibration.race import Calibration
 from fastdc.classifier import CALIBRATION_DRAWS
 from fastdc.data import LabelledImages, digits_test
 from fastdc.inference.job import PlanOptions, plan_config
 from fastdc.rules.betting import Betting
+from fastdc.rules.calibration import Calibration
 from fastdc.rules.full import Full
 from fastdc.rules.paired import Paired
 from fastdc.rules.protocol import AbstractRule

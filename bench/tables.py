@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle.model import Model
-from fastdc.calibration.race import Calibration, calibrate_errors
+from fastdc.calibration.race import calibrate_errors
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.inference.job import Job, PlanOptions, Rows
+from fastdc.rules.calibration import Calibration
 from fastdc.rules.protocol import AbstractRule
 from fastdc.support.optional import installed
 

@@ -13,11 +13,11 @@ from fastdc.build_info import build_config
 from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.shipped import shipped_models
-from fastdc.calibration.race import Calibration
 from fastdc.classifier import DiffusionClassifier
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.results import Classification, Progress
 from fastdc.loading import load
+from fastdc.rules.calibration import Calibration
 from fastdc.session import Session
 from fastdc.support.exceptions import (
     BackendError,

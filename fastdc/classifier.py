@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.bundle.model import Model
-from fastdc.calibration.race import Calibration, calibrate_errors, check_level
+from fastdc.calibration.race import calibrate_errors, check_level
 from fastdc.certification.base_classifiers import AbstractBase, DiffusionBase
 from fastdc.certification.certificate import Certificate
 from fastdc.certification.estimation import AbstractEstimation
@@ -30,6 +30,7 @@ from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.images import check_streams, streams_of, to_model_range
 from fastdc.inference.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
 from fastdc.inference.results import Classification, OnProgress
+from fastdc.rules.calibration import Calibration
 from fastdc.rules.protocol import AbstractRule
 from fastdc.support.exceptions import InputError, Interrupted
 

@@ -19,20 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.manifest import (
-    FILES,
-    FORMAT,
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    parse_manifest,
-    strict_json,
-    version_of_format,
-)
+from fastdc.bundle.manifest import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, parse_manifest, version_of_format
 from fastdc.bundle.model import Model
-from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.rules.calibration import Calibration
 from fastdc.support.atomic_files import write_whole
 from fastdc.support.exceptions import BundleError
+from fastdc.support.strict_json import strict_json
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,19 @@ versions are refused with one line that names the field. What a manifest uses de
 so that older readers go on reading what they can.
 """
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 from fastdc.bundle.model import Defaults, Model
-from fastdc.calibration.race import Calibration, calibration_from_dict
 from fastdc.diffusion.kernels import LOSSES
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import parameterization_from_dict
 from fastdc.diffusion.plan import MAX_DRAWS
 from fastdc.diffusion.schedules import schedule_from_dict
 from fastdc.diffusion.weighting import WEIGHTINGS
+from fastdc.rules.calibration import Calibration, calibration_from_dict
 from fastdc.support.exceptions import BundleError, InputError
 
 FORMAT = "fastdc-bundle"
@@ -46,7 +45,6 @@ MAX_NOISED = 256
 
 # Neither hidden nor a path, on any system: no separators, colons, control characters, nor names that are too long.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_MAX_INTEGER = 2**63  # no field needs more, and floats overflow on integers that Python alone can hold
 
 # What readers of version 1 would overlook or refuse.
 _NEW_FIELDS = ("latent", "prompts", "class_of", "precision")
@@ -64,35 +62,6 @@ def version_of_format(manifest: dict[str, Any]) -> int:
     tabulated = isinstance(schedule, dict) and schedule.get("kind") == "ddpm_table"
     files = manifest.get("files") or {}
     return 2 if tabulated or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
-
-
-def strict_json(content: bytes, path: Path, *, infinities: bool = False) -> Any:
-    """JSON as it is defined: no NaN or Infinity, which Python's reader lets through, and no integers beyond floats.
-
-    Args:
-        content: Of a file.
-        path: Its name, for the message.
-        infinities: Let Infinity and -Infinity through: other tools write them.
-
-    Raises:
-        BundleError: It is not.
-    """
-
-    def constant(name: str) -> Any:
-        if infinities and name != "NaN":
-            return float(name)
-        raise ValueError(f"{name} is not a JSON number")
-
-    def integer(digits: str) -> int:
-        value = int(digits) if len(digits) < 32 else _MAX_INTEGER + 1
-        if abs(value) > _MAX_INTEGER:
-            raise ValueError(f"the number {digits[:20]}... is too large")
-        return value
-
-    try:
-        return json.loads(content, parse_constant=constant, parse_int=integer)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not valid JSON: {error}") from None
 
 
 def parse_manifest(where: Path, manifest: Any, digest: str) -> Model:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.diffusion.schedules import AbstractSchedule
+from fastdc.rules.calibration import Calibration
 from fastdc.support.exceptions import InputError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastdc.support.exceptions import BundleError
 
-_SHIPPED = Path(__file__).parent / "models"
+_SHIPPED = Path(__file__).resolve().parents[1] / "models"
 
 
 def shipped_models() -> tuple[str, ...]:

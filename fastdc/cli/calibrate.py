@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastdc.bundle.calibration_file import write_calibration_file
 from fastdc.bundle.folder import Bundle, with_calibration
 from fastdc.bundle.shipped import shipped_models
-from fastdc.calibration.race import Calibration, calibrate_errors, controlled_limit
+from fastdc.calibration.race import calibrate_errors, controlled_limit
 from fastdc.certification.noisy_copies import one_copy_each
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.cli.options import (
@@ -35,6 +35,7 @@ from fastdc.diffusion.plan import PlanConfig
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.inference.job import Job, PlanOptions
+from fastdc.rules.calibration import Calibration
 from fastdc.support.exceptions import InputError
 
 _EPILOG = """\b

@@ -1,7 +1,7 @@
 """Diffusion models as bundles: torch modules as ONNX graphs, checked against torch, with what a classifier needs."""
 
 from fastdc.export.bundle import export_source
-from fastdc.export.calibrate import CALIBRATION_SEEDS, supported_delta, with_doubt
+from fastdc.export.calibrate import CALIBRATION_SEEDS, supported_delta
 from fastdc.export.graph import DEFAULT_OPSET, PRECISIONS, export_graph, export_onnx
 from fastdc.export.storage import LARGE, external, weight_bytes
 from fastdc.export.trained import export_run, training_command
@@ -25,5 +25,4 @@ __all__ = [
     "verify_graph",
     "verify_onnx",
     "weight_bytes",
-    "with_doubt",
 ]

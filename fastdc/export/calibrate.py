@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastdc.bundle.folder import write_bundle
 from fastdc.calibration.race import controlled_limit
+from fastdc.calibration.temperature import fit_temperature, with_doubt
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages
-from fastdc.inference.decide import fit_temperature
 from fastdc.inference.results import OnProgress
 from fastdc.loading import load
 from fastdc.support.exceptions import InputError
@@ -121,27 +120,3 @@ def _temperature(classifier: DiffusionClassifier, images: LabelledImages, count:
     runs = [classifier.classify(images.images, rule="full", seed=seed).errors for seed in seeds]
     errors, labels = with_doubt(np.concatenate(runs), np.tile(images.labels, len(runs)), len(runs))
     return float(f"{fit_temperature(errors, labels):.4g}")
-
-
-def with_doubt(
-    errors: NDArray[np.float64], labels: NDArray[np.int64], weight: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Adds one image that goes to the runner-up, as the rule of succession does for counts.
-
-    Where every validation image is classified correctly the likelihood grows without bound as the temperature falls to
-    zero: the posterior would claim certainty on the strength of a few hundred images. (Measured on the digits: fits to
-    single noise seeds ranged from 0.001 to 0.029, and the lowest cost fourteen times the best log-likelihood on the
-    test images.) Platt (1999) moves the targets of his sigmoid for the same reason. The image that is added
-    is one of those that are there, at the 5 % quantile of the margin: mistakes are made on the hard ones.
-
-    Args:
-        errors: Mean errors (n, K).
-        labels: int64 (n,).
-        weight: How many times to add it.
-    """
-    ordered = np.sort(errors, axis=1)
-    margin = ordered[:, 1] - ordered[:, 0]
-    chosen = np.argsort(margin, kind="stable")[int(0.05 * len(margin))]
-    runner_up = np.argsort(errors[chosen], kind="stable")[1]
-    more = np.repeat(errors[chosen : chosen + 1], weight, axis=0)
-    return np.concatenate([errors, more]), np.concatenate([labels, np.full(weight, runner_up)])

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.backends.protocol import one_line
-from fastdc.bundle.manifest import strict_json
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import installed, require
+from fastdc.support.strict_json import strict_json
 
 require("torch", extra="export")
 

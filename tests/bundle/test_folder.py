@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from fastdc import load_bundle
 from fastdc.bundle.folder import with_calibration, write_bundle
 from fastdc.bundle.manifest import DENOISER, MANIFEST, WEIGHTS
-from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
+from fastdc.rules.calibration import Calibration
 from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 _positive = st.floats(1e-3, 1e3)

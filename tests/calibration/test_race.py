@@ -12,18 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import DiffusionClassifier, InputError
-from fastdc.calibration.race import (
-    Calibration,
-    calibrate_errors,
-    calibration_from_dict,
-    check_level,
-    controlled_limit,
-    needed_limits,
-    plan_without_draws,
-)
+from fastdc.calibration.race import calibrate_errors, check_level, controlled_limit, needed_limits
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.calibration import Calibration, calibration_from_dict, plan_without_draws
 from helpers.rule_runs import run
 from helpers.worlds import Float64, classifier, fails_with, gaussian, refusing, unit_images
 

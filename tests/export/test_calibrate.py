@@ -13,8 +13,8 @@ pytest.importorskip("diffusers")
 
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import parse_manifest
-from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_delta, supported_delta, with_doubt
-from fastdc.inference.decide import fit_temperature
+from fastdc.calibration.temperature import fit_temperature, with_doubt
+from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_delta, supported_delta
 from fastdc.loading import load
 from helpers.exported import exported, labelled, shared_folder
 

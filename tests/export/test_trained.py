@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from fastdc.bundle.folder import load_bundle
+from fastdc.calibration.temperature import fit_temperature
 from fastdc.cli.main import cli
 from fastdc.data import load_labelled
-from fastdc.inference.decide import fit_temperature
 from fastdc.support.exceptions import BackendError, BundleError, InputError
 from helpers.paths import ROOT, SHIPPED
 
@@ -28,7 +28,8 @@ import onnxruntime
 import torch
 
 from fastdc.bundle.architectures import build_network
-from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx, with_doubt
+from fastdc.calibration.temperature import with_doubt
+from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx
 from fastdc.train import RunFolder, TrainConfig, train
 
 

@@ -18,8 +18,8 @@ from fastdc.backends.function import NetworkFunction
 from fastdc.backends.protocol import AbstractSlot
 from fastdc.bundle.folder import Bundle, write_bundle
 from fastdc.bundle.manifest import DENOISER
-from fastdc.calibration.race import Calibration
 from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.rules.calibration import Calibration
 from fastdc.testing.gaussian_world import GaussianWorld
 
 Float64 = npt.NDArray[np.float64]

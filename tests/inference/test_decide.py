@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastdc import ErrorTable, InputError
-from fastdc.inference.decide import Decision, decide, decide_table, fit_temperature, negative_log_likelihood, posterior
+from fastdc.calibration.temperature import fit_temperature, negative_log_likelihood
+from fastdc.inference.decide import Decision, decide, decide_table, posterior
 from fastdc.inference.error_table import ragged
 from helpers.worlds import Float64, fails_with, permutations
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
 from fastdc import Defaults, InputError, Model, Progress
-from fastdc.calibration.race import Calibration, plan_without_draws
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig
@@ -23,6 +22,7 @@ from fastdc.inference.images import streams_of, to_model_range
 from fastdc.inference.job import Job, PlanOptions, Settings, check_candidates, plan_config
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.calibration import Calibration, plan_without_draws
 from fastdc.rules.full import Full
 from fastdc.rules.paired import Paired
 from fastdc.rules.staged import Staged, li_stages

@@ -1,0 +1,75 @@
+"""The temperature of the posterior softmax(-error / temperature), fitted to labelled validation images.
+
+Temperature scaling (Guo et al., arXiv 1706.04599), with one doubtful image added: see :func:`with_doubt`.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from fastdc.support.arrays import Float64 as FloatArray
+from fastdc.support.exceptions import InputError
+
+
+def negative_log_likelihood(means: FloatArray, labels: npt.NDArray[np.int64], temperature: float) -> float:
+    """Mean of -ln p(label) under the posterior, in nats."""
+    logits = -means / temperature
+    peak = logits.max(axis=1)
+    log_total = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+    return float(np.mean(log_total - logits[np.arange(len(labels)), labels]))
+
+
+def fit_temperature(errors: FloatArray, labels: npt.NDArray[np.int64]) -> float:
+    """The temperature whose posterior fits labelled validation images best (temperature scaling, Guo et al., 2017).
+
+    Args:
+        errors: Mean errors (n, K), without NaN.
+        labels: int64 (n,).
+
+    Returns:
+        The minimiser of the mean negative log-likelihood within a factor 10^6 around the typical gap between classes.
+
+    Raises:
+        InputError: Shapes do not fit, NaN, a label that is no class, or all classes have equal errors.
+    """
+    from scipy.optimize import minimize_scalar
+
+    means = np.asarray(errors, dtype=np.float64)
+    labels = np.asarray(labels)
+    if means.ndim != 2 or labels.shape != means.shape[:1] or len(means) == 0 or not np.all(np.isfinite(means)):
+        raise InputError(f"errors must be finite (n, K) with a label each, got {means.shape}, labels {labels.shape}")
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= means.shape[1]:
+        raise InputError(f"labels must be classes in [0, {means.shape[1]}), got {labels.dtype} {labels.min()} ...")
+    gap = float(np.median(np.abs(means - means.min(axis=1, keepdims=True)).max(axis=1)))
+    if not gap > 0:
+        raise InputError("all classes have equal errors: there is no temperature to fit")
+    result = minimize_scalar(
+        lambda log_t: negative_log_likelihood(means, labels, float(np.exp(log_t))),
+        bounds=(np.log(gap * 1e-3), np.log(gap * 1e3)),
+        method="bounded",
+    )
+    return float(np.exp(result.x))
+
+
+def with_doubt(
+    errors: NDArray[np.float64], labels: NDArray[np.int64], weight: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Adds one image that goes to the runner-up, as the rule of succession does for counts.
+
+    Where every validation image is classified correctly the likelihood grows without bound as the temperature falls to
+    zero: the posterior would claim certainty on the strength of a few hundred images. (Measured on the digits: fits to
+    single noise seeds ranged from 0.001 to 0.029, and the lowest cost fourteen times the best log-likelihood on the
+    test images.) Platt (1999) moves the targets of his sigmoid for the same reason. The image that is added
+    is one of those that are there, at the 5 % quantile of the margin: mistakes are made on the hard ones.
+
+    Args:
+        errors: Mean errors (n, K).
+        labels: int64 (n,).
+        weight: How many times to add it.
+    """
+    ordered = np.sort(errors, axis=1)
+    margin = ordered[:, 1] - ordered[:, 0]
+    chosen = np.argsort(margin, kind="stable")[int(0.05 * len(margin))]
+    runner_up = np.argsort(errors[chosen], kind="stable")[1]
+    more = np.repeat(errors[chosen : chosen + 1], weight, axis=0)
+    return np.concatenate([errors, more]), np.concatenate([labels, np.full(weight, runner_up)])
