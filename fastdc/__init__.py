@@ -10,24 +10,21 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 """
 
 from fastdc.build_info import build_config
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.model import Defaults, Model
-from fastdc.bundle.shipped import shipped_models
+from fastdc.bundle import Bundle, Defaults, Model, load_bundle, shipped_models
 from fastdc.classifier import DiffusionClassifier
-from fastdc.inference.error_table import ErrorTable
-from fastdc.inference.results import Classification, Progress
+from fastdc.inference import Classification, ErrorTable, Progress
 from fastdc.loading import load
-from fastdc.rules.calibration import Calibration
+from fastdc.rules import Calibration
 from fastdc.session import Session
-from fastdc.support.exceptions import (
+from fastdc.support import (
     BackendError,
     BundleError,
     FastdcError,
     InputError,
     Interrupted,
     MissingDependencyError,
+    __version__,
 )
-from fastdc.support.version import __version__
 
 __all__ = [
     "BackendError",

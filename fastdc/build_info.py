@@ -7,8 +7,7 @@ import platform
 from typing import Any
 
 from fastdc.diffusion import kernels
-from fastdc.support.optional import version_of
-from fastdc.support.version import __version__
+from fastdc.support import __version__, version_of
 
 # Capability -> (distributions that give it, the extra that installs it).
 CAPABILITIES = {

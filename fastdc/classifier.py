@@ -17,22 +17,35 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
-from fastdc.bundle.model import Model
-from fastdc.calibration.race import calibrate_errors, check_level
-from fastdc.certification.base_classifiers import AbstractBase, DiffusionBase
-from fastdc.certification.certificate import Certificate
-from fastdc.certification.estimation import AbstractEstimation
-from fastdc.certification.noisy_copies import one_copy_each
-from fastdc.certification.smoothing import OnCertifyProgress, Smoothing, certify_images
-from fastdc.diffusion.plan import is_number
-from fastdc.inference.decide import DECISIONS
-from fastdc.inference.error_table import ErrorTable
-from fastdc.inference.images import check_streams, streams_of, to_model_range
-from fastdc.inference.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates
-from fastdc.inference.results import Classification, OnProgress
-from fastdc.rules.calibration import Calibration
-from fastdc.rules.protocol import AbstractRule
-from fastdc.support.exceptions import InputError, Interrupted
+from fastdc.bundle import Model
+from fastdc.calibration import calibrate_errors, check_level
+from fastdc.certification import (
+    AbstractBase,
+    AbstractEstimation,
+    Certificate,
+    DiffusionBase,
+    OnCertifyProgress,
+    Smoothing,
+    certify_images,
+    one_copy_each,
+)
+from fastdc.inference import (
+    DECISIONS,
+    Candidates,
+    Classification,
+    ErrorTable,
+    Job,
+    OnProgress,
+    PlanOptions,
+    Rows,
+    Settings,
+    check_candidates,
+    check_streams,
+    streams_of,
+    to_model_range,
+)
+from fastdc.rules import AbstractRule, Calibration
+from fastdc.support import InputError, Interrupted, checks
 
 CALIBRATION_DRAWS = 128
 
@@ -381,7 +394,7 @@ class DiffusionClassifier:
         """
         _check_choice("decision", decision, DECISIONS)
         value = self.model.defaults.temperature if temperature is None else temperature
-        if not is_number(value) or not 0 < value < float("inf"):
+        if not checks.is_number(value) or not 0 < value < float("inf"):
             raise InputError(f"temperature must be positive, got {value!r}")
         job = self._job(rule, rule_options, seed, plan)
         return Settings(job=job, decision=decision, temperature=float(value))

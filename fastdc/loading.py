@@ -3,14 +3,11 @@
 import os
 from collections.abc import Mapping
 
-from fastdc.backends import NetworkOptions, open_encoder, open_network
-from fastdc.backends.onnx.text_encoder import with_prompts
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.prompts import Prompts, read_prompts
-from fastdc.bundle.shipped import find_model
+from fastdc.backends import NetworkOptions, open_encoder, open_network, with_prompts
+from fastdc.bundle import Bundle, Prompts, find_model, load_bundle, read_prompts
 from fastdc.classifier import DiffusionClassifier
-from fastdc.diffusion.kernels import set_num_threads
-from fastdc.engine.runner import SpreadNetwork, devices_of
+from fastdc.diffusion import kernels
+from fastdc.engine import SpreadNetwork, devices_of
 
 
 def load(
@@ -66,7 +63,7 @@ def load(
     ]
     bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
     if threads is not None:
-        set_num_threads(threads)
+        kernels.set_num_threads(threads)
     if prompts is not None:
         bundle = with_prompts(bundle, prompts if isinstance(prompts, Prompts) else read_prompts(os.fspath(prompts)))
     networks = tuple(open_network(bundle, backend, options) for options in each)

@@ -22,12 +22,10 @@ from typing import Any, Unpack
 import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
-from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request
-from fastdc.inference.images import check_streams, streams_of, to_model_range
-from fastdc.inference.job import PlanOptions, check_candidates
-from fastdc.inference.results import Classification
-from fastdc.rules.protocol import AbstractRule
-from fastdc.support.exceptions import BackendError, InputError
+from fastdc.engine import IN_FLIGHT, Finished, Request
+from fastdc.inference import Classification, PlanOptions, check_candidates, check_streams, streams_of, to_model_range
+from fastdc.rules import AbstractRule
+from fastdc.support import BackendError, InputError
 
 MODES = ("throughput", "latency")
 

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from fastdc.backends.protocol import CAPTURING, ELEMENT_BYTES, AbstractSlot, Buffer, first_cause, one_line
 from fastdc.diffusion import kernels
-from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
+from fastdc.support import BackendError, InputError, MissingDependencyError
 
 ALIGNMENT = 256
 

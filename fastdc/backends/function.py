@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.protocol import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions
-from fastdc.support.exceptions import BackendError
+from fastdc.support import BackendError
 
 NetworkFunction = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[Any]]
 

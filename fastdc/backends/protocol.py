@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 Buffer: TypeAlias = Any
 """An array of the backend's library that speaks DLPack."""

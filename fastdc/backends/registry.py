@@ -1,9 +1,8 @@
 """Picks the backend of a bundle. What is asked for runs, or an error says what is missing; nothing falls back."""
 
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, NetworkOptions
-from fastdc.bundle.folder import Bundle
-from fastdc.support.exceptions import InputError, MissingDependencyError
-from fastdc.support.optional import installed
+from fastdc.bundle import Bundle
+from fastdc.support import InputError, MissingDependencyError, installed
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 

@@ -36,11 +36,9 @@ from fastdc.backends.protocol import (
     halves,
     one_line,
 )
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import WEIGHTS
+from fastdc.bundle import WEIGHTS, Bundle
 from fastdc.diffusion import kernels
-from fastdc.support.exceptions import BackendError, BundleError
-from fastdc.support.optional import require
+from fastdc.support import BackendError, BundleError, require
 
 if TYPE_CHECKING:
     import torch
@@ -256,7 +254,7 @@ class TorchNetwork:
             raise BundleError(f"bundle {bundle.name!r} ships no torch weights: use backend onnx")
         import safetensors.torch
 
-        from fastdc.bundle.architectures import build_network
+        from fastdc.bundle import build_network
 
         module = build_network(str(entry.get("kind")), entry.get("config") or {})
         content = bundle.read(WEIGHTS)

@@ -19,8 +19,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastdc.support.exceptions import BundleError
-from fastdc.support.optional import require
+from fastdc.support import BundleError, require
 
 require("torch", extra="train")
 

@@ -15,12 +15,9 @@ from typing import Any
 
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import DENOISER, MAX_MANIFEST_BYTES
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.diffusion.plan import PlanConfig
-from fastdc.rules.calibration import Calibration, calibration_from_dict
-from fastdc.support.atomic_files import write_whole
-from fastdc.support.exceptions import FastdcError, InputError
-from fastdc.support.strict_json import strict_json
+from fastdc.diffusion import LevelWeights, PlanConfig
+from fastdc.rules import Calibration, calibration_from_dict
+from fastdc.support import FastdcError, InputError, strict_json, write_whole
 
 FORMAT = "fastdc-calibration"
 VERSION = 1

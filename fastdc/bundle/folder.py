@@ -21,11 +21,9 @@ import numpy.typing as npt
 
 from fastdc.bundle.manifest import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, parse_manifest, version_of_format
 from fastdc.bundle.model import Model
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.rules.calibration import Calibration
-from fastdc.support.atomic_files import write_whole
-from fastdc.support.exceptions import BundleError
-from fastdc.support.strict_json import strict_json
+from fastdc.diffusion import LevelWeights
+from fastdc.rules import Calibration
+from fastdc.support import BundleError, strict_json, write_whole
 
 
 @dataclass(frozen=True)

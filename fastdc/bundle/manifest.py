@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.bundle.model import Defaults, Model
-from fastdc.diffusion.kernels import LOSSES
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.diffusion.parameterization import parameterization_from_dict
-from fastdc.diffusion.plan import MAX_DRAWS
-from fastdc.diffusion.schedules import schedule_from_dict
-from fastdc.diffusion.weighting import WEIGHTINGS
-from fastdc.rules.calibration import Calibration, calibration_from_dict
-from fastdc.support.exceptions import BundleError, InputError
+from fastdc.diffusion import LOSSES, MAX_DRAWS, WEIGHTINGS, LevelWeights, parameterization_from_dict, schedule_from_dict
+from fastdc.rules import Calibration, calibration_from_dict
+from fastdc.support import BundleError, InputError
 
 FORMAT = "fastdc-bundle"
 VERSION = 2

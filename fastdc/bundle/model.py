@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.plan import PlanConfig
-from fastdc.diffusion.schedules import AbstractSchedule
-from fastdc.rules.calibration import Calibration
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion import AbstractSchedule, LevelWeights, Parameterization, PlanConfig
+from fastdc.rules import Calibration
+from fastdc.support import InputError
 
 
 @dataclass(frozen=True)

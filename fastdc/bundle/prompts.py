@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 COLUMNS = ("prompt", "classname", "classidx")
 

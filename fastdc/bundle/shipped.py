@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fastdc.support.exceptions import BundleError
+from fastdc.support import BundleError
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "models"
 

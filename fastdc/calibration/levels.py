@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.diffusion.schedules import FloatArray
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion import LevelWeights
+from fastdc.support import Float64, InputError
 
 IntArray = npt.NDArray[np.int64]
 
@@ -34,11 +33,11 @@ class _Bins:
     """
 
     of: IntArray
-    centre: FloatArray
-    edges: FloatArray
+    centre: Float64
+    edges: Float64
 
 
-def _bins(ratio: FloatArray, bins: int) -> _Bins:
+def _bins(ratio: Float64, bins: int) -> _Bins:
     """Bins of about J / bins draws each; equal ratios share one, so that there may be fewer than asked for."""
     values, inverse, counts = np.unique(ratio, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - counts / 2  # of each ratio's draws, in the order of ratios
@@ -53,7 +52,7 @@ def _bins(ratio: FloatArray, bins: int) -> _Bins:
 
 def _checked(
     errors: npt.ArrayLike, ratio: npt.ArrayLike, labels: npt.ArrayLike, bins: int
-) -> tuple[npt.NDArray[np.floating], FloatArray, IntArray]:
+) -> tuple[npt.NDArray[np.floating], Float64, IntArray]:
     """(errors, ratio, labels) as arrays, refused with one line where they do not fit."""
     table = np.asarray(errors)
     if table.ndim != 3 or table.dtype.kind != "f" or 0 in table.shape:
@@ -78,8 +77,8 @@ def _checked(
 
 
 def _objective(
-    theta: FloatArray, features: FloatArray, labels: IntArray, smoothness: float, ridge: float
-) -> tuple[float, FloatArray]:
+    theta: Float64, features: Float64, labels: IntArray, smoothness: float, ridge: float
+) -> tuple[float, Float64]:
     """Mean negative log-likelihood and penalty, and the gradient (B,).
 
     Args:
@@ -189,7 +188,7 @@ class LevelAccuracy:
     draws: tuple[int, ...]
 
     @property
-    def smoothed(self) -> FloatArray:
+    def smoothed(self) -> Float64:
         """The accuracies, each averaged with its neighbours, weights 1 : 2 : 1 times their draws; float64 (B,)."""
         kernel = np.array([0.25, 0.5, 0.25])
         draws = np.asarray(self.draws, dtype=np.float64)

@@ -22,15 +22,12 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.diffusion.plan import PlanConfig, is_number
-from fastdc.rules.calibration import Calibration, plan_without_draws
-from fastdc.rules.protocol import geometric_looks
-from fastdc.support.exceptions import InputError
-
-FloatArray = npt.NDArray[np.float64]
+from fastdc.diffusion import PlanConfig
+from fastdc.rules import Calibration, geometric_looks, plan_without_draws
+from fastdc.support import Float64, InputError, checks
 
 
-def needed_limits(errors: npt.NDArray[np.floating]) -> FloatArray:
+def needed_limits(errors: npt.NDArray[np.floating]) -> Float64:
     """For each image, the smallest limit with which the race keeps the full run's class, float64 (n,).
 
     Args:
@@ -53,14 +50,14 @@ def check_level(delta: float, images: int) -> None:
     Raises:
         InputError: delta is out of range or below 1 / (images + 1).
     """
-    if not is_number(delta) or not 0 < delta < 1:
+    if not checks.is_number(delta) or not 0 < delta < 1:
         raise InputError(f"delta must lie strictly between 0 and 1, got {delta!r}")
     need = math.ceil(1 / delta - 1 - 1e-9)
     if images < need:
         raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {images}")
 
 
-def controlled_limit(scores: FloatArray, delta: float) -> float:
+def controlled_limit(scores: Float64, delta: float) -> float:
     """The smallest limit whose expected loss on a new image is at most delta.
 
     Args:
@@ -91,7 +88,7 @@ def calibrate_errors(errors: Iterable[npt.NDArray[np.floating]], config: PlanCon
     Raises:
         InputError: No run, different shapes, NaN, or see :func:`controlled_limit`.
     """
-    columns: list[FloatArray] = []
+    columns: list[Float64] = []
     shape, bound = None, 0.0
     for table in errors:
         shape = table.shape if shape is None else shape

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from fastdc.support.arrays import Float64 as FloatArray
-from fastdc.support.exceptions import InputError
+from fastdc.support import Float64, InputError
 
 
-def negative_log_likelihood(means: FloatArray, labels: npt.NDArray[np.int64], temperature: float) -> float:
+def negative_log_likelihood(means: Float64, labels: npt.NDArray[np.int64], temperature: float) -> float:
     """Mean of -ln p(label) under the posterior, in nats."""
     logits = -means / temperature
     peak = logits.max(axis=1)
@@ -19,7 +18,7 @@ def negative_log_likelihood(means: FloatArray, labels: npt.NDArray[np.int64], te
     return float(np.mean(log_total - logits[np.arange(len(labels)), labels]))
 
 
-def fit_temperature(errors: FloatArray, labels: npt.NDArray[np.int64]) -> float:
+def fit_temperature(errors: Float64, labels: npt.NDArray[np.int64]) -> float:
     """The temperature whose posterior fits labelled validation images best (temperature scaling, Guo et al., 2017).
 
     Args:

@@ -14,10 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.engine.runner import networks_of
-from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request
-from fastdc.inference.job import Job
-from fastdc.support.exceptions import InputError
+from fastdc.engine import IN_FLIGHT, Finished, Request, networks_of
+from fastdc.inference import Job
+from fastdc.support import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import Float64, InputError
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 PRIOR = (1.0, 0.5)
@@ -45,7 +44,7 @@ _TINY = 1e-200
 """A tail probability below which its logarithm comes from a series instead."""
 
 
-def clopper_pearson(successes: npt.ArrayLike, n: npt.ArrayLike, alpha: float) -> FloatArray:
+def clopper_pearson(successes: npt.ArrayLike, n: npt.ArrayLike, alpha: float) -> Float64:
     """Lower confidence bound on p: below p with probability at least 1 - alpha, whatever p is.
 
     The p at which `successes` or more of n have probability alpha (Clopper & Pearson, Biometrika 26, 1934, one-sided).
@@ -69,7 +68,7 @@ def clopper_pearson(successes: npt.ArrayLike, n: npt.ArrayLike, alpha: float) ->
     return np.asarray(np.where(s > 0, special.betaincinv(np.maximum(s, 1), total - s + 1, alpha), 0.0))
 
 
-def clopper_pearson_upper(successes: npt.ArrayLike, n: npt.ArrayLike, alpha: float) -> FloatArray:
+def clopper_pearson_upper(successes: npt.ArrayLike, n: npt.ArrayLike, alpha: float) -> Float64:
     """Upper confidence bound on p: above p with probability at least 1 - alpha. See :func:`clopper_pearson`.
 
     Returns:
@@ -82,7 +81,7 @@ def clopper_pearson_upper(successes: npt.ArrayLike, n: npt.ArrayLike, alpha: flo
     return np.asarray(1.0 - clopper_pearson(total - s, total, alpha))
 
 
-def selection_p_value(top: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:
+def selection_p_value(top: npt.ArrayLike, second: npt.ArrayLike) -> Float64:
     """How probable so uneven counts of two classes are if both are equally likely: two-sided binomial test at 1/2.
 
     Cohen's ``predict`` answers the class with the most copies if this is at most alpha. If the smoothed classifier has
@@ -108,7 +107,7 @@ def selection_p_value(top: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:
     return np.asarray(np.minimum(1.0, 2.0 * tail))
 
 
-def certified_radius(p_lower: npt.ArrayLike, sigma: float) -> FloatArray:
+def certified_radius(p_lower: npt.ArrayLike, sigma: float) -> Float64:
     """The L2 radius that a bound on p certifies: sigma Phi^-1(p_lower) where p_lower > 1/2, else 0 (Cohen, theorem 1).
 
     Args:
@@ -127,7 +126,7 @@ def certified_radius(p_lower: npt.ArrayLike, sigma: float) -> FloatArray:
     return np.asarray(sigma * np.maximum(special.ndtri(np.maximum(p, 0.5)), 0.0))
 
 
-def radius_to_probability(radius: npt.ArrayLike, sigma: float) -> FloatArray:
+def radius_to_probability(radius: npt.ArrayLike, sigma: float) -> Float64:
     """Phi(R / sigma), which p must exceed, strictly, for a certificate of radius R.
 
     Args:
@@ -168,7 +167,7 @@ def most_failures(n: int, p0: float, alpha: float) -> int:
 
 def log_evidence(
     successes: npt.ArrayLike, failures: npt.ArrayLike, p0: npt.ArrayLike, *, prior: tuple[float, float] = PRIOR
-) -> FloatArray:
+) -> Float64:
     """The logarithm of E, the evidence against p <= p0 after some copies; the file's head derives it.
 
     Guarantee: if p <= p0, it ever reaches log(1 / alpha), over all numbers of copies, with probability at most alpha.
@@ -198,7 +197,7 @@ def log_evidence(
 
 def anytime_lower(
     successes: npt.ArrayLike, failures: npt.ArrayLike, alpha: float, *, beta_shape: float = PRIOR[1]
-) -> FloatArray:
+) -> Float64:
     """A lower confidence sequence: with probability at least 1 - alpha, below p after *every* number of copies.
 
     L is the supremum of the p0 that :func:`log_evidence` rejects, with the prior (1, b), b <= 1. p itself is rejected
@@ -386,7 +385,7 @@ def copies_for(
     return int(grid[radii >= radii[0] - loss].min())
 
 
-def _log_ratio(s: FloatArray, f: FloatArray, p0: FloatArray, prior: tuple[float, float]) -> FloatArray:
+def _log_ratio(s: Float64, f: Float64, p0: Float64, prior: tuple[float, float]) -> Float64:
     """Logarithm of the integral from p0 to 1 of q^(s + a - 1) (1 - q)^(f + b - 1) dq over p0^s (1 - p0)^f.
 
     The integral is B(s + a, f + b) times the upper tail of a beta distribution. A tail too small for float64 is, with
@@ -408,7 +407,7 @@ def _log_ratio(s: FloatArray, f: FloatArray, p0: FloatArray, prior: tuple[float,
     return np.asarray(result)
 
 
-def _series(a: FloatArray, b: FloatArray, y: FloatArray) -> FloatArray:
+def _series(a: Float64, b: Float64, y: Float64) -> Float64:
     """1 + sum over i >= 0 of y^(i + 1) prod over j <= i of (a + b + j) / (b + 1 + j), for y far below b / (a + b)."""
     term, total, i = np.ones_like(y), np.ones_like(y), 0
     while np.any(term > 1e-17 * total):  # factors are below 1 from the first, and fall
@@ -417,7 +416,7 @@ def _series(a: FloatArray, b: FloatArray, y: FloatArray) -> FloatArray:
     return total
 
 
-def _counts(name: str, successes: npt.ArrayLike, n: npt.ArrayLike, *, low: int = 1) -> tuple[FloatArray, FloatArray]:
+def _counts(name: str, successes: npt.ArrayLike, n: npt.ArrayLike, *, low: int = 1) -> tuple[Float64, Float64]:
     """Both as float64 arrays of the broadcast shape, if they are counts in [0, n] and n is at least `low`."""
     s, total = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64))
     good = (s >= 0) & (s <= total) & (s == np.floor(s)) & (total == np.floor(total)) & np.isfinite(total)
@@ -429,7 +428,7 @@ def _counts(name: str, successes: npt.ArrayLike, n: npt.ArrayLike, *, low: int =
     return s, total
 
 
-def _first(where: npt.NDArray[np.bool_], values: FloatArray) -> float:
+def _first(where: npt.NDArray[np.bool_], values: Float64) -> float:
     return float(np.broadcast_to(values, where.shape)[where][0])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.certification import confidence
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 MAX_COPIES = 10_000_000
 

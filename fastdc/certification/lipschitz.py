@@ -26,15 +26,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Model
+from fastdc.bundle import Model
 from fastdc.certification.certificate import ABSTAIN
-from fastdc.diffusion.weighting import weighting
-from fastdc.inference.error_table import ErrorTable
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion import weighting
+from fastdc.inference import ErrorTable
+from fastdc.support import Float64, InputError
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Bounds = tuple[FloatArray, FloatArray]
+Bounds = tuple[Float64, Float64]
 
 FORMS = ("levels", "plain", "published")
 GROUPS = 8
@@ -58,9 +57,9 @@ class BoundedErrors:
         clipped: Whether the network's outputs are clipped to [0, 1]; the caps are then the weights.
     """
 
-    sigma: FloatArray = field(repr=False)
-    weights: FloatArray = field(repr=False)
-    caps: FloatArray = field(repr=False)
+    sigma: Float64 = field(repr=False)
+    weights: Float64 = field(repr=False)
+    caps: Float64 = field(repr=False)
     pixels: int
     clipped: bool = False
 
@@ -88,7 +87,7 @@ class BoundedErrors:
         """J."""
         return len(self.sigma)
 
-    def slopes(self) -> FloatArray:
+    def slopes(self) -> Float64:
         """How much of a pair's margin each draw can lose per unit of distance, float64 (J,); their mean is L."""
         target = (2 if self.clipped else 4) * np.sqrt(self.weights * self.caps / self.pixels)
         return np.asarray(2 * self.caps / (math.sqrt(2 * math.pi) * self.sigma) + target)
@@ -111,11 +110,11 @@ class LipschitzCertificates:
     """
 
     labels: IntArray
-    radii: FloatArray
-    margins: FloatArray
+    radii: Float64
+    margins: Float64
 
 
-def bernstein_lower(values: FloatArray, span: float, alpha: float) -> FloatArray:
+def bernstein_lower(values: Float64, span: float, alpha: float) -> Float64:
     """Lower confidence bound on the expected mean of independent numbers (Maurer & Pontil, theorem 11).
 
     Guarantee: at most that mean with probability at least 1 - alpha. The numbers may have different distributions.
@@ -139,7 +138,7 @@ def bernstein_lower(values: FloatArray, span: float, alpha: float) -> FloatArray
     return np.asarray(values.mean(axis=-1, dtype=np.float64) - spread - 7 * span * log / (3 * (n - 1)))
 
 
-def margin_bounds(errors: FloatArray, bounded: BoundedErrors, alpha: float) -> tuple[IntArray, FloatArray]:
+def margin_bounds(errors: Float64, bounded: BoundedErrors, alpha: float) -> tuple[IntArray, Float64]:
     """The class with the smallest mean error and lower bounds on all rivals' margins to it.
 
     Args:
@@ -159,9 +158,7 @@ def margin_bounds(errors: FloatArray, bounded: BoundedErrors, alpha: float) -> t
     return labels.astype(np.int64), margins
 
 
-def group_bounds(
-    errors: FloatArray, bounded: BoundedErrors, group: IntArray, alpha: float
-) -> tuple[FloatArray, FloatArray]:
+def group_bounds(errors: Float64, bounded: BoundedErrors, group: IntArray, alpha: float) -> tuple[Float64, Float64]:
     """Lower and upper bounds on each class's average error over its cap in each group of draws.
 
     Args:
@@ -183,14 +180,12 @@ def group_bounds(
     return np.maximum(0.0, np.stack(lower, axis=2)), np.minimum(1.0, np.stack(upper, axis=2))
 
 
-def plain_radius(margins: FloatArray, bounded: BoundedErrors) -> FloatArray:
+def plain_radius(margins: Float64, bounded: BoundedErrors) -> Float64:
     """The plain form: margin / L, 0 for a margin that is not positive. margins: any shape."""
     return np.asarray(np.maximum(margins, 0.0) / bounded.slopes().mean())
 
 
-def levels_radius(
-    margins: FloatArray, winner: Bounds, rival: Bounds, bounded: BoundedErrors, group: IntArray
-) -> FloatArray:
+def levels_radius(margins: Float64, winner: Bounds, rival: Bounds, bounded: BoundedErrors, group: IntArray) -> Float64:
     """The per-level form.
 
     Args:
@@ -218,7 +213,7 @@ def levels_radius(
     return np.asarray(np.where(margins > 0, low, 0.0))
 
 
-def published_radius(margins: FloatArray, bounded: BoundedErrors) -> FloatArray:
+def published_radius(margins: Float64, bounded: BoundedErrors) -> Float64:
     """Theorem 3.1 of arXiv 2402.02316: R = sqrt(2) (p_A - p_B) / ((2 / sqrt(D) + sqrt(2 / pi)) mean_j weight_j / s_j).
 
     p are softmax probabilities of minus the mean errors; here their bounds come from those of the margins. Rests on
@@ -351,8 +346,8 @@ def bounded_errors(table: ErrorTable, model: Model, *, cap: float) -> BoundedErr
 
 
 def _smallest_levels_radius(
-    labels: IntArray, margins: FloatArray, known: Bounds, bounded: BoundedErrors, group: IntArray
-) -> FloatArray:
+    labels: IntArray, margins: Float64, known: Bounds, bounded: BoundedErrors, group: IntArray
+) -> Float64:
     """The smallest per-level radius of all rivals, float64 (n,). margins: (n, K); known: (n, K, B) twice."""
     own = np.isinf(margins)
     lower, upper = (np.broadcast_to(each[np.arange(len(labels)), labels][:, None], each.shape) for each in known)
@@ -360,7 +355,7 @@ def _smallest_levels_radius(
     return np.asarray(np.where(own, np.inf, radii).min(axis=1))
 
 
-def _loss(radius: FloatArray, winner: Bounds, rival: Bounds, bounded: BoundedErrors, group: IntArray) -> FloatArray:
+def _loss(radius: Float64, winner: Bounds, rival: Bounds, bounded: BoundedErrors, group: IntArray) -> Float64:
     """What a pair's margin loses at most at a distance; docs/lipschitz.md derives it.
 
     Args:

@@ -33,8 +33,7 @@ from fastdc.certification.records import (
     read_manifest,
     record_line,
 )
-from fastdc.support.atomic_files import sync_folder, write_whole
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, sync_folder, write_whole
 
 ENVIRONMENT = "environment"
 

@@ -29,10 +29,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.manifest import MAX_MANIFEST_BYTES
+from fastdc.bundle import MAX_MANIFEST_BYTES
 from fastdc.certification.certificate import ABSTAIN, Certificate
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.strict_json import strict_json
+from fastdc.support import BundleError, InputError, strict_json
 
 FORMAT = "fastdc-certification"
 VERSION = 1

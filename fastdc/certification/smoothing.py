@@ -22,8 +22,8 @@ from fastdc.certification.base_classifiers import AbstractBase, Copy, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.estimation import AbstractEstimation, Verdict, check_estimation
 from fastdc.certification.noisy_copies import noisy_copies
-from fastdc.diffusion.kernels import MAX_SEED, PURPOSE_ESTIMATION, PURPOSE_SELECTION
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion import PURPOSE_ESTIMATION, PURPOSE_SELECTION
+from fastdc.support import InputError, checks
 
 Images = npt.NDArray[np.float32]
 
@@ -68,7 +68,7 @@ class Smoothing:
 
     def __post_init__(self) -> None:
         check_estimation(self.sigma, 0.5, self.n0)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= checks.MAX_SEED:
             raise InputError(f"seed must be a whole number in [0, 2^64), got {self.seed!r:.80}")
 
     @property

@@ -29,9 +29,7 @@ import numpy.typing as npt
 
 from fastdc.certification.certificate import ABSTAIN
 from fastdc.certification.records import Records
-from fastdc.support.atomic_files import write_whole
-from fastdc.support.exceptions import InputError
-from fastdc.support.optional import require
+from fastdc.support import InputError, require, write_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -9,11 +9,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.calibration_file import write_calibration_file
-from fastdc.bundle.folder import Bundle, with_calibration
-from fastdc.bundle.shipped import shipped_models
-from fastdc.calibration.race import calibrate_errors, controlled_limit
-from fastdc.certification.noisy_copies import one_copy_each
+from fastdc.bundle import Bundle, shipped_models, with_calibration, write_calibration_file
+from fastdc.calibration import calibrate_errors, controlled_limit
+from fastdc.certification import one_copy_each
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.cli.options import (
     FIRST,
@@ -30,13 +28,10 @@ from fastdc.cli.options import (
     plan_options,
 )
 from fastdc.cli.runner import progress_of, promise
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.diffusion.plan import PlanConfig
-from fastdc.inference.error_table import ErrorTable
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import Job, PlanOptions
-from fastdc.rules.calibration import Calibration
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion import LevelWeights, PlanConfig
+from fastdc.inference import ErrorTable, Job, PlanOptions, streams_of, to_model_range
+from fastdc.rules import Calibration
+from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
@@ -198,7 +193,7 @@ def _race(
 
 
 def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64]) -> LevelWeights | None:
-    from fastdc.calibration.levels import fit_level_weights
+    from fastdc.calibration import fit_level_weights
 
     errors = np.concatenate([table.errors for table in tables])
     try:
@@ -227,7 +222,7 @@ def _show(found: Calibration, table: ErrorTable, curve: LevelWeights | None) -> 
 
 def _most_telling(table: ErrorTable) -> tuple[float, float] | None:
     """The noise level whose draws name the full run's class most often, and how often; None of a single level."""
-    from fastdc.calibration.levels import informative_levels, most_informative
+    from fastdc.calibration import informative_levels, most_informative
 
     try:
         levels = informative_levels(table.errors, table.sigma, table.mean().argmin(axis=1))

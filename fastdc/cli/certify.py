@@ -16,13 +16,25 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Model
-from fastdc.certification.certificate import Certificate
-from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Target
-from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
-from fastdc.certification.records import UNKNOWN, read_records
-from fastdc.certification.smoothing import CertifyProgress, Smoothing
-from fastdc.certification.summary import default_radii, names_of, summarize, table
+from fastdc.bundle import Model
+from fastdc.certification import (
+    ENVIRONMENT,
+    UNKNOWN,
+    AbstractEstimation,
+    Anytime,
+    Certificate,
+    CertifyProgress,
+    Fixed,
+    Pilot,
+    RecordWriter,
+    Smoothing,
+    Target,
+    default_radii,
+    names_of,
+    read_records,
+    summarize,
+    table,
+)
 from fastdc.cli.options import (
     base_options,
     check_output,
@@ -32,10 +44,9 @@ from fastdc.cli.options import (
     progress_bar,
 )
 from fastdc.cli.runner import held_back, rule_options
-from fastdc.diffusion.noisy_methods import METHODS
-from fastdc.inference.released_plans import released_plan
-from fastdc.support.exceptions import InputError, Interrupted
-from fastdc.support.optional import version_of
+from fastdc.diffusion import METHODS
+from fastdc.inference import released_plan
+from fastdc.support import InputError, Interrupted, version_of
 
 DIGITS = "digits"  # the data set that comes with fastdc
 
@@ -193,8 +204,7 @@ def _load(source: str, model: Model) -> _Data:
     Raises:
         InputError: It cannot be read, or has other classes than the model.
     """
-    from fastdc.data import load_images, load_labelled
-    from fastdc.data.sets import DIGITS_TEST
+    from fastdc.data import DIGITS_TEST, load_images, load_labelled
 
     path, shape = Path(source), model.image_shape
     folders = (
@@ -215,8 +225,7 @@ def _load(source: str, model: Model) -> _Data:
 
 def _names(path: Path, shape: tuple[int, int, int]) -> tuple[str, ...] | None:
     """The class names that an .npz brings."""
-    from fastdc.data.arrays import read_arrays
-    from fastdc.data.convert import Notes
+    from fastdc.data import Notes, read_arrays
 
     return read_arrays(path, shape, Notes()).class_names
 

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from fastdc.cli.options import check_output, open_classifier, run_options
 from fastdc.cli.runner import classify_chunks
-from fastdc.inference.error_table import ErrorTable
-from fastdc.inference.results import Classification
+from fastdc.inference import Classification, ErrorTable
 
 _EPILOG = """\b
 Examples:

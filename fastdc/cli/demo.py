@@ -7,9 +7,8 @@ import numpy as np
 
 from fastdc.cli.options import check_plot, open_classifier, run_options
 from fastdc.cli.runner import classify_chunks, rule_text, settings_of
-from fastdc.inference.job import Settings
-from fastdc.inference.results import Classification
-from fastdc.support.exceptions import Interrupted
+from fastdc.inference import Classification, Settings
+from fastdc.support import Interrupted
 
 if TYPE_CHECKING:
     from fastdc.data import LabelledImages
@@ -72,7 +71,7 @@ def _report(settings: Settings, results: list[Classification], test: "LabelledIm
 
 
 def _plot(path: str, results: list[Classification], test: "LabelledImages") -> None:
-    from fastdc.figures.error_sheet import error_sheet
+    from fastdc.figures import error_sheet
 
     labels = np.concatenate([result.labels for result in results])
     errors = np.concatenate([result.errors for result in results])

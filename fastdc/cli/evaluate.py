@@ -8,19 +8,20 @@ from pathlib import Path
 
 import click
 
-from fastdc.certification.records import Records, read_records
-from fastdc.certification.summary import (
+from fastdc.certification import (
+    Records,
     check_radii,
     compare,
     comparison_table,
     default_radii,
     names_of,
     plot_curves,
+    read_records,
     summarize,
     table,
 )
 from fastdc.cli.options import check_plot
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:

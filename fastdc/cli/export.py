@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import PRECISIONS, saved_by_parts
+from fastdc.bundle import PRECISIONS, Bundle, saved_by_parts
 from fastdc.cli.options import first_option
 from fastdc.cli.runner import progress_of, promise
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
@@ -177,10 +176,8 @@ def _run(source: str, out: str, quiet: bool, notes: list[str], options: dict[str
 def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[str, Any]) -> Bundle:
     """From a model of another tool."""
     from fastdc.data import load_labelled
-    from fastdc.export import CALIBRATION_SEEDS, export_source
-    from fastdc.export.compare import compare_errors
-    from fastdc.export.graph import DEFAULT_OPSET
-    from fastdc.sources.choose import open_source
+    from fastdc.export import CALIBRATION_SEEDS, DEFAULT_OPSET, compare_errors, export_source
+    from fastdc.sources import open_source
 
     def say(line: str) -> None:
         if not quiet:
@@ -235,7 +232,7 @@ def _check_engine(folder: str, precision: str | None) -> None:
         MissingDependencyError: A package that it needs is not installed.
         BackendError: There is no GPU, or TensorRT does not start.
     """
-    from fastdc.backends.tensorrt.network import check_usable
+    from fastdc.backends.tensorrt import check_usable
 
     if precision == "int8":
         raise InputError("--engine needs --precision float32, float16 or bfloat16: int8 is for CPUs")
@@ -250,8 +247,7 @@ def _check_engine(folder: str, precision: str | None) -> None:
 
 def _build_engine(folder: str, bundle: Bundle) -> list[str]:
     """Builds the engine that ``--backend tensorrt`` will ask for; what to say of it."""
-    from fastdc.backends.tensorrt.cache import EngineCache
-    from fastdc.backends.tensorrt.network import TensorRTNetwork
+    from fastdc.backends.tensorrt import EngineCache, TensorRTNetwork
 
     made = TensorRTNetwork(bundle, cache=EngineCache(_engines(folder)))
     checks = made.self_test["checks"]
@@ -275,8 +271,8 @@ def _listed(numbers: Iterable[int]) -> str:
 
 def _conditions(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
     """Prompts, or names of classes, that the options give."""
-    from fastdc.bundle.prompts import prompts_of, read_class_names, read_prompts
-    from fastdc.sources.choose import is_text_conditional
+    from fastdc.bundle import prompts_of, read_class_names, read_prompts
+    from fastdc.sources import is_text_conditional
 
     listed, templates = options["classes"], options["template"]
     if options["prompts"] is not None:
@@ -298,7 +294,7 @@ def _conditions(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
 
 def _lora(text: str) -> Any:
     """A LoRA of "FILE" or "FILE=SCALE"."""
-    from fastdc.sources.lora import Lora
+    from fastdc.sources import Lora
 
     path, _, scale = text.rpartition("=")
     try:

@@ -5,14 +5,11 @@ from typing import Any
 
 import click
 
-from fastdc.backends.onnx.cpu import usable_cpus
+from fastdc.backends import usable_cpus
 from fastdc.build_info import CAPABILITIES, build_config
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.manifest import REST, TEXT, saved_by_parts
-from fastdc.bundle.model import Model
-from fastdc.bundle.shipped import find_model, shipped_models
+from fastdc.bundle import REST, TEXT, Bundle, Model, find_model, load_bundle, saved_by_parts, shipped_models
 from fastdc.cli.runner import promise
-from fastdc.inference.job import plan_config
+from fastdc.inference import plan_config
 
 _EPILOG = """\b
 Examples:

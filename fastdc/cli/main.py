@@ -11,8 +11,7 @@ import sys
 
 import click
 
-from fastdc.support.exceptions import FastdcError, Interrupted
-from fastdc.support.version import __version__
+from fastdc.support import FastdcError, Interrupted, __version__
 
 # Command -> what it does, in the order of --help. Modules are imported when their command runs.
 _COMMANDS = {

@@ -8,21 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
-from fastdc.backends import BACKENDS
-from fastdc.backends.protocol import PRECISIONS
-from fastdc.bundle.calibration_file import with_calibration_file
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.model import Model
-from fastdc.bundle.shipped import find_model
+from fastdc.backends import BACKENDS, PRECISIONS
+from fastdc.bundle import Bundle, Model, find_model, load_bundle, with_calibration_file
 from fastdc.classifier import DiffusionClassifier
-from fastdc.diffusion.noisy_methods import METHODS
-from fastdc.diffusion.plan import ORDERS
-from fastdc.inference.decide import DECISIONS
-from fastdc.inference.job import PlanOptions
+from fastdc.diffusion import METHODS, ORDERS
+from fastdc.inference import DECISIONS, PlanOptions
 from fastdc.loading import load
-from fastdc.rules.registry import RULES
-from fastdc.support.exceptions import InputError
-from fastdc.support.optional import require
+from fastdc.rules import RULES
+from fastdc.support import InputError, require
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Advance = Callable[[int, str], None]
@@ -193,8 +186,8 @@ def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
     path = options.get("prompts")
     if path is None:
         return bundle
-    from fastdc.backends.onnx.text_encoder import with_prompts
-    from fastdc.bundle.prompts import read_prompts
+    from fastdc.backends import with_prompts
+    from fastdc.bundle import read_prompts
 
     return with_prompts(bundle, read_prompts(path))
 

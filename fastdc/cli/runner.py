@@ -9,11 +9,9 @@ from typing import Any, cast
 
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.options import Advance, plan_options, progress_bar
-from fastdc.inference.job import Settings
-from fastdc.inference.results import Classification, OnProgress, Progress
-from fastdc.rules.calibrated import Calibrated
-from fastdc.rules.registry import describe
-from fastdc.support.exceptions import InputError, Interrupted
+from fastdc.inference import Classification, OnProgress, Progress, Settings
+from fastdc.rules import Calibrated, describe
+from fastdc.support import InputError, Interrupted
 
 # Images whose results are handed on together: enough to decide at once, few enough to see lines come.
 CHUNK = 16

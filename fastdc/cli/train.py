@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:

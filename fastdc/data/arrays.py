@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data.convert import Notes, Pixels, check_bytes, reading, show
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 MAX_CLASSES = 100_000  # ImageNet-21k has 21,843; a larger label is a mistake, and names for it would fill the memory
 _MIN_SIDE = 5

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support.exceptions import FastdcError, InputError
+from fastdc.support import FastdcError, InputError
 
 # Images of one kind: uint8 levels 0..255, or float32 in [0, 1]; shape (n, c, h, w) unless said otherwise.
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastdc.data.convert import Notes, reading, show
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 _NEVER = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastdc.data.arrays import ArrayFile, read_arrays
 from fastdc.data.convert import Notes, Pixels, check_bytes, check_shape, fit, reading, show, to_float, to_uint8
 from fastdc.data.image_files import list_images, read_image
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.npz"
 _ARRAY_SUFFIXES = (".npy", ".npz")

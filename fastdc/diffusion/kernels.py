@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 try:
     from fastdc import _C
@@ -51,7 +51,6 @@ PURPOSE_DIFFUSION = 0
 PURPOSE_SELECTION = 1
 PURPOSE_ESTIMATION = 2
 
-MAX_SEED = 2**64 - 1
 MAX_STREAM = 2**56 - 1
 _DTYPES = ("float32", "float16", "bfloat16")
 _CPU, _CUDA = 1, 2  # DLPack's device types
@@ -424,7 +423,6 @@ def cuda_device_count() -> int:
 __all__ = [
     "LOSSES",
     "MAP_LOSSES",
-    "MAX_SEED",
     "MAX_STREAM",
     "PURPOSE_DIFFUSION",
     "PURPOSE_ESTIMATION",

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.diffusion.schedules import FloatArray
-from fastdc.support.exceptions import InputError
+from fastdc.support import Float64, InputError
 
 MAX_KNOTS = 10_000
 
@@ -52,7 +51,7 @@ class LevelWeights:
         if not any(self.weight):
             raise InputError("weight of level weights must not be zero everywhere")
 
-    def at(self, ratio: npt.ArrayLike) -> FloatArray:
+    def at(self, ratio: npt.ArrayLike) -> Float64:
         """The weights at noise-to-signal ratios of any shape, float64."""
         with np.errstate(divide="ignore"):  # a level without signal has an infinite ratio, and the last knot's weight
             position = np.log(np.asarray(ratio, dtype=np.float64))

@@ -30,8 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdc.diffusion.schedules import FloatArray
-from fastdc.support.exceptions import InputError
+from fastdc.support import Float64, InputError
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Method:
         """Whether noise is added to the noisy image, so that the network's level is made of both."""
         return self.above and not self.replaces
 
-    def added(self, ratio: FloatArray, tau: float) -> FloatArray:
+    def added(self, ratio: Float64, tau: float) -> Float64:
         """s', the standard deviation of the noise that is added, over the signal.
 
         Raises:
@@ -68,7 +67,7 @@ class Method:
             )
         return np.sqrt(ratio**2 - tau**2) if self.noisy else ratio
 
-    def target(self, ratio: FloatArray, tau: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def target(self, ratio: Float64, tau: float) -> tuple[Float64, Float64, Float64]:
         """Coefficients of y, e and h(x_tau) in the target, each of the shape of `ratio`."""
         one, zero = np.ones_like(ratio), np.zeros_like(ratio)
         if self.name == "epndc":

@@ -29,21 +29,21 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.diffusion.kernels import ROW_FIELDS
-from fastdc.diffusion.schedules import FloatArray, Levels
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion.schedules import Levels
+from fastdc.support import Float64, InputError
 
 KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")
 SPACES = ("eps", "x0", "v")
 
 # What levels must satisfy for a kind's formulas to hold, and by how much they do not.
-_NEEDS: dict[str, tuple[str, Callable[[Levels], FloatArray]]] = {
+_NEEDS: dict[str, tuple[str, Callable[[Levels], Float64]]] = {
     "v_prediction": ("alpha^2 + sigma^2 = 1", lambda levels: levels.alpha**2 + levels.sigma**2 - 1),
     "edm": ("alpha = 1", lambda levels: levels.alpha - 1),
     "flow": ("alpha + sigma = 1", lambda levels: levels.alpha + levels.sigma - 1),
 }
 
 # r_space = factor * r_x0 at fixed x_t.
-_FROM_X0: dict[str, Callable[[Levels], FloatArray]] = {
+_FROM_X0: dict[str, Callable[[Levels], Float64]] = {
     "x0": lambda levels: np.ones_like(levels.alpha),
     "eps": lambda levels: -levels.alpha / levels.sigma,
     "v": lambda levels: -1 / levels.sigma,
@@ -83,8 +83,8 @@ class Parameterization:
         weight: npt.ArrayLike,
         space: str | None = None,
         *,
-        added: FloatArray | None = None,
-        target: tuple[FloatArray, FloatArray, FloatArray] | None = None,
+        added: Float64 | None = None,
+        target: tuple[Float64, Float64, Float64] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Coefficient rows of J draws.
 
@@ -140,15 +140,15 @@ class Parameterization:
             raise InputError(f"parameterization {self.kind} needs a schedule with {condition}")
 
     def _towards(
-        self, levels: Levels, added: FloatArray, target: tuple[FloatArray, FloatArray, FloatArray]
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        self, levels: Levels, added: Float64, target: tuple[Float64, Float64, Float64]
+    ) -> tuple[Float64, Float64, Float64, Float64, Float64, Float64]:
         """(gx, ge, a, b, c, d) with x_t = alpha (x + added e) and the residual D - target, in x0 space."""
         scale, p, q = self.denoiser(levels)
         signal = q * levels.alpha
         x, e, z = target
         return scale * levels.alpha, scale * levels.alpha * added, p, signal - x, signal * added - e, -z
 
-    def denoiser(self, levels: Levels) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def denoiser(self, levels: Levels) -> tuple[Float64, Float64, Float64]:
         """(scale, p, q), each float64 (J,): the network takes scale x_t, and D = p F + q x_t estimates the clean image.
 
         Not finite where x_t holds no image (alpha = 0).
@@ -159,7 +159,7 @@ class Parameterization:
             factor = 1 / _FROM_X0[self.space](levels)
             return ge / levels.sigma, factor * a, factor * c / levels.sigma
 
-    def _native(self, levels: Levels) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+    def _native(self, levels: Levels) -> tuple[Float64, Float64, Float64, Float64, Float64]:
         """(gx, ge, a, b, c) with the residual in :attr:`space`."""
         alpha, sigma = levels.alpha, levels.sigma
         one, zero = np.ones_like(alpha), np.zeros_like(alpha)

@@ -20,16 +20,15 @@ from fastdc.diffusion.kernels import LOSSES, ROW_FIELDS
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.noisy_methods import Method, method_of
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import AbstractSchedule, FloatArray, Levels, SteppedSchedule
+from fastdc.diffusion.schedules import AbstractSchedule, Levels, SteppedSchedule
 from fastdc.diffusion.weighting import weighting
-from fastdc.support.exceptions import InputError
+from fastdc.support import Float64, InputError, checks
 
 MAX_DRAWS = 1_000_000
-MAX_ORDER_SEED = 2**64 - 1
 ORDERS = ("van_der_corput", "random")
 
 
-def van_der_corput(count: int) -> FloatArray:
+def van_der_corput(count: int) -> Float64:
     """Elements 1 ... count of the base-2 van der Corput sequence, float64 (count,), all in (0, 1)."""
     index = np.arange(1, count + 1, dtype=np.uint64)
     result = np.zeros(count)
@@ -41,7 +40,7 @@ def van_der_corput(count: int) -> FloatArray:
     return result
 
 
-def random_positions(count: int, seed: int) -> FloatArray:
+def random_positions(count: int, seed: int) -> Float64:
     """The first `count` of the independent uniform numbers that `seed` names, float64 (count,), all in (0, 1).
 
     The top 52 bits of the words of NumPy's Philox with the key `seed`: NumPy keeps the words of its bit generators the
@@ -49,15 +48,6 @@ def random_positions(count: int, seed: int) -> FloatArray:
     """
     words = np.random.Philox(key=seed).random_raw(count) >> np.uint64(12)
     return np.asarray((words.astype(np.float64) + 0.5) * 2.0**-52)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a user gave a real number: Python's or NumPy's, and no bool."""
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -102,13 +92,13 @@ class PlanConfig:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.draws):
+        if not checks.is_whole(self.draws):
             raise InputError(f"draws must be a whole number, got {self.draws!r}")
         if not 1 <= self.draws <= MAX_DRAWS:
             raise InputError(f"draws must be 1 to {MAX_DRAWS}, got {self.draws}")
         if self.loss not in LOSSES:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if not is_number(self.delta) or not 0 < self.delta < float("inf"):
+        if not checks.is_number(self.delta) or not 0 < self.delta < float("inf"):
             raise InputError(f"delta must be positive, got {self.delta!r}")
         if not isinstance(self.weighting, str):
             raise InputError(f"weighting must be a name, got {self.weighting!r}")
@@ -126,7 +116,7 @@ class PlanConfig:
         if not isinstance(self.method, str):
             raise InputError(f"method must be a name, got {self.method!r:.80}")
         method_of(self.method)
-        if not is_number(self.noise) or not 0 <= self.noise < float("inf"):
+        if not checks.is_number(self.noise) or not 0 <= self.noise < float("inf"):
             raise InputError(f"noise must be a noise-to-signal ratio from 0, got {self.noise!r:.80}")
         if self.method != "dc" and self.noise == 0:
             raise InputError(f"method {self.method} is for noisy images: expected their noise, got 0")
@@ -140,20 +130,24 @@ class PlanConfig:
 
     def _check_levels(self) -> None:
         if self.levels is not None:
-            pair = isinstance(self.levels, (tuple, list)) and len(self.levels) == 2 and all(map(is_number, self.levels))
+            pair = (
+                isinstance(self.levels, (tuple, list))
+                and len(self.levels) == 2
+                and all(map(checks.is_number, self.levels))
+            )
             if not pair or not 0 < self.levels[0] < self.levels[1] < float("inf"):
                 raise InputError(f"levels must be (low, high) with 0 < low < high, got {self.levels!r}")
             # Python's floats: a float32 would compute the plan in float32, and what is stored would not repeat it.
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
         ratios = self.first if isinstance(self.first, (tuple, list)) else (None,)
-        if not all(is_number(ratio) and 0 < ratio < float("inf") for ratio in ratios):
+        if not all(checks.is_number(ratio) and 0 < ratio < float("inf") for ratio in ratios):
             raise InputError(f"first must be positive noise-to-signal ratios, got {self.first!r}")
         object.__setattr__(self, "first", tuple(map(float, self.first)))
 
     def _check_order(self) -> None:
         if self.order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
-        if not _is_whole(self.order_seed) or not 0 <= self.order_seed <= MAX_ORDER_SEED:
+        if not checks.is_whole(self.order_seed) or not 0 <= self.order_seed <= checks.MAX_SEED:
             raise InputError(f"order_seed must be a whole number in [0, 2^64), got {self.order_seed!r}")
         if self.order_seed and self.order != "random":
             raise InputError(f"order_seed is of order 'random', got {self.order_seed} with order {self.order!r}")
@@ -162,7 +156,7 @@ class PlanConfig:
         if self.timesteps is None:
             return
         steps = self.timesteps if isinstance(self.timesteps, (tuple, list)) else (None,)
-        if not all(_is_whole(step) and step >= 0 for step in steps):
+        if not all(checks.is_whole(step) and step >= 0 for step in steps):
             raise InputError(f"timesteps must be whole numbers from 0, got {self.timesteps!r:.80}")
         if len(steps) != self.draws:
             raise InputError(f"timesteps must be one for each of {self.draws} draws, got {len(steps)}")
@@ -236,7 +230,7 @@ class Plan:
         return self.config.antithetic
 
 
-def _positions(schedule: AbstractSchedule, config: PlanConfig) -> FloatArray:
+def _positions(schedule: AbstractSchedule, config: PlanConfig) -> Float64:
     """Where on the schedule each draw's level lies, float64 (J,) in [0, 1]."""
     if config.timesteps is not None:
         if not isinstance(schedule, SteppedSchedule):
@@ -257,7 +251,7 @@ def _positions(schedule: AbstractSchedule, config: PlanConfig) -> FloatArray:
     return (np.repeat(positions, 2) if config.antithetic else positions)[: config.draws]
 
 
-def _first_positions(schedule: AbstractSchedule, first: tuple[float, ...]) -> FloatArray:
+def _first_positions(schedule: AbstractSchedule, first: tuple[float, ...]) -> Float64:
     ends = schedule.levels([0.0, 1.0])
     with np.errstate(divide="ignore"):  # a schedule may end in pure noise
         low, high = (ends.sigma / ends.alpha).tolist()

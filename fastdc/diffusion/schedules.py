@@ -17,9 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support.exceptions import InputError
-
-FloatArray = npt.NDArray[np.float64]
+from fastdc.support import Float64, InputError
 
 MAX_TRAIN_TIMESTEPS = 1_000_000
 
@@ -40,14 +38,14 @@ class Levels:
             2107.00630, eq. 17) of the squared error in x for levels drawn uniformly in u.
     """
 
-    position: FloatArray
-    alpha: FloatArray
-    sigma: FloatArray
-    timestep: FloatArray
-    snr_slope: FloatArray
+    position: Float64
+    alpha: Float64
+    sigma: Float64
+    timestep: Float64
+    snr_slope: Float64
 
     @property
-    def snr(self) -> FloatArray:
+    def snr(self) -> Float64:
         """Signal-to-noise ratio alpha^2 / sigma^2."""
         return (self.alpha / self.sigma) ** 2
 
@@ -68,7 +66,7 @@ class AbstractSchedule(Protocol):
         """The entry of a bundle's manifest that :func:`schedule_from_dict` reads."""
 
 
-def _positions(position: npt.ArrayLike) -> FloatArray:
+def _positions(position: npt.ArrayLike) -> Float64:
     u = np.asarray(position, dtype=np.float64)
     if u.ndim != 1 or not np.all((u >= 0) & (u <= 1)):
         raise InputError(f"positions must be a list of numbers in [0, 1], got {position!r}")
@@ -79,7 +77,7 @@ class SteppedSchedule:
     """What schedules of T steps share: step t = floor(u T) with alpha^2 = alpha_bar_t, sigma^2 = 1 - alpha_bar_t."""
 
     @property
-    def alphas_cumprod(self) -> FloatArray:
+    def alphas_cumprod(self) -> Float64:
         """alpha_bar_t = prod_{s <= t} (1 - beta_s), float64 (T,), decreasing, in (0, 1)."""
         raise AssertionError("a schedule of steps defines them")
 
@@ -134,7 +132,7 @@ class DiscreteSchedule(SteppedSchedule):
             raise InputError(f"alpha_bar must stay inside (0, 1), got {alpha_bar[0]} to {alpha_bar[-1]}")
 
     @property
-    def alphas_cumprod(self) -> FloatArray:
+    def alphas_cumprod(self) -> Float64:
         """See :class:`SteppedSchedule`."""
         steps = self.num_train_timesteps
         if self.beta_schedule == "linear":
@@ -178,7 +176,7 @@ class TableSchedule(SteppedSchedule):
             before = alpha_bar
 
     @property
-    def alphas_cumprod(self) -> FloatArray:
+    def alphas_cumprod(self) -> Float64:
         """See :class:`SteppedSchedule`."""
         return np.array(self.table, dtype=np.float64)
 

@@ -25,7 +25,7 @@ import threading
 from typing import Any
 
 from fastdc.diffusion import kernels
-from fastdc.support.optional import require
+from fastdc.support import require
 
 require("torch", extra="train")
 

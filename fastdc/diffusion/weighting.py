@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdc.diffusion.schedules import FloatArray, Levels
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion.schedules import Levels
+from fastdc.support import Float64, InputError
 
 EXP_RATE = 7.0
 MIN_SNR_GAMMA = 5.0
@@ -38,31 +38,31 @@ class Weighting:
 
     name: str
     space: str
-    _weight: Callable[[Levels, float], FloatArray]
+    _weight: Callable[[Levels, float], Float64]
 
-    def weight(self, levels: Levels, sigma_data: float | None = None) -> FloatArray:
+    def weight(self, levels: Levels, sigma_data: float | None = None) -> Float64:
         """Weights of the levels, float64 (J,), not negative. sigma_data: of the model, used by "edm"."""
         return self._weight(levels, DEFAULT_SIGMA_DATA if sigma_data is None else sigma_data)
 
 
-def _uniform(levels: Levels, _: float) -> FloatArray:
+def _uniform(levels: Levels, _: float) -> Float64:
     return np.ones_like(levels.sigma)
 
 
-def _edm(levels: Levels, sigma_data: float) -> FloatArray:
+def _edm(levels: Levels, sigma_data: float) -> Float64:
     sigma = levels.sigma / np.maximum(levels.alpha, 1e-12)  # on the VE scale, where EDM's formula is written
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
-def _vlb(levels: Levels, _: float) -> FloatArray:
+def _vlb(levels: Levels, _: float) -> Float64:
     return levels.snr_slope / 2
 
 
-def _exp(levels: Levels, _: float) -> FloatArray:
+def _exp(levels: Levels, _: float) -> Float64:
     return np.exp(-EXP_RATE * levels.position)
 
 
-def _min_snr(levels: Levels, _: float) -> FloatArray:
+def _min_snr(levels: Levels, _: float) -> Float64:
     return np.minimum(levels.snr, MIN_SNR_GAMMA) / levels.snr
 
 

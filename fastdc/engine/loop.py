@@ -28,11 +28,10 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.protocol import AbstractNetwork, AbstractSlot, Buffer
-from fastdc.diffusion import kernels
-from fastdc.diffusion.plan import Plan
+from fastdc.backends import AbstractNetwork, AbstractSlot, Buffer
+from fastdc.diffusion import Plan, kernels
 from fastdc.engine.scheduler import Cells, Scheduler, Work
-from fastdc.support.exceptions import BackendError
+from fastdc.support import BackendError
 
 # Sets of arrays that a network keeps for runs to come, and captured steps that a set keeps, the oldest given up first.
 _SETS_KEPT = 4

@@ -25,10 +25,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.protocol import AbstractNetwork, AbstractSlot, Buffer
+from fastdc.backends import AbstractNetwork, AbstractSlot, Buffer
 from fastdc.engine.loop import Run, evaluate
 from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler
-from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support import BackendError, InputError
 
 _TURNS = 4  # a device holds at most this part of its even share of a run at once, where that fills its steps
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.diffusion.kernels import Ledger
-from fastdc.rules.protocol import AbstractRule, Look
-from fastdc.support.exceptions import InputError
+from fastdc.diffusion import Ledger
+from fastdc.rules import AbstractRule, Look
+from fastdc.support import InputError
 
 Cells = npt.NDArray[np.int32]
 """int32 (m, 3): slot of the image, class, draw."""

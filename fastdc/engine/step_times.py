@@ -18,10 +18,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.protocol import AbstractNetwork, halves
+from fastdc.backends import AbstractNetwork, halves
 from fastdc.engine.loop import Run, evaluate
 from fastdc.engine.scheduler import Scheduler, Work
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 _WARMUP = 3  # rounds of a size that are not timed: where steps are captured, the first two run otherwise
 

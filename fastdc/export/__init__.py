@@ -2,6 +2,7 @@
 
 from fastdc.export.bundle import export_source
 from fastdc.export.calibrate import CALIBRATION_SEEDS, supported_delta
+from fastdc.export.compare import compare_errors
 from fastdc.export.graph import DEFAULT_OPSET, PRECISIONS, export_graph, export_onnx
 from fastdc.export.storage import LARGE, external, weight_bytes
 from fastdc.export.trained import export_run, training_command
@@ -13,6 +14,7 @@ __all__ = [
     "LARGE",
     "PRECISIONS",
     "GraphCheck",
+    "compare_errors",
     "denoiser_feeds",
     "export_graph",
     "export_onnx",

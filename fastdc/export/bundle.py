@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.bundle.folder import Bundle, write_bundle
-from fastdc.bundle.manifest import (
+from fastdc.bundle import (
     DENOISER,
     ENCODER,
     FORMAT,
@@ -23,21 +22,21 @@ from fastdc.bundle.manifest import (
     TEXT,
     TOKENIZERS,
     VERSION,
+    Bundle,
     parse_manifest,
+    write_bundle,
 )
 from fastdc.data import LabelledImages
-from fastdc.diffusion.plan import make_plan
+from fastdc.diffusion import make_plan
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
 from fastdc.export.int8_files import quantized_files
 from fastdc.export.storage import LARGE, weight_bytes
 from fastdc.export.verify import Feed, GraphCheck, verify_graph
-from fastdc.inference.job import plan_config
-from fastdc.inference.results import OnProgress
-from fastdc.sources.base import Source
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import version_of
+from fastdc.inference import OnProgress, plan_config
+from fastdc.sources import Source
+from fastdc.support import BundleError, InputError, version_of
 
 Files = dict[str, bytes | Path]
 Notify = Callable[[str], None]

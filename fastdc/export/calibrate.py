@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.bundle.folder import write_bundle
-from fastdc.calibration.race import controlled_limit
-from fastdc.calibration.temperature import fit_temperature, with_doubt
+from fastdc.bundle import write_bundle
+from fastdc.calibration import controlled_limit, fit_temperature, with_doubt
 from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
 from fastdc.data import LabelledImages
-from fastdc.inference.results import OnProgress
+from fastdc.inference import OnProgress
 from fastdc.loading import load
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from
 # Operations of a calibration: some minutes on one core. A network that takes more is compared with shorter full runs.

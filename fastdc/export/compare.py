@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx.image_encoder import ModuleEncoder
-from fastdc.backends.torch import TorchNetwork
-from fastdc.bundle.folder import Bundle
+from fastdc.backends import ModuleEncoder, NetworkOptions, TorchNetwork
+from fastdc.bundle import Bundle
 from fastdc.classifier import DiffusionClassifier
 from fastdc.loading import load
-from fastdc.sources.base import Source, WithTables
+from fastdc.sources import Source, WithTables
 
 # Classes whose mean errors are closer than this, relative to the error, are a tie: rounding decides between them.
 TIE = 1e-5

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.bundle.manifest import CLASSES, DATA, DENOISER, PREFIX, REST, SCORED
+from fastdc.bundle import CLASSES, DATA, DENOISER, PREFIX, REST, SCORED
 from fastdc.export.flops import Flops, input_shapes, measure_flops
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
 from fastdc.export.scored import scored_graph
 from fastdc.export.split import Split, check_split, split_graph
 from fastdc.export.storage import LARGE, external, weight_bytes
 from fastdc.export.verify import CHECKED_BATCHES, Feed, GraphCheck, denoiser_feeds, tolerance, verify_graph
-from fastdc.sources.base import Source
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.sources import Source
+from fastdc.support import BackendError, InputError, require
 
 if TYPE_CHECKING:
     import onnx

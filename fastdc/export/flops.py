@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastdc.support.exceptions import InputError
-from fastdc.support.optional import require
+from fastdc.support import InputError, require
 
 require("onnx", extra="export")
 

@@ -20,11 +20,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastdc.backends.protocol import one_line
+from fastdc.backends import one_line
 from fastdc.export.lower import lower_einsum, lower_single_group, lower_types
 from fastdc.export.storage import check_graph
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BackendError, InputError, require
 
 require("torch", extra="export")
 

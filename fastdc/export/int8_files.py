@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.bundle.folder import write_bundle
-from fastdc.bundle.manifest import DATA, DENOISER
+from fastdc.bundle import DATA, DENOISER, write_bundle
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
-from fastdc.diffusion.plan import make_plan
+from fastdc.diffusion import make_plan
 from fastdc.export.denoiser import conditions
 from fastdc.export.int8_graph import calibration_feeds, quantize_graph
-from fastdc.inference.images import to_model_range
-from fastdc.inference.job import plan_config
+from fastdc.inference import plan_config, to_model_range
 from fastdc.loading import load
-from fastdc.sources.base import Source
-from fastdc.support.exceptions import InputError
+from fastdc.sources import Source
+from fastdc.support import InputError
 
 Files = dict[str, bytes | Path]
 

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.backends.protocol import one_line
+from fastdc.backends import one_line
 from fastdc.export.graph import strip
 from fastdc.export.storage import value_types
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BackendError, InputError, require
 
 if TYPE_CHECKING:
     import onnx

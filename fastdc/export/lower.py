@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastdc.export.storage import value_types
-from fastdc.support.optional import require
+from fastdc.support import require
 
 if TYPE_CHECKING:
     import onnx

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.diffusion.kernels import LOSSES, ROW_FIELDS
+from fastdc.diffusion import LOSSES, ROW_FIELDS
 from fastdc.export.storage import check_graph
-from fastdc.support.exceptions import InputError
-from fastdc.support.optional import require
+from fastdc.support import InputError, require
 
 if TYPE_CHECKING:
     import onnx

@@ -28,11 +28,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.protocol import one_line
+from fastdc.backends import one_line
 from fastdc.export.split_cut import Candidate, best_ahead
 from fastdc.export.split_parts import CLASS, IMAGE, Dependence, Port, find_dependence, part, reads
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BackendError, InputError, require
 
 require("onnx", extra="export")
 

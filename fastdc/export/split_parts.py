@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastdc.export.flops import Value, infer_values, node_flops
-from fastdc.support.optional import require
+from fastdc.support import require
 
 require("onnx", extra="export")
 

@@ -11,9 +11,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from fastdc.backends.protocol import one_line
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.backends import one_line
+from fastdc.support import BackendError, InputError, require
 
 if TYPE_CHECKING:
     import onnx

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from fastdc.backends.tensorrt.build import BATCH, EngineOptions, Range, build_plan, check_range
-from fastdc.backends.tensorrt.module import use_module
+from fastdc.backends.tensorrt import BATCH, EngineOptions, Range, build_plan, check_range, use_module
 
 if TYPE_CHECKING:
     import onnx

@@ -9,18 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdc.backends.protocol import one_line
-from fastdc.bundle.folder import Bundle, write_bundle
+from fastdc.backends import one_line
+from fastdc.bundle import Bundle, write_bundle
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
-from fastdc.inference.results import OnProgress
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require, version_of
-from fastdc.train.config import TrainConfig
-from fastdc.train.dataset import content_digest
-from fastdc.train.run import RunFolder, RunInfo
+from fastdc.inference import OnProgress
+from fastdc.support import BundleError, InputError, require, version_of
+from fastdc.train import RunFolder, RunInfo, TrainConfig, content_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,7 +114,7 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
 
 
 def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", dict[str, Any]]:
-    from fastdc.bundle.architectures import build_network
+    from fastdc.bundle import build_network
 
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
@@ -158,7 +155,7 @@ def _description(info: RunInfo) -> str:
 def _provenance(
     info: RunInfo, progress: dict[str, Any], network: "nn.Module", difference: float
 ) -> dict[str, str | int | float]:
-    from fastdc.bundle.architectures import parameter_count
+    from fastdc.bundle import parameter_count
 
     return {
         "command": training_command(info.config),

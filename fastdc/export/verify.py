@@ -19,11 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.backends.onnx.widen import widen
-from fastdc.backends.protocol import one_line
-from fastdc.backends.rounding import rounding_tolerance
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.backends import one_line, rounding_tolerance, widen
+from fastdc.support import BackendError, InputError, require
 
 if TYPE_CHECKING:
     import onnx

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdc.support.exceptions import InputError
-from fastdc.support.optional import require
+from fastdc.support import InputError, require
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -26,9 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.inference.error_table import ErrorTable, mean_errors
-from fastdc.support.exceptions import InputError
+from fastdc.support import Float64, InputError
 
-FloatArray = npt.NDArray[np.float64]
 DECISIONS = ("mean", "vote")
 
 
@@ -50,8 +49,8 @@ class Decision:
     """
 
     labels: npt.NDArray[np.int64]
-    probabilities: FloatArray
-    mean_errors: FloatArray
+    probabilities: Float64
+    mean_errors: Float64
     votes: npt.NDArray[np.int64]
 
 
@@ -147,10 +146,10 @@ def _check_evaluated(counts: npt.NDArray[np.integer]) -> None:
 
 def _place_dropped(
     errors: npt.NDArray[np.floating],
-    ranked: FloatArray,
+    ranked: Float64,
     survives: npt.NDArray[np.bool_],
     leaders: npt.NDArray[np.int64],
-) -> FloatArray:
+) -> Float64:
     """Mean errors (n, K): those of survivors as they are, those of dropped classes by paired differences to leaders.
 
     Args:
@@ -168,7 +167,7 @@ def _place_dropped(
     return np.where(survives, ranked, placed)
 
 
-def _leading(probabilities: FloatArray, labels: npt.NDArray[np.int64]) -> FloatArray:
+def _leading(probabilities: Float64, labels: npt.NDArray[np.int64]) -> Float64:
     """Probabilities whose first largest entry is the label's.
 
     The softmax rounds small gaps between errors to none: the label gains one float where an earlier class equals it.
@@ -188,7 +187,7 @@ def _votes(
     return np.asarray(np.count_nonzero(won, axis=2), dtype=np.int64)
 
 
-def posterior(means: FloatArray, temperature: float = 1.0) -> FloatArray:
+def posterior(means: Float64, temperature: float = 1.0) -> Float64:
     """softmax(-mean error / temperature) over classes (Li et al., eq. 8), float64 (n, K); 0 for classes that are NaN.
 
     Raises:

@@ -22,11 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Model
-from fastdc.diffusion.kernels import MAX_SEED
-from fastdc.diffusion.plan import Plan
-from fastdc.support.exceptions import InputError
-from fastdc.support.version import __version__
+from fastdc.bundle import Model
+from fastdc.diffusion import Plan
+from fastdc.support import InputError, __version__, checks
 
 FORMAT = "fastdc-errors"
 VERSION = 2
@@ -418,5 +416,5 @@ def _check_meta(meta: Any) -> None:
             raise InputError(f"format version {value!r:.80}, this fastdc reads 1 to {VERSION}: upgrade fastdc")
     if not all(isinstance(name, str) for name in meta["class_names"]):
         raise InputError("class_names must be strings")
-    if not 0 <= meta["seed"] <= MAX_SEED:
+    if not 0 <= meta["seed"] <= checks.MAX_SEED:
         raise InputError(f"seed must be in [0, 2^64), got {meta['seed']!r:.80}")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Model
-from fastdc.support.exceptions import InputError
+from fastdc.bundle import Model
+from fastdc.support import InputError
 
 
 def to_model_range(images: Any, model: Model) -> npt.NDArray[np.float32]:

@@ -10,21 +10,29 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
-from fastdc.bundle.model import Model
-from fastdc.diffusion.kernels import MAX_SEED
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.diffusion.noisy_methods import method_of
-from fastdc.diffusion.plan import Plan, PlanConfig, is_number, make_plan
-from fastdc.engine import WORTH, Foresight, LookAhead, steps_of
-from fastdc.engine.loop import Run
-from fastdc.engine.runner import AbstractRunner, Alone, Lane, Spread, networks_of, room_of
-from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler
+from fastdc.bundle import Model
+from fastdc.diffusion import LevelWeights, Plan, PlanConfig, make_plan, method_of
+from fastdc.engine import (
+    IN_FLIGHT,
+    WORTH,
+    AbstractRunner,
+    Alone,
+    Finished,
+    Foresight,
+    Lane,
+    LookAhead,
+    Request,
+    Run,
+    Scheduler,
+    Spread,
+    networks_of,
+    room_of,
+    steps_of,
+)
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.results import Classification, OnProgress, Progress
-from fastdc.rules.protocol import AbstractRule
-from fastdc.rules.registry import describe, make_rule
-from fastdc.support.exceptions import InputError
-from fastdc.support.version import __version__
+from fastdc.rules import AbstractRule, describe, make_rule
+from fastdc.support import InputError, __version__, checks
 
 Candidates = Callable[[npt.NDArray[np.float32]], Any]
 """Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of class indices."""
@@ -71,7 +79,7 @@ def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
     if unknown:
         raise InputError(f"there is no option {min(unknown)!r}")
     sigma = given.pop("sigma", 0.0)
-    if not is_number(sigma) or not 0 <= sigma < math.inf:
+    if not checks.is_number(sigma) or not 0 <= sigma < math.inf:
         raise InputError(f"sigma must be a standard deviation in pixels in [0, 1], from 0, got {sigma!r:.80}")
     given["noise"] = model.noise_ratio(sigma)
     if model.latent_shape is not None and given.get("method", "dc") != "dc":
@@ -142,7 +150,7 @@ class Job:
         Raises:
             InputError: Any of it cannot be used.
         """
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_SEED:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= checks.MAX_SEED:
             raise InputError(f"seed must be a whole number in [0, 2^64), got {seed!r}")
         config = plan_config(model, options)
         calibration = model.calibration_for(config) or model.calibration

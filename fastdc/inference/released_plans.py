@@ -19,12 +19,10 @@ the same computation as ever.
 
 import numpy as np
 
-from fastdc.bundle.model import Model
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.diffusion.plan import is_number
-from fastdc.diffusion.schedules import FloatArray
+from fastdc.bundle import Model
+from fastdc.diffusion import LevelWeights
 from fastdc.inference.job import PlanOptions
-from fastdc.support.exceptions import InputError
+from fastdc.support import Float64, InputError, checks
 
 STEPS = 126
 P_MEAN, P_STD = -1.2, 1.2
@@ -47,7 +45,7 @@ def released_plan(model: Model, method: str, sigma: float, *, steps: int = STEPS
     """
     if method not in _SKIPPED:
         raise InputError(f"compat ndc is for {' and '.join(_SKIPPED)}, got {method!r:.80}")
-    if not is_number(sigma) or not 0 < model.noise_ratio(sigma) < _END:
+    if not checks.is_number(sigma) or not 0 < model.noise_ratio(sigma) < _END:
         raise InputError(f"compat ndc needs a sigma whose noise-to-signal ratio is in (0, {_END:g}), got {sigma!r:.80}")
     if isinstance(steps, bool) or not isinstance(steps, int) or not _SKIPPED[method] + 3 <= steps <= 10_000:
         raise InputError(f"steps must be a whole number from {_SKIPPED[method] + 3} to 10000, got {steps!r:.80}")
@@ -71,9 +69,9 @@ def released_plan(model: Model, method: str, sigma: float, *, steps: int = STEPS
     }
 
 
-def _density(s: FloatArray) -> FloatArray:
+def _density(s: Float64) -> Float64:
     return np.asarray(np.exp(-((np.log(s) - P_MEAN) ** 2) / 2 * P_STD**2))
 
 
-def _edm(s: FloatArray, sigma_data: float) -> FloatArray:
+def _edm(s: Float64, sigma_data: float) -> Float64:
     return np.asarray((s**2 + sigma_data**2) / (s * sigma_data) ** 2)

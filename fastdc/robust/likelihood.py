@@ -26,14 +26,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Model
-from fastdc.diffusion.kernels import MAX_SEED
-from fastdc.diffusion.plan import is_number, make_plan, random_positions
-from fastdc.inference.images import check_streams, streams_of, to_model_range
-from fastdc.inference.job import PlanOptions, plan_config
+from fastdc.bundle import Model
+from fastdc.diffusion import make_plan, random_positions
+from fastdc.inference import PlanOptions, check_streams, plan_config, streams_of, to_model_range
 from fastdc.robust.torch_errors import ModelAndNetwork, cell_errors, denoiser_of, noise_of, place_of, positive_whole
-from fastdc.support.exceptions import InputError
-from fastdc.support.optional import require
+from fastdc.support import InputError, checks, require
 
 require("torch", extra="train")
 
@@ -99,9 +96,9 @@ class LikelihoodMaximization:
     def __post_init__(self) -> None:
         _check_whole(self.steps, self.seed)
         for name, number in (("eta", self.eta), ("gamma", self.gamma)):
-            if not is_number(number) or not 0 < number < float("inf"):
+            if not checks.is_number(number) or not 0 < number < float("inf"):
                 raise InputError(f"{name} must be positive, got {number!r:.80}")
-        if not is_number(self.mu) or not 0 <= self.mu < float("inf"):
+        if not checks.is_number(self.mu) or not 0 <= self.mu < float("inf"):
             raise InputError(f"mu must be a number from 0, got {self.mu!r:.80}")
         if self.norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r:.80}")
@@ -284,7 +281,7 @@ def null_class_of(model: Model) -> int:
 
 
 def _check_whole(steps: Any, seed: Any) -> None:
-    for name, value, most in (("steps", steps, MAX_STEPS), ("seed", seed, MAX_SEED)):
+    for name, value, most in (("steps", steps, MAX_STEPS), ("seed", seed, checks.MAX_SEED)):
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not whole or not 0 <= value <= most:
             raise InputError(f"{name} must be a whole number from 0 to {most}, got {value!r:.80}")

@@ -22,11 +22,9 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from fastdc.bundle.model import Model
-from fastdc.diffusion.kernels import MAX_SEED
-from fastdc.diffusion.plan import Plan, is_number, make_plan
-from fastdc.inference.images import check_streams, streams_of, to_model_range
-from fastdc.inference.job import PlanOptions, plan_config
+from fastdc.bundle import Model
+from fastdc.diffusion import Plan, make_plan
+from fastdc.inference import PlanOptions, check_streams, plan_config, streams_of, to_model_range
 from fastdc.robust.likelihood import AbstractMaximization, maximization_of, maximize_tensor, null_class_of
 from fastdc.robust.torch_errors import (
     ModelAndNetwork,
@@ -37,7 +35,7 @@ from fastdc.robust.torch_errors import (
     place_of,
     positive_whole,
 )
-from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support import BackendError, InputError, checks
 
 LIKELIHOOD_GRADIENTS = ("identity", "exact")
 
@@ -237,10 +235,10 @@ def as_module(
     model.check_plain("as_module")
     made = make_plan(model.schedule, model.parameterization, plan_config(model, plan))
     check_rows(made)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= checks.MAX_SEED:
         raise InputError(f"seed must be a whole number in [0, 2^64), got {seed!r:.80}")
     value = model.defaults.temperature if temperature is None else temperature
-    if not is_number(value) or not 0 < value < float("inf"):
+    if not checks.is_number(value) or not 0 < value < float("inf"):
         raise InputError(f"temperature must be positive, got {value!r:.80}")
     if likelihood_gradient not in LIKELIHOOD_GRADIENTS:
         known = ", ".join(LIKELIHOOD_GRADIENTS)

@@ -14,11 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastdc.backends import AbstractNetwork
-from fastdc.bundle.model import Model
-from fastdc.diffusion.kernels import PURPOSE_DIFFUSION, ROW_FIELDS, philox_normal
-from fastdc.diffusion.plan import Plan
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.bundle import Model
+from fastdc.diffusion import PURPOSE_DIFFUSION, ROW_FIELDS, Plan, kernels
+from fastdc.support import BackendError, InputError, require
 
 require("torch", extra="train")
 
@@ -47,7 +45,7 @@ def denoiser_of(classifier: ModelAndNetwork) -> nn.Module:
     Raises:
         BackendError: The classifier does not run on the torch backend.
     """
-    from fastdc.backends.torch import TorchNetwork
+    from fastdc.backends import TorchNetwork
 
     network = classifier.network
     if not isinstance(network, TorchNetwork):
@@ -110,7 +108,7 @@ def noise_of(
 ) -> Tensor:
     """The noise e of (stream, draw) pairs, float32 (m, c, h, w). streams: int64 (m,); draws: integers (m,)."""
     size = int(np.prod(shape))
-    made: Tensor = philox_normal(streams.contiguous(), draws.to(torch.int32), size, seed=seed, purpose=purpose)
+    made: Tensor = kernels.philox_normal(streams.contiguous(), draws.to(torch.int32), size, seed=seed, purpose=purpose)
     return made.view(-1, *shape)
 
 

@@ -1,1 +1,37 @@
 """Stopping rules; one module each. ``base`` states the protocol."""
+
+from fastdc.rules.betting import Betting
+from fastdc.rules.calibrated import Calibrated
+from fastdc.rules.calibration import Calibration, calibration_from_dict, plan_without_draws
+from fastdc.rules.class_tree import ClassTree
+from fastdc.rules.full import Full
+from fastdc.rules.hierarchy import Hierarchy
+from fastdc.rules.paired import Paired
+from fastdc.rules.protocol import AbstractRule, Classes, Look, check_draws, geometric_looks
+from fastdc.rules.registry import RULES, describe, make_rule
+from fastdc.rules.sift import Sift
+from fastdc.rules.staged import Staged
+from fastdc.rules.ttest import TTest
+
+__all__ = [
+    "RULES",
+    "AbstractRule",
+    "Betting",
+    "Calibrated",
+    "Calibration",
+    "ClassTree",
+    "Classes",
+    "Full",
+    "Hierarchy",
+    "Look",
+    "Paired",
+    "Sift",
+    "Staged",
+    "TTest",
+    "calibration_from_dict",
+    "check_draws",
+    "describe",
+    "geometric_looks",
+    "make_rule",
+    "plan_without_draws",
+]

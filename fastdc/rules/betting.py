@@ -27,8 +27,7 @@ import numpy.typing as npt
 
 from fastdc.rules.paired import known_rivals
 from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws, geometric_looks
-from fastdc.support.checks import fraction, positive, whole
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, checks
 
 LARGEST_BET = 0.95
 """The largest lambda, in units of 1 / bound: wealth at most times 1.95 and at least times 0.05 at a draw."""
@@ -65,13 +64,13 @@ class Betting(AbstractRule):
     every: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", fraction(self.name, "alpha", self.alpha))
+        object.__setattr__(self, "alpha", checks.fraction(f"rule {self.name}: alpha", self.alpha))
         if self.bound is not None:
-            object.__setattr__(self, "bound", positive(self.name, "bound", self.bound))
+            object.__setattr__(self, "bound", checks.positive(f"rule {self.name}: bound", self.bound))
         for option in ("rivals", "every"):
             value = getattr(self, option)
             if value is not None:
-                object.__setattr__(self, option, whole(self.name, option, value))
+                object.__setattr__(self, option, checks.whole(f"rule {self.name}: {option}", value))
 
     def looks(self, draws: int) -> tuple[int, ...]:
         """See :class:`AbstractRule`."""

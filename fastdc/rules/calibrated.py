@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws, geometric_looks
-from fastdc.support.checks import positive, whole
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, checks
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ class Calibrated(AbstractRule):
     draws: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "limit", positive(self.name, "limit", self.limit, zero=True))
+        object.__setattr__(self, "limit", checks.positive(f"rule {self.name}: limit", self.limit, zero=True))
         if self.draws is not None:
-            object.__setattr__(self, "draws", whole(self.name, "draws", self.draws))
+            object.__setattr__(self, "draws", checks.whole(f"rule {self.name}: draws", self.draws))
 
     def looks(self, draws: int) -> tuple[int, ...]:
         """See :class:`AbstractRule`."""

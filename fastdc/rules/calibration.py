@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastdc.diffusion.plan import MAX_DRAWS, PlanConfig, is_number
+from fastdc.diffusion import MAX_DRAWS, PlanConfig
 from fastdc.rules.calibrated import Calibrated
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, checks
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Calibration:
     def __post_init__(self) -> None:
         for name, low, high in (("limit", 0, math.inf), ("delta", 0, 1), ("risk", 0, 1), ("bound", 0, math.inf)):
             value = getattr(self, name)
-            if not is_number(value) or not low <= value < high:
+            if not checks.is_number(value) or not low <= value < high:
                 raise InputError(f"calibration: {name} must be a number in [{low}, {high}), got {value!r:.80}")
         for name in ("draws", "images", "seeds"):
             value = getattr(self, name)
@@ -59,7 +59,7 @@ class Calibration:
     def noised(self) -> tuple[str, float] | None:
         """The method and the noise-to-signal ratio of noisy images that it is for; None of clean ones."""
         noise, method = self.plan.get("noise", 0), self.plan.get("method", "dc")
-        return (method, float(noise)) if is_number(noise) and noise and isinstance(method, str) else None
+        return (method, float(noise)) if checks.is_number(noise) and noise and isinstance(method, str) else None
 
     def fits(self, plan: PlanConfig) -> bool:
         """Whether the limit was calibrated on such a plan: the same but for the number of draws."""

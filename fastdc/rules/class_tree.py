@@ -21,7 +21,7 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 Nested = tuple[Union[int, "Nested"], ...]
 """A node: its children in order, each a class or a node."""

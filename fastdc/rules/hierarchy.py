@@ -25,8 +25,7 @@ import numpy.typing as npt
 from fastdc.rules.class_tree import MAX_DEPTH, ClassTree
 from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
 from fastdc.rules.staged import Staged, smallest
-from fastdc.support.checks import positive, whole
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, checks
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,11 @@ class Hierarchy(AbstractRule):
         if not isinstance(self.inner, AbstractRule) or self.inner.expands:
             raise InputError(f"rule tree: inner must be a rule without a tree, got {type(self.inner).__name__}")
         if self.keep_nodes is not None:
-            object.__setattr__(self, "keep_nodes", whole(self.name, "keep_nodes", self.keep_nodes))
+            object.__setattr__(self, "keep_nodes", checks.whole(f"rule {self.name}: keep_nodes", self.keep_nodes))
         if self.margin is not None:
-            object.__setattr__(self, "margin", positive(self.name, "margin", self.margin, zero=True))
+            object.__setattr__(self, "margin", checks.positive(f"rule {self.name}: margin", self.margin, zero=True))
         if self.first is not None:
-            object.__setattr__(self, "first", whole(self.name, "first", self.first))
+            object.__setattr__(self, "first", checks.whole(f"rule {self.name}: first", self.first))
         if self.keep_nodes is None and self.margin is None:
             raise InputError("rule tree needs keep_nodes=... or margin=..., got neither: it would keep every class")
         object.__setattr__(self, "draws", self.inner.draws)

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 
 from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws, geometric_looks
 from fastdc.rules.ttest import beaten, critical_value
-from fastdc.support.checks import fraction, whole
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, checks
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class Paired(AbstractRule):
     rivals: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", fraction(self.name, "alpha", self.alpha))
-        object.__setattr__(self, "first", whole(self.name, "first", self.first, low=2))
+        object.__setattr__(self, "alpha", checks.fraction(f"rule {self.name}: alpha", self.alpha))
+        object.__setattr__(self, "first", checks.whole(f"rule {self.name}: first", self.first, low=2))
         if self.rivals is not None:
-            object.__setattr__(self, "rivals", whole(self.name, "rivals", self.rivals))
+            object.__setattr__(self, "rivals", checks.whole(f"rule {self.name}: rivals", self.rivals))
 
     def looks(self, draws: int) -> tuple[int, ...]:
         """See :class:`AbstractRule`."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 Mask = npt.NDArray[np.bool_]
 Classes = npt.NDArray[np.int32]

@@ -11,7 +11,7 @@ from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 KINDS: dict[str, type[AbstractRule]] = {
     kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
 from fastdc.rules.staged import smallest
-from fastdc.support.checks import positive, whole
+from fastdc.support import checks
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ class Sift(AbstractRule):
     keep_at_most: int = field(default=10, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "threshold", positive(self.name, "threshold", self.threshold, zero=True))
-        object.__setattr__(self, "sift_draws", whole(self.name, "sift_draws", self.sift_draws))
-        object.__setattr__(self, "keep_at_most", whole(self.name, "keep_at_most", self.keep_at_most))
+        object.__setattr__(
+            self, "threshold", checks.positive(f"rule {self.name}: threshold", self.threshold, zero=True)
+        )
+        object.__setattr__(self, "sift_draws", checks.whole(f"rule {self.name}: sift_draws", self.sift_draws))
+        object.__setattr__(self, "keep_at_most", checks.whole(f"rule {self.name}: keep_at_most", self.keep_at_most))
 
     def looks(self, draws: int) -> tuple[int, ...]:
         """See :class:`AbstractRule`."""

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
-from fastdc.support.checks import whole, wholes
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, checks
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Staged(AbstractRule):
     compat: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        n_samples = wholes(self.name, "n_samples", self.n_samples)
-        to_keep = wholes(self.name, "to_keep", self.to_keep)
+        n_samples = checks.wholes(f"rule {self.name}: n_samples", self.n_samples)
+        to_keep = checks.wholes(f"rule {self.name}: to_keep", self.to_keep)
         if len(n_samples) != len(to_keep):
             raise InputError(
                 f"rule staged: n_samples and to_keep must be equally many, got {len(n_samples)} and {len(to_keep)}"
@@ -76,7 +75,7 @@ class Staged(AbstractRule):
         Raises:
             InputError: `n_classes` is not a whole number of at least 1.
         """
-        alive, before, total = whole(self.name, "n_classes", n_classes), 0, 0
+        alive, before, total = checks.whole(f"rule {self.name}: n_classes", n_classes), 0, 0
         for end, keep in zip(self._ends, self.to_keep, strict=True):
             total += alive * (end - before)
             alive, before = min(alive, keep), end
@@ -130,8 +129,8 @@ def li_stages(n_samples: tuple[int, ...], timesteps: int = 1000) -> tuple[tuple[
     Raises:
         InputError: n_samples are not increasing whole numbers up to `timesteps`.
     """
-    counts = wholes("staged", "n_samples", n_samples)
-    if any(a >= b for a, b in pairwise(counts)) or counts[-1] > whole("staged", "timesteps", timesteps):
+    counts = checks.wholes("rule staged: n_samples", n_samples)
+    if any(a >= b for a, b in pairwise(counts)) or counts[-1] > checks.whole("rule staged: timesteps", timesteps):
         raise InputError(f"rule staged: n_samples must increase up to at most {timesteps} timesteps, got {counts}")
     step = timesteps // counts[-1]
     taken: set[int] = set()

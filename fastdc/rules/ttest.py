@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
-from fastdc.support.checks import fraction, whole
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError, checks
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,13 @@ class TTest(AbstractRule):
     every: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "min_scores", whole(self.name, "min_scores", self.min_scores, low=2))
-        object.__setattr__(self, "cutoff_pval", fraction(self.name, "cutoff_pval", self.cutoff_pval))
-        object.__setattr__(self, "every", whole(self.name, "every", self.every))
+        object.__setattr__(self, "min_scores", checks.whole(f"rule {self.name}: min_scores", self.min_scores, low=2))
+        object.__setattr__(self, "cutoff_pval", checks.fraction(f"rule {self.name}: cutoff_pval", self.cutoff_pval))
+        object.__setattr__(self, "every", checks.whole(f"rule {self.name}: every", self.every))
         if self.max_scores is not None:
-            object.__setattr__(self, "max_scores", whole(self.name, "max_scores", self.max_scores, low=2))
+            object.__setattr__(
+                self, "max_scores", checks.whole(f"rule {self.name}: max_scores", self.max_scores, low=2)
+            )
             if self.max_scores < self.min_scores:
                 raise InputError(
                     f"rule ttest: max_scores must be at least min_scores {self.min_scores}, got {self.max_scores}"

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Model
-from fastdc.support.optional import require
+from fastdc.bundle import Model
+from fastdc.support import require
 
 require("torch", extra="export")
 

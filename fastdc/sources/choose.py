@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdc.bundle.prompts import Prompts
+from fastdc.bundle import Prompts
 from fastdc.sources.base import Source
 from fastdc.sources.lora import Lora
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 if TYPE_CHECKING:
     from fastdc.sources.folder import ModelFolder

@@ -14,9 +14,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastdc.bundle.model import Model
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.bundle import Model
+from fastdc.support import BundleError, InputError, require
 
 require("torch", extra="export")
 

@@ -15,15 +15,13 @@ No file of NVlabs was at hand: see :mod:`fastdc.sources.edm_pickle`, which also 
 import math
 from pathlib import Path
 
-from fastdc.bundle.model import Model
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import EDMSchedule
+from fastdc.bundle import Model
+from fastdc.diffusion import EDMSchedule, Parameterization
 from fastdc.sources.base import Source
 from fastdc.sources.edm_networks import build
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions, options_from
 from fastdc.sources.edm_pickle import PickledModule, Plain, read_edm_pickle
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BundleError, InputError, require
 
 require("torch", extra="export")
 

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from fastdc.support.exceptions import BundleError
+from fastdc.support import BundleError
 
 Bytes = memoryview
 

@@ -27,8 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions
-from fastdc.support.exceptions import BundleError
-from fastdc.support.optional import require
+from fastdc.support import BundleError, require
 
 require("torch", extra="export")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import cast
 
-from fastdc.support.exceptions import BundleError
+from fastdc.support import BundleError
 
 _MAX_SIDE = 4096
 _MAX_WIDTH = 8192

@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from fastdc.sources.edm_inert import PERSISTENT_ID, Global, Made, read_inert
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BundleError, InputError, require
 
 require("torch", extra="export")
 

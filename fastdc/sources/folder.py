@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdc.backends.protocol import one_line
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import installed, require
-from fastdc.support.strict_json import strict_json
+from fastdc.backends import one_line
+from fastdc.support import BundleError, InputError, installed, require, strict_json
 
 require("torch", extra="export")
 

@@ -10,8 +10,7 @@ posterior's spread is a small fraction of z's. So the same image has the same la
 import math
 from typing import Any
 
-from fastdc.support.exceptions import BundleError
-from fastdc.support.optional import require
+from fastdc.support import BundleError, require
 
 require("torch", extra="export")
 

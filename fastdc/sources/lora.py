@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BundleError, InputError, require
 
 require("torch", extra="export")
 

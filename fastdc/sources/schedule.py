@@ -19,17 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import (
+from fastdc.diffusion import (
     BETA_SCHEDULES,
     MAX_TABLE,
     AbstractSchedule,
     DiscreteSchedule,
-    FloatArray,
     FlowSchedule,
+    Parameterization,
     TableSchedule,
 )
-from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support import BundleError, Float64, InputError
 
 _BETAS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _SCALED = {"beta_start": 0.00085, "beta_end": 0.012}
@@ -114,7 +113,7 @@ def _stepped(given: Mapping[str, Any]) -> AbstractSchedule:
     return TableSchedule(tuple(kept.tolist()))
 
 
-def _betas(given: Mapping[str, Any]) -> FloatArray:
+def _betas(given: Mapping[str, Any]) -> Float64:
     """Betas of a table, float64 (T,)."""
     listed, kind = given.get("trained_betas"), given["beta_schedule"]
     if listed is not None:

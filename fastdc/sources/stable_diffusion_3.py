@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdc.bundle.prompts import Prompts
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.bundle import Prompts
+from fastdc.support import BundleError, InputError, require
 
 require("torch", extra="export")
 

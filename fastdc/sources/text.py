@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BundleError, InputError, require
 
 require("torch", extra="export")
 

@@ -1,1 +1,41 @@
 """What every wing leans on and that knows nothing of diffusion: exceptions, checks, optional packages, atomic files."""
+
+from fastdc.support import checks
+from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
+from fastdc.support.atomic_files import sync_folder, write_whole
+from fastdc.support.exceptions import (
+    BackendError,
+    BundleError,
+    FastdcError,
+    InputError,
+    Interrupted,
+    MissingDependencyError,
+)
+from fastdc.support.lazy_names import lazy_names
+from fastdc.support.optional import installed, require, version_of
+from fastdc.support.strict_json import strict_json
+from fastdc.support.version import __version__
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "FastdcError",
+    "Float32",
+    "Float64",
+    "Floats",
+    "InputError",
+    "Int32",
+    "Int64",
+    "Interrupted",
+    "Mask",
+    "MissingDependencyError",
+    "__version__",
+    "checks",
+    "installed",
+    "lazy_names",
+    "require",
+    "strict_json",
+    "sync_folder",
+    "version_of",
+    "write_whole",
+]

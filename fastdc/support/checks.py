@@ -142,4 +142,4 @@ def flag(name: str, value: Any) -> bool:
 def _wholes(low: int, high: int | None) -> str:
     if high is not None:
         return f"a whole number from {low} to {high}"
-    return "a positive whole number" if low == 1 else f"a whole number of at least {low}"
+    return f"a whole number of at least {low}"

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastdc.sources import SongOptions, options_from
 from fastdc.sources import edm_networks as ours
-from fastdc.sources.edm_options import SongOptions, options_from
 
 # What a reader must never run: it leaves a file behind.
 MODULE_SOURCE = "import pathlib\npathlib.Path('executed-by-fastdc').write_text('module_src was executed')\n"

@@ -22,15 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, FunctionNetwork, NetworkOptions
-from fastdc.bundle.folder import Bundle, write_bundle
-from fastdc.bundle.manifest import DENOISER
-from fastdc.bundle.model import Defaults, Model
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import EDMSchedule
-from fastdc.support.exceptions import InputError
-from fastdc.support.optional import require
-
-FloatArray = npt.NDArray[np.float64]
+from fastdc.bundle import DENOISER, Bundle, Defaults, Model, write_bundle
+from fastdc.diffusion import EDMSchedule, Parameterization
+from fastdc.support import Float64, InputError, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +37,7 @@ class GaussianWorld:
         schedule: Noise levels.
     """
 
-    means: FloatArray = field(repr=False)
+    means: Float64 = field(repr=False)
     spread: float = 0.25
     schedule: EDMSchedule = field(default_factory=lambda: EDMSchedule(sigma_min=0.05, sigma_max=5.0))
 
@@ -79,25 +73,25 @@ class GaussianWorld:
         """The denoiser as a network of Python functions."""
         return FunctionNetwork(self._evaluate, self.model.image_shape, options)
 
-    def denoise(self, x_t: FloatArray, sigma: FloatArray, labels: npt.NDArray[np.int64]) -> FloatArray:
+    def denoise(self, x_t: Float64, sigma: Float64, labels: npt.NDArray[np.int64]) -> Float64:
         """D(x_t; sigma, label) in float64. x_t: (b, c, h, w); sigma, labels: (b,)."""
         variance = (sigma**2)[:, None, None, None]
         inside = self.spread**2
         return np.asarray((inside * x_t + variance * self.means[labels]) / (inside + variance))
 
-    def expected_error(self, x: FloatArray, sigma: float) -> FloatArray:
+    def expected_error(self, x: Float64, sigma: float) -> Float64:
         """E ||D(x + sigma e; sigma, k) - x||^2 / d, float64 (n, K), for images x (n, c, h, w) in [-1, 1]."""
         inside, pixels = self.spread**2, x[0].size
         distance = ((self.means[None] - x[:, None]) ** 2).sum(axis=(2, 3, 4))
         total = inside**2 * sigma**2 * pixels + sigma**4 * distance
         return np.asarray(total / (inside + sigma**2) ** 2 / pixels)
 
-    def nearest(self, x: FloatArray) -> npt.NDArray[np.int64]:
+    def nearest(self, x: Float64) -> npt.NDArray[np.int64]:
         """The class with the nearest mean, which has the smallest expected error, int64 (n,)."""
         distance = ((self.means[None] - x[:, None]) ** 2).sum(axis=(2, 3, 4))
         return np.asarray(distance.argmin(axis=1), dtype=np.int64)
 
-    def sample(self, labels: npt.NDArray[np.int64], *, seed: int = 0) -> FloatArray:
+    def sample(self, labels: npt.NDArray[np.int64], *, seed: int = 0) -> Float64:
         """Images of the classes, float64 (n, c, h, w), clipped to [-1, 1]."""
         noise = np.random.default_rng(seed).standard_normal((len(labels), *self.means.shape[1:]))
         return np.asarray(np.clip(self.means[labels] + self.spread * noise, -1, 1))
@@ -126,7 +120,7 @@ class GaussianWorld:
 
     def _evaluate(
         self, sample: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
-    ) -> FloatArray:
+    ) -> Float64:
         sigma = np.exp(timestep.astype(np.float64) / self.schedule.timestep_scale)
         return self.denoise(sample.astype(np.float64), sigma, labels)
 

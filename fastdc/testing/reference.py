@@ -7,7 +7,7 @@ compare two independent programs. The words of Philox and the float32 uniforms a
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from fastdc.support import Float64
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -30,7 +30,7 @@ def philox_words(
     return tuple(c)
 
 
-def normal(seed: int, stream: int, draw: int, size: int, purpose: int = 0) -> FloatArray:
+def normal(seed: int, stream: int, draw: int, size: int, purpose: int = 0) -> Float64:
     """Normals of one (seed, stream, draw, purpose), float64 (size,)."""
     blocks = np.arange((size + 3) // 4, dtype=np.uint64)
     counter = np.stack(
@@ -42,7 +42,7 @@ def normal(seed: int, stream: int, draw: int, size: int, purpose: int = 0) -> Fl
         ]
     )
     words = philox_words(counter, (seed & _MASK, seed >> 32))
-    columns: list[FloatArray] = []
+    columns: list[Float64] = []
     for radius_word, angle_word in ((words[0], words[1]), (words[2], words[3])):
         uniform = ((radius_word >> np.uint64(1)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-31)
         radius = np.sqrt(-2.0 * np.log(uniform.astype(np.float64)))
@@ -53,7 +53,7 @@ def normal(seed: int, stream: int, draw: int, size: int, purpose: int = 0) -> Fl
     return np.stack(columns, axis=1).reshape(-1)[:size]
 
 
-def rho(residual: FloatArray, loss: str, delta: float = 1.0) -> FloatArray:
+def rho(residual: Float64, loss: str, delta: float = 1.0) -> Float64:
     """The loss of each residual: "l2" square, "l1" absolute value, "huber" with threshold delta, "residual" itself."""
     magnitude = np.abs(residual)
     if loss == "l2":
@@ -65,14 +65,14 @@ def rho(residual: FloatArray, loss: str, delta: float = 1.0) -> FloatArray:
     return np.where(magnitude <= delta, 0.5 * magnitude**2, delta * (magnitude - 0.5 * delta))
 
 
-def noisy_image(x: FloatArray, row: FloatArray, noise: FloatArray) -> FloatArray:
+def noisy_image(x: Float64, row: Float64, noise: Float64) -> Float64:
     """The network's input u = gx x + ge e of one cell, all (D,); row: float (8,) as ``kernels.ROW_FIELDS``."""
     return np.asarray(row[0] * x + row[1] * noise)
 
 
 def residual(
-    network_output: FloatArray, x: FloatArray, row: FloatArray, noise: FloatArray, target: FloatArray | None = None
-) -> FloatArray:
+    network_output: Float64, x: Float64, row: Float64, noise: Float64, target: Float64 | None = None
+) -> Float64:
     """The residual r = a F + b x + c e + d z of one cell, all (D,)."""
     r = np.asarray(row[2] * network_output + row[3] * x + row[4] * noise)
     return r if target is None else np.asarray(r + row[5] * target)

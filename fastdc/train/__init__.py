@@ -13,9 +13,10 @@ torch is imported when a training starts, not with this package.
 from collections.abc import Callable
 
 from fastdc.train.config import TrainConfig
-from fastdc.train.run import RunFolder, RunSummary
+from fastdc.train.dataset import content_digest
+from fastdc.train.run import RunFolder, RunInfo, RunSummary
 
-__all__ = ["RunFolder", "RunSummary", "TrainConfig", "train"]
+__all__ = ["RunFolder", "RunInfo", "RunSummary", "TrainConfig", "content_digest", "train"]
 
 
 def train(

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Any
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 
 MODELS = ("unet", "mlp")
 MAX_SIDE = 1024

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 from fastdc.train.config import MAX_SIDE, TrainConfig
 
 

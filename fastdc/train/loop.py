@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.support import BackendError, InputError, require
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, load_training_data, save_labelled
 from fastdc.train.run import Checkpoint, RunFolder, RunInfo, RunSummary
@@ -29,7 +28,7 @@ require("torch", extra="train")
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from fastdc.bundle.architectures import build_network, parameter_count  # noqa: E402
+from fastdc.bundle import build_network, parameter_count  # noqa: E402
 from fastdc.train.loss import draw_sigmas, edm_loss  # noqa: E402
 
 # Purposes keep the random streams of one seed apart (1 is the validation split, dataset.py).

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 from fastdc.train.config import OPERATIONAL, TrainConfig
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from fastdc.bundle.folder import architectures as networks
+from fastdc.bundle import architectures as networks
 
 MLP: dict[str, Any] = {"shape": [1, 4, 6], "num_class_embeds": 4, "width": 16}
 UNET: dict[str, Any] = {

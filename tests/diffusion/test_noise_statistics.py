@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from fastdc.diffusion import kernels
+from fastdc.support.checks import MAX_SEED
 
 ALARM = 1e-6
 Z = 4.9  # two-sided, 10^-6
@@ -41,7 +42,7 @@ PLACES = {
     "draws": normals(3, np.arange(1 << 14), 64),
     "images": normals(np.arange(1 << 14), 4, 64),
     "first pixels": normals(np.arange(COUNT), np.arange(COUNT) % 97, 1),
-    "far streams": normals(kernels.MAX_STREAM - np.arange(1 << 14), 2**31 - 1, 64, seed=kernels.MAX_SEED, purpose=255),
+    "far streams": normals(kernels.MAX_STREAM - np.arange(1 << 14), 2**31 - 1, 64, seed=MAX_SEED, purpose=255),
 }
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastdc import ops, reference
+from fastdc.diffusion import kernels
+from fastdc.support import checks
+from fastdc.testing import reference
 
 HEADER = """\
 # Bits of the normals of csrc/philox.h: seed stream draw purpose element bits (seed, stream and bits hexadecimal).
@@ -65,8 +67,8 @@ def main() -> None:
     places = [
         (seed, stream, draw, purpose, element)
         for seed, stream, draw, purpose in [
-            *itertools.product((0, ops.MAX_SEED), (0, ops.MAX_STREAM), (0, 2**31 - 1), (0, 255)),
-            (1, 2, 3, ops.PURPOSE_SELECTION), (2**32, 2**32, 1, ops.PURPOSE_ESTIMATION),
+            *itertools.product((0, checks.MAX_SEED), (0, kernels.MAX_STREAM), (0, 2**31 - 1), (0, 255)),
+            (1, 2, 3, kernels.PURPOSE_SELECTION), (2**32, 2**32, 1, kernels.PURPOSE_ESTIMATION),
             (20260722, 0x00123456789ABCDE, 1000, 17),
         ]
         for element in (0, 1, 2, 3, 4, 63, 64, 1023, 1024, 3071)
@@ -78,7 +80,7 @@ def main() -> None:
         places += [(seed, stream, draw, purpose, 4 * block + part) for part in range(4)]
     lines = []
     for seed, stream, draw, purpose, element in places:
-        made = ops.philox_normal(
+        made = kernels.philox_normal(
             np.array([stream], np.int64), np.array([draw], np.int32), element + 1, seed=seed, purpose=purpose
         )[0, element]
         expected = reference.normal(seed, stream, draw, element + 1, purpose)[element]

@@ -1,153 +1,28 @@
-"""Imports point downward, only ``ops`` touches the native module, and ``import fastdc`` stays light.
-
-The ranks are those of docs/architecture.md: a module may import from a lower rank or from its own package, and no
-modules may form a cycle. Imports are read from the syntax tree, so one inside a function counts like one at the top.
-"""
+"""Imports go down the storeys of docs/architecture.md, wings keep to each other's public names, and ``import fastdc``
+stays light."""
 
 import ast
 import re
 import subprocess
 import sys
 import tomllib
-from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+import fastdc
 from fastdc.support.optional import EXTRA_OF
 from helpers.paths import ROOT
+from wings import House, arrows, problems_of, public_names, read_house
 
-PACKAGE = ROOT / "fastdc"
-
-# Of a module of fastdc, or of a whole subpackage; "" is fastdc/__init__.py.
-RANKS = {
-    "exceptions": 0,
-    "version": 0,
-    "reference": 0,
-    "_C": 0,
-    "certificate": 0,
-    "binomial": 1,
-    "extras": 1,
-    "files": 1,
-    "shipped": 1,
-    "ops": 1,
-    "schedules": 1,
-    "config": 2,
-    "copies": 2,
-    "estimation": 2,
-    "noised": 2,
-    "parameterization": 2,
-    "torch_ops": 2,
-    "weighting": 2,
-    "prompts": 2,
-    "networks": 2,
-    "level_weights": 2,
-    "tree": 2,
-    "plan": 3,
-    "rules": 3,
-    "level_fit": 3,
-    "calibration": 4,
-    "scheduler": 4,
-    "model": 5,
-    "manifest": 6,
-    "errors": 6,
-    "images": 6,
-    "bundle": 7,
-    "backends": 8,
-    "decide": 8,
-    "lipschitz": 8,
-    "records": 8,
-    "engine": 9,
-    "record_writer": 9,
-    "gaussian": 9,
-    "results": 9,
-    "spread": 10,
-    "latency": 10,
-    "evaluation": 11,
-    "job": 11,
-    "base": 12,
-    "ndc": 12,
-    "certify": 13,
-    "robust": 14,
-    "classifier": 15,
-    "session": 16,
-    "loading": 16,
-    "": 17,
-    "data": 17,
-    "report": 17,
-    "train": 18,
-    "sources": 19,
-    "export": 20,
-    "cli": 21,
-}
+HOUSE = read_house()
 
 # What `import fastdc` must not load: every optional package, and the base dependencies that only some commands need.
 HEAVY = {
     *("torch", "onnx", "onnxruntime", "onnxscript", "diffusers", "transformers", "matplotlib", "sklearn", "tensorrt"),
     *("scipy", "PIL", "click", "tqdm", "safetensors"),
 }
-
-
-def module_of(path: Path) -> str:
-    """The name of a module relative to fastdc: "" for its __init__, "train" for train/__init__, "train.loop"."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def sources() -> dict[str, str]:
-    return {module_of(path): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-def imports_of(module: str, source: str, *, modules: set[str], is_package: bool = False) -> list[tuple[str, int]]:
-    """The modules of fastdc that a source imports, with line numbers; ``from fastdc import x`` is x if that is one."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:  # relative: count up from the package that holds the module
-                above = ["fastdc", *module.split(".")] if module else ["fastdc"]
-                above = above[: len(above) + is_package - node.level]
-                base = ".".join([*above, *([base] if base else [])])
-            found += [(f"{base}.{alias.name}", node.lineno) for alias in node.names]
-    known = {"fastdc." + name if name else "fastdc" for name in modules}
-    result = []
-    for name, line in found:
-        full = name
-        if full.partition(".")[0] != "fastdc":
-            continue
-        while full not in known:  # an attribute: the module is further up
-            full = full.rpartition(".")[0]
-        result.append((full.removeprefix("fastdc").removeprefix("."), line))
-    return result
-
-
-def violations(files: dict[str, str]) -> list[str]:
-    """Every import that breaks a rule, as "module:line: what is wrong"."""
-    modules = {*files, "_C"}
-    packages = {name.rpartition(".")[0] for name in files if "." in name} | {""}
-    problems, graph = [], {}
-    for module, source in files.items():
-        top = module.partition(".")[0]
-        if top not in RANKS:
-            problems.append(f"{module}: has no rank; add it to RANKS and to docs/architecture.md")
-            continue
-        imports = imports_of(module, source, modules=modules, is_package=module in packages)
-        graph[module] = {target for target, _ in imports}
-        for target, line in imports:
-            target_top = target.partition(".")[0]
-            if target_top != top and RANKS.get(target_top, -1) >= RANKS[top]:
-                problems.append(
-                    f"{module}:{line}: imports {target or 'fastdc'} (rank {RANKS[target_top]}) from rank {RANKS[top]}"
-                )
-            if target == "_C" and module != "ops":
-                problems.append(f"{module}:{line}: only ops may import the native module")
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        problems.append("cycle: " + " -> ".join(error.args[1]))
-    return problems
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -157,51 +32,144 @@ def loaded_by(statement: str) -> set[str]:
     return HEAVY.intersection(run.stdout.split())
 
 
-def test_imports_point_downward() -> None:
-    files = sources()
-    assert len(files) > 20
-    assert violations(files) == []
+def test_imports_go_down_and_through_doors() -> None:
+    assert len(HOUSE.sources) > 100
+    assert problems_of(HOUSE) == []
 
 
-def test_every_rank_is_of_a_module() -> None:
-    assert set(RANKS) == {name.partition(".")[0] for name in sources()} | {"_C"}
+def test_the_house_can_be_drawn_from_memory() -> None:
+    tops = {module.partition(".")[0] for module in HOUSE.sources if module} | {"fastdc"}
+    assert set(HOUSE.order) == tops
+    assert len(HOUSE.order) == len(tops) <= 25
 
 
-def test_the_documented_ranks_are_these() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
-    documented = {name: int(rank) for rank, row in rows for name in re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row))}
-    assert documented == {name: rank for name, rank in RANKS.items() if name}
+def test_every_wing_says_what_is_public() -> None:
+    for package in HOUSE.packages:
+        public = HOUSE.public(package)
+        assert public is not None, package
+        if package == "":
+            assert sorted(public) == sorted(fastdc.__all__)
+
+
+def test_what_is_public_exists() -> None:
+    """In a process of its own, with everything installed that a test run has."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    pytest.importorskip("diffusers")
+    names = {package: sorted(HOUSE.public(package) or ()) for package in HOUSE.packages if package}
+    code = f"import importlib\nfor p, names in {names!r}.items():\n m = importlib.import_module('fastdc.' + p)\n"
+    code += " print(*[p + '.' + n for n in names if not hasattr(m, n)], end='')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == ""
+
+
+def planted(**sources: str) -> House:
+    """A small house, with other sources in it."""
+    small = {
+        "": "",
+        "support": '__all__ = ["checks", "InputError"]',
+        "support.checks": "",
+        "diffusion": '__all__ = ["Plan"]',
+        "diffusion.kernels": "from fastdc import _C",
+        "diffusion.plan": "from fastdc.support import checks",
+        "engine": '__all__ = ["evaluate"]',
+        "engine.loop": "from fastdc.diffusion import Plan",
+        "engine.step": "from fastdc.engine.loop import evaluate",
+        "classifier": "from fastdc.engine import evaluate",
+    }
+    small |= {module.replace("__", "."): source for module, source in sources.items()}
+    order = ("support", "diffusion", "engine", "classifier", "fastdc")
+    return replace(
+        HOUSE, sources=small, packages=frozenset(("", "support", "diffusion", "engine")), order=order, _public={}
+    )
 
 
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
-        ("ops", "from fastdc.classifier import load", "ops:1: imports classifier (rank {classifier}) from rank {ops}"),
-        ("ops", "def f():\n    import fastdc.cli.main", "ops:2: imports cli.main (rank {cli}) from rank {ops}"),
-        ("plan", "from fastdc import engine", "plan:1: imports engine (rank {engine}) from rank {plan}"),
-        ("plan", "from fastdc import load", "plan:1: imports fastdc (rank {package}) from rank {plan}"),
-        ("plan", "from .engine import Engine", "plan:1: imports engine (rank {engine}) from rank {plan}"),
+        ("diffusion__plan", "from fastdc.engine import evaluate", "diffusion.plan:1: diffusion imports engine, which"),
+        ("diffusion__plan", "def f():\n    import fastdc.classifier", "diffusion.plan:2: diffusion imports classifier"),
         (
-            "backends.base",
-            "from ..engine import Engine",
-            "backends.base:1: imports engine (rank {engine}) from rank {backends}",
+            "diffusion__plan",
+            "from fastdc import load",
+            "diffusion.plan:1: diffusion imports fastdc, which stands above",
         ),
-        ("errors", "from fastdc import bundle", "errors:1: imports bundle (rank {bundle}) from rank {errors}"),
-        ("engine", "from fastdc import _C", "engine:1: only ops may import the native module"),
-        ("engine", "from fastdc._C import add_noise", "engine:1: only ops may import the native module"),
-        ("backends.base", "from fastdc.backends import onnx", "cycle: "),
-        ("somewhere", "", "somewhere: has no rank"),
+        ("diffusion__plan", "from ..engine import evaluate", "diffusion.plan:1: diffusion imports engine, which"),
+        ("engine__loop", "from fastdc import _C", "engine.loop:1: only diffusion.kernels may import the native module"),
+        ("engine__loop", "from fastdc._C import add_noise", "engine.loop:1: only diffusion.kernels may import"),
+        (
+            "engine__loop",
+            "from fastdc.diffusion.plan import Plan",
+            "engine.loop:1: diffusion.plan is private to its wing",
+        ),
+        ("engine__loop", "import fastdc.diffusion.plan", "engine.loop:1: diffusion.plan is private to its wing"),
+        ("engine__loop", "from fastdc.diffusion import plan", "engine.loop:1: plan is not among the public names of"),
+        ("engine__loop", "from fastdc.engine.step import Step", "cycle: "),
+        ("somewhere", "", "somewhere: wing somewhere is not in the table"),
     ],
 )
 def test_a_forbidden_import_is_seen(module: str, source: str, expected: str) -> None:
-    files = dict.fromkeys(
-        ("", "ops", "plan", "bundle", "errors", "engine", "classifier", "cli.main", "backends", "backends.base"), ""
-    )
-    files["backends.onnx"] = "from fastdc.backends.protocol import Backend"
-    assert violations(files) == []
-    (problem,) = violations({**files, module: source})
-    assert problem.startswith(expected.format_map({**RANKS, "package": RANKS[""]}))
+    assert problems_of(planted()) == []
+    (problem,) = problems_of(planted(**{module: source}))
+    assert problem.startswith(expected)
+
+
+def test_arrows_are_the_imports_between_wings() -> None:
+    assert arrows(planted()) == {
+        "support": set(),
+        "diffusion": {"support"},
+        "engine": {"diffusion"},
+        "classifier": {"engine"},
+        "fastdc": set(),
+    }
+
+
+# --- the docs ---------------------------------------------------------------------------------------------------------
+
+
+def code_of_docs() -> Iterator[tuple[str, str]]:
+    """(where, code) of every Python block of README and docs/, and of every example in a docstring."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for number, block in enumerate(
+            re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+        ):
+            yield f"{path.name}, block {number}", block
+    for module, source in HOUSE.sources.items():
+        for line in re.findall(r"^\s*>>> ((?:from|import) .*)$", source, re.MULTILINE):
+            yield module, line
+
+
+def hidden_imports(code: str) -> list[str]:
+    """The imports of a user's code that reach for what is not public."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.startswith("fastdc") and a.name.count(".") > 1]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "fastdc":
+            wing = (node.module or "").removeprefix("fastdc").removeprefix(".")
+            public = HOUSE.public(wing) if "." not in wing else None
+            found += [f"{node.module}.{a.name}" for a in node.names if public is None or a.name not in public]
+    return found
+
+
+def test_docs_import_what_is_public() -> None:
+    blocks = list(code_of_docs())
+    assert len(blocks) > 8
+    hidden = {where: found for where, code in blocks if (found := hidden_imports(code))}
+    assert hidden == {}
+
+
+def test_a_hidden_import_is_seen() -> None:
+    assert hidden_imports("from fastdc.inference.job import Job\nfrom fastdc import load") == [
+        "fastdc.inference.job.Job"
+    ]
+    assert hidden_imports("from fastdc.diffusion import nothing") == ["fastdc.diffusion.nothing"]
+    assert hidden_imports("import fastdc\nimport fastdc.cli.main") == ["fastdc.cli.main"]
+    assert list(public_names("__all__ = ['a']") or ()) == ["a"]
+    assert public_names("a = 1") is None
+
+
+# --- weight -----------------------------------------------------------------------------------------------------------
 
 
 def test_import_fastdc_loads_nothing_heavy() -> None:
@@ -222,7 +190,7 @@ def test_extras_named_in_errors_exist() -> None:
     extras = project["optional-dependencies"]
     named = set(EXTRA_OF.items())
     calls = 0
-    for source in sources().values():
+    for source in HOUSE.sources.values():
         for node in ast.walk(ast.parse(source)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require"):
                 continue

@@ -16,13 +16,15 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from fastdc import BundleError, DiffusionClassifier, ErrorTable, InputError, reference  # noqa: E402
+from fastdc import BundleError, DiffusionClassifier, ErrorTable, InputError  # noqa: E402
 from fastdc.backends import NetworkOptions  # noqa: E402
 from fastdc.backends.onnx.image_encoder import ModuleEncoder  # noqa: E402
 from fastdc.backends.torch import TorchNetwork  # noqa: E402
-from fastdc.diffusion.schedules import FloatArray, TableSchedule  # noqa: E402
+from fastdc.diffusion.schedules import TableSchedule  # noqa: E402
 from fastdc.sources.base import FAMILIES, Source  # noqa: E402
 from fastdc.sources.class_conditional import open_dit, open_unet2d  # noqa: E402
+from fastdc.support.arrays import Float64  # noqa: E402
+from fastdc.testing import reference  # noqa: E402
 from fastdc.testing.tiny_pipelines import DDPM, tiny_dit, tiny_unet2d, tiny_vae  # noqa: E402
 from helpers.worlds import assert_one_line, unit_images  # noqa: E402
 
@@ -36,7 +38,7 @@ def ours(source: Source, images: Images) -> ErrorTable:
     return DiffusionClassifier(source.model, network, encoder).errors(images, draws=DRAWS, seed=11)
 
 
-def loop(network: Any, scheduler: Any, x0: Any, table: ErrorTable, classes: int | None) -> FloatArray:
+def loop(network: Any, scheduler: Any, x0: Any, table: ErrorTable, classes: int | None) -> Float64:
     """Errors (n, K, J) of the estimated noise; `x0` float32 (n, c, h, w) is what the network works on."""
     if not isinstance(scheduler, diffusers.DDPMScheduler):
         scheduler.set_timesteps(scheduler.config.num_train_timesteps)

@@ -17,10 +17,8 @@ import numpy.typing as npt
 
 from fastdc.backends.onnx.graphs import TYPES, Value, check_graph, open_graph, run, tables_of, values
 from fastdc.backends.protocol import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import CLASSES, DENOISER, PREFIX, REST
-from fastdc.support.exceptions import BackendError, BundleError
-from fastdc.support.optional import require
+from fastdc.bundle import CLASSES, DENOISER, PREFIX, REST, Bundle
+from fastdc.support import BackendError, BundleError, require
 
 OUTPUT = "output"
 

@@ -33,10 +33,8 @@ import numpy.typing as npt
 from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
 from fastdc.backends.onnx.graphs import Value, check_graph, graph_source, tables_of
 from fastdc.backends.protocol import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves, one_line
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import DENOISER
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.bundle import DENOISER, Bundle
+from fastdc.support import BackendError, InputError, require
 
 OUTPUT = "output"
 CUDA_SLOTS = 2

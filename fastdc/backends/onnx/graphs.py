@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.protocol import one_line
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import DATA, TABLES
-from fastdc.support.exceptions import BackendError, BundleError
-from fastdc.support.optional import require
+from fastdc.bundle import DATA, TABLES, Bundle
+from fastdc.support import BackendError, BundleError, require
 
 # Key of an ONNX tensor that lives in another file, as protobuf bytes: field 1, length 8, either in any of the padded
 # forms that protobuf's readers accept. (A graph that names a value "location" is refused as well: rename it.)

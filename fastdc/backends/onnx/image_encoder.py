@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.onnx.graphs import check_graph, open_graph, run
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import ENCODER
-from fastdc.support.exceptions import BackendError
+from fastdc.bundle import ENCODER, Bundle
+from fastdc.support import BackendError
 
 _BATCH = 4  # an encoder's activations are large: tens of megabytes an image of 512 x 512
 

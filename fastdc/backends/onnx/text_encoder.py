@@ -14,11 +14,8 @@ import numpy.typing as npt
 
 from fastdc.backends.onnx.graphs import open_graph, run, tables_of, values
 from fastdc.backends.protocol import one_line
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import TEXT, TOKENIZERS
-from fastdc.bundle.prompts import Prompts
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.bundle import TEXT, TOKENIZERS, Bundle, Prompts
+from fastdc.support import BundleError, InputError, require
 
 _BATCH = 64
 

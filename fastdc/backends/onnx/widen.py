@@ -12,9 +12,8 @@ import numpy as np
 
 from fastdc.backends.onnx.graphs import graph_source, session_of
 from fastdc.backends.protocol import one_line
-from fastdc.bundle.folder import Bundle
-from fastdc.support.exceptions import BundleError, InputError
-from fastdc.support.optional import require
+from fastdc.bundle import Bundle
+from fastdc.support import BundleError, InputError, require
 
 if TYPE_CHECKING:
     import onnx

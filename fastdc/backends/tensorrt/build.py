@@ -19,7 +19,7 @@ from typing import Any
 
 from fastdc.backends.protocol import MAX_BATCH
 from fastdc.backends.tensorrt.module import TensorRT
-from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support import BackendError, InputError
 
 Range = tuple[int, int, int]
 """Least, usual and largest extent of a dimension."""

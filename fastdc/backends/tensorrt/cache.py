@@ -25,10 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from fastdc.backends.protocol import one_line
 from fastdc.backends.tensorrt.build import Built
-from fastdc.support.atomic_files import write_whole
-from fastdc.support.exceptions import BackendError
-from fastdc.support.optional import require
-from fastdc.support.version import __version__
+from fastdc.support import BackendError, __version__, require, write_whole
 
 SCHEMA = 2
 """Of entries; raised when a key gets a new meaning."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastdc.backends.rounding import rounding_tolerance
-from fastdc.support.exceptions import BundleError
+from fastdc.support import BundleError
 
 # Kinds of messages and, by field number, the kind of message that a field holds (onnx.proto, IR version 13).
 _CHILDREN: dict[str, dict[int, str]] = {

@@ -22,8 +22,7 @@ from typing import Any
 
 from fastdc.backends.protocol import one_line
 from fastdc.diffusion import kernels
-from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
-from fastdc.support.optional import installed
+from fastdc.support import BackendError, InputError, MissingDependencyError, installed
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 _MAJORS = {"tensorrt": (10, 11), "tensorrt_rtx": (1,)}

@@ -28,10 +28,8 @@ from fastdc.backends.tensorrt.cache import EngineCache, Maker
 from fastdc.backends.tensorrt.graph import GraphFacts, read_graph
 from fastdc.backends.tensorrt.module import Gpu, TensorRT, check_driver, gpu, open_tensorrt, use_device
 from fastdc.backends.tensorrt.selftest import Runner, self_test
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import DATA, DENOISER
-from fastdc.support.exceptions import BackendError, InputError
-from fastdc.support.optional import require
+from fastdc.bundle import DATA, DENOISER, Bundle
+from fastdc.support import BackendError, InputError, require
 
 Array = npt.NDArray[Any]
 

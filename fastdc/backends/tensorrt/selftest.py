@@ -26,11 +26,9 @@ from fastdc.backends.onnx.cpu import usable_cpus
 from fastdc.backends.onnx.graphs import open_graph, run, tables_of
 from fastdc.backends.onnx.widen import widened_session
 from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import DENOISER
-from fastdc.diffusion import kernels
-from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
-from fastdc.support.exceptions import BackendError
+from fastdc.bundle import DENOISER, Bundle
+from fastdc.diffusion import Plan, PlanConfig, kernels, make_plan
+from fastdc.support import BackendError
 
 Array = npt.NDArray[Any]
 Runner = Callable[[Array, Array, Array], Array]
