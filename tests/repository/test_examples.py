@@ -1,0 +1,105 @@
+"""Every public function shows one runnable line, and it runs.
+
+Public are the names in a wing's ``__all__`` (docs/architecture.md), and the methods of the classes in
+``fastdc.__all__``. Examples may use what every reader of the README has at hand:
+
+    fastdc, np          the packages
+    clf                 fastdc.load("digits-mlp")
+    images, labels      the first 20 test digits, uint8 (20, 1, 8, 8), and their classes
+    folder              an empty folder, a pathlib.Path
+
+An example that needs a package which is not installed, or a CUDA device (``# doctest: +SKIP``), is not run.
+"""
+
+import ast
+import doctest
+import importlib
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from wings import read_house
+
+import fastdc
+from fastdc.data import digits_test
+from fastdc.support import MissingDependencyError
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+HOUSE = read_house()
+
+
+def public_functions() -> Iterator[tuple[str, str]]:
+    """(wing, name) of each public function, and of each public method of the objects in ``fastdc.__all__``."""
+    for wing in sorted(HOUSE.packages - {""}):
+        for name in sorted(HOUSE.public(wing) or ()):
+            yield wing, name
+    for name in sorted(set(fastdc.__all__) - {"__version__"}):
+        value = getattr(fastdc, name)
+        if not inspect.isclass(value):
+            yield "", name
+            continue
+        for method, member in vars(value).items():
+            inner = getattr(member, "__func__", member)
+            if not method.startswith("_") and inspect.isfunction(inner) and issubclass(value, object):
+                yield "", f"{name}.{method}"
+
+
+def found(wing: str, name: str) -> Any:
+    """The object; skips if a package that it needs is missing."""
+    try:
+        value: Any = importlib.import_module(f"fastdc.{wing}" if wing else "fastdc")
+        for part in name.split("."):
+            value = getattr(value, part)
+    except (MissingDependencyError, ModuleNotFoundError) as error:
+        pytest.skip(str(error))
+    return value
+
+
+@cache
+def surroundings() -> dict[str, Any]:
+    test = digits_test()
+    return {
+        "fastdc": fastdc,
+        "np": np,
+        "clf": fastdc.load("digits-mlp", threads=1),
+        "images": test.images[:20],
+        "labels": test.labels[:20],
+    }
+
+
+@pytest.mark.parametrize(("wing", "name"), list(public_functions()), ids=lambda part: part or "fastdc")
+def test_an_example_is_there_and_runs(
+    wing: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    value = found(wing, name)
+    if not inspect.isfunction(value):
+        return  # a constant, a class or a module
+    text = inspect.getdoc(value) or ""
+    assert ">>> " in text, f"{wing}.{name} shows no example"
+    monkeypatch.chdir(tmp_path)
+    names = {**surroundings(), "folder": tmp_path}
+    test = doctest.DocTestParser().get_doctest(text, names, f"{wing}.{name}", None, None)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
+    runner.run(test, out=said.append)
+    missing = [line for line in said if "MissingDependencyError" in line or "ModuleNotFoundError" in line]
+    if missing:
+        pytest.skip(missing[0].strip().splitlines()[-1])
+    assert not said, "".join(said)
+
+
+def test_examples_are_short() -> None:
+    """One line, two at most where something must be imported first."""
+    long = []
+    for module, source in HOUSE.sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)):
+                lines = [line for line in text.splitlines() if line.lstrip().startswith(">>> ")]
+                if len(lines) > 4:
+                    long.append(f"{module}.{node.name}: {len(lines)}")
+    assert long == []
