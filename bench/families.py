@@ -37,7 +37,7 @@ from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.architectures import MLPDenoiser
 from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
+from fastdc.bundle.format import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
 from fastdc.bundle.model import Model
 from fastdc.bundle.prompts import Prompts, prompts_of
 from fastdc.classifier import DiffusionClassifier

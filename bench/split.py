@@ -19,7 +19,7 @@ from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.backends.protocol import AbstractSlot
 from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import saved_by_parts
+from fastdc.bundle.format import saved_by_parts
 from tables import announced
 from typical import CONDITIONS, NETWORKS, exported, open_network
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdc.bundle.folder import Bundle, write_bundle
-from fastdc.bundle.manifest import DATA, DENOISER
+from fastdc.bundle.format import DATA, DENOISER
 from fastdc.bundle.model import Model
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import make_plan

@@ -4,12 +4,11 @@ from typing import TYPE_CHECKING
 
 from fastdc.bundle.calibration_file import with_calibration_file, write_calibration_file
 from fastdc.bundle.folder import Bundle, load_bundle, with_calibration, write_bundle
-from fastdc.bundle.manifest import (
+from fastdc.bundle.format import (
     CLASSES,
     DATA,
     DENOISER,
     ENCODER,
-    FILES,
     FORMAT,
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -22,11 +21,11 @@ from fastdc.bundle.manifest import (
     TOKENIZERS,
     VERSION,
     WEIGHTS,
-    parse_manifest,
     saved_by_parts,
-    version_of_format,
 )
+from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Defaults, Model
+from fastdc.bundle.pixel_range import PixelRange
 from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.support import lazy_names
@@ -41,7 +40,6 @@ __all__ = [
     "DATA",
     "DENOISER",
     "ENCODER",
-    "FILES",
     "FORMAT",
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
@@ -57,6 +55,7 @@ __all__ = [
     "Bundle",
     "Defaults",
     "Model",
+    "PixelRange",
     "Prompts",
     "build_network",
     "find_model",
@@ -68,7 +67,6 @@ __all__ = [
     "read_prompts",
     "saved_by_parts",
     "shipped_models",
-    "version_of_format",
     "with_calibration",
     "with_calibration_file",
     "write_bundle",

@@ -1,4 +1,4 @@
-"""The denoiser networks that fastdc can build itself: a UNet and a residual MLP, from a plain config of a bundle.
+"""The denoiser networks that fastdc builds itself from a bundle's config: a UNet and a residual MLP, in torch.
 
 Both compute the raw output F of a class-conditional denoiser, ``F(sample, timestep, class_labels)``, with
 
@@ -7,19 +7,19 @@ Both compute the raw output F of a class-conditional denoiser, ``F(sample, times
     class_labels: int64 (b,), where the last index may be the null class;
     returns: (b, c, h, w).
 
-``unet2d`` is diffusers' ``UNet2DModel``; ``mlp`` flattens the image and runs residual blocks whose normalised input is
+``unet2d`` is diffusers' ``UNet2DModel``. ``mlp`` flattens the image and runs residual blocks whose normalised input is
 scaled and shifted by a code of (timestep, class): the modulation of FiLM (arXiv:1709.07871), as in DiT
 (arXiv:2212.09748).
 
-A config comes from a file that somebody else may have written. So every key is on a list, every value is checked, and
-the module is first laid out without memory (torch's meta device) and refused when it is absurdly large.
+Because a config may come from an untrusted file, unknown keys are refused and every value is checked. The module is
+first built without memory (on torch's meta device) and refused if it is absurdly large.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastdc.support import BundleError, require
+from fastdc.support import BundleError, checks, require
 
 require("torch", extra="train")
 
@@ -28,28 +28,24 @@ from torch import Tensor, nn  # noqa: E402
 
 KINDS = ("unet2d", "mlp")
 
-# Above the largest published class-conditional pixel UNets (ADM has 0.55e9): a larger one is a typo or an attack.
+# Larger than any published class-conditional pixel UNet (ADM has 0.55e9): beyond it, a config is a typo or an attack.
 MAX_PARAMETERS = 2_000_000_000
 
-_MAX_PERIOD = 10_000.0  # of the sinusoidal timestep features, as in diffusers' positional embedding
+_MAX_PERIOD = 10_000.0  # period of the slowest sinusoidal timestep feature, as in diffusers' positional embedding
 
 _Check = Callable[[object], bool]
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _integer(low: int, high: int) -> _Check:
-    return lambda value: _is_int(value) and low <= value <= high  # type: ignore[operator]
+    return lambda value: checks.is_whole(value) and low <= value <= high  # type: ignore[operator]
 
 
 def _real(low: float, high: float) -> _Check:
-    return lambda value: (_is_int(value) or isinstance(value, float)) and low <= value <= high  # type: ignore[operator]
+    return lambda value: checks.is_number(value) and low <= value <= high  # type: ignore[operator]
 
 
 def _one_of(*choices: object) -> _Check:
-    # By type as well: True == 1 in Python, and a config is not the place to be generous about it.
+    # Types must match too: True == 1 in Python.
     return lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
 
 
@@ -161,7 +157,7 @@ class MLPDenoiser(nn.Module):
         width: Hidden width.
         blocks: Number of residual blocks.
         code_width: Width of the (noise level, class) code.
-        dropout: Probability, inside the blocks.
+        dropout: Probability of dropout inside the blocks.
     """
 
     def __init__(
@@ -192,7 +188,7 @@ class MLPDenoiser(nn.Module):
         half = self.features // 2
         ladder = torch.arange(half, dtype=torch.float32, device=sample.device)
         frequencies = torch.exp(ladder * (-math.log(_MAX_PERIOD) / half))
-        # Angles reach some hundreds of radians: always float32, whatever the precision of the weights.
+        # Angles reach some hundreds of radians, so they stay float32 if the weights have half precision.
         angles = timestep.float()[:, None] * frequencies[None, :]
         features = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1).to(self.linear_in.weight.dtype)
         code = nn.functional.silu(self.embed_timestep(features) + self.embed_class(class_labels))
@@ -204,25 +200,31 @@ class MLPDenoiser(nn.Module):
 
 
 def build_network(kind: str, config: Mapping[str, Any]) -> nn.Module:
-    """Builds a denoiser from a config, with fresh weights from torch's global generator.
+    """Builds a denoiser from a config, with new random weights from torch's global generator.
 
     Args:
-        kind: One of :data:`KINDS`.
-        config: For ``unet2d`` the arguments of diffusers' UNet2DModel; for ``mlp`` those of :class:`MLPDenoiser`.
+        kind: Kind of network, "unet2d" or "mlp".
+        config: Options of the network: arguments of diffusers' UNet2DModel for ``unet2d``, and ``shape``,
+            ``num_class_embeds``, ``width``, ``blocks``, ``code_width`` and ``dropout`` for ``mlp``.
 
     Returns:
-        A module in training mode, whose forward is described in the module docstring.
+        A module in training mode; the module docstring describes its inputs and output.
 
     Raises:
         BundleError: The kind or a key is unknown, a value is missing or out of range, or the network is too large.
         MissingDependencyError: diffusers is not installed (``unet2d`` only).
+
+    Example:
+        >>> from fastdc.bundle import build_network
+        >>> build_network("mlp", {"shape": [1, 8, 8], "num_class_embeds": 11, "width": 32}).training
+        True
     """
     if kind not in KINDS:
         raise BundleError(f"network kind must be one of {', '.join(KINDS)}, got {_short(kind)}")
     if kind == "unet2d":
         _check(kind, config, _UNET_KEYS, _UNET_REQUIRED)
         _check_unet(config)
-        # num_class_embeds is what makes the UNet class-conditional: it alone is not left to diffusers' defaults.
+        # Without num_class_embeds the UNet would not be class-conditional: here diffusers' default does not apply.
         plain = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
         require("diffusers", extra="train")
         return _build(kind, lambda: UNetDenoiser(plain))
@@ -231,7 +233,16 @@ def build_network(kind: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Number of weights of a network."""
+    """Number of weights of a network.
+
+    Args:
+        network: A torch module.
+
+    Example:
+        >>> from fastdc.bundle import build_network, parameter_count
+        >>> parameter_count(build_network("mlp", {"shape": [1, 8, 8], "num_class_embeds": 11, "width": 32}))
+        21664
+    """
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -266,13 +277,13 @@ def _check_unet(config: Mapping[str, Any]) -> None:
     if any(width % groups for width in channels):
         raise BundleError(f"unet2d config: norm_num_groups {groups} must divide every width of {list(channels)}")
     size = config["sample_size"]
-    sides = (size, size) if _is_int(size) else tuple(size)
+    sides = (size, size) if checks.is_whole(size) else tuple(size)
     factor = 2 ** (len(channels) - 1)
     if any(side % factor for side in sides):
         raise BundleError(f"unet2d config: {len(channels)} levels need sides divisible by {factor}, got {sides}")
 
 
 def _short(value: object) -> str:
-    """One line of at most 80 characters for an error message."""
+    """A value on one line of at most 80 characters, for an error message."""
     text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,23 +1,23 @@
-"""Calibrations in files of their own, for models that are not to be changed: JSON with what the manifest would hold.
+"""Calibrations in separate files, for models that must not change. The JSON holds what the manifest would hold:
 
     {"format": "fastdc-calibration", "version": 1, "model": name, "network": sha256 of denoiser.onnx,
      "calibration": {...}, "level_weights": {...} or null, "first": [...] or null}
 
-The last three are the fields of docs/bundle.md; null keeps the model's. A limit says nothing about another network, so
-the network's sha256 is compared. The file's name is given by a user, its content may come from anywhere: it is checked
-as strictly as a manifest.
+docs/bundle.md describes the last three fields; null keeps the model's value. A limit is valid for one network only, so
+the network's sha256 is compared. Because a file may come from anywhere, it is checked as strictly as a manifest.
 """
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import DENOISER, MAX_MANIFEST_BYTES
+from fastdc.bundle.format import DENOISER, MAX_MANIFEST_BYTES
 from fastdc.diffusion import LevelWeights, PlanConfig
 from fastdc.rules import Calibration, calibration_from_dict
-from fastdc.support import FastdcError, InputError, strict_json, write_whole
+from fastdc.support import FastdcError, InputError, checks, strict_json, write_whole
 
 FORMAT = "fastdc-calibration"
 VERSION = 1
@@ -26,17 +26,31 @@ _FIELDS = {"format", "version", "model", "network", "calibration", "level_weight
 
 
 def write_calibration_file(
-    path: str,
+    path: str | os.PathLike[str],
     bundle: Bundle,
     calibration: Calibration,
     *,
     level_weights: LevelWeights | None = None,
     first: tuple[float, ...] | None = None,
 ) -> None:
-    """Writes a calibration of a bundle's model to a file, all of it or nothing.
+    """Writes a calibration of a bundle's model to a file of its own. The complete file is written, or nothing.
+
+    Args:
+        path: The JSON file to write.
+        bundle: The bundle that was calibrated.
+        calibration: The calibration.
+        level_weights: Fitted level weights; None: the file keeps the model's.
+        first: Noise-to-signal ratios of the first draws; None: the file keeps the model's.
 
     Raises:
         InputError: The file cannot be written.
+
+    Example:
+        >>> from fastdc.bundle import find_model, with_calibration_file, write_calibration_file
+        >>> digits = fastdc.load_bundle(find_model("digits"))
+        >>> write_calibration_file(folder / "race.json", digits, digits.model.calibration)
+        >>> with_calibration_file(digits, folder / "race.json") == digits
+        True
     """
     entry = {
         "format": FORMAT,
@@ -54,16 +68,27 @@ def write_calibration_file(
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
-def with_calibration_file(bundle: Bundle, path: str) -> Bundle:
-    """The bundle as if the calibration of a file were in its manifest; nothing is written.
+def with_calibration_file(bundle: Bundle, path: str | os.PathLike[str]) -> Bundle:
+    """The bundle with the calibration of a file. The bundle's folder does not change.
+
+    Args:
+        bundle: The bundle to calibrate.
+        path: A file that ``write_calibration_file`` or ``fastdc calibrate --out`` wrote.
 
     Raises:
-        InputError: The file cannot be read, is not a calibration, is of a newer format or of another network.
+        InputError: The file cannot be read, is not a calibration, has a newer format, or calibrates another network.
+
+    Example:
+        >>> from fastdc.bundle import find_model, with_calibration_file, write_calibration_file
+        >>> digits = fastdc.load_bundle(find_model("digits"))
+        >>> write_calibration_file(folder / "race.json", digits, digits.model.calibration)
+        >>> with_calibration_file(digits, folder / "race.json").model.calibration.draws
+        128
     """
     file = Path(path)
     try:
-        if not file.is_file():  # neither a folder nor a device without an end
-            raise InputError(f"{path} is not a file: expected a calibration, as of fastdc calibrate --out")
+        if not file.is_file():  # neither a folder nor an endless device
+            raise InputError(f"{path} is not a file: expected a calibration written by fastdc calibrate --out")
         if file.stat().st_size > MAX_MANIFEST_BYTES:
             raise InputError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
         content = file.read_bytes()
@@ -79,7 +104,7 @@ def with_calibration_file(bundle: Bundle, path: str) -> Bundle:
         calibration = calibration_from_dict(entry["calibration"])
         changes: dict[str, Any] = {"calibration": calibration}
         if calibration.noised is not None:
-            changes = {"noised_calibrations": (calibration, *model.noised_calibrations)}  # the first that fits is taken
+            changes = {"noised_calibrations": (calibration, *model.noised_calibrations)}  # the first that fits applies
         if entry["level_weights"] is not None:
             changes["level_weights"] = LevelWeights.from_dict(entry["level_weights"])
         if entry["first"] is not None:
@@ -95,11 +120,11 @@ def _network(bundle: Bundle) -> str:
     return digest
 
 
-def _checked(entry: Any, path: str) -> dict[str, Any]:
+def _checked(entry: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(entry, dict) or entry.get("format") != FORMAT:
-        raise InputError(f'{path} is not a calibration: expected "format": "{FORMAT}", as of fastdc calibrate --out')
+        raise InputError(f'{path} is not a calibration: expected "format": "{FORMAT}", as fastdc calibrate --out writes')
     version = entry.get("version")
-    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
+    if not checks.is_whole(version) or not 1 <= version <= VERSION:
         raise InputError(f"{path} has format version {version!r:.80}, this fastdc reads {VERSION}")
     if set(entry) != _FIELDS:
         odd = min(set(entry) ^ _FIELDS)

@@ -1,9 +1,9 @@
 """Bundles: a model as a folder that can be verified and holds nothing executable.
 
-A bundle is ``fastdc.json`` (``manifest``) beside the files it names with size and sha256: ``denoiser.onnx``, the
-network F(sample, timestep, class_labels), and optionally its parts, weights for the torch backend, an encoder of
-images, tables of conditions and a text encoder; docs/bundle.md lists them. Nothing is unpickled. Sizes are checked on
-loading, hashes before a byte of a file is used.
+A bundle holds the manifest ``fastdc.json`` and the files that it lists with size and sha256. ``denoiser.onnx``, the
+network F(sample, timestep, class_labels), is required. Its parts, weights for the torch backend, an image encoder,
+tables of conditions and a text encoder are optional; docs/bundle.md describes each. Nothing is unpickled. Sizes are
+checked on loading; the hash of a file is checked before any of its bytes are used.
 """
 
 import hashlib
@@ -16,14 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from fastdc.bundle.manifest import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, parse_manifest, version_of_format
+from fastdc.bundle.format import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, version_of_format
+from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Model
 from fastdc.diffusion import LevelWeights
 from fastdc.rules import Calibration
-from fastdc.support import BundleError, strict_json, write_whole
+from fastdc.support import BundleError, Float32, strict_json, write_whole
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,15 @@ class Bundle:
 
     Attributes:
         path: The folder.
-        model: What the manifest says of the model.
+        model: The model that the manifest describes.
         manifest: The manifest as read.
-        tables: Condition tables that take the place of the bundle's own: those of other prompts.
+        tables: Condition tables of other prompts, used instead of the bundle's own; None: the bundle's.
     """
 
     path: Path
     model: Model
     manifest: dict[str, Any] = field(repr=False)
-    tables: Mapping[str, npt.NDArray[np.float32]] | None = field(default=None, repr=False)
+    tables: Mapping[str, Float32] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -64,15 +62,23 @@ class Bundle:
 
     @property
     def flops(self) -> float | None:
-        """Floating-point operations of an evaluation as the manifest states them; None where it does not."""
+        """Floating-point operations per evaluation, as stated in the manifest; None if it does not state them."""
         cost = self.manifest.get("cost")
         return None if cost is None else float(cost["flops"])
 
     def read(self, name: str) -> bytes:
         """The content of a file, after checking its sha256.
 
+        Args:
+            name: Name of the file in the bundle.
+
         Raises:
-            BundleError: The bundle has no such file, or its content is not what the manifest says.
+            BundleError: The bundle does not list the file, or its content differs from the manifest's sha256.
+
+        Example:
+            >>> from fastdc.bundle import find_model
+            >>> len(fastdc.load_bundle(find_model("digits-mlp")).read("weights.safetensors")) > 10_000
+            True
         """
         digest = self._digest(name)
         try:
@@ -83,10 +89,18 @@ class Bundle:
         return content
 
     def file(self, name: str) -> Path:
-        """The path of a file, after checking its sha256: for files of gigabytes, which are mapped and not read.
+        """The path of a file, after checking its sha256. Use it for large files, which can be mapped instead of read.
+
+        Args:
+            name: Name of the file in the bundle.
 
         Raises:
-            BundleError: See :meth:`read`.
+            BundleError: The bundle does not list the file, or its content differs from the manifest's sha256.
+
+        Example:
+            >>> from fastdc.bundle import find_model
+            >>> fastdc.load_bundle(find_model("digits-mlp")).file("denoiser.onnx").name
+            'denoiser.onnx'
         """
         digest = self._digest(name)
         try:
@@ -98,10 +112,14 @@ class Bundle:
         return self.path / name
 
     def verify(self) -> None:
-        """Reads and checks every file.
+        """Reads every file and checks its sha256.
 
         Raises:
-            BundleError: A file is not what the manifest says.
+            BundleError: The content of a file differs from the manifest's sha256.
+
+        Example:
+            >>> from fastdc.bundle import find_model
+            >>> fastdc.load_bundle(find_model("digits-mlp")).verify()
         """
         for name in self.files:
             self.file(name)
@@ -124,7 +142,12 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         path: The bundle's folder.
 
     Raises:
-        BundleError: The folder is not a bundle, is truncated or corrupt, hostile, or needs a newer fastdc.
+        BundleError: The folder is not a bundle; it is truncated, corrupt or hostile; or it needs a newer fastdc.
+
+    Example:
+        >>> from fastdc.bundle import find_model
+        >>> fastdc.load_bundle(find_model("digits")).image_shape
+        (1, 8, 8)
     """
     folder = Path(path)
     try:
@@ -149,16 +172,26 @@ def write_bundle(
     *,
     overwrite: bool = False,
 ) -> Bundle:
-    """Writes a bundle: all of it or nothing.
+    """Writes a complete bundle, or nothing if that fails.
 
     Args:
         path: The folder to make.
-        manifest: The manifest without "format", "version" and "files"; see docs/bundle.md.
-        files: Content of each file by name, ``denoiser.onnx`` among them; a path is copied.
+        manifest: The manifest without "format", "version" and "files"; docs/bundle.md describes its fields.
+        files: Content of each file by name, or the path of a file to copy; ``denoiser.onnx`` is required.
         overwrite: Replace an existing bundle. A folder that is not a bundle is never touched.
 
+    Returns:
+        The bundle as read back.
+
     Raises:
-        BundleError: The manifest is not valid, or the folder exists.
+        BundleError: The manifest is not valid, or the folder exists and may not be replaced.
+        OSError: The folder cannot be written; an existing bundle is unchanged.
+
+    Example:
+        >>> from fastdc.bundle import find_model, write_bundle
+        >>> old = fastdc.load_bundle(find_model("digits-mlp"))
+        >>> write_bundle(folder / "mine", {**old.manifest, "name": "mine"}, {n: old.read(n) for n in old.files}).name
+        'mine'
     """
     folder = Path(path)
     if folder.exists():
@@ -196,24 +229,31 @@ def with_calibration(
     level_weights: LevelWeights | None = None,
     first: Sequence[float] | None = None,
 ) -> Bundle:
-    """Stores a calibration in a bundle's manifest, in one step; the other files are not touched.
+    """Stores a calibration in a bundle's manifest. The manifest is replaced in one step; other files are unchanged.
 
-    The manifest's sha256, the model's identity, changes with it.
+    The model's identity, the manifest's sha256, changes.
 
     Args:
         bundle: The bundle, or its folder.
-        calibration: Takes the place of the one that is there; one for noisy images, of that for the same method and
-            noise.
-        level_weights: Likewise; None keeps what is there.
-        first: New ``defaults.first``; None keeps what is there. A calibration whose plan differs from the defaults is
-            used only where a run asks for that plan.
+        calibration: The new calibration. It replaces the stored one; a calibration for noisy images replaces the one
+            for the same method and noise.
+        level_weights: New level weights; None keeps the stored ones.
+        first: New ``defaults.first``; None keeps the stored ones. A calibration whose plan differs from the defaults is
+            used only if a classification asks for that plan.
 
     Returns:
-        The bundle as it is now.
+        The bundle with its new manifest.
 
     Raises:
-        BundleError: It is not a valid bundle, was changed since it was loaded, or a value is out of range.
-        OSError: The folder cannot be written to; the manifest is then the old one.
+        BundleError: The folder is not a valid bundle, it changed after `bundle` was loaded, or a value is out of range.
+        OSError: The folder cannot be written; the manifest is unchanged.
+
+    Example:
+        >>> import shutil
+        >>> from fastdc.bundle import find_model, with_calibration
+        >>> mine = shutil.copytree(find_model("digits-mlp"), folder / "mine")
+        >>> with_calibration(mine, clf.model.calibration).model.calibration == clf.model.calibration
+        True
     """
     current = load_bundle(bundle.path if isinstance(bundle, Bundle) else bundle)
     if isinstance(bundle, Bundle) and current.model.identity != bundle.model.identity:
@@ -233,7 +273,7 @@ def with_calibration(
 
 
 def _entry(data: bytes | Path) -> dict[str, Any]:
-    """What the manifest says of a file."""
+    """The entry of a file in the manifest."""
     if isinstance(data, bytes):
         return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     with data.open("rb") as stream:
@@ -241,7 +281,7 @@ def _entry(data: bytes | Path) -> dict[str, Any]:
 
 
 def _encode(manifest: dict[str, Any], folder: Path) -> bytes:
-    """The bytes of a manifest that was checked field by field, as a reader would."""
+    """The bytes of a manifest, after checking every field as a reader does."""
     try:
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         content = text.encode()
@@ -263,10 +303,10 @@ def _read_manifest(folder: Path) -> bytes:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Refuses to overwrite a folder in which anything but a bundle would be lost."""
+    """Refuses to overwrite a folder that holds anything besides a bundle's files."""
     try:
         known = {MANIFEST, *FILES, *strict_json(_read_manifest(folder), folder / MANIFEST)["files"]}
-    except (BundleError, OSError, KeyError, TypeError):  # a bundle that is itself broken may be replaced
+    except (BundleError, OSError, KeyError, TypeError):  # a broken bundle may be replaced
         known = {MANIFEST, *FILES}
     for entry in folder.iterdir():
         if entry.name not in known or entry.is_dir():
@@ -274,7 +314,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _replace(folder: Path, staging: Path) -> None:
-    """Puts a complete bundle where the old one stands; the old one returns if that fails."""
+    """Replaces the old bundle with the complete new one; if that fails, restores the old one."""
     retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
     old = retired / folder.name
     try:

@@ -1,8 +1,7 @@
-"""The manifest of a bundle: what a model is, as JSON that is checked field by field before anything is done with it.
+"""The manifest of a bundle: JSON that says what a model is, checked field by field before it is used.
 
-docs/bundle.md states every field. Names that leave the folder, absurd shapes, unknown defaults and newer format
-versions are refused with one line that names the field. What a manifest uses decides which version it is written as,
-so that older readers go on reading what they can.
+docs/bundle.md describes every field. Names that leave the folder, absurd shapes, unknown defaults and newer format
+versions are refused with one line that names the field.
 """
 
 import math
@@ -10,118 +9,94 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fastdc.bundle.format import (
+    CLASSES,
+    DENOISER,
+    ENCODER,
+    FORMAT,
+    MANIFEST,
+    MAX_CLASSES,
+    MAX_FIRST,
+    MAX_NOISED,
+    MAX_PIXELS,
+    PRECISIONS,
+    PREFIX,
+    REST,
+    VERSION,
+)
 from fastdc.bundle.model import Defaults, Model
 from fastdc.diffusion import LOSSES, MAX_DRAWS, WEIGHTINGS, LevelWeights, parameterization_from_dict, schedule_from_dict
 from fastdc.rules import Calibration, calibration_from_dict
-from fastdc.support import BundleError, InputError
+from fastdc.support import BundleError, InputError, checks
 
-FORMAT = "fastdc-bundle"
-VERSION = 2
-MANIFEST = "fastdc.json"
-
-DENOISER = "denoiser.onnx"
-WEIGHTS = "weights.safetensors"  # of the denoiser, for torch
-DATA = "denoiser.data"  # weights that the graphs of the denoiser share
-PREFIX, CLASSES, REST = "prefix.onnx", "classes.onnx", "rest.onnx"  # the denoiser, so that nothing is computed twice
-ENCODER = "encoder.onnx"  # images to latents
-TABLES = "conditions.safetensors"
-TEXT = "text.onnx"  # prompts to tables
-SCORED = "scored.onnx"  # images and noise to errors, for other runtimes
-TOKENIZERS = ("tokenizer.json", "tokenizer_2.json", "tokenizer_3.json")
-FILES = (DENOISER, WEIGHTS, DATA, PREFIX, CLASSES, REST, ENCODER, TABLES, TEXT, SCORED, *TOKENIZERS)
-
-PRECISIONS = ("float32", "float16", "bfloat16", "int8")
-
-MAX_MANIFEST_BYTES = 64 * 2**20
-MAX_PIXELS = 2**28
-MAX_CLASSES = 10_000_000
-MAX_FIRST = 10_000
-MAX_NOISED = 256
-
-# Neither hidden nor a path, on any system: no separators, colons, control characters, nor names that are too long.
+# Neither hidden nor a path on any system: no separators, colons or control characters, and not too long.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-
-# What readers of version 1 would overlook or refuse.
-_NEW_FIELDS = ("latent", "prompts", "class_of", "precision")
-_NEW_FILES = frozenset(FILES) - {DENOISER, WEIGHTS}
-
-
-def saved_by_parts(cost: dict[str, Any], classes: int) -> float:
-    """Share of the operations that the parts of a denoiser save where so many classes share a draw, in [0, 1)."""
-    return 1 - float((cost["cell_flops"] + cost["pair_flops"] / classes) / cost["flops"])
-
-
-def version_of_format(manifest: dict[str, Any]) -> int:
-    """The lowest version that holds what a manifest, complete but for the version, uses."""
-    schedule = manifest.get("schedule")
-    tabulated = isinstance(schedule, dict) and schedule.get("kind") == "ddpm_table"
-    files = manifest.get("files") or {}
-    return 2 if tabulated or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
 
 
 def parse_manifest(where: Path, manifest: Any, digest: str) -> Model:
-    """What a manifest says of the model, every field checked.
+    """The model that a manifest describes, after checking every field.
 
     Args:
         where: The manifest's path, for messages.
-        manifest: As read from JSON.
+        manifest: The manifest as read from JSON.
         digest: sha256 of the file, the model's identity.
 
     Raises:
-        BundleError: A field is missing or cannot be what it is; the message names it.
+        BundleError: A field is missing or has an invalid value; the message names it.
+
+    Example:
+        >>> from fastdc.bundle import find_model, load_bundle, parse_manifest
+        >>> parse_manifest(folder, load_bundle(find_model("digits")).manifest, "").image_shape
+        (1, 8, 8)
     """
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f'{where} is not a bundle manifest: expected "format": "{FORMAT}"')
     version = manifest.get("version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if not checks.is_whole(version) or version < 1:
         raise BundleError(f"{where}: version must be a positive whole number, got {version!r:.80}")
     if version > VERSION:
         raise BundleError(f"{where} has format version {version}, this fastdc reads up to {VERSION}: upgrade fastdc")
     try:
-        image = _field(manifest, "image", dict)
-        class_names = _class_names(manifest)
-        null_class = manifest.get("null_class")
-        if null_class is not None and (not _is_int(null_class) or not 0 <= null_class <= MAX_CLASSES):
-            raise BundleError(f"null_class must be a class index or null, got {null_class!r:.80}")
-        _check_files(manifest)
-        prompts, class_of = _prompts(manifest, len(class_names))
-        for optional, kind in (("description", str), ("network", dict), ("provenance", dict), ("cost", dict)):
-            if manifest.get(optional) is not None:
-                _field(manifest, optional, kind)
-        name = _field(manifest, "name", str)
-        if not _is_text(name):
-            raise BundleError(f"name must be text without control characters, got {name!r:.80}")
-        return Model(
-            name=name,
-            image_shape=_shape("image.shape", _field(image, "shape", list)),
-            value_range=_value_range(_field(image, "range", list)),
-            class_names=class_names,
-            null_class=null_class,
-            schedule=schedule_from_dict(_field(manifest, "schedule", dict)),
-            parameterization=parameterization_from_dict(_field(manifest, "parameterization", dict)),
-            defaults=_defaults(_field(manifest, "defaults", dict)),
-            identity=digest,
-            calibration=_calibration(manifest.get("calibration")),
-            noised_calibrations=_noised_calibrations(manifest.get("noised_calibrations", [])),
-            level_weights=_level_weights(manifest.get("level_weights")),
-            latent_shape=_latent(manifest),
-            prompts=prompts,
-            class_of=class_of,
-        )
+        return _model(manifest, digest)
     except (BundleError, InputError) as error:
         raise BundleError(f"{where}: {error}") from None
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _model(manifest: dict[str, Any], digest: str) -> Model:
+    image = _field(manifest, "image", dict)
+    class_names = _class_names(manifest)
+    null_class = manifest.get("null_class")
+    if null_class is not None and (not checks.is_whole(null_class) or not 0 <= null_class <= MAX_CLASSES):
+        raise BundleError(f"null_class must be a class index or null, got {null_class!r:.80}")
+    _check_files(manifest)
+    prompts, class_of = _prompts(manifest, len(class_names))
+    for optional, kind in (("description", str), ("network", dict), ("provenance", dict), ("cost", dict)):
+        if manifest.get(optional) is not None:
+            _field(manifest, optional, kind)
+    name = _field(manifest, "name", str)
+    if not _is_text(name):
+        raise BundleError(f"name must be text without control characters, got {name!r:.80}")
+    return Model(
+        name=name,
+        image_shape=_shape("image.shape", _field(image, "shape", list)),
+        value_range=_value_range(_field(image, "range", list)),
+        class_names=class_names,
+        null_class=null_class,
+        schedule=schedule_from_dict(_field(manifest, "schedule", dict)),
+        parameterization=parameterization_from_dict(_field(manifest, "parameterization", dict)),
+        defaults=_defaults(_field(manifest, "defaults", dict)),
+        identity=digest,
+        calibration=_calibration(manifest.get("calibration")),
+        noised_calibrations=_noised_calibrations(manifest.get("noised_calibrations", [])),
+        level_weights=_level_weights(manifest.get("level_weights")),
+        latent_shape=_latent(manifest),
+        prompts=prompts,
+        class_of=class_of,
+    )
 
 
 def _is_text(text: str) -> bool:
-    """Whether a name can be printed in a line: it is encodable, and can neither end the line nor steer a terminal."""
+    """Whether a name can be printed on one line: it is encodable, without line ends and terminal controls."""
     return not any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) < 0xE000 for char in text)
 
 
@@ -144,7 +119,7 @@ def _class_names(manifest: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _shape(name: str, shape: list[Any]) -> tuple[int, int, int]:
-    if len(shape) != 3 or not all(_is_int(extent) and extent > 0 for extent in shape):
+    if len(shape) != 3 or not all(checks.is_whole(extent) and extent > 0 for extent in shape):
         raise BundleError(f"{name} must be [channels, height, width], got {shape!r:.80}")
     if math.prod(shape) > MAX_PIXELS:
         raise BundleError(f"{name} {shape} has more than {MAX_PIXELS} values")
@@ -152,12 +127,12 @@ def _shape(name: str, shape: list[Any]) -> tuple[int, int, int]:
 
 
 def _latent(manifest: dict[str, Any]) -> tuple[int, int, int] | None:
-    """Shape of the latent, which an encoder must then make."""
+    """Shape of the latents; None if the network works on images. Latents need an encoder."""
     if manifest.get("latent") is None:
         return None
     shape = _shape("latent.shape", _field(_field(manifest, "latent", dict), "shape", list))
     if ENCODER not in manifest["files"]:
-        raise BundleError(f"latent.shape is given, and files has no {ENCODER} to make latents")
+        raise BundleError(f"latent.shape is given, but files has no {ENCODER} to make latents")
     return shape
 
 
@@ -168,13 +143,13 @@ def _prompts(manifest: dict[str, Any], n_classes: int) -> tuple[tuple[str, ...],
     prompts, class_of = _field(manifest, "prompts", list), _field(manifest, "class_of", list)
     if not 1 <= len(prompts) <= MAX_CLASSES or not all(isinstance(text, str) and _is_text(text) for text in prompts):
         raise BundleError(f"prompts must be 1 to {MAX_CLASSES} texts without control characters")
-    if not all(_is_int(k) and 0 <= k < n_classes for k in class_of):
+    if not all(checks.is_whole(k) and 0 <= k < n_classes for k in class_of):
         raise BundleError(f"class_of must hold class indices in [0, {n_classes})")
     return tuple(prompts), tuple(class_of)
 
 
 def _value_range(bounds: list[Any]) -> tuple[float, float]:
-    if len(bounds) != 2 or not all(_is_number(bound) for bound in bounds) or not bounds[0] < bounds[1]:
+    if len(bounds) != 2 or not all(map(checks.is_finite, bounds)) or not bounds[0] < bounds[1]:
         raise BundleError(f"image.range must be [low, high] with low < high, got {bounds!r:.80}")
     return (float(bounds[0]), float(bounds[1]))
 
@@ -185,35 +160,31 @@ def _defaults(entry: dict[str, Any]) -> Defaults:
         raise BundleError(f"defaults has no option {sorted(unknown)[0]!r}")
     levels = entry.get("levels")
     if levels is not None:
-        if not (isinstance(levels, list) and len(levels) == 2 and all(map(_is_number, levels))):
+        if not (isinstance(levels, list) and len(levels) == 2 and all(map(checks.is_finite, levels))):
             raise BundleError(f"defaults.levels must be [low, high] or null, got {levels!r:.80}")
         if not 0 < levels[0] < levels[1]:
             raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels}")
     first = entry.get("first", [])
-    if not isinstance(first, list) or not all(_is_number(ratio) and ratio > 0 for ratio in first):
+    if not isinstance(first, list) or not all(checks.is_finite(ratio) and ratio > 0 for ratio in first):
         raise BundleError(f"defaults.first must be a list of positive numbers, got {first!r:.80}")
     if len(first) > MAX_FIRST:
         raise BundleError(f"defaults.first must hold at most {MAX_FIRST} numbers, got {len(first)}")
     band = None if levels is None else (float(levels[0]), float(levels[1]))
     defaults = Defaults(**{**entry, "levels": band, "first": tuple(map(float, first))})
-    if not _is_int(defaults.draws) or not 1 <= defaults.draws <= MAX_DRAWS:
-        raise BundleError(f"defaults.draws must be a whole number from 1 to {MAX_DRAWS}, got {defaults.draws!r:.80}")
-    if defaults.weighting not in WEIGHTINGS or defaults.loss not in LOSSES:
-        raise BundleError(
-            f"defaults name an unknown weighting or loss: {defaults.weighting!r:.60}, {defaults.loss!r:.60}"
-        )
-    if not _is_number(defaults.temperature) or not defaults.temperature > 0:
-        raise BundleError(f"defaults.temperature must be positive, got {defaults.temperature!r:.80}")
+    checks.whole("defaults.draws", defaults.draws, high=MAX_DRAWS)
+    checks.one_of("defaults.weighting", defaults.weighting, WEIGHTINGS)
+    checks.one_of("defaults.loss", defaults.loss, LOSSES)
+    checks.positive("defaults.temperature", defaults.temperature)
     return defaults
 
 
 def _calibration(entry: Any) -> Calibration | None:
-    """Of the race. Its plan may name options that this version does not know: then it fits no run."""
+    """A calibration of the race. If its plan names options that this version does not know, it fits no run."""
     return None if entry is None else calibration_from_dict(entry)
 
 
 def _noised_calibrations(entries: Any) -> tuple[Calibration, ...]:
-    """Of the race on noisy images, one for each method and noise."""
+    """Calibrations of the race on noisy images, one per method and noise."""
     if not isinstance(entries, list) or len(entries) > MAX_NOISED:
         raise BundleError(f"noised_calibrations must be a list of at most {MAX_NOISED}, got {entries!r:.80}")
     found = tuple(filter(None, map(_calibration, entries)))
@@ -229,23 +200,12 @@ def _level_weights(entry: Any) -> LevelWeights | None:
         raise BundleError(f"level_weights: {error}") from None
 
 
-def _check_cost(cost: Any, *, parts: bool) -> None:
-    """What an evaluation costs: for people and for the choice of a batch; numbers, if it is there."""
-    if cost is None:
-        return
-    needed = ("parameters", "flops", *(("pair_flops", "class_flops", "cell_flops") if parts else ()))
-    for name in needed:
-        value = cost.get(name) if isinstance(cost, dict) else None
-        if not _is_number(value) or value < (name == "flops"):
-            raise BundleError(f"cost.{name} must be a number of operations or weights, got {value!r:.60}")
-
-
 def _check_files(manifest: dict[str, Any]) -> None:
     files = _field(manifest, "files", dict)
     for name, entry in files.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"files: {name!r:.140} is not a plain file name inside the bundle")
-        if not isinstance(entry, dict) or not _is_int(entry.get("bytes")) or entry["bytes"] < 0:
+        if not isinstance(entry, dict) or not checks.is_whole(entry.get("bytes")) or entry["bytes"] < 0:
             raise BundleError(f"files: {name} needs its size in bytes")
         digest = entry.get("sha256")
         if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -253,7 +213,17 @@ def _check_files(manifest: dict[str, Any]) -> None:
     if DENOISER not in files:
         raise BundleError(f"files: {DENOISER} is missing")
     if (PREFIX in files or CLASSES in files) and REST not in files:
-        raise BundleError(f"files: {REST} is missing, without which the other parts of the denoiser are of no use")
+        raise BundleError(f"files: {REST} is missing, and the other parts of the denoiser are useless without it")
     _check_cost(manifest.get("cost"), parts=REST in files)
-    if manifest.get("precision", "float32") not in PRECISIONS:
-        raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, got {manifest['precision']!r:.80}")
+    checks.one_of("precision", manifest.get("precision", "float32"), PRECISIONS)
+
+
+def _check_cost(cost: Any, *, parts: bool) -> None:
+    """Checks the numbers of operations and weights, if there are any; with `parts`, those of the parts too."""
+    if cost is None:
+        return
+    needed = ("parameters", "flops", *(("pair_flops", "class_flops", "cell_flops") if parts else ()))
+    for name in needed:
+        value = cost.get(name) if isinstance(cost, dict) else None
+        if not checks.is_finite(value) or value < (name == "flops"):
+            raise BundleError(f"cost.{name} must be a number of operations or weights, got {value!r:.60}")

@@ -1,28 +1,28 @@
-"""What fastdc must know of a diffusion model besides its network: shapes, ranges, classes, schedule, parameterisation.
+"""A diffusion model without its network: shapes, value range, classes, noise schedule and parameterisation.
 
-A bundle's manifest holds exactly this; a network given from Python comes with a :class:`Model` made by hand.
+A bundle's manifest holds exactly this. For a network given from Python, the user makes a :class:`Model`.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from fastdc.bundle.pixel_range import PixelRange
 from fastdc.diffusion import AbstractSchedule, LevelWeights, Parameterization, PlanConfig
 from fastdc.rules import Calibration
-from fastdc.support import InputError
+from fastdc.support import Float32, InputError
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a run uses when the user does not say; see ``plan.PlanConfig``.
+    """Options that apply if the user gives no others; :class:`fastdc.diffusion.PlanConfig` explains the plan's.
 
     Attributes:
-        draws: Draws a class.
-        levels: Band of noise-to-signal ratios (low, high), or None for the whole schedule.
-        weighting: One of ``weighting.WEIGHTINGS``.
-        loss: One of ``kernels.LOSSES``.
-        temperature: Of the posterior softmax(-error / temperature), positive.
+        draws: Number of draws per class.
+        levels: Band (low, high) of noise-to-signal ratios, or None for the whole schedule.
+        weighting: Weighting of the noise levels, one of ``fastdc.diffusion.WEIGHTINGS``.
+        loss: Loss of a residual, one of ``fastdc.diffusion.LOSSES``.
+        temperature: Temperature of the posterior softmax(-error / temperature); positive.
         first: Noise-to-signal ratios of the first draws.
     """
 
@@ -40,22 +40,25 @@ class Model:
 
     Attributes:
         name: Short name.
-        image_shape: (channels, height, width) of images as users give them.
-        value_range: (low, high) of the model's pixel values; user images in [0, 1] are mapped onto it.
-        class_names: K names.
+        image_shape: Shape (channels, height, width) of the user's images.
+        value_range: Range (low, high) of the model's pixel values; user images in [0, 1] are mapped onto it.
+        class_names: Names of the K classes.
         schedule: Noise schedule.
-        parameterization: What the network predicts.
+        parameterization: The quantity that the network predicts.
         null_class: Index that the network takes for "no class", or None.
-        latent_shape: (channels, height, width) of what the network works on where an encoder makes it from the image;
-            None: the image itself.
-        prompts: Where conditions are texts: one a condition. Empty: a condition is a class.
-        class_of: The class of each prompt, where several may describe one class; as long as `prompts`.
-        defaults: What a run uses when the user does not say.
-        identity: Names the exact model in results: a bundle's sha256, else "".
-        calibration: Of the race, or None.
-        noised_calibrations: Of the race on noisy images, each for one method and noise; they bring their levels.
-        level_weights: A curve fitted to this model, or None; used only where a user asks for it, as in
+        latent_shape: Shape (channels, height, width) of the latents that an encoder makes from images and that the
+            network works on; None if the network works on images.
+        prompts: One text per condition of a text-conditional model; empty if each condition is a class.
+        class_of: Class of each prompt, as long as `prompts`. Several prompts may describe one class.
+        defaults: Options that apply if the user gives no others.
+        identity: Name of the exact model in results: the sha256 of a bundle's manifest, otherwise "".
+        calibration: Calibration of the race, or None.
+        noised_calibrations: Calibrations of the race on noisy images, each for one method and noise, with their levels.
+        level_weights: A curve fitted to this model, or None. It is used only on request, as in
             ``classify(images, level_weights=model.level_weights)``.
+
+    Raises:
+        InputError: A shape, the value range, the classes or the prompts are not valid.
     """
 
     name: str
@@ -89,24 +92,30 @@ class Model:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return len(self.class_names)
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what the network works on: the latent, or the image itself."""
+        """Shape (channels, height, width) of the network's input: that of the latents, or of the images."""
         return self.image_shape if self.latent_shape is None else self.latent_shape
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What the network tells apart, by the index that it is given: the prompts, or the classes."""
+        """The conditions that the network tells apart, in the order of their indices: prompts or classes."""
         return self.prompts or self.class_names
 
     def check_plain(self, what: str) -> None:
-        """Refuses, for `what` cannot do without them, a model of anything but images and classes.
+        """Refuses a model that works on latents, or that has several prompts per class.
+
+        Args:
+            what: The feature that needs a plain model, for the message.
 
         Raises:
             InputError: The model works on latents, or describes a class by several prompts.
+
+        Example:
+            >>> clf.model.check_plain("a Lipschitz certificate")
         """
         if self.latent_shape is not None:
             raise InputError(f"{what} needs a model of images, {self.name} works on latents")
@@ -114,20 +123,28 @@ class Model:
             raise InputError(f"{what} needs one prompt a class in their order, {self.name} has {len(self.prompts)}")
 
     def calibration_for(self, plan: PlanConfig) -> Calibration | None:
-        """The calibration that holds for a plan, or None."""
+        """The calibration that holds for a plan, or None.
+
+        Args:
+            plan: Configuration of the plan; its number of draws does not matter.
+
+        Example:
+            >>> from fastdc.diffusion import PlanConfig
+            >>> clf.model.calibration_for(PlanConfig(draws=8, levels=(0.3, 3.0))) is None
+            True
+        """
         known = (self.calibration, *self.noised_calibrations)
         return next((found for found in known if found is not None and found.fits(plan)), None)
+
+    @property
+    def pixels(self) -> PixelRange:
+        """The range of the model's pixel values, which converts images and noise from [0, 1] and back."""
+        return PixelRange(*self.value_range)
 
     def noise_ratio(self, sigma: float) -> float:
         """Noise of standard deviation `sigma` in pixels in [0, 1] as a ratio sigma / alpha, the unit of noise levels.
 
-        The image is the signal: on a value range of [-1, 1] that is 2 sigma, and for a variance preserving schedule the
-        level with (1 - alpha_bar) / alpha_bar = (2 sigma)^2.
+        The image is the signal: on a value range of [-1, 1] the ratio is 2 sigma, and for a variance preserving
+        schedule it is the level with (1 - alpha_bar) / alpha_bar = (2 sigma)^2.
         """
-        low, high = self.value_range
-        return float(sigma) * (high - low)
-
-    def to_unit(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Images in the model's value range, float32, as images in [0, 1]: what users see."""
-        low, high = self.value_range
-        return (x - np.float32(low)) / np.float32(high - low)
+        return self.pixels.noise(sigma)

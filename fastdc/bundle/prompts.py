@@ -1,10 +1,9 @@
-"""Prompts: which texts stand for which class of a text-conditional diffusion model.
+"""Prompts: the texts that describe the classes of a text-conditional diffusion model.
 
-The network of such a model tells prompts apart, not classes: condition p is prompt p, and ``class_of[p]`` is the class
-that it describes. A class has one prompt or several, whose errors are then pooled by the decision. Prompts come from a
-table in CSV as the community writes it (columns ``prompt``, ``classname`` and ``classidx``, for example in the code of
-Li et al., arXiv 2303.16203), or from class names and templates such as "a photo of a {}." (Radford et al., arXiv
-2103.00020).
+The network of such a model distinguishes prompts, not classes: condition p is prompt p, and ``class_of[p]`` is the
+class that it describes. A class may have several prompts; the decision then pools their errors. Prompts come from a CSV
+table in the community's form (columns ``prompt``, ``classname`` and ``classidx``, for example in the code of Li et al.,
+arXiv 2303.16203), or from class names and templates such as "a photo of a {}." (Radford et al., arXiv 2103.00020).
 """
 
 import csv
@@ -14,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdc.support import InputError
+from fastdc.support import InputError, checks
 
 COLUMNS = ("prompt", "classname", "classidx")
 
 MAX_FILE_BYTES = 64_000_000
 MAX_PROMPTS = 1_000_000
-# Text encoders read 77 to 512 tokens; a longer text is a column that was meant for something else.
+# Text encoders read 77 to 512 tokens; a longer text is from the wrong column.
 MAX_CHARACTERS = 10_000
 
 
@@ -29,9 +28,9 @@ class Prompts:
     """Texts and the classes that they describe.
 
     Attributes:
-        texts: P prompts, none of them empty: the empty prompt is the model's "no class".
-        class_of: P class indices in [0, K); every class has a prompt.
-        class_names: K names; two classes may share one (as "crane" in ImageNet).
+        texts: P prompts. None is empty, because the empty prompt is the model's "no class".
+        class_of: P class indices in [0, K); every class has at least one prompt.
+        class_names: K names; two classes may share a name ("crane" in ImageNet).
 
     Raises:
         InputError: The lengths differ, a text is empty or too long, or a class has no prompt.
@@ -57,7 +56,7 @@ class Prompts:
             if problem:
                 raise InputError(f"name {index} of the classes {problem}")
         classes = len(self.class_names)
-        wrong = next((k for k in self.class_of if isinstance(k, bool) or not 0 <= k < classes), None)
+        wrong = next((k for k in self.class_of if not checks.is_whole(k) or not 0 <= k < classes), None)
         if wrong is not None:
             raise InputError(f"class_of must hold class indices in [0, {classes}), got {wrong}")
         without = sorted(set(range(classes)) - set(self.class_of))
@@ -69,15 +68,24 @@ class Prompts:
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """The prompts of a CSV file.
+    """Reads the prompts of a CSV file.
+
+    The header names at least the columns ``prompt``, ``classname`` and ``classidx``, in any order. Other columns, empty
+    lines and spaces around a field are ignored. Class indices run from 0 to K - 1, in any order; an index appears on
+    several rows if the class has several prompts, always with the same name.
 
     Args:
-        path: UTF-8, with a header that names at least ``prompt``, ``classname`` and ``classidx``, in any order; other
-            columns are ignored, and so are empty lines. Class indices are 0 to K - 1, in any order and repeated where a
-            class has several prompts; a class has one name. Spaces around a field are not part of it.
+        path: The file, in UTF-8.
 
     Raises:
-        InputError: It cannot be read, a column is missing, or a row cannot be used; the row is named by its line.
+        InputError: The file cannot be read, a column is missing, or a row cannot be used; the message names its line.
+
+    Example:
+        >>> from fastdc.bundle import read_prompts
+        >>> (folder / "pets.csv").write_text("prompt,classname,classidx\\na cat,cat,0\\na dog,dog,1\\n") > 0
+        True
+        >>> read_prompts(folder / "pets.csv").texts
+        ('a cat', 'a dog')
     """
     path = Path(path)
     reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True, skipinitialspace=True)
@@ -85,19 +93,12 @@ def read_prompts(path: str | Path) -> Prompts:
     class_of: list[int] = []
     named: dict[int, tuple[str, int]] = {}  # class -> its name and the line that gave it
     try:
-        where = _columns(path, next(reader, []))
+        columns = _columns(path, next(reader, []))
         for row in reader:
             if not any(field.strip() for field in row):
                 continue
             line = f"{path}, line {reader.line_num}"
-            if len(row) <= max(where):
-                raise InputError(f"{line}: expected at least {max(where) + 1} fields, got {len(row)}")
-            text, name, index = (row[column].strip() for column in where)
-            k = _class_index(line, index)
-            for field, value in (("prompt", text), ("classname", name)):
-                problem = _problem(value)
-                if problem:
-                    raise InputError(f"{line}: {field} {problem}")
+            text, name, k = _fields(line, row, columns)
             first, at = named.setdefault(k, (name, reader.line_num))
             if first != name:
                 raise InputError(f"{line}: class {k} is called {name!r:.80}, but {first!r:.80} on line {at}")
@@ -116,14 +117,19 @@ def read_prompts(path: str | Path) -> Prompts:
 
 
 def prompts_of(class_names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Prompts:
-    """Prompts from class names: every template filled with every name, the templates of a class beside each other.
+    """Prompts made of class names: every template is filled with every name. The prompts of a class are adjacent.
 
     Args:
-        class_names: K names.
-        templates: Each with exactly one ``{}``, where the name goes, and no other brace.
+        class_names: Names of the K classes.
+        templates: Texts with exactly one ``{}``, which the name replaces, and no other brace.
 
     Raises:
-        InputError: A template has no place for the name or several, or a name is empty.
+        InputError: A template does not have exactly one ``{}``, or a name is empty.
+
+    Example:
+        >>> from fastdc.bundle import prompts_of
+        >>> prompts_of(["cat", "dog"]).texts
+        ('a photo of a cat.', 'a photo of a dog.')
     """
     if isinstance(class_names, str) or isinstance(templates, str):
         raise InputError("class_names and templates must be lists of texts, got one text")
@@ -140,10 +146,20 @@ def prompts_of(class_names: Sequence[str], templates: Sequence[str] = ("a photo 
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Class names of a text file with one a line, or of a JSON file that holds a list of them.
+    """Reads class names from a text file with one name per line, or from a JSON file with a list of names.
+
+    Args:
+        path: The file, in UTF-8.
 
     Raises:
-        InputError: It cannot be read, holds no name, or has an empty one (which would shift the names after it).
+        InputError: The file cannot be read, holds no names, or holds an empty name, which would shift later names.
+
+    Example:
+        >>> from fastdc.bundle import read_class_names
+        >>> (folder / "pets.txt").write_text("cat\\ndog\\n") > 0
+        True
+        >>> read_class_names(folder / "pets.txt")
+        ('cat', 'dog')
     """
     path = Path(path)
     content = _read(path)
@@ -151,7 +167,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
         try:
             names = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} starts as a JSON list and is none: {error}") from None
+            raise InputError(f"{path} starts like a JSON list but is not one: {error}") from None
         wrong = next((name for name in names if not isinstance(name, str)), None)
         if wrong is not None:
             raise InputError(f"{path} must be a list of names, got an entry of type {type(wrong).__name__}")
@@ -183,7 +199,7 @@ def _read(path: Path) -> str:
 
 
 def _columns(path: Path, header: list[str]) -> list[int]:
-    """Where :data:`COLUMNS` stand in a header."""
+    """Indices of :data:`COLUMNS` in a header."""
     names = [name.strip().lower() for name in header]
     missing = [name for name in COLUMNS if names.count(name) != 1]
     if missing:
@@ -193,6 +209,19 @@ def _columns(path: Path, header: list[str]) -> list[int]:
     return [names.index(name) for name in COLUMNS]
 
 
+def _fields(line: str, row: list[str], columns: list[int]) -> tuple[str, str, int]:
+    """Prompt, class name and class index of a row."""
+    if len(row) <= max(columns):
+        raise InputError(f"{line}: expected at least {max(columns) + 1} fields, got {len(row)}")
+    text, name, index = (row[column].strip() for column in columns)
+    k = _class_index(line, index)
+    for field, value in (("prompt", text), ("classname", name)):
+        problem = _problem(value)
+        if problem:
+            raise InputError(f"{line}: {field} {problem}")
+    return text, name, k
+
+
 def _class_index(line: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise InputError(f"{line}: classidx must be a whole number from 0, got {text!r:.80}")
@@ -200,7 +229,7 @@ def _class_index(line: str, text: str) -> int:
 
 
 def _problem(text: object) -> str | None:
-    """What keeps a text from being a prompt or a name."""
+    """The reason why a text cannot be a prompt or a name, or None."""
     if not isinstance(text, str):
         return f"must be text, got {type(text).__name__}"
     if not text.strip():

@@ -1,23 +1,38 @@
-"""The models that come with fastdc, and where a model's name leads."""
+"""The models that come with fastdc, and the folder that a model's name stands for."""
 
 import os
 from pathlib import Path
 
+from fastdc.bundle.format import MANIFEST
 from fastdc.support import BundleError
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "models"
 
 
 def shipped_models() -> tuple[str, ...]:
-    """Names of the models that come with fastdc."""
-    return tuple(sorted(path.name for path in _SHIPPED.iterdir() if (path / "fastdc.json").is_file()))
+    """Names of the models that come with fastdc.
+
+    Example:
+        >>> fastdc.shipped_models()
+        ('digits', 'digits-mlp', 'shapes')
+    """
+    return tuple(sorted(path.name for path in _SHIPPED.iterdir() if (path / MANIFEST).is_file()))
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """The folder of a shipped model's name, or the given folder. A folder needs a separator or must not be a name.
+    """The folder of a model.
+
+    Args:
+        model: Name of a shipped model, or a folder. A folder with the name of a shipped model needs a separator:
+            ``./digits``.
 
     Raises:
-        BundleError: Neither.
+        BundleError: There is neither a shipped model nor a folder of that name.
+
+    Example:
+        >>> from fastdc.bundle import find_model
+        >>> find_model("digits").name
+        'digits'
     """
     name = os.fspath(model)
     if name in shipped_models():

@@ -224,7 +224,7 @@ def test_torch_refuses_weights_that_do_not_fit(tmp_path: Path) -> None:
 
     from fastdc.bundle.architectures import build_network
     from fastdc.bundle.folder import write_bundle
-    from fastdc.bundle.manifest import DENOISER, WEIGHTS
+    from fastdc.bundle.format import DENOISER, WEIGHTS
 
     bundle = digits_mlp()
     manifest = {key: bundle.manifest[key] for key in bundle.manifest if key not in ("format", "version", "files")}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastdc import load_bundle
 from fastdc.bundle.folder import with_calibration, write_bundle
-from fastdc.bundle.manifest import DENOISER, MANIFEST, WEIGHTS
+from fastdc.bundle.format import DENOISER, MANIFEST, WEIGHTS
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.rules.calibration import Calibration

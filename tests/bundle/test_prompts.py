@@ -143,8 +143,8 @@ def test_class_names_of_lines_and_of_json(tmp_path: Path) -> None:
         ("a\n\nb\n", "line 2: the class name is empty"),
         ('["a", ""]', "entry 2: the class name is empty"),
         ('["a", 3]', "entry of type int"),
-        ('["a", ', "starts as a JSON list and is none"),
-        ("[" * 100_000, "starts as a JSON list and is none"),
+        ('["a", ', "starts like a JSON list but is not one"),
+        ("[" * 100_000, "starts like a JSON list but is not one"),
     ],
 )
 def test_bad_class_names_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from fastdc import BundleError, load_bundle
 from fastdc.bundle.folder import with_calibration, write_bundle
-from fastdc.bundle.manifest import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
+from fastdc.bundle.format import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
 from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 # Path of a field, values that are refused there, what the message names.

@@ -12,7 +12,7 @@ import pytest
 import fastdc
 from fastdc.bundle.calibration_file import with_calibration_file, write_calibration_file
 from fastdc.bundle.folder import Bundle, load_bundle, with_calibration
-from fastdc.bundle.manifest import MANIFEST
+from fastdc.bundle.format import MANIFEST
 from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
 from fastdc.support.exceptions import FastdcError, InputError

@@ -25,7 +25,7 @@ import torch
 
 import fastdc.cli.export as cli_export
 from fastdc.bundle.folder import load_bundle
-from fastdc.bundle.manifest import MANIFEST
+from fastdc.bundle.format import MANIFEST
 from fastdc.testing import edm_files, tiny_pipelines
 from helpers.exported import PROMPTS, exported, shared_folder, small_source
 

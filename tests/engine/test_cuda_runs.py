@@ -16,7 +16,7 @@ from fastdc import Classification, DiffusionClassifier, Session
 from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.backends.protocol import NetworkOptions, halves
 from fastdc.bundle.folder import load_bundle
-from fastdc.bundle.manifest import PREFIX
+from fastdc.bundle.format import PREFIX
 from fastdc.bundle.shipped import find_model
 from fastdc.certification.estimation import Fixed
 from fastdc.diffusion import kernels

@@ -16,7 +16,7 @@ import torch
 
 import fastdc.export.bundle as module
 from fastdc.bundle.folder import load_bundle
-from fastdc.bundle.manifest import MANIFEST
+from fastdc.bundle.format import MANIFEST
 from fastdc.bundle.model import Defaults
 from fastdc.export.bundle import export_source
 from fastdc.loading import load

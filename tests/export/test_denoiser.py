@@ -17,7 +17,7 @@ import torch
 from fastdc.backends import NetworkOptions
 from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.folder import Bundle
-from fastdc.bundle.manifest import DATA, DENOISER, REST, SCORED
+from fastdc.bundle.format import DATA, DENOISER, REST, SCORED
 from fastdc.bundle.model import Model
 from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.export import denoiser

@@ -24,7 +24,7 @@ import onnx
 
 from fastdc.backends import NetworkOptions
 from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT
+from fastdc.bundle.format import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT
 from fastdc.export.compare import compare_errors, torch_classifier
 from fastdc.sources import Source
 from helpers.exported import FAMILIES, HIDDEN, exported, random_images, run_without, shared_folder

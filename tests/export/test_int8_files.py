@@ -11,7 +11,7 @@ pytest.importorskip("diffusers")
 
 import onnx
 
-from fastdc.bundle.manifest import DENOISER
+from fastdc.bundle.format import DENOISER
 from fastdc.export import denoiser
 from fastdc.export.bundle import export_source
 from fastdc.export.compare import compare_errors

@@ -19,7 +19,7 @@ import pytest
 
 from fastdc import Bundle, Defaults, Model
 from fastdc.bundle.folder import write_bundle
-from fastdc.bundle.manifest import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
+from fastdc.bundle.format import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import DiscreteSchedule
 

@@ -17,7 +17,7 @@ from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.function import NetworkFunction
 from fastdc.backends.protocol import AbstractSlot
 from fastdc.bundle.folder import Bundle, write_bundle
-from fastdc.bundle.manifest import DENOISER
+from fastdc.bundle.format import DENOISER
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.rules.calibration import Calibration
 from fastdc.testing.gaussian_world import GaussianWorld

@@ -12,7 +12,7 @@ from fastdc import Bundle, DiffusionClassifier, InputError
 from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.backends.onnx.text_encoder import OnnxTextEncoder
-from fastdc.bundle.manifest import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
+from fastdc.bundle.format import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
 from fastdc.bundle.prompts import Prompts
 from fastdc.certification.estimation import Fixed
 from fastdc.certification.lipschitz import certify_table

@@ -14,7 +14,7 @@ import pytest
 from fastdc.backends.tensorrt.graph import read_graph, tolerance
 from fastdc.backends.tensorrt.selftest import Runner, cpu_reference, fixed_cells, self_test
 from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.manifest import DENOISER
+from fastdc.bundle.format import DENOISER
 from fastdc.bundle.shipped import find_model
 from fastdc.support.exceptions import BackendError
 from fastdc.testing import reference
