@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "errors.h"
+#include "exceptions.h"
 #include "ledger.h"
 
 namespace py = pybind11;

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "errors.h"
+#include "exceptions.h"
 #include "tensor_view.h"
 
 namespace py = pybind11;

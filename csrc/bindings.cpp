@@ -5,7 +5,7 @@
 #include "bind_ledger.h"
 #include "bind_view.h"
 #include "dispatch.h"
-#include "errors.h"
+#include "exceptions.h"
 #include "kernels.h"
 #include "philox.h"
 #include "tensor_view.h"

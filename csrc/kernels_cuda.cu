@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "dtypes.h"
-#include "errors.h"
+#include "exceptions.h"
 #include "kernels.h"
 #include "noising.h"
 #include "quads.cuh"

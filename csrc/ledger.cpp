@@ -5,7 +5,7 @@
 #include <numeric>
 #include <utility>
 
-#include "errors.h"
+#include "exceptions.h"
 
 namespace fastdc {
 

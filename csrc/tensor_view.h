@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "common.h"
-#include "errors.h"
+#include "exceptions.h"
 
 namespace fastdc {
 
