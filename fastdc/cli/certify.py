@@ -220,14 +220,7 @@ def _load(source: str, model: Model) -> _Data:
         why = f": the folders in {source} are not named after its classes" if folders else ""
         unknown = np.full(len(loaded), UNKNOWN, np.int64)
         return _Data(loaded.images, unknown, (*notes, f"true classes are not known{why}"))
-    return _Data(loaded.images, _classes(loaded.labels, _names(path, shape), model, source), notes)
-
-
-def _names(path: Path, shape: tuple[int, int, int]) -> tuple[str, ...] | None:
-    """The class names that an .npz brings."""
-    from fastdc.data import Notes, read_arrays
-
-    return read_arrays(path, shape, Notes()).class_names
+    return _Data(loaded.images, _classes(loaded.labels, loaded.class_names, model, source), notes)
 
 
 def _classes(

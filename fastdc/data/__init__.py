@@ -11,17 +11,13 @@ kind is counted and told once in ``notes``.
 Modules: `convert` (grey/RGB, resize, crop, notes), `files` (Pillow, folders), `arrays` (.npy, .npz), `sets` (the API).
 """
 
-from fastdc.data.arrays import read_arrays
-from fastdc.data.convert import Notes
 from fastdc.data.sets import DIGITS_TEST, ImageSet, LabelledImages, digits_test, load_images, load_labelled
 
 __all__ = [
     "DIGITS_TEST",
     "ImageSet",
     "LabelledImages",
-    "Notes",
     "digits_test",
     "load_images",
     "load_labelled",
-    "read_arrays",
 ]

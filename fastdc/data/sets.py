@@ -27,12 +27,14 @@ class ImageSet:
             arrays, or the ``ids`` that an .npz brings.
         labels: int64 (n,), or None unless every source brings labels.
         notes: One line for each kind of conversion that was made.
+        class_names: Names of the labels, or None unless every source brings the same ones (in an .npz).
     """
 
     images: Pixels
     ids: tuple[str, ...]
     labels: NDArray[np.int64] | None
     notes: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,6 +85,7 @@ def load_images(
     parts: list[Pixels] = []
     labels: list[NDArray[np.int64] | None] = []
     ids: list[str] = []
+    class_names: set[tuple[str, ...] | None] = set()
 
     def append(images: Pixels, names: Iterable[str], classes: NDArray[np.int64] | None) -> None:
         ids.extend(names)
@@ -94,10 +97,13 @@ def load_images(
         if path.suffix.lower() in _ARRAY_SUFFIXES and path.is_file():
             held = read_arrays(path, shape, notes)
             append(held.images, held.ids or _numbered(path, len(held.images)), held.labels)
+            class_names.add(held.class_names)
         else:
+            class_names.add(None)
             for file in _image_files(path, notes):
                 append(read_image(file, notes)[None], [str(file)], None)
-    result = ImageSet(_join(parts, notes), tuple(ids), _join_labels(labels, notes), notes.lines())
+    common = class_names.pop() if len(class_names) == 1 else None
+    result = ImageSet(_join(parts, notes), tuple(ids), _join_labels(labels, notes), notes.lines(), common)
     for line in result.notes if on_note else ():
         on_note(line)  # type: ignore[misc]
     return result

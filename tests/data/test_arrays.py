@@ -119,6 +119,20 @@ def test_npz_members_are_used(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.images, STACK)
 
 
+def test_class_names_are_those_that_every_source_brings(tmp_path: Path) -> None:
+    named, other, bare = (tmp_path / f"{name}.npz" for name in ("named", "other", "bare"))
+    labels = np.array([0, 1, 0, 1, 1])
+    np.savez(named, images=STACK, labels=labels, class_names=np.array(["cat", "dog"]))
+    np.savez(other, images=STACK, labels=labels, class_names=np.array(["dog", "cat"]))
+    np.savez(bare, images=STACK, labels=labels)
+    image = tmp_path / "image.png"
+    Image.fromarray(STACK[0, 0]).save(image)
+    assert load_images([named], SHAPE).class_names == ("cat", "dog")
+    assert load_images([named, named], SHAPE).class_names == ("cat", "dog")
+    for rest in (other, bare, image):
+        assert load_images([named, rest], SHAPE).class_names is None
+
+
 def test_labelled_npz_with_names_floats_and_size(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, images=STACK[:, 0] / 255, labels=[0, 0, 2, 2, 0], class_names=["cat", "dog", "owl"])
