@@ -1,4 +1,6 @@
-"""Calibrations in separate files, for models that must not change. The JSON holds what the manifest would hold:
+"""Calibrations in separate files, for models that must not change.
+
+The JSON holds what the manifest would hold:
 
     {"format": "fastdc-calibration", "version": 1, "model": name, "network": sha256 of denoiser.onnx,
      "calibration": {...}, "level_weights": {...} or null, "first": [...] or null}
@@ -122,7 +124,9 @@ def _network(bundle: Bundle) -> str:
 
 def _checked(entry: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(entry, dict) or entry.get("format") != FORMAT:
-        raise InputError(f'{path} is not a calibration: expected "format": "{FORMAT}", as fastdc calibrate --out writes')
+        raise InputError(
+            f'{path} is not a calibration: expected "format": "{FORMAT}", as fastdc calibrate --out writes'
+        )
     version = entry.get("version")
     if not checks.is_whole(version) or not 1 <= version <= VERSION:
         raise InputError(f"{path} has format version {version!r:.80}, this fastdc reads {VERSION}")

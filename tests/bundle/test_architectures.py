@@ -1,4 +1,4 @@
-"""The UNet and the MLP that fastdc builds itself: shapes, conditioning, and refusal of bad configs."""
+"""The UNet and the MLP that fastdc builds itself: shapes, conditioning, and invalid configs."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def build(kind: str) -> tuple[Any, tuple[int, int, int]]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = networks.build_network(kind, config).eval()
-        for parameter in network.parameters():  # layers that start at zero would hide what they depend on
+        for parameter in network.parameters():  # layers that start at zero would hide their inputs
             torch.nn.init.normal_(parameter, std=0.2)
     return network, shape
 
@@ -80,7 +80,7 @@ def test_the_mlp_runs_in_half_precision_with_the_noise_code_in_float32() -> None
     want = network(sample, timestep, labels)
     got = network.to(torch.bfloat16)(sample.bfloat16(), timestep, labels)
     assert got.dtype == torch.bfloat16
-    # The code itself must not be rounded to bfloat16 before the sine: a phase off by 1 radian would change everything.
+    # The angles must not be rounded to bfloat16 before the sine: an error of 1 radian would change the output.
     torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1 * float(want.abs().max()))
 
 
@@ -122,7 +122,7 @@ def test_the_presets_fit_common_image_sizes(side: int) -> None:
     pytest.importorskip("diffusers")
     for model in ("unet", "mlp"):
         kind, config = network_config(TrainConfig(data="-", out="-", model=model), (3, side, side), 10)
-        with torch.device("meta"):  # only the shapes are of interest here
+        with torch.device("meta"):  # this test needs only shapes
             network = networks.build_network(kind, config)
             out = network(torch.zeros(2, 3, side, side), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
         assert out.shape == (2, 3, side, side)

@@ -1,7 +1,6 @@
-"""The shipped models on the shipped data: real digits, real accuracy, and probabilities that mean what they say.
+"""The shipped digit models on the shipped images: accuracy, cost, and calibration of the probabilities.
 
-The UNet's run over all 400 images is the one slow test of the suite (some 20 s of one core), shared by everything that
-looks at it.
+All tests of the UNet share one classification of the 400 images, which takes about 20 s on one core.
 """
 
 from typing import Any
@@ -28,7 +27,7 @@ def truth() -> NDArray[np.int64]:
 
 @pytest.fixture(params=[pytest.param("digits", marks=pytest.mark.slow), "digits-mlp"])
 def result(request: pytest.FixtureRequest) -> Classification:
-    """All 400 images at 16 draws in full, once a model and session."""
+    """All 400 images at 16 draws under the full rule, computed once per model and session."""
     pytest.importorskip("onnxruntime")
     name: str = request.param
     if name not in _results:
@@ -37,7 +36,7 @@ def result(request: pytest.FixtureRequest) -> Classification:
 
 
 def test_accuracy(result: Classification, truth: NDArray[np.int64]) -> None:
-    """At least 98.5 %, that is at most 6 of 400 wrong; a vote of the same draws may lose a little."""
+    """At least 98.5 %, so at most 6 of 400 errors; a vote over the same draws may lose a little."""
     assert np.mean(result.labels == truth) >= 0.985
     assert np.mean(result.votes.argmax(axis=1) == truth) >= 0.97
 
@@ -50,7 +49,7 @@ def test_sixteen_draws_of_ten_classes_are_160_evaluations(result: Classification
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_default_race_is_right_at_a_fraction_of_the_cost(name: str, truth: NDArray[np.int64]) -> None:
-    """The full run costs 1280 evaluations an image; accuracy as above."""
+    """The full run costs 1280 evaluations per image; the accuracy limit is the same."""
     pytest.importorskip("onnxruntime")
     raced = fastdc.load(name).classify(digits_test().images)
     assert raced.provenance["rule"]["name"] == "calibrated"
@@ -61,7 +60,7 @@ def test_the_default_race_is_right_at_a_fraction_of_the_cost(name: str, truth: N
 
 
 def test_the_race_loses_the_full_answer_no_more_often_than_promised() -> None:
-    """delta over images; the 400 images add a sampling error, allowed three standard deviations."""
+    """The limit is delta plus three standard deviations of the sampling error of 400 images."""
     pytest.importorskip("onnxruntime")
     clf = fastdc.load("digits-mlp")
     calibration = clf.model.calibration
@@ -72,11 +71,11 @@ def test_the_race_loses_the_full_answer_no_more_often_than_promised() -> None:
 
 
 def test_the_right_class_is_likely(result: Classification, truth: NDArray[np.int64]) -> None:
-    """Whatever the temperature: most images are sure, and the few mistakes are less sure than the rest."""
+    """Most images get a high confidence, and the few mistakes a lower one than the rest."""
     confidence = result.probabilities.max(axis=1)
     right = result.labels == truth
     assert np.median(confidence) > 0.9
-    if not right.all():  # at 16 draws the UNet makes none or one
+    if not right.all():  # at 16 draws the UNet makes at most one mistake
         assert confidence[right].mean() > confidence[~right].mean()
 
 
@@ -88,13 +87,13 @@ def test_calibrated_probabilities_are_as_sure_as_they_are_right(
     if "calibration" not in str(manifest["provenance"]):
         pytest.skip(f"{result.table.model} does not say that it was calibrated")
     accuracy = np.mean(result.labels == truth)
-    # A calibrated confidence misses the accuracy by sampling alone: sqrt(0.015 * 0.985 / 400) = 0.6 points, times
-    # four, and a point for a temperature that was fitted on other images.
+    # A calibrated confidence differs from the accuracy by sampling error only: four times sqrt(0.015 * 0.985 / 400) =
+    # 0.6 points, plus one point because the temperature was fitted on other images.
     assert abs(result.probabilities.max(axis=1).mean() - accuracy) < 0.035
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_shipped_bundles_are_whole_and_say_where_they_come_from(name: str) -> None:
+def test_the_shipped_bundles_verify_and_state_their_provenance(name: str) -> None:
     bundle = fastdc.load_bundle(FOLDER / name)
     bundle.verify()
     assert bundle.name == name
@@ -107,7 +106,7 @@ def test_the_shipped_bundles_are_whole_and_say_where_they_come_from(name: str) -
 
 
 def test_the_test_images_are_real() -> None:
-    """Each is one of scikit-learn's 1,797 digits with its label, and none is there twice."""
+    """Each is one of scikit-learn's 1,797 digits with its label, and no digit occurs twice."""
     datasets = pytest.importorskip("sklearn.datasets")
     source = datasets.load_digits()
     pixels = source.images.astype(np.int64)  # 0 ... 16

@@ -1,6 +1,6 @@
-"""Bundles: what is written is read, atomically, and a calibration is stored without touching anything else.
+"""Bundles: reading returns what was written, writing is atomic, and storing a calibration changes nothing else.
 
-Nothing here runs a network. What is refused is in test_bundle_refusals.py; graphs are judged by the backends.
+No test here runs a network. test_refusals.py tests invalid bundles; the backends' tests check graphs.
 """
 
 import dataclasses
@@ -109,7 +109,7 @@ def test_what_is_written_is_read(
     kept, curve = read.model.calibration, read.model.level_weights
     assert (kept and kept.to_dict()) == entry["calibration"]
     assert (curve and curve.to_dict()) == entry["level_weights"]
-    assert kept is None or not kept.fits(PlanConfig(draws=4, levels=(0.1, 0.2)))  # whatever its plan holds
+    assert kept is None or not kept.fits(PlanConfig(draws=4, levels=(0.1, 0.2)))  # a random plan is not this one
     assert {name: read.read(name) for name in read.files} == files
     assert read.model.identity == hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     read.verify()
@@ -169,7 +169,7 @@ def test_overwriting_refuses_to_delete_what_is_not_the_bundles(tmp_path: Path) -
 
 
 class _FailingWrite:
-    """Fails the n-th call of a Path method, as a full disk would."""
+    """Makes the n-th call of a Path method fail as on a full disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, nth: int) -> None:
         original = getattr(Path, method)

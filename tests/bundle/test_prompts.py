@@ -1,4 +1,4 @@
-"""Prompts of CSV files, templates and lists of names; what cannot be used is named by its line."""
+"""Prompts from CSV files, templates and lists of names; an unusable row is named by its line."""
 
 import csv
 from pathlib import Path

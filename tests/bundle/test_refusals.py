@@ -1,6 +1,6 @@
-"""Bundles: every broken or hostile folder is refused in one line that names what is wrong.
+"""Bundles: every broken or hostile folder is refused with one line that names the fault.
 
-Nothing here runs a network; graphs are judged by the backends (test_backends.py).
+No test here runs a network; the backends' tests check graphs.
 """
 
 import dataclasses
@@ -14,15 +14,15 @@ import pytest
 
 from fastdc import BundleError, load_bundle
 from fastdc.bundle.folder import with_calibration, write_bundle
-from fastdc.bundle.format import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
+from fastdc.bundle.format import CLASSES, DENOISER, MANIFEST, MAX_FIRST, PREFIX, REST, WEIGHTS
 from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
-# Path of a field, values that are refused there, what the message names.
+# Path of a field, invalid values for it, and the name that the message must contain.
 _BAD: list[tuple[str, list[Any], str]] = [
     ("format", ["other", None], "format"),
     ("cost", [[1], {}, {"parameters": 1, "flops": 0}, {"parameters": 1, "flops": "9"}], "cost"),
     ("version", [0, 3, -1, "1", True, 1.0, None, [1]], "version"),
-    ("name", [None, 5, ["x"], "a\nb", "\x1b[2J", "\ud800"], "name"),
+    ("name", [None, 5, ["x"], "a\nb", "\x1b[2J", "\x9b2J", "\ud800"], "name"),
     ("description", [5, {}, []], "description"),
     ("network", [5, "mlp", []], "network"),
     ("provenance", [5, "me", []], "provenance"),
@@ -32,6 +32,10 @@ _BAD: list[tuple[str, list[Any], str]] = [
     ("image.range", [None, [], [1.0, -1.0], [0.0, 0.0], [0.0], [0, 1, 2], ["a", "b"], [False, True]], "range"),
     ("classes", [None, [], {}, "ab", [1, 2], ["a", None], ["a\tb"], ["\ud800"]], "classes"),
     ("null_class", [-1, 1.5, "2", True, 10**9], "null_class"),
+    ("prompts", [5, [], "a", ["a", 1], ["a", "b\n"]], "prompts"),
+    ("class_of", [None, [0], [0, 2], [-1, 1], [0, True], "01"], "class"),
+    ("latent", [5, [1, 2, 3], {}, {"shape": [1, 2]}, {"shape": [1, 2, 2]}], "latent"),
+    ("precision", [None, "float64", 16, []], "precision"),
     ("schedule", [None, [], "edm"], "schedule"),
     ("schedule.kind", ["ve", None, 5, [], {}], "kind"),
     ("schedule.rho", [7], "rho"),
@@ -73,7 +77,7 @@ _BAD: list[tuple[str, list[Any], str]] = [
 
 
 def _edit(bundle_path: Path, field: str, value: Any) -> None:
-    """Puts a value at a dotted path of a manifest (file names keep their dot)."""
+    """Sets the field at a dotted path of a manifest; file names keep their dot."""
     whole = json.loads((bundle_path / MANIFEST).read_text())
     keys = field.replace(DENOISER, "\0").split(".")
     entry = whole
@@ -87,9 +91,26 @@ def _edit(bundle_path: Path, field: str, value: Any) -> None:
     ("field", "value", "named"), [(field, value, named) for field, values, named in _BAD for value in values]
 )
 def test_every_bad_field_is_refused_by_name(tmp_path: Path, field: str, value: Any, named: str) -> None:
-    with_calibration(tiny_bundle(tmp_path / "b"), CALIBRATION, level_weights=CURVE, first=[0.5])
+    bundle = tiny_bundle(tmp_path / "b", prompts=["an a", "a b"], class_of=[0, 1])
+    with_calibration(bundle, CALIBRATION, level_weights=CURVE, first=[0.5])
     _edit(tmp_path / "b", field, value)
     fails_with(lambda: load_bundle(tmp_path / "b"), str(tmp_path / "b"), named)
+
+
+@pytest.mark.parametrize("part", [PREFIX, CLASSES])
+def test_parts_of_the_denoiser_need_its_rest(tmp_path: Path, part: str) -> None:
+    files = {DENOISER: b"whole", part: b"part"}
+    fails_with(lambda: write_bundle(tmp_path / "b", manifest(), files), REST)
+    assert write_bundle(tmp_path / "b", manifest(), {**files, REST: b"rest"}).manifest["version"] == 2
+
+
+@pytest.mark.parametrize("field", ["pair_flops", "class_flops", "cell_flops"])
+@pytest.mark.parametrize("value", [None, "9", -1, True])
+def test_a_denoiser_in_parts_states_what_each_costs(tmp_path: Path, field: str, value: Any) -> None:
+    cost = {"parameters": 0, "flops": 1, "pair_flops": 0, "class_flops": 0, "cell_flops": 0}
+    files = {DENOISER: b"whole", REST: b"rest"}
+    assert write_bundle(tmp_path / "a", {**manifest(), "cost": cost}, files).flops == 1
+    fails_with(lambda: write_bundle(tmp_path / "b", {**manifest(), "cost": {**cost, field: value}}, files), field)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +124,8 @@ def test_every_missing_field_is_refused_by_name(tmp_path: Path, field: str) -> N
     fails_with(lambda: load_bundle(tmp_path / "b"), field)
 
 
-def test_what_a_reader_does_not_know_beside_the_defaults_is_ignored(tmp_path: Path) -> None:
-    """That is how version 1 grew a calibration: it changes what a run costs, and an older reader runs it in full."""
+def test_unknown_fields_outside_the_defaults_are_ignored(tmp_path: Path) -> None:
+    """So version 1 could gain calibrations: an older reader ignores them and evaluates every class in full."""
     bundle = tiny_bundle(tmp_path / "b", remark={"anything": [1]})
     assert load_bundle(bundle.path).model == dataclasses.replace(
         tiny_bundle(tmp_path / "c").model, identity=bundle.model.identity
@@ -215,7 +236,7 @@ def test_symbolic_links_are_refused(tmp_path: Path) -> None:
         fails_with(lambda path=bundle.path: load_bundle(path), str(bundle.path))  # type: ignore[misc]
 
 
-def test_missing_things_are_named(tmp_path: Path) -> None:
+def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
     fails_with(lambda: load_bundle(tmp_path / "nothing"), "nothing", MANIFEST)
     (tmp_path / "folder").mkdir()
     fails_with(lambda: load_bundle(tmp_path / "folder"), "folder", MANIFEST)

@@ -1,6 +1,6 @@
-"""The shipped text-conditional model on newly rendered images: zero-shot by prompts, also for pairs it never saw.
+"""The shipped text-conditional model on newly rendered images: zero-shot by prompts, also for unseen pairs.
 
-The model was trained on 24 of the 32 pairs of a colour and a shape; the other eight it can only know by their parts.
+The model was trained on 24 of the 32 pairs of a colour and a shape; it can know the other eight only by their parts.
 """
 
 import importlib.util
@@ -57,21 +57,21 @@ def test_the_classes_are_the_renderers(shapes: ModuleType) -> None:
 def test_seen_and_unseen_pairs_are_told_apart(
     shapes: ModuleType, result: Classification, rendered: tuple[NDArray[np.uint8], NDArray[np.int64]]
 ) -> None:
-    """On all 640 test images 98.8 % of the seen pairs and 98.1 % of the others are right; here 96 images."""
+    """On all 640 test images, 98.8 % of the seen and 98.1 % of the unseen pairs are right; this test uses 96."""
     right = result.labels == rendered[1]
     unseen = np.isin(rendered[1], shapes.HELD_OUT)
     assert unseen.sum() == PER_CLASS * 8
     assert right[~unseen].mean() >= 0.93
     assert right[unseen].mean() >= 0.87
     assert result.provenance["rule"]["name"] == "calibrated"
-    assert result.evaluations.mean() < 60  # of 32 classes at 32 draws, 1024
+    assert result.evaluations.mean() < 60  # instead of 32 classes at 32 draws, 1024
 
 
 @pytest.mark.slow
 def test_other_prompts_are_other_classes(
     shapes: ModuleType, rendered: tuple[NDArray[np.uint8], NDArray[np.int64]]
 ) -> None:
-    """Asked about colours alone, by four prompts a colour, the same network names them."""
+    """With four prompts per colour as classes, the same network names colours."""
     pytest.importorskip("tokenizers")
     colours = [name.split()[0] for name in shapes.CLASS_NAMES]
     names = tuple(dict.fromkeys(colours))
