@@ -118,9 +118,11 @@ class Model:
             >>> clf.model.check_plain("a Lipschitz certificate")
         """
         if self.latent_shape is not None:
-            raise InputError(f"{what} needs a model of images, {self.name} works on latents")
+            raise InputError(f"{what} needs a model of images, but {self.name} works on latents")
         if self.class_of not in ((), tuple(range(self.num_classes))):
-            raise InputError(f"{what} needs one prompt a class in their order, {self.name} has {len(self.prompts)}")
+            raise InputError(
+                f"{what} needs one prompt per class, in class order, but {self.name} has {len(self.prompts)} prompts"
+            )
 
     def calibration_for(self, plan: PlanConfig) -> Calibration | None:
         """The calibration that holds for a plan, or None.
@@ -142,9 +144,16 @@ class Model:
         return PixelRange(*self.value_range)
 
     def noise_ratio(self, sigma: float) -> float:
-        """Noise of standard deviation `sigma` in pixels in [0, 1] as a ratio sigma / alpha, the unit of noise levels.
+        """The noise-to-signal ratio sigma / alpha, the unit of noise levels, of noise in a user's pixels.
 
-        The image is the signal: on a value range of [-1, 1] the ratio is 2 sigma, and for a variance preserving
-        schedule it is the level with (1 - alpha_bar) / alpha_bar = (2 sigma)^2.
+        On a value range of [-1, 1] the ratio is 2 sigma. On a variance-preserving schedule it belongs to the level with
+        (1 - alpha_bar) / alpha_bar = (2 sigma)^2.
+
+        Args:
+            sigma: Standard deviation of the noise, in pixels in [0, 1].
+
+        Example:
+            >>> clf.model.noise_ratio(0.25)
+            0.5
         """
         return self.pixels.noise(sigma)

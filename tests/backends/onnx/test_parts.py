@@ -136,7 +136,7 @@ def test_what_needs_images_and_classes_says_so(bundle: Bundle) -> None:
     for call in (clf.as_module, likelier, certified):
         fails_with(call, "needs a model of images", kind=InputError)
     several = replace(MODEL, latent_shape=None)
-    fails_with(lambda: several.check_plain("this"), "this needs one prompt a class", kind=InputError)
+    fails_with(lambda: several.check_plain("this"), "this needs one prompt per class", kind=InputError)
     replace(several, prompts=("a", "b", "c"), class_of=(0, 1, 2)).check_plain("this")
 
 

@@ -1,0 +1,40 @@
+"""The scales of pixel values: a user's images in [0, 1], and a network's range, mostly [-1, 1].
+
+The factor between the two scales is the field's best-known trap: a smoothing sigma of 0.25 on [0, 1] is a noise of 0.5
+on [-1, 1]. Every conversion of pixels and of noise goes through this class.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+Pixels = TypeVar("Pixels")
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """The range of a network's pixel values.
+
+    Attributes:
+        low: Value of a pixel that is 0 in [0, 1].
+        high: Value of a pixel that is 1 in [0, 1].
+    """
+
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        """The factor from [0, 1] to this range: differences of pixels and deviations of noise are multiplied by it."""
+        return self.high - self.low
+
+    def from_unit(self, unit: Pixels) -> Pixels:
+        """Images in [0, 1], NumPy or torch, as images in this range; the type of their elements stays."""
+        return unit * self.width + self.low  # type: ignore[operator, no-any-return]
+
+    def to_unit(self, x: Pixels) -> Pixels:
+        """Images in this range, NumPy or torch, as images in [0, 1]; the type of their elements stays."""
+        return (x - self.low) / self.width  # type: ignore[operator, no-any-return]
+
+    def noise(self, sigma: float) -> float:
+        """Noise of standard deviation `sigma` on [0, 1], as a standard deviation on this range."""
+        return float(sigma) * self.width
