@@ -1,4 +1,4 @@
-"""What every wing leans on and that knows nothing of diffusion: exceptions, checks, optional packages, atomic files."""
+"""Code that every wing uses and that knows nothing of diffusion: exceptions, checks, array types, packages, files."""
 
 from fastdc.support import checks
 from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask

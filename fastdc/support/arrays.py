@@ -1,4 +1,4 @@
-"""Names of array types that many modules use; shapes stand beside each use."""
+"""Names of NumPy array types that many modules use. Each use states its shape."""
 
 from typing import Any, TypeAlias
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, also where the process or the machine stops in between."""
+"""Files that are written completely or not at all, even if the process or the machine stops in between."""
 
 import contextlib
 import os
@@ -8,17 +8,27 @@ from pathlib import Path
 
 
 def write_whole(target: Path, content: bytes) -> None:
-    """Writes a file in one step; one that is replaced keeps its mode.
+    """Writes a file in one step. A file that already exists is replaced and keeps its mode.
+
+    Args:
+        target: Path of the file; its folder must exist.
+        content: Bytes of the file.
 
     Raises:
-        OSError: It cannot be written; an older file of that name is as it was.
+        OSError: The file cannot be written. An older file of that name is unchanged.
+
+    Example:
+        >>> from fastdc.support import write_whole
+        >>> write_whole(folder / "notes.txt", b"two lines")
+        >>> (folder / "notes.txt").read_bytes()
+        b'two lines'
     """
     staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
     try:
         with staging.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # or a crash might leave a name without its content
+            os.fsync(file.fileno())  # otherwise a crash might leave a name without its content
         if target.exists():
             shutil.copymode(target, staging)
         staging.replace(target)
@@ -28,7 +38,15 @@ def write_whole(target: Path, content: bytes) -> None:
 
 
 def sync_folder(file: Path) -> None:
-    """Makes a new name in a folder last, where the file system can."""
+    """Makes the name of a new file survive a crash, if the file system can do that.
+
+    Args:
+        file: Path of the file; its folder is synchronised with the disk.
+
+    Example:
+        >>> from fastdc.support import sync_folder
+        >>> sync_folder(folder / "notes.txt")
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,7 +1,7 @@
-"""Checks of values that users give: each returns the value as Python's own type, or raises one line.
+"""Checks of values that users give. Each returns the value as Python's own type, or raises a one-line error.
 
-Every message has the same form, "NAME must be WHAT WAS EXPECTED, got WHAT CAME". NumPy's numbers are as good as
-Python's; True and False are no numbers. Returned values are Python's, so that they print and store as plain values.
+Every message has the form "NAME must be EXPECTATION, got VALUE". NumPy's numbers are accepted like Python's; True and
+False are not numbers. Returned values are Python's, so that they print and are stored as plain values.
 """
 
 import math
@@ -12,33 +12,48 @@ from typing import Any
 from fastdc.support.exceptions import InputError
 
 MAX_SEED = 2**64 - 1
-"""The largest seed: Philox has a key of 64 bits."""
+"""The largest seed. Philox has a key of 64 bits."""
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, Python's or NumPy's, and not a bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    """Says whether a value is a whole number, Python's or NumPy's, and not a bool.
+
+    Example:
+        >>> is_whole(3), is_whole(True)
+        (True, False)
+    """
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))  # the first is faster
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number, Python's or NumPy's, and not a bool; infinities and NaN count."""
+    """Says whether a value is a real number, Python's or NumPy's, and not a bool. Infinities and NaN count.
+
+    Example:
+        >>> is_number(0.5), is_number("0.5")
+        (True, False)
+    """
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a real number (:func:`is_number`) and finite."""
+    """Says whether a value is a real number (:func:`is_number`) and finite.
+
+    Example:
+        >>> is_finite(0.5), is_finite(float("nan"))
+        (True, False)
+    """
     return is_number(value) and math.isfinite(value)
 
 
 def whole(name: str, value: Any, *, low: int = 1, high: int | None = None) -> int:
-    """A whole number of at least `low` and at most `high`.
+    """Returns a whole number of at least `low` and, unless `high` is None, at most `high`.
+
+    Raises:
+        InputError: The value is something else.
 
     Example:
         >>> whole("draws", 16)
         16
-
-    Raises:
-        InputError: The value is something else.
     """
     if not is_whole(value) or value < low or (high is not None and value > high):
         raise InputError(f"{name} must be {_wholes(low, high)}, got {value!r:.80}")
@@ -46,10 +61,14 @@ def whole(name: str, value: Any, *, low: int = 1, high: int | None = None) -> in
 
 
 def whole_or(name: str, value: Any, default: int, *, low: int = 1) -> int:
-    """A whole number of at least `low`, or `default` for None.
+    """Returns a whole number of at least `low`, or `default` if the value is None.
 
     Raises:
-        InputError: The value is neither.
+        InputError: The value is something else.
+
+    Example:
+        >>> whole_or("draws", None, 16)
+        16
     """
     if value is None:
         return default
@@ -59,10 +78,14 @@ def whole_or(name: str, value: Any, default: int, *, low: int = 1) -> int:
 
 
 def seed(value: Any, name: str = "seed") -> int:
-    """A seed, in [0, 2^64).
+    """Returns a seed, a whole number in [0, 2^64).
 
     Raises:
         InputError: The value is something else.
+
+    Example:
+        >>> seed(7)
+        7
     """
     if not is_whole(value) or not 0 <= value <= MAX_SEED:
         raise InputError(f"{name} must be a whole number in [0, 2^64), got {value!r:.80}")
@@ -70,10 +93,14 @@ def seed(value: Any, name: str = "seed") -> int:
 
 
 def wholes(name: str, values: Any) -> tuple[int, ...]:
-    """Whole numbers of at least 1, one or more.
+    """Returns one or more whole numbers of at least 1 as a tuple.
 
     Raises:
         InputError: The values are something else.
+
+    Example:
+        >>> wholes("to_keep", [5, 1])
+        (5, 1)
     """
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, dict)):
         raise InputError(f"{name} must be a list of whole numbers, got {values!r:.80}")
@@ -84,10 +111,14 @@ def wholes(name: str, values: Any) -> tuple[int, ...]:
 
 
 def number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf) -> float:
-    """A finite number in [low, high].
+    """Returns a finite number in [low, high].
 
     Raises:
         InputError: The value is something else.
+
+    Example:
+        >>> number("gain", 1, low=0)
+        1.0
     """
     if not is_finite(value) or not low <= value <= high:
         raise InputError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r:.80}")
@@ -95,10 +126,14 @@ def number(name: str, value: Any, *, low: float = -math.inf, high: float = math.
 
 
 def positive(name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> float:
-    """A finite number above 0, or from 0 on if `zero`, and less than `below`.
+    """Returns a finite number above 0 and less than `below`. If `zero` is True, 0 is accepted, too.
 
     Raises:
         InputError: The value is something else.
+
+    Example:
+        >>> positive("sigma", 0.25)
+        0.25
     """
     if not is_finite(value) or not 0 <= value < below or (value == 0 and not zero):
         size = "finite" if below == math.inf else f"less than {below:g}"
@@ -107,10 +142,14 @@ def positive(name: str, value: Any, *, zero: bool = False, below: float = math.i
 
 
 def fraction(name: str, value: Any) -> float:
-    """A probability strictly between 0 and 1.
+    """Returns a probability strictly between 0 and 1.
 
     Raises:
         InputError: The value is something else.
+
+    Example:
+        >>> fraction("alpha", 0.01)
+        0.01
     """
     if not is_number(value) or not 0 < value < 1:
         raise InputError(f"{name} must lie strictly between 0 and 1, got {value!r:.80}")
@@ -118,10 +157,14 @@ def fraction(name: str, value: Any) -> float:
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> str:
-    """One of several names.
+    """Returns a name that is one of several choices.
 
     Raises:
-        InputError: The value is none of them.
+        InputError: The value is something else.
+
+    Example:
+        >>> one_of("loss", "l1", ("l2", "l1"))
+        'l1'
     """
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r:.80}")
@@ -129,10 +172,14 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False.
+    """Returns True or False.
 
     Raises:
-        InputError: The value is neither.
+        InputError: The value is something else.
+
+    Example:
+        >>> flag("antithetic", True)
+        True
     """
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, got {value!r:.80}")

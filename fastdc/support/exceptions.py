@@ -1,17 +1,17 @@
-"""The exceptions of fastdc. Each message is one line that says what was expected and what came.
+"""The exceptions of fastdc. Each message is one line that says what was expected and what was found.
 
-Every class also derives from the built-in exception a Python user would expect, so ``except ValueError`` keeps working.
+Every class also derives from the built-in exception that a Python user would expect, so ``except ValueError`` works.
 """
 
 from typing import Any
 
 
 class FastdcError(Exception):
-    """Base class: everything that fastdc raises on purpose."""
+    """Base class of the exceptions that fastdc raises on purpose."""
 
 
 class InputError(FastdcError, ValueError):
-    """An argument, image or file given by the user cannot be used (shape, dtype, range, NaN, empty, unreadable)."""
+    """An argument, image or file of the user cannot be used (shape, dtype, range, NaN, empty, unreadable)."""
 
 
 class BundleError(FastdcError, ValueError):
@@ -19,15 +19,15 @@ class BundleError(FastdcError, ValueError):
 
 
 class MissingDependencyError(FastdcError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed. The message names the extra that installs it."""
 
 
 class BackendError(FastdcError, RuntimeError):
-    """A backend, device or precision that was asked for is not available or failed."""
+    """A backend, device or precision that the user asked for is not available, or it failed."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. What was finished is not lost: see ``result``.
+    """Ctrl-C during a run. The images that were finished are in ``result``.
 
     Attributes:
         result: A ``Classification`` of the images that were finished, with their indices; None if there are none.

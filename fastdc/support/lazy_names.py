@@ -1,4 +1,4 @@
-"""Public names of a wing that need an optional package, imported when they are first used (PEP 562)."""
+"""Public names of a wing that need an optional package, imported on first use (PEP 562)."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,13 +6,17 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package whose `modules` are imported on first use.
+    """Makes the ``__getattr__`` of a package that imports some of its modules on first use.
 
     Args:
-        package: The package's ``__name__``.
+        package: The ``__name__`` of the package.
         modules: For each public name, the module of the package that defines it.
 
+    Returns:
+        A function from a name to its value. It raises AttributeError for an unknown name.
+
     Example:
+        >>> from fastdc.support import lazy_names
         >>> lazy_names("fastdc.support", {"whole": "checks"})("whole")("draws", 16)
         16
     """

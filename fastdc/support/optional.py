@@ -1,6 +1,6 @@
-"""Optional packages: imported where they are used, with one clear line when they are missing.
+"""Optional packages: imported where they are used, with a one-line error if they are missing.
 
-``require("torch", extra="train")`` returns the module or raises :class:`MissingDependencyError` naming the extra.
+``require("torch", extra="train")`` returns the module or raises :class:`MissingDependencyError`, which names the extra.
 """
 
 import importlib
@@ -10,7 +10,6 @@ from types import ModuleType
 
 from fastdc.support.exceptions import MissingDependencyError
 
-# Import name -> the extra that a user is told to install when the caller does not say which.
 EXTRA_OF = {
     "onnxruntime": "cpu",
     "torch": "cuda",
@@ -21,6 +20,7 @@ EXTRA_OF = {
     "transformers": "export",
     "matplotlib": "plot",
 }
+"""For each import name, the extra that an error names unless the caller says otherwise."""
 
 
 def require(module: str, *, extra: str | None = None) -> ModuleType:
@@ -30,14 +30,22 @@ def require(module: str, *, extra: str | None = None) -> ModuleType:
         module: Import name, possibly dotted, such as ``"onnxruntime"``.
         extra: The extra to name in the error; default from :data:`EXTRA_OF`.
 
+    Returns:
+        The module.
+
     Raises:
         MissingDependencyError: The package is not installed.
+
+    Example:
+        >>> from fastdc.support import require
+        >>> require("numpy").__name__
+        'numpy'
     """
     root = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != root:  # it is there, but one of its own needs is not
+        if (error.name or "").partition(".")[0] != root:  # the package is installed, but one of its own needs is not
             raise
         wanted = extra or EXTRA_OF.get(root, "dev")
         message = f"{root} is needed here and is not installed: pip install 'fastdc[{wanted}]'"
@@ -45,7 +53,19 @@ def require(module: str, *, extra: str | None = None) -> ModuleType:
 
 
 def installed(module: str) -> bool:
-    """Whether a package can be imported, without importing it."""
+    """Says whether a package can be imported, without importing it.
+
+    Args:
+        module: Import name, possibly dotted.
+
+    Returns:
+        True if the package is installed.
+
+    Example:
+        >>> from fastdc.support import installed
+        >>> installed("numpy"), installed("no_such_package")
+        (True, False)
+    """
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -53,7 +73,19 @@ def installed(module: str) -> bool:
 
 
 def version_of(*distributions: str) -> str | None:
-    """The version of the first of these distributions that is installed, or None."""
+    """Finds the version of the first of several distributions that is installed.
+
+    Args:
+        distributions: Names as pip knows them, such as ``"onnxruntime-gpu"``.
+
+    Returns:
+        The version, or None if none of them is installed.
+
+    Example:
+        >>> from fastdc.support import version_of
+        >>> version_of("no-such-package", "numpy") == np.__version__
+        True
+    """
     for name in distributions:
         try:
             return importlib.metadata.version(name)

@@ -6,19 +6,27 @@ from typing import Any
 
 from fastdc.support.exceptions import BundleError
 
-_MAX_INTEGER = 2**63  # no field needs more, and floats overflow on integers that Python alone can hold
+_MAX_INTEGER = 2**63  # no field needs more, and converting a larger one to a float may overflow
 
 
 def strict_json(content: bytes, path: Path, *, infinities: bool = False) -> Any:
-    """JSON as it is defined: no NaN or Infinity, which Python's reader lets through, and no integers beyond floats.
+    """Parses JSON without Python's extensions: NaN and Infinity are refused, and so are integers above 2^63.
 
     Args:
-        content: Of a file.
-        path: Its name, for the message.
-        infinities: Let Infinity and -Infinity through: other tools write them.
+        content: Bytes of a file.
+        path: Name of the file, for the message.
+        infinities: Whether to accept Infinity and -Infinity, which other tools write.
+
+    Returns:
+        The parsed value.
 
     Raises:
-        BundleError: It is not.
+        BundleError: The content is not valid JSON in this sense.
+
+    Example:
+        >>> from fastdc.support import strict_json
+        >>> strict_json(b'{"draws": 16}', folder / "plan.json")
+        {'draws': 16}
     """
 
     def constant(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The version of fastdc, as installed: written once, in pyproject.toml."""
+"""The version of fastdc, read from the installed package. It is written once, in pyproject.toml."""
 
 from importlib.metadata import PackageNotFoundError, version
 

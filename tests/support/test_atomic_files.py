@@ -1,4 +1,4 @@
-"""Files written in one step: the old content or the new, whatever fails."""
+"""Files written in one step: they hold the old content or the new one, whichever call fails."""
 
 import errno
 import os

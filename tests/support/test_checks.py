@@ -1,4 +1,4 @@
-"""Values that users give: NumPy's numbers become Python's, and everything else is refused in one line."""
+"""Values that users give: NumPy's numbers become Python's, and anything else is a one-line error."""
 
 from fractions import Fraction
 from functools import partial
@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 from fastdc import InputError
-from fastdc.support.checks import flag, fraction, number, one_of, positive, seed, whole, whole_or, wholes
+from fastdc.support.checks import (
+    flag,
+    fraction,
+    is_finite,
+    is_number,
+    is_whole,
+    number,
+    one_of,
+    positive,
+    seed,
+    whole,
+    whole_or,
+    wholes,
+)
 from helpers.worlds import fails_with
 
 NO_NUMBERS: list[Any] = [None, "3", True, np.True_, 1j, float("nan"), [1], np.arange(2)]
@@ -17,8 +30,15 @@ CHECKS: dict[str, Any] = {"whole": whole, "fraction": fraction, "positive": posi
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 @pytest.mark.parametrize("check", CHECKS)
-def test_what_is_no_number_is_refused(check: str, value: Any) -> None:
+def test_other_values_are_refused_as_numbers(check: str, value: Any) -> None:
     fails_with(lambda: CHECKS[check]("speed", value), "speed must", repr(value), kind=InputError)
+
+
+def test_kinds_of_numbers() -> None:
+    values = (3, np.int16(3), 2.5, np.float32(2.5), float("inf"), float("nan"), True, np.True_, "3", None)
+    assert [is_whole(value) for value in values] == [True] * 2 + [False] * 8
+    assert [is_number(value) for value in values] == [True] * 6 + [False] * 4
+    assert [is_finite(value) for value in values] == [True] * 4 + [False] * 6
 
 
 def test_whole_numbers() -> None:
