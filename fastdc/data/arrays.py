@@ -1,12 +1,12 @@
-"""Images in .npy and .npz files: headers are judged before any data is read, and nothing is ever unpickled.
+"""Images in .npy and .npz files. Headers are checked before any data is read, and nothing is ever unpickled.
 
-A .npy file holds images; an .npz holds them under ``images``, optionally with ``labels`` (integers from 0), ``ids``
-(strings) and ``class_names`` (strings); other members are not looked at. Images are uint8 levels, or floats in [0, 1].
+A .npy file holds images. An .npz file holds them under ``images``, optionally with ``labels`` (integers from 0),
+``ids`` (strings) and ``class_names`` (strings); other members are ignored. Images are uint8 levels or floats in [0, 1].
 
-Layout: (n, c, h, w), (n, h, w, c), (n, h, w), or one image as (c, h, w), (h, w, c), (h, w), where c is 1 or 3 (or
-what the target shape has). A shape can fit several of these: (3, 8, 8) is three grey images or one RGB image. Then, in
-this order, the number of labels, the exact target shape, and the absence of sides below 5 pixels decide; what is still
-ambiguous is an error, and a decision is noted.
+Layouts are (n, c, h, w), (n, h, w, c), (n, h, w), or one image as (c, h, w), (h, w, c), (h, w); c is 1, 3 or the
+channels of the target shape. A shape can fit several layouts: (3, 8, 8) is three grey images or one RGB image. Three
+criteria decide, in this order: the number of labels, the exact target shape, and that no side is below 5 pixels. The
+decision is noted. A shape that stays ambiguous is an error.
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data.convert import Notes, Pixels, check_bytes, reading, show
-from fastdc.support import InputError
+from fastdc.support import InputError, Int64
 
 MAX_CLASSES = 100_000  # ImageNet-21k has 21,843; a larger label is a mistake, and names for it would fill the memory
 _MIN_SIDE = 5
@@ -28,10 +28,17 @@ _LAYOUTS = {2: ("hw",), 3: ("nhw", "chw", "hwc"), 4: ("nchw", "nhwc")}
 
 @dataclass(frozen=True, eq=False)
 class ArrayFile:
-    """What one .npy or .npz holds, checked: images (n, c, h, w) of its own size, and the optional members."""
+    """The checked content of one .npy or .npz file.
+
+    Attributes:
+        images: (n, c, h, w) in the file's own size; uint8 levels or float32 in [0, 1].
+        labels: int64 (n,), not negative; None if the file has none.
+        ids: n names of the images; None if the file has none.
+        class_names: One name per class; None if the file has none.
+    """
 
     images: Pixels
-    labels: NDArray[np.int64] | None
+    labels: Int64 | None
     ids: tuple[str, ...] | None
     class_names: tuple[str, ...] | None
 
@@ -56,12 +63,12 @@ def read_arrays(path: Path, shape: tuple[int, int, int] | None, notes: Notes) ->
     """Reads a .npy or .npz file.
 
     Args:
-        path: An existing file; the suffix decides which it is.
+        path: Path of an existing file. The suffix decides which kind of file it is.
         shape: The (c, h, w) that the images will be converted to, if known; it only helps to choose a layout.
-        notes: Receives how an ambiguous layout was read.
+        notes: Receives the reading of an ambiguous layout.
 
     Raises:
-        InputError: Anything at all is wrong with the file; the message names it.
+        InputError: The file cannot be used; the message names it.
     """
     if path.suffix.lower() == ".npy":
         with reading(path, "a .npy file"), path.open("rb") as file:
@@ -108,7 +115,7 @@ def _read_npz(archive: zipfile.ZipFile, shape: tuple[int, int, int] | None, name
 
 
 def _read_header(file: IO[bytes], what: str) -> _Header:
-    """Shape and dtype that a .npy stream declares; the stream is left at the first byte of data.
+    """Reads the shape and dtype that a .npy stream declares, and leaves the stream at the first byte of data.
 
     Raises:
         InputError: Object or structured arrays, a negative side, or more than :data:`MAX_BYTES`.
@@ -135,7 +142,7 @@ def _check_size(header: _Header, available: int, what: str) -> None:
 
 
 def _check_images(header: _Header, what: str) -> None:
-    """Dtype, number of axes and emptiness, from the header alone."""
+    """Checks the dtype and the axes of images from the header alone, and that there are images."""
     shape, dtype = header
     if dtype.kind != "f" and dtype != np.uint8:
         hint = "; convert levels 0..255 with .astype('uint8')" if dtype.kind in "iu" else ""
@@ -162,7 +169,7 @@ def _check_names_header(header: _Header | None, n: int | None, what: str) -> Non
         raise InputError(f"{what}: must be strings of shape ({wanted},), got shape {shape} of {show(dtype)}")
 
 
-def _as_labels(labels: NDArray[Any], names: tuple[str, ...] | None, name: str) -> NDArray[np.int64]:
+def _as_labels(labels: NDArray[Any], names: tuple[str, ...] | None, name: str) -> Int64:
     low, high = int(labels.min()), int(labels.max())
     limit = len(names) if names is not None else MAX_CLASSES
     if low < 0 or high >= limit:
@@ -171,12 +178,12 @@ def _as_labels(labels: NDArray[Any], names: tuple[str, ...] | None, name: str) -
 
 
 def _readings(dims: tuple[int, ...], channels: set[int]) -> list[_Reading]:
-    """The ways to read an array of `dims`; ways that give the same images appear once."""
+    """Lists the ways to read an array of `dims`. Ways that give the same images appear once."""
     found: dict[tuple[object, ...], _Reading] = {}
     for layout in _LAYOUTS[len(dims)]:
         size = {"n": 1, "c": 1} | dict(zip(layout, dims, strict=True))
         if size["c"] in channels:
-            order = tuple(axis for axis in layout if size[axis] > 1)  # equal order: the axes of length 1 are just views
+            order = tuple(axis for axis in layout if size[axis] > 1)  # axes of length 1 change no pixel's place
             option = _Reading(layout, size["n"], (size["c"], size["h"], size["w"]))
             found.setdefault((option.n, option.shape, order), option)
     return list(found.values())
@@ -185,7 +192,7 @@ def _readings(dims: tuple[int, ...], channels: set[int]) -> list[_Reading]:
 def _choose_layout(
     dims: tuple[int, ...], target: tuple[int, int, int] | None, labels: int | None, what: str, notes: Notes
 ) -> _Reading:
-    """The one way to read an array of `dims`, by the rules in this module's docstring."""
+    """Chooses the way to read an array of `dims`, by the rules in this module's docstring."""
     channels = {1, 3} | ({target[0]} if target else set())
     options = _readings(dims, channels)
     if not options:
@@ -212,7 +219,7 @@ def _choose_layout(
 
 
 def _as_images(array: NDArray[Any], chosen: _Reading, what: str) -> Pixels:
-    """Applies the layout; checks the values of float images and makes them float32.
+    """Applies the layout, checks the values of float images and converts them to float32.
 
     Raises:
         InputError: NaN, infinity, or a value outside [0, 1].

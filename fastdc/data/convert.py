@@ -1,9 +1,9 @@
 """Conversion of decoded images to one shape (c, h, w), and the notes that tell the user about it.
 
 Size: the image is resized (bicubic, antialiased when it shrinks) until it just covers h x w, keeping its aspect ratio,
-and the centre is cropped. For a square target that is "resize the shorter side, then centre crop", the convention of
-Li et al. (arXiv 2303.16203) and of most diffusion training code, down to the rounding of the longer side and of the
-crop's offset. Of an image much longer than wide only the part that the crop keeps is computed, so a 1 x 10^8 strip
+and the centre is cropped. For a square target this is "resize the shorter side, then centre crop", the convention of
+Li et al. (arXiv 2303.16203) and of most diffusion training code, including the rounding of the longer side and of the
+crop's offset. For an image much longer than wide, only the part that the crop keeps is computed, so a 1 x 10^8 strip
 costs little more than a square.
 
 Colour: grey -> RGB repeats the channel; RGB -> grey is the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
@@ -18,34 +18,34 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support import FastdcError, InputError
+from fastdc.support import FastdcError, Float32, InputError
 
-# Images of one kind: uint8 levels 0..255, or float32 in [0, 1]; shape (n, c, h, w) unless said otherwise.
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
+"""Images: uint8 levels 0..255, or float32 in [0, 1]; shape (n, c, h, w) unless stated otherwise."""
 
-# Refuse to hold more than this: a few kB of archive can declare terabytes. 4 GiB = 87,000 RGB images of 128 x 128.
 MAX_BYTES = 4 * 2**30
+"""Most memory for images: a few kB of archive can declare terabytes. 4 GiB hold 87,000 RGB images of 128 x 128."""
 
-# BT.601 luma in 16-bit fixed point (the weights sum to 65536, so grey stays exactly grey).
 LUMA = (19595, 38470, 7471)
+"""BT.601 luma in 16-bit fixed point. The weights sum to 65536, so that grey stays exactly grey."""
 
-# Longest image that is resized whole before it is cropped, in crops: the 16:1 of a panorama, for a square crop.
+# An image is resized as a whole and then cropped if it holds at most this many crops: a 16:1 panorama, square crop.
 _WHOLE_CROPS = 16
 
 _DETAILS_SHOWN = 3
 
 
 def show(text: object) -> str:
-    """A path or name as it can stand in a one-line message: control and undecodable characters become '?'."""
+    """Makes a path or name fit for a one-line message: control and undecodable characters become '?'."""
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
 @contextmanager
 def reading(path: object, what: str) -> Iterator[None]:
-    """Turns whatever a decoder raises on a bad file into one :class:`InputError` that names the file.
+    """Turns any exception that a decoder raises on a bad file into one :class:`InputError` that names the file.
 
-    Decoders fed arbitrary bytes raise nearly anything (OSError, SyntaxError, struct.error, zlib.error, IndexError),
-    so this is one of the few places where catching Exception is right; only decoding is done inside.
+    Decoders of arbitrary bytes raise many kinds (OSError, SyntaxError, struct.error, zlib.error, IndexError), so this
+    is one of the few places where catching Exception is right. The block decodes and does nothing else.
     """
     try:
         yield
@@ -57,14 +57,21 @@ def reading(path: object, what: str) -> Iterator[None]:
 
 
 class Notes:
-    """Counts conversions by kind and renders one line for each kind, in the order of first appearance."""
+    """Counts conversions by kind and writes one line for each kind, in the order of first appearance."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
         self._details: dict[tuple[str, str], dict[str, None]] = {}  # a dict keeps first-seen order
 
     def add(self, text: str, detail: str = "", *, noun: str = "image", count: int = 1) -> None:
-        """Counts `count` more of `noun` to which `text` happened; "{}" in it stands for the different details."""
+        """Counts a conversion.
+
+        Args:
+            text: What happened, such as "resized to 8x8 from {}"; "{}" stands for the different details.
+            detail: One of the details, such as "640x640".
+            noun: Singular of the things that were converted.
+            count: Number of things that were converted.
+        """
         key = (noun, text)
         self._counts[key] = self._counts.get(key, 0) + count
         details = self._details.setdefault(key, {})
@@ -72,7 +79,7 @@ class Notes:
             details[detail] = None
 
     def lines(self) -> tuple[str, ...]:
-        """One line for each kind, such as ``"3 images resized to 8x8 from 640x640, 16x16"``."""
+        """Returns one line for each kind, such as ``"3 images resized to 8x8 from 640x640, 16x16"``."""
         lines = []
         for (noun, text), count in self._counts.items():
             shown = list(self._details[noun, text])
@@ -87,7 +94,7 @@ def check_shape(shape: object) -> tuple[int, int, int]:
     """Returns `shape` as three positive ints (c, h, w).
 
     Raises:
-        InputError: It is not that.
+        InputError: `shape` is something else.
     """
     try:
         c, h, w = (operator.index(side) for side in shape)  # type: ignore[attr-defined]
@@ -99,7 +106,11 @@ def check_shape(shape: object) -> tuple[int, int, int]:
 
 
 def check_bytes(count: int, shape: tuple[int, ...], itemsize: int, what: str) -> None:
-    """Refuses `count` images of `shape` that would take more than :data:`MAX_BYTES`."""
+    """Refuses `count` images of `shape` that would take more than :data:`MAX_BYTES`.
+
+    Raises:
+        InputError: They would take more; the message begins with `what`.
+    """
     size = itemsize * count
     for side in shape:
         size *= side
@@ -107,15 +118,15 @@ def check_bytes(count: int, shape: tuple[int, ...], itemsize: int, what: str) ->
         raise InputError(f"{what} would take {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:g} GiB")
 
 
-def to_float(images: Pixels) -> NDArray[np.float32]:
-    """uint8 levels to float32 in [0, 1]; float images are returned as they are."""
+def to_float(images: Pixels) -> Float32:
+    """Converts uint8 levels to float32 in [0, 1]. Float images are returned unchanged."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     return images.astype(np.float32, copy=False)
 
 
 def to_uint8(images: Pixels) -> NDArray[np.uint8]:
-    """Float images in [0, 1] to the nearest uint8 level; uint8 images are returned as they are."""
+    """Converts float images in [0, 1] to the nearest uint8 level. uint8 images are returned unchanged."""
     if images.dtype == np.uint8:
         return images.astype(np.uint8, copy=False)
     levels: NDArray[np.uint8] = np.rint(images * np.float32(255)).astype(np.uint8)
@@ -123,12 +134,12 @@ def to_uint8(images: Pixels) -> NDArray[np.uint8]:
 
 
 def fit(images: Pixels, shape: tuple[int, int, int], name: str, notes: Notes) -> Pixels:
-    """Converts images to `shape`: colour first, then size.
+    """Converts images to `shape`, colour first, then size.
 
     Args:
-        images: (n, c0, h0, w0), uint8 or float32 in [0, 1]; not written to.
+        images: (n, c0, h0, w0), uint8 or float32 in [0, 1]; not changed.
         shape: The wanted (c, h, w).
-        name: What to call the images in an error.
+        name: Name of the images in an error.
         notes: Receives one count per image and kind of conversion.
 
     Returns:
@@ -166,7 +177,7 @@ def _to_channels(images: Pixels, c: int, name: str, notes: Notes) -> Pixels:
 
 
 def _luma(images: Pixels) -> Pixels:
-    """RGB (n, 3, h, w) -> grey (n, 1, h, w), the same dtype."""
+    """Converts RGB (n, 3, h, w) to grey (n, 1, h, w) of the same dtype."""
     n, _, h, w = images.shape
     if images.dtype == np.uint8:
         levels = np.full((n, 1, h, w), 1 << 15, dtype=np.uint32)  # a half in 16-bit fixed point: rounds to the nearest
@@ -180,25 +191,25 @@ def _luma(images: Pixels) -> Pixels:
 
 
 def _cover(height: int, width: int, h: int, w: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size (rows, columns) that just covers h x w at the image's aspect ratio, and the centre crop's offset."""
-    # An image relatively taller than the target is bound by its width, and keeps spare rows.
+    """Returns the size (rows, columns) that just covers h x w at the image's aspect ratio, and the crop's offset."""
+    # If the image is relatively taller than the target, its width decides, and some rows are cropped.
     size = (w * height // width, w) if w * height >= h * width else (h, h * width // height)
     return size, (round((size[0] - h) / 2), round((size[1] - w) / 2))
 
 
 def _resample(images: Pixels, size: tuple[int, int], offset: tuple[int, int], crop: tuple[int, int]) -> Pixels:
-    """The window `crop` at `offset` of the images bicubically resized to `size`; channels are independent.
+    """Resizes images to `size` bicubically and returns the window `crop` at `offset`. Channels are independent.
 
-    Pillow rounds levels between its two passes, and from 13 on chooses which pass comes first by the sizes. So only
-    resizing the whole image gives the levels of the usual "resize, then crop"; resizing just the window may differ
-    from it by several levels at sharp edges, and is kept for images so long that the whole would be a waste.
+    Pillow rounds levels between its two passes, and from version 13 on the sizes decide which pass comes first. So
+    only resizing the whole image gives the levels of the usual "resize, then crop". Resizing just the window may differ
+    from it by several levels at sharp edges; this is done only for images so long that resizing all would be wasteful.
     """
     from PIL import Image
 
     (height, width), (rows, columns), (top, left), (h, w) = images.shape[2:], size, offset, crop
     whole = rows * columns <= _WHOLE_CROPS * h * w
     dy, dx = height / rows, width / columns  # source pixels per resized pixel
-    # The window in source coordinates; min() because Pillow refuses a box that rounding put past the edge.
+    # The window in source coordinates. min(): Pillow refuses a box that rounding moved past the edge.
     box = (left * dx, top * dy, min((left + w) * dx, width), min((top + h) * dy, height))
     out = np.empty((*images.shape[:2], h, w), dtype=images.dtype)
     for i, image in enumerate(images):

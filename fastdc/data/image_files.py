@@ -1,10 +1,10 @@
-"""Image files through Pillow: any size and mode becomes uint8 grey (1, h, w) or RGB (3, h, w).
+"""Image files read with Pillow: any size and mode becomes uint8 grey (1, h, w) or RGB (3, h, w).
 
-Decisions, each counted in the notes: EXIF orientation is applied; transparency is laid over white (for grey images
-too: it is what viewers show); 16-bit grey keeps its range (65535 -> 255); palette, CMYK and YCbCr become RGB; of
-an animation or a multi-page file the first frame is taken. Pillow's limit on pixels (decompression bombs) is kept and
-its warning is an error here. EPS is never opened, because Pillow hands it to Ghostscript, which runs it as a program;
-nor are the formats that Pillow only recognises and cannot decode.
+Each of these conversions is counted in the notes: EXIF orientation is applied; transparency is laid over white (also
+for grey images, as viewers do); 16-bit grey keeps its range (65535 -> 255); palette, CMYK and YCbCr become RGB; the
+first frame stands for an animation or a multi-page file. Pillow's limit on pixels (decompression bombs) applies, and
+its warning is an error here. EPS is never opened, because Pillow passes it to Ghostscript, which runs it as a program.
+Formats that Pillow recognises but cannot decode are not opened either.
 """
 
 import os
@@ -28,16 +28,16 @@ def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
 
     Args:
         path: An existing file.
-        notes: Receives what was converted.
+        notes: Receives the conversions.
 
     Returns:
         uint8 (1, h, w) for grey images, (3, h, w) for all others.
 
     Raises:
-        InputError: The file is no image, truncated, corrupt, too large, or of a range that has no 8-bit meaning.
+        InputError: The file is not an image, is truncated, corrupt or too large, or its values have no 8-bit meaning.
     """
     with reading(path, "an image"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as corrupt metadata beside good pixels
+        warnings.simplefilter("ignore")  # for example, about corrupt metadata beside good pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(path, formats=_formats())
@@ -47,7 +47,7 @@ def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
             upright = ImageOps.exif_transpose(image)
-            animated = getattr(image, "is_animated", False)  # asked last: it may move on to the second frame
+            animated = getattr(image, "is_animated", False)  # read last: Pillow may move to the second frame
         pixels = _to_uint8(upright, path, notes)
     if animated:
         notes.add("read as its first frame")
@@ -57,11 +57,15 @@ def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
 
 
 def list_images(folder: Path, notes: Notes) -> list[Path]:
-    """All image files below a folder, by suffix, in sorted order; hidden files and folders are passed over silently.
+    """Lists all image files below a folder, by suffix, in sorted order.
 
-    Other files are skipped with a note. Links to files are followed, links to folders are not (they may be circular).
+    Hidden files and folders are ignored; other files are skipped with a note. Links to files are followed. Links to
+    folders are not, because they may be circular.
+
+    Raises:
+        InputError: A folder cannot be listed.
     """
-    formats = {*_formats(), "MPO"}  # MPO, which phones write, is opened by the JPEG reader
+    formats = {*_formats(), "MPO"}  # phones write MPO, which the JPEG reader opens
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     found: list[Path] = []
 
@@ -81,12 +85,12 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
 
 
 def _formats() -> list[str]:
-    Image.init()  # registers every plugin; it returns at once after the first time
+    Image.init()  # registers every plugin; later calls return at once
     return [name for name in Image.OPEN if name not in _NEVER]
 
 
 def _to_uint8(image: Image.Image, path: Path, notes: Notes) -> NDArray[np.uint8]:
-    """(1, h, w) or (3, h, w) from any Pillow mode."""
+    """Converts an image of any Pillow mode to (1, h, w) or (3, h, w)."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         return _wide_grey(np.asarray(image), mode, path, notes)[None]
@@ -103,7 +107,7 @@ def _to_uint8(image: Image.Image, path: Path, notes: Notes) -> NDArray[np.uint8]
 
 
 def _wide_grey(values: NDArray[np.generic], mode: str, path: Path, notes: Notes) -> NDArray[np.uint8]:
-    """Grey (h, w) of more than 8 bits: 16-bit levels are scaled by 255/65535, floats in [0, 1] by 255."""
+    """Reduces grey (h, w) of more than 8 bits: 16-bit levels are scaled by 255/65535, floats in [0, 1] by 255."""
     levels = values.astype(np.float64)
     top = 1.0 if mode == "F" else 65535.0
     if not (levels.min() >= 0 and levels.max() <= top):  # NaN fails both

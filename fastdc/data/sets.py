@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from fastdc.data.arrays import ArrayFile, read_arrays
 from fastdc.data.convert import Notes, Pixels, check_bytes, check_shape, fit, reading, show, to_float, to_uint8
 from fastdc.data.image_files import list_images, read_image
-from fastdc.support import InputError
+from fastdc.support import InputError, Int64, checks
 
 DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.npz"
+"""The file of :func:`digits_test`."""
+
 _ARRAY_SUFFIXES = (".npy", ".npz")
 
 
@@ -22,17 +24,17 @@ class ImageSet:
     """Images of one shape, ready to classify.
 
     Attributes:
-        images: (n, c, h, w), uint8 levels, or float32 in [0, 1] as soon as one source held floats.
-        ids: n names: the file's path as given (below a folder: the folder as given plus the rest), ``file.npy[3]`` for
-            arrays, or the ``ids`` that an .npz brings.
-        labels: int64 (n,), or None unless every source brings labels.
-        notes: One line for each kind of conversion that was made.
-        class_names: Names of the labels, or None unless every source brings the same ones (in an .npz).
+        images: (n, c, h, w), uint8 levels; float32 in [0, 1] if any source held floats.
+        ids: n names: the path of each image file (below a folder: the given folder plus the rest), ``file.npy[3]`` for
+            arrays, or the ``ids`` of an .npz file.
+        labels: int64 (n,), or None unless every source has labels.
+        notes: One line for each kind of conversion.
+        class_names: Names of the labels, or None unless every source is an .npz file with the same names.
     """
 
     images: Pixels
     ids: tuple[str, ...]
-    labels: NDArray[np.int64] | None
+    labels: Int64 | None
     notes: tuple[str, ...]
     class_names: tuple[str, ...] | None = None
 
@@ -49,11 +51,11 @@ class LabelledImages:
         labels: int64 (n,), each in 0..len(class_names)-1.
         class_names: One name per class.
         ids: n names, as in :class:`ImageSet`.
-        notes: One line for each kind of conversion that was made.
+        notes: One line for each kind of conversion.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Int64
     class_names: tuple[str, ...]
     ids: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -71,23 +73,34 @@ def load_images(
     """Loads images from files, folders and arrays, and converts all of them to one shape.
 
     Args:
-        sources: Paths of image files (anything Pillow reads), folders (searched recursively, in sorted order; hidden
-            files are passed over, other files skipped with a note), .npy and .npz files. A single path will do.
+        sources: Paths of image files (any format that Pillow reads), folders, .npy and .npz files; one path or a list.
+            Folders are searched recursively, in sorted order; hidden files are ignored and other files are skipped with
+            a note.
         shape: The wanted (c, h, w), normally the bundle's. Colour is converted first (grey <-> RGB), then the image is
             resized bicubically to cover h x w and its centre is cropped.
-        on_note: Called with each line of ``notes`` once everything has been read.
+        on_note: Function that is called with each line of ``notes`` after everything has been read.
+
+    Returns:
+        The images, in the order of `sources`.
 
     Raises:
-        InputError: A path is missing, a folder or the list is empty, or a file cannot be used; it names the first one.
+        InputError: A path is missing, a folder or the list is empty, or a file cannot be used; the message names the
+            first one.
+
+    Example:
+        >>> from fastdc.data import load_images
+        >>> np.save(folder / "three.npy", images[:3])
+        >>> load_images([folder / "three.npy"], (1, 8, 8)).images.shape
+        (3, 1, 8, 8)
     """
     shape = check_shape(shape)
     notes = Notes()
     parts: list[Pixels] = []
-    labels: list[NDArray[np.int64] | None] = []
+    labels: list[Int64 | None] = []
     ids: list[str] = []
     class_names: set[tuple[str, ...] | None] = set()
 
-    def append(images: Pixels, names: Iterable[str], classes: NDArray[np.int64] | None) -> None:
+    def append(images: Pixels, names: Iterable[str], classes: Int64 | None) -> None:
         ids.extend(names)
         check_bytes(len(ids), shape, 4, f"{len(ids)} images of {shape}")
         parts.append(fit(images, shape, ids[-len(images)], notes))
@@ -104,8 +117,9 @@ def load_images(
                 append(read_image(file, notes)[None], [str(file)], None)
     common = class_names.pop() if len(class_names) == 1 else None
     result = ImageSet(_join(parts, notes), tuple(ids), _join_labels(labels, notes), notes.lines(), common)
-    for line in result.notes if on_note else ():
-        on_note(line)  # type: ignore[misc]
+    if on_note is not None:
+        for line in result.notes:
+            on_note(line)
     return result
 
 
@@ -115,22 +129,31 @@ def load_labelled(
     """Loads a labelled set, for training or evaluation.
 
     Args:
-        source: A folder with one sub-folder per class (classes in the sorted order of their names), or an .npz with
-            ``images`` and ``labels`` (integers from 0), optionally ``class_names``.
-        shape: Convert everything to this (c, h, w), as :func:`load_images` does.
-        size: Resize and crop to size x size, keeping the channels, which must then agree. With neither `shape` nor
-            `size` all images must agree already.
+        source: A folder with one sub-folder per class (classes in the sorted order of their names), or an .npz file
+            with ``images`` and ``labels`` (integers from 0), optionally ``class_names``.
+        shape: The (c, h, w) to convert all images to, as :func:`load_images` does.
+        size: Side in pixels to resize and crop all images to. The channels are kept and must agree. If neither `shape`
+            nor `size` is given, all images must have one shape.
+
+    Returns:
+        The images as uint8 levels, with their labels and class names.
 
     Raises:
-        InputError: As :func:`load_images`; also images that disagree (it names the first one and the option that
-            helps), a class folder without images, and labels that are missing or out of range.
+        InputError: As :func:`load_images`. Also if images disagree (the message names the first one and the option that
+            helps), a class folder has no images, or labels are missing or out of range.
+
+    Example:
+        >>> from fastdc.data import load_labelled
+        >>> np.savez(folder / "digits.npz", images=images, labels=labels)
+        >>> len(load_labelled(folder / "digits.npz"))
+        20
     """
     if shape is not None and size is not None:
         raise InputError("give either shape or size, not both")
     if shape is not None:
         shape = check_shape(shape)
-    elif size is not None and (not isinstance(size, int) or size < 1):
-        raise InputError(f"size must be a positive number of pixels, got {size!r}")
+    elif size is not None:
+        size = checks.whole("size", size)
     path = _existing(source)
     notes = Notes()
     if path.is_dir():
@@ -150,9 +173,17 @@ def load_labelled(
 
 
 def digits_test() -> LabelledImages:
-    """The 400 handwritten digits (1, 8, 8) that the bundles `digits` and `digits-mlp` were not trained on.
+    """Loads the 400 handwritten digits (1, 8, 8) that the bundles `digits` and `digits-mlp` were not trained on.
 
     Source: scikit-learn's copy of the UCI optical recognition of handwritten digits test set; ten classes "0".."9".
+
+    Returns:
+        The images as uint8 levels, with their labels and class names.
+
+    Example:
+        >>> from fastdc.data import digits_test
+        >>> digits_test().images.shape
+        (400, 1, 8, 8)
     """
     data = load_labelled(DIGITS_TEST)
     return replace(data, ids=_numbered(Path("digits-test"), len(data)))
@@ -184,7 +215,11 @@ def _labelled_folder(path: Path, shape: tuple[int, int, int] | None, size: int |
 
 
 def _check_agrees(have: tuple[int, ...], first: tuple[int, ...], size: int | None, files: tuple[Path, Path]) -> None:
-    """Raises if an image differs from the first one in what is not going to be converted."""
+    """Refuses an image that differs from the first one in a property that is not converted.
+
+    Raises:
+        InputError: The image has other channels, or another size while no `size` is given.
+    """
     if have[0] != first[0]:
         kinds = {1: "grey", 3: "RGB"}
         message = f"{show(files[0])} is {kinds[have[0]]} and {show(files[1])} is {kinds[first[0]]}"
@@ -195,7 +230,7 @@ def _check_agrees(have: tuple[int, ...], first: tuple[int, ...], size: int | Non
 
 
 def _target(native: tuple[int, ...], shape: tuple[int, int, int] | None, size: int | None) -> tuple[int, int, int]:
-    """The shape to convert to: `shape`, else `size` squared with the native channels, else the native shape."""
+    """Returns the shape to convert to: `shape`, else `size` x `size` with the native channels, else `native`."""
     if shape is not None:
         return shape
     return (native[0], size, size) if size is not None else check_shape(native)
@@ -219,13 +254,13 @@ def _paths(sources: object) -> list[Path]:
 
 
 def _existing(source: object) -> Path:
-    """`source` as a path to a file or folder that is there."""
+    """Returns `source` as the path of an existing file or folder."""
     if not isinstance(source, str | os.PathLike) or not str(source):
         raise InputError(f"a source must be a path, got {show(repr(source))[:80]}")
     path = Path(source)
     try:
         usable = path.is_file() or path.is_dir()
-    except (OSError, ValueError) as error:  # such as a NUL byte in the name
+    except (OSError, ValueError) as error:  # for example, a NUL byte in the name
         raise InputError(f"{show(path)}: {error}") from error
     if not usable:
         raise InputError(f"{show(path)}: {'is neither a file nor a folder' if path.exists() else 'does not exist'}")
@@ -246,7 +281,7 @@ def _numbered(path: Path, n: int) -> tuple[str, ...]:
 
 
 def _join(parts: Sequence[Pixels], notes: Notes) -> Pixels:
-    """Concatenates; uint8 parts become float32 when other parts are."""
+    """Concatenates the parts. uint8 parts become float32 if other parts are."""
     kinds = {part.dtype for part in parts}
     if len(kinds) == 1:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -254,7 +289,7 @@ def _join(parts: Sequence[Pixels], notes: Notes) -> Pixels:
     return np.concatenate([to_float(part) for part in parts])
 
 
-def _join_labels(labels: Sequence[NDArray[np.int64] | None], notes: Notes) -> NDArray[np.int64] | None:
+def _join_labels(labels: Sequence[Int64 | None], notes: Notes) -> Int64 | None:
     known = [part for part in labels if part is not None]
     if len(known) == len(labels):
         return np.concatenate(known)

@@ -1,4 +1,4 @@
-"""Arrays as image sources: layouts round trip, headers are judged before data is read, nothing is unpickled."""
+"""Arrays as image sources: layouts round trip, headers are checked before data is read, nothing is unpickled."""
 
 import io
 import pickle
@@ -27,7 +27,7 @@ def save(path: Path, array: NDArray[np.generic]) -> Path:
 
 
 def header(shape: str, dtype: str = "|u1", version: int = 1) -> bytes:
-    """The start of a .npy file that declares whatever it likes."""
+    """The start of a .npy file that declares any shape and dtype."""
     text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     return b"\x93NUMPY" + bytes((version, 0)) + len(text).to_bytes(2 if version == 1 else 4, "little") + text
 
@@ -55,7 +55,7 @@ def npy_bytes(array: NDArray[np.generic]) -> bytes:
 )
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_layouts_round_trip(tmp_path: Path, sides: dict[str, int], layout: str, dtype: str, seed: int) -> None:
-    """What is stored in any layout, memory order and dtype comes back bit for bit as (n, c, h, w), with stable ids."""
+    """Images in any layout, memory order and dtype come back bit for bit as (n, c, h, w), with stable ids."""
     sides = {axis: side if axis in layout else 1 for axis, side in sides.items()}
     rng = np.random.default_rng(seed)
     levels = rng.integers(0, 256, [sides[axis] for axis in "nchw"], dtype=np.uint8)
@@ -173,7 +173,7 @@ def test_conversion_does_not_write_to_its_input(
 @given(at=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.booleans(), name=st.sampled_from(["a.npy", "a.npz"]))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_is_an_input_error_or_harmless(tmp_path: Path, at: int, value: int, cut: bool, name: str) -> None:
-    """Any one byte changed, or the end cut off anywhere: a one-line InputError, or images of the right shape."""
+    """With any one byte changed, or the end cut off anywhere: a one-line InputError, or images of the right shape."""
     (tmp_path / "a.npy").write_bytes(npy_bytes(STACK))
     npz(tmp_path / "a.npz", images=npy_bytes(STACK), labels=npy_bytes(np.arange(5)))
     data = bytearray((tmp_path / name).read_bytes())

@@ -1,6 +1,6 @@
-"""Image files, folders and labelled sets: every mode, every conversion and its note, every way in which a file is bad.
+"""Image files, folders and labelled sets: every mode, every conversion and its note, and the ways a file can be bad.
 
-Arrays (.npy, .npz) are in test_data_arrays.py.
+Arrays (.npy, .npz) are in test_arrays.py.
 """
 
 import struct
@@ -344,7 +344,7 @@ def test_bad_labelled_sources(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="either shape or size"):
         load_labelled(root, (1, 8, 8), size=8)
     for size in (0, -3, 8.5):
-        with pytest.raises(InputError, match="size must be a positive number of pixels"):
+        with pytest.raises(InputError, match="size must be a whole number of at least 1"):
             load_labelled(root, size=size)  # type: ignore[arg-type]
 
 
