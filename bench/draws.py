@@ -23,19 +23,14 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.calibration.levels import (
-    LevelAccuracy,
-    fit_level_weights,
-    informative_band,
-    informative_levels,
-    most_informative,
-)
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
+from fastdc.calibration import fit_level_weights, informative_levels, most_informative
+from fastdc.calibration.levels import LevelAccuracy, informative_band
+from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages, digits_test
-from fastdc.diffusion.level_weights import LevelWeights
-from fastdc.inference.job import PlanOptions
-from fastdc.rules.full import Full
-from replay import replay
+from fastdc.diffusion import LevelWeights
+from fastdc.inference import CALIBRATION_DRAWS, PlanOptions
+from fastdc.rules import Full
+from fastdc.testing import replay
 from tables import (
     Ran,
     announced,

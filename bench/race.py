@@ -29,20 +29,12 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.classifier import CALIBRATION_DRAWS
 from fastdc.data import LabelledImages, digits_test
-from fastdc.inference.job import PlanOptions, plan_config
-from fastdc.rules.betting import Betting
-from fastdc.rules.calibration import Calibration
-from fastdc.rules.full import Full
-from fastdc.rules.paired import Paired
-from fastdc.rules.protocol import AbstractRule
-from fastdc.rules.sift import Sift
-from fastdc.rules.staged import Staged
-from fastdc.rules.ttest import TTest
+from fastdc.inference import CALIBRATION_DRAWS, PlanOptions, plan_config
+from fastdc.rules import AbstractRule, Betting, Calibration, Full, Paired, Sift, Staged, TTest
+from fastdc.testing import Replay, replay, verify
 from race_plot import plot
 from race_speed import Speed, measure_scheduler, measure_speed
-from replay import Replay, replay, verify
 from tables import (
     announced,
     calibrations,

@@ -12,22 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from plain import torch_loop
 
 import fastdc
 from common import TimedSlot, Timing, print_table, ratio
-from fastdc.bundle.shipped import find_model
+from fastdc.bundle import find_model
 from fastdc.data import LabelledImages
 from fastdc.diffusion import kernels
-from fastdc.engine.loop import Run, evaluate
-from fastdc.engine.scheduler import IN_FLIGHT, Request, Scheduler, Work
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import Job, PlanOptions
-from fastdc.rules.full import Full
-from fastdc.rules.protocol import AbstractRule
-from fastdc.rules.staged import Staged
-from fastdc.support.optional import require
-from plain import torch_loop
-from replay import replay
+from fastdc.engine import IN_FLIGHT, Pool, Request, Scheduler, Work, evaluate
+from fastdc.inference import Job, Options, PlanOptions, streams_of, to_model_range
+from fastdc.rules import AbstractRule, Full, Staged
+from fastdc.support import require
+from fastdc.testing import replay
 from tables import announced, full_run, model_images, note
 
 LOOP_FULL, LOOP_STAGED = "plain PyTorch loop, full", "plain PyTorch loop, staged"
@@ -209,7 +205,7 @@ class TimedScheduler(Scheduler):
 
 def _watched(job: Job, x: npt.NDArray[np.float32]) -> dict[str, float]:
     """One run as ``Job.run`` does it, with scheduler and slots timed."""
-    network, capacity, streams = job.network, min(len(x), IN_FLIGHT), streams_of(x)
+    network, capacity, streams = job.networks[0], min(len(x), IN_FLIGHT), streams_of(x)
     slots = tuple(TimedSlot(slot) for slot in network.slots)
 
     def requests() -> Iterator[Request]:
@@ -221,11 +217,17 @@ def _watched(job: Job, x: npt.NDArray[np.float32]) -> dict[str, float]:
     try:
         classes = job.model.num_classes
         start = time.perf_counter()
-        run = Run(network, job.model.image_shape, job.plan, seed=job.seed, n_classes=classes, capacity=capacity)
+        pool = Pool(network, job.model.image_shape, job.plan, seed=job.seed, n_classes=classes, capacity=capacity)
+        source = requests()
         scheduler = TimedScheduler(
-            job.rule, job.plan.draws, classes, place=run.place, requests=requests(), capacity=capacity
+            job.rule,
+            job.plan.draws,
+            classes,
+            put=pool.put,
+            next_request=lambda: next(source, None),
+            capacity=capacity,
         )
-        for _ in evaluate(network, run, scheduler):
+        for _ in evaluate(network, pool, scheduler):
             scheduler.finished()
         wall = time.perf_counter() - start
     finally:
@@ -253,7 +255,7 @@ def measure_scheduler(
         classifier.classify(images[:32], rule=rule, **plan)
         with announced(f"scheduler, batch {batch}"):
             runs = [
-                _watched(Job.of(classifier.model, classifier.network, rule, None, seed, plan), x)
+                _watched(Job.of(classifier.model, classifier.networks, Options(rule=rule, seed=seed).but(**plan)), x)
                 for seed in range(seeds)
             ]
         record: dict[str, Any] = {"batch": batch, "slots": len(classifier.network.slots), "runs": runs}

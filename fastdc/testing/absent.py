@@ -1,6 +1,6 @@
-"""Programs that run as if some packages were not installed, to test what a message says then."""
+"""Programs that run as if some packages were not installed, to test the messages that name them."""
 
-# Put before a program for `python -c`: its first argument names packages that shall look as if not installed.
+# Put this before a program for `python -c`. The program's first argument lists the packages to hide, with commas.
 WITHOUT = """
 import sys
 

@@ -1,8 +1,8 @@
-"""Writes pickles in the format of NVlabs EDM, from fastdc's own networks with random parameters, and hostile ones.
+"""Pickles in the format of NVlabs EDM, made of fastdc's own networks with random parameters, and hostile variants.
 
 Modules are ``torch.nn.Module`` objects that reduce themselves to ``torch_utils.persistence`` as the originals do, with
-the attributes, options and NumPy scalars that the originals carry; torch writes containers, parameters and storages.
-The two foreign modules exist only while a file is written.
+the same attributes, options and NumPy scalars; torch writes containers, parameters and storages. The two foreign Python
+modules exist only while a file is written.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fastdc.sources import SongOptions, options_from
 from fastdc.sources import edm_networks as ours
 
-# What a reader must never run: it leaves a file behind.
+# Code that a reader must never run; it would leave a file behind.
 MODULE_SOURCE = "import pathlib\npathlib.Path('executed-by-fastdc').write_text('module_src was executed')\n"
 
 TINY: dict[str, dict[str, Any]] = {
@@ -42,24 +42,24 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "adm": {"channel_mult": [1, 2], "attn_resolutions": [8], "model_channels": 64},
 }
-"""Options of small networks by what they are variants of."""
+"""Options of small networks, by the published variant that they shrink."""
 
 SHAPE = {"img_resolution": 8, "in_channels": 3, "out_channels": 3}
 
 
 def kind_of(variant: str) -> str:
-    """Class of a variant's network."""
+    """Class name of a variant's network."""
     return "DhariwalUNet" if variant == "adm" else "SongUNet"
 
 
 def options(variant: str, **more: Any) -> dict[str, Any]:
-    """All options of a variant, as the file has them."""
+    """All options of a variant, as stored in a file."""
     base: dict[str, Any] = {**SHAPE, "label_dim": 4, "model_channels": 16, "num_blocks": 1, "dropout": 0.13}
     return {**base, **TINY[variant], **more}
 
 
 def network(variant: str, *, seed: int = 0, **more: Any) -> nn.Module:
-    """A variant's network with random parameters that make every part of it matter."""
+    """A variant's network with random parameters such that every part affects the output."""
     made = ours.build(options_from(kind_of(variant), options(variant, **more)))
     generator = torch.Generator().manual_seed(seed)
     for name, value in made.state_dict().items():
@@ -74,7 +74,7 @@ def network(variant: str, *, seed: int = 0, **more: Any) -> nn.Module:
     return made
 
 
-def _reconstruct_persistent_obj(meta: Any) -> Any:  # the name is what a pickle needs of it
+def _reconstruct_persistent_obj(meta: Any) -> Any:  # a pickle needs only its name
     raise AssertionError("called while writing")
 
 
@@ -111,11 +111,11 @@ class Persistent(nn.Module):
 
 
 def _copy_of(module: nn.Module) -> nn.Module:
-    """Our module as the file has it."""
+    """The stored form of one of fastdc's modules."""
     if isinstance(module, nn.ModuleDict):
         return nn.ModuleDict({name: _copy_of(child) for name, child in module.items()})
     name = type(module).__name__.lstrip("_")
-    # As in the originals, NumPy scalars and nested options are among what a block was built with.
+    # As in the originals, the options of a block include NumPy scalars and nested options.
     more = {"skip_scale": np.sqrt(0.5), "init": {"init_weight": np.sqrt(0.2)}} if name == "UNetBlock" else {}
     made = Persistent(name, more, training=False, **({"skip_scale": np.sqrt(0.5)} if more else {}))
     for key, parameter in module.named_parameters(recurse=False):
@@ -128,7 +128,7 @@ def _copy_of(module: nn.Module) -> nn.Module:
 
 
 def precond(variant: str, *, seed: int = 0, class_name: str = "EDMPrecond", **more: Any) -> Persistent:
-    """The object of the file: a preconditioner around a variant's network."""
+    """The object in a file: a preconditioner around a variant's network."""
     inner_options = options(variant, **more)
     inner = _copy_of(network(variant, seed=seed, **more))
     assert isinstance(inner, Persistent)
@@ -172,13 +172,13 @@ def _foreign_modules() -> Iterator[None]:
 
 
 def dumped(content: Any, *, protocol: int = 4) -> bytes:
-    """Bytes of a pickle that may hold persistent objects."""
+    """The bytes of a pickle; its content may include persistent objects."""
     with _foreign_modules():
         return pickle.dumps(content, protocol=protocol)
 
 
 def write_edm(path: Path, variant: str, *, protocol: int = 4, **more: Any) -> Path:
-    """Writes a snapshot as training does, with what it holds beside the network."""
+    """Writes a snapshot as training does, with the objects that it holds besides the network."""
     loss = Persistent("EDMLoss", {}, P_mean=-1.2, P_std=1.2, sigma_data=0.5)
     content = {
         "ema": precond(variant, **more),
@@ -191,14 +191,14 @@ def write_edm(path: Path, variant: str, *, protocol: int = 4, **more: Any) -> Pa
 
 
 def with_tensor(tensor: Any) -> bytes:
-    """A file whose network is a module with one parameter, given as anything that pickles."""
+    """A file whose network is a module with one parameter: any object that can be pickled."""
     made = Persistent("EDMPrecond", {})
     made.__dict__["_parameters"] = {"weight": tensor}
     return dumped({"ema": made})
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.function = function
@@ -209,13 +209,13 @@ class Call:
 
 
 def storage_of(values: Tensor) -> Any:
-    """The storage that torch pickles for a tensor."""
+    """A tensor's storage, as torch pickles it."""
     made: Any = torch.storage.TypedStorage
     return made(wrap_storage=values.untyped_storage(), dtype=values.dtype, _internal=True)
 
 
 def rebuilt(values: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Call:
-    """A tensor on the storage of `values`, of any offset, size and stride."""
+    """A tensor on the storage of `values` with any offset, size and stride, valid or not."""
     from torch._utils import _rebuild_tensor_v2
 
     return Call(_rebuild_tensor_v2, storage_of(values), offset, size, stride, False, {})

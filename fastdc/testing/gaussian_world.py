@@ -9,8 +9,8 @@ and its error at an image x is, with d pixels and over the noise e ~ N(0, I),
     E ||D(x + sigma e; sigma, k) - x||^2 = (s^4 sigma^2 d + sigma^4 ||mu_k - x||^2) / (s^2 + sigma^2)^2 .
 
 The class with the nearest mean therefore has the smallest expected error at every level, and every difference between
-classes is Gaussian with known moments. Classifiers, races, certificates and the tools around them are tested in this
-world exactly, with no weights; it also runs as a bundle, on every backend.
+classes is Gaussian with known moments. Tests compare classifiers, races and certificates with these exact answers. The
+world needs no weights, and it can be written as a bundle that runs on every backend.
 """
 
 import json
@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, FunctionNetwork, NetworkOptions
 from fastdc.bundle import DENOISER, Bundle, Defaults, Model, write_bundle
 from fastdc.diffusion import EDMSchedule, Parameterization
-from fastdc.support import Float64, InputError, require
+from fastdc.support import Float32, Float64, InputError, Int64, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +31,12 @@ class GaussianWorld:
     """K Gaussian classes and their optimal denoiser, predicting x directly ("sample").
 
     Attributes:
-        means: float64 (K, c, h, w), mu_k, in the model's value range [-1, 1].
-        spread: s, the standard deviation inside a class; positive.
-        schedule: Noise levels.
+        means: Means mu_k of the classes, float64 (K, c, h, w), in the model's value range [-1, 1].
+        spread: Standard deviation s within a class; positive.
+        schedule: Schedule of the noise levels.
+
+    Raises:
+        InputError: The means have another shape or are not finite, or the spread is not positive.
     """
 
     means: Float64 = field(repr=False)
@@ -53,13 +55,13 @@ class GaussianWorld:
     def random(
         cls, classes: int, shape: tuple[int, int, int] = (1, 4, 4), *, scale: float = 0.5, seed: int = 0
     ) -> "GaussianWorld":
-        """A world whose means are uniform in [-scale, scale]."""
+        """A world whose means are drawn uniformly from [-scale, scale]; the seed determines them."""
         means = np.random.default_rng(seed).uniform(-scale, scale, (classes, *shape))
         return cls(means=means)
 
     @property
     def model(self) -> Model:
-        """The model that a classifier needs."""
+        """The world's model, for a classifier."""
         return Model(
             name="gaussian",
             image_shape=(self.means.shape[1], self.means.shape[2], self.means.shape[3]),
@@ -70,11 +72,11 @@ class GaussianWorld:
         )
 
     def network(self, options: NetworkOptions | None = None) -> AbstractNetwork:
-        """The denoiser as a network of Python functions."""
+        """The denoiser as a network that calls a Python function."""
         return FunctionNetwork(self._evaluate, self.model.image_shape, options)
 
-    def denoise(self, x_t: Float64, sigma: Float64, labels: npt.NDArray[np.int64]) -> Float64:
-        """D(x_t; sigma, label) in float64. x_t: (b, c, h, w); sigma, labels: (b,)."""
+    def denoise(self, x_t: Float64, sigma: Float64, labels: Int64) -> Float64:
+        """D(x_t; sigma, label), float64 (b, c, h, w), for noisy images x_t (b, c, h, w), sigma (b,) and labels (b,)."""
         variance = (sigma**2)[:, None, None, None]
         inside = self.spread**2
         return np.asarray((inside * x_t + variance * self.means[labels]) / (inside + variance))
@@ -86,22 +88,26 @@ class GaussianWorld:
         total = inside**2 * sigma**2 * pixels + sigma**4 * distance
         return np.asarray(total / (inside + sigma**2) ** 2 / pixels)
 
-    def nearest(self, x: Float64) -> npt.NDArray[np.int64]:
+    def nearest(self, x: Float64) -> Int64:
         """The class with the nearest mean, which has the smallest expected error, int64 (n,)."""
         distance = ((self.means[None] - x[:, None]) ** 2).sum(axis=(2, 3, 4))
         return np.asarray(distance.argmin(axis=1), dtype=np.int64)
 
-    def sample(self, labels: npt.NDArray[np.int64], *, seed: int = 0) -> Float64:
+    def sample(self, labels: Int64, *, seed: int = 0) -> Float64:
         """Images of the classes, float64 (n, c, h, w), clipped to [-1, 1]."""
         noise = np.random.default_rng(seed).standard_normal((len(labels), *self.means.shape[1:]))
         return np.asarray(np.clip(self.means[labels] + self.spread * noise, -1, 1))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Bundle:
-        """Writes the world as a bundle (needs onnx).
+        """Writes the world as a bundle; this needs the package onnx.
+
+        Args:
+            path: The folder to make.
+            overwrite: Replace an existing bundle.
 
         Raises:
             MissingDependencyError: onnx is not installed.
-            BundleError: The folder exists.
+            BundleError: The folder exists and may not be replaced.
         """
         model = self.model
         manifest: dict[str, Any] = {
@@ -118,14 +124,12 @@ class GaussianWorld:
         }
         return write_bundle(path, json.loads(json.dumps(manifest)), {DENOISER: self._graph()}, overwrite=overwrite)
 
-    def _evaluate(
-        self, sample: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
-    ) -> Float64:
+    def _evaluate(self, sample: Float32, timestep: Float32, labels: Int64) -> Float64:
         sigma = np.exp(timestep.astype(np.float64) / self.schedule.timestep_scale)
         return self.denoise(sample.astype(np.float64), sigma, labels)
 
     def _graph(self) -> bytes:
-        """The same formula as ONNX, with sigma^2 = exp(2 timestep / scale)."""
+        """The formula of the denoiser as an ONNX graph, with sigma^2 = exp(2 timestep / scale)."""
         onnx = require("onnx", extra="export")
         helper, kinds = onnx.helper, onnx.TensorProto
         shape = self.means.shape[1:]

@@ -1,23 +1,34 @@
-"""The oracle: what the kernels compute, in plain NumPy float64, one cell at a time and without regard to speed.
+"""The oracle of the kernels in plain NumPy float64: one cell at a time, without regard to speed.
 
-Written from the formulas of ``csrc/philox.h`` and ``csrc/kernels.h``, sharing no code with them, so that the tests
-compare two independent programs. The words of Philox and the float32 uniforms are exact; everything after is float64.
+It follows the formulas of ``csrc/philox.h`` and ``csrc/kernels.h`` but shares no code with them, so that tests compare
+two independent programs. The words of Philox and the float32 uniforms are exact; all later steps are float64.
 """
+
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastdc.support import Float64
 
+Words: TypeAlias = npt.NDArray[np.uint64]
+
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 
-def philox_words(
-    counter: npt.NDArray[np.uint64], key: tuple[int, int], rounds: int = 10
-) -> tuple[npt.NDArray[np.uint64], ...]:
-    """Philox4x32 (Salmon et al., SC'11, section 3.2). counter: uint64 (4, m) of 32-bit words; returns four (m,)."""
+def philox_words(counter: Words, key: tuple[int, int], rounds: int = 10) -> tuple[Words, ...]:
+    """Philox4x32 (Salmon et al., SC'11, section 3.2).
+
+    Args:
+        counter: Counters of 32-bit words, uint64 (4, m).
+        key: The two 32-bit words of the key.
+        rounds: Number of rounds.
+
+    Returns:
+        Four arrays of 32-bit words, each uint64 (m,).
+    """
     c = [counter[i].astype(np.uint64) for i in range(4)]
     k0, k1 = key
     for _ in range(rounds):
@@ -31,7 +42,7 @@ def philox_words(
 
 
 def normal(seed: int, stream: int, draw: int, size: int, purpose: int = 0) -> Float64:
-    """Normals of one (seed, stream, draw, purpose), float64 (size,)."""
+    """Standard normals of one (seed, stream, draw, purpose), float64 (size,), in the layout of ``csrc/philox.h``."""
     blocks = np.arange((size + 3) // 4, dtype=np.uint64)
     counter = np.stack(
         [
@@ -54,7 +65,7 @@ def normal(seed: int, stream: int, draw: int, size: int, purpose: int = 0) -> Fl
 
 
 def rho(residual: Float64, loss: str, delta: float = 1.0) -> Float64:
-    """The loss of each residual: "l2" square, "l1" absolute value, "huber" with threshold delta, "residual" itself."""
+    """Loss of each residual: "l2" its square, "l1" its magnitude, "huber" with threshold delta, "residual" itself."""
     magnitude = np.abs(residual)
     if loss == "l2":
         return magnitude**2
@@ -66,13 +77,13 @@ def rho(residual: Float64, loss: str, delta: float = 1.0) -> Float64:
 
 
 def noisy_image(x: Float64, row: Float64, noise: Float64) -> Float64:
-    """The network's input u = gx x + ge e of one cell, all (D,); row: float (8,) as ``kernels.ROW_FIELDS``."""
+    """The network's input u = gx x + ge e of one cell; images and noise (D,), row (8,) as ``kernels.ROW_FIELDS``."""
     return np.asarray(row[0] * x + row[1] * noise)
 
 
 def residual(
     network_output: Float64, x: Float64, row: Float64, noise: Float64, target: Float64 | None = None
 ) -> Float64:
-    """The residual r = a F + b x + c e + d z of one cell, all (D,)."""
+    """The residual r = a F + b x + c e + d z of one cell; all arrays (D,), row (8,) as ``kernels.ROW_FIELDS``."""
     r = np.asarray(row[2] * network_output + row[3] * x + row[4] * noise)
     return r if target is None else np.asarray(r + row[5] * target)

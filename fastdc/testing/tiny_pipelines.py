@@ -1,8 +1,8 @@
-"""Tiny diffusion pipelines with random weights, in diffusers' and transformers' classes, saved as folders.
+"""Tiny diffusion pipelines with random weights, made of diffusers' and transformers' classes and saved as folders.
 
-Each ``tiny_*`` function writes what ``save_pretrained`` of the pipeline writes, safetensors weights and all, and gives
-back the folder. Weights come from a fixed seed; tokenizers are built in code from a tiny vocabulary. Some ten thousand
-parameters each: a forward pass is a matter of milliseconds.
+Each ``tiny_*`` function of a pipeline writes a folder with ``save_pretrained``, safetensors weights included, and
+returns it. Weights come from a fixed seed; tokenizers are built in code from a tiny vocabulary. Networks have some ten
+thousand parameters, so that a forward pass takes milliseconds.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,10 +25,10 @@ from transformers import (
 )
 
 WORDS = ("a", "photo", "of", "red", "blue", "cube", "cone", "the")
-"""Words that the tokenizers know as one token; any other text is spelled out."""
+"""Words that the tokenizers encode as one token; they spell out any other text."""
 
 CLIP_LENGTH = 12
-"""Tokens of a CLIP text encoder, start and end included."""
+"""Number of tokens of a CLIP text encoder, including start and end."""
 
 DDPM: dict[str, Any] = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}
 SCALED: dict[str, Any] = {**DDPM, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -42,7 +42,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _spread(module: nn.Module) -> Any:
-    """Random biases and norms too: fresh ones are zeros and ones, which would hide an error in how they are used."""
+    """Randomises biases and norms; fresh ones are zeros and ones, which would hide errors in their use."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim == 1:
@@ -70,16 +70,16 @@ def tiny_unet2d(
     """A UNet2DModel on 8 x 8 images, class-conditional unless `classes` is None.
 
     Args:
-        folder: Written; made where it does not exist.
-        classes: Rows of the class embedding.
-        channels: Of the images.
-        learned_variance: The network gives twice the channels, as improved DDPM does.
-        scheduler: Class name in diffusers.
-        pipeline: "DDPMPipeline" or "DDIMPipeline".
-        bare: Write the UNet's own folder, without a pipeline around it.
-        seed: Of the weights.
+        folder: The folder to write; it is made if it does not exist.
+        classes: Number of rows of the class embedding.
+        channels: Number of channels of the images.
+        learned_variance: Whether the network outputs twice the channels, as improved DDPM does.
+        scheduler: Class name of the scheduler in diffusers.
+        pipeline: Class name of the pipeline, "DDPMPipeline" or "DDIMPipeline".
+        bare: Write only the UNet's own folder, without a pipeline.
+        seed: Seed of the weights.
         unet: Further options of the network.
-        **config: Of the scheduler, such as prediction_type.
+        **config: Options of the scheduler, such as prediction_type.
     """
     options: dict[str, Any] = {
         "sample_size": 8,
@@ -100,14 +100,14 @@ def tiny_unet2d(
         network.save_pretrained(folder, safe_serialization=True)
         return folder
     made = getattr(diffusers, pipeline)(unet=network, scheduler=_scheduler(scheduler, {**DDPM, **config}))
-    if made.scheduler.__class__.__name__ != scheduler:  # DDIMPipeline converts what it is given
+    if made.scheduler.__class__.__name__ != scheduler:  # DDIMPipeline converts its scheduler
         made.register_modules(scheduler=_scheduler(scheduler, {**DDPM, **config}))
     made.save_pretrained(folder, safe_serialization=True)
     return folder
 
 
 def tiny_vae(*, channels: int = 4, seed: int = 1, **config: Any) -> AutoencoderKL:
-    """An AutoencoderKL that halves the side of images."""
+    """An AutoencoderKL whose latents have half the side of the images."""
     options: dict[str, Any] = {
         "block_out_channels": (8, 8),
         "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -132,7 +132,17 @@ def tiny_dit(
     transformer: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
-    """A DiTPipeline on 16 x 16 images, latents (4, 8, 8), learned variance, a null class; `names` writes id2label."""
+    """A DiTPipeline on 16 x 16 images with latents (4, 8, 8), learned variance and a null class.
+
+    Args:
+        folder: The folder to write.
+        classes: Number of classes, without the null class.
+        scheduler: Class name of the scheduler in diffusers.
+        names: Whether to write names of the classes, as ``id2label``.
+        seed: Seed of the weights.
+        transformer: Further options of the network.
+        **config: Options of the scheduler.
+    """
     options: dict[str, Any] = {
         "sample_size": 8,
         "patch_size": 2,
@@ -154,17 +164,17 @@ def tiny_dit(
     made = diffusers.DiTPipeline(
         transformer=network, vae=tiny_vae(), scheduler=_scheduler(scheduler, {**DDPM, **config}), id2label=labels
     )
-    if labels is not None:  # as the published folder has it; the pipeline itself does not write what it was given
+    if labels is not None:  # the pipeline does not write the labels itself, but published folders have them
         made.register_to_config(id2label=labels)
     made.save_pretrained(folder, safe_serialization=True)
     return folder
 
 
 def clip_tokenizer(*, length: int = CLIP_LENGTH) -> CLIPTokenizer:
-    """Byte-level BPE with the words of :data:`WORDS` merged; lower case, as CLIP's."""
+    """A lower-case byte-level BPE tokenizer like CLIP's, with merges for :data:`WORDS`."""
     letters = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256))]
-    letters += [chr(256 + i) for i in range(256 - len(letters))]  # what bytes that are no letters are written as
-    merges: list[Any] = []  # pairs, which the class takes and its annotation does not know
+    letters += [chr(256 + i) for i in range(256 - len(letters))]  # how BPE writes the other bytes
+    merges: list[Any] = []  # pairs: the class accepts them, although its annotation does not
     for word in WORDS:
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
@@ -179,7 +189,7 @@ def clip_tokenizer(*, length: int = CLIP_LENGTH) -> CLIPTokenizer:
 
 
 def t5_tokenizer(*, length: int = 16) -> T5Tokenizer:
-    """Unigram over letters and the words of :data:`WORDS`."""
+    """A unigram tokenizer like T5's over letters and :data:`WORDS`."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     pieces += [(f"\u2581{word}", -3.0) for word in WORDS]
     pieces += [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz.,'0123456789"]
@@ -189,7 +199,7 @@ def t5_tokenizer(*, length: int = 16) -> T5Tokenizer:
 def tiny_clip(
     tokenizer: CLIPTokenizer, *, width: int = 16, projection: int | None = None, seed: int = 2, **config: Any
 ) -> Any:
-    """A CLIP text encoder for a tokenizer; with a projection of that width, CLIPTextModelWithProjection."""
+    """A CLIP text encoder for a tokenizer; given the width of a projection, a CLIPTextModelWithProjection."""
     options: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
@@ -245,7 +255,15 @@ def tiny_sd(
     unet: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
-    """A StableDiffusionPipeline on 16 x 16 images, latents (4, 8, 8), as 1.x; `unet` and `config` change it."""
+    """A StableDiffusionPipeline like version 1 on 16 x 16 images with latents (4, 8, 8).
+
+    Args:
+        folder: The folder to write.
+        scheduler: Class name of the scheduler in diffusers.
+        seed: Seed of the weights of the UNet.
+        unet: Further options of the UNet.
+        **config: Options of the scheduler.
+    """
     options: dict[str, Any] = {
         "cross_attention_dim": 16,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -279,7 +297,16 @@ def tiny_sdxl(
     unet: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
-    """A StableDiffusionXLPipeline on 16 x 16 images, latents (4, 8, 8), two text encoders."""
+    """A StableDiffusionXLPipeline on 16 x 16 images with latents (4, 8, 8) and two text encoders.
+
+    Args:
+        folder: The folder to write.
+        scheduler: Class name of the scheduler in diffusers.
+        zeros_for_empty: Whether the embedding of the empty prompt is zeros.
+        seed: Seed of the weights of the UNet.
+        unet: Further options of the UNet.
+        **config: Options of the scheduler.
+    """
     tokenizers = (clip_tokenizer(), clip_tokenizer())
     encoders = (tiny_clip(tokenizers[0]), tiny_clip(tokenizers[1], width=24, projection=12, seed=3))
     options: dict[str, Any] = {
@@ -318,9 +345,18 @@ def tiny_sd3(
     shift: float = 3.0,
     **config: Any,
 ) -> Path:
-    """A StableDiffusion3Pipeline on 16 x 16 images, latents (4, 8, 8); `t5` False: without the third text encoder.
+    """A StableDiffusion3Pipeline on 16 x 16 images with latents (4, 8, 8).
 
-    Without it, loading with diffusers takes ``text_encoder_3=None, tokenizer_3=None``, as the published folders do.
+    To load a folder without the third text encoder with diffusers, give ``text_encoder_3=None, tokenizer_3=None``, as
+    for published folders.
+
+    Args:
+        folder: The folder to write.
+        t5: Whether to write the third text encoder.
+        seed: Seed of the weights of the transformer.
+        transformer: Further options of the transformer.
+        shift: Shift of the flow-matching schedule.
+        **config: Further options of the scheduler.
     """
     tokenizers = (clip_tokenizer(), clip_tokenizer())
     third = t5_tokenizer() if t5 else None
@@ -337,7 +373,7 @@ def tiny_sd3(
         "num_layers": 2,
         "num_attention_heads": 2,
         "attention_head_dim": 8,
-        "joint_attention_dim": 32,  # wider than the two CLIPs' 24, as in the published model: they are padded
+        "joint_attention_dim": 32,  # as in the published model, wider than the two CLIPs' 24: they are padded
         "caption_projection_dim": 16,
         "pooled_projection_dim": 8 + 12,
         "pos_embed_max_size": 12,

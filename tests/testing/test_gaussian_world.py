@@ -1,8 +1,8 @@
 """The Gaussian world: the engine's errors against the closed form, and the closed form against sampling.
 
-Tolerances come from the known distribution of an error. With r = sqrt(d) error vectors, the residual of pixel p is
-A e_p + B_p, A = s^2 sigma / (s^2 + sigma^2), B = sigma^2 (mu_k - x) / (s^2 + sigma^2), so that the mean square over d
-pixels has variance (2 d A^4 + 4 A^2 |B|^2) / d^2. Limits are six standard errors: a false alarm in 10^8 numbers.
+Tolerances come from the known distribution of an error. The residual of pixel p is A e_p + B_p with
+A = s^2 sigma / (s^2 + sigma^2) and B = sigma^2 (mu_k - x) / (s^2 + sigma^2), so its mean square over d pixels has
+variance (2 d A^4 + 4 A^2 |B|^2) / d^2. Limits are six standard errors: one false alarm per 10^8 numbers.
 """
 
 from pathlib import Path
@@ -31,13 +31,13 @@ def moments(world: GaussianWorld, x: Float64, sigma: float) -> tuple[Float64, Fl
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.3, 1.0, 5.0])
-def test_the_closed_form_is_that_of_the_residuals_moments(sigma: float) -> None:
+def test_the_closed_form_is_the_mean_of_the_squared_residual(sigma: float) -> None:
     x = 2 * unit_images(5).astype(np.float64) - 1
     np.testing.assert_allclose(WORLD.expected_error(x, sigma), moments(WORLD, x, sigma)[0], rtol=1e-12)
 
 
 def test_the_engines_errors_have_the_closed_forms_mean_and_variance_at_every_level() -> None:
-    """4,000 streams of one image: their errors at each of 8 levels are a sample of the known distribution."""
+    """The errors of 4,000 streams of one image are a sample of the known distribution at each of 8 levels."""
     n, draws = 4000, 8
     image = unit_images(1, seed=3)
     table = classifier(WORLD).errors(np.repeat(image, n, axis=0), draws=draws, weighting="edm", streams=np.arange(n))
@@ -47,13 +47,13 @@ def test_the_engines_errors_have_the_closed_forms_mean_and_variance_at_every_lev
         errors = table.errors[:, :, j].astype(np.float64) / float(table.weights[j])
         standard_error = np.sqrt(variance[0] / n)
         assert (np.abs(errors.mean(axis=0) - mean[0]) < SIGMAS * standard_error + 1e-6 * mean[0]).all()
-        # The sample variance of a nearly normal error has a relative standard error of about sqrt(2/n), and a little
-        # more for the chi-squared part, whose excess kurtosis is at most 12/d < 1.
+        # The sample variance of a nearly normal error has a relative standard error of about sqrt(2/n); the chi-squared
+        # part, whose excess kurtosis is at most 12/d < 1, adds a little.
         np.testing.assert_allclose(errors.var(axis=0), variance[0], rtol=SIGMAS * np.sqrt(3 / n))
 
 
 def test_classes_see_the_same_noise() -> None:
-    """The difference of two classes is then exactly linear in e: its variance is 4 A^2 |B_k - B_l|^2 / d^2, no more."""
+    """The difference of two classes is then linear in e, and its variance is exactly 4 A^2 |B_k - B_l|^2 / d^2."""
     n = 4000
     image = unit_images(1, seed=3)
     table = classifier(WORLD).errors(np.repeat(image, n, axis=0), draws=1, weighting="edm", streams=np.arange(n))
@@ -81,7 +81,7 @@ def test_labels_are_the_nearest_means(decision: str) -> None:
 
 
 def test_the_denoiser_is_optimal() -> None:
-    """D is the posterior mean: the weighted mean of 400,000 samples of the prior, given x_t, in two pixels."""
+    """D is the posterior mean: in two pixels, the mean of 400,000 samples of the prior weighted by p(x_t | x)."""
     world = GaussianWorld(means=np.array([[[[0.3, -0.2]]]]), spread=0.25)
     x_t, sigma = np.array([[[[0.5, 0.1]]]]), 0.4
     prior = world.means[0] + world.spread * np.random.default_rng(0).standard_normal((400_000, 1, 1, 2))
@@ -116,7 +116,7 @@ def test_samples_follow_their_class() -> None:
         ({"means": np.zeros((1, 1, 2, 2)), "spread": np.inf}, "spread"),
     ],
 )
-def test_a_world_that_is_none_is_refused(options: dict[str, Any], named: str) -> None:
+def test_an_invalid_world_is_refused(options: dict[str, Any], named: str) -> None:
     fails_with(lambda: GaussianWorld(**options), named, kind=InputError)
 
 
@@ -131,8 +131,9 @@ def test_the_bundle_gives_the_numbers_of_the_function(tmp_path: Path, scale: flo
     want = classifier(world).errors(images, draws=8)
     np.testing.assert_array_equal(got.streams, want.streams)
     np.testing.assert_array_equal(got.weights, want.weights)
-    # float32 against float64: sigma^2 = exp(2 t / scale) with |2 t / scale| < 6 is off by at most 7 eps relatively, the
-    # rest by some 5 roundings, and squaring doubles; where D - x cancels, the loss is relative to x^2 <= 1.
+    # float32 against float64: sigma^2 = exp(2 t / scale) with |2 t / scale| < 6 has a relative error of at most 7 eps.
+    # The other operations add about 5 roundings, and squaring doubles the error. If D - x cancels, the error is
+    # relative to x^2 <= 1.
     eps = float(np.finfo(np.float32).eps)
     unweighted, expected = (table.errors.astype(np.float64) / want.weights for table in (got, want))
     np.testing.assert_allclose(unweighted, expected, rtol=32 * eps, atol=32 * eps)
