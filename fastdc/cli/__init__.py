@@ -1,3 +1,3 @@
-"""The command line: one module per command, nothing here computes."""
+"""The command line: one module per command. Commands read options, call the library and print; they compute nothing."""
 
-__all__: list[str] = []  # nobody imports a window: the command is fastdc.cli.main:main
+__all__: list[str] = []  # no other wing imports the command line; the entry point is fastdc.cli.main:main

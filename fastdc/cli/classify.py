@@ -1,4 +1,4 @@
-"""``fastdc classify``: images from files, folders and arrays to classes, one line an image as soon as it is known."""
+"""``fastdc classify``: the classes of image files, folders and arrays, one line per image as soon as it is known."""
 
 import json
 import math
@@ -9,35 +9,56 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import check_output, open_classifier, run_options
 from fastdc.cli.runner import classify_chunks
 from fastdc.inference import Classification, ErrorTable
 
 _EPILOG = """\b
 Examples:
-  fastdc classify three.png                     one image with the shipped digits model
-  fastdc classify photos/ --model my-model      every image below a folder
-  fastdc classify batch.npz --json > out.jsonl  one JSON object a line, with all probabilities
-  fastdc classify batch.npz --rule full --draws 64               every class at every draw
-  fastdc classify batch.npz --rule paired -o alpha=0.001         a test that is harder to pass
+  fastdc classify three.png                      one image, with the shipped model
+  fastdc classify photos/ --model my-model       every image below a folder
+  fastdc classify batch.npz --json > out.jsonl   one JSON object per line
+  fastdc classify batch.npz --rule full          every class at every draw
+  fastdc classify batch.npz --rule paired -o alpha=0.001   a stricter test
 
 \b
-Images of any size or mode are brought to the model's shape: shorter side resized, centre cropped,
-colour or grey as the model wants. Arrays hold uint8, or floats in [0, 1].
+How it works: the network denoises each image under each class at several noise
+levels, the draws. The class with the smallest mean error wins. A rule drops
+classes that have lost before their last draw:
+  race        the model's calibrated race; without a calibration, paired
+  calibrated  drop a class once its lead in error exceeds a calibrated limit
+  paired      paired t-tests, corrected for looks and rivals
+  betting     like paired, without assuming a normal distribution
+  ttest       uncorrected t-tests (Clark & Jaini)
+  staged      keep the best to_keep[i] after n_samples[i] draws (Li et al.)
+  sift        drop many classes early by a threshold (Chen et al.)
+  full        never drop a class
 
 \b
-Lines come in the order of the images, as soon as they are known. Ctrl-C prints (and saves) what was
-finished; what was printed is final, and a second run repeats it exactly.
+To change the result: --draws 256 makes it surer and slower, --rule full shows
+what the race saves, and --seed 1 shows how much the noise matters.
+
+\b
+Images of any size and mode are accepted: fastdc resizes the shorter side, crops
+the centre and converts to the model's channels. Arrays hold uint8, or floats in
+[0, 1].
+
+\b
+Lines appear in the order of the images, as soon as they are known. Ctrl-C prints
+and saves the finished images. Printed lines are final: a second run repeats them.
 """
 
 
-@click.command(name="classify", epilog=_EPILOG)
+@click.command(name="classify", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
 @run_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: label, probabilities, errors, cost.")
-@click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save every error, to decide again.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per image: label, probabilities, errors, cost."
+)
+@click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save all errors to this file.")
 def command(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any) -> None:
-    """Classify IMAGES: image files, folders of them, .npy and .npz arrays."""
+    """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
     from fastdc.data import load_images
 
     if save is not None:
@@ -53,7 +74,7 @@ def command(images: tuple[str, ...], as_json: bool, save: str | None, **options:
             for row, index in enumerate(result.indices):
                 click.echo((json_line if as_json else text_line)(loaded.ids[index], result, row))
             done.add(result, keep_table=save is not None)
-    finally:  # an interrupted run as well
+    finally:  # also after an interruption
         if save is not None and done.tables:
             ErrorTable.concatenate(done.tables).save(save)
             if not options["quiet"]:
@@ -63,7 +84,7 @@ def command(images: tuple[str, ...], as_json: bool, save: str | None, **options:
 
 
 class _Done:
-    """What is kept of the results that were printed."""
+    """The labels, cost and errors of the results that were printed."""
 
     def __init__(self) -> None:
         self.indices: list[npt.NDArray[np.int64]] = []
@@ -73,7 +94,7 @@ class _Done:
         self.seconds = 0.0
 
     def add(self, result: Classification, *, keep_table: bool) -> None:
-        """Keeps labels and costs, and the table only if it is asked for: tables are the bulk of a large run."""
+        """Keeps labels and costs; keeps the table, most of the memory of a large run, only on request."""
         self.indices.append(result.indices)
         self.labels.append(result.labels)
         self.evaluations += int(result.evaluations.sum())
@@ -82,7 +103,7 @@ class _Done:
             self.tables.append(result.table)
 
     def summary(self, truth: npt.NDArray[np.int64] | None) -> str:
-        """One line: how many images at what cost, and how many were right where that is known."""
+        """One line with the number of images, their cost, and the accuracy if the labels are known."""
         labels = np.concatenate(self.labels)
         n = len(labels)
         correct = (
@@ -92,21 +113,21 @@ class _Done:
 
 
 def class_keys(names: tuple[str, ...]) -> tuple[str, ...]:
-    """One key a class: its name, with the index where several classes share it ("crane" is two of ImageNet's)."""
+    """One key per class: its name, with the index if several classes share it (ImageNet has two of "crane")."""
     shared = {name for name, count in Counter(names).items() if count > 1}
     return tuple(f"{name} [{k}]" if name in shared else name for k, name in enumerate(names))
 
 
 def text_line(image: str, result: Classification, row: int) -> str:
-    """An image's name, class and three most probable classes, between tabs."""
+    """An image's name, class and three most probable classes, separated by tabs."""
     order = np.argsort(-result.probabilities[row], kind="stable")
     shown = [f"{result.class_names[k]} {result.probabilities[row, k]:.3f}" for k in order[:3]]
-    name = "".join(char if char.isprintable() else "?" for char in image)  # one line, whatever a file is called
+    name = "".join(char if char.isprintable() else "?" for char in image)  # any file name stays on one line
     return f"{name}\t{result.names[row]}\t{', '.join(shown)}"
 
 
 def json_line(image: str, result: Classification, row: int) -> str:
-    """All that is known of an image and what reproduces it, as one JSON object."""
+    """An image's complete result, and the settings that reproduce it, as one JSON object."""
     names = class_keys(result.class_names)
     errors = zip(names, result.errors[row].tolist(), strict=True)
     entry = {
@@ -114,9 +135,11 @@ def json_line(image: str, result: Classification, row: int) -> str:
         "label": int(result.labels[row]),
         "class": result.names[row],
         "probabilities": {name: round(float(p), 6) for name, p in zip(names, result.probabilities[row], strict=True)},
-        "errors": {name: float(f"{e:.7g}") if math.isfinite(e) else None for name, e in errors},  # never evaluated
+        "errors": {
+            name: float(f"{e:.7g}") if math.isfinite(e) else None for name, e in errors
+        },  # None: never evaluated
         "evaluations": int(result.evaluations[row]),
         **result.provenance,
     }
-    # ASCII, so that file names that are not UTF-8 can be written too.
+    # ASCII can represent file names that are not UTF-8.
     return json.dumps(entry, allow_nan=False)

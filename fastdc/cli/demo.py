@@ -1,10 +1,11 @@
-"""``fastdc demo``: the main job on the embedded model and its 400 real test images."""
+"""``fastdc demo``: classify the 400 real test images that come with fastdc."""
 
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
+from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import check_plot, open_classifier, run_options
 from fastdc.cli.runner import classify_chunks, rule_text, settings_of
 from fastdc.inference import Classification, Settings
@@ -15,19 +16,29 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
-  fastdc demo                          the shipped UNet; classes leave the race as soon as they have lost
-  fastdc demo --rule full --draws 16   every class at every draw, to compare with
-  fastdc demo --model digits-mlp       a network some twenty times cheaper
-  fastdc demo --draws 4                fewer draws: faster, a little less accurate
-  fastdc demo --plot sheet.png         images with their per-class errors (needs matplotlib)
+  fastdc demo                          the shipped UNet, with the race
+  fastdc demo --rule full --draws 16   every class at every draw, to compare
+  fastdc demo --model digits-mlp       a network that is about 20 times cheaper
+  fastdc demo --draws 4                fewer draws: faster, slightly less accurate
+  fastdc demo --plot sheet.png         images and errors (needs matplotlib)
+
+\b
+The output: "evaluations" is the number of network calls per image; a full run
+needs one per class and draw. The race drops classes that have lost, so it needs
+far fewer. "fastdc classify --help" describes every rule.
 """
 
 
-@click.command(name="demo", epilog=_EPILOG)
+@click.command(name="demo", cls=GroupedCommand, epilog=_EPILOG)
 @run_options
-@click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE", help="Draw a sheet: .png, .svg or .pdf.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Plot the images and their errors per class: .png, .svg or .pdf.",
+)
 def command(plot: str | None, **options: Any) -> None:
-    """Classify the 400 test images of handwritten digits that come with fastdc, and say how well and how fast."""
+    """Classify the 400 images of handwritten digits that come with fastdc; report accuracy, cost and speed."""
     from fastdc.data import digits_test
 
     test = digits_test()
@@ -38,7 +49,7 @@ def command(plot: str | None, **options: Any) -> None:
     results: list[Classification] = []
     try:
         for result in classify_chunks(classifier, test.images, options):
-            results.append(result)  # one by one: those before an interruption stay
+            results.append(result)  # one by one, so that an interruption keeps the earlier ones
     except Interrupted:
         if results:
             _report(settings, results, test)
@@ -58,13 +69,14 @@ def _report(settings: Settings, results: list[Classification], test: "LabelledIm
     labels = np.concatenate([result.labels for result in results])
     truth = test.labels[np.concatenate([result.indices for result in results])]
     evaluations = int(sum(result.evaluations.sum() for result in results))
-    seconds = results[-1].seconds  # since the beginning
+    seconds = results[-1].seconds  # since the start
     correct, n = int(np.count_nonzero(labels == truth)), len(labels)
     full = len(job.model.conditions) * job.plan.draws
-    click.echo(f"model        {job.model.name}, {job.network.backend} on {job.network.device}")
+    described = job.describe()
+    click.echo(f"model        {job.model.name}, {described['backend']} on {described['device']}")
     click.echo(f"rule         {rule_text(settings)}")
     click.echo(f"accuracy     {100 * correct / n:.2f} %  ({correct} of {n} test images)")
-    click.echo(f"evaluations  {evaluations / n:.1f} an image (full run: {full}), {evaluations:,} in all")
+    click.echo(f"evaluations  {evaluations / n:.1f} per image (full run: {full}), {evaluations:,} in total")
     click.echo(
         f"time         {seconds:.2f} s, {n / seconds:.1f} images/s, {1e3 * seconds / evaluations:.3f} ms/evaluation"
     )
@@ -83,5 +95,5 @@ def _plot(path: str, results: list[Classification], test: "LabelledImages") -> N
         results[0].class_names,
         labels=labels[wrong_first],
         true_labels=test.labels[wrong_first],
-        title=f"{results[0].provenance['model']}: mean denoising error by class, wrong ones first",
+        title=f"{results[0].provenance['model']}: mean denoising error per class, misclassified images first",
     )

@@ -1,4 +1,4 @@
-"""``fastdc export``: a bundle that classifies without torch, from a training run or a model of another tool."""
+"""``fastdc export``: turn a training run or another tool's model into a bundle that classifies without torch."""
 
 import json
 import shlex
@@ -16,17 +16,23 @@ from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
-  fastdc export run my-model --calibrate run/val.npz               a run of fastdc train
-  fastdc export ./ddpm-pipeline cats --calibrate val-photos/       a diffusers folder
-  fastdc export edm-cifar10-32x32-cond-vp.pkl cifar10 --classes airplane,automobile,...
-  fastdc export org/stable-diffusion pets --prompts pets.csv       a hub id, with prompts as classes
-  fastdc export ./sd flowers --classes flowers.txt --template "a photo of a {}, a type of flower."
-  fastdc classify --model my-model some-image.png                  then
+  a run of fastdc train:
+    fastdc export run my-model --calibrate run/val.npz
+  a diffusers folder:
+    fastdc export ./ddpm-pipeline cats --calibrate val-photos/
+  an NVlabs EDM pickle:
+    fastdc export edm-cifar10-32x32-cond-vp.pkl cifar10 --classes names.txt
+  a hub id, with prompts as classes:
+    fastdc export org/stable-diffusion pets --prompts pets.csv
+    fastdc export ./sd flowers --classes flowers.txt --template "a photo of a {}."
+  and then:
+    fastdc classify --model my-model some-image.png
 
 \b
-The noise levels matter most for the accuracy: those at which the class is being decided. 0.2 ... 2
-(for images in [-1, 1]) suits 8x8 digits; larger images keep their class under more noise, so try
-higher ranges and compare on validation images.
+The noise levels matter most for accuracy: choose those that separate the
+classes. 0.2 to 2 (for images in [-1, 1]) suits 8x8 digits. Larger images keep
+their class under more noise: try higher ranges, and compare them on validation
+images.
 """
 
 _RUN_DEFAULTS = {"draws": 16, "levels": (0.2, 2.0), "weighting": "edm", "loss": "l2"}
@@ -51,78 +57,91 @@ _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
 @click.command(name="export", epilog=_EPILOG)
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="BUNDLE")
-@click.option("--name", help="Name of the model.  [default: that of the BUNDLE folder, or of the source]")
+@click.option("--name", help="Name of the model.  [default: name of the BUNDLE folder, or of the source]")
 @click.option("--description", help="One line about the model.")
-@click.option("--prompts", metavar="CSV", help="Of a text-conditional model: prompt,classname,classidx, one a line.")
+@click.option(
+    "--prompts",
+    metavar="CSV",
+    help="Prompts of a text-conditional model: a CSV file with the columns prompt, classname and classidx.",
+)
 @click.option(
     "--classes",
     metavar="LIST",
-    help="Class names: a,b,c, or a file with one a line. Of a text-conditional model: "
-    "what the templates are filled with.",
+    help="Class names: a,b,c, or a file with one name per line. For a text-conditional model they fill the templates.",
 )
 @click.option(
     "--template",
     multiple=True,
     metavar="TEXT",
-    help='A prompt with {} for the class; repeat for several prompts a class.  [default: "a photo of a {}."]',
+    help='Prompt with {} for the class; repeat it for several prompts per class.  [default: "a photo of a {}."]',
 )
-@click.option("--image-size", type=int, help="Side of the images in pixels.  [default: what it was trained for]")
+@click.option("--image-size", type=int, help="Side of the images in pixels.  [default: the model's]")
 @click.option(
     "--null-class/--no-null-class",
     default=None,
-    help='Whether a UNet\'s last class is "no class".  [default: where the classes say so]',
+    help='Whether a UNet\'s last class means "no class".  [default: inferred from the classes]',
 )
-@click.option("--lora", multiple=True, metavar="FILE[=SCALE]", help="LoRA weights to merge. Repeat for more.")
+@click.option("--lora", multiple=True, metavar="FILE[=SCALE]", help="LoRA weights to merge; repeat it for more files.")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="Of the network; int8 takes ranges from --calibrate, and is for CPUs.  [default: float32]",
+    help="Precision of the network. int8 is for CPUs and takes its ranges from --calibrate.  [default: float32]",
 )
-@click.option("--opset", type=int, help="ONNX opset.  [default: 22]")
-@click.option("--split/--no-split", default=True, help="Also write the parts in which nothing is computed twice.")
+@click.option("--opset", type=int, help="Version of the ONNX operator set.  [default: 22]")
+@click.option(
+    "--split/--no-split",
+    default=True,
+    help="Also write the network in parts, which share computation between classes and images.",
+)
 @click.option(
     "--text-encoder/--no-text-encoder",
     "text",
     default=True,
-    help="Include it, so that classify --prompts can ask about other classes.",
+    help="Include the text encoder, so that classify --prompts can ask about other classes.",
 )
-@click.option("--scored", is_flag=True, help="Also write one graph from images and noise to errors.")
+@click.option(
+    "--scored", is_flag=True, help="Also write one graph from images and noise to errors, for other runtimes."
+)
 @click.option(
     "--engine",
     metavar="DIR",
-    help="Also build a TensorRT engine for the GPU at hand into DIR; FASTDC_CACHE=DIR uses it.",
+    help="Also build a TensorRT engine for this machine's GPU in DIR; set FASTDC_CACHE=DIR to use it.",
 )
-@click.option("--verify", is_flag=True, help="Classify a few images in torch and with the bundle, and compare.")
+@click.option(
+    "--verify", is_flag=True, help="Classify a few images with torch and with the bundle, and compare the errors."
+)
 @click.option(
     "--calibrate",
     metavar="DATA",
-    help="Labelled images to fit the temperature of the probabilities to, and to calibrate the race on: neither "
+    help="Labelled images on which to fit the temperature of the probabilities and to calibrate the race; use neither "
     "training nor test images.",
 )
 @click.option(
     "--delta",
     type=float,
-    help="With --calibrate: share of answers that the race may change.  [default: 0.01, or what few images allow]",
+    help="With --calibrate: share of answers that the race may change.  [default: 0.01, or more if there are few "
+    "images]",
 )
-@click.option("--draws", type=int, help="Default noise draws per image and class.  [default: 16 of a run, else 100]")
+@click.option(
+    "--draws", type=int, help="Default noise draws per image and class.  [default: 16 for a run, otherwise 100]"
+)
 @click.option(
     "--levels",
     type=(float, float),
     metavar="LO HI",
-    help="Default band of noise levels (sigma / alpha) of those draws.  [default: 0.2 2 of a run, else all]",
+    help="Default band of noise levels (sigma / alpha) of the draws.  [default: 0.2 2 for a run, otherwise all]",
 )
 @first_option("none")
-@click.option("--weighting", help="Default weighting of the noise levels.  [default: edm of a run, else uniform]")
-@click.option("--loss", help="Default distance between denoised and true image.  [default: l2]")
-@click.option("--overwrite", is_flag=True, help="Replace the bundle that is already there.")
-@click.option("--quiet", is_flag=True, help="Only errors.")
+@click.option("--weighting", help="Default weighting of the noise levels.  [default: edm for a run, otherwise uniform]")
+@click.option("--loss", help="Default loss between predicted and true image: l2, l1 or huber.  [default: l2]")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 def command(source: str, out: str, quiet: bool, **options: Any) -> None:
     """Turn SOURCE into the folder BUNDLE, ready to classify and certify.
 
     SOURCE is a run of fastdc train, a diffusers folder or hub id (class-conditional UNets, DiT, Stable Diffusion 1, 2,
-    XL and 3), or an NVlabs EDM pickle, of which nothing is executed. The bundle holds the network as ONNX, checked
-    against torch, and a description of how to use it. It runs with ONNX Runtime alone, and the same source gives the
-    same bytes.
+    XL and 3), or an NVlabs EDM pickle, none of which is executed. The bundle holds the network as ONNX, checked against
+    torch, and describes how to use it. It needs only ONNX Runtime. The same source gives the same bytes.
     """
     options["first"] = options["first"] or ()
     notes: list[str] = []
@@ -146,13 +165,13 @@ def command(source: str, out: str, quiet: bool, **options: Any) -> None:
         click.echo(f"note: {note}")
     if options["calibrate"] is None:
         click.echo(
-            "neither probabilities nor race are calibrated: export again with --calibrate DATA --overwrite for that"
+            "probabilities and race are not calibrated: to do so, export again with --calibrate DATA --overwrite"
         )
     click.echo(f"next: fastdc classify --model {out} IMAGE...")
 
 
 def _is_run(source: str) -> bool:
-    """Whether a folder is one of ``fastdc train``: its config says so, or there is nothing else it could be."""
+    """Whether a folder is a run of ``fastdc train``: its config says so, or it cannot be anything else."""
     folder = Path(source)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -162,19 +181,19 @@ def _is_run(source: str) -> bool:
 
 
 def _run(source: str, out: str, quiet: bool, notes: list[str], options: dict[str, Any]) -> Bundle:
-    """From a training run."""
+    """The bundle of a training run."""
     from fastdc.export import CALIBRATION_SEEDS, export_run
 
     for name, option in _OF_SOURCES.items():
         if options.pop(name) not in (None, (), _UNLESS_GIVEN.get(name)):
-            raise InputError(f"{option} is for models of other tools, {source} is a run of fastdc train")
+            raise InputError(f"{option} is for models of other tools, but {source} is a run of fastdc train")
     given = {**options, **{name: default for name, default in _RUN_DEFAULTS.items() if options[name] is None}}
     with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
         return export_run(source, out, progress=progress, notify=notes.append, **given)
 
 
 def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[str, Any]) -> Bundle:
-    """From a model of another tool."""
+    """The bundle of another tool's model."""
     from fastdc.data import load_labelled
     from fastdc.export import CALIBRATION_SEEDS, DEFAULT_OPSET, compare_errors, export_source
     from fastdc.sources import open_source
@@ -183,7 +202,7 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
         if not quiet:
             click.echo(f"{line} ...", err=True)
 
-    if Path(out).exists() and not options["overwrite"]:  # before a large model is read
+    if Path(out).exists() and not options["overwrite"]:  # checked before a large model is read
         raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
     verify, engine = options.pop("verify"), options.pop("engine")
     if engine is not None:
@@ -225,11 +244,11 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
 
 
 def _check_engine(folder: str, precision: str | None) -> None:
-    """Refuses what cannot be done: now, not after the work.
+    """Refuses an engine that cannot be built or written, before the work starts.
 
     Raises:
-        InputError: No engine can be of this precision, or written to this folder.
-        MissingDependencyError: A package that it needs is not installed.
+        InputError: An engine cannot have this precision, or the folder is not writable.
+        MissingDependencyError: A package that engines need is not installed.
         BackendError: There is no GPU, or TensorRT does not start.
     """
     from fastdc.backends.tensorrt import check_usable
@@ -246,22 +265,22 @@ def _check_engine(folder: str, precision: str | None) -> None:
 
 
 def _build_engine(folder: str, bundle: Bundle) -> list[str]:
-    """Builds the engine that ``--backend tensorrt`` will ask for; what to say of it."""
+    """Builds the engine that ``--backend tensorrt`` will use; returns notes about it."""
     from fastdc.backends.tensorrt import EngineCache, TensorRTNetwork
 
     made = TensorRTNetwork(bundle, cache=EngineCache(_engines(folder)))
     checks = made.self_test["checks"]
     return [
-        f"engine of {made.version} {'built' if made.built else 'was there'}, steps of {_listed(made.sizes or ())}; "
+        f"engine of {made.version} {'built' if made.built else 'found'}, steps of {_listed(made.sizes or ())}; "
         f"at {_listed(one['batch'] for one in checks)} within {max(one['relative'] for one in checks):.1e} of the CPU, "
-        f"allowed is {made.self_test['allowed']:.1e}",
+        f"limit {made.self_test['allowed']:.1e}",
         f"use it: FASTDC_CACHE={shlex.quote(folder)} fastdc classify --backend tensorrt --device cuda "
         f"--model {shlex.quote(str(bundle.path))} IMAGE...",
     ]
 
 
 def _engines(folder: str) -> Path:
-    """Where a FASTDC_CACHE has its engines."""
+    """The folder of the engines in a FASTDC_CACHE."""
     return Path(folder) / "engines"
 
 
@@ -270,14 +289,14 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _conditions(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """Prompts, or names of classes, that the options give."""
+    """The prompts or the class names that the options give; None for the other, or for both."""
     from fastdc.bundle import prompts_of, read_class_names, read_prompts
     from fastdc.sources import is_text_conditional
 
     listed, templates = options["classes"], options["template"]
     if options["prompts"] is not None:
         if listed is not None or templates:
-            raise InputError("--prompts says what the classes are: expected neither --classes nor --template beside it")
+            raise InputError("--prompts defines the classes: expected neither --classes nor --template with it")
         return read_prompts(options["prompts"]), None
     names = None
     if listed is not None:
@@ -285,15 +304,15 @@ def _conditions(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
         names = read_class_names(listed) if is_file else tuple(part.strip() for part in listed.split(","))
     if not is_text_conditional(source):
         if templates:
-            raise InputError(f"--template is for text-conditional models, {source} is none")
+            raise InputError(f"--template is for text-conditional models, and {source} is not one")
         return None, names
     if names is None:
-        raise InputError(f"{source} is text-conditional: say what the classes are by --prompts CSV or --classes LIST")
+        raise InputError(f"{source} is text-conditional: define its classes by --prompts CSV or --classes LIST")
     return prompts_of(names, templates or ("a photo of a {}.",)), None
 
 
 def _lora(text: str) -> Any:
-    """A LoRA of "FILE" or "FILE=SCALE"."""
+    """A LoRA from "FILE" or "FILE=SCALE"."""
     from fastdc.sources import Lora
 
     path, _, scale = text.rpartition("=")
@@ -304,14 +323,14 @@ def _lora(text: str) -> Any:
 
 
 def _findings(bundle: Bundle) -> list[str]:
-    """What an export found out, a line each."""
+    """The results of an export, one per line."""
     cost, found = bundle.manifest.get("cost", {}), bundle.manifest["provenance"]
-    lines = [f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP an evaluation"]
+    lines = [f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP per evaluation"]
     if "cell_flops" in cost:
         pair, label = (100 * cost[part] / cost["flops"] for part in ("pair_flops", "class_flops"))
         saved = 100 * saved_by_parts(cost, 10)
         lines.append(
-            f"in parts: {pair:.1f} % of an evaluation is the same for all classes, {label:.1f} % for all images; "
+            f"in parts: {pair:.1f} % of an evaluation is shared by all classes and {label:.1f} % by all images; "
             f"{saved:.1f} % saved with 10 classes"
         )
     if "int8_agreement" in found:

@@ -1,4 +1,4 @@
-"""``fastdc info``: what is installed and built in, or what a model is."""
+"""``fastdc info``: the installation, or a model."""
 
 import json
 from typing import Any
@@ -16,15 +16,18 @@ Examples:
   fastdc info                this installation
   fastdc info digits         a shipped model
   fastdc info my-model       a bundle folder; every file is verified
-  fastdc info --json         for scripts
+  fastdc info --json         the same facts, for scripts
+
+\b
+An extra that is missing is shown with the command that installs it.
 """
 
 
 @click.command(name="info", epilog=_EPILOG)
 @click.argument("model", required=False, metavar="[MODEL]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(model: str | None, as_json: bool) -> None:
-    """Show what is installed and built in; with MODEL, what that model is, after verifying its files."""
+    """Describe this installation, or MODEL after verifying its files."""
     if model is None:
         facts = _installation()
     else:
@@ -69,7 +72,7 @@ def _installation() -> dict[str, Any]:
 
 
 def _race(model: Model) -> str:
-    """What the default rule is."""
+    """The rule that classify uses by default."""
     calibration = model.calibration
     if calibration is None:
         return "paired tests, as there is no calibration"
@@ -79,7 +82,7 @@ def _race(model: Model) -> str:
 
 
 def _noised(model: Model) -> str:
-    """The methods and noises that the race is calibrated for, the noise in the unit of levels, and the promise."""
+    """The methods and noises (sigma / alpha) that the race is calibrated for, each with its guarantee."""
     found: dict[str, list[str]] = {}
     for calibration in model.noised_calibrations:
         method, noise = calibration.noised or ("", 0.0)
@@ -89,21 +92,21 @@ def _noised(model: Model) -> str:
 
 
 def _prompts(bundle: Bundle) -> str:
-    """What describes the classes, and whether others may."""
+    """The first prompts, and whether --prompts can replace them."""
     model = bundle.model
     shown = [repr(text) for text in model.prompts[:4]]
     more = [f"... {len(model.prompts) - 4} more"] if len(model.prompts) > 4 else []
-    other = "others by --prompts" if TEXT in bundle.files else "no text encoder for others"
+    other = "--prompts can replace them" if TEXT in bundle.files else "fixed, without a text encoder"
     return f"{len(model.prompts)}: {', '.join([*shown, *more])}; {other}"
 
 
 def _cost(bundle: Bundle) -> str:
-    """Size and cost of the network, and what its parts save."""
+    """Size and cost of the network, and the share of operations that its parts save."""
     cost = bundle.manifest["cost"]
-    text = f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP an evaluation"
+    text = f"{cost['parameters'] / 1e6:.4g} M parameters, {cost['flops'] / 1e9:.4g} GFLOP per evaluation"
     text += f", {bundle.manifest.get('precision', 'float32')}"
     if REST in bundle.files:
-        text += f"; in parts, which saves {100 * saved_by_parts(cost, 10):.1f} % with 10 classes"
+        text += f"; its parts save {100 * saved_by_parts(cost, 10):.1f} % with 10 classes"
     return text
 
 

@@ -1,7 +1,7 @@
-"""``fastdc``: the command group, and the one place where errors become one line and an exit code.
+"""``fastdc``: the command group. Here errors become one line and an exit code.
 
-Exit codes: 0 done, 2 bad input or usage (one line, before work starts), 130 interrupted; 1 when the reader of a pipe
-has gone, as in ``fastdc classify ... | head`` (click ends the run quietly).
+Exit codes: 0 for success, 2 for bad input or usage (one line, before the work starts), 130 for Ctrl-C, and 1 if the
+reader of a pipe has gone, as in ``fastdc classify ... | head`` (click then ends the command quietly).
 """
 
 import importlib
@@ -13,23 +13,31 @@ import click
 
 from fastdc.support import FastdcError, Interrupted, __version__
 
-# Command -> what it does, in the order of --help. Modules are imported when their command runs.
+# Each command and its description, in the order of --help. A module is imported when its command runs.
 _COMMANDS = {
     "demo": "Classify the 400 test images that come with fastdc.",
     "classify": "Classify image files, folders and arrays.",
     "calibrate": "Find on validation images how early classes can be dropped.",
-    "certify": "Certify a data set: classes with the radius in which they cannot change.",
+    "certify": "Certify images: each gets a class and a radius within which it cannot change.",
     "evaluate": "Tabulate and plot certified accuracy from files of certificates.",
-    "info": "Show what is installed and built in, or what a model is.",
-    "train": "Train a diffusion classifier on your own images.",
-    "export": "Turn a training run into a model that runs without torch.",
+    "info": "Describe this installation or a model.",
+    "train": "Train a diffusion model on your own labelled images.",
+    "export": "Turn a training run or a published model into a bundle that runs without torch.",
 }
 
 _EPILOG = """\b
 Start here:
-  fastdc demo                          the main job on real data, in under a minute
-  fastdc classify photo.png            one image, with the shipped model
-  fastdc COMMAND --help                every option, with examples
+  fastdc demo                  real data, in under a minute
+  fastdc classify photo.png    one image, with the shipped model
+  fastdc COMMAND --help        every option, with examples
+
+\b
+From your own images to certificates:
+  fastdc train photos/ --out run --val 0.1
+  fastdc export run my-model --calibrate run/val.npz
+  fastdc classify --model my-model new-photos/
+  fastdc certify --model my-model --data test/ --sigma 0.25 --out test.tsv
+  fastdc evaluate test.tsv
 """
 
 
@@ -53,22 +61,22 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fastdc")
 def cli() -> None:
-    """Classify images with diffusion models, fast.
+    """Classify and certify images with diffusion models, fast.
 
-    A diffusion classifier asks a conditional diffusion model how well it denoises an image under each class; the class
-    with the smallest error wins. No classifier is trained.
+    A conditional diffusion model denoises the image under each class; the class with the smallest error wins. No
+    classifier is trained.
     """
 
 
 def main() -> None:
-    """Runs the command line. Set FASTDC_TRACEBACK=1 to see where an error came from."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a class or file may have a name that the terminal cannot show
+    """Runs the command line. If FASTDC_TRACEBACK is set, errors show their traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may be unable to show the name of a class or file
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(prog_name="fastdc", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2's word for plain `fastdc`
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 raises this for plain `fastdc`
             click.echo(error.ctx.get_help() if error.ctx else "")
             sys.exit(0)
         help_hint = f" (try '{error.ctx.command_path} --help')" if error.ctx else ""
@@ -78,7 +86,9 @@ def main() -> None:
             raise
         _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except (KeyboardInterrupt, click.Abort) as stop:
-        cause = stop.__cause__ or stop.__context__ if isinstance(stop, click.Abort) else stop  # click's word for Ctrl-C
+        cause = (
+            stop.__cause__ or stop.__context__ if isinstance(stop, click.Abort) else stop
+        )  # click's own exception for Ctrl-C
         click.echo(f"fastdc: {cause if isinstance(cause, Interrupted) else 'interrupted'}", err=True)
         sys.exit(130)
     except OSError as error:
@@ -86,7 +96,7 @@ def main() -> None:
             raise
         _fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except MemoryError as error:
-        _fail(f"out of memory: {error or 'fewer images or draws need less'}")
+        _fail(f"out of memory: {error or 'try fewer images or draws'}")
 
 
 def _fail(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Options and progress that several commands share, so that a word means the same everywhere."""
+"""Options, checks and the progress bar that several commands share."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ Advance = Callable[[int, str], None]
 
 
 def _ratios(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Noise-to-signal ratios of "0.8" or "0.8,1.2", none of "". Whether they fit the model shows with the plan."""
+    """Noise-to-signal ratios from "0.8" or "0.8,1.2"; none from "". Making the plan checks them against the model."""
     if value is None:
         return None
     try:
@@ -32,8 +32,8 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 
 def first_option(default: str) -> Callable[[Command], Command]:
-    """The option --first of a command whose default is described so."""
-    text = "Noise levels (sigma / alpha) of the first draws: the most telling ones."
+    """The option --first, with the text that describes the command's default."""
+    text = "Noise levels (sigma / alpha) of the first draws; choose the levels that separate the classes best."
     return click.option("--first", callback=_ratios, metavar="R[,R...]", help=f"{text}  [default: {default}]")
 
 
@@ -42,19 +42,19 @@ LEVELS = click.option(
     "--levels",
     type=(float, float),
     metavar="LO HI",
-    help="Band of noise levels (sigma / alpha) that the draws go through.  [default: the model's]",
+    help="Band of noise levels (sigma / alpha) that the draws cover.  [default: the model's]",
 )
 SIGMA = click.option(
     "--sigma",
     type=float,
-    help="Add noise of this standard deviation to the images, in pixels in [0, 1], as certification does.",
+    help="Add Gaussian noise of this standard deviation to the images, in pixels in [0, 1], as certification does.",
 )
 METHOD = click.option(
     "--method",
     type=click.Choice(METHODS),
-    help="What takes the noise into account: the classifier of noisy images.  [default: epndc with --sigma, else dc]",
+    help="Diffusion classifier of the noisy images.  [default: epndc with --sigma, otherwise dc]",
 )
-QUIET = click.option("--quiet", is_flag=True, help="No progress bar, no notes.")
+QUIET = click.option("--quiet", is_flag=True, help="Print results only: no progress bar and no notes.")
 
 _NETWORK_OPTIONS = (
     click.option(
@@ -62,23 +62,23 @@ _NETWORK_OPTIONS = (
         type=click.Choice(("auto", *BACKENDS)),
         default="auto",
         show_default=True,
-        help="What runs the network.",
+        help="Library that runs the network. auto: onnx if it is installed, but torch on a GPU.",
     ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or several: cuda:N,M."),
+    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or several GPUs: cuda:N,M."),
     click.option(
         "--precision",
         type=click.Choice(("auto", *PRECISIONS)),
         default="auto",
         show_default=True,
-        help="Of the network's numbers, where the backend has a choice.",
+        help="Precision of the network, if the backend offers several.",
     ),
     click.option(
         "--batch",
         type=int,
-        help="Network evaluations in a step.  [default: 128 on the CPU, 512 on a GPU; fewer if they are large]",
+        help="Network evaluations per step.  [default: 128 on the CPU, 512 on a GPU; fewer for large networks]",
     ),
-    click.option("--compile", is_flag=True, help="With torch: compile the network first."),
-    click.option("--threads", type=int, help="CPU threads.  [default: all usable]"),
+    click.option("--compile", is_flag=True, help="Compile the network before the first step (torch backend only)."),
+    click.option("--threads", type=int, help="Number of CPU threads (CPU backends only).  [default: all usable]"),
 )
 
 _RULE_OPTIONS = (
@@ -87,36 +87,41 @@ _RULE_OPTIONS = (
         type=click.Choice(RULES),
         default="race",
         show_default=True,
-        help="When to drop a class. race: calibrated where the model has a calibration for the draws, else paired "
-        "tests; full: never.",
+        help="Rule that stops evaluating classes that have lost. race: the model's calibrated race, or paired tests if "
+        "the model has no calibration for these draws. full: evaluate every class at every draw.",
     ),
     click.option(
         "--rule-option",
         "-o",
         multiple=True,
         metavar="NAME=VALUE",
-        help="An option of the rule, such as alpha=0.001 or n_samples=16,64. Repeat for more.",
+        help="Option of the rule, such as alpha=0.001 or n_samples=16,64; repeat it for more options.",
     ),
     click.option(
         "--calibration",
         type=click.Path(dir_okay=False),
         metavar="FILE.json",
-        help="Use this calibration, of fastdc calibrate --out.  [default: the model's]",
+        help="Calibration of the race, a file written by fastdc calibrate --out.  [default: the model's]",
     ),
 )
-_MODEL = click.option("--model", default="digits", show_default=True, help="A shipped model or a bundle folder.")
+_MODEL = click.option(
+    "--model", default="digits", show_default=True, help="Name of a shipped model, or a bundle folder."
+)
 PROMPTS = click.option(
     "--prompts",
     metavar="CSV",
-    help="Other classes for a text-conditional model with its text encoder: prompt,classname,classidx, one a line; "
-    "several prompts may describe a class.  [default: the model's]",
+    help="Prompts that replace the classes of a text-conditional model: a CSV file with the columns prompt, classname "
+    "and classidx, one or more prompts per class.  [default: the model's]",
 )
 _DRAWS = click.option(
     "--draws",
     type=int,
-    help="Noise draws a class, at most; more is surer and slower.  [default: the rule's, else the model's]",
+    help="Most noise draws per class; more draws make the answer surer and slower.  [default: the rule's or the "
+    "model's]",
 )
-_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of the noise; same seed, same result.")
+_SEED = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the noise; the same seed gives the same result."
+)
 
 _RUN_OPTIONS = (
     _MODEL,
@@ -127,7 +132,7 @@ _RUN_OPTIONS = (
         type=click.Choice(DECISIONS),
         default="mean",
         show_default=True,
-        help="mean: smallest mean error wins; vote: most draws won.",
+        help="mean: the class with the smallest mean error wins. vote: the class that wins the most draws.",
     ),
     _DRAWS,
     FIRST,
@@ -135,10 +140,13 @@ _RUN_OPTIONS = (
     click.option(
         "--order",
         type=click.Choice(ORDERS),
-        help="How the draws go through the band: evenly, or at random (betting's guarantee asks for it).",
+        help="Order of the noise levels in the band: evenly spread or random; the guarantee of --rule betting needs "
+        "random.  [default: van_der_corput]",
     ),
-    click.option("--antithetic", is_flag=True, help="Draws in pairs of opposite noise."),
-    click.option("--level-weights", is_flag=True, help="Weigh noise levels by the model's fitted curve."),
+    click.option("--antithetic", is_flag=True, help="Make draws in pairs of opposite noise."),
+    click.option(
+        "--level-weights", is_flag=True, help="Weight noise levels by the curve that was fitted to the model."
+    ),
     _SEED,
     *_NETWORK_OPTIONS,
     QUIET,
@@ -157,12 +165,12 @@ def model_option(command: Command) -> Command:
 
 
 def base_options(command: Command) -> Command:
-    """Adds the options of commands that certify: what decides about a noisy copy, and what runs it."""
+    """Adds the options of commands that certify: the rule, the draws and the network of the base classifier."""
     return _with(command, _BASE_OPTIONS)
 
 
 def network_options(command: Command) -> Command:
-    """Adds the options that say what runs the network."""
+    """Adds the options of the network."""
     return _with(command, _NETWORK_OPTIONS)
 
 
@@ -173,7 +181,7 @@ def _with(command: Command, options: tuple[Callable[[Command], Command], ...]) -
 
 
 def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
-    """The classifier that a command's options name."""
+    """The classifier that the options describe."""
     bundle = open_bundle(options["model"], options)
     if options.get("calibration") is not None:
         bundle = with_calibration_file(bundle, options["calibration"])
@@ -181,7 +189,7 @@ def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
 
 
 def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
-    """The bundle of a name or folder, with the prompts that a command's options give."""
+    """The bundle of a name or folder, with the prompts that the options give."""
     bundle = load_bundle(find_model(model))
     path = options.get("prompts")
     if path is None:
@@ -193,7 +201,7 @@ def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
 
 
 def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier:
-    """The classifier of a bundle, on the network that a command's options name."""
+    """The classifier of a bundle, on the backend and device that the options name."""
     return load(
         bundle,
         backend=options["backend"],
@@ -206,10 +214,10 @@ def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier
 
 
 def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
-    """Which draws a command's options ask for.
+    """The options of the plan: those that select the draws.
 
     Raises:
-        InputError: Level weights are asked for, and the model has none.
+        InputError: The options ask for level weights, but the model has none.
     """
     plan = PlanOptions(draws=options["draws"], levels=options["levels"], first=options["first"])
     if options.get("order") is not None:
@@ -227,14 +235,14 @@ def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
 
 
 def check_output(path: str, inputs: Iterable[str] = ()) -> None:
-    """Refuses a file that cannot be written, before the work whose result it would hold.
+    """Refuses an output file that cannot be written, before the work starts.
 
     Args:
-        path: Where a file is to be written.
-        inputs: Files that are read and must not be replaced.
+        path: The output file.
+        inputs: Input files, which the output must not replace.
 
     Raises:
-        InputError: Its folder is missing or cannot be written to, or the file is a folder or one of the inputs.
+        InputError: Its folder is missing or not writable, or the path is a folder or one of the inputs.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -247,10 +255,10 @@ def check_output(path: str, inputs: Iterable[str] = ()) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a folder that cannot be written to.
+    """Refuses a folder that is not writable.
 
     Raises:
-        InputError: It cannot.
+        InputError: The folder is not writable.
     """
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -259,15 +267,16 @@ def check_folder(folder: Path) -> None:
 
 
 def check_plot(path: str, inputs: Iterable[str] = ()) -> None:
-    """Refuses a plot before the work that it would show: no matplotlib, or no folder to write to.
+    """Refuses a plot that cannot be drawn or written, before the work starts.
 
     Args:
-        path: Where the plot is to be written.
-        inputs: Files that are read and must not be replaced.
+        path: The plot's file.
+        inputs: Input files, which the plot must not replace.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        InputError: The path's suffix will not do, or see :func:`check_output`.
+        InputError: The suffix is not .png, .svg or .pdf, the folder is missing or not writable, or the path is a folder
+            or one of the inputs.
     """
     require("matplotlib", extra="plot")
     if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
@@ -277,19 +286,19 @@ def check_plot(path: str, inputs: Iterable[str] = ()) -> None:
 
 @contextmanager
 def progress_bar(total: int, *, quiet: bool, description: str | None = None) -> Iterator[Advance]:
-    """A bar on stderr over images, drawn only on a terminal, and drawn again where only the text behind it changes.
+    """A progress bar over images on stderr, drawn only on a terminal.
 
     Args:
-        total: Images in all.
-        quiet: No bar at all.
-        description: A word before the bar.
+        total: Total number of images.
+        quiet: Whether to draw no bar.
+        description: Text before the bar.
 
     Yields:
-        A function that advances the bar by a number of images and puts a text behind it.
+        A function that advances the bar by a number of images and sets the text after it.
     """
     from tqdm import tqdm
 
-    disable = True if quiet else None  # None: tqdm's word for "only on a terminal"
+    disable = True if quiet else None  # None means "only on a terminal" to tqdm
     with tqdm(
         total=total,
         desc=description,
@@ -297,7 +306,7 @@ def progress_bar(total: int, *, quiet: bool, description: str | None = None) -> 
         disable=disable,
         dynamic_ncols=True,
         leave=False,
-        smoothing=0,  # the mean rate: images come in heaps
+        smoothing=0,  # show the mean rate, because images finish in groups
         miniters=0,
     ) as bar:
 

@@ -1,4 +1,4 @@
-"""Runs a classifier over many images for a command: one run, one progress bar, results handed on as they are known."""
+"""Classification for a command: one progress bar, results in order as they become known, and whole lines on Ctrl-C."""
 
 import json
 import signal
@@ -13,21 +13,21 @@ from fastdc.inference import Classification, OnProgress, Progress, Settings
 from fastdc.rules import Calibrated, describe
 from fastdc.support import InputError, Interrupted
 
-# Images whose results are handed on together: enough to decide at once, few enough to see lines come.
+# Images per result: enough to decide them together, few enough that lines appear steadily.
 CHUNK = 16
 
 
 def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[str, Any]) -> Iterator[Classification]:
-    """Classifies images (n, c, h, w).
+    """Classifies images (n, c, h, w) with the options of a command.
 
-    A Ctrl-C while the caller handles a result waits until it asks for the next one, so that what was finished is
-    handed on whole; a second one does not wait.
+    If Ctrl-C comes while the caller handles a result, it takes effect when the caller asks for the next one, so that
+    every finished result is handled completely. A second Ctrl-C takes effect at once.
 
     Yields:
-        Results of consecutive images, as soon as they are known. On Ctrl-C, the results that were finished.
+        Results of consecutive images, as soon as they are known. After Ctrl-C, the results that are finished.
 
     Raises:
-        Interrupted: After those.
+        Interrupted: Ctrl-C was pressed; raised after the finished results.
     """
     with progress_of(quiet=options["quiet"]) as progress:
         stream = classifier.stream(
@@ -56,7 +56,7 @@ def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[
 
 
 def _stop(results: "Generator[Classification, None, None]") -> Interrupted:
-    """Interrupts a stream between two results; what it has finished comes with the interruption."""
+    """Interrupts a stream between two results; the interruption carries the finished results."""
     try:
         results.throw(KeyboardInterrupt())
     except Interrupted as stop:
@@ -66,7 +66,7 @@ def _stop(results: "Generator[Classification, None, None]") -> Interrupted:
 
 @contextmanager
 def progress_of(*, runs: int = 1, quiet: bool, description: str | None = None) -> Iterator[OnProgress]:
-    """A bar over the images of several runs, one after the other; it appears with the first step."""
+    """A bar over the images of several consecutive runs; it appears with the first step."""
     last = Progress(0, 0, 0, 0)
     before = 0
     advance: Advance | None = None
@@ -76,7 +76,7 @@ def progress_of(*, runs: int = 1, quiet: bool, description: str | None = None) -
             nonlocal last, before, advance
             if advance is None:
                 advance = stack.enter_context(progress_bar(runs * state.images, quiet=quiet, description=description))
-            if state.evaluations <= last.evaluations:  # the next run
+            if state.evaluations <= last.evaluations:  # the next run has started
                 before += last.evaluations
                 last = Progress(0, 0, 0, 0)
             advance(state.finished - last.finished, f"{before + state.evaluations:,} evaluations")
@@ -86,10 +86,10 @@ def progress_of(*, runs: int = 1, quiet: bool, description: str | None = None) -
 
 
 def settings_of(classifier: DiffusionClassifier, options: dict[str, Any]) -> Settings:
-    """The settings that a command's options ask for.
+    """The settings that a command's options describe.
 
     Raises:
-        InputError: An option cannot be used.
+        InputError: An option is not valid.
     """
     return classifier.settings(
         rule=options["rule"],
@@ -102,13 +102,14 @@ def settings_of(classifier: DiffusionClassifier, options: dict[str, Any]) -> Set
 
 
 def rule_text(settings: Settings) -> str:
-    """A rule with its options and, where the model's calibration is what runs, its promise."""
+    """A rule with its options, and its guarantee if the model's calibration applies."""
     rule = settings.job.rule
     if isinstance(rule, Calibrated):
         calibration = settings.job.model.calibration
         if calibration is not None and (
             calibration.fits(settings.job.plan.config)
-            and calibration.draws == settings.job.plan.draws  # fewer may decide otherwise among the classes left
+            and calibration.draws
+            == settings.job.plan.draws  # with fewer draws the remaining classes may rank differently
             and calibration.limit <= rule.limit
         ):
             return f"{rule.name}, limit {rule.limit:.4g}: {promise(calibration.delta)}"
@@ -120,15 +121,15 @@ def rule_text(settings: Settings) -> str:
 
 
 def promise(delta: float) -> str:
-    """What a calibration at level delta says."""
+    """The guarantee of a calibration at level delta."""
     return f"at most {100 * delta:.3g} % of answers differ from the full run"
 
 
 def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:
-    """The options of a rule from "name=value" entries; values are JSON, lists may leave out their brackets.
+    """The options of a rule from "name=value" entries. Values are JSON; lists may omit their brackets.
 
     Raises:
-        InputError: An entry is not of that form, or names an option twice.
+        InputError: An entry has another form, or an option is given twice.
     """
     options: dict[str, Any] = {}
     for entry in entries:
@@ -146,7 +147,7 @@ def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:
 
 @contextmanager
 def _bar_hidden() -> Iterator[None]:
-    """Takes the bar off the terminal while lines are printed on it."""
+    """Hides the bar while lines are printed on the terminal."""
     from tqdm import tqdm
 
     with tqdm.external_write_mode():
@@ -155,10 +156,16 @@ def _bar_hidden() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[Callable[[], bool]]:
-    """Holds back the first Ctrl-C; yields a function that tells whether there was one."""
+    """Delays the first Ctrl-C.
+
+    Yields:
+        A function that says whether Ctrl-C was pressed.
+    """
     held = False
     handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):  # nor may it be handled
+    if threading.current_thread() is not threading.main_thread() or not callable(
+        handler
+    ):  # only the main thread can set handlers
         yield lambda: False
         return
 

@@ -1,4 +1,4 @@
-"""``fastdc train``: a denoiser from labelled images, in a run folder that survives interruption."""
+"""``fastdc train``: train a denoiser on labelled images, in a run folder that survives interruptions."""
 
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,19 @@ from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
-  fastdc train photos --out run --size 32 --val 0.1      # photos/cat/*.png, photos/dog/*.png
-  fastdc train digits.npz --out run --model mlp          # arrays "images" (n,h,w) and "labels" (n,)
-  fastdc train --out run --resume                        # after Ctrl-C, a crash or a reboot
-  fastdc export run my-model --calibrate run/val.npz     # then: a bundle to classify with
+  fastdc train photos --out run --size 32 --val 0.1    photos/cat/, photos/dog/
+  fastdc train digits.npz --out run --model mlp        arrays of images and labels
+  fastdc train --out run --resume                      after Ctrl-C or a crash
+  fastdc export run my-model --calibrate run/val.npz   then: a bundle
 
 \b
-How long: on one CPU core, 8x8 digits take two minutes (unet) or one (mlp). 32x32 images and
-larger want a GPU (--device cuda) and some 20,000 steps or more.
+Time: on one CPU core, 8x8 digits take two minutes (unet) or one (mlp). Images of
+32x32 and more need a GPU (--device cuda) and some 20,000 steps or more.
 
 \b
-What to change first: --steps (longer is better until the validation loss rises), --model mlp for
-small images when speed counts, --flip when mirrored images keep their class.
+What to change first: --steps (more are better until the validation loss rises),
+--model mlp for small images if speed matters, --flip if mirrored images keep
+their class.
 """
 
 _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells report them
@@ -28,43 +29,59 @@ _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells repor
 
 @click.command(name="train", epilog=_EPILOG)
 @click.argument("data", required=False, metavar="DATA")
-@click.option("--out", required=True, metavar="RUN", help="The run folder to make (with --resume: to continue).")
-@click.option("--resume", is_flag=True, help="Continue the run in RUN; options not given are taken from it.")
-@click.option("--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate (default). mlp: many times cheaper.")
+@click.option("--out", required=True, metavar="RUN", help="Run folder to make, or with --resume to continue.")
+@click.option("--resume", is_flag=True, help="Continue the run in RUN. Omitted options keep the run's values.")
+@click.option("--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate [default]. mlp: many times cheaper.")
 @click.option(
-    "--width", type=int, help="Channels of the first UNet level [32, or 64 above 16 pixels], or MLP width [256]."
+    "--width",
+    type=int,
+    help="Channels of the first UNet level [default: 32, or 64 above 16 pixels], or width of the MLP [default: 256].",
 )
 @click.option("--size", type=int, metavar="PIXELS", help="Resize and crop all images to a square of this side.")
-@click.option("--channels", type=click.Choice(["1", "3"]), help="With --size: make all images grey (1) or RGB (3).")
-@click.option("--steps", type=int, help="Optimizer steps [unet 1340, mlp 4640: enough for the digits].")
-@click.option("--batch", type=int, help="Images a step [unet 64, mlp 256].")
-@click.option("--lr", type=float, help="Peak learning rate of AdamW, before a cosine decay [0.001].")
-@click.option("--warmup", type=int, help="Steps of linear warm-up of the learning rate [100].")
-@click.option("--ema", type=float, help="Decay of the average of the weights, which is what gets exported [0.999].")
-@click.option("--label-dropout", type=float, help="Fraction of images trained without their class [0.1].")
-@click.option("--p-mean", type=float, help="Mean of ln sigma during training [unet -0.6, mlp -0.4].")
-@click.option("--p-std", type=float, help="Standard deviation of ln sigma during training [unet 1.2, mlp 1.0].")
-@click.option("--sigma-data", type=float, help="Standard deviation of the images in [-1, 1] [measured].")
-@click.option("--dropout", type=float, help="Dropout inside the network [unet 0, mlp 0.1].")
-@click.option("--flip/--no-flip", default=None, help="Mirror images left to right at random [no].")
-@click.option("--val", metavar="FILE|FRACTION", help="Validation images: like DATA, or a fraction of it such as 0.1.")
-@click.option("--seed", type=int, help="Same seed, data and threads: the same weights, bit for bit on a CPU [0].")
-@click.option("--threads", type=int, help="CPU threads [torch's choice].")
-@click.option("--device", help="cpu or cuda [cpu].")
-@click.option("--checkpoint-every", type=int, metavar="STEPS", help="Steps between checkpoints [500].")
-@click.option("--clip", type=float, hidden=True)  # for a bundle's provenance to be repeated to the letter
+@click.option(
+    "--channels", type=click.Choice(["1", "3"]), help="With --size: convert all images to grey (1) or RGB (3)."
+)
+@click.option("--steps", type=int, help="Optimizer steps [default: unet 1340, mlp 4640, enough for the digits].")
+@click.option("--batch", type=int, help="Images per step [default: unet 64, mlp 256].")
+@click.option("--lr", type=float, help="Peak learning rate of AdamW, before a cosine decay [default: 0.001].")
+@click.option("--warmup", type=int, help="Steps in which the learning rate rises linearly [default: 100].")
+@click.option(
+    "--ema", type=float, help="Decay of the moving average of the weights; the average is exported [default: 0.999]."
+)
+@click.option("--label-dropout", type=float, help="Fraction of images trained without their class [default: 0.1].")
+@click.option("--p-mean", type=float, help="Mean of ln sigma during training [default: unet -0.6, mlp -0.4].")
+@click.option(
+    "--p-std", type=float, help="Standard deviation of ln sigma during training [default: unet 1.2, mlp 1.0]."
+)
+@click.option("--sigma-data", type=float, help="Standard deviation of the images in [-1, 1] [default: measured].")
+@click.option("--dropout", type=float, help="Dropout inside the network [default: unet 0, mlp 0.1].")
+@click.option("--flip/--no-flip", default=None, help="Mirror images left to right at random [default: no].")
+@click.option(
+    "--val",
+    metavar="FILE|FRACTION",
+    help="Validation images: a folder or file like DATA, or a fraction of DATA such as 0.1.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    help="Seed; on a CPU, the same seed, data and threads give the same weights to the bit [default: 0].",
+)
+@click.option("--threads", type=int, help="Number of CPU threads [default: torch's choice].")
+@click.option("--device", help="Device: cpu or cuda [default: cpu].")
+@click.option("--checkpoint-every", type=int, metavar="STEPS", help="Steps between checkpoints [default: 500].")
+@click.option("--clip", type=float, hidden=True)  # hidden options repeat the command in a bundle's provenance exactly
 @click.option("--weight-decay", type=float, hidden=True)
 @click.option("--timestep-scale", type=float, hidden=True)
-@click.option("--quiet", is_flag=True, help="No progress bar and no notes, only the result.")
+@click.option("--quiet", is_flag=True, help="Print the result only: no progress bar and no notes.")
 @click.pass_context
 def command(ctx: click.Context, /, data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -> None:
     """Train a class-conditional diffusion model from labelled images.
 
     DATA is a folder with one sub-folder per class, or an .npz file with the arrays `images` (uint8: n,h,w or n,c,h,w or
-    n,h,w,c) and `labels` (integers from 0), and optionally `class_names`.
+    n,h,w,c), `labels` (integers from 0) and optionally `class_names`.
 
-    RUN receives the configuration, a log and a checkpoint. Ctrl-C saves before it stops; --resume goes on from there
-    and ends with the same weights as a run that was never interrupted.
+    The folder RUN receives the configuration, a log and a checkpoint. Ctrl-C saves the state and stops; --resume
+    continues from there and ends with the same weights as an uninterrupted run.
     """
     from fastdc.train import RunFolder, TrainConfig, train
 
@@ -94,6 +111,6 @@ def command(ctx: click.Context, /, data: str | None, out: str, resume: bool, qui
 
 def _calibration_hint(val: str | None, run: Path) -> str:
     if val is None:
-        return "   (with --calibrate IMAGES it learns to give probabilities too)"
+        return "   (add --calibrate IMAGES to fit the probabilities and the race)"
     kept = run / "val.npz"
     return f" --calibrate {kept if kept.exists() else val}"

@@ -1,8 +1,10 @@
-"""The command line: results on stdout, everything else on stderr, and one line and exit code 2 for any bad input.
+"""The command line: results on stdout, all else on stderr, and one line with exit code 2 for any bad input.
 
-Commands run in this process; what needs one of its own (signals, pipes, missing packages) is in test_cli_process.py.
+Commands run in this process. test_process.py tests signals, pipes and missing packages, which need a process of their
+own.
 """
 
+import importlib
 import json
 import re
 import shutil
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,13 +21,14 @@ import fastdc
 from fastdc import ErrorTable
 from fastdc.bundle.shipped import find_model
 from fastdc.cli.classify import class_keys, json_line
+from fastdc.cli.grouped import HEADINGS
 from fastdc.cli.main import main
 from fastdc.cli.runner import rule_options
 from fastdc.data import digits_test
 from helpers.cli_runs import MLP, Cli, Result, place_digits
 
 FULL = (*MLP, "--rule", "full")
-COMMANDS = ("demo", "classify", "calibrate", "info", "train", "export")
+COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export")
 
 
 @pytest.fixture
@@ -34,14 +38,14 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder, the working one, with test digits as images and arrays."""
+    """The working folder, with test digits as images and arrays."""
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     return place_digits(tmp_path)
 
 
 def strict(line: str) -> Any:
-    """The value of a line of JSON; NaN and Infinity, which Python would read, are none."""
+    """The value of a line of JSON; NaN and Infinity, which Python accepts, are refused."""
 
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
@@ -52,7 +56,7 @@ def strict(line: str) -> Any:
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def test_demo_says_how_well_and_how_fast(cli: Cli) -> None:
+def test_demo_reports_accuracy_cost_and_speed(cli: Cli) -> None:
     pytest.importorskip("onnxruntime")
     result = cli("demo", *MLP, "--draws", "4", "--rule", "full")
     assert result.code == 0
@@ -60,7 +64,7 @@ def test_demo_says_how_well_and_how_fast(cli: Cli) -> None:
     assert result.rows["model"] == "digits-mlp, onnx on cpu"
     assert result.rows["rule"] == "full: every class at every draw"
     assert float(result.rows["accuracy"].split()[0]) > 97
-    assert result.rows["evaluations"] == "40.0 an image (full run: 40), 16,000 in all"
+    assert result.rows["evaluations"] == "40.0 per image (full run: 40), 16,000 in total"
     assert result.err.startswith("next ")
     assert cli("demo", *MLP, "--draws", "1", "--quiet").err == ""
 
@@ -69,7 +73,7 @@ def test_demo_races_by_default(cli: Cli) -> None:
     pytest.importorskip("onnxruntime")
     rows = cli("demo", *MLP).rows
     assert float(rows["accuracy"].split()[0]) > 97
-    each, full = re.fullmatch(r"([\d.]+) an image \(full run: (\d+)\), .*", rows["evaluations"]).groups()  # type: ignore[union-attr]
+    each, full = re.fullmatch(r"([\d.]+) per image \(full run: (\d+)\), .*", rows["evaluations"]).groups()  # type: ignore[union-attr]
     assert 10 < float(each) < int(full)
     paired = cli("demo", *MLP, "--rule", "paired", "--draws", "16", "-o", "alpha=0.2", "-o", "first=4").rows
     assert paired["rule"] == "paired, alpha 0.2, first 4, rivals 9"
@@ -84,7 +88,7 @@ def test_demo_draws_a_sheet(cli: Cli, digits: Path) -> None:
         assert min(sheet.size) > 100
 
 
-def test_classify_prints_a_line_an_image(cli: Cli, digits: Path) -> None:
+def test_classify_prints_one_line_per_image(cli: Cli, digits: Path) -> None:
     code, out, err = cli("classify", "digits", "digits/0.png", "a.npy", *FULL)
     assert code == 0
     rows = [line.split("\t") for line in out.splitlines()]
@@ -100,8 +104,8 @@ def test_classify_prints_a_line_an_image(cli: Cli, digits: Path) -> None:
     assert quiet == Result(0, out, "")
 
 
-def test_classify_says_how_accurate_it_was_when_labels_are_there(cli: Cli, digits: Path) -> None:
-    """70 images are more than one chunk: chunks must neither reorder nor repeat."""
+def test_classify_reports_the_accuracy_if_labels_are_known(cli: Cli, digits: Path) -> None:
+    """70 images are more than one chunk; chunks must not reorder or repeat them."""
     code, out, err = cli("classify", "b.npz", *MLP, "--draws", "4")
     assert code == 0
     right = [
@@ -220,7 +224,7 @@ def test_info_shows_the_installation_and_models(cli: Cli) -> None:
         assert json.loads(model["schedule"])["kind"] == ("ddpm" if name == "shapes" else "edm")
 
 
-def test_help_has_examples_and_is_there_without_arguments(cli: Cli) -> None:
+def test_help_has_examples_and_appears_without_arguments(cli: Cli) -> None:
     for command in COMMANDS:
         shown = cli(command, "--help")
         assert (shown.code, shown.err) == (0, "")
@@ -231,6 +235,28 @@ def test_help_has_examples_and_is_there_without_arguments(cli: Cli) -> None:
     assert all(f"  {command} " in top.out for command in COMMANDS)
     assert cli() == top
     assert cli("--version") == Result(0, f"fastdc, version {fastdc.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_describes_every_option(cli: Cli, command: str) -> None:
+    shown = cli(command, "--help").out
+    module = importlib.import_module(f"fastdc.cli.{command}")
+    for parameter in module.command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, parameter.name
+            assert parameter.opts[0] in shown
+
+
+def test_every_option_of_classify_stands_under_one_heading(cli: Cli) -> None:
+    shown = cli("classify", "--help").out
+    assert [shown.count(f"\n{heading}:\n") for heading in HEADINGS] == [1] * len(HEADINGS)
+    assert shown.index("\nNoise draws:") < shown.index("\n  --draws") < shown.index("\nNetwork:")
+    assert "\nOptions:" not in shown
+
+
+@pytest.mark.parametrize("command", ["", "demo", "classify", "info", "train", "export"])
+def test_help_fits_a_terminal(cli: Cli, command: str) -> None:
+    assert max(map(len, cli(*command.split(), "--help").out.splitlines())) <= 90
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``fastdc export`` of other tools' models: what it prints and writes; bad input costs one line and no memory."""
+"""``fastdc export`` of other tools' models: its output and files; bad input gives one line and takes no memory."""
 
 import csv
 import json
@@ -55,10 +55,10 @@ def _process(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_another_process_exports_the_same_bytes_and_says_what_it_did(
+def test_another_process_exports_the_same_bytes_and_reports_its_steps(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The command against the function: other hash seeds, another folder, prompts of a file."""
+    """The command against the function, with another hash seed, another folder, and prompts from a file."""
     _, bundle = exported("stable-diffusion", shared_folder(tmp_path_factory))
     folder = tiny_pipelines.tiny_sd(tmp_path / "tiny-stable-diffusion")
     prompts = _prompts_file(tmp_path / "prompts.csv")
@@ -72,7 +72,7 @@ def test_another_process_exports_the_same_bytes_and_says_what_it_did(
     first, *notes, last = done.stdout.splitlines()
     assert first.startswith(f"exported {out}: tiny-stable-diffusion, 2 classes, ")
     assert first.endswith(" of torch")
-    assert any("M parameters" in note and "GFLOP an evaluation" in note for note in notes)
+    assert any("M parameters" in note and "GFLOP per evaluation" in note for note in notes)
     assert any("in parts: " in note and "saved with 10 classes" in note for note in notes)
     (verified,) = [note for note in notes if "errors within" in note]
     assert "4 of 4 images have the same class" in verified
@@ -85,7 +85,7 @@ def test_another_process_exports_the_same_bytes_and_says_what_it_did(
 
 @pytest.mark.slow
 def test_quiet_is_quiet_and_the_bundle_is_calibrated(tmp_path: Path) -> None:
-    """An EDM pickle, of which nothing is executed, in int8, with images to calibrate on."""
+    """An EDM pickle, none of which is executed, in int8, calibrated on images."""
     path = edm_files.write_edm(tmp_path / "tiny.pkl", "ddpmpp", channel_mult=[1], attn_resolutions=[])
     rng = np.random.default_rng(0)
     names = ["a", "b", "c", "d"]
@@ -116,7 +116,7 @@ def test_quiet_is_quiet_and_the_bundle_is_calibrated(tmp_path: Path) -> None:
 
 
 def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All options of the command, by what the two functions behind it are called with."""
+    """Every option of the command arrives at one of the two functions behind it."""
     import fastdc.export
     import fastdc.sources.choose
 
@@ -174,7 +174,7 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
 
 
 class _Engine:
-    """Stands for a network that was built."""
+    """A double of a network with a new engine."""
 
     version, built, sizes = "TensorRT 1.2", True, (1, 2)
     self_test = {  # noqa: RUF012
@@ -186,7 +186,7 @@ class _Engine:
 def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With everything that it needs looked for before the export."""
+    """The command checks everything that an engine needs before it exports."""
     from fastdc.backends.tensorrt import network
     from fastdc.backends.tensorrt.cache import cache_folder
 
@@ -211,10 +211,7 @@ def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
     monkeypatch.setenv("FASTDC_CACHE", str(tmp_path / "my engines"))
     assert made == [(out, cache_folder())]
     (told,) = [line for line in done.out.splitlines() if "engine of" in line]
-    assert (
-        told
-        == "note: engine of TensorRT 1.2 built, steps of 1, 2; at 1, 2 within 4.0e-05 of the CPU, allowed is 1.0e-02"
-    )
+    assert told == "note: engine of TensorRT 1.2 built, steps of 1, 2; at 1, 2 within 4.0e-05 of the CPU, limit 1.0e-02"
     assert f"use it: FASTDC_CACHE='{tmp_path / 'my engines'}' fastdc classify --backend tensorrt" in done.out
 
 
@@ -230,7 +227,7 @@ def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> Non
     pkl = edm_files.write_edm(tmp_path / "m.pkl", "ddpmpp")
     prompts = _prompts_file(tmp_path / "p.csv")
     out = tmp_path / "out"
-    cli.refuses("export", sd, out, naming="text-conditional: say what the classes are by --prompts CSV or --classes")
+    cli.refuses("export", sd, out, naming="text-conditional: define its classes by --prompts CSV or --classes")
     cli.refuses("export", sd, out, "--prompts", prompts, "--classes", "a,b", naming="neither --classes nor --template")
     cli.refuses("export", sd, out, "--prompts", tmp_path / "no.csv", naming="no.csv cannot be read")
     cli.refuses("export", sd, out, "--classes", "a,,b", naming="is empty")
@@ -248,7 +245,7 @@ def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> Non
 
 
 def _refuses_quickly(cli: Cli, *args: str | Path, naming: str) -> None:
-    """One line at the end; what was being done may stand before it."""
+    """One line at the end; lines that report progress may precede it."""
     result = cli(*args)
     assert (result.code, result.out) == (2, "")
     *before, last = result.err.splitlines()
@@ -303,7 +300,7 @@ def test_options_of_other_tools_are_refused_for_a_run(option: tuple[str, ...], c
 
 
 def _header(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Rewrites the header of a safetensors file, its data untouched."""
+    """Rewrites the header of a safetensors file and keeps its data."""
     content = path.read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
@@ -355,7 +352,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "a truncated pickle": _pickle(lambda: edm_files.dumped({"ema": edm_files.precond("ddpmpp")})[:5000]),
 }
 
-# All in one process, each through the whole command; the largest memory that the process ever had comes at the end.
+# Runs the whole command for each source in one process, and prints the peak memory of the process at the end.
 LIMITED = """
 import json, os, resource, sys
 from fastdc.cli.main import main
@@ -398,7 +395,7 @@ def test_hostile_models_cost_a_line_and_no_memory(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hub_id_without_a_network_is_one_line(tmp_path: Path) -> None:
-    """A UNet's options are no hindrance: what the model is cannot be known."""
+    """The error names the hub, because the kind of the model cannot be determined."""
     done = _process("export", "no-such-org/no-such-model", tmp_path / "out", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
@@ -406,7 +403,7 @@ def test_a_hub_id_without_a_network_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_findings_are_lines_for_people(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_findings_are_readable_lines(tmp_path_factory: pytest.TempPathFactory) -> None:
     _, bundle = exported("module", shared_folder(tmp_path_factory))
     cost = {
         "parameters": 2_500_000,
@@ -418,9 +415,9 @@ def test_findings_are_lines_for_people(tmp_path_factory: pytest.TempPathFactory)
     found = {"int8_agreement": 0.985, "int8_images": "64", "int8_accuracy": 0.5, "float32_accuracy": 0.515625}
     lines = cli_export._findings(replace(bundle, manifest={"cost": cost, "provenance": found}))
     assert lines == [
-        "2.5 M parameters, 4 GFLOP an evaluation",
+        "2.5 M parameters, 4 GFLOP per evaluation",
         # 10 classes: 3.56 + 0.4 / 10 = 3.6 of 4.
-        "in parts: 10.0 % of an evaluation is the same for all classes, 1.0 % for all images; 10.0 % saved with "
+        "in parts: 10.0 % of an evaluation is shared by all classes and 1.0 % by all images; 10.0 % saved with "
         "10 classes",
         "int8 agrees with float32 on 98.5 % of 64 images; accuracy 50.0 %, in float32 51.6 %",
     ]

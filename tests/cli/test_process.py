@@ -1,4 +1,4 @@
-"""The command line as a process: signals, closed pipes, missing packages, and the encoding of its output."""
+"""The command line as a process: signals, closed pipes, missing packages, and encodings."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import fastdc
 from fastdc.data import digits_test
 from fastdc.testing.absent import WITHOUT
 
-# A job in the background of a shell ignores SIGINT, and so do its children; these are to react all the same.
+# A background job of a shell and its children ignore SIGINT; these processes must react.
 MAIN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from fastdc.cli.main import main; main()"
 )
@@ -27,7 +27,7 @@ def command(*args: str, without: str = "") -> list[str]:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """4,000 images, more than are classified before a test has seen the first line."""
+    """4,000 images: classification is still running when a test reads the first line."""
     pytest.importorskip("onnxruntime")
     path = tmp_path / "many.npy"
     np.save(path, np.tile(digits_test().images, (10, 1, 1, 1)))
@@ -47,14 +47,18 @@ def test_an_interrupt_leaves_whole_lines(many: Path) -> None:
     assert all(line.endswith("\n") for line in lines)
     entries = [json.loads(line) for line in lines]
     assert 1 <= len(entries) < 4000
-    assert err.split("\n") == ["", f"fastdc: interrupted: {len(entries)} of 4000 images finished", ""]  # after ^C
+    assert err.split("\n") == [
+        "",
+        f"fastdc: interrupted: {len(entries)} of 4000 images finished",
+        "",
+    ]  # the line end after ^C
     numbers = [int(entry["image"].removeprefix(f"{many}[").removesuffix("]")) for entry in entries]
-    assert numbers == sorted(set(numbers))  # in order; one that was still running is left out
+    assert numbers == sorted(set(numbers))  # in order, without unfinished images
     again = fastdc.load("digits-mlp").classify(digits_test().images, draws=32)
     assert [entry["label"] for entry in entries] == [int(again.labels[number % 400]) for number in numbers]
 
 
-def test_a_reader_that_leaves_is_no_error(many: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(many: Path) -> None:
     args = command("classify", str(many), "--model", "digits-mlp", "--draws", "1")
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -96,8 +100,8 @@ def test_help_and_refusals_load_nothing_heavy() -> None:
         assert result.stdout.splitlines()[-1] == "[]", args
 
 
-def test_output_that_cannot_show_a_character_is_no_error(tmp_path: Path) -> None:
-    """A terminal of another encoding: classes and files may have any name."""
+def test_a_terminal_that_cannot_show_a_character_is_not_an_error(tmp_path: Path) -> None:
+    """A class or file may have any name, and the terminal may have another encoding."""
     pytest.importorskip("onnxruntime")
     from PIL import Image
 
