@@ -24,7 +24,7 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
 from fastdc.engine import steps_of
 from fastdc.session import MODES
-from fastdc.support.optional import require
+from fastdc.support import require
 
 PERCENTILES = (50, 95, 99)
 WARMUP = 5
@@ -91,9 +91,9 @@ def measure(model: str, images: npt.NDArray[Any], options: dict[str, Any]) -> di
         base = sides[f"session, {MODES[0]}"]
         records = {name: side.record(base) for name, side in sides.items()}
         latency = classifiers["latency"]
-        job = latency.settings(rule="race", rule_options=None, decision="mean", seed=0, temperature=None).job
-        run, _ = job.scheduler((), 1)
-        steps = steps_of(latency.network, run, draws=job.plan.draws)
+        job = latency.settings().job
+        pool, _ = job.scheduler(latency.network, lambda: None, 1)
+        steps = steps_of(latency.network, pool, draws=job.plan.draws)
     return {"model": model, "device": latency.network.device, "sides": records, "steps": asdict(steps)}
 
 

@@ -19,10 +19,8 @@ import fastdc
 from common import TimedSlot, parser, print_table, save, time_sides
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
-from fastdc.engine.loop import Run, evaluate
-from fastdc.engine.scheduler import Request, Scheduler, Work
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import Job
+from fastdc.engine import Pool, Request, Scheduler, Work, evaluate
+from fastdc.inference import Job, Options, streams_of, to_model_range
 
 
 class TimedScheduler(Scheduler):
@@ -48,19 +46,24 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     """Network and everything else of one run, and the parts: kernels alone, scheduler as it ran."""
     classifier = fastdc.load(model, batch=batch, threads=1)
     network, spec = classifier.network, classifier.model
-    job = Job.of(spec, network, rule, None, 0, {})
+    job = Job.of(spec, [network], Options(rule=rule))
     x = to_model_range(digits_test().images[:count], spec)
     streams = streams_of(x)
     slot = TimedSlot(network.slots[0])
     network.slots = (slot,)
-    run = Run(network, spec.image_shape, job.plan, seed=0, n_classes=spec.num_classes, capacity=len(x))
+    pool = Pool(network, spec.image_shape, job.plan, seed=0, n_classes=spec.num_classes, capacity=len(x))
 
     def whole() -> tuple[int, dict[str, float]]:
         requests = (Request(i, x[i], int(streams[i])) for i in range(len(x)))
         scheduler = TimedScheduler(
-            job.rule, job.plan.draws, spec.num_classes, place=run.place, requests=requests, capacity=len(x)
+            job.rule,
+            job.plan.draws,
+            spec.num_classes,
+            put=pool.put,
+            next_request=lambda: next(requests, None),
+            capacity=len(x),
         )
-        return sum(1 for _ in evaluate(network, run, scheduler)), scheduler.seconds
+        return sum(1 for _ in evaluate(network, pool, scheduler)), scheduler.seconds
 
     whole()
     slot.seconds = 0.0
@@ -70,8 +73,8 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     views = [kernels.view(array) for array in (slot.cells, slot.sample, slot.timestep, slot.class_labels, slot.output)]
     errors = kernels.view(slot.errors)
     table_view, sample, timestep, labels, output = views
-    placed = run.placed
-    shared = (placed.images_view, table_view, placed.rows_view, placed.streams_view)
+    arrays = pool.arrays
+    shared = (arrays.images_view, table_view, arrays.rows_view, arrays.streams_view)
     first = np.arange(batch, dtype=np.int32)  # a first look: runs of all classes of an image
     cells = np.stack([first // spec.num_classes % len(x), first % spec.num_classes, 0 * first], axis=1)
     slot.cells[:] = cells

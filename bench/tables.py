@@ -16,16 +16,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Model
-from fastdc.calibration.race import calibrate_errors
+from fastdc.bundle import Model
+from fastdc.calibration import calibrate_errors
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.diffusion.plan import PlanConfig
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import Job, PlanOptions, Rows
-from fastdc.rules.calibration import Calibration
-from fastdc.rules.protocol import AbstractRule
-from fastdc.support.optional import installed
+from fastdc.diffusion import PlanConfig
+from fastdc.inference import Job, Options, PlanOptions, streams_of, to_model_range
+from fastdc.rules import AbstractRule, Calibration
+from fastdc.support import installed
 
 Images = npt.NDArray[np.float32]
 Errors = npt.NDArray[np.float32]
@@ -106,15 +104,11 @@ def run_job(
     classifier: DiffusionClassifier, x: Images, rule: str | AbstractRule, *, seed: int, plan: PlanOptions
 ) -> Ran:
     """Runs a rule over images in the model's value range."""
-    job = Job.of(classifier.model, classifier.network, rule, None, seed, plan)
+    job = Job.of(classifier.model, classifier.networks, Options(rule=rule, seed=seed).but(**plan))
     streams = streams_of(x)
-    rows: Rows = [None] * len(x)
     start = time.perf_counter()
-    for finished in job.run(x, streams):
-        for done in finished:
-            rows[done.key] = (done.counts, done.values)
+    table = job.table(x, streams)
     seconds = time.perf_counter() - start
-    table = job.table(rows, streams)
     return Ran(table.counts, table.errors, table.sigma, job.plan.config, seconds)
 
 

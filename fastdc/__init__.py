@@ -12,7 +12,7 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 from fastdc.build_info import build_config
 from fastdc.bundle import Bundle, Defaults, Model, load_bundle, shipped_models
 from fastdc.classifier import DiffusionClassifier
-from fastdc.inference import Classification, ErrorTable, Progress
+from fastdc.inference import Classification, ErrorTable, Options, Progress
 from fastdc.loading import load
 from fastdc.rules import Calibration
 from fastdc.session import Session
@@ -40,6 +40,7 @@ __all__ = [
     "Interrupted",
     "MissingDependencyError",
     "Model",
+    "Options",
     "Progress",
     "Session",
     "__version__",

@@ -4,8 +4,8 @@
     result = clf.classify(images)          # uint8 or float in [0, 1], (n, c, h, w)
     result.labels, result.probabilities, result.evaluations
 
-The method is the Diffusion Classifier (Li et al., arXiv 2303.16203, algorithm 1): for every class, how well does the
-conditional model denoise the image; all classes see the same noise. The rule says when a class has lost.
+The method is the Diffusion Classifier (Li et al., arXiv 2303.16203, algorithm 1): how well does the conditional model
+denoise the image under each class? All classes see the same noise, and a rule says when a class has lost.
 """
 
 import time
@@ -13,11 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-import numpy as np
-import numpy.typing as npt
-
 from fastdc.backends import AbstractEncoder, AbstractNetwork
-from fastdc.bundle import Model
+from fastdc.bundle import Model, PixelRange
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.certification import (
     AbstractBase,
@@ -27,62 +24,63 @@ from fastdc.certification import (
     OnCertifyProgress,
     Smoothing,
     certify_images,
-    one_copy_each,
 )
+from fastdc.engine import check_replicas
 from fastdc.inference import (
-    DECISIONS,
+    CALIBRATION_DRAWS,
     Candidates,
     Classification,
     ErrorTable,
+    Images,
     Job,
     OnProgress,
+    Options,
     PlanOptions,
-    Rows,
+    RunOptions,
     Settings,
+    ValidationRuns,
     check_candidates,
-    check_streams,
-    streams_of,
-    to_model_range,
+    merged,
+    prepare,
+    stream_results,
 )
-from fastdc.rules import AbstractRule, Calibration
-from fastdc.support import InputError, Interrupted, checks
-
-CALIBRATION_DRAWS = 128
+from fastdc.rules import Calibration
+from fastdc.support import Float32, InputError, Mask, checks
 
 
 @dataclass(frozen=True)
 class DiffusionClassifier:
-    """A model and a network that runs it. Made by :func:`load`, or by hand for a network given from Python.
+    """A model and the network that runs it. :func:`fastdc.load` makes one; so can you, for a network given from Python.
 
-    Plan options, which several methods take by keyword; what is not given is the model's default:
-
-    * draws: draws a class, J.
-    * levels: band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values, or "all".
-    * first: ratios of the first draws, before the band is gone through.
-    * weighting: "uniform", "edm", "vlb", "exp" or "min_snr".
-    * loss: "l2", "l1" or "huber".
-    * order, order_seed, antithetic, level_weights: see ``plan.PlanConfig``.
-    * method, sigma: for noisy images: a noised diffusion classifier (``noised``) and the standard deviation of their
-      noise in pixels in [0, 1]. The default, "dc", takes images for clean ones.
+    Several methods take the options of a run, as a :class:`fastdc.Options` object, as keywords, or both. Its docstring
+    explains each option once for all of them.
 
     Attributes:
         model: Shapes, classes, schedule, parameterisation, defaults.
-        network: What runs F(sample, timestep, class_labels).
-        encoder: Makes latents of images, for a model that works on latents.
+        network: Network that computes F(sample, timestep, class_labels).
+        encoder: Encoder that makes latents of images, for a model that works on latents.
+        replicas: The same network on further devices; images are shared out among all of them.
     """
 
     model: Model
     network: AbstractNetwork
     encoder: AbstractEncoder | None = None
+    replicas: tuple[AbstractNetwork, ...] = ()
 
     def __post_init__(self) -> None:
         if self.model.latent_shape is not None and self.encoder is None:
             raise InputError(f"model {self.model.name} works on latents: expected the encoder that makes them")
+        check_replicas(self.networks)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The K class names."""
         return self.model.class_names
+
+    @property
+    def networks(self) -> tuple[AbstractNetwork, ...]:
+        """The network on every device, one or more."""
+        return (self.network, *self.replicas)
 
     def errors(
         self,
@@ -97,170 +95,119 @@ class DiffusionClassifier:
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
-            seed: Of the noise, in [0, 2^64).
-            streams: Noise stream of each image, ints in [0, 2^56); default: from the image's pixels, so that order and
-                batch change nothing.
+            seed: Seed of the noise, in [0, 2^64).
+            streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels, so that
+                order and batch change nothing.
             progress: Called after every step.
-            **plan: Plan options, see the class.
+            **plan: Options that select the draws, see :class:`fastdc.Options`.
+
+        Example:
+            >>> clf.errors(images, draws=4).errors.shape
+            (20, 10, 4)
 
         Raises:
-            InputError: Images or options cannot be used; before any work starts.
+            InputError: Images or options cannot be used; raised before any work starts.
         """
-        job = self._job("full", None, seed, plan)
-        x = to_model_range(images, self.model)
-        noise_streams = streams_of(x) if streams is None else check_streams(streams, len(x))
-        return _table(job, x, noise_streams, progress)
+        job = self._full_run(seed, plan)
+        ready = prepare(images, self.model, streams)
+        return job.table(ready.x, ready.streams, progress)
 
-    def errors_of_copies(
-        self,
-        images: Any,
-        *,
-        number: int = 0,
-        seed: int = 0,
-        progress: OnProgress | None = None,
-        **plan: Unpack[PlanOptions],
-    ) -> ErrorTable:
-        """Every error of a noisy copy of each image, x + sigma e, as randomized smoothing makes them (``copies``).
+    def validation_runs(self, images: Any, **plan: Unpack[PlanOptions]) -> ValidationRuns:
+        """Full runs over the same images under different noise, prepared once: the material of calibrations.
 
         Args:
-            images: (n, c, h, w), uint8 or float in [0, 1]: without noise.
-            number: Which copy, from 0.
-            seed: Of the copies' noise and of the noise that the method adds.
-            progress: Called after every step.
-            **plan: Plan options, see the class; sigma is needed.
+            images: (n, c, h, w), uint8 or float in [0, 1], without noise. With the option sigma, run k sees noisy copy
+                k of each image, as randomized smoothing makes them.
+            **plan: Options that select the draws, see :class:`fastdc.Options`.
+
+        Example:
+            >>> [table.mean().shape for table in clf.validation_runs(images, draws=2).tables(seeds=3)]
+            [(20, 10), (20, 10), (20, 10)]
 
         Raises:
             InputError: Images or options cannot be used.
         """
-        job = self._job("full", None, seed, plan)
-        x = to_model_range(images, self.model)
-        copies, noise = one_copy_each(x, streams_of(x), number, std=job.plan.config.noise, seed=seed)
-        return _table(job, copies, noise, progress)
+        return ValidationRuns(self._full_run(0, plan), prepare(images, self.model))
 
     def classify(
         self,
         images: Any,
+        options: Options | None = None,
         *,
-        rule: str | AbstractRule = "race",
-        rule_options: dict[str, Any] | None = None,
-        decision: str = "mean",
-        seed: int = 0,
-        temperature: float | None = None,
-        candidates: Sequence[Sequence[int]] | npt.NDArray[np.bool_] | Candidates | None = None,
+        candidates: Sequence[Sequence[int]] | Mask | Candidates | None = None,
         streams: Any = None,
         progress: OnProgress | None = None,
-        **plan: Unpack[PlanOptions],
+        **keywords: Unpack[RunOptions],
     ) -> Classification:
         """Classifies images.
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
-            rule: When to stop evaluating a class: a name of ``rules.RULES`` or a rule made by hand. "race" is the
-                model's calibrated race, or the race of paired tests where there is no calibration for the plan; "full"
-                evaluates every class at every draw.
-            rule_options: The rule's own options, such as {"alpha": 0.01}.
-            decision: "mean" (smallest mean error) or "vote" (most draws won among the classes never dropped).
-            seed: Of the noise, in [0, 2^64).
-            temperature: Of the posterior; default: the model's, fitted on validation images where it was.
-            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter, which
-                is called with the images as float32 in [0, 1] and returns either. The rule's guarantee is then about
-                the best candidate: a class that the prefilter leaves out can never be the answer.
-            streams: See :meth:`errors`.
+            options: Options of the run.
+            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter. A
+                prefilter is called with the images as float32 in [0, 1] and returns a mask or lists. The rule's
+                guarantee is then about the best candidate: a class that the prefilter leaves out can never be the
+                answer.
+            streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called after every step.
-            **plan: Plan options, see the class. Some rules bring their own number of draws.
+            **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
 
         Returns:
             Labels, probabilities and what they cost.
 
+        Example:
+            >>> (clf.classify(images).labels == labels).all()
+            True
+
         Raises:
-            InputError: Images or options cannot be used; before any work starts.
+            InputError: Images or options cannot be used; raised before any work starts.
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
         results = self.stream(
-            images,
-            chunk=None,
-            rule=rule,
-            rule_options=rule_options,
-            decision=decision,
-            seed=seed,
-            temperature=temperature,
-            candidates=candidates,
-            streams=streams,
-            progress=progress,
-            **plan,
+            images, options, chunk=None, candidates=candidates, streams=streams, progress=progress, **keywords
         )
         return next(results)
 
     def stream(
         self,
         images: Any,
+        options: Options | None = None,
         *,
         chunk: int | None = 64,
-        rule: str | AbstractRule = "race",
-        rule_options: dict[str, Any] | None = None,
-        decision: str = "mean",
-        seed: int = 0,
-        temperature: float | None = None,
-        candidates: Sequence[Sequence[int]] | npt.NDArray[np.bool_] | Candidates | None = None,
+        candidates: Sequence[Sequence[int]] | Mask | Candidates | None = None,
         streams: Any = None,
         progress: OnProgress | None = None,
-        **plan: Unpack[PlanOptions],
+        **keywords: Unpack[RunOptions],
     ) -> Iterator[Classification]:
         """Classifies images in one run, and yields results of consecutive images as soon as they are known.
 
-        The same numbers as :meth:`classify`, which see; arguments are checked when the first result is asked for.
+        The numbers are those of :meth:`classify`, whose arguments it shares. Arguments are checked when the first
+        result is asked for.
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
-            chunk: Images a result; None: all in one.
-            rule: See :meth:`classify`, as for all that follow.
-            rule_options: ...
-            decision: ...
-            seed: ...
-            temperature: ...
-            candidates: ...
-            streams: ...
-            progress: ...
-            **plan: ...
+            options: Options of the run.
+            chunk: Images per result; None: all in one.
+            candidates: Classes to consider for each image, see :meth:`classify`.
+            streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
+            progress: Called after every step.
+            **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
+
+        Example:
+            >>> [len(result.labels) for result in clf.stream(images, chunk=8)]
+            [8, 8, 4]
 
         Raises:
-            InputError: See :meth:`classify`.
+            InputError: Images or options cannot be used.
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished and not yielded yet.
         """
         start = time.perf_counter()
-        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1):
-            raise InputError(f"chunk must be a positive whole number or None, got {chunk!r}")
-        settings = self.settings(
-            rule=rule, rule_options=rule_options, decision=decision, seed=seed, temperature=temperature, **plan
-        )
-        job = settings.job
-        x = to_model_range(images, self.model)
-        noise = streams_of(x) if streams is None else check_streams(streams, len(x))
-        chosen = None
-        if candidates is not None:
-            chosen = check_candidates(candidates, self.model.to_unit(x), self.model)
-        rows: Rows = [None] * len(x)
-
-        def result(indices: npt.NDArray[np.int64]) -> Classification:
-            table = job.table([rows[i] for i in indices], noise[indices])
-            return settings.decide(table, indices, seconds=time.perf_counter() - start)
-
-        size = len(x) if chunk is None else chunk
-        given = 0
-        try:
-            for finished in job.run(x, noise, candidates=chosen, progress=progress):
-                for done in finished:
-                    rows[done.key] = (done.counts, done.values)
-                while given < len(x) and all(row is not None for row in rows[given : given + size]):
-                    end = min(given + size, len(x))
-                    chunk_result = result(np.arange(given, end, dtype=np.int64))
-                    rows[given:end] = [None] * (end - given)  # handed on, and not needed again
-                    given = end
-                    yield chunk_result
-        except KeyboardInterrupt:
-            known = np.array([i for i in range(given, len(x)) if rows[i] is not None], dtype=np.int64)
-            partial = result(known) if len(known) else None
-            raise Interrupted(f"interrupted: {given + len(known)} of {len(x)} images finished", partial) from None
+        if chunk is not None:
+            checks.whole_or("chunk", chunk, 1)
+        settings = self.settings(options, **keywords)
+        ready = prepare(images, self.model, streams)
+        chosen = None if candidates is None else check_candidates(candidates, ready.unit, self.model)
+        yield from stream_results(settings, ready, chunk=chunk, candidates=chosen, progress=progress, start=start)
 
     def calibrate(
         self,
@@ -275,53 +222,48 @@ class DiffusionClassifier:
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1]: like those to be classified, and neither trained on nor
-                used for results. Labels are not needed. With the plan option sigma, noise is added to them.
+                used for results. Labels are not needed. With the option sigma, noise is added to them.
             delta: Probability with which the race may lose the class of the full run, at least 1 / (n + 1).
-            seeds: Noise seeds of every image.
+            seeds: Number of noise seeds per image.
             progress: Called after every step.
-            **plan: Plan options, see the class; the calibration holds for these levels and weights. draws are those of
-                the full run, 128 unless given.
+            **plan: Options that select the draws, see :class:`fastdc.Options`; the calibration holds for these levels
+                and weights. draws are those of the full run, 128 unless given.
 
         Returns:
             The calibration: classify with ``rule=calibration.rule``, or store it with the model.
 
+        Example:
+            >>> clf.calibrate(images, delta=0.05, seeds=1, draws=8).images
+            20
+
         Raises:
             InputError: Images or options cannot be used, or there are too few images for delta.
         """
-        if isinstance(seeds, bool) or not isinstance(seeds, (int, np.integer)) or seeds < 1:
-            raise InputError(f"seeds must be a positive whole number, got {seeds!r}")
+        checks.whole("seeds", seeds)
         plan.setdefault("draws", CALIBRATION_DRAWS)
-        job = self._job("full", None, 0, plan)
-        check_level(delta, len(to_model_range(images, self.model)))  # before the work, not after it
-        tables = (
-            self.errors(images, seed=seed, progress=progress, **plan).errors
-            if job.plan.config.noise == 0
-            else self.errors_of_copies(images, number=seed, progress=progress, **plan).errors
-            for seed in range(seeds)
-        )
-        return calibrate_errors(tables, job.plan.config, delta=delta)
+        runs = self.validation_runs(images, **plan)
+        check_level(delta, len(runs.images))  # before the work, not after it
+        return calibrate_errors((table.errors for table in runs.tables(seeds, progress)), runs.config, delta=delta)
 
-    def base(
-        self,
-        *,
-        rule: str | AbstractRule = "race",
-        rule_options: dict[str, Any] | None = None,
-        seed: int = 0,
-        **plan: Unpack[PlanOptions],
-    ) -> DiffusionBase:
+    def base(self, options: Options | None = None, **keywords: Unpack[RunOptions]) -> DiffusionBase:
         """The base classifier of randomized smoothing: this classifier on images with Gaussian noise.
 
         Args:
-            rule: See :meth:`classify`.
-            rule_options: See :meth:`classify`.
-            seed: Of the noise that the method adds.
-            **plan: Plan options, see the class; sigma is needed, and the default method is "epndc", on latents "dc".
+            options: Options of the run. sigma is needed; the default method is "epndc", or "dc" on latents. The seed
+                is that of the noise that the method adds.
+            **keywords: Options by name, see :class:`fastdc.Options`.
+
+        Example:
+            >>> clf.base(sigma=0.25).n_classes
+            10
 
         Raises:
             InputError: An option cannot be used.
         """
-        plan.setdefault("method", "epndc" if self.model.latent_shape is None else "dc")
-        return DiffusionBase(self._job(rule, rule_options, seed, plan))
+        wanted = merged(options, keywords)
+        if wanted.method is None:
+            wanted = wanted.but(method="epndc" if self.model.latent_shape is None else "dc")
+        return DiffusionBase(Job.of(self.model, self.networks, wanted, self.encoder))
 
     def certify_stream(
         self,
@@ -338,78 +280,74 @@ class DiffusionClassifier:
 
         Args:
             images: (n, c, h, w), uint8 or float in [0, 1].
-            estimation: How a certificate is made: ``estimation.Fixed``, ``Pilot``, ``Target``, ``Anytime``, or
+            estimation: How the radius is estimated: ``certification.Fixed``, ``Pilot``, ``Target``, ``Anytime``, or
                 ``Predict`` for a class without a radius. It has sigma and alpha.
-            n0: Selection copies.
-            seed: Of the copies' noise.
-            base: The base classifier; default: ``base(sigma=sigma, seed=seed)``.
-            streams: See :meth:`errors`.
+            n0: Selection copies per image.
+            seed: Seed of the copies' noise.
+            base: The base classifier; default: ``base(sigma=estimation.sigma, seed=seed)``.
+            streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called whenever copies were classified.
 
+        Example:
+            >>> from fastdc.certification import Fixed
+            >>> [index for index, _ in clf.certify_stream(images[:2], Fixed(0.25, most=20), n0=8)]
+            [0, 1]
+
         Raises:
-            InputError: Images or options cannot be used; before any work starts.
+            InputError: Images or options cannot be used; raised before any work starts.
         """
         smoothing = Smoothing(estimation, n0=n0, seed=seed)
         chosen = self.base(sigma=smoothing.sigma, seed=seed) if base is None else base
-        x = to_model_range(images, self.model)
-        noise = streams_of(x) if streams is None else check_streams(streams, len(x))
-        if chosen.value_range != self.model.value_range:
-            low, high = chosen.value_range
-            x = self.model.to_unit(x) * np.float32(high - low) + np.float32(low)
-        return certify_images(chosen, x, noise, smoothing, progress=progress)
+        ready = prepare(images, self.model, streams)
+        return certify_images(chosen, self._seen_by(chosen, ready), ready.streams, smoothing, progress=progress)
 
     def certify(self, images: Any, estimation: AbstractEstimation, **options: Any) -> list[Certificate]:
-        """Certificates of all images, in order: see :meth:`certify_stream`."""
+        """Certificates of all images, in order; arguments are those of :meth:`certify_stream`.
+
+        Example:
+            >>> from fastdc.certification import Fixed
+            >>> clf.certify(images[:1], Fixed(0.25, most=100, alpha=0.01), n0=8)[0].label == labels[0]
+            True
+        """
         return [certificate for _, certificate in self.certify_stream(images, estimation, **options)]
 
     def as_module(self, **options: Any) -> Any:
-        """The classifier as a differentiable ``torch.nn.Module``: see :func:`fastdc.robust.as_module`."""
+        """The classifier as a differentiable ``torch.nn.Module``: see :func:`fastdc.robust.as_module`.
+
+        Example:
+            >>> fastdc.load("digits-mlp", backend="torch", device="cpu").as_module(draws=2).training
+            False
+        """
         from fastdc.robust import as_module
 
         return as_module(self, **options)
 
-    def maximize_likelihood(self, images: Any, **options: Any) -> npt.NDArray[np.float32]:
-        """Images moved towards higher likelihood: see :func:`fastdc.robust.maximize_likelihood`."""
+    def maximize_likelihood(self, images: Any, **options: Any) -> Float32:
+        """Images moved towards higher likelihood: see :func:`fastdc.robust.maximize_likelihood`.
+
+        Example:
+            >>> fastdc.load("digits", backend="torch", device="cpu").maximize_likelihood(images[:1]).shape
+            (1, 1, 8, 8)
+        """
         from fastdc.robust import maximize_likelihood
 
         return maximize_likelihood(self, images, **options)
 
-    def _job(self, rule: str | AbstractRule, rule_options: dict[str, Any] | None, seed: Any, plan: PlanOptions) -> Job:
-        return Job.of(self.model, self.network, rule, rule_options, seed, plan, self.encoder)
+    def settings(self, options: Options | None = None, **keywords: Unpack[RunOptions]) -> Settings:
+        """The options of :meth:`classify`, checked and complete, for programs that run images in their own way.
 
-    def settings(
-        self,
-        *,
-        rule: str | AbstractRule,
-        rule_options: dict[str, Any] | None,
-        decision: str,
-        seed: int,
-        temperature: float | None,
-        **plan: Unpack[PlanOptions],
-    ) -> Settings:
-        """The options of :meth:`classify`, checked and complete; for what runs them in its own way.
+        Example:
+            >>> clf.settings(rule="full").job.rule.name
+            'full'
 
         Raises:
             InputError: An option cannot be used.
         """
-        _check_choice("decision", decision, DECISIONS)
-        value = self.model.defaults.temperature if temperature is None else temperature
-        if not checks.is_number(value) or not 0 < value < float("inf"):
-            raise InputError(f"temperature must be positive, got {value!r}")
-        job = self._job(rule, rule_options, seed, plan)
-        return Settings(job=job, decision=decision, temperature=float(value))
+        return Settings.of(self.model, self.networks, merged(options, keywords), self.encoder)
 
+    def _full_run(self, seed: int, plan: PlanOptions) -> Job:
+        return Job.of(self.model, self.networks, merged(Options(rule="full", seed=seed), plan), self.encoder)
 
-def _table(
-    job: Job, x: npt.NDArray[np.float32], streams: npt.NDArray[np.int64], progress: OnProgress | None
-) -> ErrorTable:
-    rows: Rows = [None] * len(x)
-    for finished in job.run(x, streams, progress=progress):
-        for done in finished:
-            rows[done.key] = (done.counts, done.values)
-    return job.table(rows, streams)
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    def _seen_by(self, base: AbstractBase, images: Images) -> Float32:
+        """The images in the range that a base classifier takes."""
+        return images.x if base.value_range == self.model.value_range else images.on(PixelRange(*base.value_range))

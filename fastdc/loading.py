@@ -1,4 +1,4 @@
-"""Opens a model: its bundle, the network on the devices that are asked for, and the encoder if there is one."""
+"""Opens a model: its bundle, its network on the devices that a user names, and its encoder if there is one."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from fastdc.backends import NetworkOptions, open_encoder, open_network, with_pro
 from fastdc.bundle import Bundle, Prompts, find_model, load_bundle, read_prompts
 from fastdc.classifier import DiffusionClassifier
 from fastdc.diffusion import kernels
-from fastdc.engine import SpreadNetwork, devices_of
+from fastdc.engine import devices_of
 
 
 def load(
@@ -29,17 +29,21 @@ def load(
     Args:
         model: Name of a shipped model ("digits", "digits-mlp", "shapes"), a bundle folder, or a loaded bundle.
         backend: "auto", "onnx", "torch" or "tensorrt".
-        device: "auto", "cpu", "cuda" or "cuda:N"; "cuda:N,M" spreads images over several devices (``spread``).
+        device: "auto", "cpu", "cuda" or "cuda:N"; "cuda:N,M" shares images out among several devices.
         precision: "auto", "float32", "float16" or "bfloat16".
-        batch: Largest number of network evaluations in a step; default 128 or fewer on the CPU, and on a CUDA device by
-            its memory and the network's cost.
-        threads: CPU threads; default: the CPUs this process may use.
-        compile: See ``backends.NetworkOptions``, as for the three that follow.
-        graphs: ...
-        tf32: ...
-        provider_options: ...
-        prompts: For a text-conditional bundle with its text encoder: other classes than its own, as
-            :class:`fastdc.bundle.prompts.Prompts` or a CSV file of them (columns prompt, classname, classidx).
+        batch: Largest number of network evaluations in a step; default: at most 128 on the CPU; on a CUDA device
+            chosen by its memory and the network's cost.
+        threads: Number of CPU threads (CPU backends only); default: the CPUs that this process may use.
+        compile: Whether to compile the network (torch on a CUDA device).
+        graphs: Whether to capture steps and replay them (CUDA devices).
+        tf32: Whether float32 networks may round the factors of their products to TF32 (CUDA devices).
+        provider_options: Options of ONNX Runtime's execution provider, by name; they win over fastdc's own.
+        prompts: Other classes than the bundle's own, for a text-conditional bundle with its text encoder:
+            :class:`fastdc.bundle.Prompts` or a CSV file of them (columns prompt, classname, classidx).
+
+    Example:
+        >>> fastdc.load("digits", threads=1).class_names[:3]
+        ('0', '1', '2')
 
     Raises:
         BundleError: No such model, or a bundle that is corrupt, hostile or too new.
@@ -66,6 +70,5 @@ def load(
         kernels.set_num_threads(threads)
     if prompts is not None:
         bundle = with_prompts(bundle, prompts if isinstance(prompts, Prompts) else read_prompts(os.fspath(prompts)))
-    networks = tuple(open_network(bundle, backend, options) for options in each)
-    network = networks[0] if len(networks) == 1 else SpreadNetwork(networks)
-    return DiffusionClassifier(bundle.model, network, open_encoder(bundle, each[0]))
+    first, *others = (open_network(bundle, backend, options) for options in each)
+    return DiffusionClassifier(bundle.model, first, open_encoder(bundle, each[0]), tuple(others))

@@ -1,11 +1,11 @@
-"""A session: images from any thread, decided together. What a server needs, where :meth:`classify` takes a whole batch.
+"""A session: images from any thread, decided together, as a server needs it. ``classify`` takes a whole batch instead.
 
     with fastdc.Session(clf) as session:
         futures = [session.submit(image) for image in images]      # from as many threads as there are callers
         labels = [future.result().labels[0] for future in futures]
 
 All images in flight share the steps of one scheduler: an image that comes while others run joins the next step, and
-leaves as soon as it is decided. Its result is the one that :meth:`classify` gives for it alone.
+leaves as soon as it is decided. Its result is the one that ``classify`` gives for it alone.
 
 There are two modes. "throughput" fills the steps with cells that decisions wait for, which serves many images soonest.
 "latency" is for images that come one by one: it measures at the start what steps cost, and evaluates errors ahead of
@@ -23,9 +23,8 @@ import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
 from fastdc.engine import IN_FLIGHT, Finished, Request
-from fastdc.inference import Classification, PlanOptions, check_candidates, check_streams, streams_of, to_model_range
-from fastdc.rules import AbstractRule
-from fastdc.support import BackendError, InputError
+from fastdc.inference import Classification, Options, RunOptions, check_candidates, prepare
+from fastdc.support import BackendError, checks
 
 MODES = ("throughput", "latency")
 
@@ -34,15 +33,11 @@ class Session:
     """Classifies images as they come.
 
     Args:
-        classifier: Whose network is used; while the session works, other runs of it are refused.
-        rule: See ``DiffusionClassifier.classify``, as for all that follow.
-        rule_options: ...
-        decision: ...
-        seed: ...
-        temperature: ...
+        classifier: Classifier whose network is used; other runs of the network are refused while the session is open.
+        options: Options of the run.
         capacity: Images in flight at once on a device; more wait their turn.
         mode: "throughput" or "latency"; see the module.
-        **plan: ...
+        **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
 
     Raises:
         InputError: An option cannot be used.
@@ -51,21 +46,14 @@ class Session:
     def __init__(
         self,
         classifier: DiffusionClassifier,
+        options: Options | None = None,
         *,
-        rule: str | AbstractRule = "race",
-        rule_options: dict[str, Any] | None = None,
-        decision: str = "mean",
-        seed: int = 0,
-        temperature: float | None = None,
         capacity: int = IN_FLIGHT,
         mode: str = "throughput",
-        **plan: Unpack[PlanOptions],
+        **keywords: Unpack[RunOptions],
     ) -> None:
-        self._settings = classifier.settings(
-            rule=rule, rule_options=rule_options, decision=decision, seed=seed, temperature=temperature, **plan
-        )
-        if mode not in MODES:
-            raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r:.80}")
+        self._settings = classifier.settings(options, **keywords)
+        checks.one_of("mode", mode, MODES)
         self._runner = self._settings.job.runner(capacity=capacity, latency=mode == "latency")
         self._model = classifier.model
         self._waiting: dict[int, tuple[Future[Classification], int, float]] = {}
@@ -85,35 +73,43 @@ class Session:
             candidates: Class indices to consider, or a prefilter; see ``DiffusionClassifier.classify``.
 
         Returns:
-            A future of the result, of one row.
+            A future of the result, which has one row.
+
+        Example:
+            >>> with fastdc.Session(clf) as session: int(session.submit(images[0]).result().labels[0]) == labels[0]
+            True
 
         Raises:
             InputError: The image or an option cannot be used.
             BackendError: The session is closed, or its network failed.
         """
-        x = to_model_range(np.asarray(image)[None] if not hasattr(image, "detach") else image[None], self._model)
-        streams = streams_of(x) if stream is None else check_streams([stream], 1)
+        one = image[None] if hasattr(image, "detach") else np.asarray(image)[None]
+        ready = prepare(one, self._model, None if stream is None else [stream])
         given = candidates if candidates is None or callable(candidates) else [candidates]
-        classes = None if given is None else check_candidates(given, self._model.to_unit(x), self._model)[0]
-        sample = self._settings.job.encode(x)[0]
+        classes = None if given is None else check_candidates(given, ready.unit, self._model)[0]
+        sample, noise = self._settings.job.encode(ready.x)[0], int(ready.streams[0])
         future: Future[Classification] = Future()
         future.set_running_or_notify_cancel()
         with self._changed:
             if self._closed or self._failure is not None:
                 raise BackendError(f"the session is over: {self._failure or 'it was closed'}")
             key, self._next_key = self._next_key, self._next_key + 1
-            self._waiting[key] = (future, int(streams[0]), time.perf_counter())
-            self._runner.submit(Request(key, sample, int(streams[0]), classes))
+            self._waiting[key] = (future, noise, time.perf_counter())
+            self._runner.submit(Request(key, sample, noise, classes))
             self._changed.notify()
         return future
 
     @property
     def evaluated(self) -> int:
-        """Network evaluations so far; in latency mode also those that no decision needed, which no result counts."""
+        """Network evaluations so far. In latency mode it includes those that no decision needed; results do not."""
         return self._runner.evaluated
 
     def close(self) -> None:
-        """Waits until all images are decided and ends the session. Further ones are refused."""
+        """Waits until all images are decided and ends the session. Further images are refused.
+
+        Example:
+            >>> fastdc.Session(clf).close()
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -149,7 +145,7 @@ class Session:
             future, stream, start = self._waiting.pop(finished.key)
         try:
             streams = np.array([stream], dtype=np.int64)
-            table = self._settings.job.table([(finished.counts, finished.values)], streams)
+            table = self._settings.job.table_of([(finished.counts, finished.values)], streams)
             indices = np.zeros(1, np.int64)
             future.set_result(self._settings.decide(table, indices, seconds=time.perf_counter() - start))
         except Exception as error:  # of this image alone

@@ -5,12 +5,10 @@ A bundle's manifest holds exactly this. For a network given from Python, the use
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.diffusion import AbstractSchedule, LevelWeights, Parameterization, PlanConfig
 from fastdc.rules import Calibration
-from fastdc.support import Float32, InputError
+from fastdc.support import InputError
 
 
 @dataclass(frozen=True)

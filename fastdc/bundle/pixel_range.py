@@ -5,7 +5,7 @@ on [-1, 1]. Every conversion of pixels and of noise goes through this class.
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Pixels = TypeVar("Pixels")
 
@@ -29,11 +29,15 @@ class PixelRange:
 
     def from_unit(self, unit: Pixels) -> Pixels:
         """Images in [0, 1], NumPy or torch, as images in this range; the type of their elements stays."""
-        return unit * self.width + self.low  # type: ignore[operator, no-any-return]
+        values: Any = unit
+        scaled: Pixels = values * self.width + self.low
+        return scaled
 
     def to_unit(self, x: Pixels) -> Pixels:
         """Images in this range, NumPy or torch, as images in [0, 1]; the type of their elements stays."""
-        return (x - self.low) / self.width  # type: ignore[operator, no-any-return]
+        values: Any = x
+        scaled: Pixels = (values - self.low) / self.width
+        return scaled
 
     def noise(self, sigma: float) -> float:
         """Noise of standard deviation `sigma` on [0, 1], as a standard deviation on this range."""

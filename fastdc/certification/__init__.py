@@ -11,7 +11,6 @@ from fastdc.certification.lipschitz import (
     certify_errors,
     certify_table,
 )
-from fastdc.certification.noisy_copies import noisy_copies, one_copy_each
 from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
 from fastdc.certification.records import (
     FORMAT,
@@ -81,8 +80,6 @@ __all__ = [
     "default_radii",
     "manifest_path",
     "names_of",
-    "noisy_copies",
-    "one_copy_each",
     "parse_records",
     "plot_curves",
     "read_manifest",

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.engine import IN_FLIGHT, Finished, Request, networks_of
+from fastdc.engine import IN_FLIGHT, Finished, Request
 from fastdc.inference import Job
 from fastdc.support import InputError
 
@@ -100,7 +100,7 @@ class DiffusionBase:
     def votes(self, feed: Feed) -> Iterator[list[Vote]]:
         """See :class:`AbstractBase`."""
         runner = self.job.runner(capacity=self.room)
-        room = self.room * len(networks_of(self.job.network))
+        room = self.room * len(self.job.networks)
         denoising, in_flight = len(self.job.denoising), 0
         class_of = self.job.model.class_of
 

@@ -21,8 +21,7 @@ import numpy.typing as npt
 from fastdc.certification.base_classifiers import AbstractBase, Copy, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.estimation import AbstractEstimation, Verdict, check_estimation
-from fastdc.certification.noisy_copies import noisy_copies
-from fastdc.diffusion import PURPOSE_ESTIMATION, PURPOSE_SELECTION
+from fastdc.diffusion import PURPOSE_ESTIMATION, PURPOSE_SELECTION, noisy_copies
 from fastdc.support import InputError, checks
 
 Images = npt.NDArray[np.float32]

@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle import Bundle, shipped_models, with_calibration, write_calibration_file
-from fastdc.calibration import calibrate_errors, controlled_limit
-from fastdc.certification import one_copy_each
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
+from fastdc.calibration import calibrate_errors, check_level
 from fastdc.cli.options import (
     FIRST,
     LEVELS,
@@ -28,10 +26,10 @@ from fastdc.cli.options import (
     plan_options,
 )
 from fastdc.cli.runner import progress_of, promise
-from fastdc.diffusion import LevelWeights, PlanConfig
-from fastdc.inference import ErrorTable, Job, PlanOptions, streams_of, to_model_range
+from fastdc.diffusion import LevelWeights
+from fastdc.inference import CALIBRATION_DRAWS, ErrorTable
 from fastdc.rules import Calibration
-from fastdc.support import InputError
+from fastdc.support import InputError, checks
 
 _EPILOG = """\b
 Examples:
@@ -98,11 +96,12 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
     if options["level_weights"] and opened.model.class_of not in ((), tuple(range(opened.model.num_classes))):
         raise InputError("--level-weights needs one prompt a class, in the order of the classes")
     images, labels = _load(data, opened, labelled=options.pop("level_weights"), quiet=quiet)
-    classifier = open_network(opened, options)
-    plan = plan_options(options, opened.model)
-    config = _check(classifier, plan, len(images), delta=delta, seeds=seeds)
-    tables = _full_runs(classifier, images, plan, seeds=seeds, quiet=quiet)
-    found = calibrate_errors([table.errors for table in tables], config, delta=delta)
+    checks.whole("seeds", seeds)
+    check_level(delta, len(images))  # before the work, not after it
+    runs = open_network(opened, options).validation_runs(images, **plan_options(options, opened.model))
+    with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
+        tables = list(runs.tables(seeds, progress))
+    found = calibrate_errors([table.errors for table in tables], runs.config, delta=delta)
     # As defaults.first it belongs to the model's band; a calibration for noisy images brings its own.
     first = options["first"] if options["levels"] is None and not noisy else None
     curve = None if labels is None else _level_weights(tables, labels)
@@ -114,10 +113,10 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
         opened = with_calibration(opened, found, level_weights=curve, first=first)
         click.echo(f"saved        in {opened.path}, whose sha256 is now {opened.model.identity[:12]}...")
     del tables  # the bulk of the memory
-    spent = _race(classifier, images, found, plan, seed=seeds, quiet=quiet)
-    click.echo(
-        f"evaluations  {spent:.1f} an image on these images (full run: {len(opened.model.conditions) * config.draws})"
-    )
+    with progress_of(quiet=quiet, description="race") as progress:
+        spent = runs.race(found.rule, seeds, progress)  # under noise that the calibration has not seen
+    full = len(opened.model.conditions) * runs.config.draws
+    click.echo(f"evaluations  {spent:.1f} per image on these images (full run: {full})")
     if not quiet:
         command = "certify --data DATA --out RUN.tsv" if noisy else "classify IMAGE..."
         click.echo(f"next         fastdc {command} {_how(bundle, out, write, found, options)}", err=True)
@@ -148,48 +147,6 @@ def _load(
     for note in () if quiet else notes:
         click.echo(f"note: {note}", err=True)
     return images, labels
-
-
-def _check(classifier: DiffusionClassifier, plan: PlanOptions, n: int, *, delta: float, seeds: int) -> PlanConfig:
-    """The plan of the full runs; what would be refused at the end is refused now.
-
-    Raises:
-        InputError: An option is out of range, or n images are too few for delta.
-    """
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds}")
-    config = Job.of(classifier.model, classifier.network, "full", None, seeds, plan).plan.config
-    controlled_limit(np.zeros((n, seeds)), delta)
-    return config
-
-
-def _full_runs(
-    classifier: DiffusionClassifier, images: npt.NDArray[Any], plan: PlanOptions, *, seeds: int, quiet: bool
-) -> list[ErrorTable]:
-    with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
-        if plan.get("sigma"):
-            return [classifier.errors_of_copies(images, number=i, progress=progress, **plan) for i in range(seeds)]
-        return [classifier.errors(images, seed=seed, progress=progress, **plan) for seed in range(seeds)]
-
-
-def _race(
-    classifier: DiffusionClassifier,
-    images: npt.NDArray[Any],
-    found: Calibration,
-    plan: PlanOptions,
-    *,
-    seed: int,
-    quiet: bool,
-) -> float:
-    """Evaluations that an image costs on average in the race, under noise that the calibration has not seen."""
-    job = Job.of(classifier.model, classifier.network, found.rule, None, 0 if plan.get("sigma") else seed, plan)
-    x = to_model_range(images, classifier.model)
-    streams = streams_of(x)
-    if job.plan.config.noise:
-        x, streams = one_copy_each(x, streams, seed, std=job.plan.config.noise, seed=0)
-    with progress_of(quiet=quiet, description="race") as progress:
-        spent = sum(len(done.values) for finished in job.run(x, streams, progress=progress) for done in finished)
-    return spent / len(x) + len(job.denoising)
 
 
 def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64]) -> LevelWeights | None:

@@ -10,6 +10,7 @@ from fastdc.diffusion.kernels import (
     Ledger,
 )
 from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.noisy_copies import noisy_copies, one_copy_each
 from fastdc.diffusion.noisy_methods import METHODS, Method, method_of
 from fastdc.diffusion.parameterization import Parameterization, parameterization_from_dict
 from fastdc.diffusion.plan import MAX_DRAWS, ORDERS, Plan, PlanConfig, make_plan, random_positions
@@ -55,6 +56,8 @@ __all__ = [
     "kernels",
     "make_plan",
     "method_of",
+    "noisy_copies",
+    "one_copy_each",
     "parameterization_from_dict",
     "random_positions",
     "schedule_from_dict",

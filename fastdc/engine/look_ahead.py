@@ -28,10 +28,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fastdc.engine.scheduler import Cells, Scheduler, Work
+from fastdc.engine.requests import Cells, Work
+from fastdc.engine.scheduler import Scheduler
 from fastdc.engine.step_times import StepTable
+from fastdc.support import Float32, Int32
 
 _REMEMBERED = 4096  # requests after which the averages are no longer refreshed
 
@@ -117,7 +118,7 @@ class LookAhead(Scheduler):
     """A scheduler for few requests that evaluates errors ahead of the decisions; see the module.
 
     The blocks of cells that the rule waits for are taken from the ledger as soon as they are there, and told when all
-    their errors are known, whichever step brought them. A slot of the pool is used again when no cell of its last
+    their errors are known, whichever step brought them. A place of the pool is used again when no cell of its last
     request is in flight.
 
     Args:
@@ -135,11 +136,11 @@ class LookAhead(Scheduler):
         self._asked = np.zeros((capacity, classes, draws), np.bool_)  # given to the engine, or about to be
         self._blocks: list[Work] = []  # taken from the ledger and not told
         self._wanted: list[Cells] = []  # of the blocks, not proposed yet
-        self._ahead: dict[int, Cells] = {}  # by slot, not proposed yet
+        self._ahead: dict[int, Cells] = {}  # by place, not proposed yet
         self._steps_out: dict[int, int] = {}  # cells of the steps in flight, by number
         self._step = 0
-        self._out = np.zeros(capacity, np.int64)  # cells in flight, by slot
-        self._leaving: set[int] = set()  # slots whose request is over and that still have some
+        self._out = np.zeros(capacity, np.int64)  # cells in flight, by place
+        self._leaving: set[int] = set()  # places whose request is over and that still have some
         self._computed = 0
 
     @classmethod
@@ -162,27 +163,26 @@ class LookAhead(Scheduler):
         self._admit()
         if self._ledger.waiting:
             self._settle()
-        return len(self._first) + sum(map(len, (*self._wanted, *self._ahead.values())))
+        return self._denoising.waiting + sum(map(len, (*self._wanted, *self._ahead.values())))
 
     def propose(self, room: int) -> Work:
         """See :class:`Scheduler`. Where sizes are fixed, cells are repeated up to the size that is done soonest."""
         pending = self.prepare()
         if not pending:
-            return Work(None, self._first)
+            return Work(None, self._denoising.propose(0))
         if not self._steps_out and self._steps.in_one(pending):
             room = pending
-        first, self._first = self._first[:room], self._first[room:]
-        self._denoising += len(first)
+        first = self._denoising.propose(room)
         parts = [first]
         left = room - len(first)
         while left and (self._wanted or self._ahead):
-            slot = None if self._wanted else next(iter(self._ahead))
-            cells = self._wanted.pop(0) if slot is None else self._ahead.pop(slot)
+            place = None if self._wanted else next(iter(self._ahead))
+            cells = self._wanted.pop(0) if place is None else self._ahead.pop(place)
             parts.append(cells[:left])
-            if len(cells) > left and slot is None:
+            if len(cells) > left and place is None:
                 self._wanted.insert(0, cells[left:])
-            elif len(cells) > left and slot is not None:
-                self._ahead[slot] = cells[left:]
+            elif len(cells) > left and place is not None:
+                self._ahead[place] = cells[left:]
             left -= len(parts[-1])
         cells = np.concatenate(parts)
         count = len(cells)
@@ -195,7 +195,7 @@ class LookAhead(Scheduler):
             cells = np.concatenate([cells, np.repeat(cells[-1:], size - count, axis=0)])
         return Work(self._step, cells, len(first))
 
-    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
+    def observe(self, work: Work, errors: Float32) -> None:
         """See :class:`Scheduler`."""
         assert work.ticket is not None
         count = self._steps_out.pop(work.ticket)
@@ -204,11 +204,11 @@ class LookAhead(Scheduler):
         self._out -= np.bincount(cells[:, 0], minlength=len(self._out))
         if work.denoising:
             self._begin(cells[: work.denoising, 0])
-        slots, classes, draws = cells[work.denoising :].T
-        self._known[slots, classes, draws] = errors[work.denoising : count]
-        for slot in [slot for slot in self._leaving if not self._out[slot]]:
-            self._leaving.remove(slot)
-            self._vacate(slot)
+        places, classes, draws = cells[work.denoising :].T
+        self._known[places, classes, draws] = errors[work.denoising : count]
+        for place in [place for place in self._leaving if not self._out[place]]:
+            self._leaving.remove(place)
+            self._vacate(place)
         self._settle()
 
     def _settle(self) -> None:
@@ -217,8 +217,8 @@ class LookAhead(Scheduler):
             self._take_blocks()
             blocks, self._blocks = self._blocks, []
             for block in blocks:
-                slots, classes, draws = block.cells.T
-                errors = self._known[slots, classes, draws]
+                places, classes, draws = block.cells.T
+                errors = self._known[places, classes, draws]
                 if np.isnan(errors).any():
                     self._blocks.append(block)
                 else:
@@ -232,20 +232,20 @@ class LookAhead(Scheduler):
             return
         ticket, cells = self._ledger.propose(self._ledger.waiting)
         self._blocks.append(Work(ticket, cells))
-        slots = cells[:, 0]
-        missing = cells[~self._asked[slots, cells[:, 1], cells[:, 2]]]
+        places = cells[:, 0]
+        missing = cells[~self._asked[places, cells[:, 1], cells[:, 2]]]
         if len(missing):
             self._asked[missing[:, 0], missing[:, 1], missing[:, 2]] = True
             self._wanted.append(missing)
-        for slot in dict.fromkeys(slots.tolist()):
-            self._look_ahead(slot, cells[slots == slot], int(np.count_nonzero(missing[:, 0] == slot)))
+        for place in dict.fromkeys(places.tolist()):
+            self._look_ahead(place, cells[places == place], int(np.count_nonzero(missing[:, 0] == place)))
 
-    def _look_ahead(self, slot: int, block: Cells, missing: int) -> None:
+    def _look_ahead(self, place: int, block: Cells, missing: int) -> None:
         """Chooses the cells that are evaluated beside a block, which has so many whose errors nobody works on."""
-        look = int(self._look[slot])
+        look = int(self._look[place])
         classes = block[: np.count_nonzero(block[:, 2] == block[0, 2]), 1]  # which run fastest
         self._foresight.begin(look, len(classes))
-        self._ahead.pop(slot, None)
+        self._ahead.pop(place, None)
         if not missing:
             return
         beside = sum(map(len, (*self._wanted, *self._ahead.values()))) - missing
@@ -254,23 +254,23 @@ class LookAhead(Scheduler):
             return
         draws = np.arange(self._looks[look], self._looks[end], dtype=np.int32)
         grid = np.stack(np.meshgrid(draws, classes, indexing="ij"), axis=-1).reshape(-1, 2)  # classes fastest
-        ahead = np.column_stack([np.full(len(grid), slot, np.int32), grid[:, 1], grid[:, 0]])
-        ahead = ahead[~self._asked[slot, ahead[:, 1], ahead[:, 2]]]
+        ahead = np.column_stack([np.full(len(grid), place, np.int32), grid[:, 1], grid[:, 0]])
+        ahead = ahead[~self._asked[place, ahead[:, 1], ahead[:, 2]]]
         if len(ahead):
-            self._ahead[slot] = np.ascontiguousarray(ahead, np.int32)
+            self._ahead[place] = np.ascontiguousarray(ahead, np.int32)
 
-    def _close(self, slots: npt.NDArray[np.int32]) -> None:
-        super()._close(slots)
-        del self._free[len(self._free) - len(slots) :]  # which may have cells in flight
-        for slot in slots.tolist():
-            self._ahead.pop(slot, None)
-            if self._out[slot]:
-                self._leaving.add(slot)
+    def _close(self, places: Int32) -> None:
+        super()._close(places)
+        del self._free[len(self._free) - len(places) :]  # which may have cells in flight
+        for place in places.tolist():
+            self._ahead.pop(place, None)
+            if self._out[place]:
+                self._leaving.add(place)
             else:
-                self._vacate(slot)
+                self._vacate(place)
 
-    def _vacate(self, slot: int) -> None:
-        """Makes a slot ready for the next request."""
-        self._known[slot] = np.nan
-        self._asked[slot] = False
-        self._free.append(slot)
+    def _vacate(self, place: int) -> None:
+        """Makes a place ready for the next request."""
+        self._known[place] = np.nan
+        self._asked[place] = False
+        self._free.append(place)

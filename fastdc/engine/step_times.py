@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends import AbstractNetwork, halves
-from fastdc.engine.loop import Run, evaluate
-from fastdc.engine.scheduler import Scheduler, Work
+from fastdc.engine.arrays import Pool
+from fastdc.engine.loop import evaluate
+from fastdc.engine.requests import Work
+from fastdc.engine.scheduler import Scheduler
 from fastdc.support import InputError
 
 _WARMUP = 3  # rounds of a size that are not timed: where steps are captured, the first two run otherwise
@@ -100,12 +102,12 @@ class _Rehearsal:
     """Stands in for a scheduler: rounds of steps of one size, each round begun when the last has ended.
 
     Args:
-        run: Its images are empty; its cells are as those of a race: classes fastest.
+        pool: Arrays without images; its cells are as those of a race: classes fastest.
         draws: J.
     """
 
-    def __init__(self, run: Run, draws: int) -> None:
-        self._run, self._draws = run, draws
+    def __init__(self, pool: Pool, draws: int) -> None:
+        self._pool, self._draws = pool, draws
         self._cells = np.zeros((0, 3), np.int32)
         self._steps = self._unproposed = self._rounds = 0
         self.flying = 0
@@ -115,13 +117,13 @@ class _Rehearsal:
     def begin(self, size: int, steps: int, rounds: int) -> None:
         """Sets what comes next: so many rounds of so many steps of a size."""
         index = np.arange(size, dtype=np.int32)
-        classes, draws = index % self._run.n_classes, index // self._run.n_classes % self._draws
+        classes, draws = index % self._pool.n_classes, index // self._pool.n_classes % self._draws
         self._cells = np.stack([np.zeros_like(index), classes, draws], axis=1)
         self._steps, self._rounds, self.seconds = steps, rounds, []
 
-    def key(self, slot: int) -> int:
+    def key(self, place: int) -> int:
         """See ``scheduler.Scheduler``, as for all that follow."""
-        return slot
+        return place
 
     def prepare(self) -> int:
         if not self._unproposed and not self.flying and self._rounds:
@@ -145,7 +147,7 @@ class _Rehearsal:
 
 def measure_steps(
     network: AbstractNetwork,
-    run: Run,
+    pool: Pool,
     sizes: Sequence[int] | None = None,
     *,
     draws: int = 1,
@@ -156,7 +158,7 @@ def measure_steps(
 
     Args:
         network: The network; waits while another run has it.
-        run: On this network, without images yet. What it will launch is captured on the way, where anything is.
+        pool: Arrays on this network, without images yet. Steps are captured on the way if the network captures.
         sizes: Increasing; default: the network's, or the batch and its halves.
         draws: J of the run's plan.
         repeats: Rounds of a size that are timed.
@@ -170,11 +172,11 @@ def measure_steps(
     chosen = tuple(network.sizes or halves(network.batch)) if sizes is None else tuple(sizes)
     if not chosen or min(chosen) < 1 or max(chosen) > network.batch or repeats < 1:
         raise InputError(f"sizes of steps must be from 1 to the network's {network.batch} rows, got {chosen!r:.80}")
-    rehearsal = _Rehearsal(run, draws)
+    rehearsal = _Rehearsal(pool, draws)
 
     def median(size: int, steps: int) -> float:
         rehearsal.begin(size, steps, _WARMUP + repeats)
-        for _ in evaluate(network, run, cast(Scheduler, rehearsal), wait=True):
+        for _ in evaluate(network, pool, cast(Scheduler, rehearsal), wait=True):
             pass
         return float(np.median(rehearsal.seconds[_WARMUP:]))
 
@@ -196,10 +198,10 @@ _tables: "WeakKeyDictionary[AbstractNetwork, StepTable]" = WeakKeyDictionary()
 _measuring = threading.Lock()
 
 
-def steps_of(network: AbstractNetwork, run: Run, *, draws: int) -> StepTable:
+def steps_of(network: AbstractNetwork, pool: Pool, *, draws: int) -> StepTable:
     """The table of a network: measured the first time, and kept while the network lives."""
     with _measuring:
         table = _tables.get(network)
         if table is None:
-            table = _tables[network] = measure_steps(network, run, draws=draws)
+            table = _tables[network] = measure_steps(network, pool, draws=draws)
         return table

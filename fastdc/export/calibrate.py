@@ -1,33 +1,38 @@
-"""What is fitted to validation images when a model becomes a bundle: the posterior's temperature and the race.
+"""Fits the posterior's temperature and the race to validation images when a model becomes a bundle.
 
-The images must be such that the model has not seen and that no result will be reported on. Labels are needed for the
-temperature, not for the race.
+The images must be ones that the model has not seen and that no result will be reported on. The temperature needs
+labels, the race does not. Both are fitted to the same full runs: a plan of more draws begins with the draws of a plan
+of fewer, so that the temperature, which is that of the default number of draws, is fitted to a part of each run.
 """
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastdc.bundle import write_bundle
-from fastdc.calibration import controlled_limit, fit_temperature, with_doubt
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
+from fastdc.bundle import Model, write_bundle
+from fastdc.calibration import calibrate_errors, check_level, fit_temperature, with_doubt
+from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
-from fastdc.inference import OnProgress
+from fastdc.inference import CALIBRATION_DRAWS, OnProgress, by_class, decide
 from fastdc.loading import load
-from fastdc.support import InputError
+from fastdc.rules import Calibration
+from fastdc.support import Float32, Float64, InputError
 
-CALIBRATION_SEEDS = 4  # noise seeds of every calibration image: more near misses to learn the temperature from
+CALIBRATION_SEEDS = 4
+"""Noise seeds per calibration image: several give more near misses to learn the temperature from."""
+
 # Operations of a calibration: some minutes on one core. A network that takes more is compared with shorter full runs.
 _MOST_FLOPS = 2e13
 _LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
 
 
 def check_delta(delta: float | None, images: LabelledImages | None) -> None:
-    """Refuses before the work what would be refused after it.
+    """Refuses a level that would be refused after the work.
 
     Raises:
         InputError: There are no images, or too few for the level.
@@ -36,7 +41,7 @@ def check_delta(delta: float | None, images: LabelledImages | None) -> None:
         return
     if images is None:
         raise InputError(f"delta = {delta:g} is of a calibration: give the images to calibrate on")
-    controlled_limit(np.zeros((len(images), 1)), delta)
+    check_level(delta, len(images))
 
 
 def calibrate_manifest(
@@ -51,34 +56,69 @@ def calibrate_manifest(
     """Fits temperature and race with the very bundle that is being made, and puts both into its manifest.
 
     Args:
-        manifest: Of the bundle; changed.
-        files: Its files.
-        images: To fit to; their classes are the model's.
-        delta: Level of the race; default: 0.01, or what as many images support up to 0.05.
-        progress: Called after every step of the race's calibration.
+        manifest: Manifest of the bundle; changed.
+        files: Files of the bundle.
+        images: Images to fit to; their classes are the model's.
+        delta: Level of the race; default: 0.01, or the next whole percent that the images support, up to 0.05.
+        progress: Called after every step.
         notify: Called with a line if the race is not calibrated.
     """
     classifier = _classifier(manifest, files)
-    draws = manifest["defaults"]["draws"]
     full, seeds = _full_runs(manifest, len(images) * len(classifier.model.conditions))
-    manifest["defaults"]["temperature"] = _temperature(classifier, images, seeds)
-    provenance = manifest.setdefault("provenance", {})
-    provenance["calibration"] = f"{len(images)} images, {draws} draws, {seeds} noise seeds"
+    means: list[Float64] = []
     try:
         level = supported_delta(len(images)) if delta is None else delta
-        race = classifier.calibrate(images.images, delta=level, seeds=seeds, draws=full, progress=progress)
-        manifest["calibration"] = race.to_dict()
+        manifest["calibration"] = _race(classifier, images, means, full, seeds, level, progress).to_dict()
     except InputError as error:
         if notify is not None:
             notify(f"the race is not calibrated: {error}")
+    draws = classifier.model.defaults.draws
+    if not means:  # the race was refused before the work
+        tables = classifier.validation_runs(images.images, draws=draws).tables(seeds, progress)
+        means = [_means(table.errors, classifier.model) for table in tables]
+    errors, labels = with_doubt(np.concatenate(means), np.tile(images.labels, seeds), seeds)
+    manifest["defaults"]["temperature"] = float(f"{fit_temperature(errors, labels):.4g}")
+    manifest.setdefault("provenance", {})["calibration"] = f"{len(images)} images, {draws} draws, {seeds} noise seeds"
+
+
+def _race(
+    classifier: DiffusionClassifier,
+    images: LabelledImages,
+    means: list[Float64],
+    full: int,
+    seeds: int,
+    delta: float,
+    progress: OnProgress | None,
+) -> Calibration:
+    """The calibrated race; fills `means` with the mean errors at the default draws, one array per run."""
+    check_level(delta, len(images))
+    model = classifier.model
+    runs = classifier.validation_runs(images.images, draws=max(full, model.defaults.draws))
+
+    def errors() -> Iterator[Float32]:
+        for table in runs.tables(seeds, progress):
+            means.append(_means(table.errors[:, :, : model.defaults.draws], model))
+            yield table.errors[:, :, :full]
+
+    return calibrate_errors(errors(), replace(runs.config, draws=full), delta=delta)
+
+
+def _means(errors: Float32, model: Model) -> Float64:
+    """Mean errors of the classes, float64 (n, K), of errors (n, conditions, draws).
+
+    Fitted to full runs. Fitted to races, the temperature would hardly differ: on the test digits, the log-likelihood of
+    either by the temperature of the other is within 0.002 of that by its own.
+    """
+    decided = decide(errors)
+    return (by_class(decided, model.class_of, n_classes=model.num_classes) if model.class_of else decided).mean_errors
 
 
 def _full_runs(manifest: dict[str, Any], classes: int) -> tuple[int, int]:
-    """Draws and seeds of the full runs that the race is compared with: fewer where they would take too long.
+    """Draws and seeds of the full runs that the race is compared with; fewer if they would take too long.
 
     Args:
-        manifest: Says what an evaluation costs, where that is known.
-        classes: Images times conditions.
+        manifest: Manifest of the bundle; states the cost of an evaluation if it is known.
+        classes: Number of images times conditions.
     """
     draws, seeds = CALIBRATION_DRAWS, CALIBRATION_SEEDS
     flops = manifest.get("cost", {}).get("flops", 0) * classes
@@ -90,11 +130,15 @@ def _full_runs(manifest: dict[str, Any], classes: int) -> tuple[int, int]:
 
 
 def supported_delta(n: int) -> float:
-    """The level of the race's calibration on n images unless a user says otherwise: 0.01, or the next whole percent
-    that so few support.
+    """The default level of a race calibrated on n images: 0.01, or the next whole percent that n images support.
+
+    Example:
+        >>> from fastdc.export import supported_delta
+        >>> supported_delta(60)
+        0.02
 
     Raises:
-        InputError: That is above 0.05, with which the race would not be worth its name.
+        InputError: The images support no level up to 0.05; a larger one would not be worth its name.
     """
     delta = max(1, math.ceil(100 / (n + 1) - 1e-9)) / 100
     if delta > _LARGEST_DELTA:
@@ -103,19 +147,7 @@ def supported_delta(n: int) -> float:
 
 
 def _classifier(manifest: dict[str, Any], files: Mapping[str, bytes | Path]) -> DiffusionClassifier:
-    """The very bundle that is being made, opened."""
+    """The bundle that is being made, opened."""
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder) / "bundle", manifest, files)
         return load(Path(folder) / "bundle", backend="onnx", device="cpu")
-
-
-def _temperature(classifier: DiffusionClassifier, images: LabelledImages, count: int) -> float:
-    """Fits the temperature to full runs of the default draws.
-
-    To those of the race it would hardly differ: on the test digits, the log-likelihood of either by the temperature of
-    the other is within 0.002 of that by its own.
-    """
-    seeds = range(count)
-    runs = [classifier.classify(images.images, rule="full", seed=seed).errors for seed in seeds]
-    errors, labels = with_doubt(np.concatenate(runs), np.tile(images.labels, len(runs)), len(runs))
-    return float(f"{fit_temperature(errors, labels):.4g}")

@@ -1,33 +1,46 @@
-"""Images in, answers out: jobs, the table of errors, decisions, results."""
+"""Images in, answers out: options, jobs, the table of errors, decisions, results."""
 
+from fastdc.inference.candidates import Candidates, check_candidates
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
 from fastdc.inference.error_table import ErrorTable, mean_errors
-from fastdc.inference.images import check_streams, streams_of, to_model_range
-from fastdc.inference.job import Candidates, Job, PlanOptions, Rows, Settings, check_candidates, plan_config
+from fastdc.inference.images import Images, check_streams, prepare, streams_of, to_model_range
+from fastdc.inference.job import Job
+from fastdc.inference.options import Options, PlanOptions, RunOptions, merged
+from fastdc.inference.plan_options import plan_config
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, OnProgress, Progress
+from fastdc.inference.settings import Settings
+from fastdc.inference.stream import stream_results
+from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
 
 __all__ = [
+    "CALIBRATION_DRAWS",
     "DECISIONS",
     "Candidates",
     "Classification",
     "Decision",
     "ErrorTable",
+    "Images",
     "Job",
     "OnProgress",
+    "Options",
     "PlanOptions",
     "Progress",
-    "Rows",
+    "RunOptions",
     "Settings",
+    "ValidationRuns",
     "by_class",
     "check_candidates",
     "check_streams",
     "decide",
     "decide_table",
     "mean_errors",
+    "merged",
     "plan_config",
     "posterior",
+    "prepare",
     "released_plan",
+    "stream_results",
     "streams_of",
     "to_model_range",
 ]

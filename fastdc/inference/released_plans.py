@@ -21,7 +21,7 @@ import numpy as np
 
 from fastdc.bundle import Model
 from fastdc.diffusion import LevelWeights
-from fastdc.inference.job import PlanOptions
+from fastdc.inference.options import PlanOptions
 from fastdc.support import Float64, InputError, checks
 
 STEPS = 126

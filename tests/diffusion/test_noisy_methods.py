@@ -17,7 +17,6 @@ from fastdc.diffusion.noisy_methods import METHODS, method_of
 from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule
 from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import Job, Rows
 from fastdc.testing.reference import normal
 from helpers.parameterizations import PAIRS, image_said, make
 from helpers.worlds import Float64, classifier, fails_with, gaussian, unit_images
@@ -106,18 +105,12 @@ def slow_errors(method: str, x: Float64, streams: list[int], plan: Any, *, class
 @pytest.mark.parametrize(("batch", "slots"), [(1, 1), (5, 2), (64, 1)])
 def test_a_run_is_the_slow_loop(method: str, batch: int, slots: int) -> None:
     clf = classifier(WORLD, batch=batch, slots=slots)
-    job = Job.of(
-        clf.model, clf.network, "full", None, 7, {"draws": 3, "levels": (0.5, 3.0), "method": method, "sigma": TAU / 2}
-    )
+    job = clf.settings(rule="full", seed=7, draws=3, levels=(0.5, 3.0), method=method, sigma=TAU / 2).job
     assert job.plan.config.noise == TAU
     x = to_model_range(unit_images(4), clf.model)
     x = x + np.float32(TAU) * np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
     streams = streams_of(x)
-    rows: Rows = [None] * len(x)
-    for finished in job.run(x, streams):
-        for done in finished:
-            rows[done.key] = (done.counts, done.values)
-    errors: Float64 = job.table(rows, streams).errors.astype(np.float64)
+    errors: Float64 = job.table(x, streams).errors.astype(np.float64)
     expected = slow_errors(method, x.astype(np.float64), streams.tolist(), job.plan, classes=[0, 1, 2])
     np.testing.assert_allclose(errors, expected, rtol=2e-4, atol=1e-6)
 

@@ -6,7 +6,7 @@ decision is so close that this could turn it, which is tested first. As in tests
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,13 @@ import pytest
 
 from fastdc import Classification, DiffusionClassifier, Session
 from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.backends.protocol import NetworkOptions, halves
+from fastdc.backends.protocol import AbstractNetwork, NetworkOptions, halves
 from fastdc.bundle.folder import load_bundle
 from fastdc.bundle.format import PREFIX
 from fastdc.bundle.shipped import find_model
 from fastdc.certification.estimation import Fixed
 from fastdc.diffusion import kernels
 from fastdc.engine import StepTable
-from fastdc.engine.runner import SpreadNetwork, networks_of
 from fastdc.rules.protocol import geometric_looks
 from helpers.cuda_sides import BATCH, IMAGES, RTOL, Open, Side, on_cpu, opened, sides
 from helpers.worlds import unit_images
@@ -118,10 +117,10 @@ def test_latency_mode_gives_the_results_of_the_race(
 # --- several networks ------------------------------------------------------------------------------------------------
 
 
-def wait_for_each_other(network: SpreadNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def wait_for_each_other(networks: Sequence[AbstractNetwork], monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets no network begin its second step before all have begun their first: each then has a part in the run."""
-    meeting = threading.Barrier(len(network.networks), timeout=WAIT)
-    for one in network.networks:
+    meeting = threading.Barrier(len(networks), timeout=WAIT)
+    for one in networks:
         met = threading.Event()
         for slot in one.slots:
             monkeypatch.setattr(slot, "write", _meets(slot.write, meeting, met))
@@ -145,9 +144,8 @@ def _meets(write: Callable[..., None], meeting: threading.Barrier, met: threadin
 def test_two_networks_on_one_device_share_a_run(opened: Open, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each on threads and streams of its own: one captures while the other launches and replays."""
     networks = [opened(side, batch=BATCH).network for _ in range(2)]
-    both = SpreadNetwork(networks)
-    wait_for_each_other(both, monkeypatch)
-    clf = DiffusionClassifier(on_cpu().model, both)
+    wait_for_each_other(networks, monkeypatch)
+    clf = DiffusionClassifier(on_cpu().model, networks[0], replicas=(networks[1],))
     for _ in range(2):
         assert_agrees(clf.classify(RACED, **RACE), raced())
     with Session(clf, mode="latency", **RACE) as session:
@@ -161,10 +159,10 @@ def test_two_devices_share_a_run(opened: Open, side: Side, monkeypatch: pytest.M
     if side.on_device and kernels.cuda_device_count() < 2:
         pytest.skip("needs two devices")
     clf = opened(side, batch=BATCH, device="cuda:0,1")
-    assert isinstance(clf.network, SpreadNetwork)
+    assert len(clf.networks) == 2
     if side.on_device:
-        assert [network.device for network in networks_of(clf.network)] == ["cuda:0", "cuda:1"]
-    wait_for_each_other(clf.network, monkeypatch)
+        assert [network.device for network in clf.networks] == ["cuda:0", "cuda:1"]
+    wait_for_each_other(clf.networks, monkeypatch)
     for _ in range(2):
         assert_agrees(clf.classify(RACED, **RACE), raced())
 

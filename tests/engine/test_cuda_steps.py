@@ -13,9 +13,10 @@ import pytest
 from fastdc import DiffusionClassifier
 from fastdc.diffusion import kernels
 from fastdc.diffusion.plan import make_plan
-from fastdc.engine.loop import Run, Step
+from fastdc.engine import Pool
+from fastdc.engine.step import Step
+from fastdc.inference import plan_config
 from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import plan_config
 from helpers.cuda_cases import N_CLASSES, SEED, error_tolerance, make_case
 from helpers.cuda_sides import (
     BACKENDS,
@@ -104,16 +105,16 @@ def bound(clf: DiffusionClassifier, *, draws: int = 4) -> list[Step]:
     """The steps of a classifier's slots, bound to a run with all images in place."""
     model, network = clf.model, clf.network
     plan = make_plan(model.schedule, model.parameterization, plan_config(model, {"draws": draws}))
-    run = Run(network, model.sample_shape, plan, seed=3, n_classes=model.num_classes, capacity=len(IMAGES))
+    pool = Pool(network, model.sample_shape, plan, seed=3, n_classes=model.num_classes, capacity=len(IMAGES))
     x = to_model_range(IMAGES, model)
     for place, (image, stream) in enumerate(zip(x, streams_of(x), strict=True)):
-        run.place(place, image, int(stream))
-    return [Step(network, slot, run, int) for slot in network.slots]
+        pool.put(place, image, int(stream))
+    return [Step(network, slot, pool, int) for slot in network.slots]
 
 
 def replayed(step: Step) -> list[int]:
     """The sizes that a slot replays: what is launched again as it was is no replay."""
-    own = {key[1]: launch for key, launch in step._run.placed.steps.items() if key[0] == step._index}
+    own = {key[1]: launch for key, launch in step._pool.arrays.steps.items() if key[0] == step._index}
     return sorted(size for size, launch in own.items() if launch not in (None, step._launch(size)))
 
 

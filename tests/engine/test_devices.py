@@ -7,7 +7,7 @@ events matters, networks wait for one another: with another distribution of the 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,12 +21,10 @@ from fastdc import BackendError, Classification, DiffusionClassifier, InputError
 from fastdc.backends import NetworkOptions
 from fastdc.backends.function import NetworkFunction
 from fastdc.certification.estimation import Fixed
-from fastdc.engine.runner import SpreadNetwork, devices_of, networks_of, room_of
-from fastdc.engine.scheduler import IN_FLIGHT, Request
+from fastdc.engine import IN_FLIGHT, Request, device_name, devices_of, room_of
 from helpers.races import DRAWS, RULES, rule_of
 from helpers.worlds import (
     SHAPE,
-    Float32,
     ManySlots,
     classifier,
     denoiser,
@@ -45,12 +43,16 @@ WAIT = 20  # seconds after which a test is stuck
 def spread(*functions: NetworkFunction, batch: int = 8, slots: int = 1) -> DiffusionClassifier:
     """A classifier on as many devices as there are functions."""
     networks = [ManySlots(function, SHAPE, batch=batch, slots=slots) for function in functions]
-    return DiffusionClassifier(WORLD.model, SpreadNetwork(networks))
+    return over(networks)
+
+
+def over(networks: Sequence[ManySlots]) -> DiffusionClassifier:
+    return DiffusionClassifier(WORLD.model, networks[0], replicas=tuple(networks[1:]))
 
 
 def recorded(clf: DiffusionClassifier) -> list[int]:
     """Cells that each device evaluated."""
-    return [sum(network.recorded) for network in networks_of(clf.network)]  # type: ignore[attr-defined]
+    return [sum(network.recorded) for network in clf.networks]  # type: ignore[attr-defined]
 
 
 def plain(devices: int = 2) -> list[NetworkFunction]:
@@ -152,7 +154,7 @@ def test_a_slow_device_holds_what_it_has_and_the_others_do_the_rest() -> None:
         return denoiser(WORLD)(*cells)
 
     networks = [ManySlots(slow, batch=2), ManySlots(fast, batch=2)]
-    clf = DiffusionClassifier(WORLD.model, SpreadNetwork(networks))
+    clf = over(networks)
     images = unit_images(n)
     np.testing.assert_array_equal(
         clf.errors(images, draws=draws).errors, classifier(WORLD).errors(images, draws=draws).errors
@@ -250,7 +252,7 @@ def test_a_device_that_is_busy_refuses() -> None:
         return denoiser(WORLD)(*cells)
 
     clf = spread(unhurried, denoiser(WORLD))
-    second = DiffusionClassifier(WORLD.model, networks_of(clf.network)[1])
+    second = DiffusionClassifier(WORLD.model, clf.networks[1])
     results = second.stream(IMAGES, chunk=1, rule="full", draws=100)
     next(results)
     fails_with(lambda: clf.classify(IMAGES, rule="full", draws=100), "busy", kind=BackendError)
@@ -333,8 +335,7 @@ def test_closing_a_run_ends_all_devices_and_frees_them() -> None:
 
 def test_a_closed_run_can_be_taken_up_again() -> None:
     """As a base classifier does: what was in flight is finished first."""
-    job = classifier(WORLD).settings(rule="full", rule_options=None, decision="mean", seed=0, temperature=None).job
-    job = type(job)(job.model, spread(*plain(), batch=2).network, job.plan, job.rule, 0)
+    job = spread(*plain(), batch=2).settings(rule="full").job
     x, streams = IMAGES * 2 - 1, range(N)
     requests = (Request(i, x[i], streams[i]) for i in range(N))
     runner = job.runner(requests, total=N, capacity=2)
@@ -376,35 +377,29 @@ def test_a_model_is_loaded_onto_every_device(tmp_path: Any, monkeypatch: pytest.
     bundle = tiny_bundle(tmp_path / "tiny")
     clf = fastdc.load(bundle, device="cuda:0,1", batch=3)
     assert [(options.device, options.batch) for options in opened] == [("cuda:0", 3), ("cuda:1", 3)]
-    assert clf.network.device == "cuda:0,1"
-    assert [network.device for network in networks_of(clf.network)] == ["cuda:0", "cuda:1"]
-    assert not isinstance(fastdc.load(bundle, device="cpu").network, SpreadNetwork)
+    assert device_name(clf.networks) == "cuda:0,1"
+    assert [network.device for network in clf.networks] == ["cuda:0", "cuda:1"]
+    assert len(fastdc.load(bundle, device="cpu").networks) == 1
     fails_with(lambda: fastdc.load(bundle, device="cuda:1,1"), "once", kind=InputError)
     fails_with(lambda: fastdc.load(bundle, device="cuda:0,x"), "cuda:N,M", kind=InputError)
 
 
 def test_networks_that_compute_differently_are_refused() -> None:
     one, other = ManySlots(denoiser(WORLD), batch=4), ManySlots(denoiser(WORLD), batch=2, slots=3)
-    both = SpreadNetwork([one, other])
-    assert (both.backend, both.precision, both.batch, len(both.slots)) == ("function", "float32", 2, 4)
-    assert (both.sizes, both.stream, both.kept) == (None, 0, {})
-    assert networks_of(both) == (one, other)
-    assert networks_of(one) == (one,)
-    fails_with(lambda: SpreadNetwork([one]), "two or more", kind=InputError)
-    fails_with(lambda: SpreadNetwork([one, one]), "two or more different", kind=InputError)
+    clf = over([one, other])
+    assert clf.networks == (one, other)
+    assert DiffusionClassifier(WORLD.model, one).networks == (one,)
+    fails_with(lambda: over([one, one]), "different networks", "twice", kind=InputError)
     half = ManySlots(denoiser(WORLD))
     half.precision = "float16"
-    fails_with(lambda: SpreadNetwork([one, half]), "one backend and precision", "float16", kind=InputError)
+    fails_with(lambda: over([one, half]), "one backend and precision", "float16", kind=InputError)
 
 
-def test_a_network_on_several_devices_has_no_buffers_of_its_own() -> None:
-    both = spread(*plain()).network
-    array: Float32 = np.zeros(1, np.float32)
-    calls: list[Callable[[], Any]] = [
-        lambda: both.place(array),
-        lambda: both.write(array, array),
-        lambda: both.read(array, 1),
-        lambda: both.capture(both.slots[0], lambda: None),
-    ]
-    for call in calls:
-        fails_with(call, "several devices", kind=BackendError)
+def test_devices_have_one_name_together() -> None:
+    networks = [ManySlots(denoiser(WORLD)) for _ in range(3)]
+    assert device_name(networks[:1]) == "cpu"
+    assert device_name(networks) == "cpu,cpu,cpu"
+    for number, network in enumerate(networks):
+        network.device = f"cuda:{number}"
+    assert device_name(networks) == "cuda:0,1,2"
+    assert device_name(networks[1:2]) == "cuda:1"

@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 
 from fastdc.backends.protocol import halves
 from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
-from fastdc.engine import Foresight, LookAhead, StepTable
+from fastdc.engine import Finished, Foresight, LookAhead, Pool, Request, Scheduler, StepTable, evaluate
 from fastdc.engine.look_ahead import AHEAD_BYTES
-from fastdc.engine.loop import Run, evaluate
-from fastdc.engine.scheduler import Finished, Request, Scheduler
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.class_tree import ClassTree
@@ -28,6 +26,7 @@ from fastdc.rules.full import Full
 from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.protocol import AbstractRule, geometric_looks
 from helpers.races import DRAWS, RULES, rule_of
+from helpers.sources import Source
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(4)
@@ -61,19 +60,19 @@ def race(
     **request: Any,
 ) -> tuple[dict[int, Finished], Scheduler]:
     """What finishes, by image; with the plain scheduler where there is no table."""
-    run = Run(network, SHAPE, plan or plan_of(draws), seed=0, n_classes=4, capacity=capacity, denoising=denoising)
+    pool = Pool(network, SHAPE, plan or plan_of(draws), seed=0, n_classes=4, capacity=capacity, denoising=denoising)
     requests = (Request(i, X[i], int(STREAMS[i]), **request) for i in range(N))
 
-    def place(slot: int, image: Float32, stream: int) -> None:
+    def put(place: int, image: Float32, stream: int) -> None:
         if isinstance(made, LookAhead):
-            assert not made._out[slot], "a step in flight refers to the image that is replaced"
-        run.place(slot, image, stream)
+            assert not made._out[place], "a step in flight refers to the image that is replaced"
+        pool.put(place, image, stream)
 
-    options: dict[str, Any] = {"place": place, "requests": requests, "capacity": capacity}
-    options |= {"denoising": denoising, "denoised": run.denoised}
+    options: dict[str, Any] = {"put": put, "next_request": Source(requests), "capacity": capacity}
+    options |= {"denoising": denoising, "denoised": pool.denoised}
     made = Scheduler(rule, draws, 4, **options) if steps is None else LookAhead(rule, draws, 4, steps=steps, **options)
     finished: list[Finished] = []
-    for _ in evaluate(network, run, made):
+    for _ in evaluate(network, pool, made):
         finished += made.finished()
     assert made.flying == 0
     return {one.key: one for one in finished}, made
@@ -237,15 +236,11 @@ def test_looking_ahead_is_for_devices_whose_small_steps_cost_as_much_as_large_on
     looks = geometric_looks(32)
     assert Foresight(looks, 4, in_proportion(64)).gain == pytest.approx(0, abs=1e-9)
     assert Foresight(looks, 4, flat(128)).gain > 0.4  # one step, where a race is two on average
-    job = (
-        classifier(WORLD)
-        .settings(rule="calibrated", rule_options={"limit": 0.6}, decision="mean", seed=0, temperature=None, draws=32)
-        .job
-    )
+    job = classifier(WORLD).settings(rule="calibrated", rule_options={"limit": 0.6}, draws=32).job
     for table, kind in ((in_proportion(128), Scheduler), (flat(128), LookAhead)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fastdc.inference.job.steps_of", lambda *_, table=table, **__: table)
-            assert type(job.scheduler((), 4, latency=True)[1]) is kind
+            assert type(job.scheduler(job.networks[0], lambda: None, 4, latency=True)[1]) is kind
 
 
 def test_other_cells_of_the_step_leave_less_room_for_looking_ahead() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastdc.engine import Finished
 from fastdc.engine.loop import evaluate
-from fastdc.engine.scheduler import Finished
 from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.engine_runs import WORLD, counts_of, network, prepared, table
 from helpers.races import DRAWS, RULES, rule_of, slow_race

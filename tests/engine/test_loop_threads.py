@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from fastdc import BackendError, DiffusionClassifier
+from fastdc.engine import Finished, Request, Work
 from fastdc.engine.loop import evaluate
-from fastdc.engine.scheduler import Finished, Request, Work
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.staged import Staged
@@ -110,7 +110,7 @@ def test_requests_submitted_between_steps_are_evaluated_too(slots: int) -> None:
     late = iter([2, 3])
     for _ in evaluate(net, run, scheduler):
         if (i := next(late, None)) is not None:
-            scheduler.submit(Request(i, x[i], int(streams[i])))
+            scheduler.source.add(Request(i, x[i], int(streams[i])))
     whole = table(unit_images(4)).errors
     assert scheduler.pairs() == {cell: float(error) for cell, error in np.ndenumerate(whole)}
 
@@ -259,6 +259,6 @@ def test_the_image_of_a_failure_is_named_by_its_key_and_not_by_its_slot(capacity
     run, _ = prepared(net, 0, 2, capacity=capacity)
     images = [np.full(SHAPE, -1000 if key == 7 else 0, np.float32) for key in range(9)]
     requests = (Request(key, image, key) for key, image in enumerate(images))
-    scheduler = Recorder(Full(), 2, 3, place=run.place, requests=requests, capacity=capacity)
+    scheduler = Recorder(Full(), 2, 3, put=run.put, requests=requests, capacity=capacity)
     with pytest.raises(BackendError, match=r"not finite at image 7, class \d, draw \d in float32"):
         list(evaluate(net, run, scheduler))

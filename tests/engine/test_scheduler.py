@@ -1,10 +1,9 @@
 """The scheduler against a race of single images in plain Python, however the work is cut and in whatever order it ends.
 
-No network: a cell's error is looked up, when its step ends, by the image that is then in the cell's slot. A slot that
-was given away too early would therefore show.
+No network: a cell's error is looked up, when its step ends, by the image that is then at the cell's place. A place
+that was given away too early would therefore show.
 """
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
+from fastdc.engine import IN_FLIGHT, Finished, Request, Scheduler, Work
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
 from helpers.races import DRAWS, RULES, Float32, rule_of, slow_race, tables
+from helpers.sources import Source
 from helpers.worlds import fails_with
 
 Rng = np.random.Generator
@@ -37,18 +37,18 @@ class Bench:
         self.evaluated: set[tuple[int, int, int]] = set()
         self.proposed: list[list[list[int]]] = []
 
-    def place(self, slot: int, image: Float32, stream: int) -> None:
-        self.image_in[slot] = int(image[0, 0, 0])
-        self.streams[slot] = stream
+    def put(self, place: int, image: Float32, stream: int) -> None:
+        self.image_in[place] = int(image[0, 0, 0])
+        self.streams[place] = stream
 
     def request(self, image: int, classes: Sequence[int] | None = None) -> Request:
         ids = None if classes is None else np.array(classes, np.int32)
         return Request(image, np.full((1, 1, 1), image, np.float32), 100 + image, ids)
 
     def answer(self, work: Work) -> Float32:
-        cells = [(self.image_in[slot], k, j) for slot, k, j in work.cells.tolist()]
-        for slot in work.cells[:, 0].tolist():
-            assert self.streams[slot] == 100 + self.image_in[slot]
+        cells = [(self.image_in[place], k, j) for place, k, j in work.cells.tolist()]
+        for place in work.cells[:, 0].tolist():
+            assert self.streams[place] == 100 + self.image_in[place]
         assert not self.evaluated.intersection(cells), "a cell was evaluated twice"
         assert len(set(cells)) == len(cells), "a cell is in a step twice"
         self.evaluated.update(cells)
@@ -74,11 +74,12 @@ class Bench:
 
 
 def scheduler_of(
-    bench: Bench, rule: AbstractRule, requests: Iterable[Request] | None = None, *, capacity: int = IN_FLIGHT
+    bench: Bench, rule: AbstractRule, requests: Iterable[Request] | Source | None = None, *, capacity: int = IN_FLIGHT
 ) -> Scheduler:
     n, n_classes, draws = bench.errors.shape
     given = [bench.request(i) for i in range(n)] if requests is None else requests
-    return Scheduler(rule, draws, n_classes, place=bench.place, requests=given, capacity=capacity)
+    source = given if isinstance(given, Source) else Source(given)
+    return Scheduler(rule, draws, n_classes, put=bench.put, next_request=source, capacity=capacity)
 
 
 def counts_of(finished: Iterable[Finished], errors: Float32) -> dict[int, list[int]]:
@@ -255,57 +256,29 @@ def test_an_endless_source_is_not_read_ahead() -> None:
     assert scheduler.admitted == 3
 
 
-def test_the_key_of_a_slot_is_that_of_its_request() -> None:
+def test_the_key_of_a_place_is_that_of_its_request() -> None:
     bench = Bench(tables(5, 2, DRAWS, seed=0))
     scheduler = scheduler_of(bench, Calibrated(0.5), [bench.request(i) for i in (4, 2, 0, 3, 1)], capacity=2)
     for _ in bench.run(scheduler, room=3):
-        assert {slot: scheduler.key(slot) for slot in bench.image_in} == bench.image_in
+        assert {place: scheduler.key(place) for place in bench.image_in} == bench.image_in
 
 
-def test_requests_may_be_submitted_while_others_run() -> None:
-    errors = tables(8, 3, DRAWS, seed=5)
+def test_requests_may_come_while_others_run_and_after_all_have_ended() -> None:
+    errors = tables(9, 3, DRAWS, seed=5)
     bench = Bench(errors)
     rule = Calibrated(1.0)
-    scheduler = scheduler_of(bench, rule, [bench.request(i) for i in range(4)], capacity=3)
+    source = Source(bench.request(i) for i in range(4))
+    scheduler = scheduler_of(bench, rule, source, capacity=3)
     ahead = iter([6, 4, 7, 5])
     done: list[Finished] = []
     for finished in bench.run(scheduler, room=4, at_once=2):
         done += finished
         for image in [i for i in [next(ahead, None)] if i is not None]:
-            scheduler.submit(bench.request(image))
-    assert counts_of(done, errors) == {i: slow_race(rule, errors[i]) for i in range(8)}
-
-
-def test_submitted_requests_go_before_those_of_the_source_and_may_come_after_it_ended() -> None:
-    bench = Bench(tables(4, 2, 1, seed=0))
-    scheduler = scheduler_of(bench, Full(), [bench.request(0), bench.request(1)], capacity=1)
-    scheduler.submit(bench.request(2))
-    keys = [one.key for finished in bench.run(scheduler) for one in finished]
-    assert keys == [2, 0, 1]
-    scheduler.submit(bench.request(3))
-    assert [one.key for finished in bench.run(scheduler) for one in finished] == [3]
-
-
-def test_requests_may_be_submitted_from_other_threads() -> None:
-    n, threads = 200, 4
-    errors = tables(n, 3, DRAWS, seed=6)
-    bench = Bench(errors)
-    rule = Calibrated(1.0)
-    scheduler = scheduler_of(bench, rule, (), capacity=7)
-
-    def submit(start: int) -> None:
-        for i in range(start, n, threads):
-            scheduler.submit(bench.request(i))
-
-    workers = [threading.Thread(target=submit, args=(start,)) for start in range(threads)]
-    for worker in workers:
-        worker.start()
-    done: list[Finished] = []
-    while any(worker.is_alive() for worker in workers) or len(done) < n:
-        done += [one for finished in bench.run(scheduler, room=9) for one in finished]
-    for worker in workers:
-        worker.join()
-    assert counts_of(done, errors) == {i: slow_race(rule, errors[i]) for i in range(n)}
+            source.add(bench.request(image))
+    assert len(done) == 8
+    source.add(bench.request(8))
+    done += [one for finished in bench.run(scheduler) for one in finished]
+    assert counts_of(done, errors) == {i: slow_race(rule, errors[i]) for i in range(9)}
 
 
 # --- rules that add classes ------------------------------------------------------------------------------------------

@@ -116,20 +116,20 @@ def test_a_run_of_the_same_shape_captures_nothing() -> None:
     assert net.captured == {0: 2}
     clf.errors(unit_images(3), draws=4)  # other arrays
     assert net.captured == {0: 3}
-    assert len(net.kept["placed"]) == 2
+    assert len(net.kept["arrays"]) == 2
 
 
 def test_kept_arrays_are_few_and_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdc.engine.loop._STEPS_KEPT", 3)
+    monkeypatch.setattr("fastdc.engine.step._STEPS_KEPT", 3)
     net = FixedSizes(batch=8, slots=1)
     clf = on(net)
     for draws in (1, 2, 3, 4, 5, 6, 7):
         image = unit_images(1)
         np.testing.assert_array_equal(clf.errors(image, draws=draws).errors, plain(image, draws=draws))
-    assert len(net.kept["placed"]) == 4
+    assert len(net.kept["arrays"]) == 4
     for seed in (0, 1, 2, 3, 0, 0):
         np.testing.assert_array_equal(clf.errors(image, draws=7, seed=seed).errors, plain(image, draws=7, seed=seed))
-    assert max(len(placed.steps) for _, placed in net.kept["placed"]) == 3
+    assert max(len(arrays.steps) for _, arrays in net.kept["arrays"]) == 3
 
 
 def test_runs_that_live_at_once_have_arrays_of_their_own() -> None:
@@ -139,21 +139,21 @@ def test_runs_that_live_at_once_have_arrays_of_their_own() -> None:
     images = unit_images(4)
 
     def scheduled() -> Any:
-        settings = clf.settings(rule="full", rule_options=None, decision="mean", seed=0, temperature=None, draws=4)
-        return settings.job.scheduler(iter(()), 4)
+        settings = clf.settings(rule="full", draws=4)
+        return settings.job.scheduler(net, lambda: None, 4)
 
     with Session(clf, rule="full", draws=4, capacity=4) as session:
         session.submit(images[0]).result(20)
         other, _ = scheduled()
-        assert len(net.kept["placed"]) == 2
-        other.place(0, np.full(SHAPE, 7, np.float32), 1)
+        assert len(net.kept["arrays"]) == 2
+        other.put(0, np.full(SHAPE, 7, np.float32), 1)
         for i, image in enumerate(images):
             got = session.submit(image).result(20)
             np.testing.assert_array_equal(got.table.errors[0], plain(images, draws=4)[i])
     del other, session
     gc.collect()
     scheduled()
-    assert len(net.kept["placed"]) == 2
+    assert len(net.kept["arrays"]) == 2
 
 
 @pytest.mark.parametrize("method", ["denoised", "apndc-x"])
@@ -163,7 +163,7 @@ def test_methods_that_denoise_first(method: str) -> None:
     net = FixedSizes(batch=8)
     for _ in range(2):
         np.testing.assert_array_equal(on(net).errors(images, **options).errors, plain(images, **options))
-    assert len(net.kept["placed"]) == 1
+    assert len(net.kept["arrays"]) == 1
 
 
 def test_a_step_that_fails_is_captured_when_it_works_again() -> None:

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from fastdc import BackendError, InputError
 from fastdc.backends.protocol import halves
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.engine import StepTable, measure_steps, steps_of
-from fastdc.engine.loop import Run, evaluate
-from fastdc.engine.scheduler import Scheduler
+from fastdc.engine import Pool, Scheduler, StepTable, evaluate, measure_steps, steps_of
 from fastdc.rules.full import Full
 from helpers.worlds import SHAPE, ManySlots, denoiser, fails_with, gaussian
 
@@ -24,8 +22,8 @@ WORLD = gaussian(3)
 PLAN = make_plan(WORLD.schedule, WORLD.model.parameterization, PlanConfig(draws=4))
 
 
-def run_on(network: ManySlots) -> Run:
-    return Run(network, SHAPE, PLAN, seed=0, n_classes=3, capacity=2)
+def pool_on(network: ManySlots) -> Pool:
+    return Pool(network, SHAPE, PLAN, seed=0, n_classes=3, capacity=2)
 
 
 def times() -> st.SearchStrategy[tuple[float, ...]]:
@@ -94,7 +92,7 @@ def test_steps_are_timed_as_the_engine_runs_them(slots: int) -> None:
         return denoiser(WORLD)(sample, timestep, labels)
 
     network = ManySlots(function, batch=8, slots=slots)
-    table = measure_steps(network, run_on(network), (1, 8), repeats=2)
+    table = measure_steps(network, pool_on(network), (1, 8), repeats=2)
     assert (table.sizes, table.slots, table.fixed) == ((1, 8), slots, False)
     assert 0.002 <= table.seconds[0] < table.seconds[1]
     assert table.seconds[1] >= 0.016
@@ -108,7 +106,7 @@ def test_large_sizes_are_not_timed_where_that_takes_long(fixed: bool) -> None:
     """Fixed sizes are: their times need not be in proportion, and there are few."""
     network = ManySlots(denoiser(WORLD), batch=6)
     network.sizes = halves(6) if fixed else None
-    table = measure_steps(network, run_on(network), limit=0.0)
+    table = measure_steps(network, pool_on(network), limit=0.0)
     assert table.sizes == (1, 2, 3, 6)
     assert set(network.recorded) == ({1, 2, 3, 6} if fixed else {1})
     if not fixed:
@@ -117,26 +115,26 @@ def test_large_sizes_are_not_timed_where_that_takes_long(fixed: bool) -> None:
 
 def test_a_table_is_measured_once_a_network() -> None:
     network, other = ManySlots(denoiser(WORLD), batch=2), ManySlots(denoiser(WORLD), batch=2)
-    table = steps_of(network, run_on(network), draws=4)
+    table = steps_of(network, pool_on(network), draws=4)
     steps = len(network.recorded)
-    assert steps_of(network, run_on(network), draws=4) is table
+    assert steps_of(network, pool_on(network), draws=4) is table
     assert len(network.recorded) == steps > 0
-    assert steps_of(other, run_on(other), draws=4) is not table
+    assert steps_of(other, pool_on(other), draws=4) is not table
 
 
 def test_what_cannot_be_timed_is_refused() -> None:
     network = ManySlots(denoiser(WORLD), batch=4)
     for sizes in ((), (0, 1), (1, 5)):
-        fails_with(lambda sizes=sizes: measure_steps(network, run_on(network), sizes), "sizes", kind=InputError)  # type: ignore[misc]
-    fails_with(lambda: measure_steps(network, run_on(network), repeats=0), "sizes", kind=InputError)
+        fails_with(lambda sizes=sizes: measure_steps(network, pool_on(network), sizes), "sizes", kind=InputError)  # type: ignore[misc]
+    fails_with(lambda: measure_steps(network, pool_on(network), repeats=0), "sizes", kind=InputError)
     broken = ManySlots(lambda sample, _, __: np.full_like(sample, np.nan))
-    fails_with(lambda: measure_steps(broken, run_on(broken)), "not finite", kind=BackendError)
+    fails_with(lambda: measure_steps(broken, pool_on(broken)), "not finite", kind=BackendError)
 
 
 def test_a_network_is_timed_when_it_is_free() -> None:
     network = ManySlots(denoiser(WORLD), batch=4)
-    run = run_on(network)
-    scheduler = Scheduler(Full(), 4, 3, place=run.place)
-    assert list(evaluate(network, run, scheduler)) == []
-    measure_steps(network, run_on(network), (1,))
-    assert list(evaluate(network, run, scheduler)) == []  # and was given back
+    pool = pool_on(network)
+    scheduler = Scheduler(Full(), 4, 3, put=pool.put, next_request=lambda: None)
+    assert list(evaluate(network, pool, scheduler)) == []
+    measure_steps(network, pool_on(network), (1,))
+    assert list(evaluate(network, pool, scheduler)) == []  # and was given back

@@ -170,7 +170,7 @@ def test_chunks_are_whole_numbers() -> None:
     wrong: list[Any] = [0, -1, 1.5, "2", True]
     for chunk in wrong:
         call: Callable[[], Any] = lambda chunk=chunk: next(classifier(WORLD).stream(IMAGES, chunk=chunk))  # type: ignore[misc]  # noqa: E731
-        fails_with(call, "chunk must be a positive whole number or None", kind=InputError)
+        fails_with(call, "chunk must be a whole number of at least 1 or None", kind=InputError)
     assert len(list(classifier(WORLD).stream(IMAGES, chunk=np.int64(3), draws=1))) == 3  # type: ignore[arg-type]
 
 

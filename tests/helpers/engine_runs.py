@@ -1,6 +1,7 @@
 """Runs of the engine on the Gaussian world's denoiser, with a scheduler that notes what it is told."""
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,12 @@ import numpy as np
 from fastdc import ErrorTable
 from fastdc.backends.function import NetworkFunction
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.engine.loop import Run
-from fastdc.engine.scheduler import IN_FLIGHT, Finished, Request, Scheduler, Work
+from fastdc.engine import IN_FLIGHT, Finished, Pool, Request, Scheduler, Work
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule
 from fastdc.testing.gaussian_world import GaussianWorld
+from helpers.sources import Source
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)
@@ -23,8 +24,9 @@ MODEL = WORLD.model
 class Recorder(Scheduler):
     """A scheduler that records what goes through it, and refuses to be asked from another thread."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, *args: Any, requests: Iterable[Request] = (), **options: Any) -> None:
+        self.source = Source(requests)
+        super().__init__(*args, next_request=self.source, **options)
         self.rooms: list[int] = []
         self.waited = 0
         self.observed: list[tuple[int, int, int]] = []
@@ -45,7 +47,7 @@ class Recorder(Scheduler):
     def observe(self, work: Work, errors: Float32) -> None:
         assert threading.get_ident() == self.thread
         assert errors.dtype == np.float32
-        self.observed += [(self.key(slot), k, j) for slot, k, j in work.cells.tolist()]
+        self.observed += [(self.key(place), k, j) for place, k, j in work.cells.tolist()]
         self.errors += errors.tolist()
         super().observe(work, errors)
 
@@ -63,18 +65,18 @@ def prepared(
     world: GaussianWorld = WORLD,
     capacity: int = IN_FLIGHT,
     kind: type[Recorder] = Recorder,
-) -> tuple[Run, Recorder]:
-    """A run over n images, to be handed to evaluate()."""
+) -> tuple[Pool, Recorder]:
+    """The arrays and the scheduler of a run over n images, to be handed to evaluate()."""
     model = world.model
     x = to_model_range(unit_images(n), model) if n else np.empty((0, *SHAPE), np.float32)
     streams = streams_of(x)
     plan = make_plan(world.schedule, model.parameterization, PlanConfig(draws=draws, weighting="edm"))
-    run = Run(network, SHAPE, plan, seed=0, n_classes=model.num_classes, capacity=capacity)
+    pool = Pool(network, SHAPE, plan, seed=0, n_classes=model.num_classes, capacity=capacity)
     requests = (Request(i, x[i], int(streams[i])) for i in range(n))
     made = kind(
-        rule or Full(), draws, model.num_classes, place=run.place, requests=requests, capacity=min(capacity, IN_FLIGHT)
+        rule or Full(), draws, model.num_classes, put=pool.put, requests=requests, capacity=min(capacity, IN_FLIGHT)
     )
-    return run, made
+    return pool, made
 
 
 def network(*, batch: int = 128, slots: int = 1, function: NetworkFunction | None = None) -> ManySlots:

@@ -17,9 +17,9 @@ from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.diffusion.schedules import DiscreteSchedule
-from fastdc.engine.scheduler import Finished
+from fastdc.engine import Finished
+from fastdc.inference import Job, Options, PlanOptions, Settings, check_candidates, plan_config
 from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import Job, PlanOptions, Settings, check_candidates, plan_config
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.calibration import Calibration, plan_without_draws
@@ -40,7 +40,8 @@ def job_of(
     rule: Any = "race", options: PlanOptions | None = None, *, model: Model = WORLD.model, **changes: Any
 ) -> Job:
     network = changes.pop("network", None) or ManySlots(denoiser(WORLD))
-    return Job.of(model, network, rule, changes.pop("rule_options", None), changes.pop("seed", 0), options or {})
+    wanted = {"rule": rule, "rule_options": changes.pop("rule_options", None), "seed": changes.pop("seed", 0)}
+    return Job.of(model, [network], Options().but(**wanted, **(options or {})))
 
 
 def test_noisy_images_take_the_levels_that_they_are_calibrated_at() -> None:
@@ -165,7 +166,7 @@ def test_settings_decide_and_say_what_reproduces_it() -> None:
     streams = streams_of(x)
     finished = [one for batch in made.run(x, streams) for one in batch]
     rows = [(one.counts, one.values) for one in sorted(finished, key=lambda one: one.key)]
-    result = settings.decide(made.table([*rows, None], streams), np.array([4, 9]), seconds=2.0)
+    result = settings.decide(made.table_of([*rows, None], streams), np.array([4, 9]), seconds=2.0)
     assert result.indices.tolist() == [4, 9]
     assert result.seconds == 2
     told = json.loads(json.dumps(result.provenance))
@@ -274,7 +275,7 @@ def test_memory_is_that_of_the_errors_that_exist() -> None:
     tracemalloc.start()
     try:
         rows = [(one.counts, one.values) for batch in made.run(x, streams) for one in batch]
-        values = made.table(list(rows), streams).values
+        values = made.table_of(list(rows), streams).values
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -326,9 +327,9 @@ def test_a_table_of_equally_many_classes_is_taken() -> None:
         (np.eye(3, 5, dtype=bool) & False, "candidates of image 0 must be one class index or more"),
         ([[0], [1]], "a list of classes for each of 3 images, got 2"),
         ([], "for each of 3 images, got 0"),
-        (5, "candidates must be a mask or a list of classes an image, got 5"),
-        (None, "candidates must be a mask or a list of classes an image, got None"),
-        (lambda _: None, "candidates must be a mask or a list of classes an image, got None"),
+        (5, "candidates must be a mask or a list of classes per image, got 5"),
+        (None, "candidates must be a mask or a list of classes per image, got None"),
+        (lambda _: None, "candidates must be a mask or a list of classes per image, got None"),
         ([[0], [], [1]], "candidates of image 1 must be one class index or more, got []"),
         ([[0], 1, [1]], "candidates of image 1 must be one class index or more, got 1"),
         ([0, 1, 2], "candidates of image 0 must be one class index or more, got 0"),

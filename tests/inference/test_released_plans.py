@@ -8,7 +8,7 @@ import pytest
 
 from fastdc import InputError
 from fastdc.diffusion.plan import Plan, make_plan
-from fastdc.inference.job import plan_config
+from fastdc.inference import plan_config
 from fastdc.inference.released_plans import released_plan
 from helpers.worlds import fails_with, gaussian
 

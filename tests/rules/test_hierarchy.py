@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.engine.scheduler import Request, Scheduler
+from fastdc.engine import Request, Scheduler
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.class_tree import ClassTree
@@ -25,6 +25,7 @@ from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
 from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.rule_runs import Float32, pack, single
+from helpers.sources import Source
 from helpers.trees import leaves, nestings
 from helpers.worlds import classifier, fails_with, gaussian, refusing
 
@@ -49,8 +50,8 @@ def scheduled(
         rule,
         draws,
         n_classes,
-        place=lambda slot, _, stream: placed.update({slot: stream}),
-        requests=[Request(i, image, i, mask) for i, mask in enumerate(masks)],
+        put=lambda place, _, stream: placed.update({place: stream}),
+        next_request=Source(Request(i, image, i, mask) for i, mask in enumerate(masks)),
         capacity=int(rng.integers(1, n + 1)),
     )
     seen: set[tuple[int, ...]] = set()

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import stats
 
-from fastdc.certification.noisy_copies import noisy_copies
 from fastdc.diffusion.kernels import PURPOSE_DIFFUSION, PURPOSE_ESTIMATION, PURPOSE_SELECTION
+from fastdc.diffusion.noisy_copies import noisy_copies
 from fastdc.testing.reference import normal
 
 X = np.random.default_rng(0).uniform(-1, 1, (1, 4, 5)).astype(np.float32)

@@ -24,7 +24,7 @@ def noisy_copies(
     Args:
         x: float32 (c, h, w), in the model's value range or any other.
         start: Number of the first copy, from 0.
-        count: How many.
+        count: Number of copies.
         std: Standard deviation of the noise, in the units of x.
         seed: Philox key.
         stream: The image's stream, in [0, 2^56).
@@ -32,6 +32,11 @@ def noisy_copies(
 
     Returns:
         float32 (count, c, h, w), not clipped, and int64 (count,).
+
+    Example:
+        >>> from fastdc.diffusion import kernels, noisy_copies
+        >>> noisy_copies(np.zeros((1, 8, 8), np.float32), 0, 3, std=0.5, seed=0, stream=7, purpose=2)[0].shape
+        (3, 1, 8, 8)
     """
     numbers = np.arange(start, start + count, dtype=np.int32)
     noise = kernels.philox_normal(np.full(count, stream, np.int64), numbers, x.size, seed=seed, purpose=purpose)
@@ -44,7 +49,13 @@ def noisy_copies(
 def one_copy_each(
     x: Images, streams: npt.NDArray[np.int64], number: int, *, std: float, seed: int
 ) -> tuple[Images, npt.NDArray[np.int64]]:
-    """Estimation copy `number` of each image, float32 (n, c, h, w), and the noise streams, int64 (n,)."""
+    """Estimation copy `number` of each image, float32 (n, c, h, w), and the noise streams, int64 (n,).
+
+    Example:
+        >>> from fastdc.diffusion import one_copy_each
+        >>> one_copy_each(np.zeros((4, 1, 8, 8), np.float32), np.arange(4), 0, std=0.5, seed=0)[0].shape
+        (4, 1, 8, 8)
+    """
     made = [
         noisy_copies(image, number, 1, std=std, seed=seed, stream=stream, purpose=kernels.PURPOSE_ESTIMATION)
         for image, stream in zip(x, streams.tolist(), strict=True)

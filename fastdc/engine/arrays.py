@@ -1,0 +1,180 @@
+"""The device arrays that cells index: a pool of images, their noise streams, and the plan's coefficient rows.
+
+An image occupies one *place* of the pool while its request is in flight. If the method denoises images first, one row
+after the plan's last does it, and a second pool holds the denoised images: one per class that the image is denoised
+under.
+
+If the network has steps of fixed sizes, captured steps refer to these arrays. The arrays are therefore kept with the
+network and filled anew by the next run of the same shape, so that a program that classifies one image after another
+captures nothing after the first few.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import ref
+
+import numpy as np
+
+from fastdc.backends import AbstractNetwork, AbstractSlot, Buffer
+from fastdc.diffusion import Plan, kernels
+from fastdc.engine.requests import Cells
+from fastdc.support import Float32
+
+_SETS_KEPT = 4  # sets of arrays that a network keeps for later runs; the one used longest ago goes first
+
+
+class Pool:
+    """The arrays of one run on one network.
+
+    Args:
+        network: Network whose device holds the arrays.
+        image_shape: (c, h, w) of what the network works on.
+        plan: The draws.
+        seed: Philox key.
+        n_classes: K.
+        capacity: Number of places.
+        denoising: Classes that an image is denoised under, as the network numbers them; empty if the method does not
+            denoise.
+
+    Attributes:
+        arrays: The arrays and the steps captured on them.
+        launching: Lock to hold while something is launched for the first time or captured.
+    """
+
+    def __init__(
+        self,
+        network: AbstractNetwork,
+        image_shape: tuple[int, int, int],
+        plan: Plan,
+        *,
+        seed: int,
+        n_classes: int,
+        capacity: int,
+        denoising: tuple[int, ...] = (),
+    ) -> None:
+        self._network = network
+        self._denoising = denoising
+        self._replaces = plan.method.replaces
+        rows = plan.rows
+        if denoising:
+            rows = np.concatenate([rows, plan.denoising_row])
+            n_classes = max(n_classes, *(label + 1 for label in denoising))
+        self.arrays = _arrays_of(
+            network,
+            image_shape,
+            self,
+            capacity=capacity,
+            rows=len(rows),
+            maps=len(denoising),
+            target=bool(denoising) and not self._replaces,
+        )
+        network.write(self.arrays.rows, rows)
+        self.seed = seed
+        self.antithetic = plan.antithetic
+        self.n_classes = n_classes
+        self.loss = plan.config.loss
+        self.delta = plan.config.delta
+        self.launching = threading.Lock()
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Everything that a captured step depends on besides pointers."""
+        return self.seed, self.antithetic, self.n_classes, self.loss, self.delta
+
+    def put(self, place: int, image: Float32, stream: int) -> None:
+        """Puts an image, float32 (c, h, w) in the model's value range, at a place that no step in flight refers to."""
+        network, arrays = self._network, self.arrays
+        network.write(arrays.images[place : place + 1], image[None])
+        network.write(arrays.streams[place : place + 1], np.array([stream], np.int64))
+        if arrays.maps is not None:
+            network.write(arrays.maps[place : place + 1], np.zeros((1, *arrays.maps.shape[1:]), np.float32))
+
+    def denoise(self, slot: AbstractSlot, cells: Cells) -> None:
+        """Makes the denoised images of denoising cells from a slot's output; no other step may hold the same cells."""
+        arrays = self.arrays
+        own = cells.copy()
+        own[:, 1] = [self._denoising.index(label) for label in cells[:, 1]]
+        table = arrays.tables[id(slot)]
+        slot.write(table, own)
+        kernels.error_map(
+            slot.output[: len(cells)],
+            arrays.images_view,
+            table[: len(cells)],
+            arrays.rows_view,
+            arrays.streams_view,
+            arrays.maps,
+            seed=self.seed,
+            loss="residual",
+            stream=slot.stream,
+        )
+
+    def denoised(self, place: int) -> None:
+        """Puts the mean of a place's denoised images where the method needs it."""
+        arrays, network = self.arrays, self._network
+        assert arrays.maps is not None
+        pool: Buffer = arrays.images if self._replaces else arrays.targets
+        maps = network.read(arrays.maps[place], len(self._denoising))
+        network.write(pool[place : place + 1], maps if len(maps) == 1 else maps.mean(0)[None])
+
+
+class _Arrays:
+    """Arrays on a network's device, views of them, and the steps captured on them.
+
+    Args:
+        network: Network whose device holds the arrays.
+        image_shape: (c, h, w).
+        capacity: Number of places.
+        rows: Number of coefficient rows.
+        maps: Denoised images per place; 0: none.
+        target: Whether the error compares with another image.
+    """
+
+    def __init__(
+        self,
+        network: AbstractNetwork,
+        image_shape: tuple[int, int, int],
+        *,
+        capacity: int,
+        rows: int,
+        maps: int,
+        target: bool,
+    ) -> None:
+        self.images = network.place(np.zeros((capacity, *image_shape), np.float32))
+        self.streams = network.place(np.zeros(capacity, np.int64))
+        self.rows = network.place(np.zeros((rows, len(kernels.ROW_FIELDS)), np.float32))
+        self.maps: Buffer = None
+        self.targets: Buffer = None
+        self.tables: dict[int, Buffer] = {}
+        if maps:
+            self.maps = network.place(np.zeros((capacity, maps, *image_shape), np.float32))
+            self.tables = {id(slot): network.place(np.zeros((network.batch, 3), np.int32)) for slot in network.slots}
+        if target:
+            self.targets = network.place(np.zeros((capacity, *image_shape), np.float32))
+        self.images_view, self.rows_view, self.streams_view = map(kernels.view, (self.images, self.rows, self.streams))
+        self.target_view = None if self.targets is None else kernels.view(self.targets)
+        self.steps: dict[tuple[Any, ...], Callable[[], None] | None] = {}
+        self.owner: Callable[[], Any] = lambda: None
+
+
+_placing = threading.Lock()
+
+
+def _arrays_of(network: AbstractNetwork, image_shape: tuple[int, int, int], owner: Pool, **shape: Any) -> _Arrays:
+    """Arrays that belong to `owner` while it lives: new ones, or those of an earlier run if steps are captured."""
+    if network.sizes is None:
+        return _Arrays(network, image_shape, **shape)
+    shape["capacity"] = 1 << (shape["capacity"] - 1).bit_length()  # so that runs of similar size share arrays
+    key = (image_shape, *sorted(shape.items()))
+    with _placing:
+        sets: list[tuple[Any, _Arrays]] = network.kept.setdefault("arrays", [])
+        free = [entry for entry in sets if entry[1].owner() is None]
+        found = next((entry for entry in free if entry[0] == key), None)
+        if found is not None:
+            sets.remove(found)
+        elif len(sets) >= _SETS_KEPT and free:
+            sets.remove(free[0])  # the one used longest ago
+        arrays = _Arrays(network, image_shape, **shape) if found is None else found[1]
+        arrays.owner = ref(owner)
+        sets.append((key, arrays))
+        return arrays

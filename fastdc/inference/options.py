@@ -1,0 +1,124 @@
+"""The options of a run: which draws, which rule, which decision; documented once for every method that takes them."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from fastdc.diffusion import LevelWeights
+from fastdc.rules import AbstractRule
+from fastdc.support import InputError
+
+
+class PlanOptions(TypedDict, total=False):
+    """The keywords that select the draws. Omitted ones, and None, use the model's defaults. See :class:`Options`."""
+
+    draws: int | None
+    levels: tuple[float, float] | str | None
+    weighting: str | None
+    loss: str | None
+    first: Sequence[float] | None
+    order: str | None
+    order_seed: int
+    antithetic: bool
+    level_weights: LevelWeights | None
+    method: str
+    sigma: float
+
+
+class RunOptions(PlanOptions, total=False):
+    """The keywords of a run: those of its plan, and how it is decided. See :class:`Options`."""
+
+    rule: str | AbstractRule
+    rule_options: dict[str, Any] | None
+    decision: str
+    seed: int
+    temperature: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Options:
+    """How images are evaluated and decided.
+
+    Pass one object to several calls, or the same names as keywords; keywords win:
+
+        options = fastdc.Options(rule="paired", draws=64)
+        clf.classify(images, options)
+        clf.classify(images, options, seed=1)
+
+    Attributes:
+        rule: Rule that stops the evaluation of a class: a name of ``rules.RULES`` or a rule made by hand. "race" is the
+            model's calibrated race, or the race of paired tests if there is no calibration for the plan; "full"
+            evaluates every class at every draw. Some rules bring their own number of draws.
+        rule_options: Options of the rule, such as {"alpha": 0.01}.
+        decision: "mean" (smallest mean error) or "vote" (most draws won among the classes never dropped).
+        seed: Seed of the noise, in [0, 2^64).
+        temperature: Temperature of the posterior, positive; None: the model's, fitted on validation images if it was
+            calibrated.
+        draws: Draws per class, J.
+        levels: Band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values, or
+            "all".
+        weighting: "uniform", "edm", "vlb", "exp" or "min_snr".
+        loss: "l2", "l1" or "huber".
+        first: Noise-to-signal ratios of the first draws, evaluated before the band.
+        order: "van_der_corput" or "random", see ``diffusion.PlanConfig``.
+        order_seed: Seed of order "random", in [0, 2^64).
+        antithetic: Whether draws come in pairs of opposite noise.
+        level_weights: Fitted curve that multiplies the weights, such as ``model.level_weights``.
+        method: Diffusion classifier of noisy images, one of ``diffusion.METHODS``; "dc" takes images for clean ones.
+        sigma: Standard deviation of the images' own noise, in pixels in [0, 1].
+    """
+
+    rule: str | AbstractRule = "race"
+    rule_options: dict[str, Any] | None = None
+    decision: str = "mean"
+    seed: int = 0
+    temperature: float | None = None
+    draws: int | None = None
+    levels: tuple[float, float] | str | None = None
+    weighting: str | None = None
+    loss: str | None = None
+    first: Sequence[float] | None = None
+    order: str | None = None
+    order_seed: int | None = None
+    antithetic: bool | None = None
+    level_weights: LevelWeights | None = None
+    method: str | None = None
+    sigma: float | None = None
+
+    @property
+    def plan(self) -> PlanOptions:
+        """The options of the plan that were given."""
+        names = PlanOptions.__annotations__
+        return {name: value for name in names if (value := getattr(self, name)) is not None}  # type: ignore[return-value]
+
+    def but(self, **changes: Any) -> "Options":
+        """These options with some of them changed.
+
+        Example:
+            >>> fastdc.Options(rule="paired").but(draws=64).draws
+            64
+
+        Raises:
+            InputError: There is no such option.
+        """
+        unknown = set(changes) - {field.name for field in dataclasses.fields(self)}
+        if unknown:
+            raise InputError(f"there is no option {min(unknown)!r}")
+        return dataclasses.replace(self, **changes)
+
+
+def merged(options: Options | None, keywords: Any) -> Options:
+    """The options of a call: an object, keywords, or both; keywords win.
+
+    Example:
+        >>> from fastdc.inference import Options, merged
+        >>> merged(Options(draws=64), {"seed": 3}).seed
+        3
+
+    Raises:
+        InputError: `options` is something else, or a keyword is no option.
+    """
+    if options is not None and not isinstance(options, Options):
+        raise InputError(f"options must be fastdc.Options or keywords, got {options!r:.80}")
+    return (Options() if options is None else options).but(**keywords)

@@ -1,0 +1,89 @@
+"""From a user's options to the configuration of a plan."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from fastdc.bundle import Model
+from fastdc.diffusion import PlanConfig, method_of
+from fastdc.inference.options import PlanOptions
+from fastdc.rules import AbstractRule
+from fastdc.support import InputError, checks
+
+# The band of levels above an image's noise if the model says nothing better, as multiples of that noise.
+_ABOVE_NOISE, _FAR_ABOVE_NOISE = 1.05, 4.0
+
+
+def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
+    """The configuration of a plan: the model's defaults, with a user's options in their place.
+
+    Example:
+        >>> from fastdc.inference import plan_config
+        >>> plan_config(clf.model, {"draws": 8, "loss": "l1"}).draws
+        8
+
+    Raises:
+        InputError: An option is unknown or out of range.
+    """
+    defaults = model.defaults
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    unknown = set(given) - set(PlanOptions.__annotations__)
+    if unknown:
+        raise InputError(f"there is no option {min(unknown)!r}")
+    sigma = given.pop("sigma", 0.0)
+    if not checks.is_number(sigma) or not 0 <= sigma < math.inf:
+        raise InputError(f"sigma must be a standard deviation in pixels in [0, 1], from 0, got {sigma!r:.80}")
+    given["noise"] = model.noise_ratio(sigma)
+    if model.latent_shape is not None and given.get("method", "dc") != "dc":
+        raise InputError(f"method {given['method']} needs a model of images: noise is not Gaussian in latents, use dc")
+    if "levels" in given:
+        given["levels"] = _band(given["levels"])
+        given.setdefault("first", ())  # chosen for the default band
+    elif given["noise"] or given.get("method", "dc") != "dc":
+        _noisy_band(model, given)
+    elif defaults.levels is not None:
+        given["levels"] = defaults.levels
+    for name in ("draws", "weighting", "loss", "first"):
+        given.setdefault(name, getattr(defaults, name))
+    return PlanConfig(**given)
+
+
+def _noisy_band(model: Model, given: dict[str, Any]) -> None:
+    """Levels for noisy images: those that the model was calibrated at, else a band above the noise."""
+    noise = given["noise"]
+    method = given.setdefault("method", "dc")
+    for calibration in model.noised_calibrations:
+        if calibration.noised == (method, noise):
+            for name in ("levels", "first", "weighting"):
+                if calibration.plan.get(name) is not None:
+                    given.setdefault(name, calibration.plan[name])
+            return
+    low, high = model.defaults.levels or (0.0, 0.0)
+    if isinstance(method, str) and method_of(method).above:
+        low = max(low, _ABOVE_NOISE * noise)
+    if low:
+        given["levels"] = (low, max(high, _FAR_ABOVE_NOISE * noise))
+    given.setdefault("first", ())
+
+
+def as_the_rule_needs(config: PlanConfig, rule: AbstractRule, options: PlanOptions) -> PlanConfig:
+    """The plan with the draws that the rule asks for, unless the user gave another number."""
+    timesteps = rule.timesteps
+    if timesteps is not None:
+        given = [name for name in ("levels", "first", "order") if options.get(name) is not None]
+        if given:
+            raise InputError(f"rule {rule.name} brings its own timesteps: expected no {given[0]} beside it")
+        config = replace(config, levels=None, first=(), timesteps=timesteps, draws=len(timesteps))
+    wanted = rule.draws
+    if wanted is not None and options.get("draws") is None:
+        config = replace(config, draws=wanted)
+    return config
+
+
+def _band(levels: tuple[float, float] | str) -> tuple[float, float] | None:
+    """The band of a plan: a pair, or None for "all"."""
+    if not isinstance(levels, str):
+        return levels
+    if levels != "all":
+        raise InputError(f'levels must be (low, high) or "all", got {levels!r}')
+    return None
