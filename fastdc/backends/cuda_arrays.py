@@ -1,21 +1,19 @@
-"""Arrays, streams and graphs on a CUDA device without an array library: what the backends other than torch stand on.
+"""Arrays, streams and captures on a CUDA device without an array library, for the backends other than torch.
 
-Memory, streams, events and capture come from NVIDIA's cuda-core (a few MB; no torch, no SDK). A :class:`DeviceArray` is
-a pointer with a shape and an element type that speaks DLPack. A :class:`DeviceArrays` is a stream of its own and what
-is done on it:
+Memory, streams, events and captures come from NVIDIA's cuda-core, which is a few MB and needs neither torch nor an SDK.
+A :class:`DeviceArray` is a pointer with a shape and an element type that speaks DLPack. A :class:`DeviceArrays` is a
+stream of its own with these operations:
 
-* `write` copies to pinned memory and from there, asynchronously; a staging area is used again when its copy has run;
+* `write` copies to pinned memory and from there asynchronously; a staging area is reused once its copy has run;
 * `read` copies to pinned memory and waits for the stream, without the GIL;
-* `capture` makes a CUDA graph of what a function enqueues on the stream.
+* `capture` makes a CUDA graph of the work that a function enqueues on the stream.
 
-Nothing else waits for the device, and nothing in `write`, `read` and a replay allocates there. Threads may write and
-read at once: a run may be prepared on a network while another one works.
+Nothing else waits for the device, and `write`, `read` and a replay allocate nothing on it. Several threads may write
+and read at once: one may prepare a run on a network while another uses it.
 
-:class:`DeviceBuffers` and :class:`DeviceNetwork` are the twins of ``base.HostBuffers`` and ``base.HostArrays``: the
-buffers of a slot, each slot with a stream of its own, and what networks on a device have in common.
-
-The current device belongs to a thread, and other libraries set it too; every entrance sets it, which takes a
-microsecond. Without a driver nothing of cuda-core is touched. Not run on a device yet: docs/gpu.md has the command.
+The current device is a property of each thread, and other libraries set it too. Every public method therefore sets it,
+which takes a microsecond. Without a driver nothing of cuda-core is touched. None of this has run on a device yet;
+docs/gpu.md has the command that verifies it.
 """
 
 import contextlib
@@ -31,13 +29,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.protocol import CAPTURING, ELEMENT_BYTES, AbstractSlot, Buffer, first_cause, one_line
+from fastdc.backends.capturing import CAPTURING, first_cause
+from fastdc.backends.messages import one_line
+from fastdc.backends.step_sizes import ELEMENT_BYTES
 from fastdc.diffusion import kernels
-from fastdc.support import BackendError, InputError, MissingDependencyError
+from fastdc.support import BackendError, InputError, MissingDependencyError, checks
 
 ALIGNMENT = 256
+"""Device memory starts at a multiple of this many bytes, as the kernels and TensorRT need it."""
 
-# Pinned memory of one staging area, and areas in turn: larger arrays go in pieces.
+# Size of a staging area in pinned memory, and the number of areas used in turn. Larger arrays are copied in pieces.
 _STAGE_BYTES = 1 << 24
 _STAGES = 4
 
@@ -48,7 +49,7 @@ def cuda_core() -> ModuleType:
     """The package cuda.core.
 
     Raises:
-        MissingDependencyError: It, or the bindings it needs, is not installed.
+        MissingDependencyError: cuda-core, or cuda-bindings which it needs, is not installed.
     """
     try:
         return importlib.import_module("cuda.core")
@@ -58,10 +59,10 @@ def cuda_core() -> ModuleType:
 
 
 def device_index(device: str) -> int:
-    """The index of a device such as "cuda" or "cuda:1"; checks that it is there.
+    """Index of a device given as "cuda" or "cuda:N", after checking that the device exists.
 
     Raises:
-        BackendError: There is no such device, or nothing that could use one.
+        BackendError: The device does not exist, fastdc was built without CUDA, or the driver is missing or too old.
     """
     index = int(device.partition(":")[2] or 0)
     count = kernels.cuda_device_count()
@@ -75,14 +76,14 @@ def device_index(device: str) -> int:
 
 
 class DeviceArray:
-    """A row-major array on a device; see :meth:`DeviceArrays.empty`.
+    """A row-major array on a device; made by :meth:`DeviceArrays.empty`.
 
     Args:
         pointer: Address of the first element.
         shape: Extents.
         dtype: Name of the element type.
         device: Index of the device.
-        owner: What keeps the memory; it lives as long as the array and its parts.
+        owner: Object that keeps the memory alive, as long as the array and its parts.
     """
 
     def __init__(self, pointer: int, shape: Sequence[int], dtype: str, device: int, owner: object) -> None:
@@ -94,20 +95,20 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements."""
+        """Size of all elements, in bytes."""
         return math.prod(self.shape) * _BYTES[self.dtype]
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: int | slice) -> "DeviceArray":
-        """A row, or rows that follow each other, of the first axis; the same memory."""
+        """A row, or consecutive rows, of the first axis, in the same memory."""
         rows = self.shape[0]
         row_bytes = math.prod(self.shape[1:]) * _BYTES[self.dtype]
         if isinstance(index, slice):
             start, stop, step = index.indices(rows)
             if step != 1:
-                raise InputError(f"rows of a device array must follow each other, got step {step}")
+                raise InputError(f"rows of a device array must be consecutive, got step {step}")
             shape: tuple[int, ...] = (max(0, stop - start), *self.shape[1:])
         else:
             start, shape = index + rows if index < 0 else index, self.shape[1:]
@@ -117,15 +118,15 @@ class DeviceArray:
 
     @cached_property
     def view(self) -> kernels.TensorView:
-        """What the kernels take."""
+        """The array as the kernels take it."""
         return kernels.view_memory(self.pointer, self.shape, self.dtype, device=self.device, owner=self.owner)
 
     def __dlpack__(self, **asked: Any) -> Any:
-        """See the protocol. Who asks must know that the contents are there: nothing is synchronised here."""
+        """The DLPack capsule. The caller must know that the contents are complete: nothing is synchronised here."""
         return self.view.__dlpack__(**asked)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """See the protocol."""
+        """DLPack's (device type, device index)."""
         return self.view.__dlpack_device__()
 
     def __repr__(self) -> str:
@@ -133,7 +134,7 @@ class DeviceArray:
 
 
 class _Stage:
-    """Pinned memory that arrays are copied through, and when the last copy has left it."""
+    """A staging area in pinned memory, and the event at which the last copy has left it."""
 
     def __init__(self, core: Any, device: Any) -> None:
         self._core = core
@@ -143,7 +144,7 @@ class _Stage:
         self.bytes = np.empty(0, np.uint8)
 
     def room(self, nbytes: int) -> Any:
-        """A buffer of so many bytes, which `bytes` shows, once the last copy has left it."""
+        """A buffer of `nbytes` bytes, visible in `bytes`; waits until the last copy has left the area."""
         if self._used:
             self._event.sync()
         if len(self.bytes) < nbytes:
@@ -153,24 +154,24 @@ class _Stage:
         return self._core.Buffer.from_handle(int(self._buffer.handle), nbytes, owner=self._buffer)
 
     def leaves(self, stream: Any) -> None:
-        """Marks the place on the stream where the copy has left."""
+        """Marks the point of the stream at which the copy has left the area."""
         stream.record(self._event)
         self._used = True
 
 
 class DeviceArrays:
-    """Memory on a device and a stream that is not the default one.
+    """Memory on a device, and a stream that is not the default one.
 
     Args:
-        device_index: Which device.
-        core: cuda.core, or a stand-in.
+        device_index: Index of the device.
+        core: The module cuda.core, or a double of it.
 
     Attributes:
-        index: The device's index.
-        stream: The stream's handle.
+        index: Index of the device.
+        stream: Handle of the stream.
 
     Raises:
-        BackendError: There is no such device, or CUDA failed.
+        BackendError: The device does not exist, or CUDA failed.
         MissingDependencyError: cuda-core is not installed.
     """
 
@@ -194,7 +195,7 @@ class DeviceArrays:
 
     @property
     def memory(self) -> int:
-        """Bytes of the device, in use or not."""
+        """Memory of the device in bytes, in use or not."""
         self._device()
         status, nbytes = importlib.import_module("cuda.bindings.driver").cuDeviceTotalMem(self.index)
         if int(status):
@@ -208,24 +209,23 @@ class DeviceArrays:
         return device
 
     def empty(self, shape: Sequence[int], dtype: str | npt.DTypeLike) -> DeviceArray:
-        """A new array whose contents are anything, aligned to 256 bytes; usable on every stream.
+        """A new array with undefined contents, aligned to 256 bytes and usable on every stream.
 
         Args:
             shape: Extents.
-            dtype: float32, float16, bfloat16, int32 or int64: a name or a NumPy type (ml_dtypes' for bfloat16).
+            dtype: float32, float16, bfloat16, int32 or int64, as a name or a NumPy type (ml_dtypes' for bfloat16).
 
         Raises:
-            BackendError: The device has no such memory left.
-            InputError: Another element type.
+            BackendError: The device has too little memory left.
+            InputError: The element type is another one.
         """
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-        if name not in _BYTES:
-            raise InputError(f"dtype must be one of {', '.join(_BYTES)}, got {name!r}")
+        checks.one_of("dtype", name, _BYTES)
         nbytes = max(1, math.prod(shape) * _BYTES[name])
         try:
             device = self._device()
             buffer = device.allocate(nbytes, stream=self._stream)
-            self._stream.sync()  # memory is ordered on the stream that asked for it
+            self._stream.sync()  # an allocation is ordered on the stream that asked for it
         except Exception as error:
             raise _failed(f"allocate {nbytes} bytes", error) from None
         pointer = int(buffer.handle)
@@ -234,7 +234,7 @@ class DeviceArrays:
         return self.array_type(pointer, shape, name, self.index, buffer)
 
     def place(self, array: npt.NDArray[Any]) -> DeviceArray:
-        """A copy of a host array; it is there when this returns."""
+        """A copy of a host array on the device; the copy is complete when this returns."""
         made = self.empty(array.shape, array.dtype)
         self.write(made, array)
         self.synchronize()
@@ -244,7 +244,7 @@ class DeviceArrays:
         """Copies a host array into the first rows, in the stream's order; `values` may change afterwards.
 
         Raises:
-            InputError: Another element type or shape, or more rows.
+            InputError: `values` has another element type or row shape, or more rows.
             BackendError: CUDA failed.
         """
         fits = values.dtype.name == array.dtype and values.shape[1:] == array.shape[1:]
@@ -271,7 +271,7 @@ class DeviceArrays:
         """The first `count` rows as a new host array, after all work of the stream.
 
         Raises:
-            BackendError: CUDA failed, now or in work that was enqueued before.
+            BackendError: CUDA failed, in this copy or in work that was enqueued earlier.
         """
         rows = array[:count]
         made = np.empty(rows.shape, _numpy_dtype(array.dtype))
@@ -312,7 +312,7 @@ class DeviceArrays:
         self._written = True
 
     def after(self, other: "DeviceArrays") -> None:
-        """What is enqueued from here on runs after all that `other` had marked; nobody waits for it here."""
+        """Lets work enqueued from now on run after everything that `other` has marked; the host does not wait."""
         if not other._written:
             return
         try:
@@ -322,13 +322,13 @@ class DeviceArrays:
             raise _failed("let a stream wait", error) from None
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
-        """A function that launches, as one graph, what `launch` enqueues on the stream.
+        """A function that replays, as one CUDA graph, the work that `launch` enqueues on the stream.
 
         Args:
-            launch: Called once; allocates nothing, waits for nothing, and has run before.
+            launch: Enqueues the work. It is called once, has run before, allocates nothing and waits for nothing.
 
         Raises:
-            BackendError: It does something that a graph cannot hold.
+            BackendError: The work cannot be captured.
         """
         self._device()
         stream = self._stream
@@ -347,7 +347,7 @@ class DeviceArrays:
                 what = "capture a step, run it with graphs=False"
                 raise (cause if isinstance(cause, BackendError) else _failed(what, cause)) from None
             finally:
-                with contextlib.suppress(Exception):  # of a capture that failed, which was said above
+                with contextlib.suppress(Exception):  # closing fails after a failed capture, which is reported above
                     builder.close()
 
         def replay() -> None:
@@ -360,77 +360,8 @@ class DeviceArrays:
         return replay
 
 
-class DeviceBuffers:
-    """Buffers of a slot on a device, with a stream of their own; see ``base.AbstractSlot``.
-
-    Args:
-        arrays: The slot's; no other slot's.
-        home: The network's, whose writes come before the slot's work.
-        batch: Rows.
-        sample_shape: (c, h, w).
-        dtype: Name of the element type of sample and output.
-    """
-
-    def __init__(
-        self, arrays: DeviceArrays, home: DeviceArrays, batch: int, sample_shape: tuple[int, int, int], dtype: str
-    ) -> None:
-        self.arrays = arrays
-        self.home = home
-        self.stream = arrays.stream
-        self.sample: Buffer = arrays.empty((batch, *sample_shape), dtype)
-        self.timestep: Buffer = arrays.place(np.zeros(batch, np.float32))
-        self.class_labels: Buffer = arrays.place(np.zeros(batch, np.int64))  # networks use it as an index
-        self.output: Buffer = arrays.empty((batch, *sample_shape), dtype)
-        self.cells: Buffer = arrays.place(np.zeros((batch, 3), np.int32))
-        self.errors: Buffer = arrays.empty((batch,), "float32")
-
-    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
-        """See ``base.AbstractSlot``."""
-        self.arrays.after(self.home)
-        self.arrays.write(buffer, array)
-
-    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
-        """See ``base.AbstractSlot``."""
-        return self.arrays.read(buffer, count)
-
-
-class DeviceNetwork:
-    """What networks on a device have in common; see ``base.AbstractNetwork``.
-
-    Args:
-        home: Arrays and stream of what all slots read.
-        graphs: Whether steps are captured.
-    """
-
-    def __init__(self, home: DeviceArrays, *, graphs: bool = True) -> None:
-        self.home = home
-        self.device = f"cuda:{home.index}"
-        self.stream = home.stream
-        self.graphs = graphs
-        self.kept: dict[str, Any] = {}
-
-    def place(self, array: npt.NDArray[Any]) -> Buffer:
-        """See ``base.AbstractNetwork``."""
-        return self.home.place(array)
-
-    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
-        """See ``base.AbstractNetwork``."""
-        self.home.write(buffer, array)
-        self.home.mark()
-
-    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
-        """See ``base.AbstractNetwork``."""
-        return self.home.read(buffer, count)
-
-    def capture(self, slot: AbstractSlot, launch: Callable[[], None]) -> Callable[[], None] | None:
-        """See ``base.AbstractNetwork``."""
-        if not self.graphs or not isinstance(slot, DeviceBuffers):
-            return None
-        return slot.arrays.capture(launch)
-
-
 def _probed(index: int) -> ModuleType:
-    """cuda.core, after looking whether there is a driver and the device: without one it fails in many ways."""
+    """The module cuda.core, after checking for a driver and the device: without them it fails in many ways."""
     core = cuda_core()
     device_index(f"cuda:{index}")
     return core

@@ -1,8 +1,4 @@
-"""A network given as a Python function on NumPy arrays: for other frameworks, and for worlds with known answers.
-
-The function gets (sample float32 (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) and returns the raw
-output F, any float array of the shape of sample.
-"""
+"""A network given as a Python function on NumPy arrays: for other frameworks, and for worlds with known answers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.protocol import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions
-from fastdc.support import BackendError
+from fastdc.backends.host import HostBuffers, HostNetwork
+from fastdc.backends.options import NetworkOptions
+from fastdc.backends.protocol import AbstractSlot
+from fastdc.backends.step_sizes import DEFAULT_BATCH
+from fastdc.support import BackendError, Float32, Int64
 
-NetworkFunction = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[Any]]
+NetworkFunction = Callable[[Float32, Float32, Int64], npt.NDArray[Any]]
+"""(sample float32 (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) -> raw output F, any float type."""
 
 
 class _FunctionSlot(HostBuffers):
@@ -30,13 +30,22 @@ class _FunctionSlot(HostBuffers):
         self.output[:count] = result
 
 
-class FunctionNetwork(HostArrays):
+class FunctionNetwork(HostNetwork):
     """Runs a Python function as the network, one step at a time.
 
     Args:
-        function: See the module's docstring.
+        function: Maps (sample float32 (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) to the network's
+            raw output F, an array of any float type with the shape of sample.
         image_shape: (channels, height, width).
-        options: Batch; other options do not apply.
+        options: Only the batch applies.
+
+    Raises:
+        BackendError: When it runs: the function returns another shape.
+
+    Example:
+        >>> from fastdc.backends import FunctionNetwork
+        >>> FunctionNetwork(lambda sample, timestep, labels: 0 * sample, (1, 8, 8)).batch
+        128
     """
 
     backend = "function"

@@ -1,10 +1,18 @@
-"""Picks the backend of a bundle. What is asked for runs, or an error says what is missing; nothing falls back."""
+"""Opens the network and the encoder of a bundle on a backend.
 
-from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, NetworkOptions
+fastdc never falls back silently: a backend or device that is not available raises a one-line error.
+"""
+
+from fastdc.backends.host import usable_cpus
+from fastdc.backends.onnx import OnnxCudaNetwork, OnnxEncoder, OnnxNetwork
+from fastdc.backends.options import NetworkOptions
+from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork
+from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle import Bundle
-from fastdc.support import InputError, MissingDependencyError, installed
+from fastdc.support import MissingDependencyError, checks, installed
 
 BACKENDS = ("onnx", "torch", "tensorrt")
+"""Names of the backends that run bundles."""
 
 
 def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions | None = None) -> AbstractNetwork:
@@ -12,51 +20,57 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
 
     Args:
         bundle: The bundle.
-        backend: One of :data:`BACKENDS`, or "auto": torch when a CUDA device is asked for and torch is installed, else
-            onnx where ONNX Runtime is installed, else torch. An engine of TensorRT may take minutes to build: it is
-            asked for by name.
-        options: See :class:`NetworkOptions`.
+        backend: One of :data:`BACKENDS`, or "auto". "auto" is torch for a CUDA device or half precision; otherwise, and
+            for a CUDA device without torch, it is onnx if ONNX Runtime is installed, else torch. It is never tensorrt,
+            which may build an engine for minutes.
+        options: Options of the network; default ``NetworkOptions()``.
 
     Raises:
-        InputError: Unknown backend.
+        InputError: The backend is unknown.
         MissingDependencyError: The backend's package is not installed.
-        BackendError: The backend has no such device or precision.
+        BackendError: The backend does not have this device or precision.
         BundleError: The bundle's files do not make a network.
+
+    Example:
+        >>> from fastdc.backends import open_network
+        >>> from fastdc.bundle import find_model
+        >>> open_network(fastdc.load_bundle(find_model("digits-mlp")), "onnx").precision
+        'float32'
     """
     options = options or NetworkOptions()
+    checks.one_of("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
         backend = _choose(options)
-    if backend == "onnx" and options.device.startswith("cuda"):
-        from fastdc.backends.onnx.cuda import OnnxCudaNetwork
-
-        return OnnxCudaNetwork(bundle, options)
-    if backend == "onnx":
-        from fastdc.backends.onnx.cpu import OnnxNetwork
-
-        return OnnxNetwork(bundle, options)
     if backend == "torch":
-        from fastdc.backends.torch import TorchNetwork
-
         return TorchNetwork.from_bundle(bundle, options)
     if backend == "tensorrt":
-        from fastdc.backends.tensorrt.network import TensorRTNetwork
+        from fastdc.backends.tensorrt import TensorRTNetwork
 
         return TensorRTNetwork(bundle, options)
-    raise InputError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {backend!r}")
+    if options.device.startswith("cuda"):
+        return OnnxCudaNetwork(bundle, options)
+    return OnnxNetwork(bundle, options)
 
 
 def open_encoder(bundle: Bundle, options: NetworkOptions | None = None) -> AbstractEncoder | None:
-    """The encoder of a bundle whose network works on latents, None where it works on images; on the CPU.
+    """The image encoder of a bundle, on the CPU; None if the bundle's network works on images.
+
+    Args:
+        bundle: The bundle.
+        options: Only the number of threads applies; default: all CPUs that the process may use.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        BundleError: The bundle's encoder is corrupt, or none.
+        BundleError: The bundle's encoder is missing or corrupt.
+
+    Example:
+        >>> from fastdc.backends import open_encoder
+        >>> from fastdc.bundle import find_model
+        >>> open_encoder(fastdc.load_bundle(find_model("digits-mlp"))) is None
+        True
     """
     if bundle.model.latent_shape is None:
         return None
-    from fastdc.backends.onnx.cpu import usable_cpus
-    from fastdc.backends.onnx.image_encoder import OnnxEncoder
-
     return OnnxEncoder(bundle, (options and options.threads) or usable_cpus())
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from fastdc import Classification, DiffusionClassifier, Session
-from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.backends.protocol import AbstractNetwork, NetworkOptions, halves
+from fastdc.backends import AbstractNetwork, NetworkOptions, OnnxNetwork, halves
 from fastdc.bundle.folder import load_bundle
 from fastdc.bundle.format import PREFIX
 from fastdc.bundle.shipped import find_model

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdc.backends.protocol import halves
+from fastdc.backends import halves
 from fastdc.diffusion.plan import Plan, PlanConfig, make_plan
 from fastdc.engine import Finished, Foresight, LookAhead, Pool, Request, Scheduler, StepTable, evaluate
 from fastdc.engine.look_ahead import AHEAD_BYTES

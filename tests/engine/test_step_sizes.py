@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import BackendError, DiffusionClassifier, Session
-from fastdc.backends.protocol import AbstractSlot, halves
+from fastdc.backends import AbstractSlot, halves
 from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 

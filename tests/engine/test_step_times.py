@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import BackendError, InputError
-from fastdc.backends.protocol import halves
+from fastdc.backends import halves
 from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.engine import Pool, Scheduler, StepTable, evaluate, measure_steps, steps_of
 from fastdc.rules.full import Full

@@ -1,41 +1,57 @@
-"""ONNX Runtime on the CPU: the default backend, a bundle's denoiser with I/O binding on our own buffers.
+"""ONNX Runtime on the CPU, the default backend: a bundle's denoiser with I/O binding on fastdc's own buffers.
 
-Parallelism is over steps, not inside one: the session runs single-threaded and as many slots as there are threads
-evaluate different steps at once. For the small networks and large batches of a diffusion classifier that scales where
-splitting each operator does not (bench/classify measures both), and no thread waits on another inside the network.
+Steps run in parallel; the inside of a step does not. The session is single-threaded, and as many slots as there are
+threads evaluate different steps at once. For the small networks and large batches of a diffusion classifier this scales
+better than splitting each operator (bench/classify.py measures both), and no thread waits for another inside the
+network.
 
-Where the bundle has the denoiser in parts, nothing is computed twice: what depends on the class alone is computed here,
-once; what depends on the image and the draw alone, once a step for all classes that share them; the rest for every
-cell.
+If the bundle has the denoiser in parts, shared work is done once. The part that depends on the class alone is computed
+when the network is opened. The part that depends on the image and the draw alone is computed once per step for all
+classes that share them. Only the rest is computed for every cell.
 """
 
-import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.onnx.graphs import TYPES, Value, check_graph, open_graph, run, tables_of, values
-from fastdc.backends.protocol import DEFAULT_BATCH, AbstractSlot, HostArrays, HostBuffers, NetworkOptions, one_line
+from fastdc.backends.condition_tables import condition_rows, condition_tables
+from fastdc.backends.host import HostBuffers, HostNetwork, usable_cpus
+from fastdc.backends.messages import one_line
+from fastdc.backends.onnx.graphs import (
+    OUTPUT,
+    Value,
+    check_graph,
+    denoiser_values,
+    evaluate,
+    open_graph,
+    sample_precision,
+    values,
+)
+from fastdc.backends.options import NetworkOptions
+from fastdc.backends.protocol import AbstractSlot
+from fastdc.backends.step_sizes import DEFAULT_BATCH
 from fastdc.bundle import CLASSES, DENOISER, PREFIX, REST, Bundle
-from fastdc.support import BackendError, BundleError, require
+from fastdc.support import BackendError, BundleError, Float32, require
 
-OUTPUT = "output"
-
-# Floating-point operations of a step that is as large as pays: its activations are bounded with it. A network of 680
-# GFLOP an evaluation, such as Stable Diffusion's at 512 x 512, gets steps of one cell.
+# Floating-point operations of the largest step that pays; the limit also bounds the memory for activations. A network
+# of 680 GFLOP per evaluation, such as Stable Diffusion at 512 x 512, gets steps of one cell.
 _STEP_FLOPS = 1e12
+
+# Element types of the rows that a graph of classes may give to the rest.
+_ROW_TYPES = ("float", "float16", "int64")
 
 
 class _Slot(HostBuffers):
     """Buffers of one step and a session that is bound to them.
 
     Args:
-        session: Of the denoiser, or of its rest.
-        bound: What does not change from step to step, by the name of the input.
-        batch: Rows.
-        sample_shape: (c, h, w).
-        dtype: Of sample and output.
+        session: Session of the denoiser, or of its rest.
+        bound: Inputs that are the same in every step, by name.
+        batch: Number of rows.
+        sample_shape: Shape of a sample, (c, h, w).
+        dtype: Element type of sample and output.
     """
 
     def __init__(
@@ -48,18 +64,18 @@ class _Slot(HostBuffers):
         self._bindings: dict[int, Any] = {}
 
     def run(self, count: int) -> None:
-        """See ``base.AbstractSlot``."""
+        """Evaluates the first `count` rows."""
         binding = self._bindings.get(count)
         if binding is None:
             binding = self._bindings[count] = self._bind(count)
-        self._run(self._session, binding)
+        _run_bound(self._session, binding)
 
     def _bind(self, count: int) -> Any:
         buffers = {"sample": self.sample, "timestep": self.timestep, "class_labels": self.class_labels}
         return self._binding(self._session, {name: buffers[name][:count] for name in self._inputs & set(buffers)})
 
     def _binding(self, session: Any, buffers: dict[str, npt.NDArray[Any]], *, output: bool = True) -> Any:
-        """A session bound to arrays where they lie, and to what does not change."""
+        """A session bound to these arrays, to the constant inputs, and to the output buffer if `output`."""
         binding = session.io_binding()
         for name, buffer in buffers.items():
             binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
@@ -71,25 +87,18 @@ class _Slot(HostBuffers):
             binding.bind_output(OUTPUT, "cpu", 0, self.output.dtype, shape, self.output.ctypes.data)
         return binding
 
-    @staticmethod
-    def _run(session: Any, binding: Any) -> None:
-        try:
-            session.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise BackendError(f"ONNX Runtime failed on the network: {one_line(error)}") from None
-
 
 class _SplitSlot(_Slot):
-    """A slot whose (image, draw) pairs go through a session of their own first.
+    """A slot that first evaluates each (image, draw) pair of a step in a session of its own.
 
-    Rows of a step that follow each other with the same image and draw have the same sample, to the bit; the engine lets
-    classes run fastest, so that most classes of a pair stand together. A pair whose rows are apart is computed twice,
-    which costs time and nothing else.
+    Consecutive rows of a step with the same image and draw have the same sample, to the bit. The engine lets classes
+    run fastest, so the classes of a pair are mostly consecutive. A pair whose rows are apart is computed twice, which
+    costs only time.
 
     Args:
         prefix: Session of the part that depends on image and draw alone.
-        rest: Session of what is left.
-        **more: See :class:`_Slot`.
+        rest: Session of the remaining part.
+        **more: As in :class:`_Slot`.
     """
 
     def __init__(self, prefix: Any, rest: Any, **more: Any) -> None:
@@ -103,7 +112,7 @@ class _SplitSlot(_Slot):
         }  # sample, timestep
 
     def run(self, count: int) -> None:
-        """See ``base.AbstractSlot``."""
+        """Evaluates the first `count` rows."""
         image_and_draw = self.cells[:count, [0, 2]]
         begins = np.ones(count, np.bool_)
         np.any(image_and_draw[1:] != image_and_draw[:-1], axis=1, out=begins[1:])
@@ -115,7 +124,7 @@ class _SplitSlot(_Slot):
         shared = self._binding(self._prefix, pairs, output=False)
         for name in self._names:
             shared.bind_output(name, "cpu")
-        self._run(self._prefix, shared)
+        _run_bound(self._prefix, shared)
         cells = {
             "pair": self._pair,
             "class_labels": self.class_labels,
@@ -128,26 +137,26 @@ class _SplitSlot(_Slot):
         )
         for name, value in zip(self._names, shared.get_outputs(), strict=True):
             binding.bind_ortvalue_input(name, value)
-        self._run(self._session, binding)
+        _run_bound(self._session, binding)
 
 
-class OnnxNetwork(HostArrays):
-    """A bundle's network in ONNX Runtime, CPU execution provider.
+class OnnxNetwork(HostNetwork):
+    """A bundle's network in ONNX Runtime's CPU execution provider; implements ``AbstractNetwork``.
 
     Args:
         bundle: The bundle.
-        options: batch (default 128, or as many evaluations as 1 TFLOP pays for), threads (default: the CPUs this
-            process may use); device must be the CPU and precision that of the graph.
+        options: batch (default 128, or as many evaluations as 1 TFLOP allows) and threads (default: all CPUs that the
+            process may use). The device must be the CPU, and the precision that of the graph.
         intra_op_threads: Threads inside each step; there are threads / intra_op_threads slots. More than 1 pays only
             for large networks at small batches.
-        split: Run the parts of the denoiser where the bundle has them; False: the whole.
+        split: Whether to run the denoiser in parts if the bundle has them; otherwise it runs as a whole.
 
     Attributes:
-        split: Whether parts run.
+        split: Whether the denoiser runs in parts.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        BackendError: A device or precision that this backend does not have.
+        BackendError: The backend does not have this device or precision.
         BundleError: A graph is corrupt, or its inputs and outputs are not those of a bundle.
     """
 
@@ -173,17 +182,18 @@ class OnnxNetwork(HostArrays):
         self.slots: tuple[AbstractSlot, ...] = tuple(make(**more) for _ in range(max(1, threads // intra_op_threads)))
 
 
-def usable_cpus() -> int:
-    """CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _run_bound(session: Any, binding: Any) -> None:
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise BackendError(f"ONNX Runtime failed on the network: {one_line(error)}") from None
 
 
 def _precision(bundle: Bundle, options: NetworkOptions) -> str:
-    """Element type of sample and output: the graph's."""
-    graph = bundle.manifest.get("precision", "float32")
-    if graph == "bfloat16":
+    """Element type of sample and output, which is the graph's."""
+    kind = sample_precision(bundle)
+    if kind == "bfloat16":
         raise BackendError("backend onnx has no bfloat16 on the CPU: export the model in float32 or float16")
-    kind = "float32" if graph == "int8" else str(graph)
     if options.precision not in ("auto", kind):
         raise BackendError(f"backend onnx runs this bundle in {kind} on the CPU, got precision {options.precision!r}")
     return kind
@@ -193,52 +203,36 @@ def _default_batch(bundle: Bundle) -> int:
     return DEFAULT_BATCH if bundle.flops is None else max(1, min(DEFAULT_BATCH, int(_STEP_FLOPS / bundle.flops)))
 
 
-def _base(bundle: Bundle) -> dict[str, Value]:
-    """Inputs and output that every denoiser has."""
-    kind = "float16" if bundle.manifest.get("precision") == "float16" else "float"
-    sample = (None, *bundle.model.sample_shape)
-    return {
-        "sample": ("sample", kind, sample),
-        "timestep": ("timestep", "float", (None,)),
-        "class_labels": ("class_labels", "int64", (None,)),
-        OUTPUT: (OUTPUT, kind, sample),
-    }
-
-
-def _table_values(tables: dict[str, npt.NDArray[np.float32]]) -> dict[str, Value]:
-    return {name: (name, "float", (None, *table.shape[1:])) for name, table in tables.items()}
-
-
-def _whole(bundle: Bundle, threads: int) -> Any:
+def _whole(bundle: Bundle, threads: int) -> Callable[..., _Slot]:
     """Makes slots of the whole denoiser."""
     session = open_graph(bundle, DENOISER, threads=threads)
-    tables = tables_of(bundle)
-    base = _base(bundle)
-    inputs = [base["sample"], base["timestep"], base["class_labels"], *_table_values(tables).values()]
-    check_graph(bundle, DENOISER, session, inputs, [base[OUTPUT]])
+    tables = condition_tables(bundle)
+    inputs, output = denoiser_values(bundle, tables)
+    check_graph(bundle, DENOISER, session, inputs, [output])
     return lambda **more: _Slot(session, _ort_values(tables), **more)
 
 
-def _parts(bundle: Bundle, threads: int) -> Any:
-    """Makes slots of the denoiser in parts, after computing what depends on the class alone."""
-    tables = tables_of(bundle)
-    base = _base(bundle)
-    known = {**base, **_table_values(tables), "pair": ("pair", "int64", (None,))}
-    bound = dict(tables)
+def _parts(bundle: Bundle, threads: int) -> Callable[..., _Slot]:
+    """Makes slots of the denoiser in parts, after evaluating the part that depends on the class alone."""
+    tables = condition_tables(bundle)
+    inputs, output = denoiser_values(bundle, tables)
+    base = {value[0]: value for value in inputs}
+    known = {**base, OUTPUT: output, "pair": ("pair", "int64", (None,))}
+    bound: dict[str, npt.NDArray[Any]] = dict(tables)
     if CLASSES in bundle.files:
-        made = _class_tables(bundle, threads, tables)
-        known |= made[1]
-        bound |= made[0]
+        arrays, rows = _class_rows(bundle, threads, tables)
+        known |= rows
+        bound |= arrays
     prefix = None
     if PREFIX in bundle.files:
         prefix = open_graph(bundle, PREFIX, threads=threads)
         shared = values(prefix.get_outputs())
-        inputs = [value for value in values(prefix.get_inputs()) if value[0] in ("sample", "timestep")]
-        check_graph(bundle, PREFIX, prefix, [base[name] for name, _, _ in inputs], shared)
+        taken = [name for name, _, _ in values(prefix.get_inputs()) if name in ("sample", "timestep")]
+        check_graph(bundle, PREFIX, prefix, [base[name] for name in taken], shared)
         known |= {value[0]: value for value in shared}
     rest = open_graph(bundle, REST, threads=threads)
     needed = [known.get(name, (name, "nothing that the other parts give", ())) for name, _, _ in _inputs(rest)]
-    check_graph(bundle, REST, rest, needed, [base[OUTPUT]])
+    check_graph(bundle, REST, rest, needed, [output])
     fixed = _ort_values({name: array for name, array in bound.items() if name in {value[0] for value in needed}})
     if prefix is None:
         return lambda **more: _Slot(rest, fixed, **more)
@@ -249,26 +243,24 @@ def _inputs(session: Any) -> list[Value]:
     return values(session.get_inputs())
 
 
-def _class_tables(
-    bundle: Bundle, threads: int, tables: dict[str, npt.NDArray[np.float32]]
+def _class_rows(
+    bundle: Bundle, threads: int, tables: Mapping[str, Float32]
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Value]]:
-    """What depends on the class alone, a row a condition, and what it is."""
+    """Outputs of the graph that depends on the class alone, one row per condition, and their types and shapes."""
     session = open_graph(bundle, CLASSES, threads=threads)
-    label = ("class_labels", "int64", (None,))
-    given = {label[0]: label, **_table_values(tables)}
+    given = {value[0]: value for value in denoiser_values(bundle, tables)[0] if value[0] not in ("sample", "timestep")}
     names = [value[0] for value in _inputs(session)]
     wanted = [given.get(name, (name, "nothing that the bundle has", ())) for name in names]
     outputs = values(session.get_outputs())
     check_graph(bundle, CLASSES, session, wanted, outputs)
-    if any(kind not in TYPES for _, kind, _ in outputs):
-        raise BundleError(f"{bundle.path / CLASSES} gives values of types that are not known: {outputs!r:.200}")
-    rows = max(len(bundle.model.conditions), 1 + (bundle.model.null_class or 0))
-    feeds = {**tables, label[0]: np.arange(rows, dtype=np.int64)}
-    made = run(session, {name: feeds[name] for name in names}, CLASSES)
+    if any(kind not in _ROW_TYPES for _, kind, _ in outputs):
+        raise BundleError(f"{bundle.path / CLASSES} gives values of unknown types: {outputs!r:.200}")
+    feeds = {**tables, "class_labels": np.arange(condition_rows(bundle.model), dtype=np.int64)}
+    made = evaluate(session, {name: feeds[name] for name in names}, CLASSES)
     arrays = {value[0]: array for value, array in zip(outputs, made, strict=True)}
     return arrays, {value[0]: value for value in outputs}
 
 
-def _ort_values(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+def _ort_values(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
     ort = require("onnxruntime", extra="cpu")
     return {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

@@ -1,20 +1,20 @@
-"""ONNX Runtime on a CUDA device: its CUDA or TensorRT execution provider on buffers and streams of our own.
+"""ONNX Runtime on a CUDA device: its CUDA or TensorRT execution provider on fastdc's own buffers and streams.
 
-Inputs and output are bound where they lie, so nothing is copied for a step but the cell table and the errors, and runs
-are told not to wait for the device. The weights are on the device once a slot: a session that is given a stream runs
-everything on it, one that is given none has to be waited for at both ends of every run, and sessions share initialisers
-on the CPU provider alone.
+Inputs and output are bound where they lie, so a step copies only the cell table and the errors, and runs are told not
+to wait for the device. Each slot has its own session and therefore its own copy of the weights: a session runs
+everything on the one stream that it was given, a session without a stream must be waited for before and after every
+run, and sessions share initialisers on the CPU provider only.
 
-Steps are launched as they are, not captured. ONNX Runtime's own CUDA graphs belong to the thread that captured them; a
-capture is of CUDA's global mode and fails where another thread of the process waits or allocates meanwhile; replays
-have read host memory that a step of another size had overwritten (its pull request 32121); and the TensorRT provider
-replays the first size that it captured for all sizes. Nor can a run be captured from outside: it gives host memory back
-in a callback on its stream. The backends torch and tensorrt have captured steps.
+Steps are launched as they are, not captured. ONNX Runtime's own CUDA graphs belong to the thread that captured them.
+They are captured in CUDA's global mode, which fails if another thread of the process waits or allocates meanwhile.
+Their replays have read host memory that a step of another size had overwritten (ONNX Runtime pull request 32121). With
+the TensorRT provider, every size replays the graph of the first size. A run cannot be captured from outside either: it
+returns host memory in a callback on its stream. The backends torch and tensorrt capture their steps.
 
-Providers are listed also where they cannot run, and ONNX Runtime then falls back to the CPU with a warning: here the
-session is made without a fallback, and the provider it has is looked at. Options of the provider that a user gives
-(``NetworkOptions.provider_options``) go over those that are set here. Not run on a device yet: docs/gpu.md has the
-command; tests run these sessions on the CPU provider with everything else as it is.
+ONNX Runtime lists providers even if they cannot run, and then falls back to the CPU with a warning. Here the session is
+made without a fallback, and the provider that it uses is checked. The user's ``NetworkOptions.provider_options``
+override the options set here. None of this has run on a device yet; docs/gpu.md has the command that verifies it. The
+tests run these sessions on the CPU provider with everything else unchanged.
 """
 
 import contextlib
@@ -23,42 +23,49 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
-from fastdc.backends.onnx.graphs import Value, check_graph, graph_source, tables_of
-from fastdc.backends.protocol import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves, one_line
+from fastdc.backends.condition_tables import condition_tables
+from fastdc.backends.cuda_arrays import DeviceArrays, device_index
+from fastdc.backends.cuda_network import DeviceBuffers, DeviceNetwork
+from fastdc.backends.messages import one_line
+from fastdc.backends.onnx.graphs import OUTPUT, check_graph, denoiser_values, graph_source, sample_precision
+from fastdc.backends.options import NetworkOptions
+from fastdc.backends.protocol import AbstractSlot, Buffer
+from fastdc.backends.step_sizes import ELEMENT_BYTES, device_batch, halves
 from fastdc.bundle import DENOISER, Bundle
-from fastdc.support import BackendError, InputError, require
+from fastdc.support import BackendError, Float32, InputError, checks, require
 
-OUTPUT = "output"
 CUDA_SLOTS = 2
+
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+"""ONNX Runtime's names of the providers."""
 
-# ONNX's numbers of the element types that NumPy has and has not, and ONNX Runtime's names of them.
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of the inputs, by name."""
+
+# ONNX's numbers of the element types. NumPy has no bfloat16, so its types cannot be used.
 _ELEMENTS = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}
-_NAMES = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}
 
-# A library by which a folder of pip's is known, by the argument of preload_dlls that asks for it.
+# The library that marks one of pip's folders, by the argument of preload_dlls that loads it.
 _LIBRARIES = {"cuda": "cublasLt", "cudnn": "cudnn"}
 
-# What turns on ONNX Runtime's own CUDA graphs.
+# Options that turn on ONNX Runtime's own CUDA graphs.
 _GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
 
 
 class OnnxCudaSlot(DeviceBuffers):
-    """Device buffers of a step and a session on the same stream; see ``base.AbstractSlot``.
+    """Device buffers of a step and a session on the same stream; implements ``AbstractSlot``.
 
     Args:
-        session: Of the denoiser.
-        ort: onnxruntime.
+        session: Session of the denoiser.
+        ort: The module onnxruntime.
         tables: Condition tables on the device.
-        **more: See ``DeviceBuffers``.
+        **more: As in ``DeviceBuffers``.
     """
 
     def __init__(self, session: Any, ort: Any, tables: dict[str, Buffer], **more: Any) -> None:
@@ -71,7 +78,7 @@ class OnnxCudaSlot(DeviceBuffers):
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def run(self, count: int) -> None:
-        """See ``base.AbstractSlot``."""
+        """Enqueues the evaluation of the first `count` rows on the slot's stream."""
         bound = self._bindings.get(count)
         if bound is None:
             bound = self._bindings[count] = self._bind(count)
@@ -85,29 +92,29 @@ class OnnxCudaSlot(DeviceBuffers):
         inputs = {"sample": self.sample, "timestep": self.timestep, "class_labels": self.class_labels}
         arrays = {name: buffer[:count] for name, buffer in inputs.items()} | self._tables
         for name, array in arrays.items():
-            binding.bind_input(name, *_place(array))
-        binding.bind_output(OUTPUT, *_place(self.output[:count]))
+            binding.bind_input(name, *_location(array))
+        binding.bind_output(OUTPUT, *_location(self.output[:count]))
         return binding
 
 
 class OnnxCudaNetwork(DeviceNetwork):
-    """A bundle's network in ONNX Runtime on a CUDA device; see ``base.AbstractNetwork``.
+    """A bundle's network in ONNX Runtime on a CUDA device; implements ``AbstractNetwork``.
 
     Args:
         bundle: The bundle.
-        options: device, precision (must be the graph's), batch (default ``base.device_batch``), tf32,
-            provider_options.
-        ort: onnxruntime, or a stand-in.
-        make_arrays: Makes arrays and stream of the network and of each slot; default: on the device asked for.
+        options: device, precision (must be the graph's), batch (default: as many cells as the device's memory and the
+            network's cost allow), tf32, and provider_options.
+        ort: The module onnxruntime, or a double of it.
+        make_arrays: Makes the arrays and the stream of the network and of each slot; default: on the device asked for.
 
     Attributes:
         provider: ONNX Runtime's name of the provider.
-        provider_options: What it was given for each slot.
+        provider_options: Options that the provider was given, one mapping per slot.
 
     Raises:
-        InputError: An unknown provider, or options that turn on its CUDA graphs.
+        InputError: The provider is unknown, or the options turn on its CUDA graphs.
         MissingDependencyError: onnxruntime or cuda-core is not installed.
-        BackendError: There is no such device, provider or precision.
+        BackendError: The device, provider or precision is not available.
         BundleError: The graph is corrupt, or its inputs and outputs are not those of a bundle.
     """
 
@@ -123,8 +130,7 @@ class OnnxCudaNetwork(DeviceNetwork):
     ) -> None:
         given = dict(options.provider_options)
         kind = given.pop("provider", "cuda")
-        if kind not in PROVIDERS:
-            raise InputError(f"provider must be one of {', '.join(PROVIDERS)}, got {kind!r:.80}")
+        checks.one_of("provider", kind, PROVIDERS)
         if graphs := [name for name in _GRAPHS if given.get(name, "0").lower() not in ("0", "false")]:
             raise InputError(f"steps in ONNX Runtime are not captured: expected no provider option {graphs[0]}")
         self.provider = PROVIDERS[kind]
@@ -139,7 +145,7 @@ class OnnxCudaNetwork(DeviceNetwork):
         super().__init__(make_arrays(), graphs=False)
         self.batch = options.batch or self._default_batch(bundle)
         self.sizes: tuple[int, ...] | None = halves(self.batch)
-        tables = tables_of(bundle)
+        tables = condition_tables(bundle)
         placed = {name: self.place(np.ascontiguousarray(table)) for name, table in tables.items()}
         self.provider_options: list[dict[str, str]] = []
         slots: list[AbstractSlot] = []
@@ -149,7 +155,8 @@ class OnnxCudaNetwork(DeviceNetwork):
             made = (cuda if kind == "cuda" else _tensorrt_options(arrays, *self._shapes(bundle, tables))) | given
             self.provider_options.append(made)
             session = open_session(ort, bundle, self.provider, made, beside=cuda)
-            _check(bundle, session, self.precision, tables)
+            inputs, output = denoiser_values(bundle, tables)
+            check_graph(bundle, DENOISER, session, inputs, [output])
             slot = OnnxCudaSlot(
                 session,
                 ort,
@@ -163,10 +170,8 @@ class OnnxCudaNetwork(DeviceNetwork):
             slots.append(slot)
         self.slots: tuple[AbstractSlot, ...] = tuple(slots)
 
-    def _shapes(
-        self, bundle: Bundle, tables: dict[str, npt.NDArray[np.float32]]
-    ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-        """The least and the largest shapes of the inputs."""
+    def _shapes(self, bundle: Bundle, tables: Mapping[str, Float32]) -> tuple[Shapes, Shapes]:
+        """The smallest and the largest shapes of the inputs."""
         fixed = {name: table.shape for name, table in tables.items()}
         shapes = [
             {"sample": (rows, *bundle.model.sample_shape), "timestep": (rows,), "class_labels": (rows,), **fixed}
@@ -180,17 +185,17 @@ class OnnxCudaNetwork(DeviceNetwork):
 
 
 def open_session(ort: Any, bundle: Bundle, provider: str, options: dict[str, str], *, beside: dict[str, str]) -> Any:
-    """A session of a bundle's denoiser on a provider and no other device.
+    """A session of a bundle's denoiser on one provider, without a fallback to the CPU.
 
     Args:
-        ort: onnxruntime.
+        ort: The module onnxruntime.
         bundle: The bundle.
-        provider: ONNX Runtime's name of it.
-        options: The provider's.
-        beside: Those of the CUDA provider, for what TensorRT's does not take.
+        provider: ONNX Runtime's name of the provider.
+        options: Options of the provider.
+        beside: Options of the CUDA provider, which runs the nodes that the TensorRT provider does not take.
 
     Raises:
-        BackendError: The provider is not there, or does not take the graph or the options.
+        BackendError: The provider is not available, or refuses the graph or the options.
         BundleError: The graph is corrupt.
     """
     graph = graph_source(bundle, DENOISER)
@@ -203,7 +208,7 @@ def open_session(ort: Any, bundle: Bundle, provider: str, options: dict[str, str
     providers: list[Any] = [(provider, options)]
     if provider == PROVIDERS["tensorrt"]:
         providers.append((PROVIDERS["cuda"], beside))
-    try:  # without enable_fallback=0 it would print what is wrong and go on with the CPU
+    try:  # without enable_fallback=0, ONNX Runtime prints the error and goes on with the CPU
         session = ort.InferenceSession(graph, settings, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise BackendError(f"{provider} does not run {bundle.path / DENOISER}: {one_line(error)}") from None
@@ -214,13 +219,13 @@ def open_session(ort: Any, bundle: Bundle, provider: str, options: dict[str, str
 
 
 def _preload(ort: Any) -> None:
-    """Loads CUDA's and cuDNN's libraries from where pip put them, which need not be beside ONNX Runtime."""
+    """Loads the libraries of CUDA and cuDNN from pip's folders, which need not be beside ONNX Runtime."""
     if not hasattr(ort, "preload_dlls"):
         return
     spec = importlib.util.find_spec("nvidia")
     roots = [] if spec is None else [Path(root) for root in spec.submodule_search_locations or ()]
     own = Path(getattr(ort, "__file__", None) or ".").resolve().parent.parent
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+    with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints which libraries it misses
         for folder in sorted(folder for root in roots if root.resolve().parent != own for folder in root.glob("*/lib")):
             has = {name: any(folder.glob(f"lib{library}.so*")) for name, library in _LIBRARIES.items()}
             if any(has.values()):
@@ -229,20 +234,18 @@ def _preload(ort: Any) -> None:
 
 
 def _cuda_options(arrays: DeviceArrays, options: NetworkOptions) -> dict[str, str]:
-    """The options of the CUDA provider that a slot needs."""
+    """Options of the CUDA provider for a slot."""
     return {
         "device_id": str(arrays.index),
         "user_compute_stream": str(arrays.stream),
         "use_tf32": str(int(options.tf32)),
-        # The default may time algorithms, for every size again: slots that chose differently would round differently.
+        # The default times algorithms, for each size again. Slots that chose differently would round differently.
         "cudnn_conv_algo_search": "HEURISTIC",
     }
 
 
-def _tensorrt_options(
-    arrays: DeviceArrays, least: dict[str, tuple[int, ...]], largest: dict[str, tuple[int, ...]]
-) -> dict[str, str]:
-    """The options of the TensorRT provider that a slot needs: the range of shapes is that of all sizes."""
+def _tensorrt_options(arrays: DeviceArrays, least: Shapes, largest: Shapes) -> dict[str, str]:
+    """Options of the TensorRT provider for a slot, with one range of shapes for all sizes."""
     low, high = (
         ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in given.items()) for given in (least, largest)
     )
@@ -256,32 +259,20 @@ def _tensorrt_options(
 
 
 def _warn_of_tf32() -> None:
-    """The TensorRT provider has no option against TF32, which it uses; only NVIDIA's own switch turns it off."""
+    """Warns that the TensorRT provider uses TF32, which has no option; only NVIDIA's own switch turns it off."""
     if os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
         what = "the TensorRT provider rounds factors of float32 to TF32 without asking"
         warnings.warn(f"{what}: set NVIDIA_TF32_OVERRIDE=0, or load with tf32=True", RuntimeWarning, stacklevel=4)
 
 
-def _place(array: Any) -> tuple[str, int, int, list[int], int]:
-    """Where an array lies, as I/O binding asks for it."""
+def _location(array: Any) -> tuple[str, int, int, list[int], int]:
+    """Arguments of I/O binding that say where an array lies."""
     return "cuda", array.device, _ELEMENTS[array.dtype], list(array.shape), array.pointer
 
 
-def _check(bundle: Bundle, session: Any, precision: str, tables: dict[str, npt.NDArray[np.float32]]) -> None:
-    kind, sample = _NAMES[precision], (None, *bundle.model.sample_shape)
-    inputs: list[Value] = [
-        ("sample", kind, sample),
-        ("timestep", "float", (None,)),
-        ("class_labels", "int64", (None,)),
-        *((name, "float", (None, *table.shape[1:])) for name, table in tables.items()),
-    ]
-    check_graph(bundle, DENOISER, session, inputs, [(OUTPUT, kind, sample)])
-
-
 def _precision(bundle: Bundle, options: NetworkOptions) -> str:
-    """Element type of sample and output: the graph's."""
-    graph = str(bundle.manifest.get("precision", "float32"))
-    kind = "float32" if graph == "int8" else graph
+    """Element type of sample and output, which is the graph's."""
+    kind = sample_precision(bundle)
     if options.precision not in ("auto", kind):
         raise BackendError(
             f"backend onnx runs this bundle in {kind}, got precision {options.precision!r}: export the model in it"

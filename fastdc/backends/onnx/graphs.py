@@ -1,6 +1,6 @@
-"""ONNX graphs of a bundle in ONNX Runtime's CPU provider: opened once verified, and if they are what they should be.
+"""ONNX graphs of a bundle: verified, opened in ONNX Runtime on the CPU, and checked for their inputs and outputs.
 
-A graph may keep its weights in the bundle's ``denoiser.data``, which several graphs share; a reference to any other
+A graph may keep its weights in the bundle's ``denoiser.data``, which several graphs share. A reference to any other
 file is refused before ONNX Runtime sees it.
 """
 
@@ -9,35 +9,54 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from fastdc.backends.messages import one_line
+from fastdc.bundle import DATA, Bundle
+from fastdc.support import BackendError, BundleError, Float32, require
 
-from fastdc.backends.protocol import one_line
-from fastdc.bundle import DATA, TABLES, Bundle
-from fastdc.support import BackendError, BundleError, require
+OUTPUT = "output"
+"""Name of a denoiser's output."""
 
 # Key of an ONNX tensor that lives in another file, as protobuf bytes: field 1, length 8, either in any of the padded
-# forms that protobuf's readers accept. (A graph that names a value "location" is refused as well: rename it.)
+# forms that protobuf readers accept. (A graph with a value named "location" is refused as well: rename the value.)
 _EXTERNAL_KEY = re.compile(rb"(\x0a|\x8a\x80{0,8}\x00)(\x08|\x88\x80{0,8}\x00)location")
 
-# The one reference that is allowed, whole and in its shortest form: an entry (field 13) of 25 bytes with this key and
-# value, which leaves no room for a second value that would count in place of the first.
+# The only reference that is allowed, whole and in its shortest form: an entry (field 13) of 25 bytes with this key and
+# value. It leaves no room for a second value, which would override the first.
 _SHARED_DATA = re.compile(rb"\x6a\x19\x0a\x08location\x12\x0d" + re.escape(DATA.encode()))
 
-TYPES: dict[str, npt.DTypeLike] = {"float": np.float32, "float16": np.float16, "int64": np.int64}
-"""ONNX Runtime's names of the element types that graphs of a bundle take and give."""
-
 Value = tuple[str, str, tuple[Any, ...]]
-"""Name, element type and shape of an input or output; extents that are not fixed are None."""
+"""Name, element type and shape of a graph's input or output; extents that are not fixed are None."""
+
+_TYPE_NAMES = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}
+"""ONNX Runtime's names of the element types of samples."""
 
 
-def open_graph(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
-    """A session of one of a bundle's graphs.
+def sample_precision(bundle: Bundle) -> str:
+    """Element type of the denoiser's sample and output; an int8 graph takes and returns float32."""
+    precision = str(bundle.manifest.get("precision", "float32"))
+    return "float32" if precision == "int8" else precision
+
+
+def denoiser_values(bundle: Bundle, tables: Mapping[str, Float32]) -> tuple[list[Value], Value]:
+    """The inputs and the output that a bundle's denoiser must have.
 
     Args:
         bundle: The bundle.
-        name: Of the file.
-        threads: Inside the session.
+        tables: Its condition tables.
+    """
+    kind, sample = _TYPE_NAMES[sample_precision(bundle)], (None, *bundle.model.sample_shape)
+    inputs: list[Value] = [("sample", kind, sample), ("timestep", "float", (None,)), ("class_labels", "int64", (None,))]
+    inputs += [(name, "float", (None, *table.shape[1:])) for name, table in tables.items()]
+    return inputs, (OUTPUT, kind, sample)
+
+
+def open_graph(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
+    """A session of one of a bundle's graphs on the CPU.
+
+    Args:
+        bundle: The bundle.
+        name: Name of the graph's file.
+        threads: Number of threads inside the session.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -48,7 +67,7 @@ def open_graph(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
 
 
 def graph_source(bundle: Bundle, name: str) -> bytes | str:
-    """One of a bundle's graphs, verified: its bytes, or its path where weights lie beside it.
+    """The content of one of a bundle's graphs after verification, or its path if its weights lie beside it.
 
     Raises:
         BundleError: The graph is corrupt, or refers to files outside the bundle.
@@ -65,10 +84,10 @@ def graph_source(bundle: Bundle, name: str) -> bytes | str:
 
 
 def session_of(graph: bytes | str, path: Path, *, threads: int = 1) -> Any:
-    """A session of a graph's bytes or path; `path` is what it is called in messages.
+    """A session of a graph given by its content or path; `path` names the graph in messages.
 
     Raises:
-        BundleError: ONNX Runtime does not take it.
+        BundleError: ONNX Runtime refuses the graph.
     """
     ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
@@ -82,7 +101,7 @@ def session_of(graph: bytes | str, path: Path, *, threads: int = 1) -> Any:
 
 
 def values(nodes: Iterable[Any]) -> list[Value]:
-    """Inputs or outputs of a session."""
+    """The inputs or outputs of a session."""
     return [
         (
             node.name,
@@ -94,7 +113,7 @@ def values(nodes: Iterable[Any]) -> list[Value]:
 
 
 def check_graph(bundle: Bundle, name: str, session: Any, inputs: Iterable[Value], outputs: Iterable[Value]) -> None:
-    """Refuses a graph whose inputs and outputs are not the ones that buffers will be bound to.
+    """Refuses a graph whose inputs and outputs are not the expected ones.
 
     Raises:
         BundleError: They are not.
@@ -118,35 +137,8 @@ def _text(given: Iterable[Value]) -> str:
     return " ".join(parts)
 
 
-def tables_of(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
-    """The condition tables of a bundle, float32 (rows, ...) by name; none where conditions are an index and no more.
-
-    Raises:
-        BundleError: The file is corrupt, or not of float32 tables with a row for each condition.
-    """
-    if bundle.tables is not None:
-        return dict(bundle.tables)
-    if TABLES not in bundle.files:
-        return {}
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tables: dict[str, npt.NDArray[Any]] = load(bundle.read(TABLES))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise BundleError(f"{bundle.path / TABLES} cannot be read: {one_line(error)}") from None
-    rows = max(len(bundle.model.conditions), 1 + (bundle.model.null_class or 0))
-    for name, table in tables.items():
-        if table.dtype != np.float32 or table.ndim < 2 or len(table) != rows:
-            raise BundleError(
-                f"{bundle.path / TABLES}: {name!r:.60} must be float32 with {rows} rows, one a condition, "
-                f"got {table.dtype} of shape {table.shape}"
-            )
-    return tables
-
-
-def run(session: Any, feeds: Mapping[str, Any], name: str) -> list[Any]:
-    """All outputs of a session.
+def evaluate(session: Any, feeds: Mapping[str, Any], name: str) -> list[Any]:
+    """All outputs of a session for these inputs; `name` is the graph's file in messages.
 
     Raises:
         BackendError: ONNX Runtime fails.

@@ -1,23 +1,23 @@
-"""The encoder of a bundle in ONNX Runtime: images to latents, a few at a time."""
+"""The image encoder of a bundle in ONNX Runtime: makes latents of images, a few at a time."""
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fastdc.backends.onnx.graphs import check_graph, open_graph, run
+from fastdc.backends.onnx.graphs import check_graph, evaluate, open_graph
 from fastdc.bundle import ENCODER, Bundle
-from fastdc.support import BackendError
+from fastdc.support import BackendError, Float32
 
-_BATCH = 4  # an encoder's activations are large: tens of megabytes an image of 512 x 512
+BATCH = 4
+"""Images encoded at a time: the activations of an encoder take tens of megabytes per image of 512 x 512."""
 
 
 class OnnxEncoder:
-    """See ``base.AbstractEncoder``.
+    """Encodes images with a bundle's ``encoder.onnx``; implements ``AbstractEncoder``.
 
     Args:
-        bundle: Of a model that works on latents.
-        threads: Inside the session: images come one after the other.
+        bundle: Bundle of a model that works on latents.
+        threads: Number of threads inside the session; images are encoded one group after the other.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -29,37 +29,17 @@ class OnnxEncoder:
         image, latent = (None, *bundle.model.image_shape), (None, *bundle.model.sample_shape)
         check_graph(bundle, ENCODER, self._session, [("pixels", "float", image)], [("latents", "float", latent)])
 
-    def encode(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """See ``base.AbstractEncoder``.
+    def encode(self, images: Float32) -> Float32:
+        """Latents float32 (n, c, h, w) of images float32 (n, C, H, W) in the model's value range.
 
         Raises:
             BackendError: ONNX Runtime fails, or a latent is not finite.
         """
         parts = [
-            run(self._session, {"pixels": images[start : start + _BATCH]}, ENCODER)[0]
-            for start in range(0, len(images), _BATCH)
+            evaluate(self._session, {"pixels": images[start : start + BATCH]}, ENCODER)[0]
+            for start in range(0, len(images), BATCH)
         ]
-        latents: npt.NDArray[np.float32] = np.concatenate(parts)
+        latents: Float32 = np.concatenate(parts)
         if not np.all(np.isfinite(latents)):
             raise BackendError("the encoder's latents are not finite")
-        return latents
-
-
-class ModuleEncoder:
-    """An encoder that is a torch module, for models that were not exported; see ``base.AbstractEncoder``.
-
-    Args:
-        module: forward(images float32 (b, C, H, W)) -> latents (b, c, h, w).
-    """
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def encode(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """See ``base.AbstractEncoder``."""
-        import torch
-
-        with torch.inference_mode():
-            parts = [self._module(part).float().cpu() for part in torch.split(torch.from_numpy(images), _BATCH)]
-        latents: npt.NDArray[np.float32] = torch.cat(parts).numpy()
         return latents

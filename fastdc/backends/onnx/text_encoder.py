@@ -1,7 +1,7 @@
-"""The text encoder of a bundle in ONNX Runtime: prompts to condition tables, without torch or transformers.
+"""The text encoder of a bundle in ONNX Runtime: makes condition tables of prompts, without torch or transformers.
 
-A bundle that has one can be asked about other classes than those that it was exported with: the tables of the new
-prompts take the place of its own, and nothing else changes.
+A bundle with a text encoder can be asked about other classes than the ones it was exported with: the tables of the new
+prompts replace its own, and nothing else changes.
 """
 
 import hashlib
@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fastdc.backends.onnx.graphs import open_graph, run, tables_of, values
-from fastdc.backends.protocol import one_line
+from fastdc.backends.condition_tables import condition_tables
+from fastdc.backends.messages import one_line
+from fastdc.backends.onnx.graphs import evaluate, open_graph, values
 from fastdc.bundle import TEXT, TOKENIZERS, Bundle, Prompts
-from fastdc.support import BundleError, InputError, require
+from fastdc.support import BundleError, Float32, InputError, require
 
-_BATCH = 64
+_BATCH = 64  # texts encoded at a time
 
 
 class OnnxTextEncoder:
@@ -25,7 +25,7 @@ class OnnxTextEncoder:
 
     Args:
         bundle: A bundle with ``text.onnx``.
-        threads: Inside the session.
+        threads: Number of threads inside the session.
 
     Raises:
         InputError: The bundle has no text encoder.
@@ -53,8 +53,8 @@ class OnnxTextEncoder:
                 f"got {', '.join(self._tokenizers) or 'none'}"
             )
 
-    def encode(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        """Condition tables, float32 (len(texts), ...) by name; each text is encoded once.
+    def encode(self, texts: Sequence[str]) -> dict[str, Float32]:
+        """Condition tables by name, float32 (len(texts), ...); equal texts are encoded once.
 
         Raises:
             BackendError: ONNX Runtime fails.
@@ -67,7 +67,7 @@ class OnnxTextEncoder:
                 name: np.array([found.ids for found in tokenizer.encode_batch(some)], np.int64)
                 for name, tokenizer in self._tokenizers.items()
             }
-            parts.append(run(self._session, feeds, TEXT))
+            parts.append(evaluate(self._session, feeds, TEXT))
         place = {text: row for row, text in enumerate(once)}
         order = [place[text] for text in texts]
         return {
@@ -77,26 +77,33 @@ class OnnxTextEncoder:
 
 
 def with_prompts(bundle: Bundle, prompts: Prompts) -> Bundle:
-    """A bundle that is asked about other classes, by the prompts that describe them; on disk nothing changes.
+    """A bundle in memory with other classes, each described by prompts; nothing changes on disk.
 
-    Calibrations, and the temperature of the posterior, were found for the classes that the bundle was made with: the
-    calibrations are left out, the temperature stays and is a guess.
+    The bundle's calibrations and its posterior's temperature belong to the classes that it was made with. The result
+    has no calibrations; it keeps the temperature, which is only a guess for the new classes.
 
     Args:
         bundle: A bundle with a text encoder.
-        prompts: What describes each class.
+        prompts: Prompts that describe each class.
 
     Raises:
         InputError: The bundle has no text encoder.
         MissingDependencyError: tokenizers or onnxruntime is not installed.
         BundleError: A tokenizer or the graph is corrupt.
+
+    Example:
+        >>> from fastdc.backends import with_prompts
+        >>> from fastdc.bundle import Prompts, find_model
+        >>> with_prompts(fastdc.load_bundle(find_model("digits-mlp")), Prompts(("a cat",), (0,), ("cat",)))
+        Traceback (most recent call last):
+        fastdc.support.exceptions.InputError: model digits-mlp has no text encoder: export it again with its prompts
     """
     tables = OnnxTextEncoder(bundle).encode(prompts.texts)
     null = bundle.model.null_class
-    if null is not None:  # the empty prompt is not always the encoding of an empty text: it stays what it was
-        own = tables_of(bundle)
+    if null is not None:  # the null class's row is not always the encoding of an empty text: keep the bundle's own row
+        own = condition_tables(bundle)
         tables = {name: np.concatenate([table, own[name][null : null + 1]]) for name, table in tables.items()}
-    # Results name the exact model by this: the file's digest, and that of the prompts in its place.
+    # Results identify the exact model by this digest, which covers the bundle's identity and the prompts.
     asked = repr((bundle.model.identity, prompts.texts, prompts.class_of, prompts.class_names))
     model = replace(
         bundle.model,

@@ -1,7 +1,7 @@
-"""bfloat16 graphs on the CPU, where ONNX Runtime has no bfloat16: the same values, in float32.
+"""bfloat16 graphs in float32, for the CPU, where ONNX Runtime has no bfloat16.
 
-Every bfloat16 number is a float32 number, so weights stay what they are; what differs is that sums and layers' outputs
-are rounded less.
+Every bfloat16 number is a float32 number, so the weights keep their values. Sums and the outputs of layers are rounded
+less than in bfloat16.
 """
 
 import tempfile
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastdc.backends.messages import one_line
 from fastdc.backends.onnx.graphs import graph_source, session_of
-from fastdc.backends.protocol import one_line
 from fastdc.bundle import Bundle
 from fastdc.support import BundleError, InputError, require
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def widened_session(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
-    """A session of one of a bundle's graphs, widened.
+    """A session of one of a bundle's bfloat16 graphs in float32.
+
+    Args:
+        bundle: The bundle.
+        name: Name of the graph's file.
+        threads: Number of threads inside the session.
 
     Raises:
         MissingDependencyError: onnx or onnxruntime is not installed.
@@ -35,17 +40,27 @@ def widened_session(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
         raise BundleError(f"{bundle.path / name} cannot be read: {one_line(error)}") from None
     if isinstance(source, bytes):
         return session_of(wide.SerializeToString(), bundle.path / name, threads=threads)
-    with tempfile.TemporaryDirectory(prefix="fastdc-") as folder:  # a message holds no more than 2 GiB
+    with tempfile.TemporaryDirectory(prefix="fastdc-") as folder:  # a protobuf message holds at most 2 GiB
         path = Path(folder) / name
         onnx.save_model(wide, path, save_as_external_data=True, location="weights.data")
         return session_of(str(path), bundle.path / name, threads=threads)
 
 
 def widen(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """A bfloat16 graph with the same values and every bfloat16 replaced by float32.
+    """A copy of a bfloat16 graph with the same values, in which float32 replaces every bfloat16.
+
+    Args:
+        model: The graph, with its weights inside.
 
     Raises:
-        InputError: A weight lies outside the graph.
+        MissingDependencyError: onnx is not installed.
+        InputError: A weight lies in another file.
+
+    Example:
+        >>> from fastdc.backends import widen
+        >>> import onnx
+        >>> widen(onnx.ModelProto(ir_version=10)).ir_version
+        10
     """
     onnx = require("onnx", extra="export")
     narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT

@@ -1,41 +1,23 @@
-"""TensorRT: engines built from a bundle's graph, cached, tested against the CPU, and run on streams of our own.
+"""TensorRT engines, built from a bundle's graph, cached, tested against the CPU, and run on fastdc's own streams.
 
-``module`` opens TensorRT or TensorRT-RTX, ``graph`` reads what an engine depends on, ``build`` makes plans, ``cache``
-keeps them, ``selftest`` compares them with the CPU, and ``network`` runs them.
+``driver`` asks the GPU, ``module`` opens TensorRT or TensorRT-RTX, ``graph`` reads what an engine depends on, ``build``
+makes plans, ``cache`` keeps them, ``engine`` loads them, ``selftest`` compares them with the CPU, and ``network`` runs
+them.
 """
 
-from fastdc.backends.tensorrt.build import (
-    BATCH,
-    Built,
-    EngineOptions,
-    Range,
-    build_engine,
-    build_plan,
-    check_range,
-    merge_timing_caches,
-)
-from fastdc.backends.tensorrt.cache import EngineCache, Maker
-from fastdc.backends.tensorrt.module import Gpu, TensorRT, check_driver, gpu, open_tensorrt, use_device, use_module
+from fastdc.backends.tensorrt.build import BATCH, EngineOptions, Range, build_plan, check_range
+from fastdc.backends.tensorrt.cache import EngineCache
+from fastdc.backends.tensorrt.module import use_module
 from fastdc.backends.tensorrt.network import TensorRTNetwork, check_usable
 
 __all__ = [
     "BATCH",
-    "Built",
     "EngineCache",
     "EngineOptions",
-    "Gpu",
-    "Maker",
     "Range",
-    "TensorRT",
     "TensorRTNetwork",
-    "build_engine",
     "build_plan",
-    "check_driver",
     "check_range",
     "check_usable",
-    "gpu",
-    "merge_timing_caches",
-    "open_tensorrt",
-    "use_device",
     "use_module",
 ]

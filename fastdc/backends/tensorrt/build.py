@@ -1,14 +1,12 @@
-"""Engines from ONNX graphs: parsed, given the shapes that they will be run at, and built to a plan.
+"""Builds TensorRT engines: an ONNX graph is parsed, given the shapes that it will run at, and built to a plan.
 
 Types are the graph's (strongly typed networks): an engine has the precision that the graph was exported in, and no
-option changes it. An engine has a few *profiles*, ranges of shapes that kernels are chosen for. TensorRT tunes them at
-one size of each, so steps of the usual sizes have a static profile each (least = usual = largest), and one range serves
-every small step. "conditions", the rows of a text model's tables, is the bundle's own number in all of them.
+option changes it. An engine has a few *profiles*, ranges of shapes that kernels are chosen for. TensorRT tunes each
+profile at one size, so each usual step size has a static profile (least = usual = largest), and one range serves all
+small steps. "conditions", the number of rows of a text model's tables, is the bundle's own number in every profile.
 
-TF32, which TensorRT turns on unless told otherwise, is off: it would round float32 to 10 bits. Auxiliary streams are
-off, so that a step can be captured into a CUDA graph on one stream; TensorRT-RTX is told to allocate nothing while it
-runs, for the same reason. A version-compatible plan carries code that runs on
-the host: it is an option for plans that a user built, and this package never lets a plan run such code.
+TF32, which TensorRT turns on by default, is off: it would round float32 to 10 bits. Auxiliary streams are off so that a
+step can be captured on one stream, and TensorRT-RTX is told to allocate nothing while it runs, for the same reason.
 """
 
 import time
@@ -17,30 +15,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdc.backends.protocol import MAX_BATCH
+from fastdc.backends.options import MAX_BATCH
 from fastdc.backends.tensorrt.module import TensorRT
-from fastdc.support import BackendError, InputError
+from fastdc.support import BackendError, InputError, checks
 
 Range = tuple[int, int, int]
 """Least, usual and largest extent of a dimension."""
 
 BATCH, CONDITIONS = "batch", "conditions"
+"""Names of the dimensions that vary: rows of a step, and rows of the condition tables."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What an engine is built for.
+    """Options that an engine is built with.
 
     Attributes:
-        batches: Steps of exactly these sizes have a profile each, in increasing order.
-        latency: Least, usual and largest batch of one range beside them, for small steps; None: none.
-        opt_level: 0 to 5: how long TensorRT looks for faster kernels.
-        workspace: Bytes of device memory that a kernel may use while it runs; None: all there is.
-        tf32: Let float32 multiply in TF32, 10 bits, which is faster and not comparable with other backends.
-        aux_streams: Streams that TensorRT may use beside ours.
-        version_compatible: A plan for later versions of TensorRT as well; slower, and holds host code.
-        hardware_compatible: A plan for every GPU from Ampere on; slower.
-        refit: Let weights be replaced without a rebuild; slower.
+        batches: Step sizes with a static profile each, in increasing order.
+        latency: Least, usual and largest size of one more profile, for small steps; None for no such profile.
+        opt_level: How long TensorRT looks for faster kernels, 0 to 5.
+        workspace: Device memory in bytes that a kernel may use while it runs; None for all of it.
+        tf32: Whether float32 products are computed in TF32 (10 bits): faster, and not comparable with other backends.
+        aux_streams: Number of streams that TensorRT may use beside the slot's, 0 to 16.
+        hardware_compatible: Whether the plan fits every GPU from Ampere on; slower.
+
+    Raises:
+        InputError: An option lies outside its range.
     """
 
     batches: tuple[int, ...] = (64, 512)
@@ -49,48 +49,44 @@ class EngineOptions:
     workspace: int | None = None
     tf32: bool = False
     aux_streams: int = 0
-    version_compatible: bool = False
     hardware_compatible: bool = False
-    refit: bool = False
 
     def __post_init__(self) -> None:
         sizes = self.batches
-        if any(not 1 <= size <= MAX_BATCH for size in sizes) or sorted(set(sizes)) != list(sizes):
+        if any(not _is_size(size) for size in sizes) or sorted(set(sizes)) != list(sizes):
             raise InputError(f"batches must be different sizes from 1 to {MAX_BATCH} in order, got {sizes}")
         if self.latency is not None:
             check_range("latency", self.latency)
         elif not sizes:
             raise InputError("an engine needs at least one batch, or a range of them for latency")
-        if not 0 <= self.opt_level <= 5:
-            raise InputError(f"opt_level must be from 0 to 5, got {self.opt_level}")
-        if self.workspace is not None and self.workspace < 1:
-            raise InputError(f"workspace must be a number of bytes, got {self.workspace}")
-        if not 0 <= self.aux_streams <= 16:
-            raise InputError(f"aux_streams must be from 0 to 16, got {self.aux_streams}")
+        checks.whole("opt_level", self.opt_level, low=0, high=5)
+        if self.workspace is not None:
+            checks.whole("workspace", self.workspace)
+        checks.whole("aux_streams", self.aux_streams, low=0, high=16)
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        """The batch of each profile in the order of the engine: the static ones, then the range."""
+        """Least, usual and largest step size of each profile, in the engine's order: static ones, then the range."""
         return (*((size, size, size) for size in self.batches), *(() if self.latency is None else (self.latency,)))
 
     @property
     def largest(self) -> int:
-        """The largest step of any profile."""
+        """Largest step size of any profile."""
         return max(high for _, _, high in self.ranges)
 
 
 @dataclass(frozen=True)
 class Built:
-    """A plan and how it came about.
+    """A plan and facts of its build.
 
     Attributes:
         plan: The serialised engine. Two builds of the same graph differ in their bytes.
-        timing_cache: What was measured on the way; saves it in the next build by the same version on the same GPU.
-        log: What TensorRT said, a line each.
-        seconds: Parsing and building.
-        layers: Of the network as parsed.
-        inputs: Type of each input by name, as TensorRT calls it.
-        outputs: Likewise.
+        timing_cache: Kernel timings of the build, which shorten the next build by the same version on the same GPU.
+        log: Messages of TensorRT, one per line.
+        seconds: Time of parsing and building.
+        layers: Number of layers of the parsed network.
+        inputs: TensorRT's name of the type of each input, by input name.
+        outputs: TensorRT's name of the type of each output, by output name.
     """
 
     plan: bytes = field(repr=False)
@@ -103,26 +99,42 @@ class Built:
 
 
 def check_range(name: str, given: Range) -> None:
-    """Raises InputError unless `given` is three extents in increasing order."""
+    """Checks that a range is three sizes in increasing order.
+
+    Args:
+        name: Name of the range in the message.
+        given: The range.
+
+    Raises:
+        InputError: The sizes are not in order, or lie outside 1 to 65,536.
+
+    Example:
+        >>> from fastdc.backends.tensorrt import check_range
+        >>> check_range("latency", (1, 8, 64))
+    """
     low, usual, high = given
-    if not 1 <= low <= usual <= high <= MAX_BATCH:
+    if not (all(map(_is_size, given)) and low <= usual <= high):
         raise InputError(f"{name} must be three sizes in increasing order from 1, got {given}")
+
+
+def _is_size(value: Any) -> bool:
+    return checks.is_whole(value) and 1 <= value <= MAX_BATCH
 
 
 def build_engine(
     trt: TensorRT, model: bytes | str | Path, rows: int, options: EngineOptions, *, timing_cache: bytes = b""
 ) -> Built:
-    """An engine of a denoiser's graph.
+    """Builds the plan of a denoiser's graph.
 
     Args:
-        trt: What builds it.
-        model: The content of the graph's file, or its path where weights lie beside it.
-        rows: Of the condition tables.
-        options: What it is built for.
-        timing_cache: Of an earlier build by the same version on the same GPU.
+        trt: TensorRT that builds the plan.
+        model: Content of the graph's file, or its path if weights lie beside it.
+        rows: Number of rows of the condition tables.
+        options: Options of the engine.
+        timing_cache: Timing cache of an earlier build by the same version on the same GPU; b"" for none.
 
     Raises:
-        BackendError: The graph cannot be parsed, with the nodes that are to blame, or built.
+        BackendError: The graph cannot be parsed (the message names the nodes), or cannot be built.
     """
     ranges = [{BATCH: batch, CONDITIONS: (rows, rows, rows)} for batch in options.ranges]
     return build_plan(trt, model, ranges, options, timing_cache=timing_cache)
@@ -136,10 +148,24 @@ def build_plan(
     *,
     timing_cache: bytes = b"",
 ) -> Built:
-    """A plan with a profile for each of `ranges`, which give the extents of dimensions by their names.
+    """Builds a plan with one profile per entry of `ranges`.
+
+    Args:
+        trt: TensorRT that builds the plan.
+        model: Content of the graph's file, or its path if weights lie beside it.
+        ranges: For each profile, the least, usual and largest extent of each named dimension.
+        options: Options of the engine; its batches are not used.
+        timing_cache: Timing cache of an earlier build by the same version on the same GPU; b"" for none.
 
     Raises:
-        BackendError: As in :func:`build_engine`, or a dimension is in no range.
+        BackendError: The graph cannot be parsed (the message names the nodes) or built, or a dimension has no range.
+
+    Example:
+        >>> import tensorrt_rtx
+        >>> from fastdc.backends.tensorrt import EngineOptions, build_plan, use_module
+        >>> graph = (fastdc.bundle.find_model("digits-mlp") / "denoiser.onnx").read_bytes()
+        >>> build_plan(use_module(tensorrt_rtx, "tensorrt_rtx"), graph, [{"batch": (1, 2, 4)}], EngineOptions()).outputs
+        {'output': 'FLOAT'}
     """
     start = time.perf_counter()
     mark = trt.logger.mark()
@@ -152,7 +178,7 @@ def build_plan(
     _let_attention_fall_back(module, network)
     config = builder.create_builder_config()
     _configure(module, config, options)
-    timed = trt.flavour == "tensorrt"  # the other flavour measures nothing while it builds
+    timed = trt.flavour == "tensorrt"  # tensorrt_rtx times no kernels while it builds
     if timed:
         _set_timing_cache(config, timing_cache)
     shapes = dimension_names(network)
@@ -178,7 +204,7 @@ def build_plan(
 
 
 def merge_timing_caches(trt: TensorRT, ours: bytes, theirs: bytes) -> bytes:
-    """The entries of two timing caches of the same version and GPU; `ours` where TensorRT does not take `theirs`."""
+    """The entries of two timing caches of the same version and GPU; only `ours` if TensorRT refuses `theirs`."""
     if not theirs or ours == theirs:
         return ours
     builder: Any = trt.make("Builder")
@@ -190,14 +216,14 @@ def merge_timing_caches(trt: TensorRT, ours: bytes, theirs: bytes) -> bytes:
 
 
 def parser_errors(parser: Any) -> str:
-    """What a parser has against a graph, in one line: node, operator and description of each error."""
+    """A parser's errors in one line: node, operator and description of each."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [f"{one.node_name() or '?'} ({one.node_operator() or '?'}): {one.desc()}" for one in errors]
     return " ".join("; ".join(lines).split())[:500] or "no reason given"
 
 
 def dimension_names(network: Any) -> dict[str, list[int | str]]:
-    """Each input's shape, with names in the place of dynamic dimensions."""
+    """Shape of each input, with names for dynamic dimensions."""
     names: dict[str, list[int | str]] = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -227,15 +253,16 @@ def _extents(
 
 
 def _typed(module: Any) -> int:
-    """Version 10 has to be told that types are the graph's; later ones know nothing else."""
+    """Flags of a strongly typed network. Only version 10 needs one; later versions have no other networks."""
     flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
 def _set_timing_cache(config: Any, content: bytes) -> None:
-    """Gives a build the measurements of earlier ones, or, where they are damaged or of another version or GPU, none.
+    """Gives a build the timings of earlier builds, or an empty cache if TensorRT refuses them.
 
-    A build that is given no cache at all keeps what it measures to itself, and a bad file would never be replaced.
+    TensorRT refuses a cache that is damaged or of another version or GPU. Without any cache the build would not return
+    its own timings, and a bad file would never be replaced.
     """
     for given in dict.fromkeys((content, b"")):
         cache = config.create_timing_cache(given)
@@ -249,23 +276,18 @@ def _configure(module: Any, config: Any, options: EngineOptions) -> None:
     config.builder_optimization_level = options.opt_level
     config.max_aux_streams = options.aux_streams
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    for flag, wanted in (
-        (module.BuilderFlag.TF32, options.tf32),
-        (module.BuilderFlag.VERSION_COMPATIBLE, options.version_compatible),
-        (module.BuilderFlag.REFIT, options.refit),
-    ):
-        (config.set_flag if wanted else config.clear_flag)(flag)
+    (config.set_flag if options.tf32 else config.clear_flag)(module.BuilderFlag.TF32)
     capturable = getattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
-    if capturable is not None:  # TensorRT-RTX: else it may allocate while a step is captured
+    if capturable is not None:  # TensorRT-RTX may otherwise allocate during a capture
         config.set_flag(capturable)
     levels = module.HardwareCompatibilityLevel
     config.hardware_compatibility_level = levels.AMPERE_PLUS if options.hardware_compatible else levels.NONE
 
 
 def _let_attention_fall_back(module: Any, network: Any) -> None:
-    """From opset 23 on attention is one layer; it fails for many head sizes unless it may be taken apart."""
+    """Lets TensorRT split attention layers: as one layer (opset 23) attention fails for many head sizes."""
     kind = getattr(module.LayerType, "ATTENTION_OUTPUT", None)
-    if kind is None:  # before there were such layers
+    if kind is None:  # a version without such layers
         return
     for index in range(network.num_layers):
         layer = network.get_layer(index)

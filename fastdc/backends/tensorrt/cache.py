@@ -1,14 +1,15 @@
-"""Engines on disk: built once for everything that they depend on, checked before they are used, never trusted.
+"""Engines on disk: built once for each key, and checked before every use.
 
-An entry's name is the sha256 of the canonical JSON of its key, and the key holds every input: the graph's semantic hash
-and its weights', precision, opset, profiles, options, flavour and full version of TensorRT, GPU, compute capability and
-driver. (Plans cannot be named by content: two builds of one graph differ.) Beside each plan lies a JSON file with the
-same key, the plan's sha256, what TensorRT said while it built, and what the self-test found.
+The name of an entry is the sha256 of the canonical JSON of its key. The key holds everything that the engine depends
+on: hashes of the graph and the weights, precision, opset, profiles, options, flavour and full version of TensorRT, GPU,
+compute capability and driver. (A plan cannot be named by its content: two builds of one graph differ.) Beside each plan
+lies a JSON file with the same key, the plan's sha256, TensorRT's messages during the build, and the results of the
+self-test.
 
-Files are written whole or not at all, under a lock an entry, so that of two processes one builds and the other waits
-and reads. A plan that is not what its JSON file says, or that TensorRT does not load, is built again with a warning.
+Files are written whole or not at all, under one lock per entry: of two processes one builds, and the other waits and
+reads. A plan that does not match its JSON file, or that TensorRT does not load, is built again with a warning.
 
-Timing caches, which make the next build shorter, are kept a file for each version and GPU, and merged when written.
+Timing caches, which shorten the next build, are kept in one file per version and GPU, and merged when written.
 """
 
 import contextlib
@@ -23,16 +24,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from fastdc.backends.protocol import one_line
+from fastdc.backends.messages import one_line
 from fastdc.backends.tensorrt.build import Built
 from fastdc.support import BackendError, __version__, require, write_whole
 
 SCHEMA = 2
-"""Of entries; raised when a key gets a new meaning."""
+"""Version of the entries' format; raised when a key gets a new meaning."""
 
-_TIMED_BY = ("flavour", "tensorrt", "gpu", "sm")  # of a key: what a timing cache holds for
+LOCK_SECONDS = 7200.0
+"""How long to wait for another process that builds the same engine."""
+
+_TIMED_BY = ("flavour", "tensorrt", "gpu", "sm")  # the fields of a key that a timing cache depends on
 _DAY = 86_400.0
-_LOCK_SECONDS = 7200.0
 
 E = TypeVar("E")
 
@@ -42,10 +45,10 @@ class Entry(Generic[E]):
     """An engine from the cache.
 
     Attributes:
-        engine: As loaded.
-        path: Of its plan.
-        self_test: What the self-test found when it was built.
-        built: It was built now.
+        engine: The loaded engine.
+        path: Path of its plan.
+        self_test: Results of the self-test when the engine was built.
+        built: Whether the engine was built just now.
     """
 
     engine: E
@@ -56,19 +59,19 @@ class Entry(Generic[E]):
 
 @dataclass(frozen=True)
 class Maker(Generic[E]):
-    """How an engine comes about.
+    """How to build, load and test an engine.
 
     Attributes:
-        build: Makes a plan, given the timing cache of earlier builds or b"".
-        load: Makes an engine of a plan; raises BackendError for one that cannot be used.
-        test: Checks an engine and says what it found; raises BackendError for one that is refused.
+        build: Makes a plan, given the timing cache of earlier builds, or b"".
+        load: Makes an engine of a plan; raises BackendError if the plan cannot be used.
+        test: Tests an engine and returns the results; raises BackendError if the engine fails.
         merge: Joins a new timing cache with the one on disk.
     """
 
     build: Callable[[bytes], Built]
     load: Callable[[bytes], E]
     test: Callable[[E], Mapping[str, Any]]
-    merge: Callable[[bytes, bytes], bytes] = lambda new, old: new
+    merge: Callable[[bytes, bytes], bytes]
 
 
 def cache_folder() -> Path:
@@ -77,7 +80,7 @@ def cache_folder() -> Path:
     if own:
         return Path(own) / "engines"
     shared = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"  # the XDG standard ignores relative ones
+    base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"  # the XDG standard ignores relative paths
     return base / "fastdc" / "engines"
 
 
@@ -87,7 +90,7 @@ def canonical(value: Any) -> bytes:
 
 
 def name_of(key: Mapping[str, Any]) -> str:
-    """An entry's name: sha256 of its key and :data:`SCHEMA`."""
+    """Name of an entry: the sha256 of its key and :data:`SCHEMA`."""
     return hashlib.sha256(canonical({**key, "schema": SCHEMA})).hexdigest()
 
 
@@ -95,47 +98,48 @@ class EngineCache:
     """A folder of engines.
 
     Args:
-        folder: Where; default :func:`cache_folder`. One that cannot be written to serves what it holds.
+        folder: The folder; default ``$FASTDC_CACHE/engines`` or ``~/.cache/fastdc/engines``. The engines in a read-only
+            folder can be used, but none can be added.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = cache_folder() if folder is None else Path(folder)
 
     def open(self, key: Mapping[str, Any], maker: Maker[E]) -> Entry[E]:
-        """The engine of a key: loaded, or built, tested and kept.
+        """The engine of a key: loaded from the folder, or built, tested and kept.
 
         Args:
-            key: Everything that the plan depends on, as JSON.
-            maker: What builds, loads and tests it.
+            key: Everything that the plan depends on, as JSON values.
+            maker: Builds, loads and tests the engine.
 
         Raises:
-            BackendError: It cannot be built, fails its test, or cannot be kept.
+            BackendError: The engine cannot be built, fails its test, or cannot be kept.
             MissingDependencyError: filelock is not installed.
         """
         name = name_of(key)
         plan = self.folder / f"{name}.plan"
-        with self._locked(name) as writable:
+        with self._locked(name, LOCK_SECONDS) as writable:
             found = self._load(plan, key, maker)
             if found is not None:
                 if writable:
                     with contextlib.suppress(OSError):
-                        os.utime(plan)  # when it was last used, for prune
+                        os.utime(plan)  # the time of last use, for prune
                 return found
             if not writable:
                 raise BackendError(f"the engine is not in {self.folder}, which cannot be written to")
             return self._build(plan, key, maker)
 
     def prune(self, *, older_than_days: float = 30.0, at_most_bytes: int | None = None) -> tuple[str, ...]:
-        """Removes engines that were not used for long, and then the oldest until the rest fits.
+        """Removes engines that were not used recently, then the least recently used ones until the rest fits.
 
-        Entries that another process holds stay.
+        Engines that another process is using stay.
 
         Args:
-            older_than_days: Since their last use.
-            at_most_bytes: Of all plans that stay; None: no bound.
+            older_than_days: Engines are removed if their last use is longer ago than this.
+            at_most_bytes: Total size of the plans that may stay; None for no limit.
 
         Returns:
-            The names of what was removed.
+            Names of the removed engines.
         """
         now, removed, kept = time.time(), [], 0
         plans = sorted(self.folder.glob("*.plan"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -146,7 +150,7 @@ class EngineCache:
                 kept += status.st_size
             elif self._remove(plan.stem):
                 removed.append(plan.stem)
-        for rest in self.folder.glob(".*.tmp"):  # of processes that were stopped while they wrote
+        for rest in self.folder.glob(".*.tmp"):  # left by processes that were stopped while they wrote
             with contextlib.suppress(OSError):
                 if now - rest.stat().st_mtime > _DAY:
                     rest.unlink()
@@ -154,17 +158,22 @@ class EngineCache:
 
     def _remove(self, name: str) -> bool:
         try:
-            with self._locked(name, wait=0.0) as writable:
+            with self._locked(name, 0.0) as writable:
                 if writable:
-                    for suffix in (".json", ".plan"):  # in this order: a plan alone is never used
+                    for suffix in (".json", ".plan"):  # in this order: a plan without its JSON file is never used
                         (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
                 return writable
         except BackendError:
             return False
 
     @contextlib.contextmanager
-    def _locked(self, name: str, wait: float = _LOCK_SECONDS) -> Iterator[bool]:
-        """Holds an entry; yields whether the folder can be written to. Lock files stay: removing one is a race."""
+    def _locked(self, name: str, wait: float) -> Iterator[bool]:
+        """Holds the lock of an entry; yields whether the folder is writable. Lock files stay: removing one is a race.
+
+        Args:
+            name: Name of the entry.
+            wait: How long to wait for another process, in seconds.
+        """
         filelock = require("filelock", extra="tensorrt")
         lock = filelock.FileLock(self.folder / f"{name}.lock", timeout=wait)
         try:
@@ -174,7 +183,7 @@ class EngineCache:
             raise BackendError(
                 f"another process has been building the engine {name[:12]} for {wait:.0f} s: {self.folder}"
             ) from None
-        except OSError:  # a folder that is only to be read from
+        except OSError:  # a read-only folder
             yield False
             return
         try:
@@ -183,7 +192,7 @@ class EngineCache:
             lock.release()
 
     def _load(self, plan: Path, key: Mapping[str, Any], maker: Maker[E]) -> Entry[E] | None:
-        """An entry that is what it says, or None, with a warning if there is something else in its place."""
+        """An entry that matches its JSON file; None if there is none or, with a warning, if it is damaged."""
         if not plan.exists():
             return None
         try:
@@ -222,18 +231,18 @@ class EngineCache:
         return Entry(engine, plan, found, built=True)
 
     def _keep_timing(self, path: Path, new: bytes, merge: Callable[[bytes, bytes], bytes]) -> None:
-        """What others measured meanwhile stays; a file that cannot be written costs time and no more."""
-        with contextlib.suppress(OSError, BackendError), self._locked(path.stem, wait=60.0) as writable:
+        """Merges new timings into a file that other processes write, too; if that fails, only time is lost."""
+        with contextlib.suppress(OSError, BackendError), self._locked(path.stem, 60.0) as writable:
             if writable:
                 write_whole(path, merge(new, _bytes_of(path)))
 
 
 def _notes(path: Path, key: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON file beside a plan, if it is one and of this key.
+    """The JSON file beside a plan, checked against the key.
 
     Raises:
-        BackendError: It is not.
-        OSError: It cannot be read.
+        BackendError: The file is damaged, or belongs to another key.
+        OSError: The file cannot be read.
     """
     try:
         notes = json.loads(path.read_bytes())

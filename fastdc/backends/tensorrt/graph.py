@@ -1,13 +1,13 @@
-"""What an engine depends on in an ONNX file, read from its bytes without the onnx package.
+"""The parts of an ONNX file that an engine depends on, read from its bytes without the onnx package.
 
-An ONNX file is a protobuf message (onnx.proto): fields of a number and a value, some of them messages again. Two
-exports of the same network may differ in notes, stack traces and local file names, so those fields are left out and the
-rest is hashed as a tree, fields in the order of their numbers:
+An ONNX file is a protobuf message (onnx.proto): a list of fields with a number and a value, where a value may be a
+message again. Two exports of the same network may differ in notes, stack traces and local file names. Those fields are
+left out, and the rest is hashed as a tree, with the fields in the order of their numbers:
 
     digest(message) = sha256(for each field: number, kind, value or digest of the message it holds)
 
-Names of nodes and values stay in: they are how one node refers to another. Weights in a file beside the graph count
-with offset and length; their bytes have a hash of their own in the bundle's manifest.
+Names of nodes and values are included, because nodes refer to each other by name. Weights in a file beside the graph
+count with their offset and length; the bundle's manifest has a hash of their bytes.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "entry": {},
 }
 
-# Fields without a meaning for the computation: producer and version, names of graphs, notes, metadata, shapes that are
-# annotations.
+# Fields without effect on the computation: producer and version, names of graphs, notes, metadata, and shapes that are
+# only annotations.
 _NOTES: dict[str, frozenset[int]] = {
     "model": frozenset({2, 3, 4, 5, 6, 14}),
     "graph": frozenset({2, 10, 13, 16}),
@@ -42,19 +42,19 @@ _NOTES: dict[str, frozenset[int]] = {
     "value": frozenset({3, 4}),
     "entry": frozenset(),
 }
-_IGNORED_ENTRIES = (b"location", b"checksum")  # where weights lie is not what they are
+_IGNORED_ENTRIES = (b"location", b"checksum")  # where weights lie, not their values
 _WEIGHT_TYPES = frozenset({1, 2, 3, 10, 16})  # float32, uint8, int8, float16, bfloat16
 _MAX_DEPTH = 64
 
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What is known of a graph.
+    """Facts of a graph.
 
     Attributes:
         digest: sha256 of the computation, hexadecimal.
         opset: Version of ONNX's operators.
-        fan_in: Products that each weight of at least two dimensions sums up for an output.
+        fan_in: Number of products that each weight with two or more dimensions sums for one output.
     """
 
     digest: str
@@ -63,14 +63,14 @@ class GraphFacts:
 
 
 Field = tuple[int, int, "int | memoryview"]
-"""Number, wire kind (0 varint, 1 eight bytes, 2 counted bytes, 5 four bytes) and value."""
+"""Number, wire type (0 varint, 1 eight bytes, 2 counted bytes, 5 four bytes) and value."""
 
 
 def read_graph(content: bytes) -> GraphFacts:
     """The facts of an ONNX file.
 
     Raises:
-        BundleError: The bytes are no protobuf message of a model.
+        BundleError: The bytes are not the protobuf message of a model.
     """
     try:
         model = list(_fields(memoryview(content)))
@@ -88,14 +88,14 @@ def read_graph(content: bytes) -> GraphFacts:
 
 
 def tolerance(facts: GraphFacts, precision: str, *, tf32: bool = False) -> float:
-    """Difference, relative to the largest output, that rounding alone may cause between two engines.
+    """Difference between two engines, relative to the largest output, that rounding explains.
 
-    See :mod:`fastdc.backends.rounding`.
+    The formula is in :mod:`fastdc.backends.rounding`.
 
     Args:
-        facts: Of the graph.
-        precision: Of the bundle.
-        tf32: float32 is multiplied in TF32.
+        facts: Facts of the graph.
+        precision: Precision of the bundle.
+        tf32: Whether float32 products are computed in TF32.
     """
     return rounding_tolerance(facts.fan_in, "tf32" if tf32 and precision == "float32" else precision)
 
@@ -134,14 +134,17 @@ def _message(value: "int | memoryview") -> memoryview:
 
 
 def _opset(value: "int | memoryview") -> int:
-    """The version of an operator set of ONNX itself, 0 of another's."""
+    """Version of an operator set if it is ONNX's own, else 0."""
     fields = {number: content for number, _, content in _fields(_message(value))}
     version = fields.get(2, 0)
     return version if isinstance(version, int) and not len(_message(fields.get(1, memoryview(b"")))) else 0
 
 
 def _fan_in(tensor: memoryview) -> int | None:
-    """Products a weight sums for an output: all but the first dimension, or the longer of two (either may be first)."""
+    """Number of products that a weight sums for one output; None if the tensor is not a weight.
+
+    It is the product of all dimensions but the first; of two dimensions it is the longer, since either may be first.
+    """
     dims: list[int] = []
     element = 0
     for number, wire, value in _fields(tensor):

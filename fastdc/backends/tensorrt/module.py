@@ -1,16 +1,10 @@
 """TensorRT as a parameter: ``tensorrt`` (10 and 11, data-centre and consumer GPUs) or ``tensorrt_rtx`` (RTX GPUs).
 
-Both have the same classes, so everything in this package takes a :class:`TensorRT` and asks no more which one it is.
-What differs:
-
-* ``tensorrt`` needs a driver for anything, and a runtime object made without one takes the process down with it. The
-  driver is therefore asked first, through libcuda itself.
-* ``tensorrt_rtx`` builds on a machine without a GPU; only running needs one.
-
-What has not run on a GPU: :func:`gpu`, :func:`use_device` and everything after a driver was found.
+Both modules have the same classes. Everything in this package takes a :class:`TensorRT` and rarely asks which one it
+is. They differ in that ``tensorrt`` needs a driver for everything, while ``tensorrt_rtx`` builds engines on a machine
+without a GPU and needs one only to run them.
 """
 
-import ctypes
 import importlib
 import threading
 from collections import deque
@@ -20,16 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fastdc.backends.protocol import one_line
-from fastdc.diffusion import kernels
-from fastdc.support import BackendError, InputError, MissingDependencyError, installed
+from fastdc.backends.messages import one_line
+from fastdc.backends.tensorrt import driver
+from fastdc.support import BackendError, MissingDependencyError, checks, installed
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 _MAJORS = {"tensorrt": (10, 11), "tensorrt_rtx": (1,)}
 _KEPT_MESSAGES = 1000
-
-# cuda.h: CUdevice_attribute
-_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +28,10 @@ class TensorRT:
     """A TensorRT that can be used.
 
     Attributes:
-        module: ``tensorrt`` or ``tensorrt_rtx``, or what stands in for it in a test.
+        module: The module ``tensorrt`` or ``tensorrt_rtx``, or a double of it.
         flavour: One of :data:`FLAVOURS`.
-        version: All four parts, such as "11.4.0.106": plans and timing caches fit no other.
-        logger: Of all builders, parsers and runtimes; keeps what they say.
+        version: Version in all four parts, such as "11.4.0.106"; plans and timing caches fit no other version.
+        logger: Logger of all builders, parsers and runtimes; it keeps their messages.
     """
 
     module: Any
@@ -50,24 +41,27 @@ class TensorRT:
 
     @property
     def name(self) -> str:
-        """For messages, such as "TensorRT 11.4.0.106"."""
+        """Name for messages, such as "TensorRT 11.4.0.106"."""
         return f"{'TensorRT-RTX' if self.flavour == 'tensorrt_rtx' else 'TensorRT'} {self.version}"
 
     def make(self, kind: str) -> Any:
-        """A "Builder" or a "Runtime".
+        """A new "Builder" or "Runtime".
 
         Raises:
-            BackendError: It cannot be made, as on a GPU that this version does not know.
+            BackendError: TensorRT cannot make one, for example on a GPU that this version does not know.
         """
         with self.refusals(f"makes no {kind}"):
             return getattr(self.module, kind)(self.logger)
 
     @contextmanager
     def refusals(self, what: str) -> Iterator[None]:
-        """Makes one line of what the bindings raise: some calls of theirs return False, others raise, or both.
+        """Turns an exception of the bindings into one line; some of their calls return False instead, or do both.
+
+        Args:
+            what: What TensorRT refuses, as a predicate.
 
         Raises:
-            BackendError: What was called raised.
+            BackendError: The code in the context raised.
         """
         mark = self.logger.mark()
         try:
@@ -78,35 +72,20 @@ class TensorRT:
             raise BackendError(f"{self.name} {what}: {self.logger.error(mark, one_line(error))}") from None
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """What a plan depends on besides TensorRT itself.
-
-    Attributes:
-        name: As the driver says it.
-        sm: Compute capability, such as "9.0".
-        driver: Major version of CUDA that the driver brings.
-    """
-
-    name: str
-    sm: str
-    driver: int
-
-
 def open_tensorrt(flavour: str = "auto", *, need_gpu: bool = True) -> TensorRT:
     """Imports TensorRT and checks that it can be used.
 
     Args:
-        flavour: One of :data:`FLAVOURS`; "auto": ``tensorrt`` where it is installed, else ``tensorrt_rtx``.
-        need_gpu: Refuse where there is no GPU. False: only ``tensorrt_rtx``, which then builds and cannot run.
+        flavour: One of :data:`FLAVOURS`; "auto" is ``tensorrt`` if it is installed, else ``tensorrt_rtx``.
+        need_gpu: Whether to refuse a machine without a GPU. ``tensorrt`` always refuses it; ``tensorrt_rtx`` builds
+            there, but cannot run.
 
     Raises:
-        InputError: Unknown flavour.
-        MissingDependencyError: It is not installed.
-        BackendError: There is no GPU or driver, the version is not known, or its libraries are missing.
+        InputError: The flavour is unknown.
+        MissingDependencyError: The module is not installed.
+        BackendError: There is no GPU or driver, the version is unknown, or libraries of TensorRT are missing.
     """
-    if flavour not in ("auto", *FLAVOURS):
-        raise InputError(f"flavour must be auto or one of {', '.join(FLAVOURS)}, got {flavour!r}")
+    checks.one_of("flavour", flavour, ("auto", *FLAVOURS))
     if flavour == "auto":
         flavour = next(filter(installed, FLAVOURS), "tensorrt")
     if not installed(flavour):
@@ -116,15 +95,16 @@ def open_tensorrt(flavour: str = "auto", *, need_gpu: bool = True) -> TensorRT:
             name=flavour,
         )
     if need_gpu or flavour == "tensorrt":
-        check_driver()
+        driver.check_driver()
     return _opened(flavour)
 
 
 @cache
 def _opened(flavour: str) -> TensorRT:
+    """TensorRT, opened once per process: it keeps the first logger that it is given."""
     try:
         module = importlib.import_module(flavour)
-    except Exception as error:  # a missing library is an ImportError, a damaged one may be anything
+    except Exception as error:  # a missing library raises an ImportError, a damaged one may raise anything
         raise BackendError(f"{flavour} is installed and cannot be loaded: {one_line(error)}") from None
     return use_module(module, flavour)
 
@@ -132,8 +112,18 @@ def _opened(flavour: str) -> TensorRT:
 def use_module(module: Any, flavour: str) -> TensorRT:
     """A :class:`TensorRT` of a module that is imported already, after checking its version.
 
+    Args:
+        module: The module.
+        flavour: "tensorrt" or "tensorrt_rtx".
+
     Raises:
-        BackendError: The version is not known.
+        BackendError: The version is unknown.
+
+    Example:
+        >>> import tensorrt_rtx
+        >>> from fastdc.backends.tensorrt import use_module
+        >>> use_module(tensorrt_rtx, "tensorrt_rtx").flavour
+        'tensorrt_rtx'
     """
     version = str(getattr(module, "__version__", "?"))
     major = version.partition(".")[0]
@@ -141,92 +131,14 @@ def use_module(module: Any, flavour: str) -> TensorRT:
     if not major.isdigit() or int(major) not in known or not hasattr(module, "OnnxParser"):
         wanted = " or ".join(map(str, known))
         raise BackendError(f"{flavour} {wanted} with builder and parser is needed, found {version}")
-    return TensorRT(module, flavour, version, make_logger(module))
+    return TensorRT(module, flavour, version, _make_logger(module))
 
 
-def check_driver() -> None:
-    """Refuses a machine without a GPU, before any object of TensorRT is made.
+def _make_logger(module: Any) -> Any:
+    """A logger that keeps messages and prints nothing.
 
-    Raises:
-        BackendError: There is no driver, it does not start, or it has no device.
-    """
-    try:
-        driver = _libcuda()
-    except OSError:
-        raise BackendError("backend tensorrt needs an NVIDIA GPU: no driver is installed (libcuda.so.1)") from None
-    status = int(driver.cuInit(0))
-    if status:
-        raise BackendError(f"backend tensorrt needs an NVIDIA GPU: its driver does not start (cuInit: {status})")
-    if not _device_count(driver):
-        raise BackendError("backend tensorrt needs an NVIDIA GPU: the driver finds none")
-    if not kernels.cuda_device_count():  # the noise and the errors run beside the engine
-        raise BackendError(
-            "backend tensorrt needs fastdc's CUDA kernels, and they find no device: this build has none, or the "
-            "driver is older than its CUDA"
-        )
-
-
-def _libcuda() -> Any:
-    return ctypes.CDLL("libcuda.so.1")
-
-
-def _device_count(driver: Any) -> int:
-    count = ctypes.c_int(0)
-    return 0 if driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
-
-
-def gpu(index: int = 0) -> Gpu:
-    """A GPU as its driver describes it.
-
-    Raises:
-        BackendError: There is none of that number, or the driver fails.
-    """
-    check_driver()
-    driver = _libcuda()
-    count = _device_count(driver)
-    if not 0 <= index < count:
-        raise BackendError(f"device 'cuda:{index}' was asked for, but there are {count} CUDA devices")
-    device, major, minor, version = (ctypes.c_int(0) for _ in range(4))
-    name = ctypes.create_string_buffer(256)
-    _call(driver, "cuDeviceGet", ctypes.byref(device), index)
-    _call(driver, "cuDeviceGetName", name, len(name), device)
-    _call(driver, "cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
-    _call(driver, "cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
-    _call(driver, "cuDriverGetVersion", ctypes.byref(version))
-    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", version.value // 1000)
-
-
-def use_device(index: int) -> None:
-    """Makes a GPU the calling thread's own, as TensorRT wants it; a thread starts with none.
-
-    Raises:
-        BackendError: The driver fails.
-    """
-    _call(_libcuda(), "cuCtxSetCurrent", ctypes.c_void_p(_primary_context(index)))
-
-
-@cache
-def _primary_context(index: int) -> int:
-    """The context of a GPU that all of CUDA's runtime shares; held until the process ends."""
-    check_driver()
-    driver = _libcuda()
-    device, context = ctypes.c_int(0), ctypes.c_void_p(None)
-    _call(driver, "cuDeviceGet", ctypes.byref(device), index)
-    _call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-    return int(context.value or 0)
-
-
-def _call(driver: Any, name: str, *arguments: Any) -> None:
-    status = int(getattr(driver, name)(*arguments))
-    if status:
-        raise BackendError(f"the CUDA driver fails on {name}: {status}")
-
-
-def make_logger(module: Any) -> Any:
-    """A logger that keeps what is said and prints nothing.
-
-    ``mark()`` is a place in it, ``since(mark)`` what came after, and ``error(mark, otherwise)`` the errors of that in
-    one line, or else something else.
+    ``mark()`` is a position in the log, ``since(mark)`` gives the messages after it, and ``error(mark, otherwise)``
+    gives the errors among them in one line, or `otherwise` if there are none.
     """
 
     class Logger(module.ILogger):  # type: ignore[misc]

@@ -1,102 +1,67 @@
-"""A bundle's network as a TensorRT engine, on buffers and streams of our own.
+"""A bundle's network as a TensorRT engine, on fastdc's own buffers and streams.
 
-A slot has a stream, its buffers, and one execution context for each size of a step. A context is given its profile, its
-shapes and its addresses once, when the size first comes up, and never changes after, so that a step that was captured
-into a CUDA graph stays what it was. The contexts of a slot run one after the other and share one piece of device memory
-for what lies between layers. Steps that are no size of their own are padded by the engine (``base.AbstractNetwork``).
-Condition tables are on the device once, for all slots.
+A slot has a stream, its buffers, and one execution context per step size. A context is given its profile, shapes and
+addresses when its size first comes up, and never changes afterwards, so that a captured step stays valid. The contexts
+of a slot run one after the other and share one piece of device memory for the values between layers. The engine of
+fastdc pads steps to the sizes that the network states (``AbstractNetwork``). Condition tables are placed on the device
+once, for all slots.
 
-Nothing of this has run on a GPU: calls, their order and their arguments are tested against a double that has the
-interface of TensorRT's real bindings, and engines are built by TensorRT-RTX. docs/gpu.md has the command that verifies
-the rest.
+None of this has run on a GPU. Calls, their order and their arguments are tested against a double with the interface of
+TensorRT's real bindings, and engines are built by TensorRT-RTX. docs/gpu.md has the command that verifies the rest.
 """
 
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fastdc.backends.cuda_arrays import DeviceArrays, DeviceBuffers, DeviceNetwork, cuda_core
-from fastdc.backends.onnx.graphs import graph_source, tables_of
-from fastdc.backends.protocol import ELEMENT_BYTES, AbstractSlot, Buffer, NetworkOptions, device_batch, halves
+from fastdc.backends.condition_tables import condition_rows, condition_tables
+from fastdc.backends.cuda_arrays import ALIGNMENT, DeviceArrays, cuda_core
+from fastdc.backends.cuda_network import DeviceBuffers, DeviceNetwork
+from fastdc.backends.onnx.graphs import OUTPUT, graph_source, sample_precision
+from fastdc.backends.options import NetworkOptions
+from fastdc.backends.protocol import AbstractSlot, Buffer
+from fastdc.backends.step_sizes import ELEMENT_BYTES, device_batch, halves
+from fastdc.backends.tensorrt import driver
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.cache import EngineCache, Maker
-from fastdc.backends.tensorrt.graph import GraphFacts, read_graph
-from fastdc.backends.tensorrt.module import Gpu, TensorRT, check_driver, gpu, open_tensorrt, use_device
-from fastdc.backends.tensorrt.selftest import Runner, self_test
+from fastdc.backends.tensorrt.engine import Engine, check_tensors, load_engine
+from fastdc.backends.tensorrt.graph import read_graph
+from fastdc.backends.tensorrt.module import TensorRT, open_tensorrt
+from fastdc.backends.tensorrt.selftest import Array, Runner, self_test
 from fastdc.bundle import DATA, DENOISER, Bundle
-from fastdc.support import BackendError, InputError, require
+from fastdc.support import BackendError, require
 
-Array = npt.NDArray[Any]
-
-OUTPUT = "output"
 SLOTS = 2
-_ALIGNMENT = 256
-_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
-
 _SMALLER = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Engine:
-    """An engine that is loaded.
-
-    Attributes:
-        trt: What runs it.
-        engine: Its ICudaEngine.
-        options: What it was built for.
-        device: Number of the GPU.
-        sample_shape: (c, h, w).
-        precision: Type of sample and output.
-    """
-
-    trt: TensorRT
-    engine: Any
-    options: EngineOptions
-    device: int
-    sample_shape: tuple[int, int, int]
-    precision: str
-
-    def profile_of(self, size: int) -> int:
-        """The profile of a step: one of exactly that size, else the range that it is in."""
-        ranges = self.options.ranges
-        fits = [index for index, (low, _, high) in enumerate(ranges) if low <= size <= high]
-        if not fits:
-            raise BackendError(f"the engine has no profile for a step of {size}: it has {ranges}")
-        return min(fits, key=lambda index: ranges[index][2] - ranges[index][0])
-
-    def failed(self, what: str, mark: int) -> BackendError:
-        """The error of a call that TensorRT refused."""
-        return BackendError(f"{self.trt.name} {what}: {self.trt.logger.error(mark)}")
-
-
 class TensorRTSlot(DeviceBuffers):
-    """Device buffers of a step and the contexts that run on them; see ``base.AbstractSlot``.
+    """Device buffers of a step and the contexts that run on them; implements ``AbstractSlot``.
 
     Args:
-        engine: What runs.
-        arrays: The slot's buffers and stream.
-        home: The network's.
+        engine: The engine that runs the steps.
+        arrays: Arrays and stream of this slot.
+        home: Arrays and stream of the network.
         tables: Condition tables on the device.
+
+    Attributes:
+        scratch: Device memory that the contexts share for the values between layers.
     """
 
     def __init__(self, engine: Engine, arrays: DeviceArrays, home: DeviceArrays, tables: Mapping[str, Buffer]) -> None:
         super().__init__(arrays, home, engine.options.largest, engine.sample_shape, engine.precision)
         self._engine, self._tables = engine, tables
-        profiles = range(len(engine.options.ranges))
-        self._scratch_bytes = max(
-            int(engine.engine.get_device_memory_size_for_profile_v2(profile)) for profile in profiles
-        )
-        self._scratch: Buffer = arrays.empty((max(1, -(-self._scratch_bytes // 4)),), "float32")
+        self._scratch_bytes = engine.scratch_bytes
+        self.scratch: Buffer = arrays.empty((max(1, -(-self._scratch_bytes // 4)),), "float32")
         self._contexts: dict[int, Any] = {}
 
     def run(self, count: int) -> None:
-        """See ``base.AbstractSlot``."""
-        use_device(self._engine.device)  # which is a thread's own
+        """Enqueues the evaluation of the first `count` rows on the slot's stream."""
+        driver.use_device(self._engine.device)  # the current device is a property of the thread
         context = self._contexts.get(count)
         if context is None:
             context = self._contexts[count] = self._context(count)
@@ -105,7 +70,7 @@ class TensorRTSlot(DeviceBuffers):
             raise self._engine.failed(f"does not run a step of {count}", mark)
 
     def runner(self) -> Runner:
-        """Runs the engine on arrays of the host, for its self-test."""
+        """A function that runs the engine on host arrays, for the self-test."""
 
         def run(sample: Array, timestep: Array, class_labels: Array) -> Array:
             given = ((self.sample, sample), (self.timestep, timestep), (self.class_labels, class_labels))
@@ -120,11 +85,8 @@ class TensorRTSlot(DeviceBuffers):
         """A context that runs the first `size` rows of the buffers."""
         engine, trt = self._engine, self._engine.trt
         mark = trt.logger.mark()
-        with trt.refusals("cannot make a context"):
-            context = engine.engine.create_execution_context(context_options(trt, engine.engine))
-        if context is None:
-            raise engine.failed("cannot make a context", mark)
-        context.set_device_memory(self._scratch.pointer, self._scratch_bytes)
+        context = engine.new_context()
+        context.set_device_memory(self.scratch.pointer, self._scratch_bytes)
         with trt.refusals(f"does not take the profile of {size}"):
             if not context.set_optimization_profile_async(engine.profile_of(size), self.stream):
                 raise engine.failed(f"does not take the profile of {size}", mark)
@@ -143,34 +105,33 @@ class TensorRTSlot(DeviceBuffers):
         if found != wanted:
             raise BackendError(f"the engine gives {OUTPUT} of shape {found}, expected {wanted}")
         for name, buffer in buffers.items():
-            if buffer.pointer % _ALIGNMENT:
-                raise BackendError(f"the buffer of {name} must start at a multiple of {_ALIGNMENT} bytes")
+            if buffer.pointer % ALIGNMENT:
+                raise BackendError(f"the buffer of {name} must start at a multiple of {ALIGNMENT} bytes")
             if not context.set_tensor_address(name, buffer.pointer):
                 raise engine.failed(f"does not take the buffer of {name}", mark)
         return context
 
 
 class TensorRTNetwork(DeviceNetwork):
-    """A bundle's network as a TensorRT engine; see ``base.AbstractNetwork``.
+    """A bundle's network as a TensorRT engine; implements ``AbstractNetwork``.
 
     Args:
         bundle: The bundle.
-        options: device, precision (must be the graph's), batch (the largest step), tf32, graphs.
-        engine: What the engine is built for; default :func:`default_engine`.
-        flavour: See :func:`fastdc.backends.tensorrt.module.open_tensorrt`.
-        cache: Where engines are kept; default the user's.
+        options: device, precision (must be the graph's), batch (the largest step), tf32, and graphs.
+        engine: Options that the engine is built with; default :func:`default_engine`.
+        flavour: "tensorrt", "tensorrt_rtx", or "auto" for the first of them that is installed.
+        cache: Cache of engines; default the user's.
 
     Attributes:
         plan: Path of the engine's plan.
-        built: The engine was built now, which may have taken minutes.
-        self_test: What the engine's self-test found when it was built.
-        version: What runs it, such as "TensorRT 11.4.0.106".
+        built: Whether the engine was built just now, which may take minutes.
+        self_test: Results of the engine's self-test when it was built.
+        version: Name and version of TensorRT, such as "TensorRT 11.4.0.106".
 
     Raises:
-        InputError: An engine that holds host code was asked for.
-        MissingDependencyError: TensorRT, cuda-core or filelock is not installed; or what the self-test of a new engine
-            needs.
-        BackendError: There is no GPU, or the engine cannot be built, loaded, or fails its test.
+        MissingDependencyError: TensorRT, cuda-core or filelock is not installed, or a package that the self-test of a
+            new engine needs.
+        BackendError: There is no GPU, or the engine cannot be built or loaded, or fails its test.
         BundleError: The graph is corrupt.
     """
 
@@ -188,16 +149,14 @@ class TensorRTNetwork(DeviceNetwork):
         options = options or NetworkOptions()
         index = _device_index(options.device)
         self.precision = _precision(bundle, options)
-        if engine is not None and engine.version_compatible:
-            raise InputError("a version-compatible engine holds code for the host, which fastdc does not run")
         trt = open_tensorrt(flavour)
-        card = gpu(index)
-        use_device(index)
+        card = driver.gpu(index)
+        driver.use_device(index)
         super().__init__(DeviceArrays(index), graphs=options.graphs)
         wanted = engine or default_engine(bundle, options, memory=self.home.memory)
         self.batch = wanted.largest
         self.sizes: tuple[int, ...] | None = sizes_of(wanted)
-        tables = {name: self.place(np.ascontiguousarray(table)) for name, table in tables_of(bundle).items()}
+        tables = {name: self.place(np.ascontiguousarray(table)) for name, table in condition_tables(bundle).items()}
 
         def slot(loaded: Engine) -> TensorRTSlot:
             return TensorRTSlot(loaded, DeviceArrays(index), self.home, tables)
@@ -209,24 +168,35 @@ class TensorRTNetwork(DeviceNetwork):
         self.slots: tuple[AbstractSlot, ...] = tuple(slot(entry.engine) for _ in range(SLOTS))
 
 
-def check_usable(flavour: str = "auto") -> None:
-    """Refuses a machine on which no engine could be built, tested and kept, before anything is done for one.
+def check_usable() -> None:
+    """Refuses a machine on which an engine cannot be built, tested and kept.
+
+    Call it before other long work, such as an export, whose result an engine is to be built of.
 
     Raises:
         MissingDependencyError: TensorRT, cuda-core, filelock or onnxruntime is not installed.
         BackendError: There is no GPU, or TensorRT does not start.
+
+    Example:
+        >>> from fastdc.backends.tensorrt import check_usable
+        >>> check_usable()  # doctest: +SKIP
     """
-    open_tensorrt(flavour)
+    open_tensorrt()
     cuda_core()
     require("filelock", extra="tensorrt")
-    require("onnxruntime", extra="cpu")  # of the self-test
+    require("onnxruntime", extra="cpu")  # for the self-test
 
 
 def default_engine(bundle: Bundle, options: NetworkOptions, *, memory: int) -> EngineOptions:
-    """An engine for steps of `options.batch` or ``base.device_batch`` rows at most, on a device of `memory` bytes.
+    """Engine options for steps of up to `options.batch` rows, or of the default number for a device of `memory` bytes.
 
-    Kernels are chosen for that size, for an eighth of it, and for 8 rows in a range that goes up to its half: so no
-    step is padded to more than twice its cells.
+    Kernels are chosen for the largest step, for an eighth of it, and for 8 rows in a range up to half of it. No step is
+    then padded to more than twice its cells.
+
+    Args:
+        bundle: The bundle.
+        options: Options of the network.
+        memory: Memory of the device, in bytes.
     """
     sample_bytes = math.prod(bundle.model.sample_shape) * ELEMENT_BYTES[_precision(bundle, options)]
     largest = options.batch or device_batch(bundle.flops, sample_bytes=sample_bytes, slots=SLOTS, memory=memory)
@@ -238,7 +208,7 @@ def default_engine(bundle: Bundle, options: NetworkOptions, *, memory: int) -> E
 
 
 def sizes_of(options: EngineOptions) -> tuple[int, ...]:
-    """The sizes of steps that an engine runs: its static batches, and in its range those that halving meets."""
+    """Step sizes that an engine runs: its static batches, and the halves of its range's largest size."""
     sizes = set(options.batches)
     if options.latency is not None:
         low, usual, high = options.latency
@@ -246,15 +216,15 @@ def sizes_of(options: EngineOptions) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
-def engine_key(bundle: Bundle, options: EngineOptions, trt: TensorRT, card: Gpu) -> dict[str, Any]:
-    """Everything that a plan depends on."""
+def engine_key(bundle: Bundle, options: EngineOptions, trt: TensorRT, card: driver.Gpu) -> dict[str, Any]:
+    """Everything that a plan depends on, as JSON values."""
     facts = read_graph(bundle.read(DENOISER))
     return {
         "graph": facts.digest,
         "weights": bundle.manifest["files"][DATA]["sha256"] if DATA in bundle.files else None,
         "precision": str(bundle.manifest.get("precision", "float32")),
         "opset": facts.opset,
-        "conditions": _rows(bundle),
+        "conditions": condition_rows(bundle.model),
         "profiles": [list(batch) for batch in options.ranges],
         "options": {name: value for name, value in asdict(options).items() if name not in ("batches", "latency")},
         "flavour": trt.flavour,
@@ -266,40 +236,6 @@ def engine_key(bundle: Bundle, options: EngineOptions, trt: TensorRT, card: Gpu)
     }
 
 
-def context_options(trt: TensorRT, engine: Any) -> Any:
-    """How a context gets its memory: from us. Of TensorRT-RTX also when it compiles its kernels.
-
-    TensorRT-RTX compiles kernels for a shape while it runs, by default in the background, with others in their place
-    until they are there: steps would change their bits after the self-test, and a captured step would stay with the
-    others. Here the first step of a shape waits for its kernels.
-    """
-    strategy = trt.module.ExecutionContextAllocationStrategy.USER_MANAGED
-    specialization = getattr(trt.module, "DynamicShapesKernelSpecializationStrategy", None)
-    if specialization is None:
-        return strategy
-    with trt.refusals("cannot make a context's options"):
-        runtime_config = engine.create_runtime_config()
-        runtime_config.set_execution_context_allocation_strategy(strategy)
-        runtime_config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
-    return runtime_config
-
-
-def load_engine(trt: TensorRT, plan: bytes) -> Any:
-    """The ICudaEngine of a plan. Code for the host that a plan may bring is never run.
-
-    Raises:
-        BackendError: There is no GPU, or TensorRT does not take the plan.
-    """
-    check_driver()  # a runtime object without a driver ends the process
-    mark = trt.logger.mark()
-    runtime: Any = trt.make("Runtime")
-    runtime.engine_host_code_allowed = False
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise BackendError(f"{trt.name} does not load the plan: {trt.logger.error(mark)}")
-    return engine
-
-
 def _maker(
     bundle: Bundle,
     trt: TensorRT,
@@ -308,8 +244,8 @@ def _maker(
     precision: str,
     slot: Callable[[Engine], TensorRTSlot],
 ) -> Maker[Engine]:
-    """How the engine of a bundle comes about."""
-    tables = tables_of(bundle)
+    """How the cache builds, loads and tests the engine of a bundle."""
+    tables = condition_tables(bundle)
 
     def load(plan: bytes) -> Engine:
         engine = load_engine(trt, plan)
@@ -318,36 +254,18 @@ def _maker(
 
     def test(engine: Engine) -> dict[str, Any]:
         batches = sorted({1, *(size for batch in options.ranges for size in batch)} & set(sizes_of(options)))
-        facts: GraphFacts = read_graph(bundle.read(DENOISER))
+        facts = read_graph(bundle.read(DENOISER))
         found = self_test(bundle, facts, slot(engine).runner(), batches, dtype=precision, tf32=options.tf32)
         return found.to_dict()
 
     def build(timing: bytes) -> Any:
-        require("onnxruntime", extra="cpu")  # of the self-test: missed now, not after minutes
+        require("onnxruntime", extra="cpu")  # for the self-test: report it missing now, not after minutes
         if precision == "bfloat16":
             require("onnx", extra="export")
-        return build_engine(trt, graph_source(bundle, DENOISER), _rows(bundle), options, timing_cache=timing)
+        rows = condition_rows(bundle.model)
+        return build_engine(trt, graph_source(bundle, DENOISER), rows, options, timing_cache=timing)
 
     return Maker(build, load, test, lambda new, old: merge_timing_caches(trt, new, old))
-
-
-def check_tensors(engine: Any, precision: str, tables: tuple[str, ...]) -> None:
-    """Refuses an engine whose inputs and output are not those that buffers will be bound to.
-
-    Raises:
-        BackendError: They are not.
-    """
-    kinds = {"sample": precision, "timestep": "float32", "class_labels": "int64", OUTPUT: precision}
-    wanted = {name: _TYPES[kind] for name, kind in {**kinds, **dict.fromkeys(tables, "float32")}.items()}
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = {name: engine.get_tensor_dtype(name).name for name in names}
-    outputs = [name for name in names if engine.get_tensor_mode(name).name == "OUTPUT"]
-    if found != wanted or outputs != [OUTPUT]:
-        raise BackendError(f"the engine must map {wanted} to {OUTPUT}, it has {found} with outputs {outputs}")
-
-
-def _rows(bundle: Bundle) -> int:
-    return max(len(bundle.model.conditions), 1 + (bundle.model.null_class or 0))
 
 
 def _device_index(device: str) -> int:
@@ -357,9 +275,8 @@ def _device_index(device: str) -> int:
 
 
 def _precision(bundle: Bundle, options: NetworkOptions) -> str:
-    """Type of sample and output: the graph's, which no engine changes."""
-    kind = str(bundle.manifest.get("precision", "float32"))
-    kind = "float32" if kind == "int8" else kind
+    """Element type of sample and output, which is the graph's and does not depend on the engine."""
+    kind = sample_precision(bundle)
     if options.precision not in ("auto", kind):
         raise BackendError(
             f"an engine has its graph's precision, here {kind}: export the model in {options.precision} to run it so"

@@ -1,18 +1,20 @@
-"""Whether an engine computes what its graph says: run on fixed inputs, compared with ONNX Runtime on the CPU.
+"""The self-test of an engine: it runs on fixed inputs, and its outputs are compared with ONNX Runtime on the CPU.
 
-Engines have been seen to be wrong without a word: a GroupNorm over one group taken over the wrong axes, a minimum and
-a maximum fused away, float16 that overflows inside a fused layer, kernels that are right only at the batch they were
-tuned for. So every engine is run once it is built, at batch 1 and at the least, usual and largest of each profile:
+Engines are known to be wrong silently: a GroupNorm with one group taken over the wrong axes, a minimum and a maximum
+fused away, float16 that overflows inside a fused layer, kernels that are right only at the batch that they were tuned
+for. Every engine is therefore run once when it is built, at batch 1 and at the least, usual and largest size of each
+profile. Two things are compared:
 
-* each output may differ from the CPU's by what rounding explains (``graph.tolerance``), relative to the largest output;
-* what a decision is made of is compared as well: with err_k the mean error of class k over the draws, the largest
-  |delta err_k| relative to the gap between the two best classes. From 1/2 on a decision could come out differently. It
-  is recorded, not judged: the images here are noise, whose classes may lie as close to each other as they like.
+* Outputs: each may differ from the CPU's by as much as rounding explains (``graph.tolerance``), relative to the largest
+  output.
+* Decisions: with err_k the mean error of class k over the draws, the largest |delta err_k| relative to the gap between
+  the two best classes. From 1/2 on a decision could change. This number is recorded but not judged: the images here are
+  noise, and their classes may lie arbitrarily close together.
 
-The inputs are Philox noise, the same everywhere: a noise image at four levels of the model's own band under up to eight
-conditions, the first and the last among them: as many as 5 TFLOP pay for, and two at least, since the CPU takes seconds
-for each evaluation of a large network. At a batch of more rows the same cells come again, so that every row of every
-batch is compared while the CPU evaluates 32 cells and no more.
+The inputs are Philox noise and always the same: one noise image at four levels of the model's own band, under up to
+eight conditions that include the first and the last. There are as many conditions as 5 TFLOP allow, and at least two,
+because the CPU takes seconds for each evaluation of a large network. A batch with more rows repeats the cells, so every
+row of every batch is compared while the CPU evaluates at most 32 cells.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,34 +24,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.onnx.cpu import usable_cpus
-from fastdc.backends.onnx.graphs import open_graph, run, tables_of
+from fastdc.backends.condition_tables import condition_rows, condition_tables
+from fastdc.backends.host import usable_cpus
+from fastdc.backends.onnx.graphs import evaluate, open_graph
 from fastdc.backends.onnx.widen import widened_session
 from fastdc.backends.tensorrt.graph import GraphFacts, tolerance
 from fastdc.bundle import DENOISER, Bundle
 from fastdc.diffusion import Plan, PlanConfig, kernels, make_plan
-from fastdc.support import BackendError
+from fastdc.support import BackendError, Float32, Float64
 
 Array = npt.NDArray[Any]
 Runner = Callable[[Array, Array, Array], Array]
 """(sample (b, c, h, w) in the graph's type, timestep float32 (b,), class_labels int64 (b,)) -> output (b, c, h, w)."""
 
 _DRAWS, _CONDITIONS = 4, 8
-_FLOPS = 5e12  # of all cells: seconds on the CPU
-_SEED = 20_240_601  # any; fixed, so that an engine always gets the same inputs
-_CPU_BATCH = 4  # activations of large networks fit into memory
-_EXACT = 2.0**-22  # what is allowed at least: a network without weights still rounds its output
+_FLOPS = 5e12  # of all cells together: seconds on the CPU
+_SEED = 20_240_601  # arbitrary but fixed, so that an engine always gets the same inputs
+_CPU_BATCH = 4  # at this batch the activations of large networks fit into memory
+_EXACT = 2.0**-22  # smallest tolerance: even a network without weights rounds its output
 
 
 @dataclass(frozen=True)
 class BatchCheck:
-    """What was found at one batch.
+    """Results at one batch.
 
     Attributes:
-        batch: Rows.
+        batch: Number of rows.
         difference: Largest absolute difference of an output.
         relative: The same, relative to the CPU's largest output.
-        decision: Largest |delta err_k| relative to the gap between the two best classes; inf where they tie.
+        decision: Largest |delta err_k| relative to the gap between the two best classes; infinite if these tie.
     """
 
     batch: int
@@ -60,18 +63,18 @@ class BatchCheck:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """A self-test that was passed.
+    """Results of a self-test that was passed.
 
     Attributes:
-        allowed: What ``relative`` may be.
-        checks: At each batch.
+        allowed: Largest value that ``relative`` may have.
+        checks: Results at each batch.
     """
 
     allowed: float
     checks: tuple[BatchCheck, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; an infinite number is written as a null."""
+        """The results as JSON values; null stands for infinity."""
         checks = [asdict(one) for one in self.checks]
         for one in checks:
             one["decision"] = one["decision"] if np.isfinite(one["decision"]) else None
@@ -80,26 +83,26 @@ class SelfTest:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The fixed inputs and what is needed to make errors of outputs.
+    """The fixed inputs of a self-test, and the arrays that turn outputs into errors.
 
     Attributes:
-        sample: (cells, c, h, w) in the graph's type.
-        timestep: float32 (cells,).
-        class_labels: int64 (cells,).
-        images: float32 (1, c, h, w).
-        table: int32 (cells, 3), as in ``kernels``: every condition under every draw.
+        sample: Network inputs, (cells, c, h, w) in the graph's type.
+        timestep: Network timesteps, float32 (cells,).
+        class_labels: Conditions, int64 (cells,).
+        images: The noise image, float32 (1, c, h, w).
+        table: Cell table as in ``kernels``, int32 (cells, 3): each condition under each draw.
         plan: The draws.
     """
 
     sample: Array
     timestep: Array
     class_labels: Array
-    images: Array
+    images: Float32
     table: Array
     plan: Plan
 
-    def errors(self, output: Array) -> npt.NDArray[np.float64]:
-        """The mean error of each condition over the draws, (conditions,), of outputs of all cells."""
+    def errors(self, output: Array) -> Float64:
+        """Mean error of each condition over the draws, (conditions,), given the outputs of all cells."""
         config = self.plan.config
         errors = kernels.denoising_error(
             np.ascontiguousarray(output),
@@ -116,9 +119,14 @@ class Cells:
 
 
 def fixed_cells(bundle: Bundle, dtype: str) -> Cells:
-    """The inputs of a self-test, `dtype` the type of the graph's sample."""
+    """The fixed inputs of a bundle's self-test.
+
+    Args:
+        bundle: The bundle.
+        dtype: Element type of the graph's sample.
+    """
     model = bundle.model
-    rows = max(len(model.conditions), 1 + (model.null_class or 0))
+    rows = condition_rows(model)
     affordable = int(_FLOPS / ((bundle.flops or 1.0) * _DRAWS))
     labels = np.unique(np.linspace(0, rows - 1, min(rows, _CONDITIONS, max(2, affordable))).astype(np.int32))
     defaults = model.defaults
@@ -128,7 +136,7 @@ def fixed_cells(bundle: Bundle, dtype: str) -> Cells:
     plan = make_plan(model.schedule, model.parameterization, config)
     table = np.zeros((_DRAWS * len(labels), 3), np.int32)
     cell = np.arange(len(table))
-    # Neighbours differ in both: what leaks from row to row, as a norm over the batch, shows in small steps too.
+    # Neighbours differ in condition and draw, so small steps also show a leak between rows, such as a batch norm.
     table[:, 1] = labels[(cell // _DRAWS + cell % _DRAWS) % len(labels)]
     table[:, 2] = cell % _DRAWS
     stream = np.zeros(1, np.int64)
@@ -159,19 +167,16 @@ def self_test(
     """Compares an engine with the CPU.
 
     Args:
-        bundle: What it was built from.
-        facts: Of the bundle's graph.
-        engine: Runs it.
-        batches: Rows to run it at.
-        dtype: Type of sample and output.
-        tf32: It was built with TF32.
+        bundle: Bundle that the engine was built from.
+        facts: Facts of the bundle's graph.
+        engine: Runs the engine.
+        batches: Numbers of rows to run the engine at.
+        dtype: Element type of sample and output.
+        tf32: Whether the engine was built with TF32.
         reference: Runs the graph; default :func:`cpu_reference`.
 
-    Returns:
-        What was found.
-
     Raises:
-        BackendError: The engine differs by more than rounding explains, or gives what is not finite.
+        BackendError: The engine differs by more than rounding explains, or an output is not finite.
     """
     cells = fixed_cells(bundle, dtype)
     want = _run(reference or cpu_reference(bundle), cells, _CPU_BATCH)[0]
@@ -201,7 +206,7 @@ def self_test(
 
 
 def _run(runner: Runner, cells: Cells, batch: int) -> list[Array]:
-    """Outputs of all cells, float32, as often as steps of `batch` rows hold them; every row of every step is in one."""
+    """Outputs of all cells, float32, once for each time that steps of `batch` rows repeat them; no row is left out."""
     count = len(cells.table)
     steps = -(-count // batch)
     rows = []
@@ -214,26 +219,26 @@ def _run(runner: Runner, cells: Cells, batch: int) -> list[Array]:
     flat = np.concatenate(rows)
     filled = [flat[start : start + count] for start in range(0, len(flat) - count + 1, count)]
     left = len(flat) % count
-    if left:  # the last rows, completed by outputs that are compared already
+    if left:  # the last rows, completed with outputs that were compared already
         filled.append(np.concatenate([flat[-left:], flat[left:count]]))
     return filled
 
 
 def cpu_reference(bundle: Bundle) -> Runner:
-    """Runs a bundle's graph in ONNX Runtime on the CPU; a bfloat16 graph in float32 on the same rounded weights.
+    """Runs a bundle's graph in ONNX Runtime on the CPU; a bfloat16 graph runs in float32 with the same rounded weights.
 
     Raises:
-        MissingDependencyError: onnxruntime is not installed; or onnx, which a bfloat16 graph needs.
+        MissingDependencyError: onnxruntime is not installed, or onnx, which a bfloat16 graph needs.
         BundleError: The graph is corrupt.
     """
     wide = bundle.manifest.get("precision") == "bfloat16"
     session = (widened_session if wide else open_graph)(bundle, DENOISER, threads=usable_cpus())
-    tables: Mapping[str, Array] = tables_of(bundle)
+    tables: Mapping[str, Float32] = condition_tables(bundle)
 
-    def evaluate(sample: Array, timestep: Array, class_labels: Array) -> Array:
+    def run(sample: Array, timestep: Array, class_labels: Array) -> Array:
         cast = sample.astype(np.float32) if wide else sample
         feeds = {"sample": cast, "timestep": timestep, "class_labels": class_labels, **tables}
-        output: Array = run(session, feeds, DENOISER)[0]
+        output: Array = evaluate(session, feeds, DENOISER)[0]
         return output
 
-    return evaluate
+    return run

@@ -1,193 +1,68 @@
-"""Torch: the reference backend, for networks without an export, for autograd, and for CUDA.
+"""A torch module as the network.
 
-A bundle's module is rebuilt from its plain config and ``weights.safetensors`` (``fastdc.bundle.architectures``); any
-torch module with forward(sample, timestep, class_labels) can be given instead.
+A bundle's module is rebuilt from its plain configuration and ``weights.safetensors`` (``fastdc.bundle.build_network``).
+Any torch module with forward(sample, timestep, class_labels) can be given instead.
 
-On a CUDA device there are two slots with a stream each, so that the host's work for one step is hidden behind the other
-step; tables and results travel through pinned memory; convolutions run in channels_last; and a step, fastdc's kernels
-included, is captured by torch's own CUDA graphs (their memory comes from a pool a slot). Memory is asked for on the
-stream that writes it, so that what torch's allocator hands out again comes after what was written there before. None of
-the CUDA part has run on a device yet: docs/gpu.md has the command that verifies it.
+On a CUDA device two slots with a stream each hide the host's work for one step behind the other step, convolutions run
+in channels_last, and a step, including fastdc's kernels, is captured by torch's own CUDA graphs (one memory pool per
+slot). None of the CUDA part has run on a device yet; docs/gpu.md has the command that verifies it.
 
-Three things of torch are a process's: the flags of TF32, which are therefore set before every step that is launched;
-captures, of which there is one at a time (``base.CAPTURING``); and torch.compile, which neither compiles nor runs
-safely beside a compilation in another thread, so that compiled modules are called one at a time.
+Three things in torch are global to the process. The TF32 flags are therefore set before every step is launched.
+Captures are made one at a time (``capturing.CAPTURING``). torch.compile neither compiles nor runs safely while another
+thread compiles, so compiled modules are called one at a time (:data:`COMPILING`).
 """
 
 import inspect
 import math
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.backends.capturing import CAPTURING, first_cause
 from fastdc.backends.cuda_arrays import device_index
-from fastdc.backends.protocol import (
-    CAPTURING,
-    DEFAULT_BATCH,
-    AbstractSlot,
-    Buffer,
-    NetworkOptions,
-    device_batch,
-    first_cause,
-    halves,
-    one_line,
-)
+from fastdc.backends.messages import one_line
+from fastdc.backends.options import NetworkOptions
+from fastdc.backends.protocol import AbstractSlot, Buffer
+from fastdc.backends.step_sizes import DEFAULT_BATCH, device_batch, halves
+from fastdc.backends.torch.slots import CudaSlot, TorchSlot
 from fastdc.bundle import WEIGHTS, Bundle
 from fastdc.diffusion import kernels
-from fastdc.support import BackendError, BundleError, require
+from fastdc.support import BackendError, BundleError, Float32, require
 
 if TYPE_CHECKING:
     import torch
 
 CUDA_SLOTS = 2
 
-# Sizes of a step that torch.compile may specialise for: the halves of any batch.
+COMPILING = threading.Lock()
+"""Lock to hold while a compiled module is called."""
+
+# Number of step sizes that torch.compile may specialise for: enough for the halves of any batch.
 _RECOMPILE_LIMIT = 64
-
-_compiling = threading.Lock()
-
-
-class _TorchSlot:
-    """Torch buffers of a step; see ``base.AbstractSlot``.
-
-    Args:
-        call: The module, or what torch.compile made of it.
-        batch: Rows.
-        image_shape: (c, h, w).
-        dtype: Of sample and output.
-        device: Where they lie.
-        channels_last: Whether the module takes its sample with the channels as the fastest axis.
-        alone: Held while the module is called.
-    """
-
-    stream = 0
-
-    def __init__(
-        self,
-        call: Callable[..., "torch.Tensor"],
-        batch: int,
-        image_shape: tuple[int, int, int],
-        *,
-        dtype: "torch.dtype",
-        device: str,
-        channels_last: bool = False,
-        alone: AbstractContextManager[Any] | None = None,
-    ) -> None:
-        import torch
-
-        self._call = call
-        self._channels_last = channels_last
-        self._alone = alone or nullcontext()
-        self.sample: Buffer = torch.zeros((batch, *image_shape), dtype=dtype, device=device)
-        self.timestep: Buffer = torch.zeros(batch, device=device)
-        self.class_labels: Buffer = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.output: Buffer = torch.zeros((batch, *image_shape), dtype=dtype, device=device)
-        self.cells: Buffer = torch.zeros((batch, 3), dtype=torch.int32, device=device)
-        self.errors: Buffer = torch.zeros(batch, device=device)
-
-    def run(self, count: int) -> None:
-        """See ``base.AbstractSlot``."""
-        import torch
-
-        with torch.inference_mode():
-            sample = self.sample[:count]
-            if self._channels_last:
-                sample = sample.contiguous(memory_format=torch.channels_last)
-            with self._alone:
-                result = self._call(sample, self.timestep[:count], self.class_labels[:count])
-            if result.shape != sample.shape:
-                raise BackendError(f"the module returned shape {tuple(result.shape)}, expected {tuple(sample.shape)}")
-            self.output[:count].copy_(result)
-
-    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
-        """See ``base.AbstractSlot``."""
-        import torch
-
-        buffer[: len(array)].copy_(torch.from_numpy(array))
-
-    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
-        """See ``base.AbstractSlot``."""
-        copy: npt.NDArray[np.float32] = buffer[:count].to("cpu", copy=True).numpy()
-        return copy
-
-
-class _CudaSlot(_TorchSlot):
-    """A slot on a device, with a stream of its own and pinned memory beside the table and the errors.
-
-    Args:
-        written: Recorded after whatever the network wrote last.
-        tf32: Whether products of float32 may round their factors; None: there are none.
-        **more: See :class:`_TorchSlot`.
-    """
-
-    def __init__(self, *args: Any, written: "torch.cuda.Event", tf32: bool | None, device: str, **more: Any) -> None:
-        import torch
-
-        self.queue = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self.queue):
-            super().__init__(*args, device=device, **more)
-        self._tf32 = tf32
-        self.pool = torch.cuda.graph_pool_handle()
-        self.stream = int(self.queue.cuda_stream)
-        self._written = written
-        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._staged: dict[int, torch.Tensor] = {}
-        self._result = torch.zeros(len(self.errors), pin_memory=True)
-
-    def run(self, count: int) -> None:
-        """See ``base.AbstractSlot``."""
-        import torch
-
-        if self._tf32 is not None:
-            _allow_tf32(self._tf32)
-        with torch.cuda.stream(self.queue):
-            super().run(count)
-
-    def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
-        """See ``base.AbstractSlot``. What is staged here was read by the device when the last step's errors came."""
-        import torch
-
-        staged = self._staged.get(buffer.data_ptr())
-        if staged is None:
-            staged = self._staged[buffer.data_ptr()] = torch.zeros(buffer.shape, dtype=buffer.dtype, pin_memory=True)
-        staged.numpy()[: len(array)] = array
-        with torch.cuda.stream(self.queue):
-            self.queue.wait_event(self._written)
-            buffer[: len(array)].copy_(staged[: len(array)], non_blocking=True)
-
-    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
-        """See ``base.AbstractSlot``. `buffer` is the slot's errors."""
-        import torch
-
-        with torch.cuda.stream(self.queue):
-            self._result[:count].copy_(buffer[:count], non_blocking=True)
-            self._done.record(self.queue)
-        self._done.synchronize()  # without the GIL
-        copy: npt.NDArray[np.float32] = self._result[:count].numpy().copy()
-        return copy
 
 
 class TorchNetwork:
-    """A torch module as the network; see ``base.AbstractNetwork``.
+    """Runs a torch module as the network; implements ``AbstractNetwork``.
 
     Args:
-        module: forward(sample (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) -> (b, c, h, w). Moved to
-            the device and precision, and put into evaluation mode.
+        module: forward(sample (b, c, h, w), timestep float32 (b,), class_labels int64 (b,)) -> (b, c, h, w). The module
+            is moved to the device and precision and put into evaluation mode.
         image_shape: (channels, height, width).
-        options: device, precision (default float32), batch (default 128, on a CUDA device ``base.device_batch``),
-            threads (sets torch's global thread count), compile, graphs, tf32 (on a CUDA device a float32 network sets
-            torch's global flags of it, whenever it is launched).
-        flops: Floating-point operations of an evaluation, where they are known.
+        options: device, precision (default float32), batch (default 128; on a CUDA device, as many cells as its memory
+            and the network's cost allow), threads (sets torch's global number of threads), compile, graphs, and tf32 (a
+            float32 network on a CUDA device sets torch's global TF32 flags at every launch).
+        flops: Floating-point operations of one evaluation, if known.
 
     Attributes:
-        module: The module as it runs, for what needs more than F, such as gradients.
+        module: The module as it runs, for uses that need more than its output, such as gradients.
 
     Raises:
-        BackendError: CUDA was asked for and is not available.
+        MissingDependencyError: torch is not installed.
+        BackendError: The device is a CUDA device that torch or fastdc cannot use.
     """
 
     backend = "torch"
@@ -202,7 +77,7 @@ class TorchNetwork:
     ) -> None:
         torch = require("torch")
         options = options or NetworkOptions()
-        self.device = _choose_device(options.device)
+        self.device = choose_device(options.device)
         self.precision = "float32" if options.precision == "auto" else options.precision
         self.kept: dict[str, Any] = {}
         self.stream = 0
@@ -216,17 +91,17 @@ class TorchNetwork:
         self.module = module.to(device=self.device, dtype=dtype).eval()
         self.sizes = halves(self.batch) if cuda or options.compile else None
         self._graphs = options.graphs
-        more: dict[str, Any] = {"dtype": dtype, "device": self.device, "alone": _compiling if options.compile else None}
+        more: dict[str, Any] = {"dtype": dtype, "device": self.device, "alone": COMPILING if options.compile else None}
         if cuda:
             more |= self._prepare_cuda(options)
         call = _compiled(self.module) if options.compile else self.module
-        kind = _CudaSlot if cuda else _TorchSlot
+        kind = CudaSlot if cuda else TorchSlot
         self.slots: tuple[AbstractSlot, ...] = tuple(
             kind(call, self.batch, image_shape, **more) for _ in range(CUDA_SLOTS if cuda else 1)
         )
 
     def _prepare_cuda(self, options: NetworkOptions) -> dict[str, Any]:
-        """Streams and layout on a device; what its slots need to know."""
+        """Makes the network's stream, lays out the weights, and returns the options that its slots need."""
         import torch
 
         tf32 = options.tf32 if self.precision == "float32" else None
@@ -242,7 +117,11 @@ class TorchNetwork:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: NetworkOptions | None = None) -> "TorchNetwork":
-        """The network of a bundle that ships its weights.
+        """The network of a bundle that ships its torch weights.
+
+        Args:
+            bundle: The bundle.
+            options: As in the constructor.
 
         Raises:
             MissingDependencyError: torch (or diffusers, for a UNet) is not installed.
@@ -265,14 +144,14 @@ class TorchNetwork:
         return cls(module, bundle.model.sample_shape, options, flops=bundle.flops)
 
     def place(self, array: npt.NDArray[Any]) -> Buffer:
-        """See ``base.AbstractNetwork``."""
+        """A copy of the array on the network's device."""
         import torch
 
         with torch.cuda.stream(self._home) if self.stream else nullcontext():
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def write(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
-        """See ``base.AbstractNetwork``."""
+        """Copies a host array into the first rows of a buffer, before all later work of the slots."""
         import torch
 
         host = torch.from_numpy(np.ascontiguousarray(array))
@@ -280,34 +159,34 @@ class TorchNetwork:
             buffer[: len(array)].copy_(host)
             return
         with torch.cuda.stream(self._home):
-            # Pinned memory comes from torch's cache and returns to it once the copy has run.
+            # Pinned memory comes from torch's cache and goes back to it once the copy has run.
             buffer[: len(array)].copy_(host.pin_memory(), non_blocking=True)
             self._written.record(self._home)
 
-    def read(self, buffer: Buffer, count: int) -> npt.NDArray[np.float32]:
-        """See ``base.AbstractNetwork``; waits for the device."""
+    def read(self, buffer: Buffer, count: int) -> Float32:
+        """Waits for the network's stream and returns the first `count` values of a buffer."""
         import torch
 
         with torch.cuda.stream(self._home) if self.stream else nullcontext():
-            copy: npt.NDArray[np.float32] = buffer[:count].to("cpu", copy=True).numpy()
+            copy: Float32 = buffer[:count].to("cpu", copy=True).numpy()
         return copy
 
     def capture(self, slot: AbstractSlot, launch: Callable[[], None]) -> Callable[[], None] | None:
-        """See ``base.AbstractNetwork``.
+        """A function that replays the captured work of `launch`; None if steps are not captured.
 
         Raises:
-            BackendError: The module does what a graph cannot hold, such as reading a value back.
+            BackendError: The work cannot be captured, for example because the module reads a value back.
         """
         import torch
 
-        if not isinstance(slot, _CudaSlot) or not self._graphs:
+        if not isinstance(slot, CudaSlot) or not self._graphs:
             return None
-        # The handles of cuBLAS and cuDNN and their plans are a thread's own and made when it first needs them, which no
-        # capture allows: this thread need not be the one that ran the step before.
+        # Each thread makes its own cuBLAS and cuDNN handles and plans on first use, and a capture does not allow that.
+        # The step may have run on another thread before, so this thread runs it once.
         launch()
         graph, queue = torch.cuda.CUDAGraph(), slot.queue
         try:
-            # thread_local: the other slot's thread goes on launching and waiting meanwhile.
+            # thread_local: the thread of the other slot goes on launching and waiting meanwhile.
             with (
                 CAPTURING,
                 torch.cuda.stream(queue),
@@ -329,12 +208,6 @@ class TorchNetwork:
         return replay
 
 
-def _allow_tf32(allowed: bool) -> None:
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-
-
 def _device_batch(device: str, flops: float | None, sample_bytes: int) -> int:
     import torch
 
@@ -343,17 +216,22 @@ def _device_batch(device: str, flops: float | None, sample_bytes: int) -> int:
 
 
 def _compiled(module: "torch.nn.Module") -> Callable[..., "torch.Tensor"]:
-    """The module compiled for each size by itself, as soon as it is called with it."""
+    """The module, compiled separately for each step size when it is first called with that size."""
     import torch
 
     more: dict[str, Any] = {}
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
-        more = {"dynamic": False, "recompile_limit": _RECOMPILE_LIMIT}  # else after 8 sizes it would stop compiling
+        more = {"dynamic": False, "recompile_limit": _RECOMPILE_LIMIT}  # the default stops after 8 sizes
     compiled: Callable[..., torch.Tensor] = torch.compile(module, **more)
     return compiled
 
 
-def _choose_device(wanted: str) -> str:
+def choose_device(wanted: str) -> str:
+    """The device that "auto", "cpu", "cuda" or "cuda:N" stands for; "auto" is the first CUDA device, if usable.
+
+    Raises:
+        BackendError: A CUDA device was asked for, and torch or fastdc's kernels cannot use it.
+    """
     import torch
 
     if wanted == "auto":
@@ -362,4 +240,4 @@ def _choose_device(wanted: str) -> str:
         return wanted
     if not torch.cuda.is_available():
         raise BackendError(f"device {wanted!r} was asked for, but torch {torch.__version__} finds no CUDA device")
-    return f"cuda:{device_index(wanted)}"  # fastdc's kernels need it as well
+    return f"cuda:{device_index(wanted)}"  # fastdc's kernels need the device, too
