@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = "_C"
-NATIVE_IMPORTER = "diffusion.kernels"
+NATIVE_IMPORTER = "diffusion.native"
 ITSELF = "fastdc"
 """What the table calls ``fastdc/__init__.py``."""
 

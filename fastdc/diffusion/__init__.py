@@ -1,4 +1,4 @@
-"""What one error is: kernels, schedules, parameterisations, weightings, noisy methods, the plan of draws."""
+"""The definition of one error: kernels, schedules, parameterisations, weightings, noisy methods and plans of draws."""
 
 from fastdc.diffusion import kernels
 from fastdc.diffusion.kernels import (
@@ -10,21 +10,18 @@ from fastdc.diffusion.kernels import (
     Ledger,
 )
 from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.levels import AbstractSchedule, Levels
 from fastdc.diffusion.noisy_copies import noisy_copies, one_copy_each
 from fastdc.diffusion.noisy_methods import METHODS, Method, method_of
 from fastdc.diffusion.parameterization import Parameterization, parameterization_from_dict
 from fastdc.diffusion.plan import MAX_DRAWS, ORDERS, Plan, PlanConfig, make_plan, random_positions
-from fastdc.diffusion.schedules import (
+from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_dict
+from fastdc.diffusion.stepped_schedules import (
     BETA_SCHEDULES,
     MAX_TABLE,
-    AbstractSchedule,
     DiscreteSchedule,
-    EDMSchedule,
-    FlowSchedule,
-    Levels,
     SteppedSchedule,
     TableSchedule,
-    schedule_from_dict,
 )
 from fastdc.diffusion.weighting import WEIGHTINGS, weighting
 

@@ -1,8 +1,9 @@
-"""A curve of weights over noise levels, fitted on labelled images, that multiplies a weighting.
+"""A curve of weights over noise levels, fitted to labelled images, that multiplies a weighting.
 
-weight(s) is interpolated linearly in ln s between knots and constant outside them, s = sigma / alpha. The idea is Clark
-& Jaini's (arXiv 2303.15233, learned weights), who let the curve replace the weighting; here it is relative to one, so
-that its scale does not depend on units and a curve of ones changes nothing. ``level_fit`` makes curves from errors.
+weight(s) is interpolated linearly in ln s between knots and constant outside them, s = sigma / alpha. The idea is from
+Clark & Jaini (arXiv 2303.15233, learned weights), whose curve replaces the weighting. Here the curve is relative to a
+weighting, so that its scale does not depend on units and a curve of ones changes nothing. ``fastdc.calibration`` fits
+curves to errors.
 """
 
 from dataclasses import dataclass
@@ -11,17 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float64, InputError
+from fastdc.support import Float64, InputError, checks
 
 MAX_KNOTS = 10_000
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    """Python's floats: what is stored must repeat the plan."""
+    """Returns the numbers as Python's floats, so that a stored curve repeats the plan exactly."""
     if not isinstance(values, (tuple, list)) or not 1 <= len(values) <= MAX_KNOTS:
         raise InputError(f"{name} of level weights must be 1 to {MAX_KNOTS} numbers, got {values!r:.80}")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        if not checks.is_number(value):
             raise InputError(f"{name} of level weights must be numbers, got {value!r:.80}")
         if not 0 <= value < float("inf"):
             raise InputError(f"{name} of level weights must be finite and not negative, got {value!r:.80}")
@@ -33,9 +34,9 @@ class LevelWeights:
     """Weights of noise levels, relative to those of a weighting.
 
     Attributes:
-        ratio: Knots, noise-to-signal ratios sigma / alpha in units of x in the model's value range; positive and
+        ratio: Knots: noise-to-signal ratios sigma / alpha in units of x in the model's value range; positive and
             increasing.
-        weight: The weight at each knot, finite, not negative, and not all zero.
+        weight: Weight at each knot; finite, not negative, and not all zero.
     """
 
     ratio: tuple[float, ...]
@@ -45,28 +46,28 @@ class LevelWeights:
         object.__setattr__(self, "ratio", _numbers("ratio", self.ratio))
         object.__setattr__(self, "weight", _numbers("weight", self.weight))
         if len(self.ratio) != len(self.weight):
-            raise InputError(f"level weights need a weight a knot, got {len(self.ratio)} and {len(self.weight)}")
+            raise InputError(f"level weights need one weight per knot, got {len(self.ratio)} and {len(self.weight)}")
         if self.ratio[0] <= 0 or not np.all(np.diff(self.ratio) > 0):
             raise InputError(f"ratio of level weights must be positive and increasing, got {self.ratio!r:.80}")
         if not any(self.weight):
             raise InputError("weight of level weights must not be zero everywhere")
 
     def at(self, ratio: npt.ArrayLike) -> Float64:
-        """The weights at noise-to-signal ratios of any shape, float64."""
-        with np.errstate(divide="ignore"):  # a level without signal has an infinite ratio, and the last knot's weight
+        """Interpolates the weights at positive noise-to-signal ratios of any shape, float64."""
+        with np.errstate(divide="ignore"):  # an infinite ratio (no signal) has the last knot's weight
             position = np.log(np.asarray(ratio, dtype=np.float64))
         return np.asarray(np.interp(position, np.log(self.ratio), self.weight), dtype=np.float64)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Returns plain values, for JSON."""
         return {"ratio": list(self.ratio), "weight": list(self.weight)}
 
     @classmethod
     def from_dict(cls, entry: Any) -> "LevelWeights":
-        """The curve of :meth:`to_dict`.
+        """Makes the curve of an entry that :meth:`to_dict` returned.
 
         Raises:
-            InputError: Not such an entry, or values out of range.
+            InputError: The entry has another form, or values are out of range.
         """
         if not isinstance(entry, dict) or set(entry) != {"ratio", "weight"}:
             raise InputError(f"level weights must be {{ratio, weight}}, got {entry!r:.80}")

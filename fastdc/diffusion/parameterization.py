@@ -1,6 +1,6 @@
-"""Parameterisations as coefficient rows: what a network predicts, reduced to seven numbers a draw.
+"""Parameterisations as coefficient rows: a network's prediction reduced to a few numbers per draw.
 
-Every kind of network becomes a row (gx, ge, a, b, c, d), so that one pair of kernels serves them all: the network's
+Every kind of network becomes a row (gx, ge, a, b, c, d), so that one pair of kernels serves them all. The network's
 input is u = gx x + ge e and the residual is r = a F + b x + c e + d z, with F the raw output (``csrc/residual.h``).
 With x_t = alpha x + sigma e:
 
@@ -15,12 +15,11 @@ flow           e - x                  1-t, t      1, 1, -1           F - (e - x)
 =============  =====================  ==========  =================  ======================  ============
 
 (v_prediction: Salimans & Ho, arXiv 2202.00512, appendix D, and alpha^2 + sigma^2 = 1; edm: Karras et al., arXiv
-2206.00364, eq. 7 and table 1; flow: Lipman et al., arXiv 2210.02747.) A residual at fixed x_t is expressed in another
-space by a factor, r_eps = -(alpha / sigma) r_x0 and r_v = -r_x0 / sigma, which is how a weighting that is defined in
-one space serves every kind.
+2206.00364, eq. 7 and table 1; flow: Lipman et al., arXiv 2210.02747.) At fixed x_t, a factor converts a residual to
+another space: r_eps = -(alpha / sigma) r_x0 and r_v = -r_x0 / sigma. So a weighting that is defined in one space serves
+every kind.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +28,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.diffusion.kernels import ROW_FIELDS
-from fastdc.diffusion.schedules import Levels
-from fastdc.support import Float64, InputError
+from fastdc.diffusion.levels import Levels
+from fastdc.support import Float32, Float64, InputError, checks
 
 KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")
 SPACES = ("eps", "x0", "v")
 
-# What levels must satisfy for a kind's formulas to hold, and by how much they do not.
+# For each kind, the condition that its formulas need of the levels, and by how much levels violate it.
 _NEEDS: dict[str, tuple[str, Callable[[Levels], Float64]]] = {
     "v_prediction": ("alpha^2 + sigma^2 = 1", lambda levels: levels.alpha**2 + levels.sigma**2 - 1),
     "edm": ("alpha = 1", lambda levels: levels.alpha - 1),
@@ -52,29 +51,28 @@ _FROM_X0: dict[str, Callable[[Levels], Float64]] = {
 
 @dataclass(frozen=True)
 class Parameterization:
-    """What a network predicts.
+    """The kind of a network's prediction.
 
     Attributes:
         kind: One of :data:`KINDS`.
-        sigma_data: Standard deviation of the training data in units of x, for "edm" only; positive.
+        sigma_data: Standard deviation of the training data in units of x, positive; for "edm" only, which needs it.
     """
 
     kind: str
     sigma_data: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"parameterization kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        checks.one_of("parameterization kind", self.kind, KINDS)
         if self.kind == "edm":
-            number = None if isinstance(self.sigma_data, bool) else self.sigma_data
-            if not isinstance(number, (int, float)) or not 0 < number < math.inf:
+            if not checks.is_finite(self.sigma_data) or not self.sigma_data > 0:
                 raise InputError(f"parameterization edm needs a positive sigma_data, got {self.sigma_data!r}")
+            object.__setattr__(self, "sigma_data", float(self.sigma_data))
         elif self.sigma_data is not None:
             raise InputError(f"parameterization {self.kind} takes no sigma_data, got {self.sigma_data!r}")
 
     @property
     def space(self) -> str:
-        """The space of the residual that needs no conversion, one of :data:`SPACES`."""
+        """Space in which the residual needs no conversion, one of :data:`SPACES`."""
         return {"sample": "x0", "edm": "x0", "flow": "v"}.get(self.kind, "eps")
 
     def rows(
@@ -85,28 +83,26 @@ class Parameterization:
         *,
         added: Float64 | None = None,
         target: tuple[Float64, Float64, Float64] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Coefficient rows of J draws.
+    ) -> Float32:
+        """Makes the coefficient rows of J draws.
 
         Args:
             levels: Noise levels of the draws.
             weight: Weight of each draw's error, shape (J,) or one number, finite and not negative.
-            space: Where the residual is measured, one of :data:`SPACES`; default :attr:`space`.
-            added: With `target`: float64 (J,), standard deviation of the noise that is added to x, over the signal;
-                less than sigma / alpha where x is itself noisy (``noised``).
-            target: float64 (J,) coefficients of x, e and z in what the estimated clean image is compared with; default:
-                x itself.
+            space: Space in which the residual is measured, one of :data:`SPACES`; default :attr:`space`.
+            added: float64 (J,), standard deviation of the noise that is added to x, over the signal; needed with
+                `target`. It is less than sigma / alpha if x is itself noisy (``noisy_methods``).
+            target: float64 (J,) coefficients of x, e and z in the image with which the estimated clean image is
+                compared; default: x itself.
 
         Returns:
             float32 (J, 8), columns as ``kernels.ROW_FIELDS``.
 
         Raises:
-            InputError: The levels are those of a schedule that the kind is not for, or a weight or coefficient is not
-                finite (for example an x0 residual at alpha = 0).
+            InputError: The kind does not work with the levels' schedule, or a weight or coefficient is not finite (for
+                example, an x0 residual at alpha = 0).
         """
-        space = self.space if space is None else space
-        if space not in SPACES:
-            raise InputError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
+        space = checks.one_of("space", self.space if space is None else space, SPACES)
         self._check(levels)
         if target is None or added is None:
             gx, ge, a, b, c = self._native(levels)
@@ -124,7 +120,7 @@ class Parameterization:
             raise InputError(f"weight must have shape {gx.shape}, got {weights.shape}")
         weights = np.broadcast_to(weights, gx.shape)
         table = np.stack([gx, ge, a, b, c, d, weights, levels.timestep], axis=1)
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
             table = table.astype(np.float32)
         bad = np.argwhere(~np.isfinite(table))
         if len(bad):
@@ -142,16 +138,24 @@ class Parameterization:
     def _towards(
         self, levels: Levels, added: Float64, target: tuple[Float64, Float64, Float64]
     ) -> tuple[Float64, Float64, Float64, Float64, Float64, Float64]:
-        """(gx, ge, a, b, c, d) with x_t = alpha (x + added e) and the residual D - target, in x0 space."""
+        """Returns (gx, ge, a, b, c, d) with x_t = alpha (x + added e) and the residual D - target, in x0 space."""
         scale, p, q = self.denoiser(levels)
         signal = q * levels.alpha
         x, e, z = target
         return scale * levels.alpha, scale * levels.alpha * added, p, signal - x, signal * added - e, -z
 
     def denoiser(self, levels: Levels) -> tuple[Float64, Float64, Float64]:
-        """(scale, p, q), each float64 (J,): the network takes scale x_t, and D = p F + q x_t estimates the clean image.
+        """Returns the coefficients of the denoiser D = p F + q x_t, an estimate of the clean image.
 
-        Not finite where x_t holds no image (alpha = 0).
+        Args:
+            levels: Noise levels of J draws.
+
+        Returns:
+            (scale, p, q), each float64 (J,). The network's input is scale x_t. The numbers are not finite where x_t
+            holds no image (alpha = 0).
+
+        Raises:
+            InputError: The kind does not work with the levels' schedule.
         """
         self._check(levels)
         _, ge, a, _, c = self._native(levels)
@@ -160,7 +164,7 @@ class Parameterization:
             return ge / levels.sigma, factor * a, factor * c / levels.sigma
 
     def _native(self, levels: Levels) -> tuple[Float64, Float64, Float64, Float64, Float64]:
-        """(gx, ge, a, b, c) with the residual in :attr:`space`."""
+        """Returns (gx, ge, a, b, c) with the residual in :attr:`space`."""
         alpha, sigma = levels.alpha, levels.sigma
         one, zero = np.ones_like(alpha), np.zeros_like(alpha)
         if self.kind == "epsilon":
@@ -177,7 +181,7 @@ class Parameterization:
         return c_in, c_in * sigma, c_out, c_skip - 1, c_skip * sigma
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry of a bundle's manifest."""
+        """Returns the entry of a bundle's manifest."""
         entry: dict[str, Any] = {"kind": self.kind}
         if self.sigma_data is not None:
             entry["sigma_data"] = self.sigma_data
@@ -185,10 +189,21 @@ class Parameterization:
 
 
 def parameterization_from_dict(entry: dict[str, Any]) -> Parameterization:
-    """The parameterisation of a manifest entry such as {"kind": "edm", "sigma_data": 0.5}.
+    """Makes the parameterisation of a manifest entry.
+
+    Args:
+        entry: Entry such as {"kind": "edm", "sigma_data": 0.5}.
+
+    Returns:
+        The parameterisation.
 
     Raises:
-        InputError: Unknown kind or option.
+        InputError: The kind or an option is unknown.
+
+    Example:
+        >>> from fastdc.diffusion import parameterization_from_dict
+        >>> parameterization_from_dict({"kind": "epsilon"}).space
+        'eps'
     """
     unknown = set(entry) - {"kind", "sigma_data"}
     if unknown or not isinstance(entry.get("kind"), str):

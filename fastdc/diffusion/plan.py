@@ -1,35 +1,37 @@
-"""The plan of a run: the noise level of every draw, in an order whose every prefix can be decided on.
+"""The plan of a run: the noise level of every draw, in an order of which every prefix covers the band.
 
 Positions in the band follow the van der Corput sequence in base 2, u_j = 0.1b reversed: 1/2, 1/4, 3/4, 1/8, 5/8, ...
-After 2^m - 1 draws they are exactly the multiples of 2^-m, and any prefix is within a factor two of evenly spaced. The
-other order draws them independently and uniformly. Levels given as ``first`` precede either, and ``timesteps`` gives
-all of them. A longer plan starts with the shorter one, so that a run can be extended, or stopped early, without
-evaluating a cell twice.
+After 2^m - 1 draws they are exactly the multiples of 2^-m, and any prefix is within a factor two of evenly spaced. In
+order "random", positions are independent and uniform. Levels given as ``first`` come before either order, and
+``timesteps`` gives all levels. A longer plan starts with the shorter one, so that a run can be extended, or stopped
+early, without evaluating a cell twice.
 
-Antithetic draws come in pairs (2i, 2i + 1) of one level and of the noises e and -e (Jia et al., arXiv 2506.06185): what
-is odd in e cancels in the pair's mean. The sign is in the rows, u = gx x - ge e and r = a F + b x - c e + d z.
+Antithetic draws come in pairs (2i, 2i + 1) of one level and of the noises e and -e (Jia et al., arXiv 2506.06185): the
+part of the error that is odd in e cancels in the pair's mean. The rows hold the sign, u = gx x - ge e and
+r = a F + b x - c e + d z.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.diffusion.kernels import LOSSES, ROW_FIELDS
 from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.levels import AbstractSchedule, Levels
 from fastdc.diffusion.noisy_methods import Method, method_of
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import AbstractSchedule, Levels, SteppedSchedule
+from fastdc.diffusion.stepped_schedules import SteppedSchedule
 from fastdc.diffusion.weighting import weighting
-from fastdc.support import Float64, InputError, checks
+from fastdc.support import Float32, Float64, InputError, checks
 
 MAX_DRAWS = 1_000_000
 ORDERS = ("van_der_corput", "random")
 
 
 def van_der_corput(count: int) -> Float64:
-    """Elements 1 ... count of the base-2 van der Corput sequence, float64 (count,), all in (0, 1)."""
+    """Returns elements 1 ... count of the base-2 van der Corput sequence, float64 (count,), all in (0, 1)."""
+    # Not scipy.stats.qmc, which gives the same numbers: importing it costs every first classification a second.
     index = np.arange(1, count + 1, dtype=np.uint64)
     result = np.zeros(count)
     scale = 0.5
@@ -41,10 +43,22 @@ def van_der_corput(count: int) -> Float64:
 
 
 def random_positions(count: int, seed: int) -> Float64:
-    """The first `count` of the independent uniform numbers that `seed` names, float64 (count,), all in (0, 1).
+    """Makes the first `count` independent uniform numbers of a seed.
 
-    The top 52 bits of the words of NumPy's Philox with the key `seed`: NumPy keeps the words of its bit generators the
-    same from version to version, which it does not promise of the numbers that its Generator makes of them.
+    The numbers are the top 52 bits of the words of NumPy's Philox with the key `seed`. NumPy keeps the words of its bit
+    generators stable across versions, but not the numbers that its Generator makes from them.
+
+    Args:
+        count: Number of numbers, from 0.
+        seed: Key, in [0, 2^64).
+
+    Returns:
+        float64 (count,), all in (0, 1).
+
+    Example:
+        >>> from fastdc.diffusion import random_positions
+        >>> bool((random_positions(3, seed=1) == random_positions(9, seed=1)[:3]).all())
+        True
     """
     words = np.random.Philox(key=seed).random_raw(count) >> np.uint64(12)
     return np.asarray((words.astype(np.float64) + 0.5) * 2.0**-52)
@@ -52,29 +66,30 @@ def random_positions(count: int, seed: int) -> Float64:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What a plan is made from; plain values, stored with every result.
+    """Options of a plan; plain values, stored with every result.
 
     Attributes:
-        draws: J, the number of (noise level, noise) pairs, the same for all classes.
-        levels: The band of noise levels, as noise-to-signal ratios sigma / alpha (low, high) in units of x in the
-            model's value range; None: the whole schedule.
+        draws: Number J of (noise level, noise) pairs, the same for all classes; from 1 to 1 000 000.
+        levels: Band of noise levels, as noise-to-signal ratios sigma / alpha (low, high) in units of x in the model's
+            value range; None: the whole schedule.
         weighting: One of ``weighting.WEIGHTINGS``.
         loss: "l2", "l1" or "huber".
-        delta: Threshold of the Huber loss.
+        delta: Threshold of the Huber loss, positive.
         first: Noise-to-signal ratios of the first draws, inside the schedule and not necessarily inside `levels`; the
             order begins after them. A rule that may stop early learns most from the most informative levels.
-        order: One of :data:`ORDERS`. "van_der_corput" spreads every prefix evenly over the band: the most accurate mean
-            for a number of draws, and the one to use unless a guarantee asks otherwise. "random" draws positions
-            independently and uniformly: an anytime-valid rule bounds the chance of a wrong decision unconditionally
-            only where draws are independent and alike, which those of a fixed sequence (and of `first`) are not.
-        order_seed: Names the positions of order "random", in [0, 2^64).
-        timesteps: Every draw's step of a ``SteppedSchedule``, in order, J of them; excludes `levels`, `first`,
-            `order` and `antithetic`. For plans published as lists of timesteps.
-        level_weights: A fitted curve that multiplies the weights of `weighting`, or None.
+        order: One of :data:`ORDERS`. "van_der_corput" spreads every prefix evenly over the band. It gives the most
+            accurate mean for a number of draws; use it unless a guarantee requires "random", whose positions are
+            independent and uniform. An anytime-valid rule bounds the probability of a wrong decision unconditionally
+            only if draws are independent and identically distributed; draws of a fixed sequence (and of `first`) are
+            not.
+        order_seed: Seed of the positions of order "random", in [0, 2^64).
+        timesteps: Step of a ``SteppedSchedule`` for each of the J draws, in order; excludes `levels`, `first`, `order`
+            and `antithetic`. For plans published as lists of timesteps.
+        level_weights: Fitted curve that multiplies the weights of `weighting`, or None.
         antithetic: Whether draws 2i and 2i + 1 share a level, the i-th of the sequence, and see noises e and -e. Errors
-            of different pairs are independent, those within one are not: a rule must count pairs.
-        method: One of ``noised.METHODS``.
-        noise: tau, the noise-to-signal ratio of the images themselves, from 0; needed by every method but "dc".
+            of different pairs are independent, those within a pair are not: a rule must count pairs.
+        method: One of ``noisy_methods.METHODS``.
+        noise: Noise-to-signal ratio tau of the images themselves, from 0; needed by every method but "dc".
     """
 
     draws: int
@@ -92,65 +107,47 @@ class PlanConfig:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if not checks.is_whole(self.draws):
-            raise InputError(f"draws must be a whole number, got {self.draws!r}")
-        if not 1 <= self.draws <= MAX_DRAWS:
-            raise InputError(f"draws must be 1 to {MAX_DRAWS}, got {self.draws}")
-        if self.loss not in LOSSES:
-            raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if not checks.is_number(self.delta) or not 0 < self.delta < float("inf"):
-            raise InputError(f"delta must be positive, got {self.delta!r}")
-        if not isinstance(self.weighting, str):
-            raise InputError(f"weighting must be a name, got {self.weighting!r}")
+        # Python's own types: a float32 would compute the plan in float32, and a stored config would not repeat it.
+        object.__setattr__(self, "draws", checks.whole("draws", self.draws, high=MAX_DRAWS))
+        object.__setattr__(self, "delta", checks.positive("delta", self.delta))
+        object.__setattr__(self, "antithetic", checks.flag("antithetic", self.antithetic))
+        checks.one_of("loss", self.loss, LOSSES)
         weighting(self.weighting)
         if self.level_weights is not None and not isinstance(self.level_weights, LevelWeights):
             raise InputError(f"level_weights must be LevelWeights or None, got {self.level_weights!r:.80}")
-        if not isinstance(self.antithetic, bool):
-            raise InputError(f"antithetic must be True or False, got {self.antithetic!r:.80}")
         self._check_levels()
         self._check_order()
         self._check_timesteps()
         self._check_method()
 
     def _check_method(self) -> None:
-        if not isinstance(self.method, str):
-            raise InputError(f"method must be a name, got {self.method!r:.80}")
-        method_of(self.method)
-        if not checks.is_number(self.noise) or not 0 <= self.noise < float("inf"):
-            raise InputError(f"noise must be a noise-to-signal ratio from 0, got {self.noise!r:.80}")
+        method = method_of(self.method)
+        object.__setattr__(self, "noise", checks.positive("noise", self.noise, zero=True))
         if self.method != "dc" and self.noise == 0:
             raise InputError(f"method {self.method} is for noisy images: expected their noise, got 0")
         lowest = min((*self.first, *(self.levels or ())), default=float("inf"))
-        if method_of(self.method).above and lowest <= self.noise:
+        if method.above and lowest <= self.noise:
             raise InputError(
                 f"method {self.method} needs levels above the images' noise {self.noise:.4g} (sigma / alpha), "
                 f"got {lowest:.4g}"
             )
-        object.__setattr__(self, "noise", float(self.noise))
 
     def _check_levels(self) -> None:
         if self.levels is not None:
-            pair = (
-                isinstance(self.levels, (tuple, list))
-                and len(self.levels) == 2
-                and all(map(checks.is_number, self.levels))
-            )
-            if not pair or not 0 < self.levels[0] < self.levels[1] < float("inf"):
+            pair = isinstance(self.levels, (tuple, list)) and len(self.levels) == 2
+            if not (pair and all(map(checks.is_finite, self.levels)) and 0 < self.levels[0] < self.levels[1]):
                 raise InputError(f"levels must be (low, high) with 0 < low < high, got {self.levels!r}")
-            # Python's floats: a float32 would compute the plan in float32, and what is stored would not repeat it.
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
         ratios = self.first if isinstance(self.first, (tuple, list)) else (None,)
-        if not all(checks.is_number(ratio) and 0 < ratio < float("inf") for ratio in ratios):
+        if not all(checks.is_finite(ratio) and ratio > 0 for ratio in ratios):
             raise InputError(f"first must be positive noise-to-signal ratios, got {self.first!r}")
         object.__setattr__(self, "first", tuple(map(float, self.first)))
 
     def _check_order(self) -> None:
-        if self.order not in ORDERS:
-            raise InputError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
-        if not checks.is_whole(self.order_seed) or not 0 <= self.order_seed <= checks.MAX_SEED:
-            raise InputError(f"order_seed must be a whole number in [0, 2^64), got {self.order_seed!r}")
+        checks.one_of("order", self.order, ORDERS)
+        object.__setattr__(self, "order_seed", checks.seed(self.order_seed, "order_seed"))
         if self.order_seed and self.order != "random":
-            raise InputError(f"order_seed is of order 'random', got {self.order_seed} with order {self.order!r}")
+            raise InputError(f"order_seed is for order 'random', got {self.order_seed} with order {self.order!r}")
 
     def _check_timesteps(self) -> None:
         if self.timesteps is None:
@@ -165,16 +162,16 @@ class PlanConfig:
         object.__setattr__(self, "timesteps", tuple(map(int, self.timesteps)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Returns plain values, for JSON."""
         return {
-            "draws": int(self.draws),
+            "draws": self.draws,
             "levels": None if self.levels is None else list(self.levels),
             "weighting": self.weighting,
             "loss": self.loss,
-            "delta": float(self.delta),
+            "delta": self.delta,
             "first": list(self.first),
             "order": self.order,
-            "order_seed": int(self.order_seed),
+            "order_seed": self.order_seed,
             "timesteps": None if self.timesteps is None else list(self.timesteps),
             "level_weights": None if self.level_weights is None else self.level_weights.to_dict(),
             "antithetic": self.antithetic,
@@ -184,10 +181,10 @@ class PlanConfig:
 
     @classmethod
     def from_dict(cls, entry: dict[str, Any]) -> "PlanConfig":
-        """The config of :meth:`to_dict`; what an older version did not store has its default.
+        """Makes the config of an entry that :meth:`to_dict` returned. Options missing from it have their defaults.
 
         Raises:
-            InputError: No number of draws, an unknown option, or a value out of range.
+            InputError: The number of draws is missing, an option is unknown, or a value is out of range.
         """
         unknown = set(entry) - set(cls.__dataclass_fields__)
         if unknown or "draws" not in entry:
@@ -202,39 +199,39 @@ class Plan:
     """The draws of a run.
 
     Attributes:
-        config: What it was made from.
-        levels: Noise levels, J of them, in order.
-        rows: float32 (J, 8), the coefficient rows in ``kernels.ROW_FIELDS`` order.
-        denoising_row: float32 (1, 8), whose residual is h(x_tau) itself, at the schedule's level nearest to tau, for
-            methods that denoise; None for the others.
+        config: Options of the plan.
+        levels: Noise levels of the J draws, in order.
+        rows: float32 (J, 8), the coefficient rows with the columns of ``kernels.ROW_FIELDS``.
+        denoising_row: float32 (1, 8), a row whose residual is h(x_tau) itself, at the schedule's level nearest to tau;
+            None for methods that do not denoise.
     """
 
     config: PlanConfig
     levels: Levels
-    rows: npt.NDArray[np.float32] = field(repr=False)
-    denoising_row: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    rows: Float32 = field(repr=False)
+    denoising_row: Float32 | None = field(default=None, repr=False)
 
     @property
     def draws(self) -> int:
-        """J."""
+        """Number of draws J."""
         return len(self.levels)
 
     @property
     def method(self) -> Method:
-        """What noisy images are compared with."""
+        """The method for noisy images."""
         return method_of(self.config.method)
 
     @property
     def antithetic(self) -> bool:
-        """Whether the kernels must be told that draws come in pairs of one noise; the rows have the signs."""
+        """Whether the kernels must make one noise for each pair of draws; the rows hold the signs."""
         return self.config.antithetic
 
 
 def _positions(schedule: AbstractSchedule, config: PlanConfig) -> Float64:
-    """Where on the schedule each draw's level lies, float64 (J,) in [0, 1]."""
+    """Returns the position of each draw's level on the schedule, float64 (J,) in [0, 1]."""
     if config.timesteps is not None:
         if not isinstance(schedule, SteppedSchedule):
-            raise InputError(f"timesteps are of discrete schedules, got {schedule.to_dict()}")
+            raise InputError(f"timesteps need a discrete schedule, got {schedule.to_dict()}")
         steps = len(schedule.alphas_cumprod)
         if max(config.timesteps) >= steps:
             raise InputError(f"timesteps must be below {steps}, got {max(config.timesteps)}")
@@ -252,35 +249,43 @@ def _positions(schedule: AbstractSchedule, config: PlanConfig) -> Float64:
 
 
 def _first_positions(schedule: AbstractSchedule, first: tuple[float, ...]) -> Float64:
-    ends = schedule.levels([0.0, 1.0])
-    with np.errstate(divide="ignore"):  # a schedule may end in pure noise
-        low, high = (ends.sigma / ends.alpha).tolist()
+    low, high = schedule.levels([0.0, 1.0]).ratio.tolist()
     for ratio in first:
-        if not low * (1 - 1e-9) <= ratio <= high * (1 + 1e-9):  # position_of would take the nearest without a word
+        if not low * (1 - 1e-9) <= ratio <= high * (1 + 1e-9):  # position_of would silently take the nearest
             raise InputError(f"first must lie in the schedule's {low:.4g} to {high:.4g}, got {ratio:.4g}")
     return np.array([schedule.position_of(ratio) for ratio in first], dtype=np.float64)
 
 
 def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, config: PlanConfig) -> Plan:
-    """The plan of `config` for a model.
+    """Makes the plan of a configuration for a model.
+
+    Args:
+        schedule: The model's noise schedule.
+        parameterization: The kind of its network's prediction.
+        config: Options of the plan.
+
+    Returns:
+        The plan.
 
     Raises:
-        InputError: A level lies outside the schedule, the band does not overlap it, timesteps for a schedule that is
-            not discrete, or a coefficient that is not finite.
+        InputError: A level lies outside the schedule, the band does not overlap it, timesteps are given for a schedule
+            that is not discrete, or a coefficient is not finite.
+
+    Example:
+        >>> from fastdc.diffusion import EDMSchedule, Parameterization, PlanConfig, make_plan
+        >>> make_plan(EDMSchedule(), Parameterization("epsilon"), PlanConfig(draws=3)).rows.shape
+        (3, 8)
     """
     levels = schedule.levels(_positions(schedule, config))
     rule = weighting(config.weighting)
     weights = rule.weight(levels, parameterization.sigma_data)
     if config.level_weights is not None:
-        with np.errstate(divide="ignore"):  # a schedule may end in pure noise
-            weights = weights * config.level_weights.at(levels.sigma / levels.alpha)
+        weights = weights * config.level_weights.at(levels.ratio)
     method = method_of(config.method)
     if config.method == "dc":
         rows = parameterization.rows(levels, weights, rule.space)
     else:
-        with np.errstate(divide="ignore"):
-            ratio = levels.sigma / levels.alpha
-        added, target = method.added(ratio, config.noise), method.target(ratio, config.noise)
+        added, target = method.added(levels.ratio, config.noise), method.target(levels.ratio, config.noise)
         rows = parameterization.rows(levels, weights, rule.space, added=added, target=target)
     if config.antithetic:
         rows[1::2, [ROW_FIELDS.index("ge"), ROW_FIELDS.index("c")]] *= -1
@@ -288,10 +293,8 @@ def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, co
     return Plan(config=config, levels=levels, rows=rows, denoising_row=row)
 
 
-def _denoising_row(
-    schedule: AbstractSchedule, parameterization: Parameterization, tau: float
-) -> npt.NDArray[np.float32]:
-    """The row of u = scale alpha x_tau and r = D(x_tau), at the schedule's level nearest to tau; adds no noise."""
+def _denoising_row(schedule: AbstractSchedule, parameterization: Parameterization, tau: float) -> Float32:
+    """Makes the row of u = scale alpha x_tau and r = D(x_tau) at the schedule's level nearest to tau; adds no noise."""
     levels = schedule.levels([schedule.position_of(tau)])
     zero = np.zeros(1)
     return parameterization.rows(levels, 1.0, "x0", added=zero, target=(zero, zero, zero))

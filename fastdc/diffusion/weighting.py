@@ -1,4 +1,4 @@
-"""Weightings: how much the error at each noise level counts. A weighting is a space and a weight per level.
+"""Weightings: how much the error at each noise level counts. A weighting is a space and one weight per level.
 
 ==========  =====  ================================================  ==============================================
 name        space  weight                                            source
@@ -11,7 +11,7 @@ min_snr     eps    min(SNR, gamma) / SNR, gamma = 5                  Hang et al.
 ==========  =====  ================================================  ==============================================
 
 Weights are relative: a common factor changes no decision, only the scale of errors and of the posterior's temperature.
-A curve fitted on labelled images (``level_weights``) may multiply any of them.
+A curve fitted to labelled images (``level_weights``) may multiply any of them.
 """
 
 from collections.abc import Callable
@@ -19,21 +19,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastdc.diffusion.schedules import Levels
-from fastdc.support import Float64, InputError
+from fastdc.diffusion.levels import Levels
+from fastdc.support import Float64, checks
 
 EXP_RATE = 7.0
 MIN_SNR_GAMMA = 5.0
-DEFAULT_SIGMA_DATA = 0.5  # Karras et al.; for parameterisations that do not state their own
+DEFAULT_SIGMA_DATA = 0.5  # Karras et al.; for parameterisations without a sigma_data of their own
 
 
 @dataclass(frozen=True)
 class Weighting:
-    """A weighting by name.
+    """A weighting.
 
     Attributes:
         name: One of :data:`WEIGHTINGS`.
-        space: The space of the residual whose error is weighted, one of ``parameterization.SPACES``.
+        space: Space of the residual whose error is weighted, one of ``parameterization.SPACES``.
     """
 
     name: str
@@ -41,7 +41,15 @@ class Weighting:
     _weight: Callable[[Levels, float], Float64]
 
     def weight(self, levels: Levels, sigma_data: float | None = None) -> Float64:
-        """Weights of the levels, float64 (J,), not negative. sigma_data: of the model, used by "edm"."""
+        """Computes the weights of J levels.
+
+        Args:
+            levels: Noise levels.
+            sigma_data: The parameterisation's sigma_data, for "edm"; None: 0.5.
+
+        Returns:
+            float64 (J,), not negative.
+        """
         return self._weight(levels, DEFAULT_SIGMA_DATA if sigma_data is None else sigma_data)
 
 
@@ -50,7 +58,7 @@ def _uniform(levels: Levels, _: float) -> Float64:
 
 
 def _edm(levels: Levels, sigma_data: float) -> Float64:
-    sigma = levels.sigma / np.maximum(levels.alpha, 1e-12)  # on the VE scale, where EDM's formula is written
+    sigma = levels.sigma / np.maximum(levels.alpha, 1e-12)  # on the VE scale, for which EDM's formula is written
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
@@ -80,11 +88,17 @@ WEIGHTINGS = tuple(_ALL)
 
 
 def weighting(name: str) -> Weighting:
-    """The weighting of that name.
+    """Returns the weighting of a name.
+
+    Args:
+        name: One of :data:`WEIGHTINGS`.
 
     Raises:
-        InputError: Unknown name.
+        InputError: The name is unknown.
+
+    Example:
+        >>> from fastdc.diffusion import weighting
+        >>> weighting("min_snr").space
+        'eps'
     """
-    if name not in _ALL:
-        raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {name!r}")
-    return _ALL[name]
+    return _ALL[checks.one_of("weighting", name, WEIGHTINGS)]

@@ -2,7 +2,7 @@
 
 from fastdc.support import checks
 from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
-from fastdc.support.atomic_files import sync_folder, write_whole
+from fastdc.support.atomic_files import sync_folder, whole_file, write_whole
 from fastdc.support.exceptions import (
     BackendError,
     BundleError,
@@ -37,5 +37,6 @@ __all__ = [
     "strict_json",
     "sync_folder",
     "version_of",
+    "whole_file",
     "write_whole",
 ]

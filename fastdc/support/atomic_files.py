@@ -4,7 +4,9 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(target: Path, content: bytes) -> None:
@@ -23,10 +25,32 @@ def write_whole(target: Path, content: bytes) -> None:
         >>> (folder / "notes.txt").read_bytes()
         b'two lines'
     """
+    with whole_file(target) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """Opens a file that takes its name only when it was written to the end; see :func:`write_whole`.
+
+    Args:
+        target: Path of the file; its folder must exist.
+
+    Yields:
+        A file to write to, beside the target. An exception leaves no trace of it.
+
+    Raises:
+        OSError: The file cannot be written. An older file of that name is unchanged.
+
+    Example:
+        >>> from fastdc.support import whole_file
+        >>> with whole_file(folder / "numbers.npy") as file: np.save(file, np.arange(3))
+    """
+    # Not mkstemp: its files are for their owner only.
     staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
     try:
         with staging.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # otherwise a crash might leave a name without its content
         if target.exists():

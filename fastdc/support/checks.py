@@ -1,13 +1,16 @@
 """Checks of values that users give. Each returns the value as Python's own type, or raises a one-line error.
 
 Every message has the form "NAME must be EXPECTATION, got VALUE". NumPy's numbers are accepted like Python's; True and
-False are not numbers. Returned values are Python's, so that they print and are stored as plain values.
+False are not numbers. Returned values are Python's, so that they print and are stored as plain values. The kernels
+check their arguments here on every call, hence the quick tests for Python's own types.
 """
 
 import math
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from fastdc.support.exceptions import InputError
 
@@ -22,7 +25,7 @@ def is_whole(value: Any) -> bool:
         >>> is_whole(3), is_whole(True)
         (True, False)
     """
-    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))  # the first is faster
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def is_number(value: Any) -> bool:
@@ -32,7 +35,7 @@ def is_number(value: Any) -> bool:
         >>> is_number(0.5), is_number("0.5")
         (True, False)
     """
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return type(value) in (int, float) or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 def is_finite(value: Any) -> bool:
@@ -111,7 +114,7 @@ def wholes(name: str, values: Any) -> tuple[int, ...]:
 
 
 def number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf) -> float:
-    """Returns a finite number in [low, high].
+    """Returns a finite number of at least `low` and at most `high`.
 
     Raises:
         InputError: The value is something else.
@@ -121,7 +124,8 @@ def number(name: str, value: Any, *, low: float = -math.inf, high: float = math.
         1.0
     """
     if not is_finite(value) or not low <= value <= high:
-        raise InputError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r:.80}")
+        kind = "a finite number" if low == -math.inf and high == math.inf else f"a number in [{low:g}, {high:g}]"
+        raise InputError(f"{name} must be {kind}, got {value!r:.80}")
     return float(value)
 
 
@@ -172,7 +176,7 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Returns True or False.
+    """Returns True or False, of Python's or of NumPy's.
 
     Raises:
         InputError: The value is something else.
@@ -181,9 +185,9 @@ def flag(name: str, value: Any) -> bool:
         >>> flag("antithetic", True)
         True
     """
-    if not isinstance(value, bool):
+    if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} must be True or False, got {value!r:.80}")
-    return value
+    return bool(value)
 
 
 def _wholes(low: int, high: int | None) -> str:

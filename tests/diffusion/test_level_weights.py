@@ -67,7 +67,7 @@ def test_numpy_values_become_plain_ones() -> None:
         ((0.0, 1.0), (1.0, 1.0), "ratio of level weights must be positive and increasing"),
         ((1.0, 1.0), (1.0, 1.0), "ratio of level weights must be positive and increasing"),
         ((2.0, 1.0), (1.0, 1.0), "ratio of level weights must be positive and increasing"),
-        ((1.0, 2.0), (1.0,), "level weights need a weight a knot, got 2 and 1"),
+        ((1.0, 2.0), (1.0,), "level weights need one weight per knot, got 2 and 1"),
         ((1.0, 2.0), (0.0, 0.0), "weight of level weights must not be zero everywhere"),
     ],
 )

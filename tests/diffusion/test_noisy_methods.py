@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdc import InputError
+from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.noisy_methods import METHODS, method_of
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule
+from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.testing.reference import normal
 from helpers.parameterizations import PAIRS, image_said, make

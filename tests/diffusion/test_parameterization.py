@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from fastdc import InputError
 from fastdc.diffusion.kernels import ROW_FIELDS
+from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import KINDS, SPACES, Parameterization, parameterization_from_dict
-from fastdc.diffusion.schedules import AbstractSchedule, EDMSchedule
+from fastdc.diffusion.schedules import EDMSchedule
 from helpers.parameterizations import FLOW, PAIRS, SCHEDULES, SIGMA_DATA, VE, VP, image_said, make
 
 value = st.floats(-3, 3)

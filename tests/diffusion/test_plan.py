@@ -13,6 +13,7 @@ from scipy.stats import kstest, qmc
 from fastdc import InputError
 from fastdc.diffusion.kernels import ROW_FIELDS
 from fastdc.diffusion.level_weights import LevelWeights
+from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import (
     MAX_DRAWS,
@@ -22,7 +23,8 @@ from fastdc.diffusion.plan import (
     random_positions,
     van_der_corput,
 )
-from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule
+from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 from fastdc.diffusion.weighting import WEIGHTINGS, weighting
 from fastdc.support.arrays import Float64
 from fastdc.support.checks import MAX_SEED
@@ -269,7 +271,7 @@ def test_timesteps_need_a_discrete_schedule_that_has_them() -> None:
     config = PlanConfig(draws=2, timesteps=(0, 1000))
     with pytest.raises(InputError, match=r"^timesteps must be below 1000, got 1000$"):
         make_plan(*MODELS[0], config)
-    with pytest.raises(InputError, match=r"^timesteps are of discrete schedules, got "):
+    with pytest.raises(InputError, match=r"^timesteps need a discrete schedule, got "):
         make_plan(*MODELS[2], config)
 
 
@@ -336,7 +338,7 @@ def test_a_stored_plan_of_an_older_version_means_the_same() -> None:
         ({"draws": 4, "colour": 1}, "a plan has no option 'colour'"),
         ({"draws": 4, 5: 1}, "a plan has no option 5"),
         ({"levels": None}, "a plan needs a number of draws"),
-        ({"draws": "4"}, "draws must be a whole number, got '4'"),
+        ({"draws": "4"}, "draws must be a whole number from 1 to 1000000, got '4'"),
         ({"draws": 4, "level_weights": 5}, "level weights must be {ratio, weight}, got 5"),
     ],
 )
@@ -349,8 +351,8 @@ def test_a_stored_plan_that_is_none_is_refused(entry: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"draws": 0}, "draws must be 1 to"),
-        ({"draws": MAX_DRAWS + 1}, "draws must be 1 to"),
+        ({"draws": 0}, "draws must be a whole number from 1 to"),
+        ({"draws": MAX_DRAWS + 1}, "draws must be a whole number from 1 to"),
         ({"draws": 2.0}, "draws must be a whole number"),
         ({"draws": True}, "draws must be a whole number"),
         ({"levels": (0.0, 1.0)}, "levels must be"),
@@ -381,7 +383,7 @@ def test_a_stored_plan_that_is_none_is_refused(entry: dict[str, Any], message: s
         ({"order": "random", "order_seed": 2**64}, "order_seed must be a whole number"),
         ({"order": "random", "order_seed": 1.0}, "order_seed must be a whole number"),
         ({"order": "random", "order_seed": True}, "order_seed must be a whole number"),
-        ({"order_seed": 1}, "order_seed is of order 'random'"),
+        ({"order_seed": 1}, "order_seed is for order 'random'"),
         ({"level_weights": {"ratio": [1.0], "weight": [1.0]}}, "level_weights must be LevelWeights or None"),
         ({"timesteps": (1, 2, 3)}, "timesteps must be one for each of 4 draws, got 3"),
         ({"timesteps": (1, 2, 3, -1)}, "timesteps must be whole numbers"),

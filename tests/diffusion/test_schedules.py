@@ -10,17 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
+from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.diffusion.schedules import (
-    BETA_SCHEDULES,
-    AbstractSchedule,
-    DiscreteSchedule,
-    EDMSchedule,
-    FlowSchedule,
-    TableSchedule,
-    schedule_from_dict,
-)
+from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_dict
+from fastdc.diffusion.stepped_schedules import BETA_SCHEDULES, DiscreteSchedule, TableSchedule
 
 discrete = st.builds(
     lambda name, start, ratio, steps: DiscreteSchedule(name, start, min(0.03, start * ratio), steps),
@@ -209,8 +203,14 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"kind": "edm", "sigma_min": "0.1"}, "schedule option sigma_min must be float, got '0.1'"),
     "bool": ({"kind": "edm", "sigma_min": True}, "schedule option sigma_min must be float, got True"),
     "float steps": ({"kind": "ddpm", "num_train_timesteps": 10.0}, "num_train_timesteps must be int"),
-    "no steps": ({"kind": "ddpm", "num_train_timesteps": 0}, "num_train_timesteps must be 1 to 1000000, got 0"),
-    "many steps": ({"kind": "ddpm", "num_train_timesteps": 1_000_001}, "num_train_timesteps must be 1 to"),
+    "no steps": (
+        {"kind": "ddpm", "num_train_timesteps": 0},
+        "must be a whole number from 1 to 1000000, got 0",
+    ),
+    "many steps": (
+        {"kind": "ddpm", "num_train_timesteps": 1_000_001},
+        "must be a whole number from 1 to 1000000",
+    ),
     "unknown betas": ({"kind": "ddpm", "beta_schedule": "sigmoid"}, "beta_schedule must be one of linear"),
     "betas swapped": ({"kind": "ddpm", "beta_start": 0.02, "beta_end": 1e-4}, "betas must satisfy"),
     "beta of 1": ({"kind": "ddpm", "beta_end": 1.0}, "betas must satisfy"),
@@ -230,10 +230,10 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "sigma of 0": ({"kind": "edm", "sigma_min": 0.0}, "sigmas must satisfy 0 < min < max"),
     "sigmas equal": ({"kind": "edm", "sigma_min": 1.0, "sigma_max": 1.0}, "sigmas must satisfy"),
     "sigma infinite": ({"kind": "edm", "sigma_max": math.inf}, "sigmas must satisfy"),
-    "edm scale": ({"kind": "edm", "timestep_scale": math.nan}, "timestep_scale must be finite, got nan"),
+    "edm scale": ({"kind": "edm", "timestep_scale": math.nan}, "timestep_scale must be a finite number, got nan"),
     "shift of 0": ({"kind": "flow", "shift": 0.0}, "shift must be positive"),
     "shift NaN": ({"kind": "flow", "shift": math.nan}, "shift must be positive"),
-    "flow scale": ({"kind": "flow", "timestep_scale": math.inf}, "timestep_scale must be finite, got inf"),
+    "flow scale": ({"kind": "flow", "timestep_scale": math.inf}, "timestep_scale must be a finite number, got inf"),
 }
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from fastdc import InputError
+from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import SPACES, Parameterization
-from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule
+from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 from fastdc.diffusion.weighting import WEIGHTINGS, weighting
 
 VP, VE, FLOW = DiscreteSchedule(), EDMSchedule(), FlowSchedule()

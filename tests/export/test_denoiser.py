@@ -19,7 +19,7 @@ from fastdc.backends.onnx.cpu import OnnxNetwork
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.format import DATA, DENOISER, REST, SCORED
 from fastdc.bundle.model import Model
-from fastdc.diffusion.schedules import DiscreteSchedule
+from fastdc.diffusion import DiscreteSchedule
 from fastdc.export import denoiser
 from fastdc.export.bundle import export_source
 from fastdc.export.compare import compare_errors

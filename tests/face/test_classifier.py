@@ -14,8 +14,8 @@ import fastdc
 from fastdc import BundleError, Classification, Defaults, DiffusionClassifier, ErrorTable, InputError, Model, Progress
 from fastdc.backends import FunctionNetwork
 from fastdc.bundle.shipped import find_model
+from fastdc.diffusion import EDMSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.inference.decide import decide
 from fastdc.rules.calibrated import Calibrated
 from helpers.paths import SHIPPED, with_helpers

@@ -23,8 +23,8 @@ from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.model import Defaults
 from fastdc.bundle.prompts import Prompts, prompts_of
 from fastdc.data import LabelledImages
+from fastdc.diffusion import EDMSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.export.bundle import export_source
 from fastdc.sources import Source, open_source
 from fastdc.testing import edm_files, tiny_pipelines

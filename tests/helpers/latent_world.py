@@ -20,8 +20,8 @@ import pytest
 from fastdc import Bundle, Defaults, Model
 from fastdc.bundle.folder import write_bundle
 from fastdc.bundle.format import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
+from fastdc.diffusion import DiscreteSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import DiscreteSchedule
 
 Float32 = npt.NDArray[np.float32]
 

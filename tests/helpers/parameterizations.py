@@ -2,8 +2,10 @@
 
 import math
 
+from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule
+from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 
 SIGMA_DATA = 0.6
 

@@ -15,8 +15,8 @@ from fastdc.backends import NetworkOptions
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle.architectures import build_network
 from fastdc.bundle.model import Defaults
+from fastdc.diffusion import AbstractSchedule, EDMSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import AbstractSchedule, EDMSchedule
 from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, gaussian
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastdc import InputError, Model
+from fastdc.diffusion import EDMSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.inference.images import check_streams, streams_of, to_model_range
 from helpers.worlds import SHAPE, Float32, fails_with, gaussian, permutations, unit_images
 

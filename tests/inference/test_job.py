@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
 from fastdc import Defaults, InputError, Model, Progress
+from fastdc.diffusion import DiscreteSchedule
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig
-from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.engine import Finished
 from fastdc.inference import Job, Options, PlanOptions, Settings, check_candidates, plan_config
 from fastdc.inference.images import streams_of, to_model_range

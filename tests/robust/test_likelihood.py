@@ -13,8 +13,8 @@ import fastdc
 from fastdc import BackendError, DiffusionClassifier, InputError
 from fastdc.bundle.model import Model
 from fastdc.data import digits_test
+from fastdc.diffusion import DiscreteSchedule
 from fastdc.diffusion.plan import random_positions
-from fastdc.diffusion.schedules import DiscreteSchedule
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.testing import reference
 from helpers.worlds import SHAPE, classifier, fails_with, unit_images

@@ -13,7 +13,7 @@ import pytest
 
 from fastdc import InputError, load
 from fastdc.backends import NetworkOptions
-from fastdc.diffusion.schedules import EDMSchedule
+from fastdc.diffusion import EDMSchedule
 from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, Float64, classifier, fails_with, gaussian, unit_images
 
