@@ -1,7 +1,7 @@
 """Calibration of the race: a threshold from validation images, with a finite-sample guarantee.
 
-For every validation image and noise seed, the errors of the full run say which class w it chooses and how large a limit
-the race would have needed to keep w at every look,
+For every validation image and noise seed, the errors of the full run give its class w and the limit that the race would
+have needed to keep w at every look,
 
     score = max over looks m of  m (e_w - min_k e_k) / min_k e_k ,    e_k the mean error of class k after m draws.
 
@@ -12,7 +12,7 @@ all. Conformal risk control (Angelopoulos et al., arXiv 2208.02814, theorem 1) t
     n / (n + 1) * (mean loss over the n images) + 1 / (n + 1)  <=  delta ,
 
 so that the expected loss on a new image, exchangeable with the n, is at most delta. Images are the exchangeable unit:
-several seeds of one image make its loss finer, but count once. No labels are needed. With n images no delta below
+several seeds of one image make its loss finer, but count once. Labels are not needed. With n images, no delta below
 1 / (n + 1) can be promised.
 """
 
@@ -32,6 +32,11 @@ def needed_limits(errors: npt.NDArray[np.floating]) -> Float64:
 
     Args:
         errors: (n, K, J), without NaN.
+
+    Example:
+        >>> from fastdc.calibration import needed_limits
+        >>> needed_limits(np.array([[[1.0, 1.0], [0.5, 2.0]]]))
+        array([1.])
     """
     totals = np.cumsum(errors, axis=2, dtype=np.float64)
     winners = totals[:, :, -1].argmin(axis=1)
@@ -41,11 +46,19 @@ def needed_limits(errors: npt.NDArray[np.floating]) -> Float64:
         best = total.min(axis=1)
         gap = np.take_along_axis(total, winners[:, None], axis=1)[:, 0] - best
         needed = np.maximum(needed, np.where(gap > 0, m * gap / np.where(best > 0, best, np.nan), 0))
-    return np.where(np.isnan(needed), np.inf, needed)  # a best class without any error: no limit is enough
+    return np.where(np.isnan(needed), np.inf, needed)  # the best class has no error at all: no limit is enough
 
 
 def check_level(delta: float, images: int) -> None:
-    """Refuses a level that so many validation images cannot support.
+    """Refuses a level that a number of validation images cannot support.
+
+    Args:
+        delta: Level, in (0, 1).
+        images: Number of validation images.
+
+    Example:
+        >>> from fastdc.calibration import check_level
+        >>> check_level(0.01, 99)
 
     Raises:
         InputError: delta is out of range or below 1 / (images + 1).
@@ -64,6 +77,11 @@ def controlled_limit(scores: Float64, delta: float) -> float:
         scores: float64 (n, S), limits needed by n images under S noise seeds.
         delta: Level, in (0, 1).
 
+    Example:
+        >>> from fastdc.calibration import controlled_limit
+        >>> controlled_limit(np.arange(10.0)[:, None], delta=0.2)
+        8.0
+
     Raises:
         InputError: See :func:`check_level`, or no finite limit is enough.
     """
@@ -81,9 +99,16 @@ def calibrate_errors(errors: Iterable[npt.NDArray[np.floating]], config: PlanCon
     """The calibration from full runs.
 
     Args:
-        errors: (n, K, J) of the same n validation images, one for each noise seed, without NaN; taken one at a time.
-        config: The runs' plan.
+        errors: Errors (n, K, J) of the same n validation images, one array per noise seed, without NaN; read one at a
+            time.
+        config: Plan of the runs.
         delta: Level of the guarantee, in (0, 1).
+
+    Example:
+        >>> from fastdc.calibration import calibrate_errors
+        >>> runs = clf.validation_runs(images, draws=8)
+        >>> calibrate_errors((table.errors for table in runs.tables(2)), runs.config, delta=0.1).seeds
+        2
 
     Raises:
         InputError: No run, different shapes, NaN, or see :func:`controlled_limit`.

@@ -1,18 +1,15 @@
 """The ErrorTable: the error of every evaluated (image, class, draw), the narrow waist between network and decision.
 
-Decisions, uncertainty and metrics are pure functions of it. A saved table carries what reproduces it (seed, streams,
-plan, rule, model identity, version) and replays them all without a network.
+Decisions, uncertainty and metrics are pure functions of it. A saved table carries everything that reproduces it (seed,
+streams, plan, rule, model identity, version), and replays all of these without a network.
 
-Every rule evaluates a class of an image at a prefix of the plan's draws: at those 0 ... count - 1, whatever the rule.
-A table is therefore *ragged*: a count for each (image, class) and the errors that exist, end to end. Its size is that
-of what was evaluated, not images x classes x draws, which early stopping leaves mostly empty. :func:`dense` and
-:func:`ragged` turn one form into the other; :meth:`ErrorTable.chunks` bounds how much is dense at a time.
+Every rule evaluates a class of an image at a prefix of the plan's draws: those numbered 0 ... count - 1. A table is
+therefore *ragged*: a count for each (image, class) and the existing errors, end to end. Its size is the number of
+evaluations, not images x classes x draws, which early stopping leaves mostly empty. :func:`dense` makes an array of it,
+and :meth:`ErrorTable.chunks` bounds how much is dense at a time.
 """
 
-import json
 import os
-import secrets
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,15 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.bundle import Model
-from fastdc.diffusion import Plan
-from fastdc.support import InputError, __version__, checks
-
-FORMAT = "fastdc-errors"
-VERSION = 2
-"""Version 1 held one dense array, NaN where not evaluated, and no rule."""
+from fastdc.diffusion import ROW_FIELDS, Plan
+from fastdc.inference.error_table_file import META, read_table, write_table
+from fastdc.support import Float32, Float64, Floats, InputError, Int32, Int64, __version__
 
 CHUNK_CELLS = 2**21
 """Cells of a chunk made dense: 8 MiB of float32."""
@@ -40,23 +33,18 @@ _ARRAYS = {
     "weights": np.float32,
     "streams": np.int64,
 }
-_META = {
-    "version": int,
-    "seed": int,
-    "class_names": list,
-    "plan": dict,
-    "model": str,
-    "identity": str,
-    "fastdc": str,
-    "rule": str,
-}
 
 
-def mean_errors(errors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """The mean error of each class over the draws it was evaluated at, float64 (n, K); NaN where at none.
+def mean_errors(errors: Floats) -> Float64:
+    """The mean error of each class over the draws it was evaluated at, float64 (n, K); NaN if there are none.
 
     Args:
         errors: (n, K, J), NaN where not evaluated.
+
+    Example:
+        >>> from fastdc.inference import mean_errors
+        >>> mean_errors(np.array([[[1.0, 3.0], [2.0, np.nan]]]))
+        array([[2., 2.]])
     """
     known = ~np.isnan(errors)
     totals = np.where(known, errors, 0).sum(axis=2, dtype=np.float64)
@@ -64,7 +52,7 @@ def mean_errors(errors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return np.asarray(np.where(counts > 0, totals / np.maximum(counts, 1), np.nan), dtype=np.float64)
 
 
-def dense(counts: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draws: int) -> npt.NDArray[np.float32]:
+def dense(counts: Int32, values: Float32, draws: int) -> Float32:
     """The errors as one read-only float32 array (n, K, J), NaN where not evaluated.
 
     Args:
@@ -80,31 +68,6 @@ def dense(counts: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draws:
         errors[np.arange(draws) < counts[:, :, None]] = values
     errors.flags.writeable = False
     return errors
-
-
-def ragged(errors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Counts and values, see :func:`dense`, of a dense array; the values are its memory if it has no NaN.
-
-    Args:
-        errors: float32 (n, K, J), NaN where not evaluated.
-
-    Raises:
-        InputError: Other shape or type, or a class with an evaluated draw after one that is not.
-    """
-    if errors.ndim != 3 or errors.dtype != np.float32:
-        raise InputError(f"errors must be float32 of shape (n, K, J), got {errors.dtype} of shape {errors.shape}")
-    draws = errors.shape[2]
-    if errors.size == 0 or not np.isnan(errors.max()):  # the usual table, without a mask as large as a quarter of it
-        return np.full(errors.shape[:2], draws, np.int32), errors.reshape(-1)
-    known = ~np.isnan(errors)
-    late = known[:, :, 1:] & ~known[:, :, :-1]
-    if late.any():
-        image, label, draw = np.argwhere(late)[0].tolist()
-        raise InputError(
-            f"each class must be evaluated at a prefix of the draws, got image {image}, class {label} evaluated at "
-            f"draw {draw + 1} but not at draw {draw}"
-        )
-    return np.count_nonzero(known, axis=2).astype(np.int32), errors[known]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,20 +86,20 @@ class ErrorTable:
         class_names: K names.
         plan: The plan's configuration, plain values.
         model: Name of the model.
-        identity: Which exact model, a bundle's sha256.
-        rule: Name of the rule that chose what to evaluate; "full": everything.
-        version: Of fastdc.
+        identity: Identity of the exact model, a bundle's sha256.
+        rule: Name of the rule that chose the cells; "full": all of them.
+        version: Version of fastdc.
 
     Raises:
-        InputError: Arrays of other types, or that do not fit one another; a count out of [0, J]; values that are not
+        InputError: Arrays have other types or do not fit one another, a count is out of [0, J], or a value is not
             finite.
     """
 
-    counts: npt.NDArray[np.int32] = field(repr=False)
-    values: npt.NDArray[np.float32] = field(repr=False)
-    sigma: npt.NDArray[np.float64] = field(repr=False)
-    weights: npt.NDArray[np.float32] = field(repr=False)
-    streams: npt.NDArray[np.int64] = field(repr=False)
+    counts: Int32 = field(repr=False)
+    values: Float32 = field(repr=False)
+    sigma: Float64 = field(repr=False)
+    weights: Float32 = field(repr=False)
+    streams: Int64 = field(repr=False)
     seed: int
     class_names: tuple[str, ...]
     plan: dict[str, Any]
@@ -174,25 +137,30 @@ class ErrorTable:
         cls,
         model: Model,
         plan: Plan,
-        streams: npt.NDArray[np.int64],
+        streams: Int64,
         seed: int,
-        rows: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]],
+        rows: Sequence[tuple[Int32, Float32]],
         *,
         rule: str = "full",
     ) -> "ErrorTable":
         """The table of a run that evaluated image after image.
 
         Args:
-            model: The model that was run.
-            plan: Its draws.
+            model: The model.
+            plan: The draws.
             streams: int64 (n,), the noise stream of each image.
             seed: Philox key.
-            rows: For each image in order its counts, int32 (K,), all 0 if nothing was evaluated, and its values,
-                float32 (sum of counts,) in (class, draw) order.
+            rows: Counts and values of each image in order: int32 (K,), all 0 if nothing was evaluated, and float32 (sum
+                of counts,) in (class, draw) order.
             rule: Name of the rule.
 
+        Example:
+            >>> table = clf.errors(images[:2], draws=3)
+            >>> len(table), table.draws, table.evaluations.tolist()
+            (2, 3, [30, 30])
+
         Raises:
-            InputError: Rows that do not fit the model, the plan, the streams or their own counts.
+            InputError: The rows do not fit the model, the plan, the streams or their own counts.
         """
         counts = np.empty((len(rows), len(model.conditions)), np.int32)
         for i, (row, errors) in enumerate(rows):
@@ -203,53 +171,11 @@ class ErrorTable:
                 )
             counts[i] = row
         values = np.concatenate([np.empty(0, np.float32), *(errors for _, errors in rows)])
-        return cls._of_run(counts, values, model, plan, streams, seed, rule)
-
-    @classmethod
-    def from_errors(
-        cls,
-        model: Model,
-        plan: Plan,
-        streams: npt.NDArray[np.int64],
-        seed: int,
-        errors: npt.NDArray[np.float32],
-        *,
-        rule: str = "full",
-    ) -> "ErrorTable":
-        """The table of a run whose errors are dense, see :meth:`from_rows` and :func:`ragged`.
-
-        Args:
-            model: The model that was run.
-            plan: Its draws.
-            streams: int64 (n,), the noise stream of each image.
-            seed: Philox key.
-            errors: float32 (n, K, J), NaN where not evaluated; not copied if nothing is NaN.
-            rule: Name of the rule.
-
-        Raises:
-            InputError: Errors that do not fit, or whose classes were not evaluated at prefixes of the draws.
-        """
-        wanted = (len(streams), len(model.conditions), plan.draws)
-        if errors.shape != wanted:
-            raise InputError(f"errors must have shape {wanted} (images, classes, draws), got {errors.shape}")
-        return cls._of_run(*ragged(errors), model, plan, streams, seed, rule)
-
-    @classmethod
-    def _of_run(
-        cls,
-        counts: npt.NDArray[np.int32],
-        values: npt.NDArray[np.float32],
-        model: Model,
-        plan: Plan,
-        streams: npt.NDArray[np.int64],
-        seed: int,
-        rule: str,
-    ) -> "ErrorTable":
         return cls(
             counts=counts,
             values=values,
             sigma=plan.levels.sigma / plan.levels.alpha,
-            weights=plan.rows[:, 6].copy(),
+            weights=plan.rows[:, ROW_FIELDS.index("weight")].copy(),
             streams=streams,
             seed=seed,
             class_names=model.conditions,
@@ -263,8 +189,13 @@ class ErrorTable:
     def concatenate(cls, tables: Sequence["ErrorTable"]) -> "ErrorTable":
         """One table of the images of several runs that differ in nothing else.
 
+        Example:
+            >>> parts = [clf.errors(images[:3], draws=2), clf.errors(images[3:], draws=2)]
+            >>> len(fastdc.ErrorTable.concatenate(parts))
+            20
+
         Raises:
-            InputError: No table, or runs with different plans, seeds, rules, models or classes.
+            InputError: There is no table, or the runs have different plans, seeds, rules, models or classes.
         """
         if not tables:
             raise InputError("there is no table to concatenate")
@@ -293,25 +224,31 @@ class ErrorTable:
         return len(self.sigma)
 
     @property
-    def errors(self) -> npt.NDArray[np.float32]:
+    def errors(self) -> Float32:
         """The errors as a read-only float32 (n, K, J), NaN where not evaluated.
 
-        A view if everything was evaluated, else made anew at every access: of a large table read :meth:`chunks`.
+        It is a view if everything was evaluated, and made anew at every access otherwise: read a large table in
+        :meth:`chunks`.
         """
         return dense(self.counts, self.values, self.draws)
 
     @property
-    def evaluations(self) -> npt.NDArray[np.int64]:
+    def evaluations(self) -> Int64:
         """Network evaluations (NFE) of each image, int64 (n,)."""
         return np.asarray(self.counts.sum(axis=1, dtype=np.int64))
 
     @cached_property
-    def _offsets(self) -> npt.NDArray[np.int64]:
+    def _offsets(self) -> Int64:
         """int64 (n + 1,), where the values of each image begin, and the end."""
         return np.concatenate([[0], np.cumsum(self.evaluations)])
 
     def rows(self, start: int, stop: int) -> "ErrorTable":
-        """The table of the images start ... stop - 1, cut off at n; views of this table's arrays."""
+        """The table of the images start ... stop - 1, cut off at n; views of this table's arrays.
+
+        Example:
+            >>> len(clf.errors(images, draws=2).rows(5, 9))
+            4
+        """
         first, last, _ = slice(start, stop).indices(len(self))
         return replace(
             self,
@@ -321,100 +258,57 @@ class ErrorTable:
         )
 
     def chunks(self, cells: int = CHUNK_CELLS) -> Iterator["ErrorTable"]:
-        """The table in parts of at most `cells` cells (n, K, J) each, but at least one image; one part if it is empty.
+        """The table in parts of at most `cells` cells (n, K, J), for work on dense errors in bounded memory.
 
-        For work on dense errors in bounded memory.
+        A part has at least one image; an empty table is one part.
+
+        Example:
+            >>> [len(part) for part in clf.errors(images, draws=2).chunks(cells=160)]
+            [8, 8, 4]
         """
         step = max(1, cells // max(1, self.counts.shape[1] * self.draws))
         for start in range(0, max(1, len(self)), step):
             yield self.rows(start, start + step)
 
-    def mean(self) -> npt.NDArray[np.float64]:
-        """:func:`mean_errors` of the table, float64 (n, K)."""
+    def mean(self) -> Float64:
+        """The mean error of each class, float64 (n, K); NaN if it was not evaluated.
+
+        Example:
+            >>> (clf.errors(images, draws=16).mean().argmin(axis=1) == labels).all()
+            True
+        """
         return np.concatenate([mean_errors(part.errors) for part in self.chunks()])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table to an .npz file, all of it or nothing.
 
+        Example:
+            >>> clf.errors(images, draws=2).save(folder / "errors.npz")
+            >>> fastdc.ErrorTable.load(folder / "errors.npz").errors.shape
+            (20, 10, 2)
+
         Raises:
             InputError: The file cannot be written.
         """
-        target = Path(path)
-        meta = {
-            "format": FORMAT,
-            "version": VERSION,
-            "seed": self.seed,
-            "class_names": list(self.class_names),
-            "plan": self.plan,
-            "model": self.model,
-            "identity": self.identity,
-            "fastdc": self.version,
-            "rule": self.rule,
-        }
-        # Beside the target, so that the last step is a rename. Not mkstemp: its files are for their owner only.
-        staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
-        try:
-            with staging.open("xb") as file:
-                arrays = {name: getattr(self, name) for name in _ARRAYS}
-                np.savez_compressed(file, **arrays, meta=np.array(json.dumps(meta)))
-            staging.replace(target)
-        except OSError as error:
-            raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
-        finally:
-            staging.unlink(missing_ok=True)
+        meta = {name: getattr(self, name) for name in META if name not in ("fastdc", "class_names")}
+        meta |= {"class_names": list(self.class_names), "fastdc": self.version}
+        write_table(Path(path), {name: getattr(self, name) for name in _ARRAYS}, meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ErrorTable":
-        """Reads a table.
+        """Reads a table that :meth:`save` wrote.
+
+        Example:
+            >>> clf.errors(images[:1], draws=2).save(folder / "one.npz")
+            >>> fastdc.ErrorTable.load(folder / "one.npz").model
+            'digits-mlp'
 
         Raises:
-            InputError: Not a table, corrupt, or written by a newer format.
+            InputError: The file is not a table, is corrupt, or was written in a newer format.
         """
+        arrays, meta = read_table(path, tuple(_ARRAYS))
+        meta |= {"class_names": tuple(meta["class_names"]), "version": meta.pop("fastdc")}
         try:
-            with zipfile.ZipFile(path) as archive:
-                meta = json.loads(str(_read_array(archive, "meta")))
-                _check_meta(meta)
-                old = meta["version"] == 1
-                names = ("errors", "sigma", "weights", "streams") if old else tuple(_ARRAYS)
-                arrays = {name: _read_array(archive, name) for name in names}
-            if old:
-                arrays["counts"], arrays["values"] = ragged(arrays.pop("errors"))
-            return cls(
-                **arrays,
-                seed=meta["seed"],
-                class_names=tuple(meta["class_names"]),
-                plan=meta["plan"],
-                model=meta["model"],
-                identity=meta["identity"],
-                rule="full" if old else meta["rule"],
-                version=meta["fastdc"],
-            )
+            return cls(**arrays, **meta)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        except Exception as error:  # numpy, zipfile and zlib raise nearly anything on bytes that are not theirs
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise InputError(f"{path} is not a fastdc error table: {reason}") from None
-
-
-def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    with archive.open(f"{name}.npy") as file:
-        array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        file.read(1)  # reaching the end makes zipfile verify the checksum
-        return array
-
-
-def _check_meta(meta: Any) -> None:
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise InputError(f"not a fastdc error table: expected format {FORMAT!r}")
-    for name, kind in _META.items():
-        value = meta.get(name)
-        if name == "rule" and meta["version"] == 1:
-            continue
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{name} must be {kind.__name__}, got {value!r:.80}")
-        if name == "version" and not 1 <= meta[name] <= VERSION:  # before the other fields, which may have changed
-            raise InputError(f"format version {value!r:.80}, this fastdc reads 1 to {VERSION}: upgrade fastdc")
-    if not all(isinstance(name, str) for name in meta["class_names"]):
-        raise InputError("class_names must be strings")
-    if not 0 <= meta["seed"] <= checks.MAX_SEED:
-        raise InputError(f"seed must be in [0, 2^64), got {meta['seed']!r:.80}")

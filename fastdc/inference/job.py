@@ -1,4 +1,4 @@
-"""A job: plan, rule and networks, checked and ready to run. ``classify``, ``errors``, certification and sessions share it."""
+"""A job: plan, rule and networks, checked and ready to run; shared by ``classify``, certification and sessions."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

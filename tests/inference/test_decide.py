@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from fastdc import ErrorTable, InputError
 from fastdc.calibration.temperature import fit_temperature, negative_log_likelihood
 from fastdc.inference.decide import Decision, decide, decide_table, posterior
-from fastdc.inference.error_table import ragged
 from helpers.worlds import Float64, fails_with, permutations
 
 NAN = np.nan
@@ -158,11 +157,11 @@ def test_a_class_dropped_for_a_third_one_does_not_win() -> None:
 
 
 def table_of(errors: Float64) -> ErrorTable:
-    counts, values = ragged(errors.astype(np.float32))
+    known = ~np.isnan(errors)
     n, k, j = errors.shape
     return ErrorTable(
-        counts=counts,
-        values=values,
+        counts=known.sum(axis=2, dtype=np.int32),
+        values=errors[known].astype(np.float32),
         sigma=np.ones(j),
         weights=np.ones(j, np.float32),
         streams=np.arange(n),
