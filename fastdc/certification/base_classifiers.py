@@ -1,8 +1,8 @@
-"""Base classifiers of randomized smoothing: what says which class a noisy copy is of.
+"""Base classifiers of randomized smoothing: which class a noisy copy belongs to.
 
-A base classifier draws copies from a feed as it has room and hands back votes in any order. Its answer about a copy may
-depend on the copy, on its stream and on the class that is asked about; never on other copies, on the image that it is a
-copy of, or on what was answered before. That is what makes a certificate a statement about one fixed, randomised
+A base classifier draws copies from a feed as it has room, and returns votes in any order. Its answer about a copy may
+depend on the copy, on the copy's stream, and on the class that is asked about. It must not depend on other copies, on
+the image that was copied, or on earlier answers. A certificate is then a statement about one fixed, randomised
 classifier, however its work is batched.
 """
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.engine import IN_FLIGHT, Finished, Request
 from fastdc.inference import Job
-from fastdc.support import InputError
+from fastdc.support import Float32, InputError
+
+_ENCODED = 16  # copies that are encoded in one call, if the model works on latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,26 +25,26 @@ class Copy:
     """A noisy copy to classify.
 
     Attributes:
-        key: The feed's name for it.
-        image: float32 (c, h, w), in the base classifier's value range and beyond it.
-        stream: Noise stream of its own, in [0, 2^56).
-        target: Ask only whether this class wins; None: which class wins.
+        key: Number by which the feed knows the copy.
+        image: float32 (c, h, w), in the base classifier's value range and, because of the noise, beyond it.
+        stream: Noise stream of the copy, in [0, 2^56).
+        target: Class in question: does it win? None: which class wins?
     """
 
     key: int
-    image: npt.NDArray[np.float32] = field(repr=False)
+    image: Float32 = field(repr=False)
     stream: int
     target: int | None = None
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What a base classifier made of a copy.
+    """Answer of a base classifier about a copy.
 
     Attributes:
-        key: The copy's.
-        label: The class that wins; where a target was asked about and lost, any other class.
-        evaluations: Network evaluations that it took.
+        key: Key of the copy.
+        label: The class that wins; if the copy has a target that loses, any other class.
+        evaluations: Number of network evaluations that the answer took.
     """
 
     key: int
@@ -51,10 +52,8 @@ class Vote:
     evaluations: int
 
 
-_ENCODED = 16  # copies at a time, where they become latents
-
 Feed = Callable[[int], list[Copy]]
-"""Up to so many copies; none where there are none until votes come, or at all."""
+"""Returns at most `room` copies; an empty list means: wait for votes, or done."""
 
 
 class AbstractBase(Protocol):
@@ -62,26 +61,26 @@ class AbstractBase(Protocol):
 
     @property
     def n_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """(low, high) of the pixel values it takes."""
+        """Range (low, high) of the pixel values that the classifier takes."""
 
     def votes(self, feed: Feed) -> Iterator[list[Vote]]:
-        """Classifies what the feed gives until it gives no more and every vote was handed back."""
+        """Classifies copies until the feed is empty and every vote was returned."""
 
     def describe(self) -> dict[str, Any]:
-        """What reproduces it, as plain values."""
+        """Everything that reproduces the classifier, as plain values."""
 
 
 @dataclass(frozen=True)
 class DiffusionBase:
-    """A (noised) diffusion classifier, decided by the mean error: copies are requests of one run.
+    """A (noised) diffusion classifier that decides by the mean error. The copies are requests of one engine.
 
     Attributes:
         job: Plan, rule and network.
-        room: Copies in flight at once, on a device.
+        room: Number of copies in flight on each device.
     """
 
     job: Job
@@ -89,16 +88,16 @@ class DiffusionBase:
 
     @property
     def n_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return self.job.model.num_classes
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """See :class:`AbstractBase`."""
+        """Range (low, high) of the model's pixel values."""
         return self.job.model.value_range
 
     def votes(self, feed: Feed) -> Iterator[list[Vote]]:
-        """See :class:`AbstractBase`."""
+        """Classifies copies; votes come in the order in which the engine finishes them."""
         runner = self.job.runner(capacity=self.room)
         room = self.room * len(self.job.networks)
         denoising, in_flight = len(self.job.denoising), 0
@@ -125,38 +124,38 @@ class DiffusionBase:
                         in_flight = top_up()
 
     def _target(self, label: int | None) -> int | None:
-        """The condition whose loss settles that a class lost: none where several prompts describe the class."""
+        """The condition that loses only if its class loses; None if several prompts describe the class."""
         class_of = self.job.model.class_of
         if label is None or not class_of:
             return label
         return class_of.index(label) if class_of.count(label) == 1 else None
 
     def describe(self) -> dict[str, Any]:
-        """See :class:`AbstractBase`."""
+        """Everything that reproduces the job, as plain values."""
         return self.job.describe()
 
 
 def _vote(finished: Finished, denoising: int, class_of: tuple[int, ...]) -> Vote:
-    """The class that won, or of the prompt that did."""
+    """The vote for the winning condition; with prompts, for the class that the winning prompt describes."""
     best = finished.best
     return Vote(finished.key, class_of[best] if class_of else best, len(finished.values) + denoising)
 
 
 @dataclass(frozen=True)
 class FunctionBase:
-    """Any classifier, as a Python function: a CNN in torch, an ONNX session, denoising and a classifier.
+    """Any classifier, as a Python function: a CNN in torch, an ONNX session, or denoising followed by a classifier.
 
     Attributes:
-        function: Given float32 (m, c, h, w), m <= batch, returns scores (m, K) or labels (m,), NumPy or torch. It must
-            be deterministic, and treat every image by itself.
-        n_classes: K.
-        value_range: (low, high) of the pixel values it takes.
-        batch: Copies a call.
-        evaluations: Network evaluations that a copy counts as.
-        name: In records.
+        function: Takes float32 (m, c, h, w) with m <= batch, and returns scores (m, K) or labels (m,), NumPy or torch.
+            It must be deterministic and must treat every image by itself.
+        n_classes: Number of classes, K.
+        value_range: Range (low, high) of the pixel values that the function takes.
+        batch: Largest number of copies in a call.
+        evaluations: Number of network evaluations that a copy counts as.
+        name: Name of the classifier in records and messages.
     """
 
-    function: Callable[[npt.NDArray[np.float32]], Any]
+    function: Callable[[Float32], Any]
     n_classes: int
     value_range: tuple[float, float] = (0.0, 1.0)
     batch: int = 256
@@ -164,16 +163,20 @@ class FunctionBase:
     name: str = "function"
 
     def votes(self, feed: Feed) -> Iterator[list[Vote]]:
-        """See :class:`AbstractBase`."""
+        """Classifies copies, one batch per call of the function.
+
+        Raises:
+            InputError: The function returned neither scores nor labels.
+        """
         while copies := feed(self.batch):
             labels = self._labels(np.stack([copy.image for copy in copies]))
             yield [Vote(copy.key, label, self.evaluations) for copy, label in zip(copies, labels, strict=True)]
 
     def describe(self) -> dict[str, Any]:
-        """See :class:`AbstractBase`."""
+        """Name, number of classes and value range, as plain values."""
         return {"base": self.name, "classes": self.n_classes, "value_range": list(self.value_range)}
 
-    def _labels(self, images: npt.NDArray[np.float32]) -> list[int]:
+    def _labels(self, images: Float32) -> list[int]:
         given = self.function(images)
         answer = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
         if answer.shape == (len(images), self.n_classes):

@@ -1,29 +1,30 @@
-"""What certifying one image says: a class, a radius, and what they rest on and cost.
+"""Certificate of one image: a class, a radius, the counts behind them, and the cost.
 
-The certificate of randomized smoothing (Cohen, Rosenfeld & Kolter, arXiv 1902.02918, theorem 1): the smoothed
+This is the certificate of randomized smoothing (Cohen, Rosenfeld & Kolter, arXiv 1902.02918, theorem 1): the smoothed
 classifier answers `label` for every image within the L2 distance `radius`, with probability at least 1 - alpha over the
-noise of the run.
+noise of the copies.
 """
 
 from dataclasses import dataclass
 
 ABSTAIN = -1
+"""The label of an image for which no class can be named."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One image.
+    """Certificate of one image.
 
     Attributes:
         label: The class, or :data:`ABSTAIN`.
-        radius: L2 distance in pixels in [0, 1]; 0 when abstaining.
+        radius: Certified L2 distance in pixels in [0, 1]; 0 for an abstention.
         p_lower: Lower confidence bound on the probability that the base classifier answers `label` under noise, in
-            [0, 1); 0 where there is none.
-        successes: Estimation copies that were given the class selected.
-        copies: Estimation copies counted.
-        selection_copies: Copies that the class was selected with.
-        evaluations: Network evaluations, all of them (NFE).
-        seconds: Wall time since the image before it was finished.
+            [0, 1); 0 if there is none.
+        successes: Number of estimation copies that were given the selected class.
+        copies: Number of estimation copies counted.
+        selection_copies: Number of copies that selected the class.
+        evaluations: Number of network evaluations, selection included (NFE).
+        seconds: Wall time since the image before this one was finished.
     """
 
     label: int

@@ -1,15 +1,15 @@
-"""Writes certification files so that a run can be killed at any moment and taken up again.
+"""Writes certification files so that a certification can be killed at any moment and resumed.
 
-Nothing is lost, repeated or changed by kill -9, because
+kill -9 loses, repeats and changes nothing, because
 
-- the manifest is complete before the first record, and a run is resumed only where it agrees; only the number of images
-  may have grown;
-- a record is one write of a whole line, then fsync; what stands after the last newline is cut off on resuming;
-- records come in the order of the manifest's "indices", so the finished ones are a prefix of them, and the file of a
-  resumed run is that of an uninterrupted one, but for the times;
-- a lock keeps a second process out; it goes with the process that held it.
+- the manifest is complete before the first record, and a certification is resumed only if its manifest agrees; only the
+  number of images may have grown;
+- a record is one write of a whole line, then fsync; on resuming, bytes after the last newline are cut off;
+- records come in the order of the manifest's "indices", so the finished ones are a prefix of them; except for the
+  times, a resumed file equals an uninterrupted one;
+- a lock keeps a second process out; the system releases it when its process ends.
 
-The format is :mod:`fastdc.certification.records`'s.
+:mod:`fastdc.certification.records` describes the format.
 """
 
 import contextlib
@@ -36,33 +36,45 @@ from fastdc.certification.records import (
 from fastdc.support import InputError, sync_folder, write_whole
 
 ENVIRONMENT = "environment"
+"""The manifest's entry that may change when a certification is resumed."""
 
 
 class RecordWriter:
-    """Writes the records of one run, and takes up one that was stopped. Made by :meth:`open`; a context manager."""
+    """Writes the records of one certification, and resumes one that was stopped.
+
+    :meth:`open` makes a writer, which is a context manager.
+
+    Example:
+        >>> from fastdc.certification import Certificate, RecordWriter
+        >>> with RecordWriter.open(folder / "run.tsv", {"indices": [0, 10, 5]}) as writer:
+        ...     writer.write(0, 3, Certificate(3, 0.25, 0.9, 95, 100, 10, 1000, seconds=1.5))
+        ...     list(writer.remaining)
+        [5]
+    """
 
     def __init__(self, path: Path, descriptor: int, indices: range, finished: int) -> None:
-        """For :meth:`open`: a locked file that holds the records of the first `finished` indices."""
+        """Takes a locked file that holds the records of the first `finished` indices."""
         self._path, self._descriptor, self._indices, self._finished = path, descriptor, indices, finished
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], manifest: dict[str, Any], *, overwrite: bool = False) -> "RecordWriter":
-        """Starts a file, or resumes the one that is there.
+        """Starts a file, or resumes an existing one.
 
         Args:
-            path: The file; the manifest is written to the same name with .json added.
-            manifest: Everything that reproduces the run, as JSON values; "indices" is one of them
-                (:mod:`fastdc.certification.records`).
-            overwrite: Start again, even if the file belongs to another run. A file that is not a certification is never
-                touched.
+            path: Path of the file; the manifest is written to the same name with .json added.
+            manifest: Everything that reproduces the certification, as JSON values. Its entry "indices" is [start, stop,
+                step], the images in the order of their records.
+            overwrite: Whether to start again, even if the file belongs to another certification. A file that is not a
+                certification is never touched.
 
         Raises:
-            InputError: The file is of another run or another program, damaged, in use, or cannot be written.
+            InputError: The file belongs to another certification or program, is damaged or in use, or cannot be
+                written.
         """
         file = Path(path)
         whole = _complete(manifest)
         try:
-            read_manifest(file, ours=True)  # what it refuses, it refuses before a file is made
+            read_manifest(file, ours=True)  # a refusal comes before a file is made
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
             try:
                 _lock(descriptor, file)
@@ -76,24 +88,24 @@ class RecordWriter:
 
     @property
     def finished(self) -> frozenset[int]:
-        """The images that have a record."""
+        """Indices of the images that have a record."""
         return frozenset(self._indices[: self._finished])
 
     @property
     def remaining(self) -> range:
-        """The images that have none, in the order in which they are to be written."""
+        """Indices of the images without a record, in the order in which the records are written."""
         return self._indices[self._finished :]
 
     def write(self, idx: int, label: int, certificate: Certificate) -> None:
-        """Writes one record; when this returns, it is on the disk.
+        """Writes one record; it is on the disk when this method returns.
 
         Args:
-            idx: The image's place in its data set, the first of :attr:`remaining`.
-            label: Its true class, or ``records.UNKNOWN``.
-            certificate: What was found.
+            idx: Index of the image in its data set, the first of :attr:`remaining`.
+            label: True class of the image, or ``records.UNKNOWN``.
+            certificate: Certificate of the image.
 
         Raises:
-            InputError: It is another image's turn, a value cannot be, or the disk is full.
+            InputError: Another image is next, the certificate holds an impossible value, or the disk is full.
         """
         if not self.remaining or idx != self.remaining[0]:
             wanted = f"image {self.remaining[0]}" if self.remaining else "no further image"
@@ -106,7 +118,7 @@ class RecordWriter:
         self._finished += 1
 
     def close(self) -> None:
-        """Lets another process have the file."""
+        """Closes the file and releases its lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -121,12 +133,12 @@ class RecordWriter:
 
 
 def difference(ours: Any, theirs: Any, name: str = "") -> str | None:
-    """The first field in which two manifests differ, as a message; None if they are of the same run.
+    """Names the first field in which two manifests differ, as a message; None if they agree.
 
     Args:
-        ours: A JSON value, of the run at hand.
-        theirs: Another, of the file.
-        name: Of the field that holds them, "a.b"; nothing for whole manifests.
+        ours: JSON value of the certification at hand.
+        theirs: JSON value from the file.
+        name: Name of the field that holds both, such as "a.b"; empty for whole manifests.
     """
     if not isinstance(ours, dict) or not isinstance(theirs, dict):
         same = type(ours) is type(theirs) and ours == theirs  # 1, 1.0 and true are three values
@@ -145,21 +157,25 @@ def difference(ours: Any, theirs: Any, name: str = "") -> str | None:
 
 
 def _complete(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest as its reader will see it."""
+    """Returns the manifest as a reader will see it.
+
+    Raises:
+        InputError: The manifest is not JSON, or has no usable "indices".
+    """
     try:
         text = json.dumps({"format": FORMAT, "version": VERSION, **manifest}, allow_nan=False)
         whole: dict[str, Any] = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"the manifest of the run cannot be written as JSON: {error}") from None
-    check_indices(whole, "the manifest of the run")
+        raise InputError(f"the manifest cannot be written as JSON: {error}") from None
+    check_indices(whole, "the manifest")
     return whole
 
 
 def _lock(descriptor: int, file: Path) -> None:
-    """Takes a file for this process alone.
+    """Locks a file for this process alone.
 
     Raises:
-        InputError: It is not a file, or another process has it.
+        InputError: The path is not a file, or another process holds the lock.
         OSError: The file system has no locks.
     """
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -171,10 +187,10 @@ def _lock(descriptor: int, file: Path) -> None:
 
 
 def _prepare(descriptor: int, file: Path, manifest: dict[str, Any], *, overwrite: bool) -> int:
-    """Brings a locked file and its manifest to where the next record can be written.
+    """Prepares a locked file and its manifest for the next record.
 
     Returns:
-        How many records the file holds.
+        The number of records in the file.
     """
     content = _content(descriptor, file)
     if not (HEADER.startswith(content) or content.startswith(HEADER)):
@@ -183,18 +199,18 @@ def _prepare(descriptor: int, file: Path, manifest: dict[str, Any], *, overwrite
     if content and theirs is None and not overwrite:
         raise InputError(f"{file} exists without {manifest_path(file).name}, its manifest: choose another file")
     if overwrite or content.count(b"\n") < 2:  # without a record, nothing is lost
-        os.ftruncate(descriptor, 0)  # before the manifest: a record must never stand beside another run's
+        os.ftruncate(descriptor, 0)  # first, so that no record ever stands beside another certification's manifest
         write_whole(manifest_path(file), _encoded(manifest))
         _append(descriptor, HEADER)
         sync_folder(file)
         return 0
     grows = theirs is not None and _grows(manifest["indices"], theirs["indices"])
     if changed := difference(manifest, {**theirs, "indices": manifest["indices"]} if theirs and grows else theirs):
-        raise InputError(f"{file} is of another run: {changed}")
+        raise InputError(f"{file} belongs to another certification: {changed}")
     kept = content[: content.rfind(b"\n") + 1]
     idx = parse_records(kept, file)["idx"]
     if idx.tolist() != list(range(*manifest["indices"])[: len(idx)]):
-        raise InputError(f"{file} is damaged: its records are not of the first {len(idx)} images of its run")
+        raise InputError(f"{file} is damaged: its records are not those of its first {len(idx)} images")
     if grows:
         write_whole(manifest_path(file), _encoded(manifest))
     os.ftruncate(descriptor, len(kept))
@@ -203,7 +219,7 @@ def _prepare(descriptor: int, file: Path, manifest: dict[str, Any], *, overwrite
 
 
 def _grows(ours: list[int], theirs: list[int]) -> bool:
-    """Whether a run is another one continued over more images."""
+    """Whether a certification continues another one over more images."""
     return (ours[0], ours[2]) == (theirs[0], theirs[2]) and ours[1] > theirs[1]
 
 
@@ -222,10 +238,10 @@ def _content(descriptor: int, file: Path) -> bytes:
 
 
 def _append(descriptor: int, line: bytes) -> None:
-    """A whole line at the end of a file and on the disk, or nothing of it."""
+    """Appends a whole line to a file and flushes it to the disk, or leaves the file unchanged."""
     end = os.fstat(descriptor).st_size
     try:
-        while line:  # once, unless the disk is full: then the second write says so
+        while line:  # one write, unless the disk is full: then the second one raises
             line = line[os.write(descriptor, line) :]
         os.fsync(descriptor)
     except BaseException:

@@ -1,26 +1,27 @@
-"""Certification files: one line an image, as text that other programs read too.
+"""Certification files: one line per image, as text that other programs can read too.
 
-A file is tab-separated with a header. The first six columns are those of Cohen, Rosenfeld & Kolter's released program
-(arXiv 1902.02918), so that scripts made for it read ours; then come our own:
+A file is tab-separated with a header. The first six columns are those of the program that Cohen, Rosenfeld & Kolter
+released (arXiv 1902.02918), so scripts made for it can read our files. Our own columns follow:
 
     idx label predict radius correct time   p_lower successes copies selection_copies evaluations
 
-`label` is the true class (-1: not known), `predict` the smoothed classifier's (-1: it abstains), `correct` 1 where they
-agree, `time` h:mm:ss.ffffff. The radius is theirs, L2 of pixels in [0, 1], but keeps all its digits.
+`label` is the true class (-1: unknown) and `predict` the smoothed classifier's answer (-1: it abstains). `correct` is 1
+if they agree. `time` is h:mm:ss.ffffff. The radius is the L2 distance of pixels in [0, 1], as in their files, but with
+all digits.
 
-Beside FILE stands FILE.json, the manifest: all that reproduces the run, with "format", "version" and two entries that
-have a meaning here. "indices" is [start, stop, step], the images of the run in the order of their records.
-"environment" is what a run may differ in and still be the same: where the data lay, threads.
+Beside FILE stands FILE.json, the manifest. It holds everything that reproduces the certification, "format" and
+"version", and two entries that this module and the writer interpret. "indices" is [start, stop, step]: the images, in
+the order of their records. "environment" lists facts that may change when a certification is resumed, such as the place
+of the data and the number of threads.
 
-How files are written is in :mod:`fastdc.certification.record_writer`; what they say, in
-:mod:`fastdc.certification.summary`.
+:mod:`fastdc.certification.record_writer` writes files, and :mod:`fastdc.certification.summary` evaluates them.
 """
 
 import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,11 +32,11 @@ import numpy.typing as npt
 
 from fastdc.bundle import MAX_MANIFEST_BYTES
 from fastdc.certification.certificate import ABSTAIN, Certificate
-from fastdc.support import BundleError, InputError, strict_json
+from fastdc.support import BundleError, Float64, InputError, Int64, Mask, strict_json
 
 FORMAT = "fastdc-certification"
 VERSION = 1
-UNKNOWN = -1  # the label of an image whose class is not known
+UNKNOWN = -1  # the label of an image whose true class is unknown
 
 COHEN = ("idx", "label", "predict", "radius", "correct", "time")
 OWN = ("p_lower", "successes", "copies", "selection_copies", "evaluations")
@@ -54,24 +55,24 @@ class Records:
     """A certification file as arrays: n records, in the order of the file.
 
     Attributes:
-        path: Where it was read.
-        idx: int64 (n,), the images' places in their data set, all different.
+        path: Path of the file.
+        idx: int64 (n,), index of each image in its data set, all different.
         label: int64 (n,), true classes, or :data:`UNKNOWN`.
         predict: int64 (n,), predicted classes, or ``certificate.ABSTAIN``.
-        radius: float64 (n,), L2 of pixels in [0, 1]; 0 when abstaining.
-        correct: bool (n,), whether the class is known and predicted.
-        seconds: float64 (n,), wall time an image.
+        radius: float64 (n,), L2 distance of pixels in [0, 1]; 0 for an abstention.
+        correct: bool (n,), whether the true class is known and predicted.
+        seconds: float64 (n,), wall time per image.
         own: Our columns by name, p_lower float64 (n,) and counts int64 (n,); empty for a file of another program.
-        manifest: What the file's manifest says, or None of a file without one.
+        manifest: Content of the file's manifest, or None if there is no manifest.
     """
 
     path: Path
-    idx: npt.NDArray[np.int64]
-    label: npt.NDArray[np.int64]
-    predict: npt.NDArray[np.int64]
-    radius: npt.NDArray[np.float64]
-    correct: npt.NDArray[np.bool_]
-    seconds: npt.NDArray[np.float64]
+    idx: Int64
+    label: Int64
+    predict: Int64
+    radius: Float64
+    correct: Mask
+    seconds: Float64
     own: dict[str, npt.NDArray[Any]]
     manifest: dict[str, Any] | None
 
@@ -85,20 +86,30 @@ class Records:
 
     @property
     def expected(self) -> int | None:
-        """Records of the finished run, or None where that is not known."""
+        """Number of records of the finished certification, or None if there is no manifest."""
         return None if self.manifest is None else len(range(*self.manifest["indices"]))
 
 
 def read_records(path: str | os.PathLike[str]) -> Records:
-    """Reads a certification file: one of ours, finished or not, or one of the format of Cohen et al.
+    r"""Reads a certification file: one of ours, finished or not, or one in the format of Cohen et al.
+
+    Args:
+        path: Path of the file; its manifest, if there is one, has the same name with .json added.
 
     Raises:
-        InputError: It is not such a file, has no record, or a line holds a value that cannot be.
+        InputError: The file is not a certification, has no record, or holds an impossible value.
+
+    Example:
+        >>> from fastdc.certification import read_records
+        >>> text = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n7\t3\t3\t0.25\t1\t0:00:02\n"
+        >>> _ = (folder / "run.tsv").write_text(text)
+        >>> read_records(folder / "run.tsv").radius
+        array([0.25])
     """
     file = Path(path)
     content = _read(file, MAX_BYTES)
     manifest = read_manifest(file)
-    if manifest is not None:  # a line without its end is being written, or was when the run was killed
+    if manifest is not None:  # a line without its end is being written, or was when the writer was killed
         content = content[: content.rfind(b"\n") + 1]
     columns = parse_records(content, file)
     if not len(columns["idx"]):
@@ -117,20 +128,57 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     )
 
 
+def records_of(certificates: Sequence[Certificate], labels: npt.ArrayLike | None = None) -> Records:
+    """Certificates as records, without a file: the input of the statistics.
+
+    Args:
+        certificates: Certificate of each image, one or more.
+        labels: Integers (n,), true classes; default: unknown.
+
+    Raises:
+        InputError: There is no certificate, or the labels do not fit.
+
+    Example:
+        >>> from fastdc.certification import Certificate, records_of
+        >>> records_of([Certificate(3, 0.3, 0.9, 95, 100, 10, 1000, 2.0)], labels=[3]).correct
+        array([ True])
+    """
+    n, floats = len(certificates), ("radius", "seconds", "p_lower")
+    label = np.full(n, UNKNOWN) if labels is None else np.asarray(labels)
+    if n < 1 or label.shape != (n,) or label.dtype.kind not in "iu" or label.min() < UNKNOWN:
+        raise InputError(f"expected certificates and a class for each, got {n} and labels of shape {label.shape}")
+    label = label.astype(np.int64)
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: np.array([getattr(found, name) for found in certificates], np.float64 if name in floats else np.int64)
+        for name in ("label", "radius", "seconds", *OWN)
+    }
+    return Records(
+        path=Path("certificates"),
+        idx=np.arange(n, dtype=np.int64),
+        label=label,
+        predict=columns["label"],
+        radius=columns["radius"],
+        correct=(columns["label"] == label) & (label != UNKNOWN),
+        seconds=columns["seconds"],
+        own={name: columns[name] for name in OWN},
+        manifest=None,
+    )
+
+
 def manifest_path(file: Path) -> Path:
-    """Where the manifest of a certification file is."""
+    """Path of a certification file's manifest."""
     return file.with_name(file.name + ".json")
 
 
 def read_manifest(file: Path, *, ours: bool = False) -> dict[str, Any] | None:
-    """The manifest beside a certification file, or None where there is none.
+    """Reads the manifest beside a certification file; None if there is none.
 
     Args:
-        file: The certification file.
-        ours: Whether JSON of another program in that place is refused; else it is no manifest.
+        file: Path of the certification file.
+        ours: Whether to refuse a JSON file of another program in that place. By default it counts as no manifest.
 
     Raises:
-        InputError: It cannot be read, is damaged or of a newer version.
+        InputError: The manifest cannot be read, is damaged, or has a newer version.
     """
     path = manifest_path(file)
     if not path.exists():
@@ -151,10 +199,14 @@ def read_manifest(file: Path, *, ours: bool = False) -> dict[str, Any] | None:
 
 
 def check_indices(manifest: dict[str, Any], where: str) -> None:
-    """Checks the entry "indices".
+    """Checks the entry "indices" of a manifest.
+
+    Args:
+        manifest: Content of the manifest.
+        where: Name of the manifest in messages.
 
     Raises:
-        InputError: It is not [start, stop, step]; `where` says whose.
+        InputError: The entry is not [start, stop, step].
     """
     indices = manifest.get("indices")
     whole = isinstance(indices, list) and len(indices) == 3 and all(type(i) is int for i in indices)
@@ -163,10 +215,15 @@ def check_indices(manifest: dict[str, Any], where: str) -> None:
 
 
 def record_line(idx: int, label: int, found: Certificate) -> bytes:
-    """A record as a line; floats are the shortest text that gives them back.
+    """Formats a record as a line; a float is the shortest text that gives it back.
+
+    Args:
+        idx: Index of the image in its data set.
+        label: True class of the image, or :data:`UNKNOWN`.
+        found: Certificate of the image.
 
     Raises:
-        InputError: A value of the certificate cannot be.
+        InputError: The certificate holds an impossible value.
     """
     if not (math.isfinite(found.radius) and found.radius >= 0 and 0 <= found.p_lower <= 1 and found.seconds >= 0):
         raise InputError(f"image {idx}: a certificate has a finite radius and a bound in [0, 1], got {found}")
@@ -178,14 +235,17 @@ def record_line(idx: int, label: int, found: Certificate) -> bytes:
 
 
 def parse_records(content: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
-    """The columns of a file that are Cohen's or ours, by name; other columns are passed over.
+    """Parses the columns of a file that are Cohen's or ours; other columns are skipped.
 
     Args:
-        content: Of the file.
-        file: Its name, for messages.
+        content: Content of the file.
+        file: Path of the file, for messages.
+
+    Returns:
+        The columns by name, each int64 or float64 (n,).
 
     Raises:
-        InputError: A column is missing, a value cannot be, or an image has two records.
+        InputError: A column is missing, a value is impossible, or an image has two records.
     """
     try:
         lines = [line.removesuffix("\r") for line in content.decode().split("\n")]
@@ -212,7 +272,7 @@ def parse_records(content: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _rows(lines: list[str], width: int, known: list[tuple[int, str]], file: Path) -> Iterator[list[float | int]]:
-    """The values of each line in the order of `known`, the places and names of the columns to be read."""
+    """Yields the values of each line in the order of `known`, the positions and names of the columns to read."""
     for number, line in enumerate(lines, 2):
         where = f"{file}, line {number}"
         fields = line.split("\t")
@@ -220,17 +280,17 @@ def _rows(lines: list[str], width: int, known: list[tuple[int, str]], file: Path
             raise InputError(f"{where}: expected {width} values between tabs, got {len(fields)}")
         row = {name: _value(name, fields[place], where) for place, name in known}
         if row["correct"] != int(row["predict"] == row["label"] != UNKNOWN):
-            raise InputError(f"{where}: correct must be 1 where predict is label and 0 elsewhere")
+            raise InputError(f"{where}: correct must be 1 if predict is label, else 0")
         if row.get("successes", 0) > row.get("copies", math.inf):
             raise InputError(f"{where}: successes must be at most copies, got {row['successes']} of {row['copies']}")
         yield list(row.values())
 
 
 def _value(name: str, text: str, where: str) -> float | int:
-    """One field.
+    """Parses one field.
 
     Raises:
-        InputError: It is not a value of its column.
+        InputError: The column has no such value.
     """
     if name == "time":
         if match := _TIME.fullmatch(text):
@@ -238,7 +298,7 @@ def _value(name: str, text: str, where: str) -> float | int:
             return (int(days or 0) * 24 + int(hours)) * 3600 + int(minutes) * 60 + float(seconds)
         raise InputError(f"{where}: time must be h:mm:ss, got {text!r:.60}")
     if name in _FLOATS:
-        top, wanted = (1.0, "a probability") if name == "p_lower" else (1e300, "a number from 0")
+        top, wanted = (1.0, "a probability") if name == "p_lower" else (1e300, "a number of at least 0")
         number = float(text) if _NUMBER.fullmatch(text) else math.inf
         if number <= top:
             return number
@@ -246,7 +306,7 @@ def _value(name: str, text: str, where: str) -> float | int:
     lowest = {"label": UNKNOWN, "predict": ABSTAIN}.get(name, 0)
     if _WHOLE.fullmatch(text) and int(text) >= lowest:
         return int(text)
-    raise InputError(f"{where}: {name} must be a whole number from {lowest}, got {text!r:.60}")
+    raise InputError(f"{where}: {name} must be a whole number of at least {lowest}, got {text!r:.60}")
 
 
 def _time_text(seconds: float) -> str:
@@ -256,8 +316,8 @@ def _time_text(seconds: float) -> str:
 
 def _read(file: Path, limit: int) -> bytes:
     try:
-        if not file.is_file():  # neither a folder nor a device without an end
-            raise InputError(f"{file} is not a file: expected a certification, as of fastdc certify --out")
+        if not file.is_file():  # neither a folder nor an endless device
+            raise InputError(f"{file} is not a file: expected a certification, made by fastdc certify --out")
         if file.stat().st_size > limit:
             raise InputError(f"{file} is larger than {limit} bytes")
         return file.read_bytes()

@@ -1,13 +1,13 @@
-"""Certification by randomized smoothing: copies of many images in flight, one certificate an image.
+"""Certification by randomized smoothing: copies of many images in flight, and one certificate per image.
 
-For each image (Cohen, Rosenfeld & Kolter, arXiv 1902.02918, section 3.2): n0 noisy copies select a class; fresh copies,
-of noise that selection has not seen, then bound how probable that class is. The selected class is a function of the
-selection copies only, and is the only thing that estimation takes from them: the base classifier that is certified does
-not depend on the image or on the pilot, and alpha is spent once.
+For each image (Cohen, Rosenfeld & Kolter, arXiv 1902.02918, section 3.2), n0 noisy copies select a class. Fresh copies,
+with noise that selection has not seen, then bound the probability of that class. The selected class is a function of
+the selection copies only, and is the only thing that estimation takes from them. So the base classifier that is
+certified does not depend on the image or on the pilot, and each image uses alpha once.
 
-Estimation asks of a copy only whether the selected class wins, so a race ends when it has lost: the same event for
-fewer evaluations. Images are opened one after another as long as there is room, so that the last copies of one share
-steps with the first of the next; how they are batched changes no number.
+Estimation asks of a copy only whether the selected class wins, so a race ends when that class has lost: the same count
+for fewer evaluations. Images are opened one after another as long as there is room, so the last copies of one image
+share steps with the first copies of the next. How copies are batched changes no number.
 """
 
 import time
@@ -16,30 +16,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.certification.base_classifiers import AbstractBase, Copy, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
-from fastdc.certification.estimation import AbstractEstimation, Verdict, check_estimation
+from fastdc.certification.estimation import MAX_COPIES, AbstractCounting, AbstractEstimation, Verdict
 from fastdc.diffusion import PURPOSE_ESTIMATION, PURPOSE_SELECTION, noisy_copies
-from fastdc.support import InputError, checks
+from fastdc.support import Float32, Int64, checks
 
-Images = npt.NDArray[np.float32]
-
-_OPEN = 64  # images at once
-_KEY = 2**32  # keys of an image's copies: its number times this, plus theirs
-_MADE = 256  # copies made in one call
+_OPEN = 64  # images that are open at once
+_KEY = 2**32  # the key of a copy is its image's index times this, plus the number of the copy
+_MADE = 256  # copies that are made in one call
 
 
 @dataclass(frozen=True)
 class CertifyProgress:
-    """How far a run is.
+    """Progress of a certification.
 
     Attributes:
-        finished: Images certified or refused.
-        images: Images in all.
-        copies: Noisy copies classified.
-        evaluations: Network evaluations.
+        finished: Number of images certified or abstained from.
+        images: Number of images in all.
+        copies: Number of noisy copies classified.
+        evaluations: Number of network evaluations.
     """
 
     finished: int
@@ -56,9 +53,9 @@ class Smoothing:
     """A smoothed classifier and how it is certified.
 
     Attributes:
-        estimation: How the class's probability is bounded; has sigma and alpha.
-        n0: Selection copies.
-        seed: Of the copies' noise.
+        estimation: Bound on the class's probability; it holds sigma and alpha.
+        n0: Number of selection copies.
+        seed: Seed of the copies' noise.
     """
 
     estimation: AbstractEstimation
@@ -66,9 +63,8 @@ class Smoothing:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_estimation(self.sigma, 0.5, self.n0)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= checks.MAX_SEED:
-            raise InputError(f"seed must be a whole number in [0, 2^64), got {self.seed!r:.80}")
+        object.__setattr__(self, "n0", checks.whole("n0", self.n0, high=MAX_COPIES))
+        object.__setattr__(self, "seed", checks.seed(self.seed))
 
     @property
     def sigma(self) -> float:
@@ -76,26 +72,35 @@ class Smoothing:
         return self.estimation.sigma
 
     def describe(self) -> dict[str, Any]:
-        """What reproduces it, as plain values."""
+        """Everything that reproduces the smoothing, as plain values."""
         return {**self.estimation.describe(), "n0": self.n0, "copies_seed": self.seed}
 
 
 def certify_images(
     base: AbstractBase,
-    x: Images,
-    streams: npt.NDArray[np.int64],
+    x: Float32,
+    streams: Int64,
     smoothing: Smoothing,
     *,
     progress: OnCertifyProgress | None = None,
 ) -> Iterator[tuple[int, Certificate]]:
     """Certifies images; yields (index, certificate) in order, as soon as they are known.
 
+    Guarantee: that of the estimation, for each image.
+
     Args:
-        base: The base classifier.
-        x: float32 (n, c, h, w) in the base classifier's value range.
-        streams: int64 (n,), names the noise of each image.
-        smoothing: What is certified, and how.
+        base: Base classifier.
+        x: Images, float32 (n, c, h, w) in the base classifier's value range.
+        streams: int64 (n,), noise stream of each image, in [0, 2^56).
+        smoothing: Noise, selection and estimation.
         progress: Called whenever copies were classified.
+
+    Example:
+        >>> from fastdc.certification import Fixed, FunctionBase, Smoothing, certify_images
+        >>> bright = FunctionBase(lambda x: (x.mean(axis=(1, 2, 3)) > 0.5).astype(int), n_classes=2)
+        >>> x = np.full((1, 1, 8, 8), 0.6, np.float32)
+        >>> [found.label for _, found in certify_images(bright, x, np.zeros(1, int), Smoothing(Fixed(0.25, 100, 0.01)))]
+        [1]
     """
     queue = _Queue(base, x, streams, smoothing)
     done: dict[int, Certificate] = {}
@@ -104,12 +109,12 @@ def certify_images(
     last = time.perf_counter()
     for votes in base.votes(queue.feed):
         for vote in votes:
-            trial = queue.open[vote.key // _KEY]
-            trial.take(vote)
+            image = queue.open[vote.key // _KEY]
+            image.take(vote)
             evaluations += vote.evaluations
-            if trial.result is not None:
-                del queue.open[trial.index]
-                done[trial.index] = trial.result
+            if image.result is not None:
+                del queue.open[image.index]
+                done[image.index] = image.result
         copies += len(votes)
         if progress is not None:
             progress(CertifyProgress(given + len(done), len(x), copies, evaluations))
@@ -121,47 +126,48 @@ def certify_images(
 
 
 class _Queue:
-    """Gives copies of the images in order, of as many images as it takes to fill the room."""
+    """Hands out copies of the images in order, and opens as many images as it takes to fill the room."""
 
-    def __init__(self, base: AbstractBase, x: Images, streams: npt.NDArray[np.int64], smoothing: Smoothing) -> None:
+    def __init__(self, base: AbstractBase, x: Float32, streams: Int64, smoothing: Smoothing) -> None:
         low, high = base.value_range
         self._std = smoothing.sigma * (high - low)
         self._classes, self._x, self._streams, self._smoothing = base.n_classes, x, streams, smoothing
         self._next = 0
-        self.open: dict[int, _Trial] = {}
+        self.open: dict[int, _OpenImage] = {}
 
     def feed(self, room: int) -> list[Copy]:
-        """See ``base.Feed``."""
+        """Returns at most `room` copies; an empty list means: wait for votes, or done."""
         copies: list[Copy] = []
-        for trial in self.open.values():
-            copies += trial.copies(room - len(copies))
+        for image in self.open.values():
+            copies += image.copies(room - len(copies))
         while len(copies) < room and len(self.open) < _OPEN and self._next < len(self._x):
             index, self._next = self._next, self._next + 1
-            trial = _Trial(index, self._x[index], int(self._streams[index]), self._smoothing, self._std, self._classes)
-            self.open[index] = trial
-            copies += trial.copies(room - len(copies))
+            stream = int(self._streams[index])
+            image = _OpenImage(index, self._x[index], stream, self._smoothing, self._std, self._classes)
+            self.open[index] = image
+            copies += image.copies(room - len(copies))
         return copies
 
 
-class _Trial:
+class _OpenImage:
     """One image on its way to a certificate: selection, then estimation up to one point after another."""
 
-    def __init__(self, index: int, x: Images, stream: int, smoothing: Smoothing, std: float, n_classes: int) -> None:
+    def __init__(self, index: int, x: Float32, stream: int, smoothing: Smoothing, std: float, n_classes: int) -> None:
         self.index = index
         self.result: Certificate | None = None
         self._x, self._stream, self._std = x, stream, std
         self._smoothing = smoothing
-        self._estimation = smoothing.estimation
+        self._counting: AbstractCounting | None = None  # known once a class is selected
         self._counts = np.zeros(n_classes, np.int64)
         self._selected: int | None = None
         self._successes = 0
         self._evaluations = 0
-        self._given = 0  # copies of this phase handed out
-        self._known = 0  # of them with a vote
-        self._until = smoothing.n0  # copies that may be handed out before a decision
+        self._given = 0  # copies of this phase that were handed out
+        self._known = 0  # copies of this phase that have a vote
+        self._until = smoothing.n0  # copies of this phase that may be handed out before the next decision
 
     def copies(self, room: int) -> list[Copy]:
-        """Up to `room` more copies, as many as may be classified before the next decision."""
+        """Returns up to `room` more copies, as many as may be classified before the next decision."""
         made: list[Copy] = []
         purpose = PURPOSE_SELECTION if self._selected is None else PURPOSE_ESTIMATION
         while (count := min(room - len(made), self._until - self._given, _MADE)) > 0:
@@ -183,36 +189,36 @@ class _Trial:
         """Counts a vote, and decides if it was the last one before a decision."""
         self._known += 1
         self._evaluations += vote.evaluations
-        if self._selected is None:
+        if self._counting is None:
             self._counts[vote.label] += 1
             if self._known == self._until:
                 self._select()
             return
         self._successes += vote.label == self._selected
         if self._known == self._until:
-            self._estimate()
+            self._decide(self._counting)
 
     def _select(self) -> None:
         self._selected = int(self._counts.argmax())
         self._given = self._known = 0
         begun = self._smoothing.estimation.begin(self._counts)
         if isinstance(begun, Verdict):
-            self._finish(begun)
+            self._finish(begun, self._selected)
         else:
-            self._estimation = begun
+            self._counting = begun
             self._until = begun.next_point(0)
 
-    def _estimate(self) -> None:
-        verdict = self._estimation.verdict(self._successes, self._known)
-        if verdict is None:
-            self._until = self._estimation.next_point(self._known)
-        else:
-            self._finish(verdict)
-
-    def _finish(self, verdict: Verdict) -> None:
+    def _decide(self, counting: AbstractCounting) -> None:
         assert self._selected is not None
+        verdict = counting.verdict(self._successes, self._known)
+        if verdict is None:
+            self._until = counting.next_point(self._known)
+        else:
+            self._finish(verdict, self._selected)
+
+    def _finish(self, verdict: Verdict, selected: int) -> None:
         self.result = Certificate(
-            label=ABSTAIN if verdict.radius is None else self._selected,
+            label=ABSTAIN if verdict.radius is None else selected,
             radius=0.0 if verdict.radius is None else verdict.radius,
             p_lower=verdict.p_lower,
             successes=self._successes,

@@ -1,7 +1,7 @@
-"""``fastdc certify``: a data set by randomized smoothing, into a file that any interruption leaves usable.
+"""``fastdc certify``: certifies a data set by randomized smoothing, into a file that survives any interruption.
 
-What is certified is that of :mod:`fastdc.certification.smoothing` and :mod:`fastdc.certification.estimation`; the file
-is that of :mod:`fastdc.certification.records`.
+:mod:`fastdc.certification.smoothing` and :mod:`fastdc.certification.estimation` make the certificates, and
+:mod:`fastdc.certification.records` describes the file.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from fastdc.certification import (
     Anytime,
     Certificate,
     CertifyProgress,
+    DiffusionBase,
     Fixed,
     Pilot,
     RecordWriter,
@@ -33,8 +34,9 @@ from fastdc.certification import (
     names_of,
     read_records,
     summarize,
-    table,
+    summary_table,
 )
+from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.options import (
     base_options,
     check_output,
@@ -44,13 +46,14 @@ from fastdc.cli.options import (
     progress_bar,
 )
 from fastdc.cli.runner import held_back, rule_options
+from fastdc.data import DIGITS_TEST, load_images, load_labelled
 from fastdc.diffusion import METHODS
 from fastdc.inference import released_plan
-from fastdc.support import InputError, Interrupted, version_of
+from fastdc.support import InputError, Int64, Interrupted, checks, version_of
 
-DIGITS = "digits"  # the data set that comes with fastdc
+DIGITS = "digits"  # the name of the data set that comes with fastdc
 
-_COPIES, _TARGET_COPIES = 1000, 10_000  # n where it is not given
+_COPIES, _TARGET_COPIES = 1000, 10_000  # default of n, without and with --radius
 
 _EPILOG = """\b
 Examples:
@@ -60,40 +63,41 @@ Examples:
   fastdc evaluate run.tsv                                                    the numbers again
 
 \b
-The smoothed classifier answers what the model says most often when Gaussian noise of standard
+The smoothed classifier answers the class that the model names most often when Gaussian noise of standard
 deviation SIGMA is added to the image. If that class wins with probability p > 1/2, it wins for every
-image within the L2 distance sigma * Phi^-1(p): a larger sigma reaches farther and costs accuracy.
+image within the L2 distance sigma * Phi^-1(p). A larger sigma reaches farther and costs accuracy.
 N0 noisy copies choose the class, N fresh ones bound p, and each certificate holds with probability
-1 - alpha. An image whose bound stays below 1/2 is abstained from (-1). With all N copies won the
-radius is 2.5 sigma for 1000 of them and 3.2 sigma for 10000. SIGMA and radii are in pixels in [0, 1].
+1 - alpha. An image whose bound stays below 1/2 is abstained from (-1). If all N copies are won, the
+radius is 2.5 sigma for N = 1000 and 3.2 sigma for N = 10000. SIGMA and radii are in pixels in [0, 1].
 
 \b
---radius R asks only whether R can be certified, with as few copies as that takes, N at most.
---estimation pilot takes as many as the N0 copies say are worth it; anytime stops when more copies
-would not help. Both may give away about --tolerance of radius against all N.
+--radius R asks only whether R can be certified, with as few copies as possible, at most N.
+--estimation pilot chooses the number of copies from the N0 copies; anytime stops when more copies
+would gain little. Both may lose about --tolerance of radius against all N copies.
 
 \b
-DATA is a folder with a sub-folder for each class, an .npz with images and labels, "digits" for the
-400 test digits that come with fastdc, or images without labels: then nobody counts what is correct.
---skip and --max choose images 0, SKIP, 2 SKIP, ... below MAX, as in other papers' programs.
+DATA is a folder with one sub-folder per class, an .npz with images and labels, "digits" for the
+400 test digits that come with fastdc, or images without labels, for which there is no accuracy.
+--skip and --max choose the images 0, SKIP, 2 SKIP, ... below MAX, as the programs of other papers do.
 
 \b
-FILE gets a line an image as soon as it is certified, and FILE.json what reproduces the run. After
-Ctrl-C, or a crash, the same command goes on where it stopped and ends in the same file.
+FILE gets one line per image as soon as the image is certified; FILE.json holds everything that
+reproduces the command. After Ctrl-C or a crash, the same command goes on where it stopped and ends
+in the same file.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Images (n, c, h, w), their classes int64 (n,) or ``UNKNOWN``, and what is to be said of them."""
+    """Images (n, c, h, w), their classes int64 (n,) or ``UNKNOWN``, and notes for the user."""
 
     images: npt.NDArray[Any]
-    labels: npt.NDArray[np.int64]
+    labels: Int64
     notes: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        """sha256 of all of it."""
+        """sha256 of the images and the classes."""
         content = hashlib.sha256(f"{self.images.dtype.str} {self.images.shape}\n".encode())
         content.update(np.ascontiguousarray(self.images).tobytes())
         content.update(self.labels.astype("<i8").tobytes())
@@ -102,7 +106,7 @@ class _Data:
 
 @click.command(name="certify", epilog=_EPILOG)
 @click.option("--data", required=True, metavar="DATA", help="Folder, .npz, .npy or digits.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="FILE", help="Records, one an image.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="FILE", help="Records, one per image.")
 @model_option
 @click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, in pixels in [0, 1].")
 @click.option(
@@ -115,10 +119,15 @@ class _Data:
 @click.option(
     "--compat",
     type=click.Choice(("ndc",)),
-    help="The released grid and weights of --method epndc or apndc, every class at every level unless --rule is given.",
+    help="Use the released grid and weights of --method epndc or apndc, with every class at every level unless --rule "
+    "is given.",
 )
-@click.option("--n0", type=int, default=100, show_default=True, help="Copies that choose the class.")
-@click.option("--n", type=int, help=f"Copies that bound its probability.  [default: {_COPIES}; with --radius 10000]")
+@click.option("--n0", type=int, default=100, show_default=True, help="Number of copies that choose the class.")
+@click.option(
+    "--n",
+    type=int,
+    help=f"Number of copies that bound its probability.  [default: {_COPIES}; with --radius {_TARGET_COPIES}]",
+)
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Probability of a false certificate.")
 @click.option("--radius", type=float, metavar="R", help="Certify this radius or refuse.")
 @click.option(
@@ -126,7 +135,7 @@ class _Data:
     type=click.Choice(("fixed", "pilot", "anytime")),
     default="fixed",
     show_default=True,
-    help="How many copies: N, what the pilot says, or until more do not help.",
+    help="Number of copies: N, as many as the N0 copies suggest, or until more would gain little.",
 )
 @click.option("--tolerance", type=float, metavar="R", help="Radius that pilot and anytime may lose.  [default: 0.05]")
 @click.option("--skip", type=int, default=1, show_default=True, help="Certify every SKIP-th image.")
@@ -137,20 +146,11 @@ def command(data: str, out: str, **options: Any) -> None:
     """Certify the images of DATA by randomized smoothing; the records go to FILE, a summary to the terminal."""
     estimation = _estimation(options)
     smoothing = Smoothing(estimation, n0=options["n0"], seed=options["seed"])
-    for name in ("skip", "stop"):
-        if options[name] is not None and options[name] < 1:
-            raise InputError(f"--{'max' if name == 'stop' else name} must be at least 1, got {options[name]}")
+    checks.whole("--skip", options["skip"])
+    checks.whole_or("--max", options["stop"], 0)
     check_output(out, [data])
     classifier = open_classifier(options)
-    rule, plan = options["rule"], plan_options(options, classifier.model)
-    plan["method"], plan["sigma"] = options["method"], options["sigma"]
-    if options["compat"] is not None:
-        given = [name for name in ("draws", "first", "levels") if options[name] is not None]
-        if given:
-            raise InputError(f"--compat {options['compat']} brings its levels: expected no --{given[0]} beside it")
-        plan = released_plan(classifier.model, options["method"], options["sigma"])
-        rule = "full" if rule == "race" else rule
-    base = classifier.base(rule=rule, rule_options=rule_options(options["rule_option"]), seed=options["seed"], **plan)
+    base = _base(classifier, options)
     loaded = _load(data, classifier.model)
     for note in () if options["quiet"] else loaded.notes:
         click.echo(f"note: {note}", err=True)
@@ -165,7 +165,7 @@ def command(data: str, out: str, **options: Any) -> None:
     with RecordWriter.open(out, manifest, overwrite=options["overwrite"]) as writer:
         if writer.finished and not options["quiet"]:
             done, left = len(writer.finished), len(writer.remaining)
-            click.echo(f"note: {out} holds {done} image{'s'[: done != 1]} of this run, {left} to go", err=True)
+            click.echo(f"note: {out} already holds {done} image{'s'[: done != 1]}, {left} to go", err=True)
         if writer.remaining:
             images = loaded.images[np.array(writer.remaining)]
             with progress_bar(len(images), quiet=options["quiet"]) as advance:
@@ -174,22 +174,39 @@ def command(data: str, out: str, **options: Any) -> None:
                 )
                 _write(writer, loaded.labels, stream)
     records = read_records(out)
-    click.echo(table([summarize(records, default_radii([records]), name=names_of([Path(out)])[0])]))
+    click.echo(summary_table([summarize(records, default_radii([records]), name=names_of([Path(out)])[0])]))
+
+
+def _base(classifier: DiffusionClassifier, options: dict[str, Any]) -> DiffusionBase:
+    """Makes the base classifier that the options ask for.
+
+    Raises:
+        InputError: The options exclude each other, or one cannot be used.
+    """
+    rule, plan = options["rule"], plan_options(options, classifier.model)
+    plan["method"], plan["sigma"] = options["method"], options["sigma"]
+    if options["compat"] is not None:
+        given = [name for name in ("draws", "first", "levels") if options[name] is not None]
+        if given:
+            raise InputError(f"--compat {options['compat']} brings its own levels: expected no --{given[0]} beside it")
+        plan = released_plan(classifier.model, options["method"], options["sigma"])
+        rule = "full" if rule == "race" else rule
+    return classifier.base(rule=rule, rule_options=rule_options(options["rule_option"]), seed=options["seed"], **plan)
 
 
 def _estimation(options: dict[str, Any]) -> AbstractEstimation:
-    """How a certificate is made, as the options say.
+    """Makes the estimation that the options ask for.
 
     Raises:
-        InputError: They do not go together, or one is out of range.
+        InputError: The options exclude each other, or one is out of range.
     """
     kind, radius, tolerance, n = (options[name] for name in ("estimation", "radius", "tolerance", "n"))
     sigma, alpha = options["sigma"], options["alpha"]
     if tolerance is not None and (kind == "fixed" or radius is not None):
-        raise InputError("--tolerance is of --estimation pilot and anytime: expected one of them and no --radius")
+        raise InputError("--tolerance belongs to --estimation pilot and anytime: expected one of them and no --radius")
     if radius is not None:
         if kind != "fixed":
-            raise InputError(f"--radius has an estimation of its own: expected no --estimation {kind} beside it")
+            raise InputError(f"--radius brings its own estimation: expected no --estimation {kind} beside it")
         return Target(sigma, radius, _TARGET_COPIES if n is None else n, alpha)
     most = _COPIES if n is None else n
     if kind == "fixed":
@@ -199,13 +216,11 @@ def _estimation(options: dict[str, Any]) -> AbstractEstimation:
 
 
 def _load(source: str, model: Model) -> _Data:
-    """The images of a data set, with the model's classes where they are known.
+    """Loads the images of a data set, with the model's classes if they are known.
 
     Raises:
-        InputError: It cannot be read, or has other classes than the model.
+        InputError: The data set cannot be read, or has classes that the model does not have.
     """
-    from fastdc.data import DIGITS_TEST, load_images, load_labelled
-
     path, shape = Path(source), model.image_shape
     folders = (
         {item.name for item in path.iterdir() if item.is_dir() and item.name[0] != "."} if path.is_dir() else set()
@@ -219,14 +234,16 @@ def _load(source: str, model: Model) -> _Data:
     if loaded.labels is None:
         why = f": the folders in {source} are not named after its classes" if folders else ""
         unknown = np.full(len(loaded), UNKNOWN, np.int64)
-        return _Data(loaded.images, unknown, (*notes, f"true classes are not known{why}"))
+        return _Data(loaded.images, unknown, (*notes, f"true classes are unknown{why}"))
     return _Data(loaded.images, _classes(loaded.labels, loaded.class_names, model, source), notes)
 
 
-def _classes(
-    labels: npt.NDArray[np.int64], names: tuple[str, ...] | None, model: Model, source: str
-) -> npt.NDArray[np.int64]:
-    """Labels as classes of the model, by name where the data set has names."""
+def _classes(labels: Int64, names: tuple[str, ...] | None, model: Model, source: str) -> Int64:
+    """Maps labels to classes of the model, by name if the data set has names.
+
+    Raises:
+        InputError: The model does not have one of the classes.
+    """
     known = model.class_names
     if names is None:
         if labels.max() >= len(known):
@@ -234,13 +251,13 @@ def _classes(
         return labels
     strange = [name for name in names if known.count(name) != 1]
     if strange:
-        raise InputError(f"{source} has a class {strange[0]!r:.60}, which is not one of the model {model.name}")
+        raise InputError(f"{source} has a class {strange[0]!r:.60}, which the model {model.name} does not have")
     place = {name: k for k, name in enumerate(known)}
     return np.array([place[name] for name in names], np.int64)[labels]
 
 
 def _environment(data: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What may differ between two parts of one run."""
+    """Facts that may change when a certification is resumed."""
     return {
         "data": data,
         "model": options["model"],
@@ -254,7 +271,7 @@ def _environment(data: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Shown:
-    """Moves a bar as images and copies are done."""
+    """Shows progress: moves a bar as images are finished, and counts copies behind it."""
 
     def __init__(self, advance: Any) -> None:
         self._advance, self._finished = advance, 0
@@ -264,11 +281,11 @@ class _Shown:
         self._finished = state.finished
 
 
-def _write(writer: RecordWriter, labels: npt.NDArray[np.int64], stream: Iterator[tuple[int, Certificate]]) -> None:
-    """Writes certificates as they come; a Ctrl-C does not fall into a record.
+def _write(writer: RecordWriter, labels: Int64, stream: Iterator[tuple[int, Certificate]]) -> None:
+    """Writes certificates as they come; a Ctrl-C takes effect between two records.
 
     Raises:
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C was pressed.
     """
     try:
         with closing(stream):  # type: ignore[type-var]

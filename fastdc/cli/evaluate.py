@@ -1,6 +1,6 @@
-"""``fastdc evaluate``: what files of certificates say, side by side.
+"""``fastdc evaluate``: statistics of certification files, side by side.
 
-The numbers are those of :mod:`fastdc.certification.summary`.
+:mod:`fastdc.certification.summary` computes the numbers.
 """
 
 import json
@@ -10,39 +10,39 @@ import click
 
 from fastdc.certification import (
     Records,
-    check_radii,
     compare,
     comparison_table,
     default_radii,
     names_of,
-    plot_curves,
     read_records,
     summarize,
-    table,
+    summary_table,
 )
 from fastdc.cli.options import check_plot
+from fastdc.figures import plot_curves
 from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
   fastdc evaluate run.tsv                                     a table at round radii
   fastdc evaluate a.tsv b.tsv --radii 0,0.25,0.5 --plot curves.svg
-  fastdc evaluate new.tsv old.tsv --compare                   new less old, image by image
+  fastdc evaluate new.tsv old.tsv --compare                   new minus old, image by image
   fastdc evaluate run.tsv --json                              for scripts
 
 \b
 Certified accuracy at radius R is the share of images whose true class is predicted with a radius of
-at least R (L2, pixels in [0, 1]); at 0 it is the clean accuracy of the smoothed classifier. The
-average radius counts 0 for images that are wrong or abstained. After each number comes its standard
-error, which says how far another set of as many images may be off. NFE and copies are an image's:
-network evaluations, and noisy copies, those of the selection included.
+at least R (L2, pixels in [0, 1]). At 0 it is the clean accuracy of the smoothed classifier. An image
+that is wrong or abstained from counts as 0 in the average radius. Each number is followed by its
+standard error, which says how far the result on another set of as many images may be off. NFE and
+copies are network evaluations and noisy copies per image, selection included.
 
 \b
---compare is for files on the same images, whose differences are far surer than two separate errors
-suggest. p: how likely a difference as large is between equally good classifiers (McNemar's exact test).
+--compare is for files on the same images: their difference is known far better than two separate
+errors suggest. p is the probability of a difference at least as large between equally good
+classifiers (McNemar's exact test).
 
 \b
-A file may be unfinished, and may come from another program with the columns of Cohen et al.:
+A file may be unfinished, or written by another program with the columns of Cohen et al.:
 idx, label, predict, radius, correct, time.
 """
 
@@ -63,7 +63,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     "--plot",
     type=click.Path(dir_okay=False),
     metavar="OUT.png",
-    help="Draw certified accuracy over the radius, a line a file; .png, .svg or .pdf.",
+    help="Draw certified accuracy over the radius, one line per file; .png, .svg or .pdf.",
 )
 @click.option("--compare", "paired", is_flag=True, help="Compare the first file with each other one, image by image.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -76,7 +76,7 @@ def command(
     if plot is not None:
         check_plot(plot, files)
     several = [read_records(file) for file in files]
-    asked = default_radii(several) if radii is None else check_radii(radii)
+    asked = default_radii(several) if radii is None else radii
     names = names_of([Path(file) for file in files])
     summaries = [summarize(records, asked, name=name) for records, name in zip(several, names, strict=True)]
     comparisons = [
@@ -92,7 +92,7 @@ def command(
         }
         click.echo(json.dumps(facts, indent=2, allow_nan=False))
         return
-    click.echo(table(summaries))
+    click.echo(summary_table(summaries))
     for comparison in comparisons:
         click.echo(f"\n{comparison_table(comparison)}")
     for note in _notes(several, names):
@@ -100,13 +100,13 @@ def command(
 
 
 def _notes(several: list[Records], names: list[str]) -> list[str]:
-    """What the tables may hide."""
+    """Facts about the files that the tables do not show."""
     notes = []
     for records, name in zip(several, names, strict=True):
         if records.expected is not None and len(records) < records.expected:
             notes.append(f"{name} is unfinished: {len(records)} of {records.expected} images")
         if not records.labelled:
-            notes.append(f"{name} does not know the true classes: no accuracy")
+            notes.append(f"{name} has unknown true classes: no accuracy")
     if len({tuple(sorted(records.idx.tolist())) for records in several}) > 1:
         notes.append("the files are not of the same images")
     return notes

@@ -1,18 +1,17 @@
-"""A sheet of results to look at: each image beside a bar for the denoising error of each class.
+"""Sheet of results to look at: each image beside a bar for the denoising error of each class.
 
-A diffusion classifier's errors differ by some percent around a large common value, so a bar shows how far a class is
-*behind the best one*, (e_k - e_best) / e_best, and each image has its own scale: the best class has no bar, a close
-rival a short one. Up to twelve classes are listed in class order, so that a class is in the same place everywhere; of
-more, the best ten are listed by error, and the predicted and the true class below them if they are not among those.
+A diffusion classifier's errors differ by some percent around a large common value. So a bar shows how far a class is
+*behind the best one*, (e_k - e_best) / e_best, and each image has its own scale: the best class has no bar, and a close
+rival has a short one. Up to twelve classes are listed in class order, which keeps a class in the same place everywhere.
+Of more classes, the best ten are listed by error, with the predicted and the true class below if they are not among
+them.
 
-Everything is drawn on one axes whose units are inches on the page, with y pointing down: forty small plots would take
-ten times as long. Source of the palette: Okabe and Ito, "Color universal design" (2008).
+Everything is drawn on one axes object whose units are inches on the page, with y pointing down: forty small plots would
+take ten times as long. Source of the palette: Okabe & Ito, "Color universal design" (2008).
 """
 
-import io
 import math
 import os
-import secrets
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,23 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fastdc.support import InputError, require
+from fastdc.figures.figure_files import default_style, figure_path, printable, write_figure
+from fastdc.support import Float32, Float64, InputError, Int64, checks
 
-SUFFIXES = (".png", ".svg", ".pdf")
-
-ALL_CLASSES = 12  # up to here every class gets a row
-BEST_CLASSES = 10  # beyond, this many do
-MAX_IMAGES = 400  # 70 million pixels as PNG; more is not a sheet that anybody reads
+ALL_CLASSES = 12  # up to this number, every class gets a row
+BEST_CLASSES = 10  # of more classes, this many do
+MAX_IMAGES = 400  # 70 million pixels as PNG; nobody reads a larger sheet
 NAME_CHARS = 18  # longer class names are cut
 
-_RIGHT, _WRONG = "#0072b2", "#d55e00"  # told apart with any colour vision, and by the frame
+_RIGHT, _WRONG = "#0072b2", "#d55e00"  # distinct with any colour vision; a wrong image also has a frame
 _BAR, _INK, _FAINT = "#c9cdd3", "#222222", "#80868e"
 
 # Inches. Widths: image, name and bars side by side; heights: a header line over the rows.
 _MARGIN, _GAP, _HEAD, _ROW, _IMAGE, _BARS, _NUMBER = 0.35, 0.34, 0.22, 0.14, 1.12, 0.85, 0.42
-_CHAR = 0.066  # a character of a name at 7 points, on average and with some room
+_CHAR = 0.066  # a character of a name at 7 points: average width and some room
 _ASPECT = 1.25  # width to height of the whole page, roughly
 _LEGEND = 5.2  # the page is at least wide enough for the legend
 _TOP, _BOTTOM = 0.75, 0.78  # title and legend
@@ -47,14 +45,14 @@ _DPI = 130
 class _Results:
     """Checked arguments: pictures float32 (n, h, w) or (n, h, w, 3) in [0, 1], errors float64 (n, K)."""
 
-    pictures: NDArray[np.float32]
-    errors: NDArray[np.float64]
+    pictures: Float32
+    errors: Float64
     names: tuple[str, ...]
-    labels: NDArray[np.int64]
-    truth: NDArray[np.int64] | None
+    labels: Int64
+    truth: Int64 | None
 
     def verdict(self, i: int) -> tuple[int, int, str]:
-        """Of image `i`: the predicted class (-1: abstained), the true class if it was missed (else -1), the colour."""
+        """For image `i`: the predicted class (-1: abstained), the true class if missed (else -1), and the colour."""
         label, true = int(self.labels[i]), -1 if self.truth is None else int(self.truth[i])
         missed = true if true != label else -1
         return label, missed, _INK if label < 0 else _WRONG if missed >= 0 else _RIGHT
@@ -62,7 +60,7 @@ class _Results:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things are, in inches."""
+    """Positions and sizes on the page, in inches."""
 
     columns: int
     row: float
@@ -90,40 +88,34 @@ def error_sheet(
     """Draws images beside their per-class errors and writes the sheet to a file.
 
     Args:
-        path: Where to write; .png, .svg or .pdf. An existing file is replaced, in one step.
-        images: (n, c, h, w) with c = 1 or 3, uint8 or float in [0, 1].
-        errors: (n, K) mean denoising error of each class, NaN where a class was not evaluated.
-        class_names: K names.
-        labels: (n,) predicted class, -1 for an abstention; by default the class of smallest error.
-        true_labels: (n,) true class, if known: marks it, and flags the images that were classified wrongly.
-        max_images: How many images to draw, from the first, 400 at most; a line says how many there were.
-        title: A line over the sheet.
+        path: Path to write; .png, .svg or .pdf. An existing file is replaced in one step.
+        images: Images (n, c, h, w) with c = 1 or 3, uint8 or float in [0, 1].
+        errors: (n, K), mean denoising error of each class; NaN if a class was not evaluated.
+        class_names: Names of the K classes.
+        labels: (n,), predicted class of each image, -1 for an abstention; default: the class of smallest error.
+        true_labels: (n,), true class of each image, if known. The sheet marks it, and flags wrong images.
+        max_images: Largest number of images to draw, in [1, 400]; the sheet draws the first ones and states the total.
+        title: Line above the sheet.
 
     Returns:
         The path written.
 
     Raises:
-        InputError: Arguments that do not fit each other, an unknown suffix, or a place that cannot be written.
+        InputError: The arguments do not fit each other, the suffix is none of the three, or the file cannot be written.
         MissingDependencyError: matplotlib is not installed.
+
+    Example:
+        >>> from fastdc.figures import error_sheet
+        >>> error_sheet(folder / "sheet.svg", images[:1], [[1.0, 1.2]], ["zero", "one"]).name
+        'sheet.svg'
     """
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: a report is written as {', '.join(SUFFIXES)}, got suffix {target.suffix!r}")
-    if not 1 <= max_images <= MAX_IMAGES:
-        raise InputError(f"max_images must be in 1..{MAX_IMAGES}, got {max_images}")
+    target = figure_path(path)
+    max_images = checks.whole("max_images", max_images, high=MAX_IMAGES)
     results = _check(images, errors, class_names, labels, true_labels)
-    matplotlib, figures = require("matplotlib", extra="plot"), require("matplotlib.figure", extra="plot")
-    # Text stays text in SVG, files are reproducible, and the user's own style does not get in.
-    style = {"svg.fonttype": "none", "svg.hashsalt": "fastdc", "image.composite_image": False}
-    style |= {
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "text.usetex": False,
-        "path.simplify": False,
-    }
     shown = min(len(results.errors), max_images)
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a name in a script that the font lacks
+    style = default_style({"image.composite_image": False, "path.simplify": False})
+    with style as figures, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # the font may lack a script that a name uses
         layout = _layout(results, shown)
         figure = figures.Figure(figsize=layout.page, dpi=_DPI, facecolor="white")
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, layout.page[0]), ylim=(layout.page[1], 0), autoscale_on=False)
@@ -132,11 +124,7 @@ def error_sheet(
         for i in range(shown):
             _draw_cell(axes, results, i, layout, vector)
         _draw_legend(axes, results, shown, layout, title)
-        buffer = io.BytesIO()
-        dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        suffix = target.suffix.lower()
-        figure.savefig(buffer, format=suffix[1:], metadata=dates.get(suffix))
-    _write(target, buffer.getvalue())
+        write_figure(figure, target)
     return target
 
 
@@ -164,7 +152,7 @@ def _check(
     return _Results(pictures.astype(np.float32), table, names, predicted.astype(np.int64), known)
 
 
-def _check_labels(labels: ArrayLike, n: int, allowed: range, name: str) -> NDArray[np.int64]:
+def _check_labels(labels: ArrayLike, n: int, allowed: range, name: str) -> Int64:
     array = np.asarray(labels)
     if array.shape != (n,) or array.dtype.kind not in "iu":
         raise InputError(f"{name} must be integers of shape ({n},), got {array.dtype} of shape {array.shape}")
@@ -173,13 +161,8 @@ def _check_labels(labels: ArrayLike, n: int, allowed: range, name: str) -> NDArr
     return array.astype(np.int64)
 
 
-def _printable(text: str) -> str:
-    """One line: control characters, which would even make an SVG invalid, become spaces."""
-    return "".join(char if char.isprintable() else " " for char in str(text)).strip()
-
-
 def _cut(name: str) -> str:
-    text = _printable(name)
+    text = printable(name)
     return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1].rstrip() + "…"
 
 
@@ -222,13 +205,13 @@ def _draw_cell(axes: Any, results: _Results, i: int, layout: _Layout, vector: bo
 
 
 def _draw_bars(axes: Any, results: _Results, i: int, zero: tuple[float, float], height: float) -> None:
-    """The rows of image `i`, each `height` tall, from `zero` = (x, y) down: names to the left, bars to the right."""
+    """Draws the rows of image `i`, each `height` tall, from `zero` = (x, y) down: names left, bars right."""
     errors, listed, (left, top) = results.errors[i], _listed(results, i), zero
     label, missed, colour = results.verdict(i)
     best = float(np.nanmin(errors))
     behind = errors - best
     runner_up = int(np.argsort(behind, kind="stable")[min(1, len(behind) - 1)])
-    # Of many classes, a true one far behind the best ten must not flatten them: its bar is cut at full length.
+    # A true class far behind the best ten must not flatten their bars: its own bar is cut at full length.
     scale = max(float(np.nanmax(behind[listed if len(behind) <= ALL_CLASSES else listed[:BEST_CLASSES]])), 1e-300)
     ends = left + _BARS * np.minimum(np.nan_to_num(behind[listed]) / scale, 1.0)
     middles = top + height * (np.arange(len(listed)) + 0.5)
@@ -251,15 +234,13 @@ def _draw_bars(axes: Any, results: _Results, i: int, zero: tuple[float, float], 
             _text(axes, (end + 0.09, middle), _amount(float(behind[c]), best), 6.5, _INK)
 
 
-def _draw_image(
-    axes: Any, picture: NDArray[np.float32], corner: tuple[float, float], vector: bool, frame: str | None
-) -> None:
-    """The picture at `corner`, its longer side _IMAGE, with a coloured frame if asked for."""
+def _draw_image(axes: Any, picture: Float32, corner: tuple[float, float], vector: bool, frame: str | None) -> None:
+    """Draws a picture at `corner` with the longer side _IMAGE; `frame` is the colour of a thick frame, if any."""
     h, w = picture.shape[:2]
     width, height = _IMAGE * w / max(h, w), _IMAGE * h / max(h, w)
     left, top = corner
     smooth = "none" if vector else "nearest" if max(h, w) <= 64 else "auto"
-    if vector:  # some viewers blur small pictures, whatever the file says: enlarge them here
+    if vector:  # some viewers blur small pictures despite what the file asks for: enlarge them here
         picture = np.kron(picture, np.ones((max(1, 128 // max(h, w)),) * 2 + (1,) * (picture.ndim - 2)))
     extent = (left, left + width, top + height, top)
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation=smooth, aspect="auto")
@@ -276,7 +257,7 @@ def _draw_legend(axes: Any, results: _Results, shown: int, layout: _Layout, titl
     if abstained.any():
         summary.append(f"{int(abstained.sum())} abstained")
     if title:
-        _text(axes, (_MARGIN, 0.26), _printable(title), 11, _INK, weight="bold")
+        _text(axes, (_MARGIN, 0.26), printable(title), 11, _INK, weight="bold")
     _text(axes, (_MARGIN, 0.48 if title else 0.34), ", ".join(summary), 8, _FAINT)
     y, x = layout.page[1] - 0.46, _MARGIN
     entries = [("o", _RIGHT, _RIGHT, "predicted")]
@@ -296,7 +277,7 @@ def _mark(axes: Any, at: tuple[float, float], marker: str, face: str, edge: str)
 
 
 def _amount(behind: float, best: float) -> str:
-    """How far a class is behind, as a part of the best error (or absolute, should that not be positive)."""
+    """How far a class is behind: relative to the best error, or absolute if the best error is not positive."""
     if best <= 0:
         return f"+{behind:.2g}"
     part = behind / best
@@ -304,16 +285,5 @@ def _amount(behind: float, best: float) -> str:
 
 
 def _text(axes: Any, at: tuple[float, float], text: str, size: float, colour: str, **options: Any) -> None:
-    # parse_math: a dollar sign in a class name is a dollar sign.
+    # parse_math=False: a dollar sign in a class name stays a dollar sign
     axes.text(*at, text, fontsize=size, color=colour, va="center_baseline", parse_math=False, **options)
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Writes beside the target and renames, so that a reader sees the old file or the whole new one."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error

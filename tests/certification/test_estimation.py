@@ -1,6 +1,9 @@
 """Estimations: what they conclude from counts, by enumeration, exact recursions over counts, and simulation."""
 
+import math
 from collections.abc import Iterator
+from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,17 +11,18 @@ import pytest
 from scipy import stats
 
 from fastdc import InputError
-from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target, Verdict
+from fastdc.certification.estimation import AbstractCounting, Anytime, Fixed, Pilot, Predict, Target, Verdict
+from fastdc.certification.sequential import anytime_lower, copies_for
 from helpers.worlds import fails_with
 
-ALL: tuple[AbstractEstimation, ...] = (
+ALL: tuple[AbstractCounting, ...] = (
     Fixed(0.25, 1000, 0.001),
     Target(0.25, 0.5, 2000, 0.01),
     Anytime(0.25, 1000, 0.01),
 )
 
 
-def points(estimation: AbstractEstimation) -> Iterator[int]:
+def points(estimation: AbstractCounting) -> Iterator[int]:
     copies = 0
     while copies < estimation.most:
         copies = estimation.next_point(copies)
@@ -26,7 +30,7 @@ def points(estimation: AbstractEstimation) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("estimation", ALL, ids=lambda estimation: estimation.name)
-def test_points_grow_by_an_eighth_and_end_at_the_last_copy(estimation: AbstractEstimation) -> None:
+def test_points_grow_by_an_eighth_and_end_at_the_last_copy(estimation: AbstractCounting) -> None:
     seen = [0, *points(estimation)]
     steps = np.diff(seen)
     assert seen[-1] == estimation.most
@@ -35,7 +39,7 @@ def test_points_grow_by_an_eighth_and_end_at_the_last_copy(estimation: AbstractE
 
 
 @pytest.mark.parametrize("estimation", ALL, ids=lambda estimation: estimation.name)
-def test_there_is_a_verdict_at_the_last_copy(estimation: AbstractEstimation) -> None:
+def test_there_is_a_verdict_at_the_last_copy(estimation: AbstractCounting) -> None:
     for successes in range(0, estimation.most + 1, 50):
         verdict = estimation.verdict(successes, estimation.most)
         assert verdict is not None
@@ -59,7 +63,7 @@ def test_fixed_is_cohens_bound() -> None:
                 assert verdict.radius == pytest.approx(expected, rel=1e-9)
 
 
-def test_fixed_stops_early_only_where_the_end_is_known() -> None:
+def test_fixed_stops_early_only_if_the_end_is_known() -> None:
     """At every point and count: it abstains if and only if all ways to go on end in abstaining."""
     n, alpha = 200, 0.01
     estimation = Fixed(0.5, n, alpha)
@@ -71,7 +75,7 @@ def test_fixed_stops_early_only_where_the_end_is_known() -> None:
                 assert verdict == (Verdict(None, 0.0) if best is None else None)
 
 
-def chance(estimation: AbstractEstimation, p: float) -> float:
+def chance(estimation: AbstractCounting, p: float) -> float:
     """The probability of a certificate when a copy succeeds with probability p, by recursion over the counts."""
     mass = np.ones(1)  # of 0, 1, ... successes, still counting
     certified, copies = 0.0, 0
@@ -113,8 +117,6 @@ def test_anytime_bounds_hold_at_all_points_at_once() -> None:
     known: dict[tuple[int, int], float] = {}
 
     def bound(successes: int, copies: int) -> float:
-        from fastdc.certification.confidence import anytime_lower
-
         key = (successes, copies)
         if key not in known:
             known[key] = float(anytime_lower(successes, copies - successes, alpha))
@@ -135,9 +137,7 @@ def test_anytime_stops_when_more_copies_gain_little_or_nothing_can_come() -> Non
     assert Anytime(0.25, 1000, 0.001).verdict(100, 700) == Verdict(None, 0.0)
 
 
-def test_pilot_takes_fewer_copies_where_they_lose_little() -> None:
-    from fastdc.certification.confidence import copies_for
-
+def test_pilot_takes_fewer_copies_if_they_lose_little() -> None:
     estimation = Pilot(0.25, 10_000, 0.001, loss=0.05)
     for top in (100, 99, 90, 60):
         begun = estimation.begin(np.array([100 - top, top, 0]))
@@ -147,11 +147,29 @@ def test_pilot_takes_fewer_copies_where_they_lose_little() -> None:
 
 
 def test_predict_is_the_binomial_test() -> None:
+    """Against a sum of binomial coefficients."""
     estimation = Predict(0.25, 0.01)
-    for counts in ([90, 10, 0], [60, 40, 0], [50, 50], [10], [3, 2, 1], [64, 36]):
-        ordered = sorted([*counts, 0], reverse=True)
-        p = stats.binomtest(ordered[0], ordered[0] + ordered[1], 0.5).pvalue
-        assert estimation.begin(np.array(counts)) == Verdict(0.0 if p <= 0.01 else None, 0.0)
+    answered = []
+    for counts in ([90, 10, 0], [60, 40, 0], [50, 50], [10], [3, 2, 1], [64, 36], [7, 0], [8, 0], [0, 63, 0, 37]):
+        second, top = sorted([*counts, 0])[-2:]
+        n = top + second
+        p = min(Fraction(1), 2 * sum(Fraction(math.comb(n, i), 2**n) for i in range(second + 1)))
+        answered.append(p <= Fraction(1, 100))
+        assert estimation.begin(np.array(counts)) == Verdict(0.0 if answered[-1] else None, 0.0)
+    assert answered == [True, False, False, True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.45, 0.55), (0.2, 0.39, 0.41), (0.33, 0.33, 0.34)])
+def test_predict_answers_wrongly_with_probability_alpha_at_most(shares: tuple[float, ...]) -> None:
+    """Over all counts of 24 copies. Wrong is every class but the most probable one, which stands last."""
+    alpha, n = 0.1, 24
+    estimation = Predict(0.25, alpha)
+    law = stats.multinomial(n, shares)
+    wrong = 0.0
+    for counts in product(range(n + 1), repeat=len(shares)):
+        if sum(counts) == n and np.argmax(counts) != len(shares) - 1:
+            wrong += law.pmf(counts) * (estimation.begin(np.array(counts)).radius is not None)
+    assert 0 < wrong <= alpha
 
 
 def test_others_go_on_after_selection() -> None:
@@ -170,6 +188,8 @@ def test_others_go_on_after_selection() -> None:
         (Fixed, {"alpha": 0}, "alpha"),
         (Fixed, {"alpha": 1}, "alpha"),
         (Fixed, {"alpha": True}, "alpha"),
+        (Predict, {"sigma": -1}, "sigma"),
+        (Predict, {"alpha": 1}, "alpha"),
         (Fixed, {"most": 0}, "n must"),
         (Fixed, {"most": 1.5}, "n must"),
         (Target, {"radius": 0}, "radius"),
@@ -183,4 +203,13 @@ def test_bad_options_are_one_line(kind: Any, options: dict[str, Any], named: str
     good: dict[str, Any] = {"sigma": 0.25, "most": 100, "alpha": 0.01}
     if kind is Target:
         good["radius"] = 0.5
+    if kind is Predict:
+        del good["most"]
     fails_with(lambda: kind(**{**good, **options}), named, kind=InputError)
+
+
+def test_numbers_are_stored_as_pythons_own() -> None:
+    """So that they can be written to a manifest, whatever type they came in."""
+    told = Fixed(np.float32(0.25), np.int64(100), np.float64(0.01)).describe()  # type: ignore[arg-type]
+    assert told == {"estimation": "fixed", "sigma": 0.25, "most": 100, "alpha": 0.01}
+    assert [type(value) for value in told.values()] == [str, float, int, float]

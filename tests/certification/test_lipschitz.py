@@ -19,17 +19,14 @@ from scipy import stats
 
 from fastdc import InputError
 from fastdc.certification.lipschitz import (
-    BoundedErrors,
     bernstein_lower,
     bounded_errors,
     certify_errors,
     certify_table,
     group_bounds,
-    levels_radius,
     margin_bounds,
-    plain_radius,
-    published_radius,
 )
+from fastdc.certification.lipschitz_radii import BoundedErrors, levels_radius, plain_radius, published_radius
 from helpers.worlds import Float64, classifier, fails_with, gaussian, unit_images
 
 ALPHA = 0.001
@@ -332,13 +329,14 @@ def flat(**changes: object) -> BoundedErrors:
         (lambda: flat(caps=np.array([1, np.inf, 1])), "caps must be positive, found inf"),
         (lambda: flat(weights=-np.ones(3)), "weights must be finite and not negative, found -1.0"),
         (lambda: flat(sigma=np.full(3, np.inf)), "sigma must be finite somewhere"),
-        (lambda: flat(pixels=0), "pixels must be at least 1, got 0"),
+        (lambda: flat(pixels=0), "pixels must be a whole number of at least 1, got 0"),
         (lambda: flat(caps=np.full(3, 0.5), clipped=True), "expected caps equal to weights"),
         (lambda: bernstein_lower(np.ones(1), 1.0, 0.1), "a confidence bound needs at least 2 draws, got 1"),
         (lambda: certify_errors(np.ones((1, 1, 3)), flat()), "errors must have shape (n, K, 3), K > 1, got (1, 1, 3)"),
         (lambda: certify_errors(np.full((1, 2, 3), np.nan), flat()), "errors must be finite and not negative"),
         (lambda: certify_errors(np.ones((1, 2, 3)), flat(), form="x"), "form must be one of levels, plain, published"),
-        (lambda: certify_errors(np.ones((1, 2, 3)), flat(), alpha=1.0), "alpha must be in (0, 1)"),
+        (lambda: certify_errors(np.ones((1, 2, 3)), flat(), alpha=1.0), "alpha must lie strictly between 0 and 1"),
+        (lambda: certify_errors(np.ones((1, 2, 3)), flat(), groups=0), "groups must be a whole number of at least 1"),
         (lambda: certify_errors(np.ones((1, 2, 3)), flat(), form="published"), "got clipped=False"),
     ],
 )
@@ -357,7 +355,7 @@ def test_tables_without_a_guarantee_are_refused() -> None:
 
     fails_with(certify(antithetic=True), "confidence bounds need independent draws", kind=InputError)
     fails_with(certify(loss="l1"), "expected method dc with loss l2, got dc with l1", kind=InputError)
-    fails_with(certify(cap=0.0), "cap must be positive, got 0.0", kind=InputError)
+    fails_with(certify(cap=0.0), "cap must be positive and finite, got 0.0", kind=InputError)
     table = run.errors(images, draws=8)
     counts = table.counts.copy()
     counts[1, 2] = 4

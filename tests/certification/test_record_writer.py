@@ -1,4 +1,4 @@
-"""Writing certification files: whatever a run is stopped at, resuming it ends in the file of an uninterrupted one."""
+"""Writing certification files: stopped anywhere and resumed, a certification ends in the same file."""
 
 import errno
 import json
@@ -195,7 +195,7 @@ def test_a_finished_run_takes_no_more(path: Path) -> None:
 )
 def test_another_run_is_refused_by_its_first_difference(path: Path, changes: dict[str, Any], message: str) -> None:
     run(path, stop=1)
-    assert refused(path, {**MANIFEST, **changes}) == f" is of another run: {message}"
+    assert refused(path, {**MANIFEST, **changes}) == f" belongs to another certification: {message}"
 
 
 def test_the_environment_may_differ_and_stays_as_recorded(path: Path) -> None:
@@ -267,9 +267,9 @@ def test_a_file_without_its_manifest_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"\n4\t", b"\n5\t", " is damaged: its records are not of the first 3 images of its run"),
+        (b"\n4\t", b"\n5\t", " is damaged: its records are not those of its first 3 images"),
         (b"\n4\t", b"\n0\t", " has 2 records of image 0: expected one"),
-        (b"\n4\t", b"\nx\t", ", line 3: idx must be a whole number from 0, got 'x'"),
+        (b"\n4\t", b"\nx\t", ", line 3: idx must be a whole number of at least 0, got 'x'"),
         (b"\n4\t", b"\n\n4\t", ", line 3: expected 11 values between tabs, got 1"),
         (b"\t1.5\t", b"\t", None),
     ],
@@ -288,7 +288,7 @@ def test_a_damaged_file_is_refused(path: Path, old: bytes, new: bytes, message: 
     [
         ({"indices": [0, 1, 1], "x": float("nan")}, "cannot be written as JSON"),
         ({"indices": [0, 1, 1], "x": {1, 2}}, "cannot be written as JSON"),
-        ({"indices": [3, 1, 1]}, "the manifest of the run: indices must be [start, stop, step], got [3, 1, 1]"),
+        ({"indices": [3, 1, 1]}, "the manifest: indices must be [start, stop, step], got [3, 1, 1]"),
         ({}, "got null"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Certification files: what is written is read back, other programs' files are read, and damage is named."""
+"""Certification files: a written file is read back, other programs' files are read, and damage is named."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from fastdc.certification.records import (
     parse_records,
     read_records,
     record_line,
+    records_of,
 )
 from fastdc.support.exceptions import InputError
 
@@ -162,25 +163,46 @@ def test_json_of_another_program_is_no_manifest(tmp_path: Path) -> None:
         (COHENS + "60\t1\n", ", line 5: expected 6 values between tabs, got 2"),
         (COHENS + "\n", ", line 5: expected 6 values between tabs, got 1"),
         (COHENS + "40\t1\t1\t0.1\t1\t0:00:01\n", " has 2 records of image 40: expected one"),
-        (COHENS.replace("1.21", "nan"), ", line 2: radius must be a number from 0, got 'nan'"),
-        (COHENS.replace("1.21", "inf"), "radius must be a number from 0, got 'inf'"),
-        (COHENS.replace("1.21", "1e999"), "radius must be a number from 0, got '1e999'"),
-        (COHENS.replace("1.21", "-1"), "radius must be a number from 0, got '-1'"),
-        (COHENS.replace("1.21", "1_2"), "radius must be a number from 0"),
-        (COHENS.replace("1.21", "٣"), "radius must be a number from 0"),
-        (COHENS.replace("20\t8", "20\t8.5"), ", line 3: label must be a whole number from -1, got '8.5'"),
-        (COHENS.replace("20\t8", "-1\t8"), "idx must be a whole number from 0, got '-1'"),
+        (COHENS.replace("1.21", "nan"), ", line 2: radius must be a number of at least 0, got 'nan'"),
+        (COHENS.replace("1.21", "inf"), "radius must be a number of at least 0, got 'inf'"),
+        (COHENS.replace("1.21", "1e999"), "radius must be a number of at least 0, got '1e999'"),
+        (COHENS.replace("1.21", "-1"), "radius must be a number of at least 0, got '-1'"),
+        (COHENS.replace("1.21", "1_2"), "radius must be a number of at least 0"),
+        (COHENS.replace("1.21", "٣"), "radius must be a number of at least 0"),
+        (COHENS.replace("20\t8", "20\t8.5"), ", line 3: label must be a whole number of at least -1, got '8.5'"),
+        (COHENS.replace("20\t8", "-1\t8"), "idx must be a whole number of at least 0, got '-1'"),
         (COHENS.replace("20\t8", f"{10**19}\t8"), "idx must be a whole number"),
-        (COHENS.replace("\t-1\t", "\t-2\t"), "predict must be a whole number from -1, got '-2'"),
+        (COHENS.replace("\t-1\t", "\t-2\t"), "predict must be a whole number of at least -1, got '-2'"),
         (COHENS.replace("0:00:14", "14"), "time must be h:mm:ss, got '14'"),
         (COHENS.replace("0:00:14", "0:00:14" + "9" * 9999), "time must be h:mm:ss"),
-        (COHENS.replace("8\t1\t0.0325\t0", "8\t1\t0.0325\t1"), ", line 4: correct must be 1 where predict is label"),
-        (COHENS.replace("-1\t0.0\t0", "-1\t0.0\t2"), "correct must be 1 where predict is label"),
+        (COHENS.replace("8\t1\t0.0325\t0", "8\t1\t0.0325\t1"), ", line 4: correct must be 1 if predict is label"),
+        (COHENS.replace("-1\t0.0\t0", "-1\t0.0\t2"), "correct must be 1 if predict is label"),
         (COHENS.replace("8\t-1\t0.0\t0", "-1\t-1\t0.0\t1"), "correct must be 1"),  # an unknown class is never right
     ],
 )
 def test_damage_is_named(tmp_path: Path, text: str | bytes, message: str) -> None:
     assert message.removeprefix(":") in refused(place(tmp_path, text))
+
+
+def test_certificates_are_records_without_a_file(tmp_path: Path) -> None:
+    """As if they had been written and read."""
+    made = [certificate(label=3), certificate(label=ABSTAIN, radius=0.0), certificate(label=8)]
+    lines = [record_line(i, label, found) for i, (label, found) in enumerate(zip((3, 5, 1), made, strict=True))]
+    written, direct = read_records(place(tmp_path, HEADER + b"".join(lines))), records_of(made, labels=[3, 5, 1])
+    for name in ("idx", "label", "predict", "radius", "correct", "seconds"):
+        np.testing.assert_array_equal(getattr(direct, name), getattr(written, name))
+        assert getattr(direct, name).dtype == getattr(written, name).dtype
+    assert {name: column.tolist() for name, column in direct.own.items()} == {
+        name: column.tolist() for name, column in written.own.items()
+    }
+    unknown = records_of(made)
+    assert not unknown.labelled
+    assert not unknown.correct.any()
+    for labels in ([3], [3, 5, -2], [3.0, 5.0, 1.0]):
+        with pytest.raises(InputError, match="expected certificates and a class for each"):
+            records_of(made, labels)
+    with pytest.raises(InputError, match="expected certificates and a class for each"):
+        records_of([])
 
 
 def test_impossible_counts_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,14 +12,15 @@ import pytest
 from scipy import stats
 
 from fastdc import InputError
-from fastdc.certification.base_classifiers import AbstractBase, DiffusionBase, Feed, FunctionBase, Vote
+from fastdc.certification.base_classifiers import AbstractBase, Copy, DiffusionBase, Feed, FunctionBase, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target
-from fastdc.certification.noisy_copies import noisy_copies
 from fastdc.certification.smoothing import CertifyProgress, Smoothing, certify_images
 from fastdc.diffusion.kernels import PURPOSE_ESTIMATION, PURPOSE_SELECTION
+from fastdc.diffusion.noisy_copies import noisy_copies
+from fastdc.inference import Job
 from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import Job, Rows
+from fastdc.inference.job import Rows
 from helpers.worlds import Float32, classifier, fails_with, gaussian, unit_images
 
 SIGMA = 0.25
@@ -214,6 +215,86 @@ def test_seeds_name_the_copies() -> None:
     assert one != other
 
 
+# --- the queue -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Careful:
+    """A base that answers the oldest copies first and leaves the others in flight.
+
+    Attributes:
+        room: Largest number of copies in flight.
+        answered: Number of copies answered at once.
+        calls: The free room and the number of copies given, for each call of the feed.
+    """
+
+    room: int
+    answered: int
+    calls: list[tuple[int, int]] = field(default_factory=list)
+    n_classes: int = 2
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+    def votes(self, feed: Feed) -> Iterator[list[Vote]]:
+        waiting: list[Copy] = []
+        while True:
+            room = self.room - len(waiting)
+            given = feed(room)
+            self.calls.append((room, len(given)))
+            waiting += given
+            if not waiting:
+                return
+            now, waiting = waiting[: self.answered], waiting[self.answered :]
+            labels = linear(np.stack([copy.image for copy in now])).argmax(axis=1)
+            yield [Vote(copy.key, int(label), 1) for copy, label in zip(now, labels, strict=True)]
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(("room", "answered"), [(7, 7), (7, 3), (33, 10), (50, 50), (600, 400)])
+def test_the_queue_fills_its_room_and_never_overfills_it(room: int, answered: int) -> None:
+    """Many images are open at once, each with copies to give, and a room ends in the middle of an image."""
+    x = at_distances(np.array([0.5, 0.4, -0.5, 0.1, 0.3, -0.2], np.float32))
+    base = Careful(room, answered)
+    made = certificates(base, x, Fixed(SIGMA, 70, 0.01), n0=20)
+    assert made == certificates(LINEAR, x, Fixed(SIGMA, 70, 0.01), n0=20)
+    assert all(given <= free for free, given in base.calls)
+    assert sum(given for _, given in base.calls) == sum(c.copies + c.selection_copies for c in made)
+    filled = [given == free for free, given in base.calls]
+    assert all(filled[: sum(c.selection_copies for c in made) // room])  # as long as an image is still to be opened
+
+
+def test_no_more_images_are_open_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With much room, the number of images that are open bounds the copies in flight."""
+    monkeypatch.setattr("fastdc.certification.smoothing._OPEN", 3)
+    base = Careful(10_000, 1000)
+    x = at_distances(np.full(8, 0.5, np.float32))
+    certificates(base, x, Fixed(SIGMA, 70, 0.01), n0=20)
+    assert base.calls[0] == (10_000, 3 * 20)
+    assert max(given for _, given in base.calls) <= 3 * 32
+
+
+@pytest.mark.parametrize("method", ["dc", "apndc"])
+def test_a_diffusion_base_has_no_more_copies_in_flight_than_its_room(method: str) -> None:
+    base = base_of(method=method, batch=16, room=10)
+    x = images(4)
+    copies, streams = noisy_copies(x[0], 0, 35, std=SIGMA, seed=0, stream=1, purpose=PURPOSE_ESTIMATION)
+    left = [Copy(i, copies[i], int(streams[i])) for i in range(35)]
+    given = answered = 0
+    most = 0
+
+    def feed(room: int) -> list[Copy]:
+        nonlocal given, most
+        now = [left.pop(0) for _ in range(min(room, len(left)))]
+        given += len(now)
+        most = max(most, given - answered)
+        return now
+
+    for votes in base.votes(feed):
+        answered += len(votes)
+    assert (given, answered, most) == (35, 35, 10)
+
+
 # --- around it -------------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +349,7 @@ def test_a_function_that_answers_something_else_is_one_line(answer: Any, named: 
 def test_bad_options_are_refused_before_the_work() -> None:
     clf = classifier(WORLD)
     good = Fixed(SIGMA, 10, 0.5)
-    fails_with(lambda: Smoothing(good, n0=0), "n must", kind=InputError)
+    fails_with(lambda: Smoothing(good, n0=0), "n0 must", kind=InputError)
     fails_with(lambda: Smoothing(good, seed=-1), "seed", kind=InputError)
     fails_with(lambda: clf.certify_stream(unit_images(2) + 1, good), "[0, 1]", kind=InputError)
     fails_with(lambda: clf.base(method="epndc"), "noise", kind=InputError)

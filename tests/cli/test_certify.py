@@ -19,7 +19,7 @@ from fastdc.certification.certificate import Certificate
 from fastdc.certification.estimation import Fixed
 from fastdc.certification.record_writer import RecordWriter
 from fastdc.certification.records import HEADER, UNKNOWN, read_records
-from fastdc.certification.summary import default_radii, summarize, table
+from fastdc.certification.summary import default_radii, summarize, summary_table
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
 from helpers.cli_runs import MLP, Cli, place_digits
@@ -69,7 +69,7 @@ def test_the_file_holds_the_library_s_certificates(cli: Cli, folder: Path) -> No
     assert records.radius.tolist() == [found.radius for _, found in expected]
     for name, values in records.own.items():
         assert values.tolist() == [getattr(found, name) for _, found in expected]
-    assert result.out == table([summarize(records, default_radii([records]), name="run")]) + "\n"
+    assert result.out == summary_table([summarize(records, default_radii([records]), name="run")]) + "\n"
 
 
 def test_the_manifest_reproduces_the_run(cli: Cli, folder: Path) -> None:
@@ -106,23 +106,22 @@ def test_a_run_goes_on_where_it_stopped(cli: Cli, folder: Path) -> None:
     Path("run.tsv").write_bytes(b"".join(lines[:4]) + lines[4][:-3])
     result = cli(*command)
     assert result.code == 0
-    assert result.err == "note: run.tsv holds 3 images of this run, 3 to go\n"
+    assert result.err == "note: run.tsv already holds 3 images, 3 to go\n"
     assert untimed("run.tsv") == whole
     assert Path("run.tsv").read_bytes().startswith(b"".join(lines[:4]))
     again = cli(*command)
-    assert again.err == "note: run.tsv holds 6 images of this run, 0 to go\n"
+    assert again.err == "note: run.tsv already holds 6 images, 0 to go\n"
     assert (again.code, again.out) == (0, result.out)
 
 
-def test_what_is_of_another_run(cli: Cli, folder: Path) -> None:
+def test_another_certification_is_refused(cli: Cli, folder: Path) -> None:
     command = ("certify", *QUICK, "--max", "2", "--out", "run.tsv")
     assert cli(*command, "--data", "b.npz").code == 0
     before = Path("run.tsv").read_bytes()
-    cli.refuses(
-        *command, "--data", "b.npz", "--seed", "1", naming="run.tsv is of another run: its smoothing.copies_seed"
-    )
+    other_seed = "run.tsv belongs to another certification: its smoothing.copies_seed"
+    cli.refuses(*command, "--data", "b.npz", "--seed", "1", naming=other_seed)
     np.savez("other.npz", images=digits_test().images[70:140], labels=np.zeros(70, int))
-    cli.refuses(*command, "--data", "other.npz", naming="run.tsv is of another run: its data.sha256 is")
+    cli.refuses(*command, "--data", "other.npz", naming="run.tsv belongs to another certification: its data.sha256 is")
     assert Path("run.tsv").read_bytes() == before
     assert cli(*command, "--data", "b.npz", "--seed", "1", "--overwrite", "--quiet").err == ""
     assert manifest("run.tsv")["smoothing"]["copies_seed"] == 1
@@ -207,7 +206,7 @@ def test_an_npz_with_names_of_its_own(cli: Cli, folder: Path) -> None:
 
 def test_images_without_labels(cli: Cli, folder: Path) -> None:
     result = cli("certify", "--data", "a.npy", *QUICK, "--max", "2", "--out", "run.tsv")
-    assert result.err == "note: true classes are not known\n"
+    assert result.err == "note: true classes are unknown\n"
     assert result.out.splitlines()[1].split()[:2] == ["run", "-"]
     records = read_records("run.tsv")
     assert records.label.tolist() == [UNKNOWN, UNKNOWN]
@@ -215,11 +214,11 @@ def test_images_without_labels(cli: Cli, folder: Path) -> None:
     (folder / "all" / "part1").mkdir(parents=True)
     (folder / "digits" / "0.png").rename(folder / "all" / "part1" / "0.png")
     result = cli("certify", "--data", "all", *QUICK, "--out", "new.tsv")
-    assert result.err == "note: true classes are not known: the folders in all are not named after its classes\n"
+    assert result.err == "note: true classes are unknown: the folders in all are not named after its classes\n"
     assert len(read_records("new.tsv")) == 1
 
 
-def test_what_is_refused(cli: Cli, folder: Path) -> None:
+def test_bad_options_and_files_are_refused(cli: Cli, folder: Path) -> None:
     before = sorted(folder.iterdir())
 
     def refuses(*extra: str, naming: str) -> None:
@@ -228,15 +227,15 @@ def test_what_is_refused(cli: Cli, folder: Path) -> None:
     refuses("--data", "none.npz", naming="none.npz")
     refuses("--out", "none/run.tsv", naming="none is not a folder")
     refuses("--out", "b.npz", naming="b.npz is an input")
-    refuses("--sigma", "0", naming="sigma must be a number in (0, inf), got 0.0")
-    refuses("--alpha", "1", naming="alpha must be a number in (0, 1), got 1.0")
+    refuses("--sigma", "0", naming="sigma must be positive and finite, got 0.0")
+    refuses("--alpha", "1", naming="alpha must lie strictly between 0 and 1, got 1.0")
     refuses("--n", "0", naming="n must be a whole number from 1")
-    refuses("--n0", "0", naming="from 1")
-    refuses("--skip", "0", naming="--skip must be at least 1, got 0")
-    refuses("--max", "-1", naming="--max must be at least 1, got -1")
-    refuses("--radius", "-1", naming="radius must be a positive number")
+    refuses("--n0", "0", naming="n0 must be a whole number from 1")
+    refuses("--skip", "0", naming="--skip must be a whole number of at least 1, got 0")
+    refuses("--max", "-1", naming="--max must be a whole number of at least 1")
+    refuses("--radius", "-1", naming="radius must be positive")
     refuses("--radius", "0.1", "--estimation", "pilot", naming="expected no --estimation pilot beside it")
-    refuses("--tolerance", "0.1", naming="--tolerance is of --estimation pilot and anytime")
+    refuses("--tolerance", "0.1", naming="--tolerance belongs to --estimation pilot and anytime")
     refuses("--seed", "-1", naming="seed must be")
     refuses("--method", "x", naming="'x' is not one of")
     assert sorted(folder.iterdir()) == before

@@ -9,7 +9,7 @@ import pytest
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.record_writer import RecordWriter
 from fastdc.certification.records import read_records
-from fastdc.certification.summary import compare, comparison_table, default_radii, summarize, table
+from fastdc.certification.summary import compare, comparison_table, default_radii, summarize, summary_table
 from helpers.cli_runs import Cli
 
 COHENS = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t1.21\t1\t0:00:15\n4\t8\t-1\t0.0\t0\t0:00:14\n"
@@ -45,23 +45,23 @@ def test_one_file(cli: Cli, folder: Path) -> None:
     records = read_records("a.tsv")
     result = cli("evaluate", "a.tsv", "--radii", "0,0.25,0.5")
     assert (result.code, result.err) == (0, "")
-    assert result.out == table([summarize(records, (0, 0.25, 0.5), name="a")]) + "\n"
+    assert result.out == summary_table([summarize(records, (0, 0.25, 0.5), name="a")]) + "\n"
     by_hand = np.mean(records.correct & (records.radius >= 0.25))
     assert f"  {100 * by_hand:.1f} ± " in result.out.splitlines()[1]
 
 
-def test_several_files_and_what_the_table_hides(cli: Cli, folder: Path) -> None:
+def test_several_files_and_facts_that_the_table_hides(cli: Cli, folder: Path) -> None:
     place("unlabelled", 1, seed=3, label=-1)
     several = [read_records(name) for name in ("a.tsv", "b.tsv", "cohen", "unlabelled")]
     result = cli("evaluate", "a.tsv", "b.tsv", "cohen", "unlabelled")
     names = ("a", "b", "cohen", "unlabelled")
     radii = default_radii(several)
     summaries = [summarize(records, radii, name=name) for records, name in zip(several, names, strict=True)]
-    assert result.out == table(summaries) + "\n"
+    assert result.out == summary_table(summaries) + "\n"
     assert result.err.splitlines() == [
         "note: b is unfinished: 20 of 40 images",
         "note: unlabelled is unfinished: 1 of 40 images",
-        "note: unlabelled does not know the true classes: no accuracy",
+        "note: unlabelled has unknown true classes: no accuracy",
         "note: the files are not of the same images",
     ]
 
@@ -71,7 +71,7 @@ def test_files_are_compared_with_the_first(cli: Cli, folder: Path) -> None:
     assert result.code == 0
     a, b = read_records("a.tsv"), read_records("b.tsv")
     assert comparison_table(compare(a, b, [0.5], names=("a.tsv", "b.tsv"))) in result.out
-    assert "a.tsv less a.tsv, 40 images" in result.out
+    assert "a.tsv minus a.tsv, 40 images" in result.out
 
 
 def test_json(cli: Cli, folder: Path) -> None:
@@ -93,14 +93,14 @@ def test_a_plot(cli: Cli, folder: Path, suffix: str) -> None:
     assert path.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
 
 
-def test_what_is_refused(cli: Cli, folder: Path) -> None:
+def test_bad_files_and_options_are_refused(cli: Cli, folder: Path) -> None:
     Path("bad").write_text(COHENS.replace("1.21", "nan"))
     before = sorted(folder.iterdir())
     cli.refuses("evaluate", naming="FILE...")
     cli.refuses("evaluate", "none.tsv", naming="none.tsv is not a file")
-    cli.refuses("evaluate", "a.tsv", "bad", naming="bad, line 2: radius must be a number from 0, got 'nan'")
+    cli.refuses("evaluate", "a.tsv", "bad", naming="bad, line 2: radius must be a number of at least 0, got 'nan'")
     cli.refuses("evaluate", "a.tsv", "--radii", "0,x", naming="expected numbers such as 0,0.25,0.5, got '0,x'")
-    cli.refuses("evaluate", "a.tsv", "--radii", "-1", naming="radii must be numbers from 0, got -1")
+    cli.refuses("evaluate", "a.tsv", "--radii", "-1", naming="radii must be numbers of at least 0, got -1")
     cli.refuses("evaluate", "a.tsv", "--compare", naming="--compare needs two files or more")
     cli.refuses("evaluate", "a.tsv", "cohen", "--compare", naming="are of different data")
     assert sorted(folder.iterdir()) == before
@@ -111,13 +111,13 @@ def test_plots_that_are_refused(cli: Cli, folder: Path) -> None:
     place("unlabelled", 1, seed=3, label=-1)
     cli.refuses("evaluate", "a.tsv", "--plot", "a.gif", naming="a plot is written as .png, .svg or .pdf")
     cli.refuses("evaluate", "a.tsv", "--plot", "none/a.png", naming="none is not a folder")
-    cli.refuses("evaluate", "unlabelled", "--plot", "a.png", naming="the true class of image 0 is not known")
+    cli.refuses("evaluate", "unlabelled", "--plot", "a.png", naming="the true class of image 0 is unknown")
     Path("cohen.png").write_text(COHENS)
     cli.refuses("evaluate", "cohen.png", "--plot", "cohen.png", naming="cohen.png is an input")
     assert not Path("a.png").exists()
 
 
-def test_help_says_what_the_numbers_are(cli: Cli) -> None:
+def test_help_explains_the_numbers(cli: Cli) -> None:
     text = cli("evaluate", "--help").out
     assert "with a radius of\n  at least R (L2, pixels in [0, 1])" in text
     assert "fastdc evaluate a.tsv b.tsv --radii 0,0.25,0.5 --plot curves.svg" in text
