@@ -1,19 +1,15 @@
-"""Diffusion models as people have them, brought to one form: see :mod:`fastdc.sources.base`."""
+"""Diffusion models in the formats of other tools, brought to one form, :class:`Source`."""
 
-from fastdc.sources import edm_networks
-from fastdc.sources.base import FAMILIES, Source, WithTables
+from fastdc.sources.base import Source, WithTables
 from fastdc.sources.choose import is_text_conditional, open_source
-from fastdc.sources.edm_options import SongOptions, options_from
+from fastdc.sources.edm_networks import edm_network
 from fastdc.sources.lora import Lora
 
 __all__ = [
-    "FAMILIES",
     "Lora",
-    "SongOptions",
     "Source",
     "WithTables",
-    "edm_networks",
+    "edm_network",
     "is_text_conditional",
     "open_source",
-    "options_from",
 ]

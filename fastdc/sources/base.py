@@ -1,23 +1,22 @@
-"""A diffusion model as its own tools hold it: a torch module for the denoiser, and what fastdc must know beside it.
+"""A diffusion model from another tool: its denoiser as a torch module, and all that fastdc must know beside it.
 
-Every family is brought to one form, so that running it in torch and exporting it are written once. The denoiser is
-called as
+Every family is brought to this one form, so that running a model in torch and exporting it are written once. The
+denoiser is called as
 
     F = denoiser(sample, timestep, class_labels, *tables)
 
-with sample (b, c, h, w), timestep float32 (b,) and class_labels int64 (b,), the index of a condition: a class or a
-prompt, and after the last one "no class" or the empty prompt where the model knows that. Where conditions are more than
-an index, as the embeddings of texts are, *tables* hold them, one row a condition; the denoiser gathers the rows of its
-labels itself.
+with sample (b, c, h, w), timestep float32 (b,) and class_labels int64 (b,). A label is the index of a condition: a
+class or a prompt. The index after the last condition stands for "no class", or the empty prompt, if the model knows
+one. If a condition is more than an index, as the embedding of a text is, *tables* hold one row per condition, and the
+denoiser gathers the rows of its labels itself.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.bundle import Model
-from fastdc.support import require
+from fastdc.support import Float32, require
 
 require("torch", extra="export")
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from fastdc.sources.text import TextSource  # noqa: E402
 
-Tables = dict[str, npt.NDArray[np.float32]]
+Tables = dict[str, Float32]
 """Condition tables by name, float32 (rows, ...), in the order in which the denoiser takes them."""
 
 
@@ -35,14 +34,16 @@ class Source:
     """A diffusion model, ready to run in torch or to be exported.
 
     Attributes:
-        family: One of :data:`FAMILIES`.
-        model: Shapes, conditions, schedule, parameterisation.
-        denoiser: See the module's docstring; float32, on the CPU, in evaluation mode, without gradients.
-        tables: Condition tables, with the row of ``model.null_class`` last; empty where an index is all.
-        encoder: Images (b, c, H, W) in the model's value range -> latents (b, c, h, w); None: the network works on
-            images.
-        text: How prompts become tables; None where conditions are no texts.
-        provenance: Where the model comes from, as plain values; no paths of the machine.
+        family: The kind of model: "unet2d", "dit", "stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3",
+            "edm", or "module" for a torch module of your own.
+        model: Shapes, conditions, schedule and parameterisation.
+        denoiser: The network F(sample, timestep, class_labels, *tables), float32, on the CPU, in evaluation mode and
+            without gradients. Sample and F have shape (b, c, h, w); timestep is float32 (b,), class_labels int64 (b,).
+        tables: Condition tables, with the row of ``model.null_class`` last; empty if a condition is an index alone.
+        encoder: Module that turns images (b, c, H, W) in the model's value range into latents (b, c, h, w); None if the
+            network works on images.
+        text: The text encoders that turn prompts into tables; None if the conditions are not texts.
+        provenance: Where the model comes from, as plain values; it holds no paths of this machine.
     """
 
     family: str
@@ -54,24 +55,12 @@ class Source:
     provenance: dict[str, str | int | float] = field(default_factory=dict)
 
 
-FAMILIES = (
-    "run",
-    "unet2d",
-    "dit",
-    "stable-diffusion",
-    "stable-diffusion-xl",
-    "stable-diffusion-3",
-    "edm",
-    "module",
-)
-
-
 class WithTables(nn.Module):
-    """A denoiser with its condition tables bound: called as (sample, timestep, class_labels), as backends do.
+    """A denoiser bound to its condition tables, called as (sample, timestep, class_labels).
 
     Args:
-        denoiser: See the module's docstring.
-        tables: Its tables; kept as buffers, so that they move to a device with the module.
+        denoiser: The denoiser of a :class:`Source`.
+        tables: The condition tables, kept as buffers, so that they move to a device with the module.
     """
 
     def __init__(self, denoiser: nn.Module, tables: Tables) -> None:
@@ -82,7 +71,7 @@ class WithTables(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)), persistent=False)
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        """F; shapes as in the module's docstring."""
+        """The network's output F (b, c, h, w) for sample (b, c, h, w), timestep (b,) and class_labels int64 (b,)."""
         bound = (getattr(self, name) for name in self._names)
         out: Tensor = self.denoiser(sample, timestep, class_labels, *bound)
         return out

@@ -1,4 +1,4 @@
-"""Finds out what a model is, and opens it: a diffusers folder or hub id, or an NVlabs EDM pickle."""
+"""Finds out what a model is and opens it: a diffusers folder, a hub id, or an NVlabs EDM pickle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from fastdc.bundle import Prompts
 from fastdc.sources.base import Source
+from fastdc.sources.image_size import ImageSize
 from fastdc.sources.lora import Lora
 from fastdc.support import InputError
 
 if TYPE_CHECKING:
     from fastdc.sources.folder import ModelFolder
 
-ImageSize = int | tuple[int, int] | None
+_TEXT = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
 
 
 def open_source(
@@ -28,17 +29,25 @@ def open_source(
 
     Args:
         path: A folder in diffusers' format, a hub id such as "facebook/DiT-XL-2-256", or an EDM ``.pkl`` file.
-        prompts: For text-conditional models: what to tell apart.
-        class_names: For class-conditional models: one name a class; default: the model's own.
-        image_size: Side or (height, width) of images in pixels; default: what the model was trained for.
-        null_class: For class-conditional UNets: whether the last index stands for "no class"; default: as the classes
-            say.
-        lora: For text-conditional models: LoRAs to merge.
+        prompts: The prompts that describe the classes, for text-conditional models.
+        class_names: One name per class, for class-conditional models; default: the model's own names.
+        image_size: Side or (height, width) of the images in pixels; default: the size that the model was trained on.
+        null_class: Whether the last index of a class-conditional UNet means "no class"; default: only if there is one
+            class name fewer than indices.
+        lora: LoRAs to merge into a text-conditional model, in this order.
+
+    Returns:
+        The model, ready for ``fastdc.export.export_source``.
 
     Raises:
-        InputError: An option does not go with the model, or it cannot be found.
-        BundleError: The model is corrupt, hostile, or of a kind that is not supported.
+        InputError: An option does not fit the model, or the model cannot be found.
+        BundleError: The model is corrupt, hostile, or of an unsupported kind.
         MissingDependencyError: A package of the extra export is not installed.
+
+    Example:
+        >>> from fastdc.testing.tiny_pipelines import tiny_unet2d
+        >>> open_source(tiny_unet2d(folder / "ddpm"), class_names=("cat", "dog", "bird")).model.null_class
+        3
     """
     names = None if class_names is None else tuple(class_names)
     if str(path).endswith(".pkl"):
@@ -61,7 +70,25 @@ def open_source(
     return open_unet2d(folder, class_names=names, image_size=image_size, null_class=null_class)
 
 
-_TEXT = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+def is_text_conditional(path: str | Path) -> bool:
+    """Whether the classes of a model are prompts. No weights are read, but a hub id is downloaded.
+
+    Args:
+        path: The model, as for :func:`open_source`.
+
+    Raises:
+        InputError: The model cannot be found.
+        BundleError: The folder is broken.
+
+    Example:
+        >>> is_text_conditional("edm-cifar10-32x32-cond-vp.pkl")
+        False
+    """
+    from fastdc.sources.folder import ModelFolder
+
+    if str(path).endswith(".pkl"):
+        return False
+    return ModelFolder.open(path).pipeline in _TEXT
 
 
 def _text(
@@ -72,7 +99,7 @@ def _text(
     null_class: bool | None,
     lora: Sequence[Lora],
 ) -> Source:
-    """A text-conditional pipeline."""
+    """Opens a text-conditional pipeline."""
     kind = folder.pipeline
     _refuse(f"a {kind}, whose classes are prompts", class_names=names, null_class=null_class)
     if prompts is None:
@@ -89,24 +116,15 @@ def _text(
 
 
 def _refuse(what: str, **options: object) -> None:
-    """Refuses options that do not go with a kind of model.
+    """Refuses options that do not fit a kind of model.
+
+    Args:
+        what: The kind of model, for the message.
+        **options: The options by name, each None if it was not given.
 
     Raises:
-        InputError: One is given.
+        InputError: One of them was given.
     """
     for name, value in options.items():
         if value is not None:
             raise InputError(f"{name.replace('_', ' ')} cannot be given for {what}")
-
-
-def is_text_conditional(path: str | Path) -> bool:
-    """Whether a model's classes are prompts; False where there is no such model, which opening it says better.
-
-    Raises:
-        BundleError: A folder that is broken.
-    """
-    from fastdc.sources.folder import ModelFolder
-
-    if str(path).endswith(".pkl"):
-        return False
-    return ModelFolder.open(path).pipeline in _TEXT

@@ -1,17 +1,16 @@
 """Class-conditional diffusion models of diffusers: UNets on pixels, and DiT on latents.
 
-* :func:`open_unet2d`: ``UNet2DModel`` (Ho et al., arXiv 2006.11239; Nichol & Dhariwal, arXiv 2102.09672), in a
-  DDPMPipeline, DDIMPipeline or alone. The class is an index into an embedding that is added to the timestep's. The
-  folder does not say whether the last row is "no class": the caller does, or gives one class name less than rows.
-* :func:`open_dit`: ``DiTPipeline`` (Peebles & Xie, arXiv 2212.09748): a transformer on latents, with "no class" after
-  the last class.
+* :func:`open_unet2d` opens a ``UNet2DModel`` (Ho et al., arXiv 2006.11239; Nichol & Dhariwal, arXiv 2102.09672), alone
+  or in a DDPMPipeline or DDIMPipeline. The class is an index into an embedding that is added to the timestep's. The
+  folder does not say whether the last row means "no class"; the caller does, or gives one class name fewer than rows.
+* :func:`open_dit` opens a ``DiTPipeline`` (Peebles & Xie, arXiv 2212.09748): a transformer on latents, with "no class"
+  after the last class.
 
-Networks that also give a variance (twice the channels) are used for their first half, the mean; diffusion classifiers
-compare that alone.
+Some networks also predict a variance and then return twice the channels. Only the first half, the mean, is used,
+because diffusion classifiers compare nothing else.
 """
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastdc.bundle import Model
@@ -22,14 +21,10 @@ require("torch", extra="export")
 from torch import Tensor, nn  # noqa: E402
 
 from fastdc.sources.base import Source  # noqa: E402
-from fastdc.sources.folder import ModelFolder  # noqa: E402
+from fastdc.sources.folder import FolderLike, ModelFolder  # noqa: E402
+from fastdc.sources.image_size import ImageSize, image_sides  # noqa: E402
 from fastdc.sources.latents import open_encoder  # noqa: E402
 from fastdc.sources.schedule import schedule_of  # noqa: E402
-
-MAX_SIDE = 4096
-
-FolderLike = str | os.PathLike[str] | ModelFolder
-ImageSize = int | Sequence[int] | None
 
 
 class UNet2DDenoiser(nn.Module):
@@ -37,8 +32,8 @@ class UNet2DDenoiser(nn.Module):
 
     Args:
         unet: The network.
-        channels: Of the samples; further ones that the network gives are left out.
-        conditional: Whether the network takes classes; else labels are not looked at.
+        channels: Number of channels of a sample; further output channels are dropped.
+        conditional: Whether the network takes classes; if not, labels are ignored.
     """
 
     def __init__(self, unet: Any, channels: int, *, conditional: bool) -> None:
@@ -46,7 +41,7 @@ class UNet2DDenoiser(nn.Module):
         self.unet, self.channels, self.conditional = unet, channels, conditional
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        """F (b, c, h, w)."""
+        """The network's output F (b, c, h, w)."""
         labels = class_labels if self.conditional else None
         out: Tensor = self.unet(sample, timestep, class_labels=labels).sample
         return out[:, : self.channels]
@@ -57,7 +52,7 @@ class DiTDenoiser(nn.Module):
 
     Args:
         transformer: The network.
-        channels: Of the latents; further ones that the network gives are left out.
+        channels: Number of channels of a latent; further output channels are dropped.
     """
 
     def __init__(self, transformer: Any, channels: int) -> None:
@@ -65,7 +60,7 @@ class DiTDenoiser(nn.Module):
         self.transformer, self.channels = transformer, channels
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        """F (b, c, h, w)."""
+        """The network's output F (b, c, h, w)."""
         out: Tensor = self.transformer(sample, timestep=timestep, class_labels=class_labels).sample
         return out[:, : self.channels]
 
@@ -76,22 +71,20 @@ def open_unet2d(
     class_names: Sequence[str] | None = None,
     image_size: ImageSize = None,
     null_class: bool | None = None,
-    scheduler: Mapping[str, Any] | None = None,
 ) -> Source:
-    """A UNet2DModel on pixels.
+    """Opens a UNet2DModel on pixels.
 
     Args:
-        source: A folder in diffusers' format (the pipeline's or the UNet's own), or a hub's id.
-        class_names: One a class; default their numbers, for a network without classes "image".
-        image_size: Side or (height, width) of the images; default what the network was trained on. Sides must be
-            divisible by 2 for each halving inside the network.
-        null_class: Whether the last row of the class embedding is "no class"; default: whether `class_names` has one
-            name less than there are rows.
-        scheduler: A scheduler_config.json, where the folder has none.
+        source: A folder in diffusers' format, of the pipeline or of the UNet alone, or a hub id.
+        class_names: One name per class; default: the class numbers, or "image" for a network without classes.
+        image_size: Side or (height, width) of the images; default: the size that the network was trained on. Sides must
+            be divisible by 2 once for each halving inside the network.
+        null_class: Whether the last row of the class embedding means "no class"; default: only if `class_names` has
+            one name fewer than there are rows.
 
     Raises:
-        InputError: An option does not fit the model, or the folder does not exist.
-        BundleError: The folder is broken, or the network of a kind that is not supported.
+        InputError: An option does not fit the model, the folder does not exist, or it holds no scheduler.
+        BundleError: The folder is broken, or the network is of an unsupported kind.
     """
     folder = ModelFolder.open(source)
     unet: Any = folder.component("unet", {"UNet2DModel": _diffusers("UNet2DModel")})
@@ -103,10 +96,12 @@ def open_unet2d(
         raise BundleError(f"{folder.name}: time_embedding_type must be positional, got {config.time_embedding_type!r}")
     channels = _channels(folder, config.in_channels, config.out_channels)
     names, null = _unet_classes(folder, config, class_names, null_class)
-    height, width = _sides(image_size, config.sample_size, 2 ** (len(config.block_out_channels) - 1))
-    if scheduler is None and not folder.has("scheduler"):
-        raise InputError(f"{folder.name} has no scheduler: give scheduler, the config of the one it was trained with")
-    schedule, parameterization = schedule_of(folder.config("scheduler") if scheduler is None else scheduler)
+    height, width = image_sides(image_size, config.sample_size, multiple=2 ** (len(config.block_out_channels) - 1))
+    if not folder.has("scheduler"):
+        raise InputError(
+            f"{folder.name} has no scheduler: put the scheduler_config.json of its training beside its config.json"
+        )
+    schedule, parameterization = schedule_of(folder.config("scheduler"))
     conditional = unet.class_embedding is not None
     return Source(
         family="unet2d",
@@ -124,21 +119,21 @@ def open_unet2d(
 
 
 def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, image_size: ImageSize = None) -> Source:
-    """A DiTPipeline: a transformer on latents, with its encoder of images.
+    """Opens a DiTPipeline: a transformer on latents, with its image encoder.
 
     Args:
-        source: The pipeline's folder, or a hub's id.
-        class_names: One a class; default what the folder calls them (id2label), else their numbers.
-        image_size: Side of the images, which are square; default what the network was trained on. For another size its
-            position codes are computed between those that it was trained with, as diffusers does.
+        source: The pipeline's folder, or a hub id.
+        class_names: One name per class; default: the names in the folder (id2label), or else the class numbers.
+        image_size: Side of the images, which are square; default: the size that the network was trained on. For another
+            size the position codes are interpolated, as diffusers does.
 
     Raises:
         InputError: An option does not fit the model, or the folder does not exist.
-        BundleError: The folder is broken, or the network of a kind that is not supported.
+        BundleError: The folder is broken, or the network is of an unsupported kind.
     """
     folder = ModelFolder.open(source)
     kind = _diffusers("DiTTransformer2DModel")
-    # The published folders call the class by the name that it had before it was one of its own.
+    # The published folders use the name of the class from before DiT had a class of its own.
     transformer: Any = folder.component("transformer", {"DiTTransformer2DModel": kind, "Transformer2DModel": kind})
     encoder = open_encoder(folder)
     config = transformer.config
@@ -149,8 +144,8 @@ def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, im
     names = _labels(folder, classes) if class_names is None else tuple(class_names)
     if len(names) != classes:
         raise InputError(f"{folder.name} has {classes} classes: expected as many class_names, got {len(names)}")
-    size = config.sample_size * encoder.factor
-    height, width = _sides(image_size, size, encoder.factor * config.patch_size)
+    multiple = encoder.factor * config.patch_size
+    height, width = image_sides(image_size, config.sample_size, scale=encoder.factor, multiple=multiple)
     if height != width:
         raise InputError(f"{folder.name} works on square images, got image_size {height} x {width}")
     latent = height // encoder.factor
@@ -174,11 +169,12 @@ def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, im
 
 
 def _diffusers(name: str) -> Any:
+    """A class of diffusers."""
     return getattr(require("diffusers", extra="export"), name)
 
 
 def _channels(folder: ModelFolder, taken: int, given: int) -> int:
-    """Channels of samples: the network gives as many, or twice with a variance."""
+    """The channels of a sample. The network returns as many, or twice as many if it predicts a variance."""
     if given not in (taken, 2 * taken):
         raise BundleError(f"{folder.name}: out_channels must be {taken}, or {2 * taken} with a variance, got {given}")
     return int(taken)
@@ -187,10 +183,10 @@ def _channels(folder: ModelFolder, taken: int, given: int) -> int:
 def _unet_classes(
     folder: ModelFolder, config: Any, class_names: Sequence[str] | None, null_class: bool | None
 ) -> tuple[tuple[str, ...], int | None]:
-    """Names of the classes, and the index of "no class" or None."""
+    """The names of the classes, and the index of "no class" or None."""
     given = None if class_names is None else tuple(class_names)
     kind, rows = config.class_embed_type, config.num_class_embeds
-    if kind == "timestep":  # any number is a class: only the caller knows how many there are
+    if kind == "timestep":  # any number is a class, so only the caller knows how many there are
         if given is None:
             raise InputError(f"{folder.name} does not say how many classes it has: give class_names")
         rows = len(given) + bool(null_class)
@@ -213,7 +209,7 @@ def _unet_classes(
 
 
 def _labels(folder: ModelFolder, classes: int) -> tuple[str, ...]:
-    """Class names that a pipeline's index gives, else numbers."""
+    """The class names in a pipeline's index, or else the class numbers."""
     known = folder.index.get("id2label")
     if known is None:
         return tuple(map(str, range(classes)))
@@ -223,20 +219,8 @@ def _labels(folder: ModelFolder, classes: int) -> tuple[str, ...]:
     return tuple(known[key] for key in wanted)
 
 
-def _sides(image_size: ImageSize, native: Any, factor: int) -> tuple[int, int]:
-    """(height, width) of images, which must be divisible by `factor`."""
-    wanted = native if image_size is None else image_size
-    if wanted is None:
-        raise InputError("the model does not say what size it was trained on: give image_size")
-    sides = tuple(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else (wanted, wanted)
-    plain = len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
-    if not plain or any(side < 1 or side > MAX_SIDE or side % factor for side in sides):
-        raise InputError(f"image_size must be a side or (height, width), divisible by {factor}, got {wanted!r:.80}")
-    return sides[0], sides[1]
-
-
 def _set_positions(transformer: Any, patches: int) -> None:
-    """Gives a DiT the position codes of `patches` squared, so that a graph of it holds them as constants."""
+    """Gives a DiT the codes of patches x patches positions, which its ONNX graph then holds as constants."""
     embed = transformer.pos_embed
     if (embed.height, embed.width) == (patches, patches):
         return
@@ -254,6 +238,7 @@ def _set_positions(transformer: Any, patches: int) -> None:
 
 
 def _provenance(folder: ModelFolder) -> dict[str, str | int | float]:
+    """The origin of a class-conditional model."""
     found: dict[str, str | int | float] = {"pipeline": folder.pipeline, "source": folder.name}
     if folder.revision:
         found["revision"] = folder.revision

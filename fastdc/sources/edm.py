@@ -1,27 +1,28 @@
 """EDM models of NVlabs: a pickled ``EDMPrecond`` around a SongUNet (DDPM++, NCSN++) or a DhariwalUNet (ADM).
 
 The denoiser of Karras et al. (arXiv 2206.00364, eq. 7) is D(x; sigma) = c_skip x + c_out F(c_in x, c_noise, class) with
-c_noise = ln(sigma) / 4. The network F is loaded; the rest is a schedule with time input ln(sigma) / 4 and the "edm"
-parameterisation with the file's sigma_data. Images are in [-1, 1]. Files that bound sigma by 0 and infinity, as
-those of training do, get [0.002, 80], the range of the paper's sampler.
+c_noise = ln(sigma) / 4. Only the network F is loaded. The rest becomes a schedule with time input ln(sigma) / 4 and the
+"edm" parameterisation with the file's sigma_data. Images are in [-1, 1]. Files whose sigma is bounded by 0 and
+infinity, as training writes them, get [0.002, 80], the range of the paper's sampler.
 
-A class is an index; where training dropped labels, the index after the last class is "no class". A model without
-classes (label_dim 0) is loaded with the one class "image": it denoises, but has nothing to classify. Half precision is
-ignored: the parameters are float32 in the files, and so is the network here.
+A class is an index. If training dropped labels, the index after the last class means "no class". A model without
+classes (label_dim 0) is loaded with the single class "image": it denoises but has nothing to classify. The option
+use_fp16 is ignored: the parameters are float32 in the files, and the network is float32 here.
 
-No file of NVlabs was at hand: see :mod:`fastdc.sources.edm_pickle`, which also reads the file without executing it.
+Not tested on a file of NVlabs; :mod:`fastdc.sources.edm_pickle` reads the file without executing it.
 """
 
 import math
 from pathlib import Path
+from typing import Any
 
 from fastdc.bundle import Model
 from fastdc.diffusion import EDMSchedule, Parameterization
 from fastdc.sources.base import Source
 from fastdc.sources.edm_networks import build
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions, options_from
-from fastdc.sources.edm_pickle import PickledModule, Plain, read_edm_pickle
-from fastdc.support import BundleError, InputError, require
+from fastdc.sources.edm_pickle import PickledModule, read_edm_pickle
+from fastdc.support import BundleError, InputError, checks, require
 
 require("torch", extra="export")
 
@@ -40,14 +41,14 @@ def open_edm(path: str | Path, *, class_names: tuple[str, ...] | None = None) ->
 
     Args:
         path: The ``.pkl`` file.
-        class_names: One name a class; default "class 0", "class 1", ...
+        class_names: One name per class; default: "class 0", "class 1", ...
 
     Returns:
-        A source of the family "edm", whose provenance says which network it is.
+        A source of the family "edm", whose provenance names the network.
 
     Raises:
-        InputError: The file cannot be opened, or the names are not as many as the classes.
-        BundleError: The file is corrupt, hostile or over a limit, or holds another kind of model.
+        InputError: The file cannot be opened, or there are more or fewer names than classes.
+        BundleError: The file is corrupt, hostile or over a limit, or it holds another kind of model.
     """
     path = Path(path)
     root = read_edm_pickle(path)
@@ -58,6 +59,7 @@ def open_edm(path: str | Path, *, class_names: tuple[str, ...] | None = None) ->
 
 
 def _source(name: str, root: PickledModule, class_names: tuple[str, ...] | None) -> Source:
+    """The source that a file's module describes."""
     if root.class_name != _PRECOND:
         raise BundleError(f"expected an {_PRECOND} around a SongUNet or DhariwalUNet, got {root.class_name!r:.80}")
     if root.tensors or set(root.modules) != {"model"}:
@@ -94,8 +96,8 @@ def _source(name: str, root: PickledModule, class_names: tuple[str, ...] | None)
 
 
 def _load(options: SongOptions | DhariwalOptions, tensors: dict[str, Tensor]) -> nn.Module:
-    """The network with the file's parameters, which must be exactly its own."""
-    with torch.device("meta"):  # costs no memory, whatever the options say
+    """The network with the file's parameters, whose names and shapes must match exactly."""
+    with torch.device("meta"):  # takes no memory for any options
         network = build(options)
     wanted = network.state_dict()
     for name in [*wanted, *tensors]:
@@ -110,8 +112,8 @@ def _load(options: SongOptions | DhariwalOptions, tensors: dict[str, Tensor]) ->
     return network.requires_grad_(False)
 
 
-def _number(name: str, value: Plain) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+def _number(name: str, value: Any) -> float:
+    if not checks.is_number(value) or not value >= 0:
         raise BundleError(f"{name} must be a number of at least 0, got {value!r:.80}")
     return float(value)
 

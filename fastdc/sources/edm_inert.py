@@ -1,15 +1,14 @@
 """Reads a pickle without executing any of it: every object of the file becomes an inert record.
 
-A pickle is a program for a stack machine; what makes it dangerous are the calls that its REDUCE, NEWOBJ and BUILD
-instructions ask for. The machine here is our own: it knows the instructions of protocols 2 to 5 as the standard
-library's ``pickletools`` documents them, imports nothing, and answers a call by a :class:`Made`, which holds the name
-of what was to be called beside its arguments. A name that is not expected is refused at once, though it could do no
-harm.
+A pickle is a program for a stack machine. Its danger lies in the calls that the instructions REDUCE, NEWOBJ and BUILD
+ask for. The machine here is our own. It knows the instructions of protocols 2 to 5 as the standard library's
+``pickletools`` documents them, imports nothing, and answers a call with a :class:`Made`, a record of the called name
+and its arguments. It refuses every unexpected name at once, even though the name could do no harm.
 
-A hostile file must not cost memory or time either. Lengths are checked against the file before anything is taken;
-long byte strings are views of the file, not copies; there is no recursion; the number of instructions and the bytes of
-text are bounded, and with them everything that the machine can build. What it builds may be nested without end or
-contain itself: whoever walks it counts its steps.
+A hostile file must not cost memory or time either. Lengths are checked against the file before any bytes are taken.
+Long byte strings are views of the file, not copies. There is no recursion. The number of instructions and the bytes of
+text are bounded, and with them everything that the machine can build. The result may be nested without end or contain
+itself, so code that walks it must count its steps.
 """
 
 import pickle
@@ -23,27 +22,27 @@ Bytes = memoryview
 
 MAX_OPCODES = 1_000_000
 MAX_TEXT_BYTES = 64 * 2**20
-_MAX_LINE = 512  # of a module or a name
+_MAX_LINE = 512  # bytes in the name of a module or an object
 _MAX_INTEGER_BYTES = 16
-_MAX_KEY = 2**32  # integers below it are their own hash: no set of keys can be made to collide
+_MAX_KEY = 2**32  # smaller integers are their own hash, so no file can make keys collide
 
 
 @dataclass(frozen=True)
 class Global:
-    """The name of something that the file wanted to import: "module.name"."""
+    """The name "module.name" of an object that the file wanted to import."""
 
     name: str
 
 
 class Made:
-    """An object that the file wanted to be made, as data.
+    """An object that the file wanted to create, as data.
 
     Attributes:
-        name: "module.name" of what was to be called; :data:`PERSISTENT_ID` for a persistent id.
+        name: Name "module.name" of the called object; :data:`PERSISTENT_ID` for a persistent id.
         args: Arguments of the call.
-        state: What it was to be given as its state, or None.
-        entries: Its entries, if it is a kind of dictionary.
-        members: Its members, if it is a kind of list or set.
+        state: State that the file wanted to set, or None.
+        entries: Entries of the object if it is a kind of dictionary.
+        members: Members of the object if it is a kind of list or set.
     """
 
     __slots__ = ("args", "entries", "members", "name", "state")
@@ -66,13 +65,13 @@ def read_inert(data: Bytes, allowed: Collection[str], *, max_opcodes: int = MAX_
     """Reads one pickle from the start of `data`.
 
     Args:
-        data: Bytes of the file, which may go on after the pickle.
+        data: Bytes of the file, which may continue after the pickle.
         allowed: Names "module.name" that the file may use.
-        max_opcodes: Instructions that it may consist of.
+        max_opcodes: Largest number of instructions in the pickle.
 
     Returns:
-        The object: None, bool, int, float, str, memoryview (for bytes), tuple, list, dict, :class:`Global` or
-        :class:`Made`, and the number of bytes that were read.
+        The object, and the number of bytes read. The object is None, a bool, int, float, str, memoryview (for bytes),
+        tuple, list, dict, :class:`Global` or :class:`Made`.
 
     Raises:
         BundleError: The pickle is truncated, corrupt or over a limit, or uses another name or instruction.
@@ -153,7 +152,7 @@ class _Machine:
 
 
 def _name(module: str, name: str) -> str:
-    """One name for what Python 2 and 3 call differently."""
+    """The full name of an object; modules that Python 2 and 3 name differently get the name of Python 3."""
     module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
     return f"{module}.{name}"
 
@@ -196,7 +195,7 @@ def _set_entries(machine: _Machine, items: list[object], target: object) -> None
     if not isinstance(entries, dict) or len(items) % 2:
         raise BundleError(f"pickle: corrupt before byte {machine.position}: entries need a dictionary, key by value")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Nothing else occurs, and hashing what a file made up (nested tuples, chosen numbers) can take for ever.
+        # No other keys occur, and hashing an object that a file made up (nested tuples, chosen numbers) can take ages.
         if not isinstance(key, str) and not (isinstance(key, int) and 0 <= key < _MAX_KEY):
             raise BundleError(f"pickle: keys must be text or small numbers, got a {type(key).__name__}")
         entries[key] = value

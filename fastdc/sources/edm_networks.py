@@ -1,33 +1,26 @@
-"""The networks of EDM: SongUNet (DDPM++ and NCSN++) and DhariwalUNet (ADM), as modules that take the files' parameters.
+"""The networks of EDM: SongUNet (DDPM++ and NCSN++) and DhariwalUNet (ADM).
 
-Both are UNets whose residual blocks are told (noise level, class) by an embedding:
+Both are UNets of the blocks in :mod:`fastdc.sources.edm_layers` (Karras et al., arXiv 2206.00364, appendix F and table
+7; Song et al., arXiv 2011.13456; Dhariwal & Nichol, arXiv 2105.05233). SongUNet has variants. The features of the noise
+level have fixed ("positional") or random ("fourier") frequencies. The image may join every level of the encoder again,
+through 1x1 convolutions of its downsampled copies ("skip") or through a chain of convolutions ("residual"). Every level
+of the decoder may add to the output ("skip"). NCSN++ is fourier, residual and standard, with filter (1, 3, 3, 1).
 
-    h = conv0(silu(norm0(x))), resampled on a way down or up
-    h = conv1(silu(norm1(h + affine(emb))))                     SongUNet
-    h = conv1(silu((1 + scale) norm1(h) + shift))               DhariwalUNet, (scale, shift) = affine(emb)
-    x = (skip(x) + h) s;  with attention x = (x + proj(attention(norm2(x)))) s
-
-with s = sqrt(1/2) in SongUNet and 1 in DhariwalUNet (Karras et al., arXiv 2206.00364, appendix F and table 7; Song et
-al., arXiv 2011.13456; Dhariwal & Nichol, arXiv 2105.05233). SongUNet has variants: features of the noise level at fixed
-("positional") or random ("fourier") frequencies; the image joins every level of the encoder again through 1x1
-convolutions of its shrunk copies ("skip") or through a chain of convolutions ("residual"); every level of the decoder
-adds to the output ("skip"). NCSN++ is fourier, residual, standard with filter (1, 3, 3, 1).
-
-The names of the modules are those of the original files, so that their parameters load strictly; the code is our own.
-It is for inference alone: no dropout, no initial values. Both networks compute F(sample, timestep, class_labels) with
+The modules have the names of the original files, so that the files' parameters load strictly; the code is our own. It
+is for inference only: no dropout, no initial values. Both networks compute F(sample, timestep, class_labels) with
 
     sample: (b, in_channels, h, w), c_in x_t, in the dtype of the parameters; h and w are multiples of 2^(levels - 1);
     timestep: float32 (b,), c_noise = ln(sigma) / 4;
-    class_labels: int64 (b,) in [0, label_dim], where label_dim is "no class" (a label vector of zeros);
+    class_labels: int64 (b,) in [0, label_dim]; label_dim means "no class" (a label vector of zeros);
     returns: (b, out_channels, h, w).
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from fastdc.sources.edm_options import DhariwalOptions, SongOptions
-from fastdc.support import BundleError, require
+from fastdc.sources.edm_layers import BlockStyle, Conv2d, Frequencies, GroupNorm, Linear, UNetBlock
+from fastdc.sources.edm_options import DhariwalOptions, SongOptions, options_from
+from fastdc.support import require
 
 require("torch", extra="export")
 
@@ -36,198 +29,23 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 _MAX_PERIOD = 10_000.0
-_HEAD_WIDTH = 64  # of DhariwalUNet's attention
-
-
-class Linear(nn.Module):
-    """x W^T + b."""
-
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (b, in_features) -> (b, out_features)."""
-        return functional.linear(x, self.weight, self.bias)
-
-
-class GroupNorm(nn.Module):
-    """Normalises groups of at least 4 channels, at most 32 groups."""
-
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.groups = min(32, channels // 4)
-        if self.groups < 1 or channels % self.groups:
-            raise BundleError(f"normalisation in {self.groups} groups needs a width that they divide, got {channels}")
-        self.eps = eps
-        self.weight = nn.Parameter(torch.empty(channels))
-        self.bias = nn.Parameter(torch.empty(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised, scaled and shifted, (b, channels, h, w)."""
-        return functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-
-
-class Conv2d(nn.Module):
-    """A convolution that keeps the size, after a resampling by 2 where `resample` is "up" or "down".
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel: Odd side of the kernel; 0: resample only.
-        resample: "", "up" or "down".
-        taps: One side of the resampling filter.
-        filter_last: With "down": filter after the convolution, not before it. The padding of both is then applied at
-            once, before the convolution, so the border differs as well.
-    """
-
-    resample_filter: Tensor
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        resample: str = "",
-        taps: tuple[int, ...] = (1, 1),
-        filter_last: bool = False,
-    ) -> None:
-        super().__init__()
-        self.resample = resample
-        self.filter_last = filter_last
-        self.padding = kernel // 2
-        self.filter_padding = (len(taps) - 1) // 2
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel)) if kernel else None
-        self.bias = nn.Parameter(torch.empty(out_channels)) if kernel else None
-        if resample:
-            # In the files as a buffer (1, 1, n, n) with sum 1.
-            self.register_buffer("resample_filter", torch.empty(1, 1, len(taps), len(taps)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, in_channels, h, w) -> (b, out_channels, h, w), h and w halved or doubled."""
-        if self.filter_last and self.weight is not None:
-            x = functional.conv2d(x, self.weight, padding=self.padding + self.filter_padding)
-            x = self._shrunk(x, padding=0)
-            return x if self.bias is None else x + self.bias[:, None, None]
-        if self.resample == "down":
-            x = self._shrunk(x, padding=self.filter_padding)
-        if self.resample == "up":
-            # Zeros between the pixels take away three quarters of the sum, which the factor 4 gives back.
-            kernels = (4 * self.resample_filter).expand(x.shape[1], -1, -1, -1)
-            x = functional.conv_transpose2d(x, kernels, stride=2, padding=self.filter_padding, groups=x.shape[1])
-        if self.weight is not None:
-            x = functional.conv2d(x, self.weight, self.bias, padding=self.padding)
-        return x
-
-    def _shrunk(self, x: Tensor, padding: int) -> Tensor:
-        kernels = self.resample_filter.expand(x.shape[1], -1, -1, -1)
-        return functional.conv2d(x, kernels, stride=2, padding=padding, groups=x.shape[1])
-
-
-@dataclass(frozen=True)
-class _BlockStyle:
-    """What the blocks of one network have in common.
-
-    Attributes:
-        emb_channels: Width of the embedding.
-        adaptive_scale: The embedding gives a scale and a shift, not a shift alone.
-        skip_scale: s of the module's docstring.
-        eps: Of the normalisations.
-        head_width: Channels a head of attention; 0: one head.
-        taps: One side of the resampling filter.
-        always_project: A resampled skip has a 1x1 convolution even where the width stays.
-    """
-
-    emb_channels: int
-    adaptive_scale: bool
-    skip_scale: float
-    eps: float
-    head_width: int
-    taps: tuple[int, ...]
-    always_project: bool
-
-
-class UNetBlock(nn.Module):
-    """A residual block, optionally resampling by 2, optionally with self-attention; see the module's docstring."""
-
-    def __init__(self, cin: int, cout: int, *, style: _BlockStyle, resample: str = "", attention: bool = False) -> None:
-        super().__init__()
-        self.adaptive_scale = style.adaptive_scale
-        self.skip_scale = style.skip_scale
-        self.heads = (cout // style.head_width if style.head_width else 1) if attention else 0
-        if self.heads and cout % self.heads:
-            raise BundleError(f"attention of {self.heads} heads needs a width that they divide, got {cout}")
-        self.norm0 = GroupNorm(cin, style.eps)
-        self.conv0 = Conv2d(cin, cout, 3, resample=resample, taps=style.taps)
-        self.affine = Linear(style.emb_channels, 2 * cout if style.adaptive_scale else cout)
-        self.norm1 = GroupNorm(cout, style.eps)
-        self.conv1 = Conv2d(cout, cout, 3)
-        self.skip = None
-        if cin != cout or resample:
-            kernel = 1 if cin != cout or style.always_project else 0
-            self.skip = Conv2d(cin, cout, kernel, resample=resample, taps=style.taps)
-        if self.heads:
-            self.norm2 = GroupNorm(cout, style.eps)
-            self.qkv = Conv2d(cout, 3 * cout, 1)
-            self.proj = Conv2d(cout, cout, 1)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """(b, cin, h, w) and the embedding (b, emb_channels) -> (b, cout, h, w), h and w halved or doubled."""
-        h = self.conv0(functional.silu(self.norm0(x)))
-        code = self.affine(emb)[:, :, None, None]
-        if self.adaptive_scale:
-            scale, shift = code.chunk(2, dim=1)
-            h = self.norm1(h) * (1 + scale) + shift
-        else:
-            h = self.norm1(h + code)
-        h = self.conv1(functional.silu(h))
-        out: Tensor = ((x if self.skip is None else self.skip(x)) + h) * self.skip_scale
-        if self.heads:
-            out = (out + self.proj(self._attention(self.norm2(out)))) * self.skip_scale
-        return out
-
-    def _attention(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        # Of the 3 c channels, one head's lie together, and in it each channel's query, key and value.
-        qkv = self.qkv(x).reshape(batch, self.heads, channels // self.heads, 3, height * width)
-        query, key, value = qkv.permute(3, 0, 1, 4, 2).unbind(0)
-        out = functional.scaled_dot_product_attention(query, key, value)
-        return out.transpose(2, 3).reshape(batch, channels, height, width)
-
-
-class _Frequencies(nn.Module):
-    """Random frequencies of the "fourier" features, (features / 2,); a buffer of the files."""
-
-    freqs: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("freqs", torch.empty(features // 2))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Frequencies":
-        # Angles reach hundreds of radians: they stay float32 when the network is made half precision.
-        exact = self.freqs
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.freqs = exact if self.freqs.is_meta else exact.to(self.freqs.device)
-        return self
+_HEAD_WIDTH = 64  # channels per attention head of DhariwalUNet
 
 
 def _positional(timestep: Tensor, features: int, *, endpoint: bool) -> Tensor:
-    """Angles (b, features / 2) at frequencies from 1 down to 1/10000, which `endpoint` includes."""
+    """Angles (b, features / 2) at frequencies from 1 down to 1/10000; `endpoint` includes the last."""
     half = features // 2
     powers = torch.arange(half, dtype=torch.float32, device=timestep.device) / (half - int(endpoint))
     return timestep[:, None] * torch.exp(powers * -math.log(_MAX_PERIOD))[None, :]
 
 
 def _one_hot(class_labels: Tensor, classes: int) -> Tensor:
-    """Label vectors float32 (b, classes); a label that is no class, as `classes` itself, gives zeros."""
+    """Label vectors float32 (b, classes); the label `classes`, "no class", gives zeros."""
     return (class_labels[:, None] == torch.arange(classes, device=class_labels.device)[None, :]).float()
 
 
-def _add_encoder(enc: nn.ModuleDict, options: DhariwalOptions, style: _BlockStyle) -> list[int]:
-    """The blocks of an encoder; returns the widths of their outputs, which the decoder takes from the end."""
+def _add_encoder(enc: nn.ModuleDict, options: DhariwalOptions, style: BlockStyle) -> list[int]:
+    """Adds the blocks of an encoder; returns the widths of their outputs, which the decoder takes from the end."""
     width = options.model_channels * (1 if isinstance(options, SongOptions) else options.channel_mult[0])
     widths = [width]
     for level, (side, wanted) in enumerate(options.levels):
@@ -247,7 +65,7 @@ def _add_encoder(enc: nn.ModuleDict, options: DhariwalOptions, style: _BlockStyl
 
 
 def _add_image_path(enc: nn.ModuleDict, options: SongOptions, level: int, width: int) -> None:
-    """What joins the image to a level of the encoder of the given width."""
+    """Adds the layers that join the image to a level of the encoder, whose width is given."""
     side = options.img_resolution >> level
     channels, taps = options.in_channels, options.resample_filter
     if options.encoder_type == "skip":
@@ -259,9 +77,9 @@ def _add_image_path(enc: nn.ModuleDict, options: SongOptions, level: int, width:
 
 
 def _add_decoder(
-    dec: nn.ModuleDict, options: DhariwalOptions, style: _BlockStyle, widths: list[int], *, last_only: bool
+    dec: nn.ModuleDict, options: DhariwalOptions, style: BlockStyle, widths: list[int], *, last_only: bool
 ) -> None:
-    """The blocks of a decoder; `last_only`: of a level's blocks, only the last has attention."""
+    """Adds the blocks of a decoder; with `last_only`, only the last block of a level has attention."""
     width = options.levels[-1][1]
     for level, (side, wanted) in reversed(list(enumerate(options.levels))):
         if level == len(options.levels) - 1:
@@ -280,7 +98,7 @@ def _add_decoder(
 
 
 def _add_output(dec: nn.ModuleDict, options: SongOptions, level: int) -> None:
-    """What a level of the decoder gives to the output: the finest always, the others with decoder "skip"."""
+    """Adds a level's layers for the output: the finest level always has them, the others with decoder "skip"."""
     side, width = options.levels[level]
     channels = options.out_channels
     skip = options.decoder_type == "skip"
@@ -292,10 +110,10 @@ def _add_output(dec: nn.ModuleDict, options: SongOptions, level: int) -> None:
 
 
 class SongUNet(nn.Module):
-    """DDPM++ and NCSN++; see the module's docstring.
+    """DDPM++ and NCSN++, as in the module's docstring.
 
     Args:
-        options: Its shape.
+        options: Shape and variant of the network.
     """
 
     def __init__(self, options: SongOptions) -> None:
@@ -303,7 +121,7 @@ class SongUNet(nn.Module):
         self.options = options
         self.noise_channels = options.model_channels * options.channel_mult_noise
         emb = options.model_channels * options.channel_mult_emb
-        style = _BlockStyle(
+        style = BlockStyle(
             emb_channels=emb,
             adaptive_scale=False,
             skip_scale=math.sqrt(0.5),
@@ -312,9 +130,9 @@ class SongUNet(nn.Module):
             taps=options.resample_filter,
             always_project=True,
         )
-        self.map_noise = _Frequencies(self.noise_channels) if options.embedding_type == "fourier" else None
+        self.map_noise = Frequencies(self.noise_channels) if options.embedding_type == "fourier" else None
         self.map_label = Linear(options.label_dim, self.noise_channels) if options.label_dim else None
-        # Training alone uses it; here it takes the file's parameters, so that none is left over.
+        # Only training uses this layer; here it takes the file's parameters, so that all of them load.
         self.map_augment = Linear(options.augment_dim, self.noise_channels, bias=False) if options.augment_dim else None
         self.map_layer0 = Linear(self.noise_channels, emb)
         self.map_layer1 = Linear(emb, emb)
@@ -324,7 +142,7 @@ class SongUNet(nn.Module):
         _add_decoder(self.dec, options, style, widths, last_only=True)
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        """The raw output F; shapes as in the module's docstring."""
+        """The raw output F, with shapes as in the module's docstring."""
         emb = self._embedding(timestep, class_labels)
         x, skips = self._encoded(sample, emb)
         out: Tensor | None = None
@@ -340,6 +158,7 @@ class SongUNet(nn.Module):
         return out
 
     def _embedding(self, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        """The embedding (b, emb_channels) of noise level and class."""
         if self.map_noise is not None:
             angles = timestep[:, None] * (2 * math.pi * self.map_noise.freqs)[None, :]
         else:
@@ -352,6 +171,7 @@ class SongUNet(nn.Module):
         return functional.silu(self.map_layer1(emb))
 
     def _encoded(self, sample: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The encoder's last output, and all its outputs in order."""
         x = image = sample
         skips: list[Tensor] = []
         for level, (side, _) in enumerate(self.options.levels):
@@ -370,7 +190,7 @@ class SongUNet(nn.Module):
 
 
 def _decoded_level(dec: nn.ModuleDict, here: str, x: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
-    """One level of a decoder; takes its skips from the end of the list."""
+    """Runs one level of a decoder, which takes its skips from the end of the list."""
     for name in ("in0", "in1", "up"):
         if here + name in dec:
             x = dec[here + name](x, emb)
@@ -382,10 +202,10 @@ def _decoded_level(dec: nn.ModuleDict, here: str, x: Tensor, skips: list[Tensor]
 
 
 class DhariwalUNet(nn.Module):
-    """ADM; see the module's docstring.
+    """ADM, as in the module's docstring.
 
     Args:
-        options: Its shape.
+        options: Shape of the network.
     """
 
     def __init__(self, options: DhariwalOptions) -> None:
@@ -393,7 +213,7 @@ class DhariwalUNet(nn.Module):
         self.options = options
         width = options.model_channels
         emb = width * options.channel_mult_emb
-        style = _BlockStyle(
+        style = BlockStyle(
             emb_channels=emb,
             adaptive_scale=True,
             skip_scale=1.0,
@@ -414,7 +234,7 @@ class DhariwalUNet(nn.Module):
         self.out_conv = Conv2d(options.levels[0][1], options.out_channels, 3)
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        """The raw output F; shapes as in the module's docstring."""
+        """The raw output F, with shapes as in the module's docstring."""
         angles = _positional(timestep, self.options.model_channels, endpoint=False)
         emb = torch.cat([angles.cos(), angles.sin()], dim=1).to(self.map_layer0.weight.dtype)
         emb = self.map_layer1(functional.silu(self.map_layer0(emb)))
@@ -433,6 +253,30 @@ class DhariwalUNet(nn.Module):
 
 
 def build(options: SongOptions | DhariwalOptions) -> nn.Module:
-    """The network of these options, with memory for its parameters but no values, in evaluation mode."""
+    """The network of these options in evaluation mode; its parameters have memory but no values."""
     made = SongUNet(options) if isinstance(options, SongOptions) else DhariwalUNet(options)
     return made.eval().requires_grad_(False)
+
+
+def edm_network(kind: str, options: Mapping[str, object]) -> nn.Module:
+    """A network of EDM, from options as NVlabs' files name them. Its parameters have memory but no values.
+
+    Args:
+        kind: Class of the network: "SongUNet" (DDPM++, NCSN++) or "DhariwalUNet" (ADM).
+        options: Options by name; img_resolution, in_channels and out_channels are required.
+
+    Returns:
+        The module F(sample, timestep, class_labels), in evaluation mode and without gradients.
+
+    Raises:
+        BundleError: The class or an option is unknown, or a value is missing or out of range.
+
+    Source:
+        Karras et al., arXiv 2206.00364, appendix F and table 7.
+
+    Example:
+        >>> shape = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "label_dim": 10}
+        >>> edm_network("SongUNet", {**shape, "channel_mult": [1], "num_blocks": 1}).map_label.weight.shape
+        torch.Size([128, 10])
+    """
+    return build(options_from(kind, options))

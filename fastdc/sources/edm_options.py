@@ -1,22 +1,21 @@
-"""The options of the EDM networks (:mod:`fastdc.sources.edm_networks`), by the names that NVlabs' files use for them.
+"""The options of the EDM networks (:mod:`fastdc.sources.edm_networks`), named as in NVlabs' files.
 
-They come from a file that anybody may have written: every name is on a list and every value in a range, and both are
-checked before a network is laid out. Defaults are those of the original classes, whose files leave out what was not
-said (Karras et al., arXiv 2206.00364, table 7, for their meaning).
+They come from a file that anybody may have written. Therefore every name must be on a list and every value in a range;
+both are checked before a network is laid out. The defaults are those of the original classes, because files omit
+options that training left alone (their meaning: Karras et al., arXiv 2206.00364, table 7).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import Any
 
-from fastdc.support import BundleError
+from fastdc.support import BundleError, checks
 
 _MAX_SIDE = 4096
 _MAX_WIDTH = 8192
-
 _MAX_ENTRIES = 16
 
-# What an option may be; the rest is checked by the dataclasses.
+# The values that each option may have. Options in none of the tables are fractions; the dataclasses check the rest.
 _WHOLE = {
     "img_resolution": (1, _MAX_SIDE),
     "in_channels": (1, 1024),
@@ -41,18 +40,21 @@ class DhariwalOptions:
     """Options of a ``DhariwalUNet`` (ADM); the defaults are those of ImageNet-64.
 
     Attributes:
-        img_resolution: Side of the training images in pixels; names the levels.
-        in_channels: Channels of the sample.
-        out_channels: Channels of the output.
-        label_dim: Classes; 0: unconditional.
-        augment_dim: Width of the training's augmentation labels, all zero at inference.
-        model_channels: Width that the multipliers refer to.
-        channel_mult: Width of each level, finest first.
-        channel_mult_emb: Width of the embedding.
-        num_blocks: Blocks a level in the encoder; the decoder has one more.
-        attn_resolutions: Sides at which blocks have attention.
-        dropout: Not used at inference.
-        label_dropout: Share of labels that training dropped: above 0, the network knows "no class".
+        img_resolution: Side of the training images in pixels; it names the levels.
+        in_channels: Number of channels of the sample.
+        out_channels: Number of channels of the output.
+        label_dim: Number of classes; 0: unconditional.
+        augment_dim: Width of the augmentation labels of training, which are zero at inference.
+        model_channels: Base width, which the multipliers scale.
+        channel_mult: Width of each level as a multiple of the base width, finest first.
+        channel_mult_emb: Width of the embedding as a multiple of the base width.
+        num_blocks: Number of blocks per level of the encoder; the decoder has one more.
+        attn_resolutions: Sides of the levels whose blocks have attention.
+        dropout: Dropout of training; unused at inference.
+        label_dropout: Share of labels that training dropped; if it is above 0, the network knows "no class".
+
+    Raises:
+        BundleError: The sides of the levels are not whole numbers, or the base width is odd.
     """
 
     img_resolution: int
@@ -79,7 +81,7 @@ class DhariwalOptions:
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
-        """(side, width) of each level, finest first."""
+        """Pair (side, width) of each level, finest first."""
         return tuple(
             (self.img_resolution >> level, self.model_channels * mult) for level, mult in enumerate(self.channel_mult)
         )
@@ -91,10 +93,13 @@ class SongOptions(DhariwalOptions):
 
     Attributes:
         embedding_type: Features of the noise level: "positional" (DDPM++) or "fourier" (NCSN++).
-        channel_mult_noise: Width of these features: 1 (DDPM++) or 2 (NCSN++).
-        encoder_type: "standard" (DDPM++), "residual" (NCSN++) or "skip".
-        decoder_type: "standard" or "skip".
+        channel_mult_noise: Width of these features as a multiple of the base width: 1 (DDPM++) or 2 (NCSN++).
+        encoder_type: Variant of the encoder: "standard" (DDPM++), "residual" (NCSN++) or "skip".
+        decoder_type: Variant of the decoder: "standard" or "skip".
         resample_filter: One side of the separable filter: (1, 1) (DDPM++) or (1, 3, 3, 1) (NCSN++).
+
+    Raises:
+        BundleError: The filter has an odd length, or as for the base class.
     """
 
     model_channels: int = 128
@@ -118,10 +123,14 @@ KINDS: dict[str, type[SongOptions] | type[DhariwalOptions]] = {"SongUNet": SongO
 
 
 def options_from(kind: str, given: Mapping[str, object]) -> SongOptions | DhariwalOptions:
-    """The options of a network from those of a file, which anybody may have written.
+    """Checks the options of a network, which anybody may have written.
+
+    Args:
+        kind: Class of the network, one of :data:`KINDS`.
+        given: Options by name, as the file holds them; lists become tuples.
 
     Raises:
-        BundleError: An unknown class or option, or a value that is missing or out of range.
+        BundleError: The class or an option is unknown, or a value is missing or out of range.
     """
     if kind not in KINDS:
         raise BundleError(f"network must be one of {', '.join(KINDS)}, got {kind!r:.80}")
@@ -137,21 +146,26 @@ def options_from(kind: str, given: Mapping[str, object]) -> SongOptions | Dhariw
     return KINDS[kind](**values)  # type: ignore[arg-type]
 
 
-def _checked(name: str, value: object) -> object:
+def _checked(name: str, value: Any) -> object:
+    """The value of an option that is known by name.
+
+    Raises:
+        BundleError: The value is out of range.
+    """
     if name in _WHOLE:
         fine = _is_whole(value, *_WHOLE[name])
     elif name in _LISTS:
         fewest = 0 if name == "attn_resolutions" else 1
         fine = isinstance(value, tuple) and fewest <= len(value) <= _MAX_ENTRIES
-        fine = fine and all(_is_whole(item, *_LISTS[name]) for item in cast("tuple[object, ...]", value))
+        fine = fine and all(_is_whole(item, *_LISTS[name]) for item in value)
     elif name in _CHOICES:
         fine = value in _CHOICES[name]
     else:
-        fine = isinstance(value, (int, float)) and 0 <= value <= 1
+        fine = checks.is_number(value) and 0 <= value <= 1
     if not fine:
         raise BundleError(f"option {name} has a value that is not supported: {value!r:.80}")
     return value
 
 
-def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return checks.is_whole(value) and low <= value <= high

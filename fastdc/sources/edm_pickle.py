@@ -1,20 +1,20 @@
-"""The networks of an NVlabs EDM pickle (``network-snapshot-*.pkl``), read without executing any of it.
+"""Reads the network of an NVlabs EDM pickle (``network-snapshot-*.pkl``) without executing any of it.
 
-The file is a pickled dictionary; its entry "ema" is the network to use. A module is an object of
+The file is a pickled dictionary, whose entry "ema" is the network to use. A module is an object of
 ``torch_utils.persistence``: the call ``_reconstruct_persistent_obj(meta)`` with meta = {type: "class", version: 6,
-module_src: source text, class_name, state}. The original executes the source text. Here it is never looked at: from the
-state come the options that the module was built with (``_init_kwargs``), its plain attributes, and its parameters and
-buffers by name; the layers themselves are ours (:mod:`fastdc.sources.edm_networks`).
+module_src: source text, class_name, state}. The original executes the source text. fastdc never looks at it: the state
+gives the options that the module was built with (``_init_kwargs``), its plain attributes, and its parameters and
+buffers by name. The layers themselves are ours (:mod:`fastdc.sources.edm_networks`).
 
-A tensor is ``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``, its storage
-``torch.storage._load_from_bytes(bytes)``, and these bytes a file of ``torch.save`` in its old format: five pickles
+A tensor is ``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``, and its storage is
+``torch.storage._load_from_bytes(bytes)``. These bytes are a file of ``torch.save`` in its old format: five pickles
 (magic number, version, system, a persistent id that names the storage's type and length, the list of keys), the length
-and the raw values. All of it is read by the machine of :mod:`fastdc.sources.edm_inert`; torch's own loaders have no
-part in it. A tensor must lie inside its storage and have no more values than that, and all tensors together may not be
-larger than the file.
+and the raw values. The machine of :mod:`fastdc.sources.edm_inert` reads all of it; torch's own loaders take no part. A
+tensor must lie inside its storage and have no more values than that, and all tensors together may not be larger than
+the file.
 
-No file of NVlabs was at hand: the format is taken from its public description (github.com/NVlabs/edm) and from what
-torch writes.
+Not tested on a file of NVlabs: the format is taken from its public description (github.com/NVlabs/edm) and from the
+files that torch writes.
 """
 
 import math
@@ -34,14 +34,15 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"] | Made
-"""An option: plain data, or the record of something that is not."""
+"""An option: plain data, or the record of another object."""
 
 MAX_FILE_BYTES = 16 * 2**30
 _MAX_MODULES = 20_000
 _MAX_TENSORS = 50_000
 _MAX_DEPTH = 16
 _MAX_PLAIN = 100_000
-_STORAGE_OPCODES = 200  # of each pickle in a storage; torch writes 45 at most
+_NETWORK = "ema"  # key of the network in the file's dictionary
+_STORAGE_OPCODES = 200  # limit for each pickle in a storage; torch writes at most 45
 _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGE_VERSION = 1001
 _PERSISTENCE_VERSION = 6
@@ -84,7 +85,7 @@ ALLOWED = frozenset(
         "numpy._core.multiarray._reconstruct",
     )
 )
-"""The globals that such a file may name; none of them is imported or called."""
+"""The globals that an EDM pickle may name; none of them is imported or called."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +93,11 @@ class PickledModule:
     """A module of the file.
 
     Attributes:
-        class_name: Name of its class, such as "EDMPrecond"; "" for a container of modules.
-        init_kwargs: The options that it was built with.
-        attributes: Its attributes that are None, numbers or text.
-        tensors: Its own parameters and buffers, in the file's dtypes.
-        modules: Its modules by name.
+        class_name: Name of the module's class, such as "EDMPrecond"; "" for a container of modules.
+        init_kwargs: Options that the module was built with.
+        attributes: Attributes that are None, numbers or text.
+        tensors: The module's own parameters and buffers, in the file's dtypes.
+        modules: Submodules by name.
     """
 
     class_name: str
@@ -116,16 +117,12 @@ class PickledModule:
             yield from module._named(f"{prefix}{name}.")
 
 
-def read_edm_pickle(path: str | Path, *, entry: str = "ema") -> PickledModule:
-    """Reads a network of an EDM pickle; executes and imports nothing of the file.
-
-    Args:
-        path: The file.
-        entry: Key of the network in the file's dictionary.
+def read_edm_pickle(path: str | Path) -> PickledModule:
+    """Reads the network of an EDM pickle; executes and imports nothing of the file.
 
     Raises:
         InputError: The file cannot be opened.
-        BundleError: It is no such pickle, is corrupt, or asks for anything but tensors and plain options.
+        BundleError: The file is not an EDM pickle, is corrupt, or asks for anything but tensors and plain options.
     """
     path = Path(path)
     try:
@@ -140,16 +137,16 @@ def read_edm_pickle(path: str | Path, *, entry: str = "ema") -> PickledModule:
         raise BundleError(f"{path.name} is a zip archive: expected the pickle of an EDM network")
     try:
         content, _ = read_inert(data, ALLOWED)
-        found = _entries(content).get(entry)
+        found = _entries(content).get(_NETWORK)
         if not isinstance(found, Made):
-            raise BundleError(f"pickle: expected a dictionary with a network under {entry!r}, got {_keys(content)}")
-        return _Walk(len(data)).module(found, entry, 0)
+            raise BundleError(f"pickle: expected a dictionary with a network under {_NETWORK!r}, got {_keys(content)}")
+        return _Walk(len(data)).module(found, _NETWORK, 0)
     except BundleError as error:
         raise BundleError(f"{path.name}: {error}") from None
 
 
 class _Walk:
-    """Turns records into a tree of modules, counting what it visits: records may be shared, or contain themselves."""
+    """Turns records into a tree of modules and counts its visits: records may be shared or contain themselves."""
 
     def __init__(self, file_bytes: int) -> None:
         self.bytes_left = file_bytes
@@ -159,11 +156,12 @@ class _Walk:
         self.storages: dict[int, Tensor] = {}
 
     def module(self, record: object, where: str, depth: int) -> PickledModule:
+        """The module of a record."""
         self.modules_left -= 1
         if depth > _MAX_DEPTH or self.modules_left < 0:
             raise BundleError(f"pickle: modules must be at most {_MAX_DEPTH} deep and {_MAX_MODULES} in number")
         class_name, state = _module_state(record, where)
-        if state.get("_init_args") not in (None, ()):  # the options' names would be in the source text alone
+        if state.get("_init_args") not in (None, ()):  # only the source text would name such options
             raise BundleError(f"pickle: {where} must have been built from named options")
         tensors = {}
         for kind in ("_parameters", "_buffers"):
@@ -185,6 +183,7 @@ class _Walk:
         return PickledModule(class_name, kwargs, attributes, tensors, modules)
 
     def plain(self, value: object, depth: int) -> Plain:
+        """An option, with tuples as lists."""
         self.plain_left -= 1
         if depth > _MAX_DEPTH or self.plain_left < 0:
             raise BundleError(f"pickle: options must be at most {_MAX_DEPTH} deep and {_MAX_PLAIN} in number")
@@ -195,6 +194,7 @@ class _Walk:
         return _scalar(value)
 
     def tensor(self, record: object, where: str) -> Tensor:
+        """The tensor of a record: a contiguous copy, after its sizes were checked against the storage and the file."""
         self.tensors_left -= 1
         if self.tensors_left < 0:
             raise BundleError(f"pickle: must hold at most {_MAX_TENSORS} tensors, and holds more")
@@ -221,7 +221,7 @@ class _Walk:
         return values.as_strided(shape, strides, offset).clone(memory_format=torch.contiguous_format)
 
     def storage(self, record: object, where: str) -> Tensor:
-        """The values of a storage, (n,), a view of the file."""
+        """The values (n,) of a storage, a view of the file."""
         if not isinstance(record, Made) or record.name != _STORAGE or len(record.args) != 1:
             raise BundleError(f"pickle: {where} must have a storage, got {record!r:.80}")
         data = record.args[0]
@@ -233,7 +233,7 @@ class _Walk:
 
 
 def _storage_values(data: memoryview, where: str) -> Tensor:
-    """The values of a storage that ``torch.save`` wrote in its old format, see the module's docstring."""
+    """The values of a storage in the old format of ``torch.save``, as in the module's docstring."""
     if bytes(data[:2]) == b"PK":
         raise BundleError(f"pickle: the storage of {where} must be in torch's old format, got a zip archive")
     parts = []
@@ -260,16 +260,17 @@ def _storage_values(data: memoryview, where: str) -> Tensor:
 
 
 def _view(data: memoryview, dtype: torch.dtype) -> Tensor:
+    """The bytes as a tensor (n,), without a copy."""
     if not len(data):
         return torch.empty(0, dtype=dtype)
-    # torch warns of memory that it could write to and must not; nothing here writes, so a copy is not made for it.
+    # torch warns about a tensor on memory that must not be written to. Nothing here writes, so no copy is needed.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         return torch.frombuffer(data, dtype=dtype)
 
 
 def _module_state(record: object, where: str) -> tuple[str, dict[object, object]]:
-    """Class name and state of a persistent object or of one of torch's containers."""
+    """The class name and the state of a persistent object or of one of torch's containers."""
     if isinstance(record, Made) and record.name == _PERSISTENT and len(record.args) == 1:
         meta = _entries(record.args[0])
         if meta.get("type") != "class" or meta.get("version") != _PERSISTENCE_VERSION:
@@ -287,13 +288,14 @@ def _module_state(record: object, where: str) -> tuple[str, dict[object, object]
 
 
 def _entries(value: object) -> dict[object, object]:
-    """The entries of a dictionary of any kind; {} where it is none."""
+    """The entries of a dictionary of any kind; {} for anything else."""
     if isinstance(value, Made):
         return value.entries
     return value if isinstance(value, dict) else {}
 
 
 def _named_entries(state: dict[object, object], kind: str, where: str) -> Iterator[tuple[str, object]]:
+    """The entries of a dictionary in a module's state, which must have plain names."""
     for name, value in _entries(state.get(kind)).items():
         if not isinstance(name, str) or not 0 < len(name) <= 100 or "." in name:
             raise BundleError(f"pickle: {kind} of {where} must have plain names, got {name!r:.80}")
@@ -301,7 +303,7 @@ def _named_entries(state: dict[object, object], kind: str, where: str) -> Iterat
 
 
 def _scalar(value: object) -> Plain:
-    """A number, text or None; a scalar of NumPy as a number; anything else as a record."""
+    """A number, text or None as it is, a NumPy scalar as a number, anything else as a record."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Made) and value.name in _SCALARS and len(value.args) == 2:
@@ -319,7 +321,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _counts(value: object) -> tuple[int, ...] | None:
-    """A tuple of at most 8 counts, or None where it is none."""
+    """The value if it is a tuple of at most 8 counts, otherwise None."""
     if not isinstance(value, tuple) or len(value) > 8:
         return None
     counts = tuple(n for n in value if _is_count(n))
@@ -327,5 +329,6 @@ def _counts(value: object) -> tuple[int, ...] | None:
 
 
 def _keys(content: object) -> str:
+    """The content's keys or type, for a message."""
     names = [str(key)[:40] for key in list(_entries(content))[:8]]
     return f"the keys {', '.join(names)}" if names else f"{type(content).__name__}"

@@ -1,16 +1,15 @@
-"""Latents: what latent diffusion models (Rombach et al., arXiv 2112.10752) work on instead of images.
+"""Latents: the arrays that latent diffusion models (Rombach et al., arXiv 2112.10752) work on instead of images.
 
     z = (mean of q(z | x) - shift) * scaling
 
-with q the autoencoder's posterior, and the shift and the scaling of its config, which give z about unit variance. A
-pipeline that trains takes a sample of q; the mean needs no noise and differs from a sample by little, since the
-posterior's spread is a small fraction of z's. So the same image has the same latents in every run.
+Here q is the autoencoder's posterior; its config gives the shift and the scaling, which bring z to about unit variance.
+Training samples from q. fastdc uses the mean: it needs no noise, so an image has the same latents in every run, and it
+differs little from a sample, because the posterior's spread is a small fraction of z's.
 """
 
-import math
 from typing import Any
 
-from fastdc.support import BundleError, require
+from fastdc.support import BundleError, checks, require
 
 require("torch", extra="export")
 
@@ -20,17 +19,17 @@ from fastdc.sources.folder import ModelFolder  # noqa: E402
 
 
 class LatentEncoder(nn.Module):
-    """Images (b, 3, H, W) in [-1, 1] -> latents (b, c, H / f, W / f).
+    """Turns images (b, 3, H, W) in [-1, 1] into latents (b, c, H / f, W / f).
 
     Args:
         vae: diffusers' AutoencoderKL.
 
     Raises:
-        BundleError: Its scaling or shift is no number, or it normalises latents in another way.
+        BundleError: The scaling or the shift is not a number, or the autoencoder normalises latents in another way.
 
     Attributes:
-        factor: f, by which the autoencoder divides sides.
-        channels: c.
+        factor: The factor f by which the autoencoder divides sides.
+        channels: The number c of channels.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -45,22 +44,22 @@ class LatentEncoder(nn.Module):
             raise BundleError("vae: scaling_factor must not be 0")
         self.factor: int = 2 ** (len(config.block_out_channels) - 1)
         self.channels: int = int(config.latent_channels)
-        # The decoder is not kept: half of the weights, and never used.
+        # The decoder, half of the weights, is never used and not kept.
         self.encoder: nn.Module = vae.encoder
         self.quant_conv: nn.Module = nn.Identity() if vae.quant_conv is None else vae.quant_conv
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The latents."""
+        """The latents (b, c, H / f, W / f)."""
         moments: Tensor = self.quant_conv(self.encoder(pixels))
         mean = moments[:, : self.channels]
         return (mean - self.shift) * self.scaling
 
 
 def open_encoder(folder: ModelFolder) -> LatentEncoder:
-    """The encoder of a pipeline's AutoencoderKL, component "vae".
+    """Opens the encoder of a pipeline's AutoencoderKL, the component "vae".
 
     Raises:
-        BundleError: There is none, of another class, or its weights cannot be used.
+        BundleError: The component is missing or of another class, or its weights cannot be used.
     """
     require("diffusers", extra="export")
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -69,7 +68,7 @@ def open_encoder(folder: ModelFolder) -> LatentEncoder:
     return LatentEncoder(vae).eval().requires_grad_(False)
 
 
-def _number(value: object, name: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+def _number(value: Any, name: str) -> float:
+    if not checks.is_finite(value):
         raise BundleError(f"vae: {name} must be a number, got {value!r:.80}")
     return float(value)

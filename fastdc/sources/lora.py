@@ -1,29 +1,32 @@
-"""LoRA weights merged into a model before it is exported.
+"""LoRA weights, merged into a model before it is exported.
 
-A LoRA (Hu et al., arXiv 2106.09685) changes a linear map or a convolution W by a product of thin ones,
+A LoRA (Hu et al., arXiv 2106.09685) changes a linear map or a convolution W by a product of thin matrices,
 
-    W' = W + scale * (alpha / r) * up down,    r: rows of down,
+    W' = W + scale * (alpha / r) * up down,    r: number of rows of down.
 
-so that merged it costs nothing. Files are safetensors in the formats that diffusers reads: its own, peft's, and
-kohya's, whose names are of other modules. Which weight a name means is diffusers' knowledge: its loader is run, and
-it is checked that every layer in the file found its place, since the loader only warns.
+Once merged, it costs nothing. Files are safetensors in the formats that diffusers reads: its own, peft's, and kohya's,
+which names modules in another way. Only diffusers knows which weight a name means, so its loader does the work. The
+loader merely warns about a layer that it cannot place; here every layer in the file must find its place.
 """
 
+import inspect
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdc.support import BundleError, InputError, require
+from safetensors import safe_open
+
+from fastdc.backends import one_line
+from fastdc.support import BundleError, InputError, checks, require
 
 require("torch", extra="export")
 
 from torch import nn  # noqa: E402
 
-# The thin matrix that comes first, in the names of peft and of diffusers (kohya's have been converted).
+# Suffixes of the thin matrix that is applied first, in peft's and diffusers' names (kohya's have been converted).
 _DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", "_lora.down.weight")
 
 
@@ -32,16 +35,19 @@ class Lora:
     """A file of LoRA weights.
 
     Attributes:
-        path: A safetensors file.
-        scale: Factor of the change, finite; 1 as trained, 0 without effect.
+        path: The safetensors file.
+        scale: Factor of the change, finite: 1 applies the LoRA as trained, 0 has no effect.
+
+    Raises:
+        InputError: The scale is not a finite number.
     """
 
     path: Path
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise InputError(f"the scale of a LoRA must be finite, got {self.scale}")
+        if not checks.is_finite(self.scale):
+            raise InputError(f"the scale of a LoRA must be finite, got {self.scale!r:.80}")
 
     def __str__(self) -> str:
         return f"{Path(self.path).name} x {self.scale:g}"
@@ -51,13 +57,13 @@ def fuse_lora(pipeline: str, components: Mapping[str, nn.Module], lora: Sequence
     """Merges LoRAs into the networks of a pipeline, in place and one after the other.
 
     Args:
-        pipeline: Class name in diffusers, such as "StableDiffusionPipeline".
-        components: Networks by the pipeline's names: "unet" or "transformer", "text_encoder", ...
-        lora: What to merge.
+        pipeline: The pipeline's class name in diffusers, such as "StableDiffusionPipeline".
+        components: Networks by the pipeline's names, such as "unet", "transformer" or "text_encoder".
+        lora: The LoRAs to merge.
 
     Raises:
-        InputError: A file is missing or no safetensors file.
-        BundleError: It does not fit the model, in whole or in part, or makes weights that are not finite.
+        InputError: A file is missing or is not a safetensors file.
+        BundleError: A LoRA does not fit the model in whole or in part, or leads to weights that are not finite.
         MissingDependencyError: peft is not installed.
     """
     if not lora:
@@ -74,7 +80,7 @@ def fuse_lora(pipeline: str, components: Mapping[str, nn.Module], lora: Sequence
         except (BundleError, InputError):
             raise
         except Exception as error:  # safetensors, peft, torch and diffusers raise all kinds
-            raise BundleError(f"LoRA {path} does not fit {pipeline}: {' '.join(str(error).split()):.160}") from None
+            raise BundleError(f"LoRA {path} does not fit {pipeline}: {one_line(error)}") from None
         if not wanted:
             raise BundleError(f"LoRA {path} holds no LoRA weights")
     for network in components.values():
@@ -82,9 +88,7 @@ def fuse_lora(pipeline: str, components: Mapping[str, nn.Module], lora: Sequence
 
 
 def _holder(pipeline: str, components: Mapping[str, nn.Module]) -> Any:
-    """The pipeline's object with nothing but the networks: its class knows how its LoRAs are written."""
-    import inspect
-
+    """A pipeline object that holds only the networks; its class knows the format of its LoRAs."""
     diffusers = require("diffusers", extra="export")
     kind = getattr(diffusers, pipeline)
     parameters = inspect.signature(kind.__init__).parameters
@@ -100,7 +104,7 @@ def _holder(pipeline: str, components: Mapping[str, nn.Module]) -> Any:
 
 
 def _merge(holder: Any, path: Path, adapter: str, scale: float) -> int:
-    """Loads, checks, merges, and takes the adapter away; gives back the number of layers."""
+    """Loads, checks and merges one LoRA, then removes the adapter; returns the number of layers that it changed."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
@@ -108,8 +112,6 @@ def _merge(holder: Any, path: Path, adapter: str, scale: float) -> int:
     blocks = {} if unet is None else {"unet_config": unet.config}
     read = holder.lora_state_dict(str(path.parent), **where, **blocks)
     weights = read[0] if isinstance(read, tuple) else read
-    from safetensors import safe_open
-
     with safe_open(str(path), framework="pt") as opened:
         if any(name.endswith("dora_scale") for name in opened.keys()):  # noqa: SIM118 - not a mapping
             raise BundleError(f"LoRA {path} is a DoRA with dora_scale, which the loader would leave out")
@@ -134,7 +136,7 @@ def _merge(holder: Any, path: Path, adapter: str, scale: float) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the loader's warnings: what they warn of is an error here."""
+    """Silences the loader's warnings, because their causes are errors here."""
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

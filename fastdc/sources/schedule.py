@@ -1,19 +1,19 @@
-"""Noise schedules from the scheduler_config.json of diffusers: the levels a model was trained at, and its target.
+"""Noise schedules from diffusers' scheduler_config.json: the levels a model was trained at, and the target it learned.
 
-A scheduler there is a sampler; what it says of training is the same few options whatever its class:
+A scheduler in diffusers is a sampler. Whatever its class, it describes the training by the same few options:
 
 * Schedulers over betas (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver, ...): alpha_bar_t = prod_{s <= t} (1 - beta_s), and
-  the network is told t. ``linear``, ``scaled_linear`` and ``squaredcos_cap_v2`` betas are a ``DiscreteSchedule``;
-  listed betas, ``sigmoid``, ``exp`` and ``laplace`` ones and those rescaled to end in pure noise (Lin et al., arXiv
-  2305.08891, algorithm 1) become a ``TableSchedule``, without the step at which nothing of the image is left
-  (alpha_bar = 0). Some of these samplers divide x_t by alpha; the network sees the same variance preserving x_t in all.
-* ``FlowMatchEulerDiscreteScheduler``: straight paths, t shifted, and the network is told 1000 t.
+  the network's time input is t. Betas of the kinds ``linear``, ``scaled_linear`` and ``squaredcos_cap_v2`` give a
+  ``DiscreteSchedule``. Listed betas, the kinds ``sigmoid``, ``exp`` and ``laplace``, and betas rescaled to end in pure
+  noise (Lin et al., arXiv 2305.08891, algorithm 1) give a ``TableSchedule`` without the step at which nothing of the
+  image is left (alpha_bar = 0). Some samplers divide x_t by alpha, but all networks see the same variance preserving
+  x_t.
+* ``FlowMatchEulerDiscreteScheduler``: straight paths with shifted t; the network's time input is 1000 t.
 
-``prediction_type`` is the parameterisation: epsilon, v_prediction or sample. An option that is not given has the
-default of the scheduler's own class, which is not the same for all.
+``prediction_type`` is the parameterisation: epsilon, v_prediction or sample. A missing option has the default of the
+scheduler's own class; the defaults differ between classes.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,13 +28,13 @@ from fastdc.diffusion import (
     Parameterization,
     TableSchedule,
 )
-from fastdc.support import BundleError, Float64, InputError
+from fastdc.support import BundleError, Float64, InputError, checks
 
 _BETAS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _SCALED = {"beta_start": 0.00085, "beta_end": 0.012}
 _KARRAS = {**_SCALED, "beta_schedule": "linear"}
 
-# Defaults of each class where they differ from DDPM's.
+# The defaults of each class that differ from DDPM's.
 _CLASSES: dict[str, dict[str, Any]] = {
     "DDPMScheduler": {},
     "DDPMParallelScheduler": {},
@@ -69,14 +69,14 @@ _TABULATED = ("sigmoid", "exp", "laplace")
 
 
 def schedule_of(config: Mapping[str, Any]) -> tuple[AbstractSchedule, Parameterization]:
-    """The schedule and the parameterisation of a model from its scheduler's config.
+    """Reads the schedule and the parameterisation of a model from its scheduler's config.
 
     Args:
-        config: A scheduler_config.json.
+        config: Content of a scheduler_config.json.
 
     Raises:
-        BundleError: Not a scheduler that says how a model was trained, an option that changes that and is not known, or
-            a value out of range.
+        BundleError: The scheduler does not say how the model was trained, has an unsupported option that changes the
+            levels, or a value out of range.
     """
     name = config.get("_class_name")
     if name not in SCHEDULERS:
@@ -85,7 +85,7 @@ def schedule_of(config: Mapping[str, Any]) -> tuple[AbstractSchedule, Parameteri
         if name == _FLOW:
             return _flow(config), Parameterization("flow")
         given = {**_BETAS, **_CLASSES[name], **{key: value for key, value in config.items() if value is not None}}
-        # Wanted by flow models that name a sampler of this family: alpha_bar does not describe their levels.
+        # Flow models that name a sampler of this family set these: alpha_bar does not describe their levels.
         if given.get("use_flow_sigmas") or given.get("prediction_type") == "flow_prediction":
             raise BundleError(f"{name} with flow sigmas is not supported: expected {_FLOW}")
         prediction = given.get("prediction_type", "epsilon")
@@ -97,11 +97,10 @@ def schedule_of(config: Mapping[str, Any]) -> tuple[AbstractSchedule, Parameteri
 
 
 def _stepped(given: Mapping[str, Any]) -> AbstractSchedule:
+    """The schedule of a scheduler over betas."""
     kind, rescaled = given["beta_schedule"], given.get("rescale_betas_zero_snr", False)
     if "trained_betas" not in given and kind in BETA_SCHEDULES and not rescaled:
-        return DiscreteSchedule(
-            kind, _number(given, "beta_start"), _number(given, "beta_end"), _count(given, most=None)
-        )
+        return DiscreteSchedule(kind, _number(given, "beta_start"), _number(given, "beta_end"), _count(given))
     betas = _betas(given)
     alpha_bar = np.cumprod(1 - betas)
     if rescaled:
@@ -114,10 +113,10 @@ def _stepped(given: Mapping[str, Any]) -> AbstractSchedule:
 
 
 def _betas(given: Mapping[str, Any]) -> Float64:
-    """Betas of a table, float64 (T,)."""
+    """The betas of a table, float64 (T,)."""
     listed, kind = given.get("trained_betas"), given["beta_schedule"]
     if listed is not None:
-        if not isinstance(listed, list) or not all(_is_number(beta) and 0 < beta < 1 for beta in listed):
+        if not isinstance(listed, list) or not all(checks.is_number(beta) and 0 < beta < 1 for beta in listed):
             raise BundleError(f"trained_betas must be a list of numbers in (0, 1), got {listed!r:.80}")
         if not 1 <= len(listed) <= MAX_TABLE:
             raise BundleError(f"trained_betas must be 1 to {MAX_TABLE} numbers, got {len(listed)}")
@@ -143,6 +142,7 @@ def _betas(given: Mapping[str, Any]) -> Float64:
 
 
 def _flow(config: Mapping[str, Any]) -> FlowSchedule:
+    """The schedule of a flow matching scheduler."""
     if config.get("use_dynamic_shifting"):
         raise BundleError(
             "use_dynamic_shifting is not supported: the shift depends on the image's size; expected a shift"
@@ -150,22 +150,15 @@ def _flow(config: Mapping[str, Any]) -> FlowSchedule:
     if config.get("invert_sigmas"):
         raise BundleError("invert_sigmas is not supported: expected noise at t = 1")
     given = {"shift": 1.0, "num_train_timesteps": 1000, **config}
-    return FlowSchedule(shift=_number(given, "shift"), timestep_scale=float(_count(given, most=None)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return FlowSchedule(shift=_number(given, "shift"), timestep_scale=float(_count(given)))
 
 
 def _number(given: Mapping[str, Any], name: str) -> float:
     value = given[name]
-    if not _is_number(value):
+    if not checks.is_finite(value):
         raise BundleError(f"{name} must be a number, got {value!r:.80}")
     return float(value)
 
 
-def _count(given: Mapping[str, Any], *, most: int | None) -> int:
-    value = given["num_train_timesteps"]
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= (most or 10**6):
-        raise BundleError(f"num_train_timesteps must be 1 to {most or 10**6}, got {value!r:.80}")
-    return value
+def _count(given: Mapping[str, Any], *, most: int = 10**6) -> int:
+    return checks.whole("num_train_timesteps", given["num_train_timesteps"], high=most)

@@ -2,18 +2,17 @@
 
     F = transformer(sample, timestep, encoder_hidden_states[class_labels], pooled_projections[class_labels])
 
-with x_t = (1 - t) x + t e, timestep 1000 t and F estimating e - x. Table ``encoder_hidden_states`` (P + 1, tokens,
-width) holds the states of two CLIPs beside each other, filled up with zeros to T5's width, and T5's after them;
-``pooled_projections`` (P + 1, width) the pooled texts of the CLIPs. A folder may come without T5, which has more
-weights than all the rest: the pipeline then reads zeros in its place. Those are the same for all prompts, so they are
-no part of the table; the denoiser adds them.
+Here x_t = (1 - t) x + t e, the time input is 1000 t, and F estimates e - x. The table ``encoder_hidden_states`` (P + 1,
+tokens, width) holds the states of two CLIPs side by side, padded with zeros to T5's width, and then T5's states;
+``pooled_projections`` (P + 1, width) holds the pooled texts of the CLIPs. A folder may come without T5, which has more
+weights than all other parts together. The pipeline then reads zeros in place of T5's states. The zeros are the same for
+all prompts, so the table leaves them out and the denoiser adds them.
 
-The transformer's position codes are a table of pos_embed_max_size squared, from whose middle the size of the latents is
-cut.
+The transformer's position codes are a table of pos_embed_max_size squared; the size of the latents is cut from its
+middle.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fastdc.bundle import Prompts
@@ -24,11 +23,11 @@ require("torch", extra="export")
 from torch import Tensor, nn  # noqa: E402
 
 from fastdc.sources.base import Source  # noqa: E402
-from fastdc.sources.folder import ModelFolder  # noqa: E402
+from fastdc.sources.folder import FolderLike, ModelFolder  # noqa: E402
+from fastdc.sources.image_size import ImageSize, image_sides  # noqa: E402
 from fastdc.sources.lora import Lora, fuse_lora  # noqa: E402
 from fastdc.sources.stable_diffusion import (  # noqa: E402
     clip_tokenizer,
-    image_sides,
     load_clip,
     load_encoder,
     load_network,
@@ -41,18 +40,16 @@ from fastdc.sources.text import JointStates, TextSource, check_tokens, read_toke
 PIPELINE = "StableDiffusion3Pipeline"
 
 T5_TOKENS = 256
-"""What the pipeline reads of a prompt by T5 unless told otherwise, and as many zeros where there is no T5."""
-
-_MAX_T5_TOKENS = 512  # as the pipeline: T5 was trained on no more
+"""Number of tokens that T5 reads of a prompt, the pipeline's default; without T5, the number of zero states."""
 
 
 class JointTransformer(nn.Module):
-    """diffusers' SD3Transformer2DModel, called with rows of tables of prompts.
+    """diffusers' SD3Transformer2DModel, called with rows of prompt tables.
 
     Args:
         transformer: The transformer.
-        zeros: Tokens of zeros after those of the table, which is also filled up to the transformer's width: those of a
-            T5 that is not there.
+        zeros: Number of zero states to add in place of a missing T5. If it is above 0, the table's states are also
+            padded to the transformer's width.
     """
 
     def __init__(self, transformer: Any, zeros: int) -> None:
@@ -69,7 +66,7 @@ class JointTransformer(nn.Module):
         encoder_hidden_states: Tensor,
         pooled_projections: Tensor,
     ) -> Tensor:
-        """F (b, c, h, w) of sample (b, c, h, w), timestep (b,), class_labels int64 (b,) and two tables."""
+        """F (b, c, h, w) for sample (b, c, h, w), timestep (b,), class_labels int64 (b,) and two tables (rows, ...)."""
         states = encoder_hidden_states.index_select(0, class_labels).to(sample.dtype)
         pooled = pooled_projections.index_select(0, class_labels).to(sample.dtype)
         if self.zeros:
@@ -85,30 +82,27 @@ class JointTransformer(nn.Module):
 
 
 def open_stable_diffusion_3(
-    folder: ModelFolder | str | Path,
+    folder: FolderLike,
     *,
     prompts: Prompts,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize = None,
     lora: Sequence[Lora] = (),
-    max_sequence_length: int = T5_TOKENS,
 ) -> Source:
-    """A StableDiffusion3Pipeline in diffusers' format.
+    """Opens a StableDiffusion3Pipeline in diffusers' format.
 
     Args:
-        folder: The pipeline, with or without its third text encoder.
-        prompts: What the model is asked to tell apart.
-        image_size: Side or (height, width) of images in pixels; default what the transformer was trained for.
+        folder: The pipeline's folder, with or without the third text encoder, or a hub id.
+        prompts: The prompts that describe the classes.
+        image_size: Side or (height, width) of the images in pixels; default: the size that the transformer was trained
+            on.
         lora: LoRAs to merge into the transformer and the CLIPs.
-        max_sequence_length: Tokens that T5 reads, 2 to 512.
 
     Raises:
-        InputError: The size is none that the autoencoder and the patches can divide or that position codes reach, or
-            the number of tokens is out of range.
-        BundleError: The folder is another pipeline, is broken, or its parts do not fit together.
+        InputError: The sides are not divisible by the autoencoder's factor times the patch size, or are larger than the
+            position codes allow.
+        BundleError: The folder holds another pipeline, is broken, or its parts do not fit together.
         MissingDependencyError: diffusers or transformers is not installed.
     """
-    if not 2 <= max_sequence_length <= _MAX_T5_TOKENS:
-        raise InputError(f"max_sequence_length must be 2 to {_MAX_T5_TOKENS}, got {max_sequence_length}")
     folder = ModelFolder.open(folder)
     if folder.pipeline != PIPELINE:
         raise BundleError(f"expected {PIPELINE}, got {folder.pipeline}")
@@ -117,9 +111,9 @@ def open_stable_diffusion_3(
     clips = {name: load_clip(folder, name, pooled=True) for name in names}
     fuse_lora(PIPELINE, {"transformer": transformer, **clips}, lora)
     sides = _sides(image_size, transformer.config, encoder.factor)
-    text = _text(folder, clips, max_sequence_length)
+    text = _text(folder, clips)
     tables = text.tables(prompts.texts)
-    zeros = 0 if len(text.tokenizers) == 3 else max_sequence_length
+    zeros = 0 if len(text.tokenizers) == 3 else T5_TOKENS
     _check(transformer.config, encoder.channels, tables, exact=not zeros)
     return Source(
         family="stable-diffusion-3",
@@ -132,11 +126,11 @@ def open_stable_diffusion_3(
     )
 
 
-def _text(folder: ModelFolder, clips: Mapping[str, Any], length: int) -> TextSource:
-    """Two CLIPs, and T5 where the folder has one."""
+def _text(folder: ModelFolder, clips: Mapping[str, Any]) -> TextSource:
+    """Two CLIPs, and T5 if the folder has one."""
     tokenizers: list[str] = []
     for name, encoder in clips.items():
-        # The pipeline cuts texts for both by the first tokenizer's length.
+        # The pipeline truncates texts for both CLIPs to the first tokenizer's length.
         first = token_count(tokenizers[0]) if tokenizers else None
         tokenizers.append(clip_tokenizer(folder, name, encoder, length=first))
     third = None
@@ -144,7 +138,7 @@ def _text(folder: ModelFolder, clips: Mapping[str, Any], length: int) -> TextSou
         from transformers import T5EncoderModel
 
         third = folder.component("text_encoder_3", {"T5EncoderModel": T5EncoderModel})
-        tokenizers.append(read_tokenizer(*tokenizer_of(folder, "text_encoder_3"), length=length))
+        tokenizers.append(read_tokenizer(*tokenizer_of(folder, "text_encoder_3"), length=T5_TOKENS))
         check_tokens(tokenizers[2], third, "text_encoder_3")
     module = JointStates(clips["text_encoder"], clips["text_encoder_2"], third)
     return TextSource(
@@ -154,9 +148,10 @@ def _text(folder: ModelFolder, clips: Mapping[str, Any], length: int) -> TextSou
     )
 
 
-def _sides(image_size: int | tuple[int, int] | None, config: Mapping[str, Any], factor: int) -> tuple[int, int]:
+def _sides(image_size: ImageSize, config: Mapping[str, Any], factor: int) -> tuple[int, int]:
+    """The height and the width of images, within the reach of the position codes."""
     patch = int(config["patch_size"])
-    sides = image_sides(image_size, config["sample_size"], factor=factor, multiple=factor * patch)
+    sides = image_sides(image_size, config["sample_size"], scale=factor, multiple=factor * patch)
     largest = config["pos_embed_max_size"]
     if largest is not None and max(sides) > largest * factor * patch:
         most = largest * factor * patch
@@ -165,6 +160,7 @@ def _sides(image_size: int | tuple[int, int] | None, config: Mapping[str, Any], 
 
 
 def _check(config: Mapping[str, Any], channels: int, tables: Mapping[str, Any], *, exact: bool) -> None:
+    """Refuses a transformer whose latents or texts have another width; texts may be narrower unless `exact`."""
     for name in ("in_channels", "out_channels"):
         if config[name] not in (channels, None):
             raise BundleError(f"the transformer must have {channels} {name}, as the latents, got {config[name]}")

@@ -1,12 +1,12 @@
-"""How prompts become condition tables: the tokenizers and text encoders of a pipeline, as one module.
+"""Turns prompts into condition tables: the tokenizers and text encoders of a pipeline, as one module.
 
-A text-conditional denoiser does not read a prompt but what text encoders made of it, which depends on the prompt alone:
-it is computed once a prompt and kept as the row of a table. A :class:`TextSource` computes the rows,
+A text-conditional denoiser does not read a prompt but the output of text encoders. That output depends on the prompt
+alone, so it is computed once per prompt and kept as a row of a table. A :class:`TextSource` computes the rows,
 
     texts -> tokenizers -> input_ids, ... int64 (b, length) -> module -> tables, float32 (b, ...)
 
 as the pipeline's ``encode_prompt`` does. The tokenizers are kept as the JSON of the ``tokenizers`` package, with
-truncation and padding set, so that the same ids come out where transformers is not installed.
+truncation and padding set, so that they give the same ids even if transformers is not installed.
 """
 
 import json
@@ -16,20 +16,22 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from fastdc.support import BundleError, InputError, require
+from fastdc.backends import one_line
+from fastdc.support import BundleError, Float32, InputError, Int64, require
 
 require("torch", extra="export")
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-# A tokenizer's JSON has some megabytes; T5's 2.4.
 MAX_TOKENIZER_BYTES = 100_000_000
+"""Size limit of a tokenizer's files. Its JSON has a few megabytes; T5's has 2.4."""
 
-# The longest input that published encoders of prompts take is 512; a tokenizer without a limit says 1e30.
 MAX_TOKENS = 4096
+"""Limit of a prompt's length. Published text encoders take up to 512 tokens; a tokenizer without a limit says 1e30."""
+
+_BATCH = 16  # texts that the encoders see at a time
 
 _TOKENIZERS = {
     "CLIPTokenizer": "CLIPTokenizer",
@@ -44,11 +46,12 @@ class TextSource:
     """Tokenizers and text encoders of a model.
 
     Attributes:
-        tokenizers: One a text encoder: the JSON of a ``tokenizers.Tokenizer`` that truncates and pads to the encoder's
-            length.
-        module: forward(input_ids, ...) -> the tables, in order; one input int64 (b, length) a tokenizer.
+        tokenizers: For each text encoder, the JSON of a ``tokenizers.Tokenizer`` that truncates and pads to the
+            encoder's length.
+        module: Module whose forward(input_ids, ...) returns the tables in order. It takes one input, int64 (b, length),
+            per tokenizer.
         names: Names of the tables.
-        null_is_zero: "No prompt" is a row of zeros; else it is the row of the empty prompt.
+        null_is_zero: Whether "no prompt" is a row of zeros instead of the row of the empty prompt.
     """
 
     tokenizers: tuple[str, ...] = field(repr=False)
@@ -58,38 +61,38 @@ class TextSource:
 
     @cached_property
     def _parsed(self) -> tuple[object, ...]:
+        """The tokenizers as objects of the package ``tokenizers``."""
         tokenizers = require("tokenizers", extra="export")
         return tuple(tokenizers.Tokenizer.from_str(text) for text in self.tokenizers)
 
-    def input_ids(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], ...]:
-        """Token ids of n texts: int64 (n, length) a tokenizer."""
+    def input_ids(self, texts: Sequence[str]) -> tuple[Int64, ...]:
+        """The token ids of n texts: for each tokenizer, int64 (n, length)."""
         found = []
         for tokenizer in self._parsed:
             encodings = tokenizer.encode_batch(list(texts))  # type: ignore[attr-defined]
             found.append(np.array([encoding.ids for encoding in encodings], dtype=np.int64))
         return tuple(found)
 
-    def encode(self, texts: Sequence[str], *, batch: int = 16) -> dict[str, npt.NDArray[np.float32]]:
-        """Rows of the tables.
+    def encode(self, texts: Sequence[str]) -> dict[str, Float32]:
+        """Computes one row of each table per text.
 
         Args:
-            texts: n texts; one that comes several times is encoded once.
-            batch: Texts that the encoders see at a time.
+            texts: n texts; repeated texts are encoded once.
 
         Returns:
             Tables by name, float32 (n, ...).
 
         Raises:
-            InputError: There is no text.
+            InputError: There are no texts, or `texts` is a single one.
         """
         if isinstance(texts, str) or not texts:
             raise InputError(f"texts must be a list of at least one text, got {texts!r:.80}")
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         ids = self.input_ids(tuple(row_of))
-        parts: list[list[npt.NDArray[np.float32]]] = [[] for _ in self.names]
+        parts: list[list[Float32]] = [[] for _ in self.names]
         with torch.inference_mode():
-            for start in range(0, len(row_of), batch):
-                rows = self.module(*(torch.from_numpy(part[start : start + batch]) for part in ids))
+            for start in range(0, len(row_of), _BATCH):
+                rows = self.module(*(torch.from_numpy(part[start : start + _BATCH]) for part in ids))
                 for part, values in zip(parts, rows, strict=True):
                     part.append(values.float().numpy())
         unique = {name: np.concatenate(part) for name, part in zip(self.names, parts, strict=True)}
@@ -98,15 +101,18 @@ class TextSource:
         where = [row_of[text] for text in texts]
         return {name: table[where] for name, table in unique.items()}
 
-    def tables(self, prompts: Sequence[str], *, batch: int = 16) -> dict[str, npt.NDArray[np.float32]]:
-        """The condition tables of P prompts: their rows, then that of no prompt; float32 (P + 1, ...) by name.
+    def tables(self, prompts: Sequence[str]) -> dict[str, Float32]:
+        """Computes the condition tables of P prompts.
+
+        Returns:
+            Tables by name, float32 (P + 1, ...): the rows of the prompts, then that of "no prompt".
 
         Raises:
-            InputError: There is no prompt.
+            InputError: There are no prompts, or `prompts` is a single one.
         """
         if isinstance(prompts, str) or not prompts:
             raise InputError(f"prompts must be a list of at least one text, got {prompts!r:.80}")
-        tables = self.encode([*prompts, ""], batch=batch)
+        tables = self.encode([*prompts, ""])
         if self.null_is_zero:
             for table in tables.values():
                 table[-1] = 0
@@ -114,15 +120,15 @@ class TextSource:
 
 
 def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str:
-    """A tokenizer of transformers as JSON for the ``tokenizers`` package.
+    """Reads a tokenizer of transformers as JSON for the ``tokenizers`` package.
 
     Args:
-        folder: What ``save_pretrained`` wrote; only files in it are read, and nothing is executed.
-        kind: Class name that the pipeline states for it.
-        length: Tokens that a text is cut and filled up to; default the tokenizer's own ``model_max_length``.
+        folder: The folder that ``save_pretrained`` wrote; only its files are read, and nothing is executed.
+        kind: Name of the tokenizer's class in the pipeline's index.
+        length: Number of tokens to truncate and pad texts to; default: the tokenizer's own ``model_max_length``.
 
     Raises:
-        BundleError: The class is none that is known, the files are missing or broken, or the length is not stated.
+        BundleError: The class is unknown, the files are missing or broken, or the length is not stated.
         MissingDependencyError: transformers is not installed.
     """
     if kind not in _TOKENIZERS:
@@ -151,18 +157,27 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
     except BundleError:
         raise
     except Exception as error:  # json, tokenizers and transformers raise all kinds
-        raise BundleError(f"tokenizer {folder} cannot be read: {' '.join(str(error).split()):.120}") from None
+        raise BundleError(f"tokenizer {folder} cannot be read: {one_line(error)}") from None
     text: str = parsed.to_str()
     return text
 
 
 def token_count(tokenizer: str) -> int:
-    """The length to which the JSON of a tokenizer cuts texts."""
+    """The number of tokens to which a tokenizer, given as JSON, truncates texts."""
     return int(json.loads(tokenizer)["truncation"]["max_length"])
 
 
 def check_tokens(tokenizer: str, encoder: nn.Module, name: str) -> None:
-    """Raises BundleError where a tokenizer makes ids or lengths that its encoder has no row for."""
+    """Refuses a tokenizer whose ids or lengths its text encoder has no rows for.
+
+    Args:
+        tokenizer: JSON of the tokenizer.
+        encoder: Text encoder of transformers.
+        name: Name of the encoder, for the message.
+
+    Raises:
+        BundleError: The tokenizer does not fit.
+    """
     parsed = require("tokenizers", extra="export").Tokenizer.from_str(tokenizer)
     config = encoder.config
     rows = getattr(config, "vocab_size", 0)
@@ -170,13 +185,13 @@ def check_tokens(tokenizer: str, encoder: nn.Module, name: str) -> None:
     used = {int(i) for i in parsed.encode("").ids}
     if largest >= rows or max(used, default=0) >= rows:
         raise BundleError(f"{name} knows {rows} tokens, its tokenizer makes ids up to {largest}")
-    positions = getattr(config, "max_position_embeddings", MAX_TOKENS)  # T5's are relative: no limit
+    positions = getattr(config, "max_position_embeddings", MAX_TOKENS)  # T5 has relative positions and no limit
     if token_count(tokenizer) > positions:
         raise BundleError(f"{name} reads {positions} tokens, its tokenizer makes {token_count(tokenizer)}")
 
 
 class LastState(nn.Module):
-    """The last hidden states of one CLIP: Stable Diffusion 1 and 2.
+    """The last hidden states of one CLIP, for Stable Diffusion 1 and 2.
 
     Args:
         encoder: transformers' CLIPTextModel.
@@ -187,12 +202,12 @@ class LastState(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor]:
-        """(encoder_hidden_states (b, length, width),) of int64 (b, length)."""
+        """The tuple (encoder_hidden_states (b, length, width),) for ids int64 (b, length)."""
         return (self.encoder(input_ids)[0],)
 
 
 class PenultimateStates(nn.Module):
-    """The hidden states of two CLIPs before their last layer, beside each other: Stable Diffusion XL.
+    """The hidden states of two CLIPs before their last layers, side by side, for Stable Diffusion XL.
 
     Args:
         encoder: transformers' CLIPTextModel.
@@ -205,21 +220,21 @@ class PenultimateStates(nn.Module):
         self.encoder_2 = encoder_2
 
     def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
-        """(encoder_hidden_states (b, length, both widths), text_embeds (b, projection)) of int64 (b, length) each."""
+        """The pair encoder_hidden_states (b, length, both widths), text_embeds (b, projection) for ids (b, length)."""
         first = self.encoder(input_ids, output_hidden_states=True)
         second = self.encoder_2(input_ids_2, output_hidden_states=True)
         return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
 
 class JointStates(nn.Module):
-    """The states of two CLIPs and, after them, of T5: Stable Diffusion 3.
+    """The states of two CLIPs and, after them, those of T5, for Stable Diffusion 3.
 
-    The states of the CLIPs stand beside each other, filled up with zeros to the width of T5's, which are more tokens.
+    The states of the CLIPs stand side by side, padded with zeros to the width of T5's. T5's states are further tokens.
 
     Args:
         encoder: transformers' CLIPTextModelWithProjection.
-        encoder_2: Another.
-        encoder_3: transformers' T5EncoderModel, or None: the CLIPs' states alone come out, at their own width.
+        encoder_2: A second one.
+        encoder_3: transformers' T5EncoderModel. If it is None, the output is the CLIPs' states at their own width.
     """
 
     def __init__(self, encoder: nn.Module, encoder_2: nn.Module, encoder_3: nn.Module | None) -> None:
@@ -231,7 +246,7 @@ class JointStates(nn.Module):
     def forward(
         self, input_ids: Tensor, input_ids_2: Tensor, input_ids_3: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(encoder_hidden_states (b, all lengths, width), pooled_projections (b, both projections))."""
+        """The pair encoder_hidden_states (b, all lengths, width), pooled_projections (b, both projections)."""
         first = self.encoder(input_ids, output_hidden_states=True)
         second = self.encoder_2(input_ids_2, output_hidden_states=True)
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)

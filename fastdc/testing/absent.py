@@ -1,6 +1,5 @@
 """Programs that run as if some packages were not installed, to test the messages that name them."""
 
-# Put this before a program for `python -c`. The program's first argument lists the packages to hide, with commas.
 WITHOUT = """
 import sys
 
@@ -18,3 +17,4 @@ class _Hiding:
 
 sys.meta_path[:] = map(_Hiding, sys.meta_path)
 """
+"""Lines to put before a program for ``python -c``, whose first argument lists the packages to hide, with commas."""

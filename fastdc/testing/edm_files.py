@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.sources import SongOptions, options_from
-from fastdc.sources import edm_networks as ours
+from fastdc.sources import edm_network
 
 # Code that a reader must never run; it would leave a file behind.
 MODULE_SOURCE = "import pathlib\npathlib.Path('executed-by-fastdc').write_text('module_src was executed')\n"
@@ -59,8 +58,14 @@ def options(variant: str, **more: Any) -> dict[str, Any]:
 
 
 def network(variant: str, *, seed: int = 0, **more: Any) -> nn.Module:
-    """A variant's network with random parameters such that every part affects the output."""
-    made = ours.build(options_from(kind_of(variant), options(variant, **more)))
+    """A variant's network with random parameters such that every part affects the output.
+
+    Args:
+        variant: Key of :data:`TINY`.
+        seed: Seed of the parameters.
+        **more: Options that differ from the variant's.
+    """
+    made = edm_network(kind_of(variant), options(variant, **more))
     generator = torch.Generator().manual_seed(seed)
     for name, value in made.state_dict().items():
         fan = max(1, value[0].numel()) if value.ndim > 1 else 16
@@ -74,7 +79,8 @@ def network(variant: str, *, seed: int = 0, **more: Any) -> nn.Module:
     return made
 
 
-def _reconstruct_persistent_obj(meta: Any) -> Any:  # a pickle needs only its name
+def _reconstruct_persistent_obj(meta: Any) -> Any:
+    """A pickle needs only the name of this function."""
     raise AssertionError("called while writing")
 
 
@@ -89,7 +95,13 @@ EasyDict.__module__ = "dnnlib.util"
 
 
 class Persistent(nn.Module):
-    """A module that reduces itself as the originals do."""
+    """A module that reduces itself as the originals do.
+
+    Args:
+        class_name: Name of the class in the file.
+        init_kwargs: Options that the module was built with.
+        **attributes: Plain attributes of the module.
+    """
 
     def __init__(self, class_name: str, init_kwargs: dict[str, Any], **attributes: Any) -> None:
         super().__init__()
@@ -110,11 +122,11 @@ class Persistent(nn.Module):
         return (_reconstruct_persistent_obj, (meta,), None)
 
 
-def _copy_of(module: nn.Module) -> nn.Module:
+def stored(module: nn.Module) -> nn.Module:
     """The stored form of one of fastdc's modules."""
     if isinstance(module, nn.ModuleDict):
-        return nn.ModuleDict({name: _copy_of(child) for name, child in module.items()})
-    name = type(module).__name__.lstrip("_")
+        return nn.ModuleDict({name: stored(child) for name, child in module.items()})
+    name = type(module).__name__
     # As in the originals, the options of a block include NumPy scalars and nested options.
     more = {"skip_scale": np.sqrt(0.5), "init": {"init_weight": np.sqrt(0.2)}} if name == "UNetBlock" else {}
     made = Persistent(name, more, training=False, **({"skip_scale": np.sqrt(0.5)} if more else {}))
@@ -123,21 +135,21 @@ def _copy_of(module: nn.Module) -> nn.Module:
     for key, buffer in module.named_buffers(recurse=False):
         made.register_buffer(key, buffer.clone())
     for key, child in module.named_children():
-        made.add_module(key, _copy_of(child))
+        made.add_module(key, stored(child))
     return made
 
 
-def precond(variant: str, *, seed: int = 0, class_name: str = "EDMPrecond", **more: Any) -> Persistent:
+def precond(variant: str, **more: Any) -> Persistent:
     """The object in a file: a preconditioner around a variant's network."""
     inner_options = options(variant, **more)
-    inner = _copy_of(network(variant, seed=seed, **more))
+    inner = stored(network(variant, **more))
     assert isinstance(inner, Persistent)
     inner.__dict__["meta_class"] = kind_of(variant)
     inner._init_kwargs = EasyDict(inner_options)
-    if isinstance(options_from(kind_of(variant), inner_options), SongOptions) and "map_noise" not in inner._modules:
+    if kind_of(variant) == "SongUNet" and "map_noise" not in inner._modules:
         inner.add_module("map_noise", Persistent("PositionalEmbedding", {"num_channels": 16}, num_channels=16))
     made = Persistent(
-        class_name,
+        "EDMPrecond",
         {"img_resolution": 8, "img_channels": 3, "label_dim": inner_options["label_dim"], "use_fp16": True},
         img_resolution=8,
         img_channels=3,
@@ -153,6 +165,7 @@ def precond(variant: str, *, seed: int = 0, class_name: str = "EDMPrecond", **mo
 
 @contextlib.contextmanager
 def _foreign_modules() -> Iterator[None]:
+    """Makes NVlabs' modules importable inside the block, as pickling needs."""
     entries: dict[str, dict[str, Any]] = {
         "torch_utils": {},
         "torch_utils.persistence": {"_reconstruct_persistent_obj": _reconstruct_persistent_obj},
@@ -178,7 +191,21 @@ def dumped(content: Any, *, protocol: int = 4) -> bytes:
 
 
 def write_edm(path: Path, variant: str, *, protocol: int = 4, **more: Any) -> Path:
-    """Writes a snapshot as training does, with the objects that it holds besides the network."""
+    """Writes a snapshot as training does, with the objects that it holds besides the network.
+
+    Args:
+        path: The file to write.
+        variant: Key of :data:`TINY`.
+        protocol: Protocol of the pickle.
+        **more: Options of the network that differ from the variant's.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> write_edm(folder / "net.pkl", "adm").stat().st_size > 10_000
+        True
+    """
     loss = Persistent("EDMLoss", {}, P_mean=-1.2, P_std=1.2, sigma_data=0.5)
     content = {
         "ema": precond(variant, **more),
@@ -188,6 +215,11 @@ def write_edm(path: Path, variant: str, *, protocol: int = 4, **more: Any) -> Pa
     }
     path.write_bytes(dumped(content, protocol=protocol))
     return path
+
+
+def with_meta(meta: dict[str, Any]) -> bytes:
+    """A file whose network is a persistent object with any description, valid or not."""
+    return dumped({"ema": Call(_reconstruct_persistent_obj, meta)})
 
 
 def with_tensor(tensor: Any) -> bytes:

@@ -30,12 +30,24 @@ WORDS = ("a", "photo", "of", "red", "blue", "cube", "cone", "the")
 CLIP_LENGTH = 12
 """Number of tokens of a CLIP text encoder, including start and end."""
 
+T5_LENGTH = 16
+"""Number of tokens that the T5 tokenizer states."""
+
 DDPM: dict[str, Any] = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}
-SCALED: dict[str, Any] = {**DDPM, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+"""Scheduler options of the class-conditional pipelines."""
+
+_SCALED: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
+    """Seeds torch inside the block, and restores its random numbers afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -63,23 +75,28 @@ def tiny_unet2d(
     scheduler: str = "DDPMScheduler",
     pipeline: str = "DDPMPipeline",
     bare: bool = False,
-    seed: int = 0,
     unet: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
-    """A UNet2DModel on 8 x 8 images, class-conditional unless `classes` is None.
+    """A pipeline of a UNet2DModel on 8 x 8 images.
 
     Args:
         folder: The folder to write; it is made if it does not exist.
-        classes: Number of rows of the class embedding.
+        classes: Number of rows of the class embedding; None: the network takes no classes.
         channels: Number of channels of the images.
         learned_variance: Whether the network outputs twice the channels, as improved DDPM does.
         scheduler: Class name of the scheduler in diffusers.
         pipeline: Class name of the pipeline, "DDPMPipeline" or "DDIMPipeline".
-        bare: Write only the UNet's own folder, without a pipeline.
-        seed: Seed of the weights.
+        bare: Whether to write the UNet's own folder, without a pipeline.
         unet: Further options of the network.
         **config: Options of the scheduler, such as prediction_type.
+
+    Returns:
+        The folder.
+
+    Example:
+        >>> tiny_unet2d(folder / "ddpm", prediction_type="v_prediction").name
+        'ddpm'
     """
     options: dict[str, Any] = {
         "sample_size": 8,
@@ -94,7 +111,7 @@ def tiny_unet2d(
         "num_class_embeds": classes,
         **(unet or {}),
     }
-    with _seeded(seed):
+    with _seeded(0):
         network = _spread(UNet2DModel(**options))
     if bare:
         network.save_pretrained(folder, safe_serialization=True)
@@ -106,8 +123,13 @@ def tiny_unet2d(
     return folder
 
 
-def tiny_vae(*, channels: int = 4, seed: int = 1, **config: Any) -> AutoencoderKL:
-    """An AutoencoderKL whose latents have half the side of the images."""
+def tiny_vae(*, channels: int = 4, **config: Any) -> AutoencoderKL:
+    """An AutoencoderKL whose latents have half the side of the images.
+
+    Args:
+        channels: Number of channels of the latents.
+        **config: Further options of the autoencoder.
+    """
     options: dict[str, Any] = {
         "block_out_channels": (8, 8),
         "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -118,31 +140,22 @@ def tiny_vae(*, channels: int = 4, seed: int = 1, **config: Any) -> AutoencoderK
         "sample_size": 16,
         **config,
     }
-    with _seeded(seed):
+    with _seeded(1):
         return _spread(AutoencoderKL(**options))
 
 
-def tiny_dit(
-    folder: Path,
-    *,
-    classes: int = 5,
-    scheduler: str = "DDIMScheduler",
-    names: bool = True,
-    seed: int = 0,
-    transformer: Mapping[str, Any] | None = None,
-    **config: Any,
-) -> Path:
-    """A DiTPipeline on 16 x 16 images with latents (4, 8, 8), learned variance and a null class.
+def tiny_dit(folder: Path, *, names: bool = True, **config: Any) -> Path:
+    """A DiTPipeline on 16 x 16 images with latents (4, 8, 8), learned variance, 5 classes and a null class.
 
     Args:
         folder: The folder to write.
-        classes: Number of classes, without the null class.
-        scheduler: Class name of the scheduler in diffusers.
         names: Whether to write names of the classes, as ``id2label``.
-        seed: Seed of the weights.
-        transformer: Further options of the network.
         **config: Options of the scheduler.
+
+    Returns:
+        The folder.
     """
+    classes = 5
     options: dict[str, Any] = {
         "sample_size": 8,
         "patch_size": 2,
@@ -156,13 +169,12 @@ def tiny_dit(
         "norm_elementwise_affine": False,
         "activation_fn": "gelu-approximate",
         "attention_bias": True,
-        **(transformer or {}),
     }
-    with _seeded(seed):
+    with _seeded(0):
         network = _spread(DiTTransformer2DModel(**options))
     labels = {k: f"thing {k}, also {k}" for k in range(classes)} if names else None
     made = diffusers.DiTPipeline(
-        transformer=network, vae=tiny_vae(), scheduler=_scheduler(scheduler, {**DDPM, **config}), id2label=labels
+        transformer=network, vae=tiny_vae(), scheduler=_scheduler("DDIMScheduler", {**DDPM, **config}), id2label=labels
     )
     if labels is not None:  # the pipeline does not write the labels itself, but published folders have them
         made.register_to_config(id2label=labels)
@@ -170,7 +182,7 @@ def tiny_dit(
     return folder
 
 
-def clip_tokenizer(*, length: int = CLIP_LENGTH) -> CLIPTokenizer:
+def clip_tokenizer() -> CLIPTokenizer:
     """A lower-case byte-level BPE tokenizer like CLIP's, with merges for :data:`WORDS`."""
     letters = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256))]
     letters += [chr(256 + i) for i in range(256 - len(letters))]  # how BPE writes the other bytes
@@ -185,21 +197,29 @@ def clip_tokenizer(*, length: int = CLIP_LENGTH) -> CLIPTokenizer:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *dict.fromkeys(a + b for a, b in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CLIP_LENGTH)
 
 
-def t5_tokenizer(*, length: int = 16) -> T5Tokenizer:
+def t5_tokenizer() -> T5Tokenizer:
     """A unigram tokenizer like T5's over letters and :data:`WORDS`."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     pieces += [(f"\u2581{word}", -3.0) for word in WORDS]
     pieces += [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz.,'0123456789"]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=T5_LENGTH)
 
 
 def tiny_clip(
     tokenizer: CLIPTokenizer, *, width: int = 16, projection: int | None = None, seed: int = 2, **config: Any
 ) -> Any:
-    """A CLIP text encoder for a tokenizer; given the width of a projection, a CLIPTextModelWithProjection."""
+    """A CLIP text encoder.
+
+    Args:
+        tokenizer: The tokenizer whose ids it reads.
+        width: Width of the hidden states.
+        projection: Width of the pooled text of a CLIPTextModelWithProjection; None makes a CLIPTextModel.
+        seed: Seed of the weights.
+        **config: Further options of the encoder.
+    """
     options: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
@@ -218,8 +238,9 @@ def tiny_clip(
         return _spread(kind(CLIPTextConfig(**options)))
 
 
-def tiny_t5(tokenizer: T5Tokenizer, *, width: int = 32, seed: int = 4) -> Any:
-    """A T5 encoder for a tokenizer."""
+def tiny_t5(tokenizer: T5Tokenizer) -> Any:
+    """A T5 encoder for a tokenizer, with hidden states of width 32."""
+    width = 32
     options: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "d_model": width,
@@ -231,11 +252,12 @@ def tiny_t5(tokenizer: T5Tokenizer, *, width: int = 32, seed: int = 4) -> Any:
         "is_encoder_decoder": False,
         "use_cache": False,
     }
-    with _seeded(seed):
+    with _seeded(4):
         return _spread(T5EncoderModel(T5Config(**options)))
 
 
-def _text_unet(options: Mapping[str, Any], seed: int) -> UNet2DConditionModel:
+def _text_unet(options: Mapping[str, Any]) -> UNet2DConditionModel:
+    """A UNet on latents (4, 8, 8) that reads texts."""
     common: dict[str, Any] = {
         "sample_size": 8,
         "block_out_channels": (8, 16),
@@ -243,7 +265,7 @@ def _text_unet(options: Mapping[str, Any], seed: int) -> UNet2DConditionModel:
         "norm_num_groups": 4,
         "attention_head_dim": 2,
     }
-    with _seeded(seed):
+    with _seeded(0):
         return _spread(UNet2DConditionModel(**{**common, **options}))
 
 
@@ -251,7 +273,6 @@ def tiny_sd(
     folder: Path,
     *,
     scheduler: str = "PNDMScheduler",
-    seed: int = 0,
     unet: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
@@ -260,9 +281,11 @@ def tiny_sd(
     Args:
         folder: The folder to write.
         scheduler: Class name of the scheduler in diffusers.
-        seed: Seed of the weights of the UNet.
         unet: Further options of the UNet.
         **config: Options of the scheduler.
+
+    Returns:
+        The folder.
     """
     options: dict[str, Any] = {
         "cross_attention_dim": 16,
@@ -270,16 +293,14 @@ def tiny_sd(
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         **(unet or {}),
     }
-    noise = {key: value for key, value in SCALED.items() if key != "clip_sample"}
-    if scheduler == "PNDMScheduler":
-        noise["skip_prk_steps"] = True
+    noise = {**_SCALED, "skip_prk_steps": True} if scheduler == "PNDMScheduler" else _SCALED
     tokenizer = clip_tokenizer()
     made = diffusers.StableDiffusionPipeline(
         vae=tiny_vae(),
         text_encoder=tiny_clip(tokenizer),
         tokenizer=tokenizer,
-        unet=_text_unet(options, seed),
-        scheduler=_scheduler(scheduler, {**noise, "steps_offset": 1, **config}),
+        unet=_text_unet(options),
+        scheduler=_scheduler(scheduler, {**noise, **config}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -293,7 +314,6 @@ def tiny_sdxl(
     *,
     scheduler: str = "EulerDiscreteScheduler",
     zeros_for_empty: bool = True,
-    seed: int = 0,
     unet: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
@@ -303,9 +323,11 @@ def tiny_sdxl(
         folder: The folder to write.
         scheduler: Class name of the scheduler in diffusers.
         zeros_for_empty: Whether the embedding of the empty prompt is zeros.
-        seed: Seed of the weights of the UNet.
         unet: Further options of the UNet.
         **config: Options of the scheduler.
+
+    Returns:
+        The folder.
     """
     tokenizers = (clip_tokenizer(), clip_tokenizer())
     encoders = (tiny_clip(tokenizers[0]), tiny_clip(tokenizers[1], width=24, projection=12, seed=3))
@@ -320,15 +342,14 @@ def tiny_sdxl(
         "projection_class_embeddings_input_dim": 6 * 8 + 12,
         **(unet or {}),
     }
-    noise = {key: value for key, value in SCALED.items() if key != "clip_sample"}
     made = diffusers.StableDiffusionXLPipeline(
         vae=tiny_vae(scaling_factor=0.13025),
         text_encoder=encoders[0],
         text_encoder_2=encoders[1],
         tokenizer=tokenizers[0],
         tokenizer_2=tokenizers[1],
-        unet=_text_unet(options, seed),
-        scheduler=_scheduler(scheduler, {**noise, "steps_offset": 1, **config}),
+        unet=_text_unet(options),
+        scheduler=_scheduler(scheduler, {**_SCALED, **config}),
         force_zeros_for_empty_prompt=zeros_for_empty,
         add_watermarker=False,
     )
@@ -336,15 +357,7 @@ def tiny_sdxl(
     return folder
 
 
-def tiny_sd3(
-    folder: Path,
-    *,
-    t5: bool = True,
-    seed: int = 0,
-    transformer: Mapping[str, Any] | None = None,
-    shift: float = 3.0,
-    **config: Any,
-) -> Path:
+def tiny_sd3(folder: Path, *, t5: bool = True, transformer: Mapping[str, Any] | None = None) -> Path:
     """A StableDiffusion3Pipeline on 16 x 16 images with latents (4, 8, 8).
 
     To load a folder without the third text encoder with diffusers, give ``text_encoder_3=None, tokenizer_3=None``, as
@@ -353,10 +366,10 @@ def tiny_sd3(
     Args:
         folder: The folder to write.
         t5: Whether to write the third text encoder.
-        seed: Seed of the weights of the transformer.
         transformer: Further options of the transformer.
-        shift: Shift of the flow-matching schedule.
-        **config: Further options of the scheduler.
+
+    Returns:
+        The folder.
     """
     tokenizers = (clip_tokenizer(), clip_tokenizer())
     third = t5_tokenizer() if t5 else None
@@ -379,11 +392,11 @@ def tiny_sd3(
         "pos_embed_max_size": 12,
         **(transformer or {}),
     }
-    with _seeded(seed):
+    with _seeded(0):
         network = _spread(SD3Transformer2DModel(**options))
     made = diffusers.StableDiffusion3Pipeline(
         transformer=network,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=shift, **config),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=tiny_vae(scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=encoders[0],
         tokenizer=tokenizers[0],

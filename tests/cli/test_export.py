@@ -118,7 +118,7 @@ def test_quiet_is_quiet_and_the_bundle_is_calibrated(tmp_path: Path) -> None:
 def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option of the command arrives at one of the two functions behind it."""
     import fastdc.export
-    import fastdc.sources.choose
+    import fastdc.sources
 
     calls: dict[str, Any] = {}
     source = small_source()
@@ -132,8 +132,8 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
         calls["export"] = {"out": out, **options}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fastdc.sources.choose, "open_source", opened)
-    monkeypatch.setattr(fastdc.sources.choose, "is_text_conditional", lambda _: False)
+    monkeypatch.setattr(fastdc.sources, "open_source", opened)
+    monkeypatch.setattr(fastdc.sources, "is_text_conditional", lambda _: False)
     monkeypatch.setattr(fastdc.export, "export_source", made)
     names = tmp_path / "names.txt"
     names.write_text("x\ny\nz\n")
@@ -399,7 +399,7 @@ def test_a_hub_id_without_a_network_is_one_line(tmp_path: Path) -> None:
     done = _process("export", "no-such-org/no-such-model", tmp_path / "out", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("fastdc: error: no-such-org/no-such-model is no folder here and cannot be had from the hub")
+    assert line.startswith("fastdc: error: no-such-org/no-such-model is not a folder here and cannot be fetched from")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,7 @@
-"""Text-conditional pipelines in tests: prompts, classifiers of tiny pipelines, and the check of an exported bundle."""
+"""Text-conditional pipelines in tests: prompts, classifiers of tiny pipelines, and checks of exported graphs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastdc.sources.base import Source, WithTables
 
 Floats = npt.NDArray[np.float32]
 
+INPUT_IDS = ("input_ids", "input_ids_2", "input_ids_3")
 
 PROMPTS = Prompts(
     (
@@ -31,16 +33,15 @@ PROMPTS = Prompts(
 )
 
 
-# As Stable Diffusion 2 differs from 1: heads by level, linear maps around the attention.
+# Stable Diffusion 2 differs from 1 by heads per level and by linear maps around the attention.
 SECOND: dict[str, Any] = {"attention_head_dim": (2, 4), "use_linear_projection": True}
-
 
 SEED, STREAMS, DRAWS = 11, (3, 2**50), 5
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small lose more by handing out work than they gain."""
+    """Networks this small lose more than they gain by sharing their work among threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -69,48 +70,47 @@ def images_of(source: Source) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (len(STREAMS), *source.model.image_shape), dtype=np.uint8)
 
 
-def exported(module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: tuple[str, ...]) -> Any:
-    """An ONNX Runtime session of a module, first dimensions dynamic."""
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    from fastdc.export.graph import export_graph
+def graphs_of(source: Source) -> tuple[bytes, bytes]:
+    """The ONNX graphs of a source's denoiser and text encoder, whose first dimensions are dynamic."""
+    from fastdc.export import export_graph
 
-    known = ("sample", "timestep", "class_labels", "input_ids", "input_ids_2", "input_ids_3", "pixels")
-    leading = {name: "batch" if name in known else "conditions" for name in inputs}
-    content = export_graph(module, inputs, outputs, leading=leading).SerializeToString()
-    return ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-
-def check_export(source: Source) -> None:
-    """Denoiser and text encoder in ONNX Runtime equal torch, at other batches and numbers of conditions."""
-    shape = source.model.sample_shape
-    tables = {name: torch.from_numpy(table) for name, table in source.tables.items()}
-    example = {
-        "sample": torch.zeros(2, *shape),
+    assert source.text is not None
+    samples = {
+        "sample": torch.zeros(2, *source.model.sample_shape),
         "timestep": torch.zeros(2),
         "class_labels": torch.zeros(2, dtype=torch.int64),
-        **tables,
     }
-    session = exported(source.denoiser, example, ("output",))
+    tables = {name: torch.from_numpy(table) for name, table in source.tables.items()}
+    leading = dict.fromkeys(samples, "batch") | dict.fromkeys(tables, "conditions")
+    denoiser = export_graph(source.denoiser, {**samples, **tables}, ("output",), leading=leading)
+    ids = source.text.input_ids(["a red cube", ""])
+    inputs = {name: torch.from_numpy(part) for name, part in zip(INPUT_IDS, ids, strict=False)}
+    text = export_graph(source.text.module, inputs, source.text.names, leading=dict.fromkeys(inputs, "batch"))
+    return denoiser.SerializeToString(), text.SerializeToString()
+
+
+def check_graphs(source: Source, denoiser: bytes | Path, text: bytes | Path) -> None:
+    """Denoiser and text encoder in ONNX Runtime equal torch, at other batches and numbers of conditions."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(denoiser, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     for batch, rows in ((1, 2), (3, 9), (65, 5)):
         feeds = {
-            "sample": torch.randn(batch, *shape, generator=generator),
+            "sample": torch.randn(batch, *source.model.sample_shape, generator=generator),
             "timestep": 999 * torch.rand(batch, generator=generator),
             "class_labels": torch.randint(0, rows, (batch,), generator=generator),
-            **{name: torch.randn(rows, *table.shape[1:], generator=generator) for name, table in tables.items()},
         }
+        for name, table in source.tables.items():
+            feeds[name] = torch.randn(rows, *table.shape[1:], generator=generator)
         with torch.inference_mode():
             wanted = source.denoiser(*feeds.values())
         (found,) = session.run(["output"], {name: value.numpy() for name, value in feeds.items()})
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4 * float(wanted.abs().max()))
+    session = onnxruntime.InferenceSession(text, providers=["CPUExecutionProvider"])
     assert source.text is not None
-    ids = source.text.input_ids(["a red cube", ""])
-    names = ("input_ids", "input_ids_2", "input_ids_3")[: len(ids)]
-    inputs = {name: torch.from_numpy(part) for name, part in zip(names, ids, strict=True)}
-    session = exported(source.text.module, inputs, source.text.names)
     for texts in (["the blue cone"], [*PROMPTS.texts, "", "photo " * 30]):
         ids = source.text.input_ids(texts)
-        found = session.run(list(source.text.names), dict(zip(names, ids, strict=True)))
+        found = session.run(list(source.text.names), dict(zip(INPUT_IDS, ids, strict=False)))
         for value, (name, table) in zip(found, source.text.encode(texts).items(), strict=True):
             np.testing.assert_allclose(value, table, atol=1e-4 * float(np.abs(table).max()), err_msg=name)

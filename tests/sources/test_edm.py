@@ -1,4 +1,4 @@
-"""EDM models: the denoiser D of the paper, schedule and classes of the file, export, and refusal of anything else."""
+"""EDM models: the paper's denoiser D, the file's schedule and classes, the export, and refusals of anything else."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastdc.diffusion import EDMSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import EDMSchedule
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.support.optional import installed
 
@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from fastdc.sources import Source
 from fastdc.sources.edm import open_edm
 from fastdc.testing import edm_files
 
@@ -145,30 +146,50 @@ def test_networks_that_do_not_fit_their_options_are_refused(tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (installed("onnxscript") and installed("onnxruntime")), reason="needs the export extra")
-@pytest.mark.parametrize(("variant", "label_dim"), [("ddpmpp", 4), ("ncsnpp", 4), ("skips", 4), ("adm", 4), ("adm", 0)])
-def test_the_exported_graph_computes_the_same_at_any_batch(tmp_path: Path, variant: str, label_dim: int) -> None:
+def _assert_same(source: Source, graph: bytes | Path) -> None:
+    """A graph has the inputs of a source's network and computes the same, at batches that nothing was traced with."""
     import onnxruntime
 
-    source = open_edm(edm_files.write_edm(tmp_path / "m.pkl", variant, label_dim=label_dim))
-    names = ("sample", "timestep", "class_labels")
-    torch.onnx.export(
-        source.denoiser,
-        _inputs(2),
-        tmp_path / "m.onnx",
-        input_names=list(names),
-        output_names=["output"],
-        opset_version=22,
-        dynamo=True,
-        dynamic_shapes=({0: "batch"}, {0: "batch"}, {0: "batch"}),
-        external_data=False,
-        verbose=False,
-    )
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    assert [entry.name for entry in session.get_inputs()] == list(names)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names = ["sample", "timestep", "class_labels"]
+    assert [entry.name for entry in session.get_inputs()] == names
     for batch in (1, 3, 65):
         inputs = _inputs(batch)
         (got,) = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
         wanted = source.denoiser(*inputs).numpy()
         np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+
+
+EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "ncsnpp": ("ncsnpp", {"channel_mult": [1, 2]}),
+    "skips": ("skips", {"channel_mult": [1, 2]}),
+    "adm": ("adm", {}),
+    "no classes": ("adm", {"channel_mult": [1], "attn_resolutions": [], "label_dim": 0}),
+}
+NEEDS_EXPORT = pytest.mark.skipif(
+    not all(installed(name) for name in ("onnxscript", "onnxruntime", "diffusers", "transformers")),
+    reason="needs the export extra",
+)
+
+
+@pytest.mark.slow
+@NEEDS_EXPORT
+@pytest.mark.parametrize("name", EXPORTED)
+def test_the_exported_graph_computes_the_same_at_any_batch(tmp_path: Path, name: str) -> None:
+    from fastdc.export import export_graph
+
+    variant, more = EXPORTED[name]
+    source = open_edm(edm_files.write_edm(tmp_path / "m.pkl", variant, **more))
+    example = dict(zip(("sample", "timestep", "class_labels"), _inputs(2), strict=True))
+    graph = export_graph(source.denoiser, example, ("output",), leading=dict.fromkeys(example, "batch"))
+    _assert_same(source, graph.SerializeToString())
+
+
+@pytest.mark.slow
+@NEEDS_EXPORT
+def test_the_bundle_of_ddpmpp_computes_the_same_at_any_batch(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from fastdc.bundle import DENOISER
+    from helpers.exported import exported, shared_folder
+
+    source, bundle = exported("edm", shared_folder(tmp_path_factory))
+    _assert_same(source, bundle.path / DENOISER)

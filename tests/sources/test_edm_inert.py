@@ -1,4 +1,4 @@
-"""The machine that reads pickles as data: as the standard library on plain data, and nothing is ever executed."""
+"""The machine that reads pickles as data: it agrees with the standard library on plain data, and executes nothing."""
 
 import collections
 import os
@@ -22,7 +22,7 @@ def _read(data: bytes, allowed: tuple[str, ...] = (), **more: Any) -> object:
 
 
 def _plain(value: Any) -> Any:
-    """What was read, with views as bytes and sets as sets."""
+    """An object that was read, with views as bytes and records of sets as sets."""
     if isinstance(value, memoryview):
         return bytes(value)
     if isinstance(value, Made):
@@ -60,7 +60,7 @@ def test_plain_data_is_read_as_the_standard_library_does(protocol: int) -> None:
         value = _random_value(rng, 4)
         data = pickle.dumps(value, protocol=protocol)
         if (protocol < 5 and b"bytearray" in data) or (protocol == 3 and b"set" in data):
-            continue  # calls there, which are records: tested below
+            continue  # these protocols write calls, which become records; tested below
         got, used = read_inert(memoryview(data + b"more"), allowed)
         assert _plain(got) == pickle.loads(data)
         assert used == len(data)
@@ -86,7 +86,7 @@ def test_calls_are_records() -> None:
 
 
 class _Runs:
-    """Pickles as a call that leaves a file behind when it is executed."""
+    """Pickles as a call, which would leave a file behind if it were executed."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.call = function, args
@@ -109,12 +109,12 @@ def test_nothing_is_executed(tmp_path: Path, protocol: int) -> None:
         with pytest.raises(BundleError, match=name) as caught:
             _read(data, ("builtins.set",))
         assert "\n" not in str(caught.value)
-        # Even an allowed name is not called.
+        # Not even an allowed name is called.
         got = _read(data, (name,))
         assert isinstance(got, dict)
         assert isinstance(got["ema"], Made)
         assert not target.exists()
-    pickle.loads(pickle.dumps(_Runs(exec, touch)))  # the same file would have run elsewhere
+    pickle.loads(pickle.dumps(_Runs(exec, touch)))  # the standard library would have run it
     assert target.exists()
 
 
@@ -144,13 +144,13 @@ def test_every_truncation_is_refused() -> None:
         b"K\x01K\x02a",  # append to a number
         b"K\x01}b",  # a state for a number
         b"K\x01)R",  # a call of a number
-        b"h\x05",  # what was never stored
+        b"h\x05",  # an object that was never stored
         b"\x82\x01",  # EXT1
         b"\x97",  # NEXT_BUFFER
         b"I1 number\n",  # protocol 0
         b"cos\nsystem\n",
         b"c" + b"a" * 10_000,
-        b"X\x02\x00\x00\x00\xff\xff",  # no UTF-8
+        b"X\x02\x00\x00\x00\xff\xff",  # not UTF-8
         b"\x80\x00",  # protocol 0
         b"\x80\x09",
     ],
@@ -173,7 +173,7 @@ def test_instructions_and_text_are_bounded() -> None:
 
 
 def test_a_memo_bomb_costs_no_more_than_its_instructions() -> None:
-    # Each list holds the one before it ten times: 10^60 entries if it were walked, 60 lists in memory.
+    # Each list holds the previous one ten times: 10^60 entries for a walk, but 60 lists in memory.
     body = b"]" + b"".join(b"\x94(" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"l" for i in range(60))
     got = _read(b"\x80\x04" + body + b".")
     assert isinstance(got, list)

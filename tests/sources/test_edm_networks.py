@@ -1,4 +1,4 @@
-"""EDM networks: equal to a float64 network written from the papers and to diffusers; the files' names and sizes."""
+"""EDM networks equal a float64 network written from the papers, and diffusers' ADM; their names and sizes are right."""
 
 import math
 from typing import Any
@@ -14,8 +14,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from fastdc.sources import edm_networks
-from fastdc.sources.edm_options import options_from
+from fastdc.sources import edm_network
 from fastdc.testing import edm_files
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +41,7 @@ def _conv(x: Array, weight: Array, padding: int, stride: int = 1) -> Array:
 
 
 def _each(taps: Array, channels: int) -> Array:
-    """A filter as the weight of a convolution that treats each channel alone."""
+    """A filter as the weight of a convolution that treats each channel separately."""
     weight = np.zeros((channels, channels, *taps.shape))
     for channel in range(channels):
         weight[channel, channel] = taps
@@ -50,19 +49,19 @@ def _each(taps: Array, channels: int) -> Array:
 
 
 def _resampled(x: Array, taps: Array, direction: str) -> Array:
-    """By 2, with the filter centred on the pixels: shrink = filter and drop, grow = put zeros between and filter."""
+    """Resampled by 2: shrinking filters and drops pixels, growing puts zeros between them and filters."""
     n = len(taps)
     if direction == "down":
         return _conv(x, _each(taps, x.shape[1]), (n - 1) // 2, stride=2)
     grown = np.zeros((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]))
     grown[:, :, ::2, ::2] = x
-    # An even filter has no middle: pixel i becomes 2i and 2i + 1, so it reaches one further to the left.
+    # An even filter has no middle: pixel i becomes 2i and 2i + 1, so the filter reaches one further to the left.
     grown = np.pad(grown, ((0, 0), (0, 0), (n // 2, n // 2 - 1), (n // 2, n // 2 - 1)))
     return _conv(grown, _each(4 * taps[::-1, ::-1], x.shape[1]), 0)
 
 
 class _Oracle:
-    """The networks of the papers in float64, by the names of the files, one picture of the data flow at a time."""
+    """The networks of the papers in float64, with the files' names of parameters."""
 
     def __init__(self, variant: str, weights: Weights, **more: Any) -> None:
         self.w = weights
@@ -217,9 +216,9 @@ def test_equal_to_the_papers_in_float64(variant: str, more: dict[str, Any]) -> N
         precise = net.double()(sample.double(), timestep.double(), labels).numpy()
     wanted = _Oracle(variant, weights, **more)(sample.double().numpy(), timestep.double().numpy(), labels.tolist())
     assert np.abs(wanted).max() > 0.1
-    # float32 through some 20 layers
+    # float32 through about 20 layers
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
-    # float64 but for the frequencies
+    # float64 except for the frequencies
     np.testing.assert_allclose(precise, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
 
 
@@ -232,37 +231,12 @@ def test_labels_matter_and_no_class_is_a_vector_of_zeros() -> None:
             assert all(not torch.allclose(outs[i], outs[j], atol=1e-3) for i in range(5) for j in range(i))
             dict(net.named_parameters())["map_label.weight"].zero_()
             none = net(sample, timestep, torch.tensor([0]))
-        # Whatever else the labels' bias does, it does for "no class" too.
+        # The labels' bias acts on "no class" too.
         torch.testing.assert_close(none, outs[4], rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(not installed("diffusers"), reason="diffusers is not installed")
-def test_adm_is_the_network_of_diffusers() -> None:
-    """UNet2DModel has the same layers, with other names and other code."""
-    from diffusers import UNet2DModel
-
-    # At 128 channels and more, all norms have 32 groups, as the other class takes for granted.
-    more: dict[str, Any] = {"model_channels": 128, "channel_mult": [1, 2], "attn_resolutions": [4], "label_dim": 3}
-    net = edm_files.network("adm", **more)
-    other = UNet2DModel(
-        sample_size=8,
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=(128, 256),
-        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        layers_per_block=1,
-        downsample_type="resnet",
-        upsample_type="resnet",
-        attention_head_dim=64,
-        attn_norm_num_groups=32,
-        resnet_time_scale_shift="scale_shift",
-        num_class_embeds=3,
-        freq_shift=0,
-        flip_sin_to_cos=True,
-        norm_eps=1e-5,
-    ).eval()
-    ours = net.state_dict()
+def _named_as_in_diffusers(ours: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The parameters of an ADM with 2 levels of one block, attention on the second, by UNet2DModel's names."""
     theirs: dict[str, torch.Tensor] = {}
 
     def put(name: str, source: str) -> None:
@@ -298,7 +272,36 @@ def test_adm_is_the_network_of_diffusers() -> None:
     block("up_blocks.0.upsamplers.0", "dec.8x8_up")
     put("conv_norm_out", "out_norm")
     put("conv_out", "out_conv")
-    other.load_state_dict(theirs, strict=True)
+    return theirs
+
+
+@pytest.mark.skipif(not installed("diffusers"), reason="diffusers is not installed")
+def test_adm_is_the_network_of_diffusers() -> None:
+    """UNet2DModel has the same layers, with other names and other code."""
+    from diffusers import UNet2DModel
+
+    # From 128 channels on, all norms have 32 groups, which UNet2DModel takes for granted.
+    more: dict[str, Any] = {"model_channels": 128, "channel_mult": [1, 2], "attn_resolutions": [4], "label_dim": 3}
+    net = edm_files.network("adm", **more)
+    other = UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(128, 256),
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        layers_per_block=1,
+        downsample_type="resnet",
+        upsample_type="resnet",
+        attention_head_dim=64,
+        attn_norm_num_groups=32,
+        resnet_time_scale_shift="scale_shift",
+        num_class_embeds=3,
+        freq_shift=0,
+        flip_sin_to_cos=True,
+        norm_eps=1e-5,
+    ).eval()
+    other.load_state_dict(_named_as_in_diffusers(net.state_dict()), strict=True)
     sample, timestep, labels = _inputs(4, 3)
     with torch.no_grad():
         got = net(sample, timestep, labels)
@@ -319,12 +322,12 @@ def test_sizes_of_the_published_models() -> None:
         ("DhariwalUNet", {"img_resolution": 64, "label_dim": 1000}, 295.9),
     ):
         with torch.device("meta"):
-            net = edm_networks.build(options_from(kind, {"in_channels": 3, "out_channels": 3, **options}))
+            net = edm_network(kind, {"in_channels": 3, "out_channels": 3, **options})
         assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == millions
 
 
 def test_names_are_those_of_the_files() -> None:
-    """As the public training logs and checkpoints list them."""
+    """The names in the public training logs and checkpoints."""
 
     def block(name: str, *more: str) -> set[str]:
         parts = ("norm0", "conv0", "affine", "norm1", "conv1", *more)
@@ -346,7 +349,7 @@ def test_names_are_those_of_the_files() -> None:
     wanted |= {f"dec.8x8_aux_{part}.{kind}" for part in ("norm", "conv") for kind in ("weight", "bias")}
     assert set(edm_files.network("ncsnpp", channel_mult=[1, 2]).state_dict()) == wanted
 
-    # ADM: no bias for labels, no 1x1 on a resampled skip of one width, one filter buffer for each resampling.
+    # ADM has no bias for labels, no 1x1 convolution on a resampled skip of the same width, and a filter per resampling.
     adm = set(edm_files.network("adm").state_dict())
     assert {"map_label.weight", "out_norm.weight", "out_conv.bias", "enc.4x4_down.skip.resample_filter"} < adm
     assert not {"map_label.bias", "enc.4x4_down.skip.weight", "dec.8x8_aux_conv.weight", "map_noise.freqs"} & adm
@@ -372,5 +375,5 @@ def test_half_precision_keeps_the_angles(variant: str) -> None:
         for dtype, tolerance in ((torch.bfloat16, 0.06), (torch.float16, 0.008)):
             got = edm_files.network(variant).to(dtype)(sample.to(dtype), timestep, labels)
             assert got.dtype == dtype
-            # some 8 roundings deep; rounded frequencies would turn the features by tens of degrees
+            # About 8 roundings deep; rounded frequencies would turn the features by tens of degrees.
             assert float((got.float() - wanted).abs().max()) < tolerance * float(wanted.abs().max())

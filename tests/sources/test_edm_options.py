@@ -1,4 +1,4 @@
-"""Options of EDM networks: those of published training runs are accepted, what a hostile file may say is refused."""
+"""Options of EDM networks: those of published models are accepted, those of hostile files are refused."""
 
 from typing import Any
 
@@ -50,6 +50,7 @@ def test_lists_of_a_file_become_tuples() -> None:
         ("label_dim", -1),
         ("label_dropout", 2.0),
         ("label_dropout", float("nan")),
+        ("label_dropout", True),
         ("encoder_type", "other"),
         ("encoder_type", ["standard"]),
         ("resample_filter", [1, 2, 1]),

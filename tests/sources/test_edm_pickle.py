@@ -99,7 +99,7 @@ def test_shared_storage_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offset", "size", "stride"),
     [
-        (0, (2**20, 2**20), (0, 0)),  # 4 TiB of one value
+        (0, (2**20, 2**20), (0, 0)),  # 4 TiB from one value
         (0, (5,), (1,)),
         (1, (4,), (1,)),
         (0, (2,), (4,)),
@@ -162,7 +162,7 @@ def test_hostile_storages_are_refused(tmp_path: Path) -> None:
     second = pickle.dumps(1001, protocol=2)
     zipped = io.BytesIO()
     torch.save(torch.arange(4.0), zipped)
-    # The length is named twice: in the persistent id (5 bytes: K 4) and before the values.
+    # The file states the length twice: in the persistent id (K 4) and before the values.
     assert good.count(b"K\x04Nt") == 1
     huge = good.replace(b"K\x04Nt", b"\x8a\x06" + (2**40).to_bytes(6, "little") + b"Nt")
     for data, match in (
@@ -192,7 +192,7 @@ def test_hostile_files_are_refused(tmp_path: Path) -> None:
     for content, match in (
         ({"ema": system}, "system"),
         ({"ema": code}, "builtins.eval"),
-        ({"ema": edm_files.precond("adm"), "loss_fn": code}, "builtins.eval"),  # beside what is used
+        ({"ema": edm_files.precond("adm"), "loss_fn": code}, "builtins.eval"),  # beside the network
         ({"ema": edm_files.Call(__import__, "os")}, "builtins.__import__"),
         ({"net": edm_files.precond("adm")}, "'ema'"),
         ([1, 2], "list"),
@@ -219,7 +219,7 @@ def test_modules_that_hold_themselves_end(tmp_path: Path) -> None:
     made = edm_files.Persistent("EDMPrecond", {})
     inner = nn.ModuleDict()
     for i in range(10):
-        inner._modules[f"m{i}"] = inner  # a tree of 10^16 if it were followed
+        inner._modules[f"m{i}"] = inner  # a tree of 10^16 modules for a walk
     made.__dict__["_modules"] = {"model": inner}
     _refused(tmp_path, edm_files.dumped({"ema": made}), "deep")
     options: list[Any] = []
@@ -231,8 +231,7 @@ def test_modules_that_hold_themselves_end(tmp_path: Path) -> None:
 def test_other_versions_names_and_arguments_are_refused(tmp_path: Path) -> None:
     def with_meta(**changes: Any) -> bytes:
         meta = {"type": "class", "version": 6, "module_src": "", "class_name": "EDMPrecond", "state": {}, **changes}
-        call = edm_files.Call(edm_files._reconstruct_persistent_obj, meta)
-        return edm_files.dumped({"ema": call})
+        return edm_files.with_meta(meta)
 
     assert isinstance(read_edm_pickle(_write(tmp_path, with_meta())), PickledModule)
     _refused(tmp_path, with_meta(version=5), "version 6")
@@ -246,12 +245,12 @@ def test_other_versions_names_and_arguments_are_refused(tmp_path: Path) -> None:
 
 def test_damaged_files_raise_nothing_else_and_take_no_memory(tmp_path: Path) -> None:
     rng = random.Random(1)
-    data = edm_files.dumped({"ema": edm_files._copy_of(edm_files.network("adm", model_channels=4))})
+    data = edm_files.dumped({"ema": edm_files.stored(edm_files.network("adm", model_channels=4))})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(150):
         hurt = bytearray(data)
         for _ in range(rng.randrange(1, 5)):
             hurt[rng.randrange(len(hurt))] = rng.randrange(256)
-        with contextlib.suppress(BundleError):  # damage in the values goes unseen
+        with contextlib.suppress(BundleError):  # damage in the values goes unnoticed
             read_edm_pickle(_write(tmp_path, bytes(hurt)))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB

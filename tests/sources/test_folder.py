@@ -1,4 +1,4 @@
-"""Folders in diffusers' format: what is read of them, and that broken and hostile ones cost nothing."""
+"""Folders in diffusers' format: their components are read, and broken or hostile ones are refused at no cost."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from fastdc import BundleError, InputError  # noqa: E402
 from fastdc.sources.folder import MAX_JSON_BYTES, MAX_PARAMETERS, ModelFolder  # noqa: E402
-from fastdc.testing.tiny_pipelines import tiny_sd, tiny_unet2d, tiny_vae  # noqa: E402
+from fastdc.testing.tiny_pipelines import tiny_dit, tiny_sd, tiny_unet2d, tiny_vae  # noqa: E402
 from helpers.worlds import assert_one_line  # noqa: E402
 
 UNET = {"UNet2DModel": diffusers.UNet2DModel}
@@ -30,7 +30,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_what_a_pipelines_folder_says(tmp_path: Path) -> None:
+def test_the_index_and_the_configs_of_a_pipeline_are_read(tmp_path: Path) -> None:
     made = tiny_sd(tmp_path / "tiny")
     folder = ModelFolder.open(made)
     assert (folder.name, folder.pipeline, folder.revision) == ("tiny", "StableDiffusionPipeline", "")
@@ -46,7 +46,7 @@ def test_what_a_pipelines_folder_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unet", "vae", "text_encoder"])
-def test_a_component_is_what_its_own_class_loads(name: str, tmp_path: Path) -> None:
+def test_a_component_has_the_weights_of_its_file(name: str, tmp_path: Path) -> None:
     made = tiny_sd(tmp_path / "tiny")
     folder = ModelFolder.open(made)
     kind = folder.class_of(name)
@@ -70,10 +70,10 @@ def _old_attention(key: str) -> str:
 
 @pytest.mark.parametrize("accelerate", [True, False])
 @pytest.mark.parametrize("name", ["vae", "text_encoder"])
-def test_names_that_published_weights_have(
+def test_weights_with_the_names_of_published_files(
     name: str, accelerate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attention's first names in diffusers, and CLIP's prefix and its list of positions."""
+    """The first names of attention in diffusers, CLIP's prefix, and its list of positions."""
     monkeypatch.setattr("fastdc.sources.folder.installed", lambda _: accelerate)
     made = tiny_sd(tmp_path / "tiny")
     file = made / name / ("model.safetensors" if name == "text_encoder" else WEIGHTS)
@@ -132,7 +132,7 @@ def test_a_network_alone_and_the_oldest_layout(tmp_path: Path) -> None:
     folder = ModelFolder.open(alone)
     assert (folder.pipeline, folder.class_of("unet"), folder.has("scheduler")) == ("UNet2DModel", "UNet2DModel", False)
     assert isinstance(folder.component("unet", UNET), diffusers.UNet2DModel)
-    # model_index.json beside config.json and scheduler_config.json, without folders
+    # model_index.json lies beside config.json and scheduler_config.json, without folders
     (alone / "model_index.json").write_text(
         json.dumps({"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"],
                     "scheduler": ["diffusers", "DDPMScheduler"]})
@@ -165,21 +165,21 @@ def _enlarge(header: dict[str, Any]) -> None:
 
 
 def _enlarge_all(header: dict[str, Any]) -> None:
-    """Consistent with itself, but not with the file."""
+    """Makes the header consistent with itself, but not with the file."""
     entry = header["conv_in.weight"]
     last = max(value["data_offsets"][1] for key, value in header.items() if key != "__metadata__")
     entry["shape"], entry["data_offsets"] = [25_000_000, 1000], [last, last + 10**11]
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated": (lambda p: os.truncate(p / "unet" / WEIGHTS, 9000), "is truncated or no safetensors"),
-    "empty": (lambda p: os.truncate(p / "unet" / WEIGHTS, 0), "is truncated or no safetensors"),
+    "truncated": (lambda p: os.truncate(p / "unet" / WEIGHTS, 9000), "is truncated or not safetensors"),
+    "empty": (lambda p: os.truncate(p / "unet" / WEIGHTS, 0), "is truncated or not safetensors"),
     "giant header": (
         lambda p: (p / "unet" / WEIGHTS).write_bytes(struct.pack("<Q", 2**62) + b"{}"),
-        "is truncated or no safetensors",
+        "is truncated or not safetensors",
     ),
-    "giant shape": (lambda p: _header(p / "unet" / WEIGHTS, _enlarge), "is truncated or no safetensors"),
-    "giant tensor": (lambda p: _header(p / "unet" / WEIGHTS, _enlarge_all), "is truncated or no safetensors"),
+    "giant shape": (lambda p: _header(p / "unet" / WEIGHTS, _enlarge), "is truncated or not safetensors"),
+    "giant tensor": (lambda p: _header(p / "unet" / WEIGHTS, _enlarge_all), "is truncated or not safetensors"),
     "pickle": (
         lambda p: (p / "unet" / WEIGHTS).rename(p / "unet" / "diffusion_pytorch_model.bin"),
         "m/unet/diffusion_pytorch_model.bin is a pickle, which is not read: convert",
@@ -251,15 +251,13 @@ def test_broken_and_hostile_folders_are_refused(name: str, tmp_path: Path, monke
     made = tiny_unet2d(tmp_path / "m")
     change, message = BROKEN[name]
     change(made)
-    if name != "same numbers":  # all others are found before a network takes memory
+    if name != "same numbers":  # all others are refused before a network takes memory
         monkeypatch.setattr(ModelFolder, "_load", lambda *_: pytest.fail("weights were loaded"))
     assert_refused(made, message)
 
 
 def test_a_table_of_positions_is_bounded(tmp_path: Path) -> None:
-    """The table is computed, so that no file's size bounds it."""
-    from fastdc.testing.tiny_pipelines import tiny_dit
-
+    """The table is computed, so no file's size bounds it."""
     made = tiny_dit(tmp_path / "m")
     edit(made / "transformer" / "config.json", sample_size=2**20)
     with pytest.raises(BundleError) as caught:
@@ -274,7 +272,7 @@ def test_a_pickle_beside_the_weights_is_not_read(tmp_path: Path) -> None:
     assert not Path("pwned").exists()
 
 
-def test_a_class_of_the_folders_own_is_not_run(tmp_path: Path) -> None:
+def test_a_class_that_the_folder_defines_is_not_run(tmp_path: Path) -> None:
     made = tiny_unet2d(tmp_path / "m")
     (made / "my_pipeline.py").write_text("raise SystemExit('run')")
     edit(made / "model_index.json", _class_name=["my_pipeline", "MyPipeline"])
@@ -295,7 +293,7 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
         ("a/../b", InputError, "a/../b does not exist"),
         ("name", InputError, "name does not exist: expected a folder with model_index.json, or a hub's id"),
         (tmp_path / "file", InputError, "is a file: expected a folder"),
-        (tmp_path / "empty", BundleError, "is no model in diffusers' format: expected model_index.json"),
+        (tmp_path / "empty", BundleError, "is not a model in diffusers' format: expected model_index.json"),
         (vae, BundleError, "vae/config.json must be of a class in UNet2DModel"),
     ):
         with pytest.raises(kind) as caught:
@@ -312,9 +310,9 @@ def test_a_hubs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return str(made)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    folder = ModelFolder.open("org/name", revision="v1")
+    folder = ModelFolder.open("org/name")
     assert (folder.name, folder.revision, folder.path) == ("org/name", "0123abc", made)
-    assert (asked["repo_id"], asked["revision"]) == ("org/name", "v1")
+    assert asked["repo_id"] == "org/name"
     files = [
         "model_index.json", "unet/config.json", f"unet/{WEIGHTS}", "scheduler/scheduler_config.json",
         "tokenizer/merges.txt", "tokenizer_3/spiece.model", "config.json", "scheduler_config.json", WEIGHTS,
@@ -335,7 +333,7 @@ def test_without_a_connection_one_line_says_so(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError) as caught:
         ModelFolder.open("org/name")
-    assert_one_line(caught.value, "org/name is no folder here and cannot be had from the hub: ")
+    assert_one_line(caught.value, "org/name is not a folder here and cannot be fetched from the hub: ")
 
 
 def test_infinities_of_other_tools_are_read(tmp_path: Path) -> None:

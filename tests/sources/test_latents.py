@@ -1,4 +1,4 @@
-"""Latents against AutoencoderKL's own encode and against the posterior's formula; configs that are refused."""
+"""Latents against AutoencoderKL's own encode and its posterior's samples; unusable configs are refused."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_latents_are_the_posteriors_mean(config: dict[str, Any]) -> None:
     assert latents.shape == (2, channels, 16 // factor, 16 // factor)
     expected = (mean - config.get("shift_factor", 0.0)) * vae.config.scaling_factor
     np.testing.assert_allclose(latents.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
-    assert float(latents.std()) > 0.01  # there is something to compare
+    assert float(latents.std()) > 0.01  # not all zero
 
 
 def test_the_mean_is_what_samples_average_to() -> None:
@@ -56,7 +56,7 @@ def test_the_mean_is_what_samples_average_to() -> None:
         posterior = vae.encode(x).latent_dist
         draws = torch.stack([posterior.sample(torch.Generator().manual_seed(seed)) for seed in range(400)])
         latents = LatentEncoder(vae)(x) / vae.config.scaling_factor
-    # Six standard errors: one in a billion a number.
+    # Six standard errors: a chance of one in a billion per number.
     bound = 6 * posterior.std / np.sqrt(400)
     assert ((draws.mean(dim=0) - latents).abs() <= bound).all()
 

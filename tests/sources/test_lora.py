@@ -1,4 +1,4 @@
-"""LoRAs merged into a model: W + scale alpha / r up down in each format; what does not fit is refused."""
+"""LoRAs merged into a model: W + scale alpha / r up down in each format; files that do not fit are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def _networks(folder: Path) -> dict[str, Any]:
 
 
 def _pair(layer: nn.Module, seed: int) -> tuple[Tensor, Tensor]:
-    """Thin factors (down, up) for a linear map or a convolution, not small, so that a wrong scale shows."""
+    """Thin factors (down, up) for a linear map or a convolution, large enough that a wrong scale shows."""
     shape = layer.get_parameter("weight").shape
     generator = torch.Generator().manual_seed(seed)
     down = torch.randn(RANK, *shape[1:], generator=generator)
@@ -44,7 +44,7 @@ def _pair(layer: nn.Module, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _product(down: Tensor, up: Tensor) -> Tensor:
-    """The change of the weight, naively: sum over the rank, in float64."""
+    """The change of the weight as a plain sum over the rank, in float64."""
     change = torch.zeros(up.shape[0], *down.shape[1:], dtype=torch.float64)
     for r in range(len(down)):
         change += up.double()[:, r].reshape(-1, *(1 for _ in down.shape[1:])) * down.double()[r]
@@ -52,7 +52,7 @@ def _product(down: Tensor, up: Tensor) -> Tensor:
 
 
 def _check(networks: dict[str, Any], before: dict[str, dict[str, Tensor]], changes: dict[str, Tensor]) -> None:
-    """Weights are what they were plus `changes` by "network.weight", and the modules are the plain ones again."""
+    """Each weight grew by its entry of `changes`, keyed "network.weight"; the adapters' modules are gone."""
     left = dict(changes)
     for name, network in networks.items():
         after = network.state_dict()
@@ -82,12 +82,12 @@ TEXT_LAYERS = ("encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.
 
 
 def _plain_file(networks: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """peft's names, as diffusers' save_lora_weights writes them; alpha = r."""
+    """Writes peft's names, as diffusers' save_lora_weights does; alpha = r."""
     weights, changes = {}, {}
     for name, layers in (("unet", UNET_LAYERS), ("text_encoder", TEXT_LAYERS)):
         for seed, layer in enumerate(layers):
             down, up = _pair(networks[name].get_submodule(layer), seed)
-            inner = layer if name == "unet" else f"text_model.{layer}"  # as files of earlier transformers say
+            inner = layer if name == "unet" else f"text_model.{layer}"  # as in files of earlier transformers
             weights[f"{name}.{inner}.lora_A.weight"] = down
             weights[f"{name}.{inner}.lora_B.weight"] = up
             changes[f"{name}.{layer}.weight"] = _product(down, up)
@@ -96,7 +96,7 @@ def _plain_file(networks: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _kohya_file(networks: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """kohya's names and alphas, a convolution among the layers."""
+    """Writes kohya's names and alphas; one layer is a convolution."""
     weights, changes = {}, {}
     convolution = "down_blocks.0.attentions.0.proj_in"
     for prefix, name, layers in (
@@ -138,7 +138,7 @@ def test_several_are_merged_one_after_the_other(folder: Path, tmp_path: Path) ->
     _check(networks, before, changes)
 
 
-def test_nothing_is_done_without_a_file(folder: Path) -> None:
+def test_no_loras_change_nothing(folder: Path) -> None:
     networks = _networks(folder)
     before = _copies(networks)
     fuse_lora("StableDiffusionPipeline", networks, [])
@@ -146,7 +146,7 @@ def test_nothing_is_done_without_a_file(folder: Path) -> None:
         assert all(torch.equal(before[name][key], value) for key, value in network.state_dict().items())
 
 
-def test_what_peft_trains_and_diffusers_saves_gives_the_same_network(folder: Path, tmp_path: Path) -> None:
+def test_a_lora_trained_by_peft_and_saved_by_diffusers_gives_the_same_network(folder: Path, tmp_path: Path) -> None:
     networks = _networks(folder)
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     targets = ["to_k", "to_v", "conv1"]
@@ -237,11 +237,12 @@ def test_files_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     safetensors.torch.save_file(nan, nothing)
     networks = _networks(folder)
     refused(nothing, BundleError, "does not fit|finite")
-    with pytest.raises(InputError, match="finite"):
-        Lora(whole, float("nan"))
+    for scale in (float("nan"), float("inf"), True, "1"):
+        with pytest.raises(InputError, match="the scale of a LoRA must be finite, got"):
+            Lora(whole, scale)  # type: ignore[arg-type]
 
 
-def test_a_part_that_the_loader_leaves_out_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_dora_whose_scales_the_loader_ignores_is_refused(folder: Path, tmp_path: Path) -> None:
     networks = _networks(folder)
     path = tmp_path / "dora.safetensors"
     _kohya_file(networks, path)
@@ -252,5 +253,5 @@ def test_a_part_that_the_loader_leaves_out_is_refused(folder: Path, tmp_path: Pa
         fuse_lora("StableDiffusionPipeline", networks, [Lora(path)])
 
 
-def test_a_lora_says_what_it_is() -> None:
+def test_a_lora_prints_its_file_and_scale() -> None:
     assert str(Lora(Path("/somewhere/private/style.safetensors"), 0.75)) == "style.safetensors x 0.75"

@@ -1,4 +1,4 @@
-"""Schedules read from scheduler configs against the scheduler objects of diffusers: every class and option."""
+"""Schedules read from scheduler configs, against diffusers' scheduler objects: every class and option."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ diffusers = pytest.importorskip("diffusers")
 import torch  # noqa: E402
 
 from fastdc import BundleError  # noqa: E402
-from fastdc.diffusion.schedules import (  # noqa: E402
+from fastdc.diffusion import (  # noqa: E402
     DiscreteSchedule,
     FlowSchedule,
     SteppedSchedule,
@@ -24,11 +24,11 @@ from fastdc.diffusion.schedules import (  # noqa: E402
 from fastdc.sources.schedule import _BETAS, _CLASSES, SCHEDULERS, schedule_of  # noqa: E402
 from helpers.worlds import assert_one_line  # noqa: E402
 
-# Their class is a stand-in that cannot be made unless a package is there that nothing else needs.
+# diffusers replaces these classes by stand-ins unless an extra package is installed that nothing else needs.
 NEEDS_MORE = {"DPMSolverSDEScheduler"}
 MADE = [name for name in _CLASSES if name not in NEEDS_MORE]
 RESCALING = [n for n in MADE if "rescale_betas_zero_snr" in inspect.signature(getattr(diffusers, n)).parameters]
-SLOW = ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")  # a second each to make
+SLOW = ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")  # each takes a second to make
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*__array:DeprecationWarning")
 
@@ -42,7 +42,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def saved(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """What save_config writes, and the scheduler's alpha_bar in float64 from its own float32 betas."""
+    """The config that save_config writes, and the scheduler itself."""
     scheduler = getattr(diffusers, name)(**options)
     config = {"_class_name": name, **dict(scheduler.config)}
     return config, scheduler
@@ -98,7 +98,7 @@ def test_defaults_of_classes_that_are_slow_to_make(name: str) -> None:
 @pytest.mark.parametrize("name", RESCALING)
 @pytest.mark.parametrize("kind", ["scaled_linear", "linear"])
 def test_rescaled_betas_end_before_pure_noise(name: str, kind: str) -> None:
-    """The last level holds no image, or for some 2^-24 of it, as a guard of their samplers: it is left out."""
+    """The last level, which holds nothing of the image (or 2^-24 of it, to guard a sampler), is left out."""
     options = {**CONFIGS["stable diffusion"], "beta_schedule": kind, "rescale_betas_zero_snr": True}
     if name == "TCDScheduler":
         options["timestep_spacing"] = "leading"
@@ -107,8 +107,8 @@ def test_rescaled_betas_end_before_pure_noise(name: str, kind: str) -> None:
     assert isinstance(schedule, TableSchedule)
     theirs = scheduler.alphas_cumprod.numpy().astype(np.float64)
     assert theirs[-1] <= 2.0**-24
-    # Their rescaling subtracts the last root, some 0.07, in float32: off by 2^-25 absolutely, thousandfold summed up
-    # by the second cumulative product. Ours stays in float64.
+    # Their rescaling subtracts the last root, about 0.07, in float32. That is off by 2^-25, and the second cumulative
+    # product adds up a thousand such errors. Ours stays in float64.
     np.testing.assert_allclose(np.sqrt(schedule.alphas_cumprod), np.sqrt(theirs[:-1]), atol=2e-4)
     assert schedule.alphas_cumprod[0] == pytest.approx(theirs[0], rel=1e-6)
     plain = schedule_of({**config, "rescale_betas_zero_snr": False})[0]
@@ -117,7 +117,7 @@ def test_rescaled_betas_end_before_pure_noise(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "laplace"])
-def test_betas_that_only_ddpm_knows(kind: str) -> None:
+def test_betas_of_ddpm_alone(kind: str) -> None:
     config, scheduler = saved("DDPMScheduler", {"beta_schedule": kind, "num_train_timesteps": 200})
     assert_levels_of(schedule_of(config)[0], scheduler)
 
@@ -128,7 +128,7 @@ def test_exponential_betas() -> None:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_what_the_network_predicts(kind: str) -> None:
+def test_the_prediction_type_is_the_parameterisation(kind: str) -> None:
     config, scheduler = saved("DDPMScheduler", {"prediction_type": kind})
     schedule, parameterization = schedule_of(config)
     assert parameterization.kind == kind
@@ -140,8 +140,8 @@ def test_flow_levels_are_those_of_the_scheduler(shift: float) -> None:
     config, scheduler = saved("FlowMatchEulerDiscreteScheduler", {"shift": shift})
     schedule, parameterization = schedule_of(config)
     assert (parameterization.kind, schedule) == ("flow", FlowSchedule(shift=shift, timestep_scale=1000.0))
-    levels = schedule.levels(np.arange(1, 1000) / 1000)  # the last is pure noise, which ours stays away from
-    # Theirs: float32 of a quotient, largest 1.
+    levels = schedule.levels(np.arange(1, 1000) / 1000)  # our schedule leaves out the last, pure noise
+    # Theirs are float32 quotients of at most 1.
     np.testing.assert_allclose(levels.sigma, scheduler.sigmas.numpy()[::-1][:-1], rtol=2.0**-21)
     np.testing.assert_allclose(levels.timestep, scheduler.timesteps.numpy()[::-1][:-1], rtol=2.0**-21)
     x, e = torch.tensor([[0.5]]), torch.tensor([[-2.0]])
@@ -162,8 +162,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown betas": ({"beta_schedule": "magic"}, "beta_schedule must be one of linear"),
     "betas of text": ({"beta_start": "0.1"}, "beta_start must be a number, got '0.1'"),
     "betas swapped": ({"beta_start": 0.2, "beta_end": 0.1}, "betas must satisfy"),
-    "steps": ({"num_train_timesteps": 0}, "num_train_timesteps must be 1 to 1000000, got 0"),
-    "steps of a table": ({"beta_schedule": "sigmoid", "num_train_timesteps": 10**6}, "must be 1 to 10000"),
+    "steps": ({"num_train_timesteps": 0}, "num_train_timesteps must be a whole number from 1 to 1000000, got 0"),
+    "steps of a table": ({"beta_schedule": "sigmoid", "num_train_timesteps": 10**6}, "from 1 to 10000, got 1000000"),
     "true steps": ({"num_train_timesteps": True}, "got True"),
     "listed no list": ({"trained_betas": "0.1"}, "trained_betas must be a list"),
     "listed 1": ({"trained_betas": [0.1, 1.0]}, "numbers in (0, 1)"),
@@ -177,7 +177,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_does_not_say_how_a_model_was_trained_is_refused(name: str) -> None:
+def test_configs_that_do_not_say_how_a_model_was_trained_are_refused(name: str) -> None:
     config, message = BAD[name]
     with pytest.raises(BundleError) as caught:
         schedule_of({"_class_name": "DDPMScheduler", **config} if name != "no class" else config)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3: tables and errors are those of the pipeline itself, looped over naively; with and without T5."""
+"""Stable Diffusion 3, with and without T5: tables and errors equal those of a plain loop over the pipeline itself."""
 
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,19 @@ import safetensors.torch
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-from fastdc.bundle.prompts import prompts_of
+from fastdc.bundle import DENOISER, TEXT
 from fastdc.diffusion.kernels import philox_normal
 from fastdc.sources.base import Source, WithTables
 from fastdc.sources.lora import Lora
 from fastdc.sources.stable_diffusion_3 import open_stable_diffusion_3
 from fastdc.support.exceptions import BundleError, InputError
 from fastdc.testing.tiny_pipelines import tiny_sd, tiny_sd3
-from helpers import text_pipelines as test_sources_stable_diffusion
-from helpers.text_pipelines import DRAWS, PROMPTS, SEED, STREAMS, check_export, classifier, images_of
+from helpers import text_pipelines
+from helpers.text_pipelines import DRAWS, PROMPTS, SEED, STREAMS, check_graphs, classifier, graphs_of, images_of
 
 Floats = npt.NDArray[np.float32]
 
-
-one_thread = test_sources_stable_diffusion.one_thread
+one_thread = text_pipelines.one_thread  # applies to every test here
 
 
 def _pipeline(folder: Path, *, t5: bool) -> Any:
@@ -36,12 +35,11 @@ def _pipeline(folder: Path, *, t5: bool) -> Any:
 
 
 @torch.inference_mode()
-def naive(pipe: Any, images: npt.NDArray[np.uint8], ratios: npt.NDArray[np.float64], length: int) -> Floats:
+def naive(pipe: Any, images: npt.NDArray[np.uint8], ratios: npt.NDArray[np.float64]) -> Floats:
     """mean |e - e_hat|^2 with x_t = (1 - t) x + t e and F = e - x, so e_hat = x_t + (1 - t) F; one row at a time."""
     config = pipe.vae.config
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    options = {"do_classifier_free_guidance": False, "max_sequence_length": length}
-    texts = [pipe.encode_prompt(prompt, None, None, **options) for prompt in PROMPTS.texts]
+    texts = [pipe.encode_prompt(prompt, None, None, do_classifier_free_guidance=False) for prompt in PROMPTS.texts]
     out = np.zeros((len(images), len(PROMPTS), len(ratios)), np.float32)
     for i, image in enumerate(images):
         x = torch.from_numpy(image).float()[None] / 127.5 - 1
@@ -50,7 +48,7 @@ def naive(pipe: Any, images: npt.NDArray[np.uint8], ratios: npt.NDArray[np.float
             t = float(ratio / (1 + ratio))  # sigma / alpha = t / (1 - t)
             row = philox_normal(np.array([STREAMS[i]]), np.array([j], np.int32), z.numel(), seed=SEED)
             e = torch.from_numpy(np.asarray(row)).reshape(z.shape)
-            # The scheduler's own noising, at one level that is this t, and the time that it tells the transformer.
+            # The scheduler's own noising at the single level t, and its time input.
             scheduler.sigmas = torch.tensor([t], dtype=torch.float32)
             scheduler.timesteps = torch.tensor([t * scheduler.config.num_train_timesteps], dtype=torch.float32)
             z_t = scheduler.scale_noise(z, scheduler.timesteps, e)
@@ -66,18 +64,16 @@ def naive(pipe: Any, images: npt.NDArray[np.uint8], ratios: npt.NDArray[np.float
 
 
 @pytest.mark.parametrize(
-    ("t5", "size", "length", "options"),
+    ("t5", "size", "options"),
     [
-        (True, None, 256, {}),
-        (False, None, 256, {}),
-        (True, (24, 32), 20, {"dual_attention_layers": (0,), "qk_norm": "rms_norm"}),
+        (True, None, {}),
+        (False, None, {}),
+        (True, (24, 32), {"dual_attention_layers": (0,), "qk_norm": "rms_norm"}),
     ],
 )
-def test_errors_are_those_of_the_pipeline(
-    tmp_path: Path, t5: bool, size: Any, length: int, options: dict[str, Any]
-) -> None:
+def test_errors_are_those_of_the_pipeline(tmp_path: Path, t5: bool, size: Any, options: dict[str, Any]) -> None:
     folder = tiny_sd3(tmp_path / "sd3", t5=t5, transformer=options)
-    source = open_stable_diffusion_3(folder, prompts=PROMPTS, image_size=size, max_sequence_length=length)
+    source = open_stable_diffusion_3(folder, prompts=PROMPTS, image_size=size)
     sides = size or (16, 16)
     assert source.model.image_shape == (3, *sides)
     assert source.model.latent_shape == (4, sides[0] // 2, sides[1] // 2)
@@ -85,13 +81,13 @@ def test_errors_are_those_of_the_pipeline(
     assert source.model.schedule.to_dict() == {"kind": "flow", "shift": 3.0, "timestep_scale": 1000.0}
     images = images_of(source)
     table = classifier(source).errors(images, draws=DRAWS, seed=SEED, streams=STREAMS, levels=(0.1, 8.0))
-    wanted = naive(_pipeline(folder, t5=t5), images, table.sigma, length)
-    assert np.ptp(wanted, axis=1).min() > 1e-5  # the prompts do matter, at every level
+    wanted = naive(_pipeline(folder, t5=t5), images, table.sigma)
+    assert np.ptp(wanted, axis=1).min() > 1e-5  # the prompts matter at every level
     np.testing.assert_allclose(table.errors, wanted, rtol=2e-4)
 
 
 def _rows(source: Source, padded_to: tuple[int, int]) -> Floats:
-    """Rows of the states as the transformer gets them."""
+    """The rows of the states as the transformer gets them."""
     table = source.tables["encoder_hidden_states"]
     return np.pad(table, [(0, 0), (0, padded_to[0] - table.shape[1]), (0, padded_to[1] - table.shape[2])])
 
@@ -99,15 +95,13 @@ def _rows(source: Source, padded_to: tuple[int, int]) -> Floats:
 @pytest.mark.parametrize("t5", [True, False])
 def test_tables_are_what_the_pipeline_encodes(tmp_path: Path, t5: bool) -> None:
     folder = tiny_sd3(tmp_path / "sd3", t5=t5)
-    source = open_stable_diffusion_3(folder, prompts=PROMPTS, max_sequence_length=20)
+    source = open_stable_diffusion_3(folder, prompts=PROMPTS)
     pipe = _pipeline(folder, t5=t5)
     with torch.inference_mode():
-        states, no_states, pooled, no_pooled = pipe.encode_prompt(
-            list(PROMPTS.texts), None, None, max_sequence_length=20
-        )
+        states, no_states, pooled, no_pooled = pipe.encode_prompt(list(PROMPTS.texts), None, None)
     wanted = torch.cat([states, no_states[:1]]).numpy()
     assert list(source.tables) == ["encoder_hidden_states", "pooled_projections"]
-    assert source.tables["encoder_hidden_states"].shape == ((5, 12 + 20, 32) if t5 else (5, 12, 24))
+    assert source.tables["encoder_hidden_states"].shape == ((5, 12 + 256, 32) if t5 else (5, 12, 24))
     np.testing.assert_allclose(_rows(source, wanted.shape[1:]), wanted, atol=2e-5)
     found = source.tables["pooled_projections"]
     np.testing.assert_allclose(found, torch.cat([pooled, no_pooled[:1]]).numpy(), atol=2e-6)
@@ -131,7 +125,7 @@ def test_a_lora_is_merged(tmp_path: Path) -> None:
     assert source.provenance["lora"] == "style.safetensors x -0.5"
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_pipelines_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected StableDiffusion3Pipeline, got StableDiffusionPipeline"):
         open_stable_diffusion_3(tiny_sd(tmp_path / "sd"), prompts=PROMPTS)
     folder = tiny_sd3(tmp_path / "sd3", t5=False)
@@ -140,9 +134,6 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
             open_stable_diffusion_3(folder, prompts=PROMPTS, image_size=size)
     with pytest.raises(InputError, match="at most 48, where position codes end, got 52 x 16"):
         open_stable_diffusion_3(folder, prompts=PROMPTS, image_size=(52, 16))
-    for length in (1, 513):
-        with pytest.raises(InputError, match="max_sequence_length must be 2 to 512"):
-            open_stable_diffusion_3(folder, prompts=PROMPTS, max_sequence_length=length)
     narrow = tiny_sd3(tmp_path / "narrow", t5=False, transformer={"joint_attention_dim": 20})
     with pytest.raises(BundleError, match="reads texts of width 20, they have 24"):
         open_stable_diffusion_3(narrow, prompts=PROMPTS)
@@ -175,8 +166,20 @@ def test_position_codes_are_cut_from_the_middle(tmp_path: Path, size: tuple[int,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("t5", [True, False])
-def test_export_at_other_batches_and_conditions(tmp_path: Path, t5: bool) -> None:
-    folder = tiny_sd3(tmp_path / "sd3", t5=t5)
-    prompts = prompts_of(["red cube", "blue cone"])
-    check_export(open_stable_diffusion_3(folder, prompts=prompts, image_size=(16, 24), max_sequence_length=20))
+def test_the_bundle_computes_the_same_at_other_batches_and_conditions(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from helpers.exported import exported, shared_folder
+
+    source, bundle = exported("stable-diffusion-3", shared_folder(tmp_path_factory))
+    check_graphs(source, bundle.path / DENOISER, bundle.path / TEXT)
+
+
+@pytest.mark.slow
+def test_graphs_without_t5_compute_the_same_on_images_that_are_not_square(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    source = open_stable_diffusion_3(tiny_sd3(tmp_path / "sd3", t5=False), prompts=PROMPTS, image_size=(16, 24))
+    check_graphs(source, *graphs_of(source))

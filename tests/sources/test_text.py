@@ -1,4 +1,4 @@
-"""Tokenizers as JSON give the ids of transformers; a text is encoded once; what does not fit is refused."""
+"""Tokenizers as JSON give the ids of transformers; a text is encoded once; tokenizers that do not fit are refused."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def _saved(tmp_path: Path, tokenizer: object) -> Path:
 
 
 def _old_clip(tmp_path: Path) -> Path:
-    """A CLIP tokenizer as folders of earlier years have it: vocab.json and merges.txt; it pads with "!"."""
+    """A CLIP tokenizer in the older form, vocab.json and merges.txt, which pads with "!"."""
     folder = tmp_path / "old"
     folder.mkdir()
     model = json.loads(clip_tokenizer().backend_tokenizer.to_str())["model"]
@@ -71,7 +71,7 @@ def test_ids_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
     wanted = theirs(list(TEXTS), padding="max_length", max_length=theirs.model_max_length, truncation=True)["input_ids"]
     assert ids.dtype == np.int64
     assert ids.tolist() == wanted
-    assert len({tuple(row) for row in wanted}) >= len(TEXTS) - 3  # the texts are told apart at all
+    assert len({tuple(row) for row in wanted}) >= len(TEXTS) - 3  # the texts differ after all
 
 
 def test_another_length_than_the_tokenizers_own(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_another_length_than_the_tokenizers_own(tmp_path: Path) -> None:
 
 
 class _Count(nn.Module):
-    """Two tables that are plain functions of the ids; keeps the batches that it saw."""
+    """Two tables that are plain functions of the ids; remembers the sizes of its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,9 +101,10 @@ def _source(tmp_path: Path, *, null_is_zero: bool = False) -> tuple[TextSource, 
 
 def test_a_text_is_encoded_once_and_in_batches(tmp_path: Path) -> None:
     source, module = _source(tmp_path)
-    texts = ["red", "cube", "red", "blue cone", "the", "cube", "photo"]
-    tables = source.encode(texts, batch=2)
-    assert module.batches == [2, 2, 1]
+    unique = [f"{word} {number}" for word in ("red", "cube", "the") for number in range(12)]
+    texts = [*unique, "red 3", "blue cone", "cube 0"]
+    tables = source.encode(texts)
+    assert module.batches == [16, 16, 5]
     (ids, _) = source.input_ids(texts)
     assert list(tables) == ["states", "pooled"]
     np.testing.assert_array_equal(tables["states"], np.stack([ids, ids], axis=1))
@@ -141,7 +142,7 @@ def test_the_pooled_text_is_that_of_the_second_clip() -> None:
     with torch.inference_mode():
         states, pooled = PenultimateStates(first, second)(ids, ids)
         (last,) = LastState(first)(ids)
-        # The second CLIP, layer by layer: states before its last layer, and the projected last state at the end token.
+        # The second CLIP, layer by layer: the states before its last layer, and the projected last state at the end.
         layers = second.text_model.encoder.layers
         hidden = second.text_model.embeddings(ids)
         mask = torch.full((ids.shape[1],) * 2, -torch.inf).triu(1)[None, None]
