@@ -156,7 +156,7 @@ class DiffusionClassifier:
             Labels, probabilities and what they cost.
 
         Example:
-            >>> (clf.classify(images).labels == labels).all()
+            >>> bool((clf.classify(images).labels == labels).all())
             True
 
         Raises:
@@ -306,7 +306,7 @@ class DiffusionClassifier:
 
         Example:
             >>> from fastdc.certification import Fixed
-            >>> clf.certify(images[:1], Fixed(0.25, most=100, alpha=0.01), n0=8)[0].label == labels[0]
+            >>> bool(clf.certify(images[:1], Fixed(0.25, most=100, alpha=0.01), n0=8)[0].label == labels[0])
             True
         """
         return [certificate for _, certificate in self.certify_stream(images, estimation, **options)]

@@ -76,8 +76,8 @@ class Session:
             A future of the result, which has one row.
 
         Example:
-            >>> with fastdc.Session(clf) as session: int(session.submit(images[0]).result().labels[0]) == labels[0]
-            True
+            >>> with fastdc.Session(clf) as session: print(session.submit(images[0]).result().labels == labels[:1])
+            [ True]
 
         Raises:
             InputError: The image or an option cannot be used.

@@ -1,13 +1,13 @@
-"""Low latency: one image decided as soon as possible, from a table of what a step costs.
+"""Low latency: one image decided as soon as possible, from a table of step times.
 
-A race is a chain of looks, each waiting for the errors of the last. For one image the steps of that chain are small,
-and a device that is waited for takes about as long for a step of eight cells as for one of two. So errors are evaluated
-*ahead of the decision*: beside the cells that the rule waits for, those of the next looks, under all classes that are
-still alive. The rule still decides at its looks, one after another, from the errors that it would have seen; errors
-that turn out not to be needed are dropped. Labels, counts and errors are therefore those of the plain race, to the bit,
-however far ahead was looked: only time is at stake, and cells that were evaluated for nothing.
+A race is a chain of looks, each waiting for the errors of the one before. For one image the steps of that chain are
+small, and a device takes about as long for a step of eight cells as for one of two. So errors are evaluated *ahead of
+the decision*: beside the cells that the rule waits for, those of the next looks, under all classes that are still
+alive. The rule still decides at its looks, one after another, from the errors that it would have seen; errors that
+turn out not to be needed are dropped. Labels, counts and errors are therefore those of the plain race, to the bit, at
+any depth. Only time is at stake, and cells that were evaluated for nothing.
 
-How far ahead minimises the expected time to the decision. With T(n) the seconds of n cells in steps side by side on all
+The depth minimises the expected time to the decision. With T(n) the seconds of n cells in steps side by side on all
 slots, measured (``steps.StepTable``), m_l the draws at look l, a_l the classes alive when its cells are asked for and
 p_l the probability that the race goes on after it,
 
@@ -15,13 +15,13 @@ p_l the probability that the race goes on after it,
 
 is the time from look i on when the cells up to look t are evaluated at once. a_l and p_l are averages over the requests
 seen so far, beginning with one imagined request that loses half its classes and ends every other time. At a look, the
-classes that are truly alive take a_i's place, and cells of other images in the same step are counted in T.
+number of classes actually alive replaces a_i, and cells of other images in the same step are counted in T.
 
-With V'_0 the same sum without looking ahead, where T is nearly proportional to the cells V_0 is nearly V'_0, and the
-bookkeeping is not worth it: a request is then better served by the plain scheduler (:attr:`Foresight.gain`).
+Let V'_0 be the same sum without looking ahead. If T is nearly proportional to the cells, V_0 is nearly V'_0 and the
+bookkeeping is not worth it: the plain scheduler then serves a request better (:attr:`Foresight.gain`).
 
-Looking ahead spends work to gain time, and is worth it for few images at once: with many, steps are full of cells that
-are needed, and the plain scheduler, which evaluates nothing else, finishes them all sooner.
+Looking ahead spends work to gain time, and pays for few images at once. With many images, steps are full of cells that
+are needed, and the plain scheduler, which evaluates no others, finishes them all sooner.
 """
 
 from collections.abc import Sequence
@@ -40,16 +40,16 @@ WORTH = 0.2
 """The least :attr:`Foresight.gain` for which looking ahead pays for its bookkeeping."""
 
 AHEAD_BYTES = 2**26
-"""Of the errors that may be known ahead of the decisions, at most."""
+"""The most memory of errors that may be known ahead of the decisions."""
 
 
 class Foresight:
-    """How far ahead to look, from what steps cost and how races went; see the module.
+    """The depth to look ahead, from step times and from how races went; see the module.
 
     Args:
         looks: m_l.
         n_classes: K.
-        steps: What steps cost.
+        steps: Step times.
     """
 
     def __init__(self, looks: Sequence[int], n_classes: int, steps: StepTable) -> None:
@@ -70,7 +70,7 @@ class Foresight:
         return 1 - self._value[0] * self._reached[0] / plain
 
     def begin(self, look: int, classes: int) -> None:
-        """Counts a request whose cells of a look are asked for."""
+        """Counts a request that asks for the cells of a look."""
         self._reached[look] += 1
         self._alive[look] += classes
         if look == 0:
@@ -82,22 +82,22 @@ class Foresight:
         """The look up to which cells are best evaluated at once.
 
         Args:
-            look: The one that the rule waits for.
-            classes: Alive.
-            missing: Cells that the rule waits for.
-            beside: Other cells of the step.
+            look: Index of the look that the rule waits for.
+            classes: Number of classes alive.
+            missing: Number of cells that the rule waits for.
+            beside: Number of other cells in the step.
         """
         return self._best(look, classes, missing + beside)[1]
 
     def _best(self, look: int, classes: float, cells: float) -> tuple[float, int]:
-        """(expected seconds, the look to go up to) from `cells` that are evaluated in any case."""
+        """(expected seconds, the look to go up to), given `cells` that are evaluated in any case."""
         best, depth, goes_on = float("inf"), look, 1.0
         for end in range(look, len(self._value) - 1):
             goes_on *= self._goes_on[end]
             more = classes * (self._looks[end + 1] - self._looks[look + 1])
             step = self._steps.round(round(cells + more))
             seconds = step + goes_on * self._value[end + 1]
-            if step > best:  # and so are those of still more cells
+            if step > best:  # and so is every step of still more cells
                 break
             if seconds < best:
                 best, depth = seconds, end
@@ -122,9 +122,9 @@ class LookAhead(Scheduler):
     request is in flight.
 
     Args:
-        *args: See :class:`Scheduler`.
-        steps: What steps cost.
-        **options: See :class:`Scheduler`.
+        *args: Arguments of :class:`Scheduler`.
+        steps: Step times.
+        **options: Keywords of :class:`Scheduler`.
     """
 
     def __init__(self, *args: Any, steps: StepTable, **options: Any) -> None:
@@ -150,7 +150,7 @@ class LookAhead(Scheduler):
 
     @property
     def evaluated(self) -> int:
-        """Cells evaluated so far, those that were not needed included."""
+        """Cells evaluated so far, including those that were not needed."""
         return self._computed
 
     @property
@@ -166,7 +166,7 @@ class LookAhead(Scheduler):
         return self._denoising.waiting + sum(map(len, (*self._wanted, *self._ahead.values())))
 
     def propose(self, room: int) -> Work:
-        """See :class:`Scheduler`. Where sizes are fixed, cells are repeated up to the size that is done soonest."""
+        """See :class:`Scheduler`. If sizes are fixed, cells are repeated up to the size that is done soonest."""
         pending = self.prepare()
         if not pending:
             return Work(None, self._denoising.propose(0))
@@ -212,7 +212,7 @@ class LookAhead(Scheduler):
         self._settle()
 
     def _settle(self) -> None:
-        """Tells the ledger all blocks whose errors are known, until it waits for errors that are not."""
+        """Tells the ledger every block whose errors are known, until it waits for unknown ones."""
         while True:
             self._take_blocks()
             blocks, self._blocks = self._blocks, []
@@ -227,7 +227,7 @@ class LookAhead(Scheduler):
                 return
 
     def _take_blocks(self) -> None:
-        """Takes the blocks that wait in the ledger, and sees which cells are to be evaluated for them and ahead."""
+        """Takes the blocks that wait in the ledger, and chooses the cells to evaluate for them and ahead of them."""
         if not self._ledger.waiting:
             return
         ticket, cells = self._ledger.propose(self._ledger.waiting)
@@ -241,7 +241,7 @@ class LookAhead(Scheduler):
             self._look_ahead(place, cells[places == place], int(np.count_nonzero(missing[:, 0] == place)))
 
     def _look_ahead(self, place: int, block: Cells, missing: int) -> None:
-        """Chooses the cells that are evaluated beside a block, which has so many whose errors nobody works on."""
+        """Chooses the cells to evaluate beside a block; `missing` cells of the block are not being evaluated yet."""
         look = int(self._look[place])
         classes = block[: np.count_nonzero(block[:, 2] == block[0, 2]), 1]  # which run fastest
         self._foresight.begin(look, len(classes))

@@ -38,7 +38,7 @@ def _threads_of(network: AbstractNetwork) -> ThreadPoolExecutor:
 
 @contextmanager
 def _alone(network: AbstractNetwork, wait: bool) -> Iterator[None]:
-    """Holds a network, whose buffers serve one run at a time."""
+    """Reserves a network, whose buffers serve one run at a time."""
     lock = _running.setdefault(network, threading.Lock())
     if not lock.acquire(blocking=wait):
         raise BackendError("the network is busy with another run: share it between threads through fastdc.Session")
@@ -60,12 +60,19 @@ def evaluate(
         wait: Whether to wait for another run of the network to end; otherwise the second run is refused.
 
     Yields:
-        Cells evaluated, whenever steps have ended.
+        Number of cells evaluated, whenever steps have ended.
+
+    Example:
+        >>> from fastdc.engine import evaluate
+        >>> job = clf.settings(rule="full", draws=2).job
+        >>> pool, scheduler = job.scheduler(clf.network, lambda: None, 4)
+        >>> list(evaluate(clf.network, pool, scheduler))
+        []
 
     Raises:
         BackendError: The network fails, or is busy with another run.
-        KeyboardInterrupt: After the steps in flight have ended; the scheduler has observed all that was finished. The
-            same holds when the caller stops iterating and closes the generator.
+        KeyboardInterrupt: Ctrl-C, after the steps in flight have ended and the scheduler has observed all errors. The
+            same holds if the caller closes the generator.
     """
     with _alone(network, wait):
         steps = [Step(network, slot, pool, scheduler.key) for slot in network.slots]
@@ -76,9 +83,9 @@ def evaluate(
 
 
 def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, threads: ThreadPoolExecutor) -> Iterator[int]:
-    """Steps on all slots at once, each on a thread; however this ends, none is in flight any more.
+    """Steps on all slots at once, each on a thread. However this ends, no step is left in flight.
 
-    While full steps are waiting, each slot has a second one to go on with, so that it need not wait for its turn here.
+    While full steps are waiting, each slot has a second one queued, so that it need not wait for this thread.
     """
     idle: SimpleQueue[Step] = SimpleQueue()
     for step in steps:
@@ -86,7 +93,7 @@ def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, threads: 
     in_flight: dict[Future[Float32], Work] = {}
 
     def evaluate_one(work: Work) -> Float32:
-        step = idle.get()  # there are as many threads
+        step = idle.get()  # never empty: there are as many threads as steps
         try:
             return step.evaluate(work.cells, work.denoising)
         finally:
@@ -95,7 +102,7 @@ def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, threads: 
     def room() -> int:
         """Cells of the next step: a full batch while there is one, else an even share for every slot.
 
-        What is in flight counts as well: shares of the rest alone would halve from step to step, down to single cells.
+        Cells in flight count as well: shares of the rest alone would halve from step to step, down to single cells.
         """
         waiting = scheduler.prepare()
         if len(in_flight) >= len(steps):

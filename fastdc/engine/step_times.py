@@ -1,8 +1,8 @@
-"""What a step costs by its size, timed as the engine runs it.
+"""The time of a step by its size, measured as the engine runs it.
 
-A step is timed alone and side by side with others on all slots, since slots share what they run on: on the CPU its
-cores and memory, on a device all of it. The median of the rounds is taken, and then for every size the smallest time of
-any size that is not smaller: fewer cells never take longer than more, and where a timing says so it was disturbed, or
+A step is timed alone and side by side with others on all slots, since slots share their hardware: on the CPU its cores
+and memory, on a device all of it. The table takes the median of the rounds, and then for every size the smallest time
+of any size that is not smaller: fewer cells never take longer than more, and a timing that says so was disturbed, or
 the larger size is the one to use.
 """
 
@@ -25,22 +25,22 @@ from fastdc.engine.requests import Work
 from fastdc.engine.scheduler import Scheduler
 from fastdc.support import InputError
 
-_WARMUP = 3  # rounds of a size that are not timed: where steps are captured, the first two run otherwise
+_WARMUP = 3  # rounds of a size that are not timed: captured steps run differently in their first two rounds
 
 
 @dataclass(frozen=True)
 class StepTable:
-    """What a step costs by its size.
+    """The time of a step by its size.
 
     Attributes:
         sizes: Numbers of cells in a step, increasing up to the batch.
-        seconds: Of a step of that size, alone.
-        together: Of steps of that size on all slots, side by side; empty where there is one slot.
-        slots: How many.
-        fixed: Whether a step has one of these sizes; else any, and seconds are interpolated.
+        seconds: Time of a step of each size, alone.
+        together: Time of steps of each size on all slots, side by side; empty if there is one slot.
+        slots: Number of slots.
+        fixed: Whether a step has one of these sizes; otherwise it has any, and seconds are interpolated.
 
     Raises:
-        InputError: No sizes, sizes that do not increase, or times that are not positive.
+        InputError: There are no sizes, sizes do not increase, or a time is not positive.
     """
 
     sizes: tuple[int, ...]
@@ -58,20 +58,20 @@ class StepTable:
                 raise InputError(f"a table of steps needs a positive time for each of its sizes, got {times!r:.80}")
 
     def cheapest(self, cells: int) -> int:
-        """The size of a step for so many cells, at most a batch: of the sizes that hold them, the one done soonest."""
+        """The size that is done soonest of those that hold a number of cells, at most a batch."""
         if not self.fixed:
             return cells
         able = range(bisect_left(self.sizes, cells), len(self.sizes))
         return self.sizes[min(able, key=lambda i: self.seconds[i])]
 
     def in_one(self, cells: int) -> bool:
-        """Whether so many cells are done as soon in one step as in a share for every slot."""
+        """Whether one step is done as soon with these cells as an even share on every slot."""
         if self.slots == 1 or cells > self.sizes[-1]:
             return False
         return self._alone[cells] <= self._together[-(-cells // self.slots)]
 
     def round(self, cells: int) -> float:
-        """T: seconds until so many cells are evaluated, in one step or shared evenly by the slots."""
+        """T: seconds until a number of cells is evaluated, in one step or shared evenly by the slots."""
         whole, rest = divmod(cells, len(self._rounds) - 1)
         return whole * self._rounds[-1] + self._rounds[rest]
 
@@ -99,7 +99,7 @@ class StepTable:
 
 
 class _Rehearsal:
-    """Stands in for a scheduler: rounds of steps of one size, each round begun when the last has ended.
+    """Takes the place of a scheduler: rounds of steps of one size, each begun when the one before has ended.
 
     Args:
         pool: Arrays without images; its cells are as those of a race: classes fastest.
@@ -115,14 +115,14 @@ class _Rehearsal:
         self.seconds: list[float] = []
 
     def begin(self, size: int, steps: int, rounds: int) -> None:
-        """Sets what comes next: so many rounds of so many steps of a size."""
+        """Prepares a number of rounds, each with a number of steps of one size."""
         index = np.arange(size, dtype=np.int32)
         classes, draws = index % self._pool.n_classes, index // self._pool.n_classes % self._draws
         self._cells = np.stack([np.zeros_like(index), classes, draws], axis=1)
         self._steps, self._rounds, self.seconds = steps, rounds, []
 
     def key(self, place: int) -> int:
-        """See ``scheduler.Scheduler``, as for all that follow."""
+        """The methods from here on are those of ``scheduler.Scheduler``."""
         return place
 
     def prepare(self) -> int:
@@ -154,19 +154,25 @@ def measure_steps(
     repeats: int = 7,
     limit: float = 1.0,
 ) -> StepTable:
-    """Times steps of each size as the engine runs them, alone and on all slots: the medians.
+    """The median times of steps of each size as the engine runs them, alone and on all slots.
 
     Args:
-        network: The network; waits while another run has it.
+        network: The network; the call waits while another run uses it.
         pool: Arrays on this network, without images yet. Steps are captured on the way if the network captures.
-        sizes: Increasing; default: the network's, or the batch and its halves.
-        draws: J of the run's plan.
-        repeats: Rounds of a size that are timed.
-        limit: Seconds after which no larger size is timed: it is taken to cost as much a cell as the last one. Fixed
-            sizes are all timed.
+        sizes: Sizes to time, increasing; default: the network's fixed sizes, or the batch and its halves.
+        draws: J, draws of the plan.
+        repeats: Rounds that are timed for each size.
+        limit: Seconds after which no larger size is timed; its time per cell is taken from the last one timed. Fixed
+            sizes are always timed.
+
+    Example:
+        >>> from fastdc.engine import measure_steps
+        >>> pool, _ = clf.settings().job.scheduler(clf.network, lambda: None, 1)
+        >>> measure_steps(clf.network, pool, (1, 2), repeats=1).sizes
+        (1, 2)
 
     Raises:
-        InputError: A size is none, or larger than the network's batch.
+        InputError: A size is below 1 or larger than the network's batch.
         BackendError: The network fails.
     """
     chosen = tuple(network.sizes or halves(network.batch)) if sizes is None else tuple(sizes)
@@ -199,7 +205,19 @@ _measuring = threading.Lock()
 
 
 def steps_of(network: AbstractNetwork, pool: Pool, *, draws: int) -> StepTable:
-    """The table of a network: measured the first time, and kept while the network lives."""
+    """The table of a network, measured the first time and kept while the network lives.
+
+    Args:
+        network: The network.
+        pool: Arrays on this network, without images yet.
+        draws: J, draws of the plan.
+
+    Example:
+        >>> from fastdc.engine import steps_of
+        >>> pool, _ = clf.settings().job.scheduler(clf.network, lambda: None, 1)
+        >>> steps_of(clf.network, pool, draws=4).sizes[-1] == clf.network.batch
+        True
+    """
     with _measuring:
         table = _tables.get(network)
         if table is None:

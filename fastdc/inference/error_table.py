@@ -274,7 +274,7 @@ class ErrorTable:
         """The mean error of each class, float64 (n, K); NaN if it was not evaluated.
 
         Example:
-            >>> (clf.errors(images, draws=16).mean().argmin(axis=1) == labels).all()
+            >>> bool((clf.errors(images, draws=16).mean().argmin(axis=1) == labels).all())
             True
         """
         return np.concatenate([mean_errors(part.errors) for part in self.chunks()])

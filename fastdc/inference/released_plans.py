@@ -1,7 +1,7 @@
 """The released grids and weights of the noised diffusion classifiers, as plan options: ``compat="ndc"``.
 
-The code released with Chen et al., arXiv 2402.02316, differs from its paper in ways that its published numbers contain.
-With a grid s_0 = tau < s_1 < ... < s_{S-1} = 3, equally spaced, S = 126 or 1001, and dt_i = s_{i+1} - s_i:
+The code released with Chen et al., arXiv 2402.02316, differs from its paper, and its published numbers contain the
+differences. With a grid s_0 = tau < s_1 < ... < s_{S-1} = 3, equally spaced, S = 126 or 1001, and dt_i = s_{i+1} - s_i:
 
 * apndc: levels s_{i+1}, weighted with edm(s_{i+1}) p(s_i) dt_i, i = 0 ... S - 3.
 * epndc: levels s_{i+1} with the weight of s_i, what(s_i) = edm(s_i) p(s_i) dt_i, on the difference of the posteriors'
@@ -9,12 +9,12 @@ With a grid s_0 = tau < s_1 < ... < s_{S-1} = 3, equally spaced, S = 126 or 1001
 
       what(s_i) (s_{i+1} + s_i)^2 (s_{i+1}^2 - tau^2) / (4 s_{i+1}^2 (s_i^2 - tau^2)) ;
 
-  i = 5 ... S - 3: the first five are left out, where it grows without bound.
+  i = 5 ... S - 3: the first five, at which it grows without bound, are left out.
 
 p(s) = exp(-(ln s + 1.2)^2 1.2^2 / 2) multiplies by the variance where the density of EDM's training levels (arXiv
 2206.00364, table 1) divides by it, and edm is its weighting, with the model's own sigma_data. The levels are all first
-draws of the plan, in order, and the rest of the weight is a curve of level weights with a knot at each: what is run is
-the same computation as ever.
+draws of the plan, in order, and the rest of the weight is a curve of level weights with a knot at each. The computation
+is the same as for every other plan.
 """
 
 import numpy as np
@@ -35,20 +35,24 @@ def released_plan(model: Model, method: str, sigma: float, *, steps: int = STEPS
     """Plan options that reproduce the released code for a method at a noise.
 
     Args:
-        model: An EDM model, as theirs.
-        method: "apndc" (their APNDCEnsemble) or "epndc".
+        model: An EDM model, as the released code uses.
+        method: "apndc" (APNDCEnsemble in the released code) or "epndc".
         sigma: Standard deviation of the noise, in pixels in [0, 1].
-        steps: S, the size of their grid.
+        steps: S, the size of the grid.
+
+    Example:
+        >>> from fastdc.inference import released_plan
+        >>> released_plan(clf.model, "apndc", 0.25)["draws"]
+        124
 
     Raises:
-        InputError: Another method, a noise that reaches the grid's end, or fewer steps than are left out.
+        InputError: Another method, a noise beyond the end of the grid, or too few steps.
     """
     if method not in _SKIPPED:
         raise InputError(f"compat ndc is for {' and '.join(_SKIPPED)}, got {method!r:.80}")
     if not checks.is_number(sigma) or not 0 < model.noise_ratio(sigma) < _END:
         raise InputError(f"compat ndc needs a sigma whose noise-to-signal ratio is in (0, {_END:g}), got {sigma!r:.80}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or not _SKIPPED[method] + 3 <= steps <= 10_000:
-        raise InputError(f"steps must be a whole number from {_SKIPPED[method] + 3} to 10000, got {steps!r:.80}")
+    checks.whole("steps", steps, low=_SKIPPED[method] + 3, high=10_000)
     tau = model.noise_ratio(sigma)
     grid = np.linspace(tau, _END, steps)
     i = np.arange(_SKIPPED[method], steps - 2)

@@ -1,25 +1,23 @@
-"""Results of classifying, and how a run tells its progress."""
+"""Results of classification, and the progress of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from fastdc.inference.decide import by_class, decide_table
 from fastdc.inference.error_table import ErrorTable
+from fastdc.support import Float64, Int64
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        finished: Images decided.
-        images: Images in all.
+        finished: Number of images decided.
+        images: Number of all images.
         evaluations: Network evaluations so far.
-        at_most: Evaluations so far and still to come, at most; falls as classes are dropped.
+        at_most: Upper bound on the evaluations of the whole run; it falls as classes are dropped.
     """
 
     finished: int
@@ -36,26 +34,28 @@ class Classification:
     """The result of classifying m images.
 
     Attributes:
-        indices: int64 (m,), which of the images given each row is: 0 ... n - 1 unless the run was interrupted.
+        indices: int64 (m,), index of each row's image among the images given: 0 ... n - 1 unless the run was
+            interrupted.
         labels: int64 (m,), the predicted class.
-        probabilities: float64 (m, K): temperature-scaled posterior, or shares of votes with ``decision="vote"``.
+        probabilities: float64 (m, K), the temperature-scaled posterior, or shares of votes with ``decision="vote"``.
         errors: float64 (m, K), mean weighted denoising error of each class; the smallest wins. A class that was dropped
-            early is placed by its paired differences to the best, see ``decide.Decision.mean_errors``.
+            early is placed by its paired differences to the best one (``inference.Decision.mean_errors``).
         evaluations: int64 (m,), network evaluations spent on each image (NFE).
         votes: int64 (m, K), draws at which each class had the smallest error, among those shared by the classes that
             were never dropped.
         class_names: K names.
         seconds: Wall time of the run so far.
-        provenance: What reproduces the result: seed, plan, method, rule, decision, model, its sha256, backend, version.
-        table: Every error, to replay decisions or save; of prompts where classes are described by prompts.
+        provenance: Everything that reproduces the result: seed, plan, method, rule, decision, model, its sha256,
+            backend, version.
+        table: Every error, to replay decisions or to save. If prompts describe the classes, its classes are prompts.
     """
 
-    indices: npt.NDArray[np.int64] = field(repr=False)
-    labels: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float64] = field(repr=False)
-    errors: npt.NDArray[np.float64] = field(repr=False)
-    evaluations: npt.NDArray[np.int64] = field(repr=False)
-    votes: npt.NDArray[np.int64] = field(repr=False)
+    indices: Int64 = field(repr=False)
+    labels: Int64
+    probabilities: Float64 = field(repr=False)
+    errors: Float64 = field(repr=False)
+    evaluations: Int64 = field(repr=False)
+    votes: Int64 = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
     seconds: float
     provenance: dict[str, Any] = field(repr=False)
@@ -70,7 +70,7 @@ class Classification:
     def of_table(
         cls,
         table: ErrorTable,
-        indices: npt.NDArray[np.int64],
+        indices: Int64,
         *,
         decision: str,
         temperature: float,
@@ -84,14 +84,21 @@ class Classification:
 
         Args:
             table: Errors of classes, or of prompts.
-            indices: See the class.
-            decision: One of ``decide.DECISIONS``.
-            temperature: Of the posterior, positive.
-            seconds: See the class.
-            provenance: See the class.
-            class_names: Where the table is of prompts: K names.
-            class_of: Where the table is of prompts: the class of each.
-            denoising: Evaluations of each image that are not in the table.
+            indices: int64 (m,), index of each row's image.
+            decision: One of ``inference.DECISIONS``.
+            temperature: Temperature of the posterior, positive.
+            seconds: Wall time.
+            provenance: Everything that reproduces the result.
+            class_names: The K names, if the table's classes are prompts.
+            class_of: Class of each prompt, if the table's classes are prompts.
+            denoising: Evaluations per image that are not in the table.
+
+        Example:
+            >>> table = clf.errors(images, draws=16)
+            >>> made = fastdc.Classification.of_table(
+            ...     table, np.arange(20), decision="vote", temperature=1.0, seconds=0.0, provenance={})
+            >>> bool((made.labels == labels).all())
+            True
 
         Raises:
             InputError: See ``decide.decide_table``.

@@ -31,6 +31,12 @@ def stream_results(
         progress: Called after every step.
         start: Time that ``seconds`` counts from, as of ``time.perf_counter``; None: now.
 
+    Example:
+        >>> from fastdc.inference import prepare, stream_results
+        >>> ready = prepare(images, clf.model)
+        >>> [len(part.labels) for part in stream_results(clf.settings(), ready, chunk=10)]
+        [10, 10]
+
     Raises:
         Interrupted: Ctrl-C; its ``result`` holds the images that were finished and not yielded.
     """

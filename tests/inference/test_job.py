@@ -149,7 +149,7 @@ def test_rules_bring_their_timesteps() -> None:
             name,
             kind=InputError,
         )
-    fails_with(lambda: job_of(rule), "discrete schedules", kind=InputError)
+    fails_with(lambda: job_of(rule), "discrete schedule", kind=InputError)
 
 
 def test_seeds_are_whole_numbers() -> None:
