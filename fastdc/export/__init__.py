@@ -2,7 +2,7 @@
 
 from fastdc.export.bundle import export_source
 from fastdc.export.calibrate import CALIBRATION_SEEDS, supported_delta
-from fastdc.export.compare import compare_errors
+from fastdc.export.compare import compare_errors, torch_classifier
 from fastdc.export.graph import DEFAULT_OPSET, PRECISIONS, export_graph, export_onnx
 from fastdc.export.storage import LARGE, external, weight_bytes
 from fastdc.export.trained import export_run, training_command
@@ -23,6 +23,7 @@ __all__ = [
     "external",
     "supported_delta",
     "tolerance",
+    "torch_classifier",
     "training_command",
     "verify_graph",
     "verify_onnx",

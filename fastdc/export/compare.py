@@ -49,6 +49,13 @@ def torch_classifier(source: Source, *, batch: int | None = None) -> DiffusionCl
     Args:
         source: The model.
         batch: Largest number of evaluations in a step.
+
+    Example:
+        >>> from fastdc.export import torch_classifier
+        >>> from fastdc.sources import open_source
+        >>> from fastdc.testing.edm_files import write_edm
+        >>> torch_classifier(open_source(write_edm(folder / "net.pkl", "adm"))).model.name
+        'net'
     """
     module = WithTables(source.denoiser, source.tables)
     network = TorchNetwork(module, source.model.sample_shape, NetworkOptions(device="cpu", batch=batch))

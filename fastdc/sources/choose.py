@@ -45,9 +45,10 @@ def open_source(
         MissingDependencyError: A package of the extra export is not installed.
 
     Example:
-        >>> from fastdc.testing.tiny_pipelines import tiny_unet2d
-        >>> open_source(tiny_unet2d(folder / "ddpm"), class_names=("cat", "dog", "bird")).model.null_class
-        3
+        >>> from fastdc.sources import open_source
+        >>> from fastdc.testing.edm_files import write_edm
+        >>> open_source(write_edm(folder / "net.pkl", "adm"), class_names=("cat", "dog", "cow", "owl")).family
+        'edm'
     """
     names = None if class_names is None else tuple(class_names)
     if str(path).endswith(".pkl"):
@@ -81,6 +82,7 @@ def is_text_conditional(path: str | Path) -> bool:
         BundleError: The folder is broken.
 
     Example:
+        >>> from fastdc.sources import is_text_conditional
         >>> is_text_conditional("edm-cifar10-32x32-cond-vp.pkl")
         False
     """

@@ -275,6 +275,7 @@ def edm_network(kind: str, options: Mapping[str, object]) -> nn.Module:
         Karras et al., arXiv 2206.00364, appendix F and table 7.
 
     Example:
+        >>> from fastdc.sources import edm_network
         >>> shape = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "label_dim": 10}
         >>> edm_network("SongUNet", {**shape, "channel_mult": [1], "num_blocks": 1}).map_label.weight.shape
         torch.Size([128, 10])
