@@ -1,8 +1,8 @@
-"""Checks what a wheel or a source distribution of fastdc contains, before anybody installs it.
+"""Checks the contents of fastdc's wheels and source distributions before they are published.
 
-A wheel must hold the package, one native module, the bundles with every file that their ``fastdc.json`` names (of the
-stated size and hash), the test images, the typing marker and the licences, and nothing else: no tests, sources of the
-native module or tools. A source distribution must hold what a build and a test run need.
+A wheel must hold the package, one native module, the bundles with every file that their ``fastdc.json`` lists (with the
+stated size and hash), the test images, the typing marker and the licences. It must hold nothing else: no tests, no
+sources of the native module, no tools. A source distribution must hold everything that a build and a test run need.
 
     python tools/check_dist.py dist/*
 """
@@ -28,9 +28,9 @@ SDIST_NEEDS = (
     "csrc/bindings.cpp",
     "csrc/kernels_cuda.cu",
     "pyproject.toml",
-    "tests/test_packaging.py",
+    "tests/repository/test_packaging.py",
 )
-WHEEL_SUFFIXES = {".py", ".pyi", ".typed", ".so", ".npz"}  # beside the files of the bundles
+WHEEL_SUFFIXES = {".py", ".pyi", ".typed", ".so", ".npz"}  # in addition to the files of the bundles
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
 
 
 def bundle_files(files: Mapping[str, bytes]) -> set[str]:
-    """The manifests of the bundles that are there, and what they name."""
+    """The manifests of the bundles in a distribution, and the files that they list."""
     found = set()
     for manifest in (f"{folder}/fastdc.json" for folder in BUNDLES):
         if manifest in files:
@@ -57,7 +57,7 @@ def bundle_files(files: Mapping[str, bytes]) -> set[str]:
 
 
 def bundle_problems(files: Mapping[str, bytes], folder: str) -> list[str]:
-    """What is wrong with a shipped bundle: a missing manifest, or a file that is not the one its manifest describes."""
+    """The faults of a shipped bundle: a missing manifest or file, or a file that its manifest does not describe."""
     manifest_name = f"{folder}/fastdc.json"
     if manifest_name not in files:
         return [f"{manifest_name} is missing"]
@@ -72,7 +72,7 @@ def bundle_problems(files: Mapping[str, bytes], folder: str) -> list[str]:
 
 
 def wheel_problems(files: Mapping[str, bytes]) -> list[str]:
-    """What is wrong with the contents of a wheel, one line each."""
+    """The faults in the contents of a wheel, one line each."""
     package = {name for name in files if PurePosixPath(name).parts[0] == "fastdc"}
     metadata = {name for name in files if PurePosixPath(name).parts[0].endswith(".dist-info")}
     problems = [f"{name} is missing" for name in WHEEL_NEEDS if name not in package]
@@ -82,7 +82,7 @@ def wheel_problems(files: Mapping[str, bytes]) -> list[str]:
     for licence in LICENCES:
         if not any(name.endswith(f".dist-info/licenses/{licence}") for name in metadata):
             problems.append(f"{licence} is missing")
-    # auditwheel names its folder of copied libraries fastdc.libs; nothing of ours should need one.
+    # auditwheel copies libraries into a folder fastdc.libs, which fastdc must not need.
     problems += [f"{name} does not belong in a wheel" for name in sorted(files.keys() - package - metadata)]
     rest = sorted(package - bundle_files(files))
     problems += [f"{name} does not belong in a wheel" for name in rest if Path(name).suffix not in WHEEL_SUFFIXES]
@@ -90,7 +90,7 @@ def wheel_problems(files: Mapping[str, bytes]) -> list[str]:
 
 
 def sdist_problems(files: Mapping[str, bytes]) -> list[str]:
-    """What is wrong with the contents of a source distribution, one line each."""
+    """The faults in the contents of a source distribution, one line each."""
     problems = [f"{name} is missing" for name in SDIST_NEEDS if name not in files]
     unwanted = (name for name in sorted(files) if name.endswith((".so", ".pyc")) or name.startswith("build/"))
     problems += [f"{name} does not belong in a source distribution" for name in unwanted]
@@ -98,7 +98,7 @@ def sdist_problems(files: Mapping[str, bytes]) -> list[str]:
 
 
 def main() -> int:
-    """Checks each distribution given on the command line; the exit code says whether all are good."""
+    """Checks every distribution on the command line; the exit code is 1 if one has a fault."""
     parser = argparse.ArgumentParser(description="Check the contents of fastdc's wheels and source distributions.")
     parser.add_argument("distributions", nargs="+", type=Path)
     failed = False

@@ -1,13 +1,13 @@
 """Fits the polynomials of csrc/philox.h: ln on [sqrt(1/2), sqrt(2)), sin and cos on [-pi/4, pi/4].
 
-Each is written so that its first terms are exact and only a short tail is fitted:
+The first terms of each are exact, and only a short tail is fitted:
 
     ln m  = 2 s + s z P(z),      s = (m - 1) / (m + 1), z = s^2
     sin x = x + x z S(z),        z = x^2
     cos x = 1 - z / 2 + z^2 C(z)
 
-The tails are interpolated in Chebyshev nodes (close to minimax on such short intervals) in 40-digit arithmetic, rounded
-to float32 and printed as C literals with the largest error of the rounded polynomial.
+The tails are interpolated at Chebyshev nodes (close to minimax on such short intervals) in 40-digit arithmetic and
+rounded to float32. The script prints them as C literals, with the largest error of the rounded polynomial.
 
 Run: python tools/fit_polynomials.py      (needs mpmath: pip install mpmath)
 """

@@ -1,9 +1,10 @@
-"""Writes down the interface of TensorRT's real Python bindings, so that what fastdc calls can be checked without them.
+"""Records the interface of TensorRT's Python bindings, so that fastdc's calls can be checked without TensorRT.
 
-The classes that ``fastdc/backends/tensorrt`` uses, each with all its public members and the signatures that pybind11
-puts into their docstrings: facts for interoperability, no text of the documentation. ``tensorrt`` itself cannot be
-imported without its libraries, which need a GPU's machine; its bindings can, given three libraries that define the ten
-functions they link to and do nothing. They are compiled here, and a process of its own imports the bindings.
+For each class that ``fastdc/backends/tensorrt`` uses, the record lists the public members and the signatures that
+pybind11 writes into their docstrings: facts for interoperability, without the text of the documentation. ``tensorrt``
+cannot be imported without its libraries, which need a machine with a GPU. Its bindings can, given three libraries that
+define the functions they link to and do nothing. This script compiles those libraries and imports the bindings in a
+separate process.
 
 Run: python tools/tensorrt_api.py tensorrt_cu13_bindings-11.4.0.106-cp311-none-manylinux_2_28_x86_64.whl \
          tests/golden/tensorrt-11.4.json
@@ -53,7 +54,7 @@ CLASSES = (
     "TensorIOMode",
 )
 
-# Library -> what the bindings link to in it.
+# Library -> functions that the bindings link to.
 _STUBS = {
     "nvinfer": (
         "createInferBuilder_INTERNAL",
@@ -68,14 +69,14 @@ _STUBS = {
 
 
 def signatures_of(docstring: str | None, name: str) -> list[str]:
-    """The signatures in a docstring by pybind11: its first line, or a numbered line for each overload."""
+    """The signatures in a docstring by pybind11: its first line, or one numbered line per overload."""
     lines = (docstring or "").splitlines()
     found = [re.sub(r"^\d+\. ", "", line) for line in lines if re.match(rf"(\d+\. )?{re.escape(name)}\(.*\) -> ", line)]
     return [re.sub(r"\b(tensorrt\w*\.)+", "", re.sub(r" at 0x[0-9a-f]+", "", line)) for line in found]
 
 
 def members_of(cls: Any) -> dict[str, Any]:
-    """Public members of a class: a list of signatures for a method, a word for anything else."""
+    """Public members of a class: a list of signatures for each method, and a word for any other member."""
     members: dict[str, Any] = {}
     enumerators = getattr(cls, "__members__", {})
     for name in sorted({*dir(cls)}):
@@ -105,7 +106,7 @@ def describe(module: Any) -> dict[str, Any]:
 
 
 def compile_stubs(folder: Path, major: str) -> None:
-    """Libraries with the names and functions that the bindings want."""
+    """Compiles libraries with the names and functions that the bindings link to."""
     for library, functions in _STUBS.items():
         name = f"lib{library}.so.{major}"
         source = folder / f"{library}.c"
@@ -115,7 +116,7 @@ def compile_stubs(folder: Path, major: str) -> None:
 
 
 def describe_wheel(wheel: Path) -> dict[str, Any]:
-    """The interface of the bindings in a wheel, imported by a process of its own."""
+    """The interface of the bindings in a wheel, imported in a separate process."""
     with tempfile.TemporaryDirectory(prefix="tensorrt-api-") as name:
         folder = Path(name)
         with zipfile.ZipFile(wheel) as archive:

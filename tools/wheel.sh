@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The wheels workflow on one machine: builds the source distribution, the wheel from that, repairs and checks both, and
-# runs the wheel in a fresh environment without a compiler, away from the source tree.
+# The wheels workflow on one machine: builds the source distribution and from it the wheel, repairs the wheel, checks
+# both, and runs the wheel in a fresh environment without a compiler, outside the source tree.
 #   usage: tools/wheel.sh [OUTPUT FOLDER]        default: dist
-#   FASTDC_CUDA=AUTO|ON|OFF, FASTDC_CUDA_ARCHITECTURES   as for any build (docs/building.md)
-#   PYTHON=...                                           the interpreter to build for (default python3)
+#   FASTDC_CUDA=AUTO|ON|OFF, FASTDC_CUDA_ARCHITECTURES   as in any build (docs/building.md)
+#   PYTHON=...                                           interpreter to build for (default: python3)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-dist}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-limit_mb=400 # of site-packages with the [cpu] extra
-export PIP_CONSTRAINT=$PWD/constraints.txt PIP_BUILD_CONSTRAINT=$PWD/constraints.txt # the build environment's too
+limit_mb=400 # limit of site-packages with the [cpu] extra
+export PIP_CONSTRAINT=$PWD/constraints.txt PIP_BUILD_CONSTRAINT=$PWD/constraints.txt # also for the build environment
 
 step() { printf '\n== %s\n' "$*"; }
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The imports between the wings of fastdc, held against the storeys of docs/architecture.md.
+"""Checks the imports between the wings of fastdc against the storeys of docs/architecture.md.
 
-    python tools/wings.py          prints the graph; exits 1 if an import goes up, round in a circle, or behind a door
+    python tools/wings.py          prints the graph; exits 1 if an import goes up, in a circle, or to a private name
 
-A *wing* is a package or a single module at the top of fastdc/. The table "Storeys" of docs/architecture.md lists them
-from the ground up; a wing may import those above it in the table's order and nothing else. What a wing offers to
-others is the ``__all__`` of its ``__init__``: an import of anything else from outside is refused. Imports are read from
-the syntax tree, so one inside a function counts like one at the top.
+A *wing* is a package or a single module at the top of fastdc/. The table "Storeys" of docs/architecture.md lists the
+wings from the ground up; a wing may import only wings that come before it in the table. A wing's public names are the
+``__all__`` of its ``__init__``; other wings may import no other name. Imports are read from the syntax tree, so an
+import inside a function counts like one at the top of a module.
 """
 
 import ast
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NATIVE = "_C"
 NATIVE_IMPORTER = "diffusion.native"
 ITSELF = "fastdc"
-"""What the table calls ``fastdc/__init__.py``."""
+"""The table's name for ``fastdc/__init__.py``."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class House:
     """The sources of fastdc and the order of its wings.
 
     Attributes:
-        sources: Source code by module, relative to fastdc: "" for its ``__init__``, "rules" for that of a package.
+        sources: Source code by module, relative to fastdc: "" is its ``__init__``, "rules" that of a package.
         packages: The modules that are packages.
         order: The wings, from the ground up.
     """
@@ -47,7 +47,7 @@ class House:
 
 
 def read_house(root: Path = ROOT) -> House:
-    """The house as it stands in the repository."""
+    """The house in the repository."""
     package = root / "fastdc"
     sources, packages = {}, set()
     for path in sorted(package.rglob("*.py")):
@@ -61,7 +61,7 @@ def read_house(root: Path = ROOT) -> House:
 
 
 def documented_wings(text: str) -> tuple[str, ...]:
-    """The wings that the table of storeys names, in its order."""
+    """The wings in the table of storeys, in its order."""
     rows = re.findall(r"^\| [^|]*\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
     return tuple(name for row in rows for name in re.findall(r"`(\w+)`", row))
 
@@ -79,7 +79,7 @@ def _assigned(node: ast.Assign | ast.AnnAssign) -> str:
 
 
 def wing_of(module: str) -> str:
-    """The wing that a module is in."""
+    """The wing of a module."""
     return module.partition(".")[0] or ITSELF
 
 
@@ -108,7 +108,7 @@ def imports_of(house: House, module: str) -> Iterator[tuple[str, str, int]]:
 
 
 def problems_of(house: House) -> list[str]:
-    """Every import that breaks a rule, as "module:line: what is wrong"."""
+    """Every import that breaks a rule, as "module:line: problem"."""
     found: list[str] = []
     graph: dict[str, set[str]] = {}
     rank = {wing: number for number, wing in enumerate(house.order)}
@@ -139,7 +139,7 @@ def problems_of(house: House) -> list[str]:
 
 
 def private_import(house: House, target: str, name: str) -> list[str]:
-    """What is wrong with importing a name of another wing, if anything."""
+    """The problem with importing a name of another wing; empty if there is none."""
     if target not in house.packages:
         if "." in target:
             return [f"{target} is private to its wing"]
@@ -162,7 +162,7 @@ def arrows(house: House) -> dict[str, set[str]]:
 
 
 def main() -> int:
-    """Prints the graph and what is wrong with it."""
+    """Prints the graph and its problems."""
     house = read_house()
     graph = arrows(house)
     for wing in house.order:

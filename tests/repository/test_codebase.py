@@ -1,6 +1,6 @@
-"""The code base as a whole: types, the native module's stub, one version everywhere, short files, no loose ends.
+"""The code base as a whole: types, the native module's stub, one version everywhere, short files and functions.
 
-The checks read the repository, so they also run on files that no other test imports.
+These tests read the repository, so they also cover files that no other test imports.
 """
 
 import ast
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from helpers.paths import ROOT
 FOLDERS = ("fastdc", "csrc", "tests", "bench", "tools", "models")
 SUFFIXES = {".py", ".pyi", ".cpp", ".h", ".cu", ".cuh", ".sh"}
 MAX_LINES = 450
+MAX_FUNCTION = 60
 
 # Spelt apart, so that this file passes its own check.
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK|NotImplemented" + r"Error)\b")
@@ -55,6 +57,20 @@ def test_types() -> None:
     pytest.importorskip("torch", reason="without torch its types are unknown")
     run = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of the package, the benches, the models' scripts and the tools."""
+    for path in source_files():
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] != "tests":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield path, node
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function with its docstring, without its decorators."""
+    return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
 def stub_signature(function: ast.FunctionDef) -> list[tuple[str, str, bool]]:
@@ -129,6 +145,32 @@ def test_files_are_short() -> None:
         if (count := len(path.read_text().splitlines())) > MAX_LINES
     }
     assert long == {}
+
+
+def test_functions_are_short() -> None:
+    sizes = {f"{path.relative_to(ROOT)}:{node.name}": lines_of(node) for path, node in functions()}
+    assert len(sizes) > 1000
+    assert {name: lines for name, lines in sizes.items() if lines > MAX_FUNCTION} == {}
+
+
+def moves_a_file(call: ast.Call) -> bool:
+    """Whether a call gives a file its final name; Path.replace has one argument, str.replace has two."""
+    match call.func:
+        case ast.Attribute(attr="rename") | ast.Attribute(value=ast.Name("os"), attr="replace"):
+            return True
+        case ast.Attribute(attr="replace"):
+            return len(call.args) == 1 and not call.keywords
+    return False
+
+
+def test_one_module_writes_files_under_a_temporary_name() -> None:
+    """Only ``write_whole`` stages files that must be complete; a bundle, which is a folder, has its own staging."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path, function in functions()
+        if any(isinstance(node, ast.Call) and moves_a_file(node) for node in ast.walk(function))
+    }
+    assert found == {"fastdc/support/atomic_files.py", "fastdc/bundle/folder.py"}
 
 
 def test_nothing_is_unfinished() -> None:

@@ -1,12 +1,11 @@
-"""What gets installed: the package's data, its declared requirements, the pins, and the checker of built distributions.
+"""The installation: the package's data, its requirements, the pins, and the checker of built distributions.
 
-Building is left to tools/wheel.sh, which CI runs; the checker it uses, tools/check_dist.py, is tested here.
+tools/wheel.sh, which CI runs, builds distributions. These tests cover the checker that it uses, tools/check_dist.py.
 """
 
 import hashlib
 import importlib.metadata
 import importlib.resources
-import importlib.util
 import json
 import re
 import shutil
@@ -17,10 +16,10 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+import check_dist
 from fastdc.bundle.shipped import shipped_models
 from helpers.paths import ROOT
 
@@ -34,18 +33,6 @@ def normalized(name: str) -> str:
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
-
-
-def load_check_dist() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_dist", ROOT / "tools" / "check_dist.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check_dist = load_check_dist()
 
 
 def test_extras_are_the_documented_ones() -> None:
@@ -73,14 +60,14 @@ def test_the_command_is_installed() -> None:
 
 
 def installed_requirements(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> set[str]:
-    """Every installed distribution that one requires, directly or not, with these extras of it."""
+    """Every installed distribution that a distribution with these extras requires, directly or indirectly."""
     requirements = pytest.importorskip("packaging.requirements")
     if (name, extras) in seen:
         return set()
     seen.add((name, extras))
     try:
         requires = importlib.metadata.requires(name) or []
-    except importlib.metadata.PackageNotFoundError:  # an extra that is not installed here
+    except importlib.metadata.PackageNotFoundError:  # this extra is not installed
         return set()
     found = {name}
     for text in requires:
@@ -142,6 +129,11 @@ def test_the_files_of_the_package_may_be_in_a_wheel() -> None:
     assert check_dist.wheel_problems(good_wheel() | {name: (ROOT / name).read_bytes() for name in names}) == []
 
 
+def test_the_files_that_a_distribution_needs_are_in_the_repository() -> None:
+    needed = {*check_dist.WHEEL_NEEDS, *check_dist.LICENCES, *check_dist.SDIST_NEEDS}
+    assert [name for name in sorted(needed) if not (ROOT / name).is_file()] == []
+
+
 def test_good_distributions_pass() -> None:
     assert check_dist.wheel_problems(good_wheel()) == []
     assert check_dist.sdist_problems(good_sdist()) == []
@@ -165,9 +157,10 @@ def test_a_missing_file_of_a_source_distribution_is_seen(missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", ["tests/test_ops.py", "csrc/bindings.cpp", "fastdc.libs/libgomp.so", "fastdc/a.pyc", "fastdc/a.json"]
+    "extra",
+    ["tests/diffusion/test_kernels.py", "csrc/bindings.cpp", "fastdc.libs/libgomp.so", "fastdc/a.pyc", "fastdc/a.json"],
 )
-def test_a_file_too_many_in_a_wheel_is_seen(extra: str) -> None:
+def test_an_extra_file_in_a_wheel_is_seen(extra: str) -> None:
     assert check_dist.wheel_problems({**good_wheel(), extra: b""}) == [f"{extra} does not belong in a wheel"]
 
 
@@ -206,9 +199,9 @@ def test_archives_are_read_back(
     assert check_dist.read_archive(tmp_path / name) == files
 
 
-def test_sources_without_the_native_module_say_what_to_do(tmp_path: Path) -> None:
+def test_without_the_native_module_the_error_says_what_to_do(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "fastdc", tmp_path / "fastdc", ignore=shutil.ignore_patterns("_C*.so", "models"))
-    # -S -P: without the finder of an editable install; the copy and what NumPy needs are put on the path.
+    # -S -P: without the finder of an editable installation; the path holds the copy and the installed packages.
     path = [str(tmp_path), *(entry for entry in sys.path if entry.endswith("site-packages"))]
     code = f"import sys; sys.path[:0] = {path!r}; import fastdc"
     done = subprocess.run([sys.executable, "-S", "-P", "-c", code], capture_output=True, text=True, check=False)
