@@ -3,42 +3,49 @@
     python bench/certify.py [--model digits-mlp] [--images 100] [--n 1000] [--sigma 0.125 0.25 0.5]
     python bench/certify.py --only-times [--images 10]
 
-For every sigma the first test images (every --skip-th) are certified with alpha = 0.001, n0 = 100 and n copies, by:
+At every sigma, the first test images are certified with alpha = 0.001, n0 = 100 and n copies by several base
+classifiers:
 
-* DC, EPNDC and APNDC with the model's calibrated race (``fastdc certify``);
-* the released APNDC: its grid of 124 levels and its weights, every class at every level. Its certified accuracy comes
-  from the same engine (the numbers are its own: same network, levels, weights); its time from ``ndc_loop.py`` on a few
-  copies, times the number of copies, in turns with ours;
-* Cohen's base classifier, a CNN trained on images with that noise, and denoised smoothing (one denoising step of the
-  diffusion model, then a CNN trained on clean images), both with the same copies.
+* DC, EPNDC and APNDC with the model's calibrated race, as ``fastdc certify`` uses them.
+* The released APNDC: its grid of 124 levels and its weights, with every class at every level. Its certified accuracy
+  comes from the same engine, with the same network, levels and weights. Its time comes from ``ndc_loop.py`` on a few
+  copies, multiplied by the number of copies; both sides are timed in turns.
+* Cohen's base classifier, a CNN trained on images with that noise.
+* Denoised smoothing: one denoising step of the diffusion model, then a CNN trained on clean images.
 
-Then --radius: how many copies ``Target`` takes for R = 0.5 against n = 10 000 copies, on a few images.
+All of them see the same copies. Then --radius: the number of copies that ``Target`` takes for R = 0.5, against 10 000
+copies, on a few images.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.bundle.shipped import find_model
-from fastdc.certification.base_classifiers import AbstractBase, DiffusionBase, FunctionBase
-from fastdc.certification.certificate import Certificate
-from fastdc.certification.estimation import AbstractEstimation, Fixed, Target
-from fastdc.certification.noisy_copies import noisy_copies
+from fastdc.bundle import find_model
+from fastdc.certification import (
+    AbstractBase,
+    AbstractEstimation,
+    Certificate,
+    DiffusionBase,
+    Fixed,
+    FunctionBase,
+    Target,
+    records_of,
+    summarize,
+)
 from fastdc.data import LabelledImages, digits_test
-from fastdc.diffusion.kernels import PURPOSE_ESTIMATION
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.released_plans import released_plan
-from fastdc.support.optional import require
+from fastdc.diffusion import PURPOSE_ESTIMATION, noisy_copies
+from fastdc.inference import released_plan, streams_of, to_model_range
+from fastdc.support import Float32, Int64, require
 from ndc_loop import ReleasedLoop
-from tables import announced, note
+from tables import announced, first_images, note
 
 RADII = (0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
 ALPHA, N0 = 0.001, 100
@@ -47,7 +54,16 @@ RELEASED = "APNDC as released"
 
 @dataclass(frozen=True)
 class Study:
-    """What all sigmas share."""
+    """Everything that all sigmas share.
+
+    Attributes:
+        classifier: Classifier of the model.
+        bundle: Bundle of the model.
+        test: Test images to certify.
+        n: Number of estimation copies.
+        train: Training images of the CNNs.
+        released: Whether to certify by the released procedure, too.
+    """
 
     classifier: fastdc.DiffusionClassifier
     bundle: fastdc.Bundle
@@ -57,12 +73,12 @@ class Study:
     released: bool
 
     def run(self, base: AbstractBase, estimation: AbstractEstimation, count: int | None = None) -> list[Certificate]:
-        """Certificates of the (first) test images."""
+        """Certifies the test images, or the first `count` of them."""
         stream = self.classifier.certify_stream(self.test.images[:count], estimation, n0=N0, base=base)
         return [certificate for _, certificate in stream]
 
-    def copies(self, sigma: float, count: int) -> npt.NDArray[np.float32]:
-        """Estimation copies of the images in turn."""
+    def copies(self, sigma: float, count: int) -> Float32:
+        """Estimation copies, `count` in all, of the images in turn."""
         x = to_model_range(self.test.images, self.classifier.model)
         std, streams = self.classifier.model.noise_ratio(sigma), streams_of(x)
         made = [
@@ -72,16 +88,15 @@ class Study:
         return np.concatenate(made)
 
 
-def denoise_with(study: Study, sigma: float) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
-    """One denoising step without a class, from and to pixels in [0, 1], on eager torch."""
+def denoise_with(study: Study, sigma: float) -> Callable[[Float32], Float32]:
+    """Makes the function of one denoising step without a class, from and to pixels in [0, 1], on eager torch."""
     torch = require("torch", extra="export")
     loop = ReleasedLoop.of(study.bundle, sigma)
     model = study.classifier.model
-    low, high = model.value_range
     levels = model.schedule.levels([model.schedule.position_of(loop.tau)])
 
-    def step(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        x = torch.from_numpy(images * np.float32(high - low) + np.float32(low))
+    def step(images: Float32) -> Float32:
+        x = torch.from_numpy(model.pixels.from_unit(images))
         m = len(x)
         with torch.inference_mode():
             out = loop.denoise(
@@ -90,20 +105,20 @@ def denoise_with(study: Study, sigma: float) -> Callable[[npt.NDArray[np.float32
                 torch.tensor(levels.timestep, dtype=torch.float32).expand(m),
                 torch.full((m,), model.null_class),
             )
-        return model.to_unit(out.numpy()).astype(np.float32)
+        return np.asarray(model.pixels.to_unit(out.numpy()), np.float32)
 
     return step
 
 
 def cnn_bases(study: Study, sigma: float) -> dict[str, AbstractBase]:
-    """Cohen's and denoised smoothing's base classifiers."""
+    """Base classifiers of Cohen and of denoised smoothing."""
     torch = require("torch", extra="export")
     from digits_cnn import train_cnn
 
     noisy, clean = train_cnn(study.train, noise=sigma, epochs=60), train_cnn(study.train, epochs=20)
     denoise = denoise_with(study, sigma)
 
-    def scores(network: Any, images: npt.NDArray[np.float32]) -> Any:
+    def scores(network: Any, images: Float32) -> Any:
         with torch.inference_mode():
             return network(torch.from_numpy(images))
 
@@ -114,7 +129,7 @@ def cnn_bases(study: Study, sigma: float) -> dict[str, AbstractBase]:
 
 
 def diffusion_bases(study: Study, sigma: float) -> dict[str, DiffusionBase]:
-    """Ours, and the released one as the engine runs it."""
+    """Our base classifiers, and the released one on our engine."""
     bases = {
         name: study.classifier.base(sigma=sigma, method=method)
         for name, method in (("DC, race", "dc"), ("EPNDC, race", "epndc"), ("APNDC, race", "apndc"))
@@ -124,27 +139,26 @@ def diffusion_bases(study: Study, sigma: float) -> dict[str, DiffusionBase]:
     return bases
 
 
-def record(name: str, made: list[Certificate], truth: npt.NDArray[np.int64], seconds: float) -> dict[str, Any]:
+def record(name: str, made: list[Certificate], truth: Int64, seconds: float) -> dict[str, Any]:
     """One row: certified accuracy at the radii with standard errors, ACR, cost."""
-    right = np.array([c.label == t for c, t in zip(made, truth, strict=True)])
-    radius = np.array([c.radius for c in made])
-    at = [right & (radius >= r) for r in RADII]
-    share = [float(hit.mean()) for hit in at]
+    found = summarize(records_of(made, truth), RADII)
+    assert found.certified is not None
+    assert found.average_radius is not None
+    assert found.evaluations is not None
+    assert found.copies is not None
     return {
         "name": name,
-        "certified": share,
-        "standard_error": [float(np.sqrt(p * (1 - p) / len(made))) for p in share],
-        "acr": float((radius * right).mean()),
-        "evaluations_an_image": float(np.mean([c.evaluations for c in made])),
-        "evaluations_a_copy": float(
-            sum(c.evaluations for c in made) / sum(c.copies + c.selection_copies for c in made)
-        ),
+        "certified": [estimate.value for estimate in found.certified],
+        "standard_error": [estimate.error for estimate in found.certified],
+        "acr": found.average_radius.value,
+        "evaluations_an_image": found.evaluations,
+        "evaluations_a_copy": found.evaluations / found.copies,
         "seconds_an_image": seconds / len(made),
     }
 
 
 def measure(study: Study, sigma: float, loop_copies: int, rounds: int) -> dict[str, Any]:
-    """All methods at one sigma; prints tables."""
+    """Certifies by all base classifiers at one sigma, and prints tables."""
     estimation = Fixed(sigma, study.n, ALPHA)
     records = []
     for name, base in {**diffusion_bases(study, sigma), **cnn_bases(study, sigma)}.items():
@@ -157,7 +171,7 @@ def measure(study: Study, sigma: float, loop_copies: int, rounds: int) -> dict[s
     times = loop_times(study, sigma, loop_copies, rounds)
     for entry in records:
         entry["fewer_evaluations"] = times["evaluations"] * (N0 + study.n) / entry["evaluations_an_image"]
-    columns = ["sigma " + f"{sigma:g}", *(f"{r:g}" for r in RADII), "ACR", "NFE a copy", "NFE an image", "fewer"]
+    columns = ["sigma " + f"{sigma:g}", *(f"{r:g}" for r in RADII), "ACR", "NFE per copy", "NFE per image", "fewer"]
     rows = [
         [
             entry["name"],
@@ -175,15 +189,16 @@ def measure(study: Study, sigma: float, loop_copies: int, rounds: int) -> dict[s
 
 
 def print_times(sigma: float, times: dict[str, Any]) -> None:
+    """Prints the table of :func:`loop_times`."""
     print_table(
-        f"sigma {sigma:g}: seconds an image, {times['rounds']} rounds",
+        f"sigma {sigma:g}: seconds per image, {times['rounds']} rounds",
         ["side", "seconds", "faster"],
         [[name, f"{value:.3g}", f"{times['faster'].get(name, 1):.0f}x"] for name, value in times["seconds"].items()],
     )
 
 
 def measure_times(study: Study, sigma: float, loop_copies: int, rounds: int) -> dict[str, Any]:
-    """What an image takes at one sigma, and nothing else; prints a table."""
+    """Times the sides at one sigma, and prints a table."""
     with announced(f"sigma {sigma:g}: times"):
         times = loop_times(study, sigma, loop_copies, rounds)
     print_times(sigma, times)
@@ -191,7 +206,7 @@ def measure_times(study: Study, sigma: float, loop_copies: int, rounds: int) -> 
 
 
 def loop_times(study: Study, sigma: float, loop_copies: int, rounds: int) -> dict[str, Any]:
-    """Seconds an image of the released loop, from a few copies, and of ours, on a few images, in turns."""
+    """Seconds per image: of the released loop from a few copies, and of ours on a few images, in turns."""
     loop = ReleasedLoop.of(study.bundle, sigma)
     copies = study.copies(sigma, loop_copies)
     ours = {name: base for name, base in diffusion_bases(study, sigma).items() if name != RELEASED}
@@ -218,7 +233,7 @@ def loop_times(study: Study, sigma: float, loop_copies: int, rounds: int) -> dic
 
 
 def measure_target(study: Study, sigma: float, radius: float, count: int) -> dict[str, Any]:
-    """Copies that a fixed radius takes on all images, and on the first `count` against n = 10 000."""
+    """Counts the copies that a fixed radius takes: on all images, and on the first `count` against n = 10 000."""
     base = study.classifier.base(sigma=sigma, method="epndc")
     full = study.run(base, Fixed(sigma, 10_000, ALPHA), count)
     every = study.run(base, Target(sigma, radius, 10_000, ALPHA))
@@ -252,34 +267,31 @@ def measure_target(study: Study, sigma: float, radius: float, count: int) -> dic
 
 
 def main() -> None:
+    """Runs the benchmark."""
     made = parser(__doc__, "certify")
     made.add_argument("--model", default="digits-mlp")
-    made.add_argument("--sigma", type=float, nargs="*", default=[0.125, 0.25, 0.5], help="none: only the fixed radius")
-    made.add_argument("--images", type=int, default=100, help="test images [%(default)s]")
-    made.add_argument("--n", type=int, default=1000, help="estimation copies [%(default)s]")
-    made.add_argument("--threads", type=int, default=None)
-    made.add_argument("--loop-copies", type=int, default=8, help="copies of the released loop a round [%(default)s]")
-    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument(
+        "--sigma", type=float, nargs="*", default=[0.125, 0.25, 0.5], help="without a value: only the fixed radius"
+    )
+    made.add_argument("--images", type=int, default=100, help="number of test images [%(default)s]")
+    made.add_argument("--n", type=int, default=1000, help="number of estimation copies [%(default)s]")
+    made.add_argument("--threads", type=int, default=None, help="number of CPU threads [all usable]")
+    made.add_argument("--loop-copies", type=int, default=8, help="copies of the released loop per round [%(default)s]")
+    made.add_argument("--rounds", type=int, default=3, help="rounds of timing [%(default)s]")
     made.add_argument(
         "--skip-released",
         action="store_true",
-        help="do not certify all images by the released procedure, hours on a UNet; only time it on a few copies",
+        help="do not certify all images by the released procedure (hours on a UNet), only time it on a few copies",
     )
-    made.add_argument("--only-times", action="store_true", help="seconds an image, and no table of certified accuracy")
-    made.add_argument("--radius", type=float, default=0.5)
-    made.add_argument("--target-images", type=int, default=10, help="images at n = 10 000, 0: none [%(default)s]")
+    made.add_argument("--only-times", action="store_true", help="print only the table of seconds per image")
+    made.add_argument("--radius", type=float, default=0.5, help="radius of the last part [%(default)s]")
+    made.add_argument("--target-images", type=int, default=10, help="images at n = 10 000; 0: none [%(default)s]")
     arguments = made.parse_args()
     torch = require("torch", extra="export")
     classifier = fastdc.load(arguments.model, backend="onnx", threads=arguments.threads)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    test = digits_test()
-    few = replace(
-        test,
-        images=test.images[: arguments.images],
-        labels=test.labels[: arguments.images],
-        ids=test.ids[: arguments.images],
-    )
+    few = first_images(digits_test(), arguments.images)
     from digits_cnn import training_digits
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""Lipschitz certificates of the plain diffusion classifier: what share of images they certify, at which radii.
+"""Lipschitz certificates of the plain diffusion classifier: the share of images that they certify at some radii.
 
     python bench/lipschitz.py [--model digits-mlp] [--images 100] [--draws 4096] [--val digits-val.npz]
 
-Errors are cut off at a cap, which is part of the classifier: the median error of validation images. See
-docs/lipschitz.md for what is certified and how.
+Errors are cut off at a cap, which is part of the classifier: the median error of validation images. docs/lipschitz.md
+says how the certificates are made.
 """
 
 from pathlib import Path
@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.certification.certificate import ABSTAIN
-from fastdc.certification.lipschitz import certify_table
+from fastdc.certification import ABSTAIN, certify_table
 from fastdc.data import LabelledImages, digits_test
 from tables import announced, first_images, validation_images
 
@@ -34,7 +33,7 @@ def measure(
     draws: int,
     alpha: float,
 ) -> list[dict[str, Any]]:
-    """One band of noise levels: a record for each form."""
+    """Certifies with one band of noise levels; returns a record for each form."""
 
     def errors(images: npt.NDArray[np.uint8], draws: int) -> fastdc.ErrorTable:
         return classifier.errors(images, draws=draws, levels=band, weighting=WEIGHTING)
@@ -60,11 +59,12 @@ def measure(
 
 
 def main() -> None:
+    """Runs the benchmark."""
     made = parser(__doc__, "lipschitz")
     made.add_argument("--model", default="digits-mlp")
-    made.add_argument("--images", type=int, default=100)
-    made.add_argument("--draws", type=int, default=4096)
-    made.add_argument("--alpha", type=float, default=0.001)
+    made.add_argument("--images", type=int, default=100, help="number of test images [%(default)s]")
+    made.add_argument("--draws", type=int, default=4096, help="draws per class [%(default)s]")
+    made.add_argument("--alpha", type=float, default=0.001, help="probability of a false certificate [%(default)s]")
     made.add_argument("--val", type=Path, help="validation images [made with scikit-learn]")
     arguments = made.parse_args()
     test = first_images(digits_test(), arguments.images)

@@ -1,9 +1,9 @@
-"""The released procedure of noised diffusion classifiers, as its own users run it: the losing side of ``certify.py``.
+"""The released procedure of noised diffusion classifiers, as its own users run it: the slow side of ``certify.py``.
 
-For every noisy copy, one denoising step; then for every class one batch of all levels through the eager network, noise
-made again from the same seed for each class so that classes share it, weighted mean squared errors summed over levels
-(Chen et al., arXiv 2402.02316, section 3; the structure of its public code). One copy after another: N (K T' + 1)
-network evaluations an image.
+For every noisy copy it takes one denoising step. Then, for every class, it sends one batch of all levels through the
+eager network and sums the weighted mean squared errors over the levels. The noise is made again from the same seed for
+each class, so that classes share it. (Chen et al., arXiv 2402.02316, section 3, and the structure of its public code.)
+Copies are classified one after another: N (K T' + 1) network evaluations per image.
 """
 
 import time
@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import fastdc
-from fastdc.bundle.architectures import build_network
-from fastdc.bundle.model import Model
-from fastdc.diffusion.kernels import ROW_FIELDS
-from fastdc.diffusion.plan import make_plan
-from fastdc.inference.job import plan_config
-from fastdc.inference.released_plans import released_plan
-from fastdc.support.optional import require
+from fastdc.bundle import Model, build_network
+from fastdc.diffusion import ROW_FIELDS, make_plan
+from fastdc.inference import plan_config, released_plan
+from fastdc.support import Float32, Int64, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +25,11 @@ class ReleasedLoop:
 
     Attributes:
         network: Module F(sample, timestep, class_labels).
-        model: Its model.
-        tau: Noise of the copies, in the model's range.
-        sigmas: float32 tensor (T',), levels.
-        timesteps: Their time inputs.
-        weights: Their weights.
+        model: Model of the network.
+        tau: Standard deviation of the copies' noise, in the model's range.
+        sigmas: Noise levels, float32 tensor (T',).
+        timesteps: Time input of each level, float32 tensor (T',).
+        weights: Weight of each level, float32 tensor (T',).
     """
 
     network: Any
@@ -45,7 +41,7 @@ class ReleasedLoop:
 
     @classmethod
     def of(cls, bundle: fastdc.Bundle, sigma: float) -> "ReleasedLoop":
-        """The loop for a bundle with PyTorch weights, at a noise in pixels in [0, 1]."""
+        """Makes the loop for a bundle with PyTorch weights; `sigma` is in pixels in [0, 1]."""
         torch = require("torch", extra="export")
         import safetensors.torch
 
@@ -66,11 +62,11 @@ class ReleasedLoop:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations a copy."""
+        """Network evaluations per copy."""
         return self.model.num_classes * len(self.sigmas) + 1
 
-    def __call__(self, copies: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], float]:
-        """Labels (m,) of copies (m, c, h, w) in the model's range, and seconds."""
+    def __call__(self, copies: Float32) -> tuple[Int64, float]:
+        """Classifies copies (m, c, h, w) in the model's range; returns labels (m,) and seconds."""
         torch = require("torch", extra="export")
         labels = []
         start = time.perf_counter()
@@ -96,7 +92,7 @@ class ReleasedLoop:
         return torch.stack(logits)
 
     def denoise(self, x_t: Any, sigma: Any, timestep: Any, labels: Any) -> Any:
-        """D of x_t (m, c, h, w), all tensors: sigma, timestep and labels (m,)."""
+        """Denoises tensors x_t (m, c, h, w), given tensors sigma, timestep and labels (m,)."""
         data = float(self.model.parameterization.sigma_data or 0)
         scale = (sigma**2 + data**2).sqrt()[:, None, None, None]
         raw = self.network(x_t / scale, timestep, labels)

@@ -230,12 +230,12 @@ def bounded_errors(table: ErrorTable, model: Model, *, cap: float) -> BoundedErr
     if not np.all(table.counts == table.draws):
         raise InputError(f"expected every class at every draw, got a table of rule {table.rule} that stopped early")
     cap = checks.positive("cap", cap)
-    low, high = model.value_range
-    weights = table.weights.astype(np.float64) * (high - low) ** 2
+    width = model.pixels.width
+    weights = table.weights.astype(np.float64) * width**2
     if weighting(plan["weighting"]).space == "eps":  # r_eps = -r_x0 / (sigma / alpha)
         weights = weights / table.sigma**2
     return BoundedErrors(
-        sigma=table.sigma / (high - low),
+        sigma=table.sigma / width,
         weights=weights,
         caps=np.full(table.draws, cap),
         pixels=math.prod(model.image_shape),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdc.bundle import PixelRange
 from fastdc.certification.base_classifiers import AbstractBase, Copy, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.estimation import MAX_COPIES, AbstractCounting, AbstractEstimation, Verdict
@@ -129,8 +130,7 @@ class _Queue:
     """Hands out copies of the images in order, and opens as many images as it takes to fill the room."""
 
     def __init__(self, base: AbstractBase, x: Float32, streams: Int64, smoothing: Smoothing) -> None:
-        low, high = base.value_range
-        self._std = smoothing.sigma * (high - low)
+        self._std = PixelRange(*base.value_range).noise(smoothing.sigma)
         self._classes, self._x, self._streams, self._smoothing = base.n_classes, x, streams, smoothing
         self._next = 0
         self.open: dict[int, _OpenImage] = {}
