@@ -1,4 +1,4 @@
-"""A diffusion model from another tool: its denoiser as a torch module, and all that fastdc must know beside it.
+"""A diffusion model from another tool: its denoiser as a torch module, and the facts that fastdc needs besides.
 
 Every family is brought to this one form, so that running a model in torch and exporting it are written once. The
 denoiser is called as

@@ -1,4 +1,4 @@
-"""Finds out what a model is and opens it: a diffusers folder, a hub id, or an NVlabs EDM pickle."""
+"""Recognises the kind of a model and opens it: a diffusers folder, a hub id, or an NVlabs EDM pickle."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -139,7 +139,7 @@ def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, im
     config = transformer.config
     channels = _channels(folder, config.in_channels, transformer.out_channels)
     if encoder.channels != channels:
-        raise BundleError(f"{folder.name}: latents have {encoder.channels} channels, the transformer takes {channels}")
+        raise BundleError(f"{folder.name}: latents have {encoder.channels} channels, expected {channels}")
     classes = int(config.num_embeds_ada_norm)
     names = _labels(folder, classes) if class_names is None else tuple(class_names)
     if len(names) != classes:

@@ -86,7 +86,7 @@ def read_inert(data: Bytes, allowed: Collection[str], *, max_opcodes: int = MAX_
         if step is None:
             raise BundleError(f"pickle: instruction {bytes([code])!r} at byte {start} is not expected in such a file")
         step(machine)
-    raise BundleError(f"pickle: must have at most {max_opcodes} instructions, and goes on after them")
+    raise BundleError(f"pickle: must have at most {max_opcodes} instructions, but continues after them")
 
 
 class _Machine:
@@ -114,7 +114,7 @@ class _Machine:
     def text(self, count: int) -> str:
         self.text_bytes += count
         if self.text_bytes > MAX_TEXT_BYTES:
-            raise BundleError(f"pickle: must hold at most {MAX_TEXT_BYTES} bytes of text, and holds more")
+            raise BundleError(f"pickle: must hold at most {MAX_TEXT_BYTES} bytes of text, but holds more")
         return self.decoded(self.take(count))
 
     def decoded(self, raw: Bytes) -> str:

@@ -15,7 +15,7 @@ _MAX_SIDE = 4096
 _MAX_WIDTH = 8192
 _MAX_ENTRIES = 16
 
-# The values that each option may have. Options in none of the tables are fractions; the dataclasses check the rest.
+# The values that each option may have. Options in no table are fractions; the dataclasses check the rest.
 _WHOLE = {
     "img_resolution": (1, _MAX_SIDE),
     "in_channels": (1, 1024),

@@ -197,7 +197,7 @@ class _Walk:
         """The tensor of a record: a contiguous copy, after its sizes were checked against the storage and the file."""
         self.tensors_left -= 1
         if self.tensors_left < 0:
-            raise BundleError(f"pickle: must hold at most {_MAX_TENSORS} tensors, and holds more")
+            raise BundleError(f"pickle: must hold at most {_MAX_TENSORS} tensors, but holds more")
         if isinstance(record, Made) and record.name == _PARAMETER and record.args:
             record = record.args[0]
         if not isinstance(record, Made) or record.name != _TENSOR or len(record.args) < 4:
@@ -303,7 +303,7 @@ def _named_entries(state: dict[object, object], kind: str, where: str) -> Iterat
 
 
 def _scalar(value: object) -> Plain:
-    """A number, text or None as it is, a NumPy scalar as a number, anything else as a record."""
+    """A number, text or None unchanged, a NumPy scalar as a number, anything else as a record."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Made) and value.name in _SCALARS and len(value.args) == 2:

@@ -86,7 +86,7 @@ class ModelFolder:
         """Opens a local folder, or fetches one from the hub.
 
         Args:
-            source: A folder, or a hub id such as "org/name" if no such folder exists. An open folder is returned as is.
+            source: A folder, or a hub id such as "org/name". An open folder is returned unchanged.
 
         Raises:
             InputError: The folder does not exist and cannot be fetched.
@@ -100,7 +100,7 @@ class ModelFolder:
         if path.exists():
             raise InputError(f"{text} is a file: expected a folder with {INDEX}")
         if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or ".." in source:
-            raise InputError(f"{text} does not exist: expected a folder with {INDEX}, or a hub's id such as org/name")
+            raise InputError(f"{text} does not exist: expected a folder with {INDEX}, or a hub id such as org/name")
         path = _fetch(source)
         return cls(path, source, _index_of(path), path.name)
 
@@ -170,7 +170,7 @@ class ModelFolder:
         config, folder = self.config(name), self.folder(name)
         for file in _REFUSED_FILES:
             if (folder / file).exists():
-                raise BundleError(f"{self._where(name, file)} is not supported: expected weights that are whole")
+                raise BundleError(f"{self._where(name, file)} is not supported: expected complete weights")
         weights, variant = self._weights(name, folder)
         tensors, numbers = _count(weights, self._where(name, ""))
         _check_size(config, tensors, self._where(name, "config"))
@@ -229,7 +229,7 @@ class ModelFolder:
         # Files may hold one copy of a tensor that a network uses twice, and indices that newer versions compute.
         if not least <= numbers <= most + 2**16:
             raise BundleError(
-                f"{self.name}: {name} needs {least:,} numbers by its config, its weights hold {numbers:,}"
+                f"{self.name}: {name} needs {least:,} numbers by its config, but its weights hold {numbers:,}"
             )
 
     def _load(self, name: str, kind: Any, folder: Path, variant: str | None) -> nn.Module:
@@ -346,7 +346,7 @@ def _count(files: list[Path], where: str) -> tuple[int, int]:
 def _check_size(config: Mapping[str, Any], tensors: int, where: str) -> None:
     """Bounds the cost of laying out a network by the number of tensors in its weights."""
 
-    def check(key: str, value: object) -> None:
+    def check(key: str, value: Any) -> None:
         if isinstance(value, dict):
             for inner, item in value.items():
                 check(inner, item)

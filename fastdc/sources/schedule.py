@@ -145,7 +145,7 @@ def _flow(config: Mapping[str, Any]) -> FlowSchedule:
     """The schedule of a flow matching scheduler."""
     if config.get("use_dynamic_shifting"):
         raise BundleError(
-            "use_dynamic_shifting is not supported: the shift depends on the image's size; expected a shift"
+            "use_dynamic_shifting is not supported: the shift depends on the image's size; expected a fixed shift"
         )
     if config.get("invert_sigmas"):
         raise BundleError("invert_sigmas is not supported: expected noise at t = 1")

@@ -40,7 +40,7 @@ from fastdc.sources.text import (  # noqa: E402
 
 PIPELINES = {"StableDiffusionPipeline": "stable-diffusion", "StableDiffusionXLPipeline": "stable-diffusion-xl"}
 
-# Options by which a UNet asks for inputs that a diffusion classifier does not have, with the value that asks for none.
+# Options of a UNet for inputs that a diffusion classifier does not have, with their values if the UNet needs none.
 _NEEDS_MORE: dict[str, Any] = {
     "class_embed_type": None,
     "num_class_embeds": None,
@@ -146,7 +146,8 @@ def open_stable_diffusion(
     tables = text.tables(prompts.texts)
     width = tables["encoder_hidden_states"].shape[-1]
     if width != unet.config["cross_attention_dim"]:
-        raise BundleError(f"the unet reads texts of width {unet.config['cross_attention_dim']}, they have {width}")
+        expected = unet.config["cross_attention_dim"]
+        raise BundleError(f"the unet reads texts of width {expected}, but they have width {width}")
     return Source(
         family=family,
         model=text_model(folder, prompts, sides, encoder),
@@ -162,7 +163,7 @@ def _check_unet(config: Mapping[str, Any], channels: int, large: bool) -> None:
     """Refuses a UNet that needs other inputs than a prompt, or other latents than the autoencoder's."""
     for name, plain in _NEEDS_MORE.items():
         if config.get(name) != plain:
-            raise BundleError(f"a unet with {name} = {config[name]!r:.40} needs inputs that a classifier has not")
+            raise BundleError(f"a unet with {name} = {config[name]!r:.40} needs inputs that a classifier does not have")
     added = "text_time" if large else None
     if config.get("addition_embed_type") != added:
         raise BundleError(f"the unet must have addition_embed_type {added}, got {config['addition_embed_type']!r:.40}")

@@ -164,11 +164,9 @@ def _check(config: Mapping[str, Any], channels: int, tables: Mapping[str, Any], 
     for name in ("in_channels", "out_channels"):
         if config[name] not in (channels, None):
             raise BundleError(f"the transformer must have {channels} {name}, as the latents, got {config[name]}")
-    width = tables["encoder_hidden_states"].shape[-1]
-    if width != config["joint_attention_dim"] if exact else width > config["joint_attention_dim"]:
-        raise BundleError(f"the transformer reads texts of width {config['joint_attention_dim']}, they have {width}")
-    pooled = tables["pooled_projections"].shape[-1]
-    if pooled != config["pooled_projection_dim"]:
-        raise BundleError(
-            f"the transformer reads pooled texts of width {config['pooled_projection_dim']}, they have {pooled}"
-        )
+    width, expected = tables["encoder_hidden_states"].shape[-1], config["joint_attention_dim"]
+    if width != expected if exact else width > expected:
+        raise BundleError(f"the transformer reads texts of width {expected}, but they have width {width}")
+    width, expected = tables["pooled_projections"].shape[-1], config["pooled_projection_dim"]
+    if width != expected:
+        raise BundleError(f"the transformer reads pooled texts of width {expected}, but they have width {width}")

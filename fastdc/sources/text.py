@@ -184,10 +184,10 @@ def check_tokens(tokenizer: str, encoder: nn.Module, name: str) -> None:
     largest = max(parsed.get_vocab(with_added_tokens=True).values(), default=0)
     used = {int(i) for i in parsed.encode("").ids}
     if largest >= rows or max(used, default=0) >= rows:
-        raise BundleError(f"{name} knows {rows} tokens, its tokenizer makes ids up to {largest}")
+        raise BundleError(f"{name} knows {rows} tokens, but its tokenizer makes ids up to {largest}")
     positions = getattr(config, "max_position_embeddings", MAX_TOKENS)  # T5 has relative positions and no limit
     if token_count(tokenizer) > positions:
-        raise BundleError(f"{name} reads {positions} tokens, its tokenizer makes {token_count(tokenizer)}")
+        raise BundleError(f"{name} reads {positions} tokens, but its tokenizer makes {token_count(tokenizer)}")
 
 
 class LastState(nn.Module):

@@ -90,7 +90,7 @@ def test_classes_and_sizes_that_do_not_fit_are_refused(models: dict[str, Path]) 
 def test_paths_without_a_model_are_refused(tmp_path: Path, models: dict[str, Path]) -> None:
     _refused(tmp_path / "nothing", "does not exist")
     _refused(tmp_path / "nothing.pkl", "nothing.pkl")
-    _refused("no such model", "does not exist", "hub's id such as org/name")
+    _refused("no such model", "does not exist", "hub id such as org/name")
     (tmp_path / "file").write_text("x")
     _refused(tmp_path / "file", "is a file")
     (tmp_path / "empty").mkdir()

@@ -49,7 +49,7 @@ def test_latents_are_the_posteriors_mean(config: dict[str, Any]) -> None:
     assert float(latents.std()) > 0.01  # not all zero
 
 
-def test_the_mean_is_what_samples_average_to() -> None:
+def test_samples_average_to_the_mean() -> None:
     vae = tiny_vae()
     x = pixels(1)
     with torch.no_grad():

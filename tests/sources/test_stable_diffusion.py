@@ -94,7 +94,7 @@ def test_errors_are_those_of_the_pipeline(
 
 
 @pytest.mark.parametrize("zeros", [True, False, None])
-def test_tables_are_what_the_pipeline_encodes(tmp_path: Path, zeros: bool | None) -> None:
+def test_tables_equal_the_encodings_of_the_pipeline(tmp_path: Path, zeros: bool | None) -> None:
     large = zeros is not None
     folder = tiny_sdxl(tmp_path / "xl", zeros_for_empty=bool(zeros)) if large else tiny_sd(tmp_path / "sd")
     source = open_stable_diffusion(folder, prompts=PROMPTS)
@@ -180,13 +180,13 @@ def test_pipelines_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="must have 4 in_channels, as the latents, got 9"):
         open_stable_diffusion(inpainting, prompts=PROMPTS)
     wide = tiny_sd(tmp_path / "wide", unet={"cross_attention_dim": 24})
-    with pytest.raises(BundleError, match="reads texts of width 24, they have 16"):
+    with pytest.raises(BundleError, match="reads texts of width 24, but they have width 16"):
         open_stable_diffusion(wide, prompts=PROMPTS)
     guided = tiny_sd(tmp_path / "guided", unet={"time_cond_proj_dim": 8})
     with pytest.raises(BundleError, match="time_cond_proj_dim = 8"):
         open_stable_diffusion(guided, prompts=PROMPTS)
     _edit(folder / "tokenizer" / "tokenizer_config.json", model_max_length=77)
-    with pytest.raises(BundleError, match="text_encoder reads 12 tokens, its tokenizer makes 77"):
+    with pytest.raises(BundleError, match="text_encoder reads 12 tokens, but its tokenizer makes 77"):
         open_stable_diffusion(folder, prompts=PROMPTS)
     _edit(folder / "text_encoder" / "config.json", use_attention_mask=True)
     with pytest.raises(BundleError, match="attention mask"):

@@ -93,7 +93,7 @@ def _rows(source: Source, padded_to: tuple[int, int]) -> Floats:
 
 
 @pytest.mark.parametrize("t5", [True, False])
-def test_tables_are_what_the_pipeline_encodes(tmp_path: Path, t5: bool) -> None:
+def test_tables_equal_the_encodings_of_the_pipeline(tmp_path: Path, t5: bool) -> None:
     folder = tiny_sd3(tmp_path / "sd3", t5=t5)
     source = open_stable_diffusion_3(folder, prompts=PROMPTS)
     pipe = _pipeline(folder, t5=t5)
@@ -135,13 +135,13 @@ def test_pipelines_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at most 48, where position codes end, got 52 x 16"):
         open_stable_diffusion_3(folder, prompts=PROMPTS, image_size=(52, 16))
     narrow = tiny_sd3(tmp_path / "narrow", t5=False, transformer={"joint_attention_dim": 20})
-    with pytest.raises(BundleError, match="reads texts of width 20, they have 24"):
+    with pytest.raises(BundleError, match="reads texts of width 20, but they have width 24"):
         open_stable_diffusion_3(narrow, prompts=PROMPTS)
     wide = tiny_sd3(tmp_path / "wide", transformer={"joint_attention_dim": 40})
-    with pytest.raises(BundleError, match="reads texts of width 40, they have 32"):
+    with pytest.raises(BundleError, match="reads texts of width 40, but they have width 32"):
         open_stable_diffusion_3(wide, prompts=PROMPTS)
     pooled = tiny_sd3(tmp_path / "pooled", t5=False, transformer={"pooled_projection_dim": 19})
-    with pytest.raises(BundleError, match="reads pooled texts of width 19, they have 20"):
+    with pytest.raises(BundleError, match="reads pooled texts of width 19, but they have width 20"):
         open_stable_diffusion_3(pooled, prompts=PROMPTS)
     channels = tiny_sd3(tmp_path / "channels", t5=False, transformer={"in_channels": 5})
     with pytest.raises(BundleError, match="must have 4 in_channels, as the latents, got 5"):

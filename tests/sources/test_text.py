@@ -209,5 +209,5 @@ def test_a_tokenizer_must_fit_its_encoder(tmp_path: Path) -> None:
     check_tokens(text, tiny_clip(tokenizer), "text_encoder")
     with pytest.raises(BundleError, match=f"text_encoder knows 100 tokens.*up to {len(tokenizer) - 1}"):
         check_tokens(text, tiny_clip(tokenizer, vocab_size=100), "text_encoder")
-    with pytest.raises(BundleError, match="text_encoder reads 8 tokens, its tokenizer makes 12"):
+    with pytest.raises(BundleError, match="text_encoder reads 8 tokens, but its tokenizer makes 12"):
         check_tokens(text, tiny_clip(tokenizer, max_position_embeddings=8), "text_encoder")
