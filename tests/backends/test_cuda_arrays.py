@@ -1,30 +1,27 @@
-"""Device arrays: on a stand-in for cuda-core whose streams are as late as they may be; and cuda-core's own names.
+"""Device arrays on a double of cuda-core, whose streams are as late as they may be, and the names of cuda-core itself.
 
-What a device alone can show is in tests/test_cuda_steps.py.
+Claims that only a device can show are tested in tests/engine/test_cuda_steps.py.
 """
 
 import inspect
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastdc import BackendError, DiffusionClassifier, InputError
-from fastdc.backends import cuda_arrays
-from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays, DeviceBuffers, DeviceNetwork, device_index
-from fastdc.backends.protocol import CAPTURING, AbstractSlot, halves
+from fastdc import BackendError, InputError
+from fastdc.backends.capturing import CAPTURING
+from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays, device_index
 from fastdc.diffusion import kernels
 from helpers.cuda_doubles import Builder, Core, HostedArrays
-from helpers.worlds import SHAPE, classifier, denoiser, fails_with, gaussian, unit_images
+from helpers.worlds import fails_with
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
 DTYPES = ["float32", "float16", ml_dtypes.bfloat16, "int32", "int64"]
-WORLD = gaussian(3)
 
 
 @pytest.fixture
@@ -49,7 +46,7 @@ def test_what_is_placed_is_read_back(arrays: HostedArrays, shape: tuple[int, ...
 
 
 def test_values_may_change_once_they_are_written(arrays: HostedArrays) -> None:
-    """More writes in a row than there are staging areas, and nothing copied before it must be."""
+    """With more writes in a row than there are staging areas, and copies made as late as possible."""
     made = [arrays.empty((4,), "int32") for _ in range(11)]
     values = np.zeros(4, np.int32)
     for i, array in enumerate(made):
@@ -59,12 +56,13 @@ def test_values_may_change_once_they_are_written(arrays: HostedArrays) -> None:
     assert [arrays.read(array, 4).tolist() for array in made] == [[i] * 4 for i in range(11)]
 
 
-def test_large_arrays_go_in_pieces(monkeypatch: pytest.MonkeyPatch, arrays: HostedArrays) -> None:
-    monkeypatch.setattr(cuda_arrays, "_STAGE_BYTES", 64)
-    values = np.arange(1000, dtype=np.int64).reshape(50, 20)
+def test_large_arrays_go_in_pieces(arrays: HostedArrays) -> None:
+    """A staging area has 16 MiB."""
+    values = np.arange(2_200_000, dtype=np.int64).reshape(-1, 20)
     made = arrays.place(values)
-    np.testing.assert_array_equal(arrays.read(made, 50), values)
+    np.testing.assert_array_equal(arrays.read(made, len(values)), values)
     np.testing.assert_array_equal(arrays.read(made, 7), values[:7])
+    assert arrays.core.calls.count("copy") == 2 + 2 + 1
 
 
 def test_nothing_is_allocated_after_the_first_time(arrays: HostedArrays) -> None:
@@ -72,12 +70,12 @@ def test_nothing_is_allocated_after_the_first_time(arrays: HostedArrays) -> None
     for _ in range(5):
         arrays.write(made, np.ones((8, 3), np.int32))
         arrays.read(made, 8)
-    del arrays._core.calls[:]
+    del arrays.core.calls[:]
     for _ in range(5):
         arrays.write(made, np.ones((6, 3), np.int32))
         arrays.read(made, 6)
-    assert set(arrays._core.calls) == {"copy", "event.sync", "stream.sync"}
-    assert arrays._core.calls.count("stream.sync") == 5
+    assert set(arrays.core.calls) == {"copy", "event.sync", "stream.sync"}
+    assert arrays.core.calls.count("stream.sync") == 5
 
 
 def test_values_that_are_not_contiguous(arrays: HostedArrays) -> None:
@@ -105,12 +103,12 @@ def test_parts_are_the_same_memory(arrays: HostedArrays) -> None:
     "values",
     [np.zeros((5, 3), np.int32), np.zeros((4, 2), np.int32), np.zeros((4, 3), np.int64), np.zeros(4, np.int32)],
 )
-def test_what_does_not_fit_is_refused(arrays: HostedArrays, values: Any) -> None:
+def test_values_that_do_not_fit_are_refused(arrays: HostedArrays, values: Any) -> None:
     made = arrays.empty((4, 3), "int32")
     fails_with(lambda: arrays.write(made, values), "int32 (4, 3)", str(values.shape), kind=InputError)
 
 
-def test_types_that_are_none(arrays: HostedArrays) -> None:
+def test_unknown_types_are_refused(arrays: HostedArrays) -> None:
     fails_with(lambda: arrays.empty((4,), "float64"), "float64", kind=InputError)
     fails_with(lambda: arrays.empty((4,), np.uint8), "uint8", kind=InputError)
 
@@ -130,12 +128,12 @@ def test_an_array_speaks_dlpack(arrays: HostedArrays) -> None:
 
 
 def test_one_stream_after_another() -> None:
-    """A slot reads what the network wrote, though nobody waited for the network's stream."""
+    """A slot reads the network's writes although nobody waited for the network's stream."""
     core = Core()
     home, slot = HostedArrays(core), HostedArrays(core)
     assert home.stream != slot.stream
     array = home.place(np.zeros(3, np.float32))
-    slot.after(home)  # nothing was marked
+    slot.after(home)  # nothing is marked yet
     home.write(array, np.ones(3, np.float32))
     np.testing.assert_array_equal(slot.read(array, 3), [0, 0, 0])
     home.mark()
@@ -145,22 +143,12 @@ def test_one_stream_after_another() -> None:
     np.testing.assert_array_equal(slot.read(array, 3), [1, 1, 1])
 
 
-def test_a_slots_work_comes_after_the_networks_writes() -> None:
-    core = Core()
-    network = DeviceNetwork(HostedArrays(core))
-    slot = DeviceBuffers(HostedArrays(core), network.home, 2, SHAPE, "float32")
-    images = network.place(np.zeros((2, *SHAPE), np.float32))
-    network.write(images[1:], np.ones((1, *SHAPE), np.float32))
-    slot.write(slot.cells, np.ones((2, 3), np.int32))
-    np.testing.assert_array_equal(slot.read(images, 2)[:, 0, 0, 0], [0, 1])
-
-
 def test_every_thread_has_a_current_device(arrays: HostedArrays) -> None:
     made = arrays.place(np.arange(3, dtype=np.float32))
     replay = arrays.capture(lambda: arrays.write(made, np.ones(3, np.float32)))
     got: list[Any] = []
 
-    other = HostedArrays(arrays._core)
+    other = HostedArrays(arrays.core)
     arrays.mark()
 
     def work() -> None:
@@ -180,11 +168,11 @@ def test_every_thread_has_a_current_device(arrays: HostedArrays) -> None:
 
 def test_a_captured_copy_is_made_at_every_replay(arrays: HostedArrays) -> None:
     source, target = arrays.place(np.zeros(4, np.float32)), arrays.place(np.zeros(4, np.float32))
-    core: Any = arrays._core
+    core: Any = arrays.core
 
     def launch() -> None:
         core.Buffer.from_handle(target.pointer, 16).copy_from(
-            core.Buffer.from_handle(source.pointer, 16), stream=arrays._stream
+            core.Buffer.from_handle(source.pointer, 16), stream=arrays.queue
         )
 
     del core.calls[:]
@@ -202,7 +190,7 @@ def test_a_capture_that_fails_leaves_the_stream_usable(arrays: HostedArrays) -> 
         raise RuntimeError("operation not permitted when stream is capturing")
 
     fails_with(lambda: arrays.capture(launch), "graphs=False", "not permitted", kind=BackendError)
-    assert arrays._core.calls[-2:] == ["end", "close"]
+    assert arrays.core.calls[-2:] == ["end", "close"]
 
     def refuse() -> None:
         raise BackendError("the network refuses")
@@ -212,7 +200,7 @@ def test_a_capture_that_fails_leaves_the_stream_usable(arrays: HostedArrays) -> 
 
 
 def test_the_first_failure_of_a_capture_is_named(arrays: HostedArrays, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A capture that something has broken fails again when it is ended, and when it is given up."""
+    """A capture that failed fails again when it is ended, and when its builder is closed."""
 
     def broken(self: Any) -> None:
         raise RuntimeError("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
@@ -232,7 +220,7 @@ def test_the_first_failure_of_a_capture_is_named(arrays: HostedArrays, monkeypat
 
 
 def test_threads_write_and_read_at_once(arrays: HostedArrays) -> None:
-    """A run is prepared on a network while another one works: neither may take the other's staging area."""
+    """A run may be prepared while another one works: neither may take the other's staging area."""
     made = [arrays.empty((64,), "int32") for _ in range(4)]
     wrong: list[tuple[int, int]] = []
 
@@ -259,66 +247,13 @@ def test_threads_write_and_read_at_once(arrays: HostedArrays) -> None:
 def test_failures_of_cuda_are_one_line(arrays: HostedArrays) -> None:
     made = arrays.place(np.zeros(2, np.float32))
     replay = arrays.capture(lambda: None)
-    arrays._core.memory = 100
+    arrays.core.memory = 100
     fails_with(lambda: arrays.empty((1000,), "float32"), "4000 bytes", "OUT_OF_MEMORY", kind=BackendError)
-    arrays._core.memory = 1 << 20
-    arrays._core.broken = True
+    arrays.core.memory = 1 << 20
+    arrays.core.broken = True
     fails_with(lambda: arrays.read(made, 2), "ILLEGAL_ADDRESS", kind=BackendError)
     fails_with(arrays.synchronize, "ILLEGAL_ADDRESS", kind=BackendError)
     fails_with(replay, "ILLEGAL_ADDRESS", kind=BackendError)
-
-
-# --- a network on them -----------------------------------------------------------------------------------------------
-
-
-class HostedSlot(DeviceBuffers):
-    """The Gaussian denoiser on device buffers in the CPU's memory."""
-
-    def run(self, count: int) -> None:
-        sample, timestep, labels, output = (
-            buffer.numpy[:count] for buffer in (self.sample, self.timestep, self.class_labels, self.output)
-        )
-        output[:] = denoiser(WORLD)(sample, timestep, labels)
-
-
-class HostedNetwork(DeviceNetwork):
-    backend, precision = "hosted", "float32"
-
-    def __init__(self, batch: int, **options: Any) -> None:
-        core = Core(lazy=False)
-        super().__init__(HostedArrays(core), **options)
-        self.batch = batch
-        self.sizes: tuple[int, ...] | None = halves(batch)
-        self.slots: tuple[AbstractSlot, ...] = tuple(
-            HostedSlot(HostedArrays(core), self.home, batch, SHAPE, "float32") for _ in range(2)
-        )
-        self.captures = 0
-
-    def capture(self, slot: AbstractSlot, launch: Callable[[], None]) -> Callable[[], None] | None:
-        self.captures += super().capture(slot, launch) is not None  # the stand-in does not see the kernels
-        return launch
-
-
-@pytest.mark.parametrize("graphs", [True, False])
-@pytest.mark.parametrize("method", ["dc", "denoised", "apndc-x"])
-def test_a_network_on_device_arrays_gives_the_numbers_of_the_cpu(method: str, graphs: bool) -> None:
-    images = unit_images(5)
-    options: dict[str, Any] = {"draws": 6}
-    if method != "dc":
-        options = {"draws": 4, "method": method, "sigma": 0.1, "levels": (0.3, 2.0)}
-    network = HostedNetwork(8, graphs=graphs)
-    clf = DiffusionClassifier(WORLD.model, network)
-    want = classifier(WORLD).errors(images, **options).errors
-    for _ in range(2):
-        np.testing.assert_array_equal(clf.errors(images, **options).errors, want)
-    assert clf.network.device == "cuda:0"
-    assert bool(network.captures) == graphs
-
-
-def test_other_slots_are_not_captured() -> None:
-    network = HostedNetwork(2)
-    other: Any = object()
-    assert DeviceNetwork.capture(network, other, lambda: None) is None
 
 
 # --- without a device ------------------------------------------------------------------------------------------------
@@ -327,13 +262,13 @@ without_device = pytest.mark.skipif(kernels.cuda_device_count() > 0, reason="the
 
 
 @without_device
-def test_without_a_driver_it_says_so_before_cuda_core_is_asked() -> None:
+def test_a_missing_driver_is_reported_before_cuda_core_is_used() -> None:
     pytest.importorskip("cuda.core", exc_type=ImportError)
     message = "driver" if kernels.build_config()["cuda"] else "without CUDA"
     fails_with(lambda: DeviceArrays(0), "cuda:0", message, kind=BackendError)
 
 
-def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "build_config", lambda: {"cuda": True})
     monkeypatch.setattr(kernels, "cuda_device_count", lambda: 2)
     assert [device_index(name) for name in ("cuda", "cuda:0", "cuda:1")] == [0, 0, 1]
@@ -345,7 +280,7 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("missing", ["cuda.core", "cuda.bindings", "cuda"])
-def test_without_cuda_core_it_says_what_to_install(missing: str) -> None:
+def test_a_missing_cuda_core_is_named_with_its_extra(missing: str) -> None:
     pytest.importorskip("cuda.core", exc_type=ImportError)
     code = """
 from fastdc import MissingDependencyError
@@ -361,8 +296,8 @@ except MissingDependencyError as error:
     assert run.stdout.count("\n") == 1
 
 
-def test_what_is_used_of_cuda_core_is_there() -> None:
-    """Names and arguments of the installed package; that they do what they say is for a device."""
+def test_every_name_and_argument_used_of_cuda_core_exists() -> None:
+    """In the installed package; whether they do what they say, only a device shows."""
     core = pytest.importorskip("cuda.core", exc_type=ImportError)
     used: dict[Any, list[str]] = {
         core.Device.set_current: [],
@@ -394,7 +329,7 @@ def test_what_is_used_of_cuda_core_is_there() -> None:
         assert hasattr(core.Buffer, name)
 
 
-def test_memory_of_a_device_is_asked_for_by_a_name_that_is_there() -> None:
+def test_the_driver_call_for_a_devices_memory_exists() -> None:
     driver = pytest.importorskip("cuda.bindings.driver", exc_type=ImportError)
     assert callable(driver.cuDeviceTotalMem)
     assert int(driver.CUresult.CUDA_SUCCESS) == 0

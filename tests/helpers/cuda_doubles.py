@@ -1,7 +1,7 @@
-"""A stand-in for cuda-core on the CPU, that keeps the promises of streams and no others.
+"""A double of cuda-core on the CPU that keeps the promises of streams and no others.
 
-Work that is enqueued on a stream is not done until someone waits for the stream, or for an event behind the work: a
-copy that leaves pinned memory too late, or arrives too late, shows as a wrong number. `calls` records what was asked.
+Work enqueued on a stream is not done until someone waits for the stream, or for an event behind the work. A copy that
+leaves pinned memory too late, or arrives too late, therefore shows as a wrong number. `calls` records the calls.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from fastdc.diffusion import kernels
 
 
 class Event:
-    """A place on a stream."""
+    """A point in the work of a stream."""
 
     def __init__(self, core: "Core") -> None:
         self.core = core
@@ -33,6 +33,8 @@ class Event:
 
 
 class Graph:
+    """Captured work."""
+
     def __init__(self, core: "Core", work: list[Callable[[], None]]) -> None:
         self.core = core
         self.work = work
@@ -49,6 +51,8 @@ class Graph:
 
 
 class Builder:
+    """Captures the work of a stream."""
+
     def __init__(self, stream: "Stream") -> None:
         self.stream = stream
         self.work: list[Callable[[], None]] | None = None
@@ -72,6 +76,8 @@ class Builder:
 
 
 class Stream:
+    """Work in order, done as late as possible if the core is lazy."""
+
     def __init__(self, core: "Core") -> None:
         self.core = core
         self.queue: list[Callable[[], None]] = []
@@ -121,7 +127,7 @@ class Stream:
 
 
 class Buffer:
-    """Memory of the CPU; `owner` keeps it."""
+    """Memory of the CPU, which `owner` keeps alive."""
 
     def __init__(self, core: "Core", handle: int, size: int, owner: Any = None) -> None:
         self.core, self.handle, self.size, self.owner = core, handle, size, owner
@@ -141,10 +147,15 @@ class Buffer:
 
 
 class Core:
-    """What fastdc uses of the module cuda.core.
+    """The part of the module cuda.core that fastdc uses.
 
     Args:
-        lazy: Whether work waits until it must be done.
+        lazy: Whether work is left undone until someone waits for it.
+
+    Attributes:
+        broken: Whether every later call fails, as after an illegal memory access.
+        calls: Names of the calls, in order.
+        memory: Largest allocation that succeeds, in bytes.
     """
 
     def __init__(self, *, lazy: bool = True) -> None:
@@ -178,7 +189,7 @@ class Core:
     def allocated(self, size: int, alignment: int = 256) -> Buffer:
         if size > self.memory:
             raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: The API call failed")
-        # Not zeros: what nobody has written must not look right.
+        # Not zeros: memory that nobody has written must not look right.
         memory = np.full(size + alignment, 0xA5, np.uint8)
         return Buffer(self, -(-memory.ctypes.data // alignment) * alignment, size, memory)
 
@@ -187,6 +198,8 @@ class Core:
 
 
 class Device:
+    """A device, current in a thread once `set_current` was called there."""
+
     def __init__(self, core: Core, index: int) -> None:
         self.core = core
         self.index = index
@@ -207,7 +220,7 @@ class Device:
 
 
 class HostedArray(DeviceArray):
-    """A device array in the CPU's memory: the kernels take it, and `numpy` shows it."""
+    """A device array in the CPU's memory. The kernels take it, and `numpy` is a view of it."""
 
     @property
     def view(self) -> kernels.TensorView:
@@ -219,10 +232,21 @@ class HostedArray(DeviceArray):
 
 
 class HostedArrays(DeviceArrays):
-    """Device arrays in the CPU's memory."""
+    """Device arrays in the CPU's memory.
+
+    Args:
+        core: The double of cuda-core; default: one that does all work at once.
+    """
 
     array_type = HostedArray
     memory = 1 << 37
 
     def __init__(self, core: Core | None = None) -> None:
-        super().__init__(0, core or Core(lazy=False))
+        self.core = core or Core(lazy=False)
+        super().__init__(0, self.core)
+
+    @property
+    def queue(self) -> Stream:
+        """The stream."""
+        stream: Stream = self._stream
+        return stream

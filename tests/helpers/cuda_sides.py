@@ -1,8 +1,8 @@
-"""What runs steps on a device, each beside what stands in for it where there is none, for tests that run on both.
+"""Backends on a device and, beside each, a double of it on the CPU, for tests that run on both.
 
-A test takes a *side*: a backend on a device, marked `cuda` and skipped without one, or the same backend on the CPU. The
-stand-ins are those of the backends' own tests: torch on the CPU, ONNX Runtime and TensorRT on device arrays in the
-CPU's memory. They show that a test says what it means; what it says of a device, only a device shows.
+A test takes a *side*: a backend on a device, marked `cuda` and skipped without one, or its double. The doubles are
+those of the backends' own tests: torch on the CPU, and ONNX Runtime and TensorRT on device arrays in the CPU's memory.
+On a double a test shows only that it says what it means; its claims about a device are tested on a device alone.
 """
 
 import re
@@ -16,31 +16,31 @@ import pytest
 
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, MissingDependencyError
-from fastdc.backends import NetworkOptions, open_network
-from fastdc.backends.protocol import AbstractNetwork
+from fastdc.backends import AbstractNetwork, NetworkOptions, open_network
 from fastdc.bundle.folder import Bundle, load_bundle
 from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
-from helpers.cuda_doubles import Core, HostedArrays
+from helpers.cuda_doubles import HostedArrays
 
 BACKENDS = ("torch", "onnx", "onnx-tensorrt", "tensorrt")
 
 IMAGES = digits_test().images[:40]
-# Of an error, where networks differ in the order of their float32 sums: as bench/gpu_parts.py derives it, 1.1e-4 for
-# digits-mlp and 5.7e-4 for digits. The best class of these images leads by 9 % and more.
+
+# Relative tolerance of an error if networks differ in the order of their float32 sums: as bench/gpu/parts.py derives
+# it, 1.1e-4 for digits-mlp and 5.7e-4 for digits. The best class of these images leads by at least 9 %.
 RTOL = 1e-3
 
-# The same where factors are rounded to TF32's 11 bits in the ten layers of digits-mlp, 16 * 2^-11 * sqrt(10): ONNX
-# Runtime's TensorRT provider has no option against it. The best class of digits-mlp leads by 18 % and more.
+# The same if factors are rounded to TF32's 11 bits in the ten layers of digits-mlp, 16 * 2^-11 * sqrt(10): ONNX
+# Runtime's TensorRT provider has no option against TF32. The best class of digits-mlp leads by at least 18 %.
 TF32_RTOL = 0.025
 
-# One for all tests: an engine is built once for it, and its halves are steps of six sizes.
+# The same in all tests, so that one engine is built for all of them; its halves are steps of six sizes.
 BATCH = 24
 
 
 def _no_device() -> str:
-    """Why there is nothing to run on; empty: there is."""
+    """Why nothing can run on a device; empty if something can."""
     if not kernels.build_config()["cuda"]:
         return "fastdc was built without CUDA"
     return "" if kernels.cuda_device_count() else "no CUDA device"
@@ -53,19 +53,19 @@ DEVICES = [pytest.param("cuda", marks=ON_DEVICE), "cpu"]
 
 @dataclass(frozen=True)
 class Side:
-    """A backend, one of :data:`BACKENDS`, on a device or on what stands in for it."""
+    """A backend, one of :data:`BACKENDS`, on a device or as its double."""
 
     backend: str
     on_device: bool
 
     @property
     def rtol(self) -> float:
-        """How far an error may be from the CPU's."""
+        """Relative tolerance of an error against the CPU's."""
         return TF32_RTOL if self.backend == "onnx-tensorrt" else RTOL
 
 
 def sides(*backends: str) -> list[Any]:
-    """Parameters: each backend on a device, and its stand-in."""
+    """Parameters of a test: each backend on a device, and its double."""
     return [
         pytest.param(Side(name, on_device), id=f"{name}-{where}", marks=ON_DEVICE if on_device else ())
         for name in backends
@@ -74,10 +74,7 @@ def sides(*backends: str) -> list[Any]:
 
 
 class StandInArrays(HostedArrays):
-    """Device arrays in the CPU's memory, where a replay launches again what was captured."""
-
-    def __init__(self) -> None:
-        super().__init__(Core(lazy=False))
+    """Device arrays in the CPU's memory, of which a replay launches the captured work again."""
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
         def replay() -> None:
@@ -88,7 +85,7 @@ class StandInArrays(HostedArrays):
 
 Open = Callable[..., DiffusionClassifier]
 
-# Packages that are there without CUDA, or without the libraries of CUDA or TensorRT that they need.
+# Messages about packages that are installed without CUDA, or without libraries of CUDA or TensorRT that they need.
 MISSING = "|".join(
     [
         r"^ONNX Runtime \S+ has no ",
@@ -100,7 +97,7 @@ MISSING = "|".join(
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Open:
-    """Opens a model on a side as a user would; what is not installed skips the test and is named."""
+    """Opens a model on a side as a user would; a package that is not installed skips the test and is named."""
     standing_in = False
 
     def open_it(side: Side, model: str = "digits-mlp", *, device: str = "cuda", **options: Any) -> DiffusionClassifier:
@@ -126,7 +123,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: py
 
 
 def provider_options(provider: str, folder: Path) -> dict[str, str]:
-    """A provider of ONNX Runtime that keeps the engines it builds: it would build one for each slot."""
+    """Options of a provider of ONNX Runtime that keeps the engines it builds; otherwise it builds one per slot."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
     return {"provider": provider, **kept, **{f"trt_{kind}_cache_path": str(folder) for kind in ("engine", "timing")}}
@@ -134,15 +131,16 @@ def provider_options(provider: str, folder: Path) -> dict[str, str]:
 
 @cache
 def on_cpu(model: str = "digits-mlp") -> DiffusionClassifier:
-    """A shipped model on the CPU: the numbers that all sides must give."""
+    """A shipped model on the CPU, whose numbers all sides must give."""
     bundle = load_bundle(find_model(model))
     return DiffusionClassifier(bundle.model, open_network(bundle, "auto", NetworkOptions(device="cpu", threads=1)))
 
 
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the package open networks on a device that is none."""
+    """Lets fastdc open networks on a device that does not exist."""
+    from fastdc.backends.tensorrt import driver
     from fastdc.backends.tensorrt import network as tensorrt
-    from fastdc.backends.tensorrt.module import Gpu, TensorRT, use_module
+    from fastdc.backends.tensorrt.module import TensorRT, use_module
 
     @cache
     def double() -> TensorRT:
@@ -162,8 +160,8 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         return OnnxCudaNetwork(bundle, options, ort=Ort(), make_arrays=StandInArrays)
 
     monkeypatch.setattr(tensorrt, "DeviceArrays", lambda index: StandInArrays())
-    monkeypatch.setattr(tensorrt, "gpu", lambda index: Gpu("Double 1", "9.0", 13))
-    monkeypatch.setattr(tensorrt, "use_device", lambda index: None)
-    monkeypatch.setattr(tensorrt, "check_driver", lambda: None)
+    monkeypatch.setattr(driver, "gpu", lambda index: driver.Gpu("Double 1", "9.0", 13))
+    monkeypatch.setattr(driver, "use_device", lambda index: None)
+    monkeypatch.setattr(driver, "check_driver", lambda: None)
     monkeypatch.setattr(tensorrt, "open_tensorrt", lambda flavour: double())
     monkeypatch.setattr("fastdc.loading.open_network", open_double)

@@ -1,4 +1,4 @@
-"""Graphs of a denoiser, right and wrong."""
+"""ONNX graphs of a denoiser, right and wrong."""
 
 from functools import cache
 from typing import Any
@@ -9,7 +9,8 @@ Values = dict[str, tuple[str, list[Any]]]
 
 
 @cache
-def _kinds() -> Any:
+def onnx_package() -> Any:
+    """The package onnx; skips the test if it or ONNX Runtime is missing."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     return onnx
@@ -18,8 +19,8 @@ def _kinds() -> Any:
 def graph(
     *, inputs: Values | None = None, outputs: Values | None = None, nodes: list[Any] | None = None, **changes: Any
 ) -> bytes:
-    """An ONNX graph that returns its sample, with some of its inputs or output declared otherwise."""
-    onnx = _kinds()
+    """An ONNX graph that returns its sample; `changes` declare some of its inputs or its output differently."""
+    onnx = onnx_package()
     helper = onnx.helper
     image = ["batch", 1, 2, 3]
     right: Values = {"sample": ("FLOAT", image), "timestep": ("FLOAT", ["batch"]), "class_labels": ("INT64", ["batch"])}

@@ -1,4 +1,4 @@
-"""A double of ONNX Runtime with a CUDA provider, on the CPU."""
+"""A double of ONNX Runtime with GPU providers, which runs sessions on the CPU provider."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ AVAILABLE = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecution
 
 
 class Binding:
-    """An I/O binding that takes CUDA's addresses for the CPU's."""
+    """An I/O binding that takes CUDA addresses as addresses in the CPU's memory."""
 
     def __init__(self, binding: Any, bound: dict[str, Any]) -> None:
         self.binding = binding
@@ -28,6 +28,8 @@ class Binding:
 
 
 class Session:
+    """A session that records its bindings and runs."""
+
     def __init__(self, ort: "Ort", graph: Any, options: Any, providers: list[Any]) -> None:
         self.ort = ort
         self.providers = providers
@@ -63,7 +65,16 @@ class Session:
 
 
 class Ort:
-    """What fastdc uses of the module onnxruntime, of a build with CUDA."""
+    """The part of the module onnxruntime, in a build with CUDA, that fastdc uses.
+
+    Attributes:
+        sessions: The sessions made so far.
+        available: Providers that the build has.
+        loads: Whether the providers can run; otherwise a session falls back to the CPU, as in ONNX Runtime.
+        fails: Whether every run fails.
+        preloaded: Arguments of the calls of preload_dlls.
+        refuses: The provider's error when a session is made; "" for none.
+    """
 
     __version__ = "1.31.1"
     SessionOptions = onnxruntime.SessionOptions

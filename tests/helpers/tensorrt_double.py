@@ -1,9 +1,9 @@
-"""A double of TensorRT's Python module that has the interface of the real bindings and runs plans on the CPU.
+"""A double of TensorRT's Python module, with the interface of the real bindings, that runs plans on the CPU.
 
-Interface: what tests/golden/tensorrt-*.json hold, read from the published bindings. A member that those do not have, or
-a call whose arguments fit no signature of theirs, is an AssertionError, so that code which passes here calls nothing
-that is not there. Behaviour: a plan is the ONNX file behind a mark; running it reads and writes the addresses that it
-was given. Every call is written down in order.
+The interface is that of tests/golden/tensorrt-*.json, read from the published bindings. A member that the bindings do
+not have, or a call that fits none of their signatures, is an AssertionError, so code that passes here calls only what
+exists. A plan is the ONNX file behind a mark, and running it reads and writes the addresses that it was given. Every
+call is recorded in order.
 """
 
 import ctypes
@@ -26,12 +26,13 @@ _KINDS |= {"tensor(int64)": ("INT64", np.int64)}
 
 
 def interface(version: str) -> dict[str, Any]:
+    """The interface of a version's bindings, one of :data:`VERSIONS`."""
     found: dict[str, Any] = json.loads((GOLDEN / f"tensorrt-{version}.json").read_text(encoding="utf-8"))
     return found
 
 
 def arguments_of(signature: str) -> list[tuple[str, bool]]:
-    """(name, is required) of the arguments of a signature by pybind11, without self."""
+    """(name, is required) of each argument of a pybind11 signature, without self."""
     inside = signature[signature.index("(") + 1 : signature.rindex(") ->")]
     while (plain := re.sub(r"\[[^\[\]]*\]|<[^<>]*>", "", inside)) != inside:
         inside = plain
@@ -41,7 +42,7 @@ def arguments_of(signature: str) -> list[tuple[str, bool]]:
 
 
 def fits(signatures: list[str], count: int, keywords: set[str]) -> bool:
-    """Whether a call with so many positional arguments and these keywords fits one of the signatures."""
+    """Whether a call with `count` positional arguments and these keywords fits one of the signatures."""
     for signature in signatures:
         given = arguments_of(signature)
         names = {name for name, _ in given[count:]}
@@ -52,7 +53,7 @@ def fits(signatures: list[str], count: int, keywords: set[str]) -> bool:
 
 
 class Part:
-    """An object of one of TensorRT's classes; `_does` holds what its members do or are."""
+    """An object of one of TensorRT's classes; `_does` holds the functions and values of its members."""
 
     def __init__(self, double: "Double", kind: str, **does: Any) -> None:
         self.__dict__.update(_double=double, _kind=kind, _does=does)
@@ -78,7 +79,7 @@ class Part:
         return call
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "__class__":  # how bindings are told what a layer really is
+        if name == "__class__":  # tells the bindings the real class of a layer
             self.__dict__["_kind"] = value._kind
             return
         self._double.used.add((self._kind, name))
@@ -88,7 +89,7 @@ class Part:
 
 
 class _Enumeration:
-    """A class of the module: its values by name."""
+    """An enumeration of the module: its values by name."""
 
     def __init__(self, double: "Double", kind: str) -> None:
         self._double, self._kind = double, kind
@@ -117,7 +118,12 @@ class Double:
     Args:
         version: One of :data:`VERSIONS`.
         faults: Calls that fail, such as "IExecutionContext.set_input_shape".
-        wrong: Added to the network's outputs.
+        wrong: Number added to the network's outputs.
+
+    Attributes:
+        calls: Calls with their arguments, in order.
+        used: (class, member) of everything that was used.
+        profiles: Shapes of each profile, by input.
     """
 
     def __init__(self, version: str, *, faults: tuple[str, ...] = (), wrong: float = 0.0) -> None:
@@ -143,7 +149,7 @@ class Double:
         return call in self.faults
 
     def names(self) -> list[str]:
-        """What was called, in order."""
+        """Names of the calls, in order."""
         return [name for name, *_ in self.calls]
 
     # --- building ----------------------------------------------------------------------------------------------------
@@ -192,7 +198,7 @@ class Double:
         return Part(self, "OnnxParser", parse=parse, parse_from_file=parse_file, **more)
 
     def _attention(self) -> Part:
-        """A layer of a kind that has to be told to fall back, as bindings give it: as any layer."""
+        """An attention layer, which the bindings return as a plain layer."""
         kind = _Enumeration(self, "LayerType")._values["ATTENTION_OUTPUT"]
         return Part(self, "ILayer", type=kind, attention=Part(self, "IAttention"))
 

@@ -96,12 +96,16 @@ def open_tensorrt(flavour: str = "auto", *, need_gpu: bool = True) -> TensorRT:
         )
     if need_gpu or flavour == "tensorrt":
         driver.check_driver()
-    return _opened(flavour)
+    return opened(flavour)
 
 
 @cache
-def _opened(flavour: str) -> TensorRT:
-    """TensorRT, opened once per process: it keeps the first logger that it is given."""
+def opened(flavour: str) -> TensorRT:
+    """TensorRT without a check of the driver, opened once per process: it keeps the first logger that it is given.
+
+    Raises:
+        BackendError: The version is unknown, or libraries of TensorRT are missing.
+    """
     try:
         module = importlib.import_module(flavour)
     except Exception as error:  # a missing library raises an ImportError, a damaged one may raise anything

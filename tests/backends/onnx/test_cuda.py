@@ -1,8 +1,8 @@
-"""ONNX Runtime on a device, as far as a machine without one goes.
+"""ONNX Runtime on a CUDA device, as far as a double of onnxruntime goes.
 
-A stand-in for the module onnxruntime records what sessions, bindings and runs are asked for, and runs them for real on
-the CPU provider: device arrays lie in the CPU's memory there, so that buffers, addresses, padding and numbers are
-tested as they are, and what a GPU provider makes of its options is not.
+The double records the options, bindings and runs of sessions and runs them on the CPU provider, on device arrays in the
+CPU's memory. Buffers, addresses, padding and numbers are tested as they are. How a GPU provider takes its options is
+not tested.
 """
 
 import dataclasses
@@ -16,11 +16,9 @@ import pytest
 
 import fastdc
 from fastdc import BackendError, BundleError, DiffusionClassifier, InputError
-from fastdc.backends import FunctionNetwork, NetworkOptions, open_network
-from fastdc.backends import registry as choose
-from fastdc.backends.onnx.cuda import OnnxCudaNetwork
-from fastdc.backends.protocol import halves
-from fastdc.bundle.folder import Bundle
+from fastdc.backends import FunctionNetwork, NetworkOptions, halves, open_network, registry
+from fastdc.backends.onnx import OnnxCudaNetwork
+from fastdc.bundle import Bundle
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from helpers.cuda_doubles import Core, HostedArrays
@@ -78,7 +76,7 @@ def test_tables_are_placed_once_for_all_slots(latent: Bundle) -> None:
         assert bound[0][name][2] == table(PROMPTS).shape
 
 
-# --- what ONNX Runtime is asked for ----------------------------------------------------------------------------------
+# --- sessions, options and bindings ----------------------------------------------------------------------------------
 
 
 def test_each_slot_has_a_session_on_its_own_stream() -> None:
@@ -101,7 +99,7 @@ def test_each_slot_has_a_session_on_its_own_stream() -> None:
         assert not session.fallback
 
 
-def test_the_users_options_go_over_ours() -> None:
+def test_the_users_options_override_fastdcs() -> None:
     ort = Ort()
     given = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "1", "enable_cuda_graph": "0"}
     net = opened(shipped(), ort, batch=8, provider_options=given)
@@ -129,7 +127,7 @@ def test_tensorrts_provider_gets_a_range_of_shapes(latent: Bundle) -> None:
     assert net.provider == "TensorrtExecutionProvider"
 
 
-def test_float32_in_tensorrts_provider_is_tf32_unless_nvidias_switch_says_no(
+def test_tensorrts_provider_warns_of_tf32_unless_nvidias_switch_is_set(
     latent: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"provider": "tensorrt"}
@@ -150,21 +148,21 @@ def test_a_binding_for_each_size_and_no_waiting() -> None:
     for size in (8, 1, 8, 4):
         slot.run(size)
     assert session.runs == ["1"] * 4
-    assert len(session.bindings) == 3, "a binding is made once a size"
+    assert len(session.bindings) == 3, "one binding per size"
     index, element, shape, pointer = session.bindings[0]["sample"]
     assert (index, element, shape, pointer) == (0, 1, (8, *shipped().model.sample_shape), slot.sample.pointer)
     assert session.bindings[0]["class_labels"][1:3] == (7, (8,))
     assert net.capture(slot, lambda: None) is None
 
 
-def test_a_step_is_as_large_as_the_device_likes(latent: Bundle) -> None:
+def test_the_default_step_depends_on_the_networks_cost(latent: Bundle) -> None:
     assert opened(shipped()).batch == 512
     costly = dataclasses.replace(latent, manifest={**latent.manifest, "cost": {"flops": 1e12}})
     assert opened(costly).batch == 16
 
 
 def test_libraries_that_are_not_beside_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip may have put ONNX Runtime into one folder and CUDA's libraries into another, as with --target."""
+    """pip may install ONNX Runtime and CUDA's libraries into different folders, as with --target."""
     for folder, library in (("cu13", "libcublasLt.so.13"), ("cudnn", "libcudnn.so.9"), ("nccl", "libnccl.so.2")):
         (tmp_path / "nvidia" / folder / "lib").mkdir(parents=True)
         (tmp_path / "nvidia" / folder / "lib" / library).touch()
@@ -193,15 +191,15 @@ def test_a_package_without_the_provider() -> None:
     fails_with(lambda: opened(shipped(), ort), "CUDAExecutionProvider", "onnxruntime-gpu", kind=BackendError)
 
 
-def test_a_provider_that_does_not_load_is_no_cpu() -> None:
-    """ONNX Runtime falls back to the CPU with a warning."""
+def test_a_provider_that_does_not_load_is_refused() -> None:
+    """ONNX Runtime itself falls back to the CPU with a warning."""
     ort = Ort()
     ort.loads = False
     fails_with(lambda: opened(shipped(), ort), "CUDAExecutionProvider", "driver", kind=BackendError)
 
 
-def test_what_a_provider_refuses_is_said() -> None:
-    """Asked for with its fallback, ONNX Runtime would print it and make a session on the CPU."""
+def test_a_providers_error_is_passed_on() -> None:
+    """With its fallback, ONNX Runtime would print the error and make a session on the CPU."""
     ort = Ort()
     ort.refuses = "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2: out of memory"
     fails_with(lambda: opened(shipped(), ort), "CUDAExecutionProvider does not run", "out of memory", kind=BackendError)
@@ -228,16 +226,16 @@ def test_the_installed_package_without_cuda() -> None:
 def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     options = NetworkOptions(device="cuda:1")
     fails_with(lambda: open_network(shipped(), "onnx", options), "cuda:1", kind=BackendError)
-    monkeypatch.setattr(choose, "installed", lambda name: name != "torch")
+    monkeypatch.setattr(registry, "installed", lambda name: name != "torch")
     fails_with(lambda: open_network(shipped(), "auto", options), "cuda:1", kind=BackendError)
 
 
-def test_other_precisions_and_providers() -> None:
+def test_other_precisions_and_providers_are_refused() -> None:
     fails_with(lambda: opened(shipped(), precision="bfloat16"), "float32", "bfloat16", kind=BackendError)
     fails_with(lambda: opened(shipped(), provider_options={"provider": "rocm"}), "rocm", kind=InputError)
 
 
-def test_a_graph_that_is_none(tmp_path: Path) -> None:
+def test_other_graphs_are_refused(tmp_path: Path) -> None:
     fails_with(lambda: opened(tiny_bundle(tmp_path / "b")), "denoiser.onnx", kind=BackendError)
     from helpers.denoiser_graphs import graph
 

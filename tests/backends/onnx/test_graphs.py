@@ -1,6 +1,6 @@
 """Graphs that a bundle may not hold: garbage, other inputs and outputs, a fixed batch, data outside the file.
 
-ONNX Runtime loads them here, so that a refusal by either side is seen; every one is a single line naming the file.
+ONNX Runtime loads them here, so a refusal by either side counts. Each refusal is one line that names the file.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import fastdc
 from fastdc import BackendError
 from fastdc.backends import NetworkOptions, open_network
 from fastdc.bundle.shipped import find_model
-from helpers.denoiser_graphs import _kinds, graph
+from helpers.denoiser_graphs import graph, onnx_package
 from helpers.worlds import fails_with, gaussian, tiny_bundle, unit_images
 
 
@@ -71,8 +71,8 @@ def test_other_inputs_and_outputs_are_refused(tmp_path: Path, changes: dict[str,
 
 
 def test_a_network_that_fails_in_a_step_is_one_line(tmp_path: Path) -> None:
-    """Two classes, an embedding of one: found only when class 1 is asked for."""
-    onnx = _kinds()
+    """A model of two classes with an embedding for one fails only when class 1 is evaluated."""
+    onnx = onnx_package()
     table = onnx.helper.make_tensor("table", onnx.TensorProto.FLOAT, [1, 1, 2, 3], [0.0] * 6)
     nodes = [
         onnx.helper.make_node("Constant", [], ["table"], value=table),
@@ -87,7 +87,7 @@ def test_a_network_that_fails_in_a_step_is_one_line(tmp_path: Path) -> None:
 
 
 def field(number: int, payload: bytes, padding: int = 0) -> bytes:
-    """A length-delimited protobuf field; `padding` lengthens the varint of its length, as readers accept."""
+    """A length-delimited protobuf field; `padding` lengthens the varint of its length in a way that readers accept."""
     assert len(payload) < 128
     length = bytes([len(payload) | 0x80, *[0x80] * (padding - 1), 0]) if padding else bytes([len(payload)])
     return bytes([number << 3 | 2]) + length + payload
@@ -102,7 +102,7 @@ def test_data_outside_the_file_is_refused_in_any_encoding(tmp_path: Path, paddin
 
 
 def test_a_graph_with_external_data_is_refused(tmp_path: Path) -> None:
-    onnx = _kinds()
+    onnx = onnx_package()
     for name, location in (("absolute", "/etc/passwd"), ("relative", "weights.bin"), ("up", "../../etc/passwd")):
         model = onnx.load_from_string(gaussian()._graph())
         (means,) = (tensor for tensor in model.graph.initializer if tensor.name == "means")

@@ -1,4 +1,4 @@
-"""Latents, prompts and denoisers in parts, on the ONNX backend, against the same world in NumPy."""
+"""Latents, prompts and denoisers in parts on the ONNX backend, against the same world in NumPy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +9,14 @@ import pytest
 
 import fastdc
 from fastdc import Bundle, DiffusionClassifier, InputError
-from fastdc.backends import FunctionNetwork, NetworkOptions
-from fastdc.backends.onnx.cpu import OnnxNetwork
+from fastdc.backends import FunctionNetwork, NetworkOptions, OnnxNetwork
 from fastdc.backends.onnx.text_encoder import OnnxTextEncoder
-from fastdc.bundle.format import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS
-from fastdc.bundle.prompts import Prompts
-from fastdc.certification.estimation import Fixed
-from fastdc.certification.lipschitz import certify_table
+from fastdc.bundle import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS, Prompts
+from fastdc.certification import Fixed, certify_table
 from helpers.latent_world import CLASS_OF, MODEL, PROMPTS, Encoder, graph, network, parts, table, write
 from helpers.worlds import fails_with, unit_images
 
-pytest.importorskip("onnxruntime")
+onnxruntime: Any = pytest.importorskip("onnxruntime")
 IMAGES = unit_images(5, MODEL.image_shape)
 
 
@@ -32,7 +29,7 @@ def oracle() -> DiffusionClassifier:
     return DiffusionClassifier(MODEL, FunctionNetwork(network, MODEL.sample_shape), Encoder())
 
 
-def test_the_bundle_is_of_version_2_and_says_all(bundle: Bundle) -> None:
+def test_a_bundle_of_version_2_holds_the_whole_model(bundle: Bundle) -> None:
     assert bundle.manifest["version"] == 2
     assert replace(bundle.model, identity="") == MODEL
 
@@ -60,7 +57,7 @@ def test_a_race_in_parts_is_the_race_of_the_whole(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("without", [(PREFIX,), (CLASSES,)])
 def test_one_part_may_be_missing(tmp_path: Path, without: tuple[str, ...]) -> None:
-    """The rest then takes what that part would have been given."""
+    """The rest then takes the inputs of the missing part."""
     lines = [("Gather", "class.1 class_labels", "added"), ("Gather", "class.0 class_labels", "scale")]
     lines += [("Reshape", "timestep column", "tau"), ("Add", "sample tau", "noisy"), ("Tanh", "noisy", "shared")]
     taken = "sample timestep class_labels class.0 class.1"
@@ -77,21 +74,30 @@ def test_one_part_may_be_missing(tmp_path: Path, without: tuple[str, ...]) -> No
     np.testing.assert_allclose(got, oracle().errors(IMAGES).errors, rtol=2e-6, atol=1e-7)
 
 
-def test_shared_parts_run_once_for_all_classes(bundle: Bundle) -> None:
-    """Every pair of image and draw goes through the prefix once in a full run whose steps hold whole pairs."""
+def test_shared_parts_run_once_for_all_classes(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a full run whose steps hold whole pairs, the prefix evaluates every pair of image and draw once."""
+    rows: list[int] = []
+
+    class Recorded(onnxruntime.InferenceSession):  # type: ignore[misc]
+        """Notes how many rows the prefix is bound to; it alone has another output than "output"."""
+
+        def io_binding(self) -> Any:
+            binding = super().io_binding()
+            bind = binding.bind_input
+
+            def noted(name: str, device: str, index: int, dtype: Any, shape: tuple[int, ...], pointer: int) -> None:
+                if name == "sample":
+                    rows.append(shape[0])
+                bind(name, device, index, dtype, shape, pointer)
+
+            if [node.name for node in self.get_outputs()] != ["output"]:
+                binding.bind_input = noted
+            return binding
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
     net = OnnxNetwork(bundle, NetworkOptions(batch=len(PROMPTS) * 4, threads=1))
-    (slot,) = net.slots
-    seen: list[int] = []
-    run = slot._run  # type: ignore[attr-defined]
-
-    def counted(session: Any, binding: Any) -> None:
-        if session is slot._prefix:  # type: ignore[attr-defined]
-            seen.append(int(slot._pair.max()) + 1)  # type: ignore[attr-defined]
-        run(session, binding)
-
-    slot._run = counted  # type: ignore[attr-defined]
     DiffusionClassifier(bundle.model, net, Encoder()).errors(IMAGES)
-    assert sum(seen) == len(IMAGES) * MODEL.defaults.draws
+    assert sum(rows) == len(IMAGES) * MODEL.defaults.draws
 
 
 # --- classes and prompts ---------------------------------------------------------------------------------------------
@@ -129,7 +135,7 @@ def test_a_session_takes_images_of_a_latent_model(bundle: Bundle) -> None:
     assert one.labels[0] == clf.classify(IMAGES[:1]).labels[0]
 
 
-def test_what_needs_images_and_classes_says_so(bundle: Bundle) -> None:
+def test_methods_that_need_images_and_classes_are_refused(bundle: Bundle) -> None:
     clf = fastdc.load(bundle)
     table = clf.errors(IMAGES)
     likelier, certified = (lambda: clf.maximize_likelihood(IMAGES)), (lambda: certify_table(table, clf.model, cap=1.0))
@@ -141,7 +147,7 @@ def test_what_needs_images_and_classes_says_so(bundle: Bundle) -> None:
 
 
 def test_certificates_are_of_images_and_classes(bundle: Bundle) -> None:
-    """Copies of the image are encoded; the votes are for classes."""
+    """Noisy copies of the image are encoded, and votes count classes."""
     clf, world = fastdc.load(bundle), oracle()
     estimation = Fixed(0.25, 100, 0.01)
     made = clf.certify(IMAGES[:2], estimation, n0=20, base=clf.base(sigma=0.25, rule="full"))
@@ -185,7 +191,7 @@ def test_a_bundle_without_a_text_encoder_says_so(tmp_path: Path) -> None:
     fails_with(lambda: fastdc.load(bundle, prompts=prompts), "has no text encoder", kind=InputError)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -230,7 +236,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
 
 
 def test_shared_weights_are_of_the_bundle_and_no_other_file(tmp_path: Path) -> None:
-    """denoiser.data is mapped after its digest was checked; any other name, or a second value, is refused."""
+    """denoiser.data is mapped once its digest was checked; any other name, or a second value, is refused."""
     onnx = pytest.importorskip("onnx")
     model = onnx.load_from_string(parts()[CLASSES])
     (tenths,) = (tensor for tensor in model.graph.initializer if tensor.name == "tenths")

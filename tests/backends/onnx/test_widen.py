@@ -1,11 +1,11 @@
-"""bfloat16 graphs in float32: the same values, no bfloat16 left, and what ONNX Runtime makes of them."""
+"""bfloat16 graphs in float32: the same values, no bfloat16 left, and the outputs of ONNX Runtime."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastdc.support.exceptions import BundleError
+from fastdc import BundleError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -41,7 +41,7 @@ def test_a_session_computes_what_float32_computes_on_rounded_weights(outside: bo
 
 
 class _Bundle:
-    """As much of a bundle as a session needs."""
+    """The part of a bundle that a session needs."""
 
     def __init__(self, path: Path, files: tuple[str, ...]) -> None:
         self.path, self.files = path, files
@@ -53,7 +53,7 @@ class _Bundle:
         return self.path / name
 
 
-def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "denoiser.onnx").write_bytes(b"junk")
     with pytest.raises(BundleError, match=r"denoiser\.onnx cannot be read: "):
         widened_session(_Bundle(tmp_path, ("denoiser.onnx",)), "denoiser.onnx")  # type: ignore[arg-type]

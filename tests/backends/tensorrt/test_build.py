@@ -1,20 +1,14 @@
-"""Engines built by the real ``tensorrt_rtx``, which needs no GPU to build: shapes, types, options and errors."""
+"""Engines built by the real ``tensorrt_rtx``, which builds without a GPU: shapes, types, options and errors."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastdc.backends.tensorrt.build import (
-    EngineOptions,
-    build_engine,
-    build_plan,
-    merge_timing_caches,
-    parser_errors,
-)
+from fastdc import BackendError, InputError
+from fastdc.backends.tensorrt.build import EngineOptions, build_engine, build_plan, merge_timing_caches, parser_errors
 from fastdc.backends.tensorrt.module import TensorRT, open_tensorrt, use_module
-from fastdc.bundle.shipped import find_model
-from fastdc.support.exceptions import BackendError, InputError
+from fastdc.bundle import find_model
 from helpers.tensorrt_double import DAMAGED, Double
 
 pytest.importorskip("tensorrt_rtx")
@@ -30,7 +24,7 @@ def trt() -> TensorRT:
 
 
 class Spy:
-    """An object of TensorRT whose calls are written down."""
+    """An object of TensorRT whose calls are recorded."""
 
     def __init__(self, real: Any, calls: list[tuple[Any, ...]]) -> None:
         self.__dict__.update(_real=real, _calls=calls)
@@ -54,7 +48,7 @@ class Spy:
 
 
 class SpyModule:
-    """``tensorrt_rtx`` whose builders are spied on."""
+    """``tensorrt_rtx`` whose builders record their calls."""
 
     def __init__(self, real: Any, calls: list[tuple[Any, ...]]) -> None:
         self._real, self._calls = real, calls
@@ -93,10 +87,9 @@ def test_options_reach_the_builder(trt: TensorRT) -> None:
     spy, calls = spied(trt)
     build_engine(spy, MLP, 11, SMALL)
     flags = trt.module.BuilderFlag
-    assert ("clear_flag", flags.TF32) in calls, "on unless told otherwise"
-    assert ("clear_flag", flags.VERSION_COMPATIBLE) in calls
+    assert ("clear_flag", flags.TF32) in calls, "TensorRT turns it on by default"
     assert ("max_aux_streams =", 0) in calls
-    assert ("set_flag", flags.REQUIRE_USER_ALLOCATION) in calls, "or it may allocate within a capture"
+    assert ("set_flag", flags.REQUIRE_USER_ALLOCATION) in calls, "otherwise it may allocate during a capture"
     assert ("builder_optimization_level =", 3) in calls
     assert not [call for call in calls if call[0] == "set_memory_pool_limit"]
     assert not [call for call in calls if "timing" in call[0]], "deprecated and without effect in this flavour"
@@ -113,7 +106,7 @@ def test_options_reach_the_builder(trt: TensorRT) -> None:
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 def test_a_timing_cache_goes_in_and_comes_out(trt: TensorRT) -> None:
-    """In the flavour that has one; the other's module takes the same calls and stores nothing."""
+    """In the flavour that times kernels; tensorrt_rtx takes the same calls and stores nothing."""
     standard = TensorRT(trt.module, "tensorrt", trt.version, trt.logger)
     spy, calls = spied(standard)
     first = build_engine(spy, MLP, 11, SMALL)
@@ -125,8 +118,8 @@ def test_a_timing_cache_goes_in_and_comes_out(trt: TensorRT) -> None:
     assert merge_timing_caches(standard, first.timing_cache, b"") == first.timing_cache
 
 
-def test_a_timing_cache_that_is_not_taken_is_replaced() -> None:
-    """A damaged file, or one of another version: the build starts an empty one, or the bad one would stay for ever."""
+def test_a_timing_cache_that_is_refused_is_replaced() -> None:
+    """If the file is damaged or of another version, the build starts an empty cache; else the file would stay bad."""
     double = Double("11.4")
     standard = use_module(double.module, "tensorrt")
     built = build_engine(standard, MLP, 11, SMALL, timing_cache=DAMAGED)
@@ -134,12 +127,12 @@ def test_a_timing_cache_that_is_not_taken_is_replaced() -> None:
     assert build_engine(standard, MLP, 11, SMALL, timing_cache=b"earlier").timing_cache == b"earlier"
 
 
-def test_a_dimension_that_no_range_gives_is_named(trt: TensorRT) -> None:
+def test_a_dimension_without_a_range_is_named(trt: TensorRT) -> None:
     with pytest.raises(BackendError, match="input sample of the graph has a dimension 'batch': expected other"):
         build_plan(trt, MLP, [{"other": (1, 1, 1)}], SMALL)
 
 
-def test_what_is_no_graph_is_refused_in_one_line(trt: TensorRT, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_refused_in_one_line(trt: TensorRT, tmp_path: Path) -> None:
     for model in (b"junk", tmp_path / "absent.onnx"):
         with pytest.raises(BackendError, match=r"^TensorRT-RTX .* cannot parse the graph: ") as caught:
             build_engine(trt, model, 11, SMALL)
@@ -193,7 +186,7 @@ def test_tables_have_the_bundles_rows_in_every_profile(trt: TensorRT) -> None:
 
 
 def test_attention_of_opset_23_may_be_taken_apart(trt: TensorRT) -> None:
-    """One operator that builds only where TensorRT may fall back (a head of 8 has no kernel of its own)."""
+    """A head of 8 has no attention kernel, so the operator builds only if TensorRT may take it apart."""
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     shape = ["batch", 1, 16, 8]
@@ -216,9 +209,11 @@ def test_attention_of_opset_23_may_be_taken_apart(trt: TensorRT) -> None:
         ({"batches": (0,)}, "batches must be different sizes"),
         ({"batches": (), "latency": None}, "at least one batch"),
         ({"latency": (4, 2, 8)}, "latency must be three sizes in increasing order"),
-        ({"opt_level": 6}, "opt_level must be from 0 to 5, got 6"),
-        ({"workspace": 0}, "workspace must be a number of bytes"),
-        ({"aux_streams": -1}, "aux_streams must be from 0 to 16"),
+        ({"latency": (1, 2, 4.5)}, "latency must be three sizes in increasing order"),
+        ({"batches": (True,)}, "batches must be different sizes"),
+        ({"opt_level": 6}, "opt_level must be a whole number from 0 to 5, got 6"),
+        ({"workspace": 0}, "workspace must be a whole number of at least 1, got 0"),
+        ({"aux_streams": -1}, "aux_streams must be a whole number from 0 to 16, got -1"),
     ],
 )
 def test_options_are_checked(given: dict[str, Any], message: str) -> None:

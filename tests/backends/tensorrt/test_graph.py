@@ -1,4 +1,4 @@
-"""ONNX files read without the onnx package: compared with what that package makes of the same bytes."""
+"""ONNX files read without the onnx package, compared with the onnx package on the same bytes."""
 
 import math
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastdc import BundleError
 from fastdc.backends.tensorrt.graph import GraphFacts, read_graph, tolerance
-from fastdc.bundle.shipped import find_model
-from fastdc.support.exceptions import BundleError
+from fastdc.bundle import find_model
 
 onnx = pytest.importorskip("onnx")
 MODELS = ("digits-mlp", "digits")
@@ -23,7 +23,7 @@ def loaded(name: str = "digits-mlp") -> Any:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_facts_are_those_that_onnx_reads(name: str) -> None:
+def test_facts_agree_with_onnx(name: str) -> None:
     facts, model = read_graph(file_of(name)), loaded(name)
     assert facts.opset == model.opset_import[0].version
     weights = [tuple(one.dims) for one in model.graph.initializer if len(one.dims) > 1 and one.data_type == 1]
@@ -32,7 +32,7 @@ def test_facts_are_those_that_onnx_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_notes_change_nothing(name: str) -> None:
+def test_notes_do_not_count(name: str) -> None:
     model = loaded(name)
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.initializer):
         part.doc_string = "made at /home/someone"
@@ -48,7 +48,7 @@ def test_notes_change_nothing(name: str) -> None:
     assert read_graph(changed) == read_graph(file_of(name))
 
 
-def test_the_order_in_which_fields_were_written_changes_nothing() -> None:
+def test_the_order_of_fields_does_not_count() -> None:
     model = loaded()
     parts = [onnx.ModelProto(graph=model.graph), onnx.ModelProto(ir_version=model.ir_version)]
     parts.append(onnx.ModelProto(opset_import=model.opset_import))
@@ -87,13 +87,13 @@ def changes() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("change", changes())
-def test_whatever_is_computed_differently_has_another_digest(change: str) -> None:
+def test_every_change_of_the_computation_changes_the_digest(change: str) -> None:
     model = loaded()
     changes()[change](model)
     assert read_graph(model.SerializeToString()).digest != read_graph(file_of("digits-mlp")).digest
 
 
-def test_weights_outside_count_by_their_place_in_the_file_and_not_by_its_name() -> None:
+def test_external_weights_count_by_their_offset_and_not_by_the_files_name() -> None:
     def with_data(location: str, offset: int) -> str:
         model = loaded()
         tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
@@ -121,7 +121,7 @@ def test_graphs_inside_attributes_count() -> None:
     assert with_branch(1.0, "a") != with_branch(2.0, "a")
 
 
-def test_what_is_no_model_is_refused() -> None:
+def test_bytes_that_are_not_a_model_are_refused() -> None:
     whole = file_of("digits-mlp")
     for content in (
         b"",
@@ -138,7 +138,7 @@ def test_what_is_no_model_is_refused() -> None:
 
 def test_nesting_without_end_is_refused() -> None:
     content = b""
-    for _ in range(40):  # an attribute's graph with a node with an attribute ...
+    for _ in range(40):  # an attribute's graph has a node with an attribute, and so on
         for tag in (b"\x32", b"\x2a", b"\x0a"):
             length = len(content)
             content = tag + bytes([length & 0x7F | 0x80, length >> 7]) + content
@@ -156,11 +156,10 @@ def test_tolerances() -> None:
 
 @pytest.mark.slow
 def test_the_tolerance_is_that_of_exports() -> None:
-    """For a network whose linear layers are about as wide as long, as close as the two ways of counting allow."""
+    """For nearly square linear layers, as close as the two ways of counting allow."""
     pytest.importorskip("torch")
-    from fastdc.bundle.architectures import build_network
-    from fastdc.bundle.folder import load_bundle
-    from fastdc.export.verify import tolerance as of_module
+    from fastdc.bundle import build_network, load_bundle
+    from fastdc.export import tolerance as of_module
 
     network = load_bundle(find_model("digits-mlp")).manifest["network"]
     module = build_network(network["kind"], network["config"])

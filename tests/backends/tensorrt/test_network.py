@@ -1,4 +1,4 @@
-"""Networks as TensorRT engines, on a double with the interface of the real bindings: numbers, calls, their order."""
+"""Networks as TensorRT engines, on a double with the interface of the real bindings: numbers, calls and their order."""
 
 import re
 import warnings
@@ -14,26 +14,20 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("filelock")
 
-from fastdc import DiffusionClassifier
-from fastdc.backends import open_network
-from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.backends.protocol import NetworkOptions
+from fastdc import BackendError, Bundle, DiffusionClassifier, MissingDependencyError, load_bundle
+from fastdc.backends import NetworkOptions, OnnxNetwork, open_network
+from fastdc.backends.tensorrt import driver
+from fastdc.backends.tensorrt import module as opening
 from fastdc.backends.tensorrt import network as module
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine
 from fastdc.backends.tensorrt.cache import EngineCache
-from fastdc.backends.tensorrt.module import Gpu, open_tensorrt, use_module
-from fastdc.backends.tensorrt.network import (
-    TensorRTNetwork,
-    TensorRTSlot,
-    default_engine,
-    engine_key,
-    load_engine,
-    sizes_of,
-)
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.shipped import find_model
+from fastdc.backends.tensorrt.driver import Gpu
+from fastdc.backends.tensorrt.engine import Engine, check_tensors, load_engine
+from fastdc.backends.tensorrt.module import open_tensorrt, use_module
+from fastdc.backends.tensorrt.network import TensorRTNetwork, TensorRTSlot, default_engine, engine_key, sizes_of
+from fastdc.bundle import find_model
 from fastdc.data import digits_test
-from fastdc.support.exceptions import BackendError, InputError, MissingDependencyError
+from fastdc.diffusion import kernels
 from helpers.cuda_doubles import Core, HostedArrays
 from helpers.tensorrt_double import VERSIONS, Double
 
@@ -49,13 +43,13 @@ def flavour_of(version: str) -> str:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
-    """Opens a network on a machine with a GPU, as far as the package can tell."""
+    """Opens a network on what fastdc takes for a machine with a GPU."""
     core = Core(lazy=False)
     current: list[int] = []
     monkeypatch.setattr(module, "DeviceArrays", lambda index: HostedArrays(core))
-    monkeypatch.setattr(module, "gpu", lambda index: CARD)
-    monkeypatch.setattr(module, "use_device", current.append)
-    monkeypatch.setattr(module, "check_driver", lambda: None)
+    monkeypatch.setattr(driver, "gpu", lambda index: CARD)
+    monkeypatch.setattr(driver, "use_device", current.append)
+    monkeypatch.setattr(driver, "check_driver", lambda: None)
 
     def open_it(
         version: str = "11.4", bundle: Bundle = MLP, options: NetworkOptions | None = None, **more: Any
@@ -74,7 +68,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_image_gets_the_errors_of_the_other_backend(version: str, opened: Open) -> None:
-    """Through the engine, with steps of several sizes, part-filled ones and two slots."""
+    """With steps of several sizes, part-filled steps and two slots."""
     images = digits_test().images[:3]
     network, double = opened(version, options=NetworkOptions(graphs=False))
     assert network.built
@@ -94,7 +88,7 @@ def test_the_engine_is_kept_and_loaded_the_next_time(opened: Open) -> None:
     assert (second.built, second.plan, second.self_test) == (False, first.plan, first.self_test)
     assert not [name for name in double.names() if name.startswith("Builder")]
     third, _ = opened("10.16")
-    assert third.built, "a plan fits no other version"
+    assert third.built, "a plan fits only its own version"
 
 
 PROFILES = [
@@ -119,7 +113,7 @@ def test_a_step_is_prepared_once_and_then_only_run(opened: Open) -> None:
     assert double.calls[0][0] == "ICudaEngine.create_execution_context"
     assert double.calls[0][1].name == "USER_MANAGED"
     assert double.calls[1:] == [
-        ("IExecutionContext.set_device_memory", slot._scratch.pointer, 1002),
+        ("IExecutionContext.set_device_memory", slot.scratch.pointer, 1002),
         ("IExecutionContext.set_optimization_profile_async", 2, slot.stream),
         *(("IExecutionContext.set_input_shape", name, shape) for name, shape in shapes),
         ("IExecutionContext.infer_shapes",),
@@ -127,23 +121,22 @@ def test_a_step_is_prepared_once_and_then_only_run(opened: Open) -> None:
         *(("IExecutionContext.set_tensor_address", name, pointer) for name, pointer in buffers),
         ("IExecutionContext.execute_async_v3", slot.stream),
     ]
-    assert slot._scratch.nbytes >= 1002
+    assert slot.scratch.nbytes >= 1002
     assert all(pointer % 256 == 0 for _, pointer in buffers)
     double.calls.clear()
     slot.run(2)
     assert double.calls == [("IExecutionContext.execute_async_v3", slot.stream)]
     double.calls.clear()
     slot.run(4)
-    assert ("IExecutionContext.set_optimization_profile_async", 0, slot.stream) in double.calls, (
-        "its own, not the range"
-    )
+    call = ("IExecutionContext.set_optimization_profile_async", 0, slot.stream)
+    assert call in double.calls, "its own profile, not the range"
     first, second = network.slots
     assert first.stream != second.stream
     assert 0 not in (first.stream, second.stream, network.stream)
 
 
 def test_kernels_of_tensorrt_rtx_are_there_when_a_step_first_runs(opened: Open) -> None:
-    """It compiles them in the background unless told otherwise, and a capture would hold what stood in for them."""
+    """By default it compiles them in the background, and a capture would keep the kernels used meanwhile."""
     _, double = opened("rtx-1.7")
     made = [call for call in double.calls if call[0] == "ICudaEngine.create_execution_context"]
     assert {call[1]._kind for call in made} == {"IRuntimeConfig"}
@@ -157,7 +150,7 @@ def test_kernels_of_tensorrt_rtx_are_there_when_a_step_first_runs(opened: Open) 
 
 
 def test_tables_are_bound_once_for_all_slots(opened: Open) -> None:
-    """A network of texts: each row gets its condition's row of the table, whatever the size of the step."""
+    """Each row of a step gets its condition's row of the table, at every size of step."""
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto
     inputs = [
@@ -179,10 +172,10 @@ def test_tables_are_bound_once_for_all_slots(opened: Open) -> None:
     trt = use_module(double.module, "tensorrt")
     loaded = load_engine(trt, build_engine(trt, model.SerializeToString(), 3, SMALL).plan)
     assert all(one["text"] == 3 * ((3, 1, 8, 8),) for one in double.profiles)
-    module.check_tensors(loaded, "float32", ("text",))
+    check_tensors(loaded, "float32", ("text",))
     texts = np.arange(3 * 64, dtype=np.float32).reshape(3, 1, 8, 8)
     tables = {"text": network.place(texts)}
-    engine = module.Engine(trt, loaded, SMALL, 0, (1, 8, 8), "float32")
+    engine = Engine(trt, loaded, SMALL, 0, (1, 8, 8), "float32")
     rng = np.random.default_rng(0)
     for _ in range(2):
         slot = TensorRTSlot(engine, HostedArrays(Core(lazy=False)), network.home, tables)
@@ -195,15 +188,22 @@ def test_tables_are_bound_once_for_all_slots(opened: Open) -> None:
     assert addresses == {tables["text"].pointer}
 
 
-def test_sizes_and_profiles(opened: Open) -> None:
-    network, _ = opened()
+def test_each_size_runs_in_its_narrowest_profile(opened: Open) -> None:
+    network, double = opened()
     assert network.sizes == (1, 2, 4, 16)
     assert network.batch == 16
     slot = network.slots[0]
-    assert isinstance(slot, TensorRTSlot)
-    assert [slot._engine.profile_of(size) for size in (1, 2, 3, 4, 16)] == [2, 2, 2, 0, 1]
+    profiles = []
+    for size in (1, 2, 3, 4, 16):
+        double.calls.clear()
+        slot.run(size)
+        profiles += [call[1] for call in double.calls if call[0].endswith("set_optimization_profile_async")]
+    assert profiles == [2, 2, 2, 0, 1]
     with pytest.raises(BackendError, match="the engine has no profile for a step of 5"):
         slot.run(5)
+
+
+def test_sizes_of_an_engine() -> None:
     assert sizes_of(EngineOptions(batches=(64, 512), latency=(1, 8, 64))) == (1, 2, 4, 8, 16, 32, 64, 512)
     assert sizes_of(EngineOptions(batches=(), latency=(3, 5, 20))) == (3, 5, 10, 20)
     assert sizes_of(EngineOptions(batches=(7,), latency=None)) == (7,)
@@ -228,11 +228,11 @@ RAISED = {
     "IOptimizationProfile.set_shape": "Shape provided for max is inconsistent with other shapes.",
     **dict.fromkeys(("Builder", "Runtime"), r"pybind11::init\(\): factory function returned nullptr"),
 }
-"""What the bindings raise, where they do not return that it failed (python/src/infer/pyCore.cpp of NVIDIA/TensorRT)."""
+"""What the bindings raise for calls that do not return False (python/src/infer/pyCore.cpp of NVIDIA/TensorRT)."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_tensorrt_refuses_is_told_in_one_line(fault: str, opened: Open) -> None:
+def test_a_refusal_of_tensorrt_is_one_line(fault: str, opened: Open) -> None:
     reason = RAISED.get(fault, "no reason given")
     with pytest.raises(BackendError, match=rf"^TensorRT 11\.4\.0\.106 {FAULTS[fault]}.*{reason}$"):
         opened(faults=(fault,))
@@ -261,7 +261,7 @@ def test_a_plan_with_other_tensors_is_refused() -> None:
             return type("Mode", (), {"name": "OUTPUT" if name == "output" else "INPUT"})
 
     with pytest.raises(BackendError, match=r"the engine must map .*'timestep': 'FLOAT'.* to output, it has .*HALF"):
-        module.check_tensors(Engine("HALF"), "float16", ())
+        check_tensors(Engine("HALF"), "float16", ())
 
 
 def test_a_buffer_that_is_not_aligned_is_refused(opened: Open) -> None:
@@ -269,7 +269,6 @@ def test_a_buffer_that_is_not_aligned_is_refused(opened: Open) -> None:
     slot = network.slots[0]
     assert isinstance(slot, TensorRTSlot)
     slot.timestep = slot.timestep[1:]
-    slot._contexts.clear()
     with pytest.raises(BackendError, match="the buffer of timestep must start at a multiple of 256 bytes"):
         slot.run(2)
 
@@ -281,7 +280,7 @@ def test_steps_are_captured_on_the_slots_stream(opened: Open) -> None:
     assert network.capture(network.slots[1], lambda: None) is None
 
 
-def test_what_an_engine_is_keyed_by() -> None:
+def test_everything_that_an_engine_depends_on_is_in_its_key() -> None:
     double = Double("11.4")
     trt = use_module(double.module, "tensorrt")
     key = engine_key(MLP, SMALL, trt, CARD)
@@ -295,7 +294,6 @@ def test_what_an_engine_is_keyed_by() -> None:
             {"tf32": True},
             {"aux_streams": 1},
             {"hardware_compatible": True},
-            {"refit": True},
         )
     ]
     cards = (replace(CARD, name="B"), replace(CARD, sm="9.1"), replace(CARD, driver=12))
@@ -326,23 +324,21 @@ def test_the_default_engine() -> None:
     for batch in (*range(1, 40), 100, 512, 1000):
         sizes = sizes_of(of(None, batch))
         assert sizes[-1] == batch
-        assert all(larger <= 2 * size for size, larger in pairwise(sizes)), "twice at most"
+        assert all(larger <= 2 * size for size, larger in pairwise(sizes)), "padded to at most twice the cells"
     assert not of(None).tf32
     assert default_engine(MLP, NetworkOptions(tf32=True), memory=1 << 37).tf32
 
 
-def test_what_cannot_run_is_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_options_are_refused_before_tensorrt_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "open_tensorrt", lambda flavour: pytest.fail("opened"))
     with pytest.raises(BackendError, match="backend tensorrt runs on an NVIDIA GPU, got device 'cpu'"):
         TensorRTNetwork(MLP, NetworkOptions(device="cpu"))
     with pytest.raises(BackendError, match="here float32: export the model in float16 to run it so"):
         TensorRTNetwork(MLP, NetworkOptions(precision="float16"))
-    with pytest.raises(InputError, match="a version-compatible engine holds code for the host"):
-        TensorRTNetwork(MLP, engine=EngineOptions(version_compatible=True))
 
 
-def test_what_an_engine_needs_is_missed_before_it_is_built(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its self-test comes after minutes of building. An engine that is there already needs less."""
+def test_a_missing_package_is_reported_before_an_engine_is_built(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The self-test comes after minutes of building. An engine that exists already does not need it."""
     opened()
 
     def require(name: str, **more: Any) -> Any:
@@ -356,29 +352,25 @@ def test_what_an_engine_needs_is_missed_before_it_is_built(opened: Open, monkeyp
 
 
 def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdc.backends.tensorrt import module as opening
-
     def absent() -> Any:
         raise OSError
 
-    monkeypatch.setattr(opening, "_libcuda", absent)
+    monkeypatch.setattr(driver, "libcuda", absent)
     monkeypatch.setattr(opening, "installed", lambda name: True)
     with pytest.raises(BackendError, match=r"^backend tensorrt needs an NVIDIA GPU: no driver is installed"):
         open_network(MLP, "tensorrt")
 
 
 def test_a_real_plan_is_not_loaded_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By TensorRT-RTX, which builds here and has nothing to run on."""
+    """TensorRT-RTX builds plans on this machine and has no GPU to run them on."""
     pytest.importorskip("tensorrt_rtx")
-    from fastdc.diffusion import kernels
-
     if kernels.cuda_device_count():
         pytest.skip("there is a GPU")
     trt = open_tensorrt("tensorrt_rtx", need_gpu=False)
     plan = build_engine(trt, (MLP.path / "denoiser.onnx").read_bytes(), 11, SMALL).plan
     with pytest.raises(BackendError, match="backend tensorrt needs an NVIDIA GPU"):
         load_engine(trt, plan)
-    monkeypatch.setattr(module, "check_driver", lambda: None)
+    monkeypatch.setattr(driver, "check_driver", lambda: None)
     with pytest.raises(BackendError, match=r"TensorRT-RTX .* does not load the plan: .*cudaError") as caught:
         load_engine(trt, plan)
     assert "\n" not in str(caught.value)

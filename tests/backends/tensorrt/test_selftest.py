@@ -1,4 +1,4 @@
-"""Self-tests of engines, with ONNX Runtime in the engine's place: exact, and with faults that engines have had."""
+"""Self-tests of engines, with ONNX Runtime in place of the engine: exact, and with faults that engines have had."""
 
 import json
 import math
@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fastdc import BackendError, Bundle, load_bundle
 from fastdc.backends.tensorrt.graph import read_graph, tolerance
 from fastdc.backends.tensorrt.selftest import Runner, cpu_reference, fixed_cells, self_test
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.format import DENOISER
-from fastdc.bundle.shipped import find_model
-from fastdc.support.exceptions import BackendError
+from fastdc.bundle import DENOISER, find_model
 from fastdc.testing import reference
 
 onnx = pytest.importorskip("onnx")
@@ -32,7 +30,7 @@ def check(engine: Runner, batches: tuple[int, ...] = (1, 8, 40), bundle: Bundle 
 
 
 def runner_of(model: Any) -> Runner:
-    """ONNX Runtime on a changed graph."""
+    """Runs a changed graph in ONNX Runtime."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def run(sample: Array, timestep: Array, class_labels: Array) -> Array:
@@ -44,14 +42,14 @@ def runner_of(model: Any) -> Runner:
 
 
 def changed(bundle: Bundle, operator: str, change: Callable[[Any, Any], None]) -> Runner:
-    """A bundle's graph with its first node of a kind changed."""
+    """Runs a bundle's graph in which the first node of a kind is changed."""
     model = onnx.load_from_string(bundle.read(DENOISER))
     change(model, next(node for node in model.graph.node if node.op_type == operator))
     return runner_of(model)
 
 
 def test_the_graph_itself_passes() -> None:
-    """Not to the bit: ONNX Runtime sums in another order at other batches, as engines do."""
+    """Not to the bit, because ONNX Runtime sums in another order at other batches, as engines do."""
     found = check(cpu_reference(MLP))
     assert [one.batch for one in found.checks] == [1, 8, 40]
     assert found.allowed == tolerance(read_graph(MLP.read(DENOISER)), "float32")
@@ -62,7 +60,7 @@ def test_the_graph_itself_passes() -> None:
 
 
 def test_every_row_of_every_step_is_compared() -> None:
-    """Also of a step that is no multiple of the cells: a fault in any row is found."""
+    """A fault in any row is found, also in steps that are not a multiple of the cells."""
     run = cpu_reference(MLP)
     cells = len(fixed_cells(MLP, "float32").table)
     assert cells == 32
@@ -86,7 +84,7 @@ def test_every_row_of_every_step_is_compared() -> None:
 
 
 def test_a_norm_over_the_wrong_axes_is_refused() -> None:
-    """What a parser made of GroupNorm with one group: statistics over other axes than asked, here over the batch's."""
+    """A parser made this of GroupNorm with one group: statistics over other axes, here including the batch."""
 
     def change(model: Any, node: Any) -> None:
         node.op_type = "MeanVarianceNormalization"
@@ -97,7 +95,7 @@ def test_a_norm_over_the_wrong_axes_is_refused() -> None:
         check(changed(UNET, "InstanceNormalization", change), (8,), UNET)
 
 
-def test_a_norm_whose_epsilon_is_another_is_refused() -> None:
+def test_a_norm_with_another_epsilon_is_refused() -> None:
     def change(model: Any, node: Any) -> None:
         next(one for one in node.attribute if one.name == "epsilon").f = 1e-3
 
@@ -106,7 +104,7 @@ def test_a_norm_whose_epsilon_is_another_is_refused() -> None:
 
 
 def test_an_overflow_in_float16_is_refused() -> None:
-    """A layer whose output is scaled into float16 and back, as a fused layer may: beyond 65504 there is infinity."""
+    """A layer's output goes through float16, as in a fused layer: values above 65504 become infinite."""
 
     def change(model: Any, node: Any) -> None:
         name = node.output[0]
@@ -143,7 +141,7 @@ def test_rounding_to_half_precision_is_refused_in_float32_and_allowed_in_tf32() 
     assert max(one.relative for one in found.checks) > found.allowed / 100
 
 
-def test_the_decision_is_that_of_a_plain_loop() -> None:
+def test_the_decision_agrees_with_a_plain_loop() -> None:
     """Errors recomputed cell by cell in float64 from the papers' formulas."""
     run = cpu_reference(MLP)
 
@@ -173,7 +171,7 @@ def test_the_decision_is_that_of_a_plain_loop() -> None:
     assert found.difference == pytest.approx(1e-4, rel=0.1), "1e-5 times the null class, 10"
 
 
-def test_inputs_are_fixed_and_ask_the_first_condition_and_the_last() -> None:
+def test_inputs_are_fixed_and_include_the_first_and_the_last_condition() -> None:
     first, second = fixed_cells(MLP, "float32"), fixed_cells(MLP, "float32")
     assert first.sample.tobytes() == second.sample.tobytes()
     assert {0, 10} <= set(first.class_labels.tolist()), "10 is the null class"
@@ -188,7 +186,7 @@ def test_inputs_are_fixed_and_ask_the_first_condition_and_the_last() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 6, 7, 8, 9, 100])
-def test_every_condition_comes_under_every_draw(classes: int) -> None:
+def test_every_condition_is_tested_under_every_draw(classes: int) -> None:
     names = tuple(map(str, range(classes)))
     model = replace(MLP.model, class_names=names, null_class=None, calibration=None, noised_calibrations=())
     table = fixed_cells(replace(MLP, model=model), "float32").table
@@ -199,8 +197,8 @@ def test_every_condition_comes_under_every_draw(classes: int) -> None:
 
 
 @pytest.mark.parametrize(("flops", "conditions"), [(None, 8), (1e9, 8), (4.2e11, 2), (2e11, 6), (1e15, 2)])
-def test_large_networks_are_asked_less(flops: float | None, conditions: int) -> None:
-    """The CPU has to evaluate every cell: 32 of Stable Diffusion are minutes."""
+def test_large_networks_get_fewer_conditions(flops: float | None, conditions: int) -> None:
+    """The CPU has to evaluate every cell, and 32 cells of Stable Diffusion take minutes."""
     cost = {} if flops is None else {"cost": {"flops": flops}}
     manifest = {name: value for name, value in MLP.manifest.items() if name != "cost"} | cost
     cells = fixed_cells(replace(MLP, manifest=manifest), "float32")
@@ -209,7 +207,7 @@ def test_large_networks_are_asked_less(flops: float | None, conditions: int) -> 
     assert cells.errors(cells.sample).shape == (conditions,)
 
 
-def test_the_cpu_helps_with_all_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_uses_all_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdc.backends.tensorrt import selftest
 
     asked: list[dict[str, int]] = []
@@ -219,7 +217,7 @@ def test_the_cpu_helps_with_all_its_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [{"threads": 3}]
 
 
-def test_what_the_graph_itself_overflows_in_is_told_apart() -> None:
+def test_an_overflow_of_the_graph_itself_is_told_apart() -> None:
     def broken(sample: Array, timestep: Array, class_labels: Array) -> Array:
         return np.full_like(sample, np.nan)
 
@@ -229,7 +227,7 @@ def test_what_the_graph_itself_overflows_in_is_told_apart() -> None:
         check(lambda sample, timestep, labels: sample[..., :4, :4], (8,))
 
 
-def test_a_tie_between_classes_is_no_number() -> None:
+def test_a_tie_between_classes_makes_the_decision_infinite() -> None:
     def blind(sample: Array, timestep: Array, class_labels: Array) -> Array:
         return sample.copy()
 
