@@ -1,6 +1,6 @@
-"""What this installation is: how the native module was built, which backends are there, what brings the others.
+"""Facts of this installation: how the native module was built, which optional packages are present, which are missing.
 
-One dict for ``fastdc.build_config()``, ``fastdc info`` and bug reports.
+``fastdc.build_config()``, ``fastdc info`` and bug reports all use the same dict.
 """
 
 import platform
@@ -9,7 +9,6 @@ from typing import Any
 from fastdc.diffusion import kernels
 from fastdc.support import __version__, version_of
 
-# Capability -> (distributions that give it, the extra that installs it).
 CAPABILITIES = {
     "onnx backend": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
     "torch backend": (("torch",), "cuda"),
@@ -20,16 +19,26 @@ CAPABILITIES = {
     "ONNX export": (("onnxscript",), "export"),
     "plots": (("matplotlib",), "plot"),
 }
+"""For each capability, the distributions that provide it and the extra that installs it."""
 
 
 def build_config() -> dict[str, Any]:
-    """Versions, compiler, instruction sets, CUDA, and optional packages.
+    """Versions, compiler, instruction sets, CUDA support and optional packages of this installation.
 
     Returns:
-        Plain values: "version", "python", "platform"; of the native module "compiler", "build_type", "pybind11",
-        "dlpack", "cpu_isa" (in use), "cpu_isas" (available), "cuda" (built in), "cuda_compiler",
-        "cuda_architectures", "cuda_devices" (usable now); "present": capability -> package and version; "missing":
-        capability -> the command that installs it.
+        A dict of plain values:
+
+        * "version", "python", "platform": versions of fastdc and Python, and the system;
+        * "compiler", "build_type", "pybind11", "dlpack": how the native module was built;
+        * "cpu_isa", "cpu_isas": the instruction set in use, and those available;
+        * "cuda", "cuda_compiler", "cuda_architectures": whether the CUDA kernels are built in, and how;
+        * "cuda_devices": number of CUDA devices that can be used now;
+        * "present": for each capability that is installed, the package and its version;
+        * "missing": for each other capability, the command that installs it.
+
+    Example:
+        >>> fastdc.build_config()["version"] == fastdc.__version__
+        True
     """
     present, missing = {}, {}
     for capability, (distributions, extra) in CAPABILITIES.items():
