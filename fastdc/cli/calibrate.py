@@ -1,6 +1,6 @@
-"""``fastdc calibrate``: how early the race may drop a class of this model, from validation images.
+"""``fastdc calibrate``: finds from validation images how early the race may drop a class.
 
-The mathematics and the promise are those of :mod:`fastdc.calibration.race`.
+:mod:`fastdc.calibration.race` has the mathematics and the promise.
 """
 
 from typing import Any
@@ -34,21 +34,22 @@ from fastdc.support import InputError, checks
 _EPILOG = """\b
 Examples:
   fastdc calibrate my-model val.npz --write                  the model then races by default
-  fastdc calibrate my-model val-photos/ --out cal.json       leaves the model as it is
+  fastdc calibrate my-model val-photos/ --out cal.json       the model stays unchanged
   fastdc classify test.npz --model my-model --calibration cal.json
-  fastdc calibrate my-model val.npz --first 0.8 --write      begin at a telling noise level
+  fastdc calibrate my-model val.npz --first 0.8 --write      begin at an informative noise level
   fastdc calibrate my-model val.npz --sigma 0.25 --delta 0.02 --write     for fastdc certify --sigma 0.25
 
 \b
-Every image is run in full under several noise seeds, which is classes x draws x seeds evaluations an
-image: seconds on the shipped MLP and 197 images, a matter for a GPU on a large model. The images
-must be like those to be classified, and neither trained nor tested on; labels are not needed.
+Every image is run in full under several noise seeds, which takes classes x draws x seeds evaluations
+per image: seconds with the shipped MLP and 197 images, but a job for a GPU with a large model. The
+images must be like those to be classified, and used for neither training nor testing. Labels are not
+needed.
 
 \b
-How many: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the race
-faster at the same DELTA. The promise is about the levels and weights that were calibrated; a run with
-other --levels, --first or --order uses paired tests instead. Which --first to choose is printed;
-strictly, choose it on one half of the images and calibrate on the other.
+Number of images: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the
+race faster at the same DELTA. The promise holds for the levels and weights that were calibrated; a
+run with other --levels, --first or --order uses paired tests instead. The command prints the most
+informative level for --first. Strictly, choose it on one half of the images and calibrate on the other.
 """
 
 
@@ -56,29 +57,29 @@ strictly, choose it on one half of the images and calibrate on the other.
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.json", help="Write the calibration to a file.")
-@click.option("--write", is_flag=True, help="Write it into the BUNDLE, with --first as its default.")
+@click.option("--write", is_flag=True, help="Write the calibration into BUNDLE, with --first as its default.")
 @click.option(
     "--delta",
     type=float,
     default=0.01,
     show_default=True,
-    help="Share of answers that may differ from the full run's; smaller is slower.",
+    help="Share of answers that may differ from the full run's; a smaller share makes the race slower.",
 )
 @click.option("--draws", type=int, default=CALIBRATION_DRAWS, show_default=True, help="Draws of the full run.")
-@click.option("--seeds", type=int, default=8, show_default=True, help="Noise seeds of every image.")
+@click.option("--seeds", type=int, default=8, show_default=True, help="Number of noise seeds per image.")
 @PROMPTS
 @FIRST
 @LEVELS
 @SIGMA
 @METHOD
-@click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights; needs labels.")
+@click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights (needs labels).")
 @network_options
 @QUIET
 def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
-    """Calibrate the race of BUNDLE on DATA: validation images, as `fastdc classify` takes them.
+    """Calibrate the race of BUNDLE on the validation images DATA.
 
-    Finds the smallest lead at which a class may be dropped so that, on a new image like these, the answer of the full
-    run is lost with probability at most DELTA.
+    DATA are images as `fastdc classify` takes them. The command finds the smallest lead at which a class may be
+    dropped, such that a new image like these loses the answer of the full run with probability at most DELTA.
     """
     if write and bundle in shipped_models():
         raise InputError(f"{bundle} comes with fastdc: name a folder to write to, or use --out and --calibration")
@@ -94,7 +95,7 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
         check_folder(opened.path)
     quiet, delta, seeds = options["quiet"], options["delta"], options["seeds"]
     if options["level_weights"] and opened.model.class_of not in ((), tuple(range(opened.model.num_classes))):
-        raise InputError("--level-weights needs one prompt a class, in the order of the classes")
+        raise InputError("--level-weights needs one prompt per class, in the order of the classes")
     images, labels = _load(data, opened, labelled=options.pop("level_weights"), quiet=quiet)
     checks.whole("seeds", seeds)
     check_level(delta, len(images))  # before the work, not after it
@@ -125,10 +126,10 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
 def _load(
     data: tuple[str, ...], bundle: Bundle, *, labelled: bool, quiet: bool
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
-    """The images (n, c, h, w), and their labels int64 (n,) if they are asked for.
+    """The images (n, c, h, w), and their labels int64 (n,) if `labelled`.
 
     Raises:
-        InputError: The images cannot be used, or their labels are not those of the model.
+        InputError: The images cannot be used, or their classes are not the model's.
     """
     from fastdc.data import load_images, load_labelled
 
@@ -140,7 +141,7 @@ def _load(
         if len(data) != 1:
             raise InputError(f"--level-weights needs one labelled folder or .npz file, got {len(data)}")
         held = load_labelled(data[0], shape)
-        numbers = tuple(str(k) for k in range(len(held.class_names)))  # what an .npz without names is given
+        numbers = tuple(str(k) for k in range(len(held.class_names)))  # the names that an .npz without names gets
         if held.class_names not in (names, numbers) or len(held.class_names) > len(names):
             raise InputError(f"{data[0]} has other classes than the model {bundle.name}")
         images, labels, notes = held.images, held.labels, held.notes
@@ -169,7 +170,7 @@ def _show(found: Calibration, table: ErrorTable, curve: LevelWeights | None) -> 
         ratio, share = hint
         first = ",".join(f"{r:g}" for r in found.plan["first"]) or "none"
         click.echo(
-            f"levels       the most telling is {ratio:.2g}: one draw there names the full run's class for "
+            f"levels       the most informative is {ratio:.2g}: one draw there names the full run's class for "
             f"{100 * share:.1f} % of these images (--first here: {first})"
         )
     if curve is not None:
@@ -178,7 +179,7 @@ def _show(found: Calibration, table: ErrorTable, curve: LevelWeights | None) -> 
 
 
 def _most_telling(table: ErrorTable) -> tuple[float, float] | None:
-    """The noise level whose draws name the full run's class most often, and how often; None of a single level."""
+    """The noise level whose draws name the full run's class most often, and how often; None if there is one level."""
     from fastdc.calibration import informative_levels, most_informative
 
     try:
@@ -190,14 +191,14 @@ def _most_telling(table: ErrorTable) -> tuple[float, float] | None:
 
 
 def _how(bundle: str, out: str | None, write: bool, found: Calibration, options: dict[str, Any]) -> str:
-    """The options with which this calibration is used."""
+    """The options that make a command use this calibration."""
     words = [f"--model {bundle}"]
     if found.noised is not None:
         words.append("--sigma {:g} --method {}".format(options["sigma"], found.noised[0]))
     if not write:
         words.append(f"--calibration {out}" if out is not None else f"--rule calibrated -o limit={found.limit:.6g}")
     if found.noised is not None and (write or out):
-        return " ".join(words)  # it brings its levels
+        return " ".join(words)  # the calibration brings its levels
     if options["levels"] is not None:
         words.append("--levels {:g} {:g}".format(*options["levels"]))
     if options["first"] and (options["levels"] is not None or not (write or out)):

@@ -67,7 +67,7 @@ def test_a_calibration_written_into_the_model_is_that_of_the_library(cli: Cli, f
     assert rows["saved"].startswith(f"in m, whose sha256 is now {model.identity[:12]}")
     assert "(--first here: 0.8)" in rows["levels"]
     raced = fastdc.load("m").classify(images, seed=2)
-    assert rows["evaluations"] == f"{raced.evaluations.mean():.1f} an image on these images (full run: 80)"
+    assert rows["evaluations"] == f"{raced.evaluations.mean():.1f} per image on these images (full run: 80)"
     assert result.err == "next         fastdc classify IMAGE... --model m\n"
     assert sorted(item.name for item in (folder / "m").iterdir()) == ["denoiser.onnx", MANIFEST, "weights.safetensors"]
 
