@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from fastdc import DiffusionClassifier
 from fastdc.engine import Finished, Request
 from fastdc.inference import Job, prepare
-from helpers.worlds import classifier, gaussian, unit_images
+from helpers.worlds import ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)
 READY = prepare(unit_images(9), WORLD.model)
@@ -85,3 +86,18 @@ def test_a_source_that_fails_ends_the_run_with_its_own_error() -> None:
     runner = job().runner(source(), total=2)
     with pytest.raises(ZeroDivisionError, match="from the encoder"):
         list(runner.evaluate())
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_every_cell_is_told_once(devices: int, slots: int) -> None:
+    """Cells are told as steps end, on the caller's thread or through those of the devices; none is left out."""
+    networks = [ManySlots(denoiser(WORLD), batch=7, slots=slots) for _ in range(devices)]
+    clf = DiffusionClassifier(WORLD.model, networks[0], replicas=tuple(networks[1:]))
+    runner = clf.settings(rule="full", draws=4).job.runner((request(i) for i in range(9)), total=9)
+    told = list(runner.evaluate())
+    assert all(cells > 0 for cells in told)
+    assert sum(told) == runner.evaluated == 9 * 3 * 4
+    assert len(runner.finished()) == 9
+    runner.submit(request(0))
+    assert sum(runner.evaluate()) == 12

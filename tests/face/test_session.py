@@ -140,3 +140,24 @@ def test_a_network_serves_one_run_at_a_time() -> None:
     fails_with(lambda: clf.classify(unit_images(1)), "busy", "Session", kind=BackendError)
     results.close()  # type: ignore[attr-defined]
     clf.classify(unit_images(1))
+
+
+def test_the_seconds_of_a_result_are_those_since_its_image_came() -> None:
+    """The network waits until the test lets it go, so that the time of each image is known on both sides."""
+    go = threading.Event()
+
+    def waiting(*cells: Any) -> Float64:
+        assert go.wait(20)
+        return denoiser(WORLD)(*cells)
+
+    with Session(DiffusionClassifier(WORLD.model, ManySlots(waiting, batch=64)), **OPTIONS) as session:
+        before = time.perf_counter()
+        first = session.submit(unit_images(2)[0])
+        time.sleep(0.05)
+        between = time.perf_counter()
+        second = session.submit(unit_images(2)[1])
+        go.set()
+        seconds = [future.result(20).seconds for future in (first, second)]
+        after = time.perf_counter()
+    assert 0.05 <= seconds[0] <= after - before
+    assert 0 < seconds[1] <= after - between
