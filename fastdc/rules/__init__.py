@@ -1,4 +1,4 @@
-"""Stopping rules; one module each. ``base`` states the protocol."""
+"""Stopping rules, one module each. ``protocol`` defines what a rule is."""
 
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
@@ -7,7 +7,7 @@ from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
 from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.paired import Paired
-from fastdc.rules.protocol import AbstractRule, Classes, Look, check_draws, geometric_looks
+from fastdc.rules.protocol import AbstractRule, Classes, Look, geometric_looks
 from fastdc.rules.registry import RULES, describe, make_rule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
@@ -29,7 +29,6 @@ __all__ = [
     "Staged",
     "TTest",
     "calibration_from_dict",
-    "check_draws",
     "describe",
     "geometric_looks",
     "make_rule",

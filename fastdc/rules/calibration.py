@@ -1,4 +1,4 @@
-"""The record of a calibrated race: its limit, what the limit promises, and the plan that it holds for.
+"""The record of a calibrated race: its limit, the guarantee of the limit, and the plan for which it holds.
 
 :mod:`fastdc.calibration` finds the limit; a bundle stores the record.
 """
@@ -14,17 +14,17 @@ from fastdc.support import InputError, checks
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration found, as a bundle stores it.
+    """The result of a calibration, as a bundle stores it.
 
     Attributes:
-        limit: Of :class:`fastdc.rules.calibrated.Calibrated`.
-        delta: Level of the guarantee.
+        limit: Limit of the rule :class:`fastdc.rules.Calibrated`, not negative.
+        delta: Level of the guarantee, in [0, 1).
         risk: Share of the validation runs, averaged over images, that would have lost the full run's class.
-        draws: J of the full runs.
-        images: Validation images, n.
-        seeds: Noise seeds of each.
-        bound: Largest difference between two classes' errors at a draw that was seen, for the rule ``betting``.
-        plan: Configuration of the plan without its number of draws: the limit holds for these levels and weights.
+        draws: Number of draws J of the full runs.
+        images: Number of validation images n.
+        seeds: Number of noise seeds per image.
+        bound: Largest observed difference between two classes' errors at a draw, for the rule ``betting``.
+        plan: Configuration of the plan without its number of draws. The limit holds for these levels and weights.
     """
 
     limit: float
@@ -41,12 +41,8 @@ class Calibration:
             value = getattr(self, name)
             if not checks.is_number(value) or not low <= value < high:
                 raise InputError(f"calibration: {name} must be a number in [{low}, {high}), got {value!r:.80}")
-        for name in ("draws", "images", "seeds"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"calibration: {name} must be a positive whole number, got {value!r:.80}")
-        if self.draws > MAX_DRAWS:
-            raise InputError(f"calibration: draws must be at most {MAX_DRAWS}, got {self.draws}")
+        for name, most in (("draws", MAX_DRAWS), ("images", None), ("seeds", None)):
+            object.__setattr__(self, name, checks.whole(f"calibration: {name}", getattr(self, name), high=most))
         if not isinstance(self.plan, dict):
             raise InputError(f"calibration: plan must be an object, got {self.plan!r:.80}")
 
@@ -57,27 +53,57 @@ class Calibration:
 
     @property
     def noised(self) -> tuple[str, float] | None:
-        """The method and the noise-to-signal ratio of noisy images that it is for; None of clean ones."""
+        """Method and noise-to-signal ratio of the noisy images that were calibrated; None for clean images."""
         noise, method = self.plan.get("noise", 0), self.plan.get("method", "dc")
         return (method, float(noise)) if checks.is_number(noise) and noise and isinstance(method, str) else None
 
     def fits(self, plan: PlanConfig) -> bool:
-        """Whether the limit was calibrated on such a plan: the same but for the number of draws."""
+        """Says whether the limit was calibrated for a plan, whose number of draws may differ.
+
+        Args:
+            plan: Options of the plan.
+
+        Returns:
+            True if all other options are equal.
+
+        Example:
+            >>> bool(clf.model.calibration.fits(fastdc.diffusion.PlanConfig(draws=8)))
+            False
+        """
         try:
             return PlanConfig.from_dict({**self.plan, "draws": plan.draws}) == plan
-        except InputError:  # of a version with other options
+        except InputError:  # stored by a version with other options
             return False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Returns plain values, for JSON.
+
+        Returns:
+            The attributes by name.
+
+        Example:
+            >>> sorted(clf.model.calibration.to_dict())[:3]
+            ['bound', 'delta', 'draws']
+        """
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def calibration_from_dict(entry: Any) -> Calibration:
-    """The calibration of a manifest's entry or file.
+    """Makes the calibration of a manifest's entry or of a calibration file.
+
+    Args:
+        entry: Entry that :meth:`Calibration.to_dict` returned.
+
+    Returns:
+        The calibration.
 
     Raises:
-        InputError: Not an object, or a field is missing, unknown or out of range.
+        InputError: The entry is not an object, or a field is missing, unknown or out of range.
+
+    Example:
+        >>> from fastdc.rules import calibration_from_dict
+        >>> calibration_from_dict(clf.model.calibration.to_dict()) == clf.model.calibration
+        True
     """
     if not isinstance(entry, dict):
         raise InputError(f"calibration must be an object, got {entry!r:.80}")
@@ -89,7 +115,19 @@ def calibration_from_dict(entry: Any) -> Calibration:
 
 
 def plan_without_draws(plan: PlanConfig) -> dict[str, Any]:
-    """The part of a plan's configuration that a calibration depends on."""
+    """Returns the part of a plan's configuration on which a calibration depends.
+
+    Args:
+        plan: Options of the plan.
+
+    Returns:
+        Plain values of all options but `draws`.
+
+    Example:
+        >>> from fastdc.rules import plan_without_draws
+        >>> "draws" in plan_without_draws(fastdc.diffusion.PlanConfig(draws=8))
+        False
+    """
     entry = plan.to_dict()
     del entry["draws"]
     return entry

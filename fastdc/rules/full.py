@@ -1,8 +1,9 @@
-"""The full run: every class at every draw (Li et al., arXiv 2303.16203, algorithm 1). All others are compared to it."""
+"""The full run: every class at every draw (Li et al., arXiv 2303.16203, algorithm 1), the reference for all rules."""
 
 from dataclasses import dataclass
 
-from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
+from fastdc.rules.protocol import AbstractRule, Look, check_draws
+from fastdc.support import Mask
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,10 @@ class Full(AbstractRule):
     name = "full"
 
     def looks(self, draws: int) -> tuple[int, ...]:
-        """See :class:`AbstractRule`."""
+        """Looks once, after the last draw."""
         check_draws(self.name, draws)
         return (draws,)
 
     def keep(self, look: Look) -> Mask:
-        """See :class:`AbstractRule`."""
+        """Keeps every class."""
         return look.alive

@@ -1,19 +1,19 @@
 """Descending a tree of classes, for many classes (Shanbhag et al., arXiv 2411.12073, "Just Leaf It").
 
-Level by level, groups of classes are compared through one class of each, and only the best groups are opened, until
-what is left are single classes; then another rule, the inner one, decides among them. Of e_b, the mean errors of the
-branches b of a level (the representatives of groups that hold more than one class), those stay that are
+Level by level, the rule compares groups of classes through one class of each and opens only the best groups, until only
+single classes are left. Then another rule, the inner one, decides among them. Let e_b be the mean errors of the
+branches b of a level (the representatives of groups that hold more than one class). A branch stays if its error is
 
-    among the `keep_nodes` smallest    and have    e_b - min e  <=  margin * sd(e),
+    among the `keep_nodes` smallest    and has    e_b - min e  <=  margin * sd(e),
 
-sd over the branches of that level and request. The first is the source's strategy 1, given as a number where it has a
-share; the second, with margin 2, its strategy 2. All of it takes place at one look: the classes of opened groups catch
-up with the draws so far, and the look is taken again.
+sd over the branches of that level and request. The first condition is the source's strategy 1, with a number instead of
+a share; the second, with margin 2, is its strategy 2. The whole descent takes place at one look: the classes of opened
+groups catch up with the draws so far, and the look is taken again.
 
-Departures. The source's inner nodes have prompts of their own, evaluated for the tree alone; here a class stands for
-its group (:mod:`fastdc.rules.class_tree`), and its errors go on to count for itself. The source drops single classes
-met on the way as it drops groups; here only the inner rule drops single classes. It draws new noise at every level, and
-again for the classes that are left; here all share the draws of one plan.
+Departures. The source's inner nodes have prompts of their own, evaluated for the tree alone; here a class represents
+its group (:mod:`fastdc.rules.class_tree`), and its errors also count for the class. The source drops single classes on
+the way as it drops groups; here only the inner rule drops single classes. The source draws new noise at every level,
+and again for the remaining classes; here all share the draws of one plan.
 """
 
 from collections.abc import Sequence
@@ -22,31 +22,33 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.rules.class_tree import MAX_DEPTH, ClassTree
-from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
+from fastdc.rules.class_tree import ClassTree
+from fastdc.rules.nested_classes import MAX_DEPTH
+from fastdc.rules.protocol import AbstractRule, Classes, Look
 from fastdc.rules.staged import Staged, smallest
-from fastdc.support import InputError, checks
+from fastdc.support import Float64, InputError, Int32, Mask, checks
 
 
 @dataclass(frozen=True)
 class Hierarchy(AbstractRule):
     """Opens the best branches of a tree of classes, then leaves the classes in them to another rule.
 
-    Guarantee: none for the descent. A class is lost with its branch, at one look and for the errors of another class;
-    how often that happens depends on how well the tree fits the model. Whatever the inner rule promises holds for the
-    classes that are left.
+    There is no guarantee for the descent. A class is lost with its branch, at one look and because of the errors of
+    another class; how often depends on how well the tree fits the model. The inner rule's guarantee holds for the
+    remaining classes.
 
-    Where the descent stands follows from what a look shows. It takes place at the first look of a run and nowhere else;
-    and there, every class that joins does so at the level that was opened last, so that the lowest level at which any
-    class alive is met is the one to be decided.
+    A look shows the state of the descent, which takes place at the first look of a run only. Every class that joins
+    there is met at the level that was opened last, so the lowest level at which a class alive is met must be decided.
 
     Attributes:
-        tree: The hierarchy, over all classes of the model.
-        inner: What decides among the classes of the branches that were kept.
-        keep_nodes: Branches that are kept at a level, at most; None: any number.
-        margin: How far a kept branch may lie above the best one, in standard deviations over the branches of the level;
-            from 0 on. At 2, of two branches both are kept, as they are exactly that far apart. None: any distance.
-        first: Draws of the descent: the first look of the inner rule after at least as many; None: its first look.
+        tree: Hierarchy over all classes of the model.
+        inner: Rule that decides among the classes of the branches that were kept.
+        keep_nodes: Largest number of branches that are kept at a level; None: any number.
+        margin: Largest distance of a kept branch from the best one, in standard deviations over the branches of the
+            level; from 0. Of two branches a margin of 2 keeps both, because they are exactly that far apart. None: any
+            distance.
+        first: Smallest number of draws of the descent, which takes place at the inner rule's first look after that many
+            draws; None: at its first look.
     """
 
     name = "tree"
@@ -75,32 +77,36 @@ class Hierarchy(AbstractRule):
 
     @property
     def n_classes(self) -> int | None:
-        """See :class:`AbstractRule`. Those of the tree."""
+        """Number of classes of the tree."""
         return self.tree.n_classes
 
     @property
     def timesteps(self) -> tuple[int, ...] | None:
-        """See :class:`AbstractRule`. The inner rule's."""
+        """The inner rule's timesteps."""
         return self.inner.timesteps
 
     def looks(self, draws: int) -> tuple[int, ...]:
-        """See :class:`AbstractRule`. The inner rule's, from the descent on."""
+        """Looks where the inner rule does, beginning with the look of the descent.
+
+        Raises:
+            InputError: `first` would skip a stage of an inner rule with stages.
+        """
         looks = self.inner.looks(draws)
         begin = next((i for i, look in enumerate(looks) if look >= (self.first or 1)), len(looks) - 1)
-        if begin and isinstance(self.inner, Staged):  # its stages are counted by looks
+        if begin and isinstance(self.inner, Staged):  # it counts its stages by looks
             raise InputError(
                 f"rule tree: first must be at most the {looks[0]} draws of the first stage, got {self.first}"
             )
         return looks[begin:]
 
     def begin(self, candidates: Classes) -> Classes:
-        """See :class:`AbstractRule`. The representatives of the highest level."""
+        """Returns the representatives of the highest level."""
         chosen = np.zeros(self.tree.n_classes, np.bool_)
         chosen[candidates] = True
         return np.flatnonzero(self.tree.entry_levels(chosen) == 0).astype(np.int32)
 
     def keep(self, look: Look) -> Mask:
-        """See :class:`AbstractRule`."""
+        """Keeps the best branches during the descent; then decides as the inner rule."""
         keep = look.alive.copy()
         settled = np.ones(len(keep), np.bool_)
         if look.index == 0:
@@ -115,7 +121,7 @@ class Hierarchy(AbstractRule):
         return keep
 
     def expand(self, look: Look, keep: Mask) -> Sequence[Classes] | None:
-        """See :class:`AbstractRule`. The next level below the branches that are kept."""
+        """Adds the next level below the branches that are kept."""
         if look.index > 0:
             return None
         added = []
@@ -129,7 +135,7 @@ class Hierarchy(AbstractRule):
         return added if any(map(len, added)) else None
 
     def _branches(self, look: Look) -> "list[_Branches]":
-        """Where the descent of each request stands."""
+        """Finds the state of each request's descent."""
         everywhere = self.tree.entry_levels()
         result = []
         for row, classes in enumerate(look.classes):
@@ -142,8 +148,8 @@ class Hierarchy(AbstractRule):
             result.append(_Branches(level, nodes, entry, columns[size[nodes[classes[columns]]] > 1]))
         return result
 
-    def _chosen(self, means: npt.NDArray[np.float64]) -> Mask:
-        """Which of the branches of a level are kept, bool (b,), from their mean errors (b,): the best one always."""
+    def _chosen(self, means: Float64) -> Mask:
+        """Chooses branches of a level by their mean errors (b,): bool (b,), always True for the best one."""
         gaps = means - means.min()
         chosen = np.ones(len(means), np.bool_)
         if self.margin is not None:
@@ -155,16 +161,16 @@ class Hierarchy(AbstractRule):
 
 @dataclass(frozen=True, eq=False)
 class _Branches:
-    """Where the descent of one request stands.
+    """State of one request's descent.
 
     Attributes:
-        level: The level that is to be decided.
+        level: Level that must be decided.
         nodes: int32 (K,), the node of every class at that level.
-        entry: int32 (K,), the level at which every class is met, -1 for those that are no candidates.
-        columns: intp (b,), which classes alive stand for more than themselves.
+        entry: int32 (K,), the level at which every class is met; -1 for classes that are not candidates.
+        columns: intp (b,), the columns of the classes alive that represent a group of several classes.
     """
 
     level: int
-    nodes: npt.NDArray[np.int32]
-    entry: npt.NDArray[np.int32]
+    nodes: Int32
+    entry: Int32
     columns: npt.NDArray[np.intp]

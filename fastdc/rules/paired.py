@@ -1,40 +1,40 @@
-"""Paired t-tests that keep their error over all looks and all rivals.
+"""Paired t-tests that control their error over all looks and all rivals.
 
-As ``ttest``, but one-sided, at few looks, and with the total probability alpha of a wrong elimination divided by union
-bounds: over the looks i = 0, 1, ... as alpha / ((i + 1) (i + 2)), which stays below alpha however many there are; and
-over the K - 1 rivals that the best class may lose to. Class k is dropped at look i, after m draws, when its paired
-difference to the class a with the smallest mean so far has
+The rule is like ``ttest``, but one-sided and with few looks. Union bounds divide the total probability alpha of a wrong
+elimination: over the looks i = 0, 1, ... as alpha / ((i + 1) (i + 2)), which adds up to less than alpha for any number
+of looks; and over the K - 1 rivals to which the best class may lose. Class k is dropped at look i, after m draws, if
+its paired difference to the class a with the smallest mean so far has
 
     sqrt(m) mean(d) / sd(d) > t(m - 1; alpha / ((i + 1) (i + 2) (K - 1))),    d_j = e_k,j - e_a,j .
 
-Why K must be given. The divisor may not be the number of rivals still alive. A lucky rival drops the others, and would
-then meet the best class alone at a level K - 1 times as large; any of the K - 1 may be the lucky one, so alpha may be
-exceeded by up to that factor. Looks show the living only, hence the option `rivals`.
+K must be given: the divisor may not be the number of rivals still alive. A lucky rival could drop the others, and would
+then meet the best class alone at a level K - 1 times as large. Any of the K - 1 rivals may be the lucky one, so alpha
+could be exceeded by up to that factor. A look shows only the classes alive, hence the option `rivals`.
 """
 
 from dataclasses import dataclass, field
 
-from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws, geometric_looks
+from fastdc.rules.protocol import AbstractRule, Look, check_draws, geometric_looks
 from fastdc.rules.ttest import beaten, critical_value
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, Mask, checks
 
 
 @dataclass(frozen=True)
 class Paired(AbstractRule):
-    """Drops a class when a paired t-test, corrected for looks and rivals, finds it worse than the best one.
+    """Drops a class if a paired t-test, corrected for looks and rivals, finds it worse than the best class.
 
     Guarantee: let b be the class with the smallest expected error. If, for each rival a, the differences e_b,j - e_a,j
-    are independent over draws and normal with one mean (at most 0, as b is best) and one variance, then b is ever
-    dropped, at whatever look, with probability at most alpha. Dependence between classes does not matter, nor when the
-    run ends. Of several best classes it holds for each.
+    are independent over draws and normal with one mean (at most 0, as b is best) and one variance, then the probability
+    that b is dropped at any look is at most alpha. Neither dependence between classes nor the end of the run matters.
+    If several classes are best, the guarantee holds for each of them.
 
-    A plan of more than one noise level fits that only roughly: means and variances change with the level. And with few
-    draws the test leans on normality. ``Betting`` needs neither.
+    A plan with more than one noise level meets these conditions only roughly, because means and variances change with
+    the level. With few draws the test relies on normality. ``Betting`` needs neither condition.
 
     Attributes:
-        alpha: Probability of a wrong elimination in one request, over all looks and rivals.
-        first: Draws before the first look, at least 2; the later looks are geometric.
-        rivals: K - 1, the number of candidate classes of a request less one, or any larger number. Needed.
+        alpha: Probability of a wrong elimination in one request, over all looks and rivals; in (0, 1).
+        first: Number of draws before the first look, at least 2; the later looks are geometric.
+        rivals: K - 1, the number of candidate classes of a request minus one, or any larger number. Required.
     """
 
     name = "paired"
@@ -51,15 +51,17 @@ class Paired(AbstractRule):
             object.__setattr__(self, "rivals", checks.whole(f"rule {self.name}: rivals", self.rivals))
 
     def looks(self, draws: int) -> tuple[int, ...]:
-        """See :class:`AbstractRule`."""
+        """Looks after `first` draws, then geometrically (:func:`geometric_looks`).
+
+        Raises:
+            InputError: The number of rivals is unknown.
+        """
         check_draws(self.name, draws)
         known_rivals(self.name, self.rivals)
-        if draws <= self.first:
-            return (draws,)
-        return (self.first, *(look for look in geometric_looks(draws) if look > self.first))
+        return (min(self.first, draws), *(look for look in geometric_looks(draws) if look > self.first))
 
     def keep(self, look: Look) -> Mask:
-        """See :class:`AbstractRule`."""
+        """Keeps the classes that the tests of this look do not find worse than the best class."""
         rivals = known_rivals(self.name, self.rivals, look)
         if look.draws < 2:
             return look.alive
@@ -68,10 +70,10 @@ class Paired(AbstractRule):
 
 
 def known_rivals(rule: str, rivals: int | None, look: Look | None = None) -> int:
-    """The number of rivals, once it is known and no smaller than what a look shows.
+    """Returns the number of rivals, if it is known and at least as large as a look shows.
 
     Raises:
-        InputError: It was not given, or a request has more.
+        InputError: The number was not given, or a request has more rivals.
     """
     if rivals is None:
         raise InputError(f"rule {rule} needs rivals=..., the number of candidate classes less one")

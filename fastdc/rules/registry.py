@@ -17,7 +17,7 @@ KINDS: dict[str, type[AbstractRule]] = {
     kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)
 }
 RULES = ("race", *KINDS)
-"""Names of rules. "race" is "calibrated" where the model has a calibration for the plan, else "paired"."""
+"""Names of rules. "race" is "calibrated" if the model has a calibration for the plan, else "paired"."""
 
 
 def make_rule(
@@ -28,17 +28,26 @@ def make_rule(
     calibrated: Calibrated | None,
     bound: float | None,
 ) -> AbstractRule:
-    """The rule that a user named, with what it needs to know of the model filled in.
+    """Makes the rule that a user named, and fills in what it must know of the model.
 
     Args:
-        rule: One of :data:`RULES`, or a rule made by hand.
-        options: The rule's fields; empty for a rule made by hand.
-        n_classes: K, for rules that divide their error over rivals.
-        calibrated: The model's calibrated race for the plan, if it has one.
-        bound: The largest difference between two classes' errors that the model's calibration saw, if there is one.
+        rule: One of :data:`RULES`, or a rule object.
+        options: The rule's fields by name; empty for a rule object.
+        n_classes: Number of classes K, for rules that divide their error over rivals.
+        calibrated: The model's calibrated race for the plan, or None.
+        bound: Largest difference between two classes' errors in the model's calibration, or None.
+
+    Returns:
+        The rule.
 
     Raises:
-        InputError: Unknown name or option, an option out of range, or a rule that needs a calibration without one.
+        InputError: The name or an option is unknown, an option is out of range, or the rule needs a calibration and
+            there is none.
+
+    Example:
+        >>> from fastdc.rules import make_rule
+        >>> make_rule("race", {"alpha": 0.05}, n_classes=10, calibrated=None, bound=None)
+        Paired(alpha=0.05, first=3, rivals=9)
     """
     if isinstance(rule, AbstractRule):
         if options:
@@ -74,7 +83,7 @@ def _known(kind: type[AbstractRule], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completed(rule: AbstractRule, n_classes: int, bound: float | None) -> AbstractRule:
-    """The rule with the number of rivals and the bound on differences, where it has such options left open.
+    """Fills in the number of rivals and the bound on differences, if the rule has these options and they are None.
 
     Raises:
         InputError: The rule is made for another number of classes.
@@ -90,7 +99,19 @@ def _completed(rule: AbstractRule, n_classes: int, bound: float | None) -> Abstr
 
 
 def describe(rule: AbstractRule) -> dict[str, Any]:
-    """A rule's name and options, plain values, for provenance; a rule inside another one likewise."""
+    """Describes a rule, and the rule inside it if there is one, for provenance.
+
+    Args:
+        rule: The rule.
+
+    Returns:
+        Its name and options as plain values.
+
+    Example:
+        >>> from fastdc.rules import Full, describe
+        >>> describe(Full())
+        {'name': 'full'}
+    """
     options = dataclasses.asdict(rule)  # type: ignore[call-overload]
     inner = {name: describe(getattr(rule, name)) for name in options if isinstance(getattr(rule, name), AbstractRule)}
     return {"name": rule.name, **options, **inner}

@@ -1,38 +1,39 @@
 """Staged pruning (Li et al., arXiv 2303.16203, algorithm 2): a fixed budget of draws for a fixed number of classes.
 
-After n_samples[i] draws of every class alive, the to_keep[i] classes with the smallest mean error so far stay. What a
-request costs is known before it runs, whatever the errors:
+After n_samples[i] draws of every class alive, the to_keep[i] classes with the smallest mean error so far stay. The cost
+of a request is known before it runs and does not depend on the errors:
 
     sum over i of (classes alive in stage i) * (n_samples[i] - n_samples[i - 1]) .
 
-That is the algorithm of the paper, whose stages nest. The released code evaluates stage i on an evenly spaced grid of
-timesteps of its own, less those already evaluated. Its grids do not nest, so that the code spends more than the paper
-says: 124500 network evaluations for an ImageNet image where the published table has 100000. ``compat="li"`` repeats it.
+This is the algorithm of the paper, whose stages are nested. The released code evaluates stage i on an evenly spaced
+grid of timesteps, without those already evaluated. Its grids are not nested, so the code costs more than the paper
+says: 124500 network evaluations per ImageNet image, where the published table has 100000. ``compat="li"`` reproduces
+the code.
 """
 
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from fastdc.rules.protocol import AbstractRule, Look, Mask, check_draws
-from fastdc.support import InputError, checks
+from fastdc.rules.protocol import AbstractRule, Look, check_draws
+from fastdc.support import Float64, InputError, Mask, checks
 
 
 @dataclass(frozen=True)
 class Staged(AbstractRule):
     """Keeps a given number of classes after a given number of draws.
 
-    No statement about errors goes with it: a class that is second after the first stage is as lost as the last one.
+    The rule gives no guarantee about errors: with to_keep[0] = 1, a class that is second after the first stage is lost.
 
     Attributes:
-        n_samples: Draws after which a stage ends, counted from the first draw; increasing, the last one is the run's.
-        to_keep: Classes that stay after each stage, never increasing; usually ends with 1. Ties go to the smaller
-            class index. Requests may have fewer classes than that.
-        compat: None: the paper's nested stages. "li": the draws of the released code, whose n_samples count the
-            timesteps of a stage's grid, also those that earlier stages have evaluated, up to 1000; the rule brings
-            its own plan. See :func:`li_stages`.
+        n_samples: Numbers of draws after which the stages end, counted from the first draw; increasing. The last one is
+            the run's number of draws.
+        to_keep: Number of classes that stay after each stage, never increasing; usually ends with 1. Ties go to the
+            smaller class index. Requests may have fewer classes.
+        compat: None for the paper's nested stages. "li" for the draws of the released code: its n_samples count all
+            timesteps of a stage's grid, up to 1000, also those that earlier stages have evaluated, and the rule defines
+            the plan's timesteps (:func:`li_stages`).
     """
 
     name = "staged"
@@ -56,7 +57,7 @@ class Staged(AbstractRule):
             raise InputError(f"rule staged: compat must be 'li' or None, got {self.compat!r}")
         object.__setattr__(self, "n_samples", n_samples)
         object.__setattr__(self, "to_keep", to_keep)
-        object.__setattr__(self, "draws", n_samples[-1])  # also of the released code, whose last stage fills its grid
+        object.__setattr__(self, "draws", n_samples[-1])  # with "li", too: its last stage completes the grid
         ends = (0, *self._ends)
         if any(a == b for a, b in pairwise(ends)):
             stage = next(i for i in range(1, len(ends)) if ends[i] == ends[i - 1])
@@ -64,13 +65,16 @@ class Staged(AbstractRule):
 
     @property
     def timesteps(self) -> tuple[int, ...] | None:
-        """See :class:`AbstractRule`. Those of the released code, which knows models of 1000 timesteps only."""
+        """Timesteps of the released code, which knows only models of 1000 timesteps; None for the paper's stages."""
         return None if self.compat is None else tuple(chain.from_iterable(li_stages(self.n_samples)))
 
     def evaluations(self, n_classes: int) -> int:
-        """Network evaluations that a request with `n_classes` candidate classes costs, exactly.
+        """Computes the exact number of network evaluations of a request.
 
-        It ends with the stage that leaves one class; with one candidate, with the first stage.
+        A request ends with the stage that leaves one class. With one candidate, it ends with the first stage.
+
+        Args:
+            n_classes: Number of candidate classes.
 
         Raises:
             InputError: `n_classes` is not a whole number of at least 1.
@@ -84,7 +88,11 @@ class Staged(AbstractRule):
         return total
 
     def looks(self, draws: int) -> tuple[int, ...]:
-        """See :class:`AbstractRule`."""
+        """Looks at the end of each stage.
+
+        Raises:
+            InputError: `draws` is not the number of draws of the last stage.
+        """
         check_draws(self.name, draws)
         if draws != self.n_samples[-1]:
             raise InputError(
@@ -93,38 +101,38 @@ class Staged(AbstractRule):
         return self._ends
 
     def keep(self, look: Look) -> Mask:
-        """See :class:`AbstractRule`."""
+        """Keeps the stage's number of classes with the smallest means."""
         return smallest(look.means, self.to_keep[look.index]) & look.alive
 
     @property
     def _ends(self) -> tuple[int, ...]:
-        """Draws evaluated when each stage ends."""
+        """Number of draws evaluated when each stage ends."""
         if self.compat is None:
             return self.n_samples
         return tuple(accumulate(map(len, li_stages(self.n_samples))))
 
 
-def smallest(values: npt.NDArray[np.float64], count: int) -> Mask:
-    """Which are the `count` smallest values of each row (r, A), bool (r, A); of equal ones the first."""
+def smallest(values: Float64, count: int) -> Mask:
+    """Marks the `count` smallest values of each row (r, A), bool (r, A). Of equal values, the first are marked."""
     ranks = np.empty(values.shape, np.intp)
     np.put_along_axis(ranks, np.argsort(values, axis=1, kind="stable"), np.arange(values.shape[1])[None, :], axis=1)
     return ranks < count
 
 
 def li_stages(n_samples: tuple[int, ...], timesteps: int = 1000) -> tuple[tuple[int, ...], ...]:
-    """The timesteps that the released code of Li et al. evaluates anew in each stage.
+    """Lists the timesteps that the released code of Li et al. newly evaluates in each stage.
 
-    With M = n_samples[-1] and step = timesteps // M, its grid is the first M of step // 2, step // 2 + step, ...; stage
-    i takes n = n_samples[i] of them, those at M // n // 2, M // n // 2 + M // n, ..., less what it has already taken.
-    If n does not divide M the stage leaves out the end of the grid: (75, 200) evaluates nothing above t = 747 first.
+    With M = n_samples[-1] and step = timesteps // M, its grid is the first M of step // 2, step // 2 + step, ... Stage
+    i takes n = n_samples[i] of them, at M // n // 2, M // n // 2 + M // n, ..., without those already taken. If n does
+    not divide M, the stage omits the end of the grid: the first stage of (75, 200) evaluates nothing above t = 747.
 
     Args:
-        n_samples: Timesteps of each stage's grid, increasing.
-        timesteps: T of the model, 0 ... T - 1.
+        n_samples: Numbers of timesteps of the stages' grids, increasing.
+        timesteps: Number of timesteps T of the model, 0 ... T - 1.
 
     Returns:
-        For each stage its new timesteps, increasing. One after the other they are the plan of
-        ``Staged(..., compat="li")``, and their running totals are its looks.
+        The new timesteps of each stage, increasing. Concatenated, they are the plan of ``Staged(..., compat="li")``,
+        and the running totals of their numbers are its looks.
 
     Raises:
         InputError: n_samples are not increasing whole numbers up to `timesteps`.

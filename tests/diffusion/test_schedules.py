@@ -90,6 +90,15 @@ def test_discrete_levels(schedule: DiscreteSchedule, u: list[float]) -> None:
     np.testing.assert_allclose(levels.alpha**2 + levels.sigma**2, 1, rtol=1e-14)
 
 
+def test_neighbours_are_never_equal() -> None:
+    """Products below the normal floats stop falling: 0.7 times the smallest float is that float again."""
+    products = np.cumprod(np.full(2500, 0.7))
+    assert products[-1] == products[-2] > 0
+    for steps in (1, 2, 1000):
+        assert np.all(np.diff(DiscreteSchedule("linear", 0.3, 0.3, steps).alphas_cumprod) < 0)
+    assert TableSchedule((0.5, np.nextafter(0.5, 0))).alphas_cumprod.tolist() == [0.5, np.nextafter(0.5, 0)]
+
+
 @given(discrete)
 def test_discrete_positions_invert(schedule: DiscreteSchedule) -> None:
     steps = schedule.num_train_timesteps
@@ -216,6 +225,10 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "beta of 1": ({"kind": "ddpm", "beta_end": 1.0}, "betas must satisfy"),
     "beta NaN": ({"kind": "ddpm", "beta_start": math.nan}, "betas must satisfy"),
     "vanishing image": ({"kind": "ddpm", "num_train_timesteps": 1_000_000}, "alpha_bar must stay inside"),
+    "image that stops vanishing": (
+        {"kind": "ddpm", "beta_start": 0.3, "beta_end": 0.3, "num_train_timesteps": 2500},
+        "alpha_bar must stay inside (0, 1), got 0.7 to ",
+    ),
     "vanishing noise": ({"kind": "ddpm", "beta_start": 1e-300}, "alpha_bar must stay inside"),
     "no table": ({"kind": "ddpm_table"}, "alphas_cumprod must be a list of numbers, got None"),
     "empty table": ({"kind": "ddpm_table", "alphas_cumprod": []}, "must be 1 to 10000 numbers, got 0"),
@@ -223,6 +236,8 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "table of text": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, "0.1"]}, "must be a list of numbers"),
     "table of bools": ({"kind": "ddpm_table", "alphas_cumprod": [True]}, "must be a list of numbers"),
     "rising table": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, 0.4, 0.4]}, "got 0.4 at step 2"),
+    "table of equals": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, 0.5, 0.4]}, "got 0.5 at step 1"),
+    "table below floats": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, 1e-310]}, "got 1e-310 at step 1"),
     "table of 1": ({"kind": "ddpm_table", "alphas_cumprod": [1.0, 0.4]}, "got 1.0 at step 0"),
     "table of 0": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, 0.0]}, "got 0.0 at step 1"),
     "table of NaN": ({"kind": "ddpm_table", "alphas_cumprod": [0.5, math.nan]}, "got nan at step 1"),

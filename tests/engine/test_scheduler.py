@@ -19,7 +19,8 @@ from fastdc.engine import IN_FLIGHT, Finished, Request, Scheduler, Work
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
 from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
-from helpers.races import DRAWS, RULES, Float32, rule_of, slow_race, tables
+from fastdc.support import Float32
+from helpers.races import DRAWS, RULES, rule_of, slow_race, tables
 from helpers.sources import Source
 from helpers.worlds import fails_with
 

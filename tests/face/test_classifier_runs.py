@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from fastdc import Classification, DiffusionClassifier, InputError, Interrupted, Progress
 from fastdc.rules.protocol import AbstractRule
+from fastdc.support import Float32
 from fastdc.testing.gaussian_world import GaussianWorld
-from helpers.races import DRAWS, RULES, Float32, rule_of, slow_race, winner
+from helpers.races import DRAWS, RULES, rule_of, slow_race, winner
 from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
 WORLD = gaussian(4)

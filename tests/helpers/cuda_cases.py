@@ -1,8 +1,8 @@
 """Cases for the CUDA kernels, shared by the tests on a device and by those that emulate one.
 
-The sizes are those where the mapping of pixels to threads changes: part of a quad, one quad, a warp's worth, more than
-one pass of a block, rows that are no multiple of 4 pixels. The cell tables are those where runs of cells that share
-(image, draw) change: whole runs, no two alike, runs of any length, one long run.
+The mapping of pixels to threads changes at these sizes: part of a quad, one quad, one warp, more than one pass of a
+block, rows that are not a multiple of 4 pixels. The cell tables differ in their runs of cells that share (image, draw):
+whole runs, no two alike, runs of any length, one long run.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.diffusion import kernels
+from fastdc.support import Float32, Int32, Int64
 
 SIZES = (1, 3, 63, 64, 65, 783, 3072, 16384)
 LAYOUTS = ("runs", "distinct", "mixed", "one run")
@@ -29,20 +30,20 @@ FLOAT32_UNIT = 2.0**-24  # largest relative error of one rounding
 class Case:
     """One call: images x (n, D), cells (B, 3), rows (J, 8), streams (n,), network output F (B, D), target z (n, D)."""
 
-    images: npt.NDArray[np.float32]
-    cells: npt.NDArray[np.int32]
-    rows: npt.NDArray[np.float32]
-    streams: npt.NDArray[np.int64]
+    images: Float32
+    cells: Int32
+    rows: Float32
+    streams: Int64
     output: npt.NDArray[np.generic]
-    target: npt.NDArray[np.float32]
+    target: Float32
 
 
 def dtype_for(size: int, layout: str) -> str:
-    """A dtype for a pair of the two: neighbouring sizes and layouts get different ones, so that all are met."""
+    """A dtype for a size and a layout. Neighbours get different ones, so that all dtypes are tested."""
     return list(DTYPES)[(SIZES.index(size) + LAYOUTS.index(layout)) % len(DTYPES)]
 
 
-def _cells(layout: str, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+def _cells(layout: str, rng: np.random.Generator) -> Int32:
     every = np.stack(np.meshgrid(np.arange(N_IMAGES), np.arange(N_DRAWS), np.arange(N_CLASSES), indexing="ij"), axis=-1)
     table = every.reshape(-1, 3)[:, [0, 2, 1]].astype(np.int32)
     if layout == "runs":
@@ -79,8 +80,8 @@ def error_tolerance(size: int) -> float:
     """Largest relative difference between the CPU's and CUDA's error of a cell of `size` pixels.
 
     The losses of single pixels have the same bits and one sign, so that a float32 sum of n of them is off by less than
-    n units of rounding. The CPU adds up to 64 in a lane and goes on in float64; a CUDA thread adds 4 a quad, the warp
-    folds 5 times and goes on in float64. Each result is rounded once more.
+    n units of rounding. The CPU adds up to 64 in a lane and continues in float64. A CUDA thread adds 4 per quad, the
+    warp folds 5 times and continues in float64. Each result is rounded once more.
     """
     quads = -(-size // 4)
     width = WARP if quads <= QUADS_PER_WARP_GROUP else BLOCK

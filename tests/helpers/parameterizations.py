@@ -1,4 +1,4 @@
-"""Parameterisations with schedules that they are for, and what a network says in each."""
+"""Parameterisations with schedules that fit them, and the clean image that a network's output means in each."""
 
 import math
 
@@ -8,10 +8,8 @@ from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 
 SIGMA_DATA = 0.6
-
-
 VP, VE, FLOW = DiscreteSchedule("scaled_linear", 0.00085, 0.012), EDMSchedule(), FlowSchedule(shift=2.0)
-# Which schedules a kind may be used with.
+# The schedules that fit each kind.
 SCHEDULES: dict[str, list[AbstractSchedule]] = {
     "epsilon": [VP, VE, FLOW],
     "v_prediction": [VP],
@@ -19,8 +17,6 @@ SCHEDULES: dict[str, list[AbstractSchedule]] = {
     "edm": [VE],
     "flow": [FLOW],
 }
-
-
 PAIRS = [(kind, schedule) for kind, known in SCHEDULES.items() for schedule in known]
 
 
@@ -29,7 +25,7 @@ def make(kind: str) -> Parameterization:
 
 
 def image_said(kind: str, f: float, x_t: float, alpha: float, sigma: float) -> float:
-    """The x0 that a network of that kind says when its raw output is f."""
+    """The estimate of x0 by a network of that kind whose raw output is f."""
     if kind == "epsilon":
         return (x_t - sigma * f) / alpha
     if kind == "v_prediction":  # v = alpha e - sigma x

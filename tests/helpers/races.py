@@ -1,12 +1,11 @@
-"""Races in tests: one image at a time, every error known beforehand; and rules to run them with.
+"""Races in tests: one image at a time, with every error known beforehand, and rules for them.
 
-What scheduler and engine do for many images at once, written as plainly as it can be.
+A plain version of the work that scheduler and engine do for many images at once.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.rules.betting import Betting
 from fastdc.rules.calibrated import Calibrated
@@ -16,14 +15,14 @@ from fastdc.rules.protocol import AbstractRule, Look
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.support import Float32
 
-Float32 = npt.NDArray[np.float32]
 DRAWS = 12
 RULES = ("full", "staged", "ttest", "paired", "betting", "calibrated", "sift")
 
 
 def rule_of(name: str, n_classes: int, *, scale: float = 1.0) -> AbstractRule:
-    """A rule for DRAWS draws that drops classes sooner and later, for errors that differ by about `scale`."""
+    """A rule for DRAWS draws that drops some classes early and some late, if errors differ by about `scale`."""
     rivals = max(n_classes - 1, 1)
     rules: dict[str, AbstractRule] = {
         "full": Full(),
@@ -42,7 +41,7 @@ def slow_race(rule: AbstractRule, errors: Float32, candidates: Sequence[int] | N
 
     Args:
         rule: The rule.
-        errors: (K, J), what the evaluations would find.
+        errors: (K, J), the errors that the evaluations would find.
         candidates: Classes to consider; None: all.
     """
     n_classes, draws = errors.shape
@@ -63,7 +62,7 @@ def slow_race(rule: AbstractRule, errors: Float32, candidates: Sequence[int] | N
 
 
 def winner(errors: Float32, counts: Sequence[int]) -> int:
-    """The class with the smallest mean among those evaluated most; the first of equals."""
+    """The class with the smallest mean among those with the most draws; of equal ones, the first."""
     most = max(counts)
     means = {k: float(np.mean(errors[k, :most].astype(np.float64))) for k in range(len(counts)) if counts[k] == most}
     return min(means, key=lambda k: (means[k], k))

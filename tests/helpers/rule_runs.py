@@ -1,6 +1,6 @@
-"""Running stopping rules in tests: requests of any size side by side, one look after the other, from tables of errors.
+"""Running stopping rules in tests: requests of any size side by side, look by look, from tables of errors.
 
-What the scheduler does, written plainly: no engine, no network, every error known beforehand.
+A plain version of the scheduler: no engine, no network, and every error is known beforehand.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
+from fastdc.rules.protocol import AbstractRule, Classes, Look
+from fastdc.support import Float32, Float64, Int64, Mask
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 Request = tuple[Classes, Float32]
 """The classes alive (A,) of a request and their errors (A, m)."""
 
 
 def pack(requests: Sequence[Request], *, index: int = 0, last: bool = False, padding: int = 0) -> Look:
-    """The look that shows these requests, with `padding` columns more than the longest needs."""
+    """A look that shows these requests, with `padding` more columns than the longest one needs."""
     width = max(len(classes) for classes, _ in requests) + padding
     draws = requests[0][1].shape[1]
     classes = np.full((len(requests), width), -1, np.int32)
@@ -38,22 +37,22 @@ def single(errors: npt.ArrayLike, *, index: int = 0, classes: Sequence[int] | No
 
 
 def kept(rule: AbstractRule, look: Look) -> list[list[int]]:
-    """The classes that stay, of each request."""
+    """The classes of each request that stay."""
     keep = rule.keep(look)
     return [row[mask].tolist() for row, mask in zip(look.classes, keep, strict=True)]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What became of n requests of K classes.
+    """Result of running n requests of K classes.
 
     Attributes:
-        alive: bool (n, K), never dropped.
-        evaluations: int64 (n,), cells evaluated.
+        alive: bool (n, K), whether the class was never dropped.
+        evaluations: int64 (n,), number of cells evaluated.
     """
 
     alive: Mask
-    evaluations: npt.NDArray[np.int64]
+    evaluations: Int64
 
 
 def run(rule: AbstractRule, errors: npt.NDArray[np.floating]) -> Run:
@@ -108,7 +107,7 @@ def batches(draw: st.DrawFn, *, largest: int = 9, longest: int = 40) -> list[Req
 
 
 def check_alone(rule: AbstractRule, requests: list[Request], index: int, padding: int) -> None:
-    """Every request keeps alive classes, one at least, and those it keeps when it is shown alone, in any padding."""
+    """Every request keeps at least one class alive, and the same classes as if it were shown alone, in any padding."""
     look = pack(requests, index=index, padding=padding)
     before = look.errors.copy()
     together = rule.keep(look)
@@ -124,15 +123,15 @@ def check_alone(rule: AbstractRule, requests: list[Request], index: int, padding
 
 
 def ties(n: int, n_classes: int, draws: int, *, seed: int) -> Float64:
-    """Errors (n, K, J) of classes that are all equal in expectation: whoever is dropped is dropped wrongly.
+    """Errors (n, K, J) of classes that are all equal in expectation, so that every elimination is wrong.
 
-    What all classes share at a draw is large, what they do not share is normal with one variance.
+    The part that all classes share at a draw is large; their own parts are normal with one variance.
     """
     rng = np.random.default_rng(seed)
     return rng.normal(5, 1, (n, 1, draws)) + rng.normal(0, 0.3, (n, n_classes, draws))
 
 
-def assert_rate_below(wrong: npt.NDArray[np.bool_], alpha: float) -> None:
-    """The share of wrong requests is no more than alpha, give or take four standard errors of a rate of alpha."""
+def assert_rate_below(wrong: Mask, alpha: float) -> None:
+    """The share of wrong requests is at most alpha plus four standard errors of a rate of alpha."""
     rate = float(wrong.mean())
     assert rate <= alpha + 4 * (alpha * (1 - alpha) / len(wrong)) ** 0.5, rate

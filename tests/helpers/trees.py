@@ -3,10 +3,7 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from hypothesis import strategies as st
-
-Float64 = npt.NDArray[np.float64]
 
 
 def leaves(node: Any) -> list[int]:
@@ -15,7 +12,7 @@ def leaves(node: Any) -> list[int]:
 
 @st.composite
 def nestings(draw: st.DrawFn, *, largest: int = 24) -> list[Any]:
-    """Nested lists that hold 0 ... K - 1 in any order, of any shape, also nodes with a single child."""
+    """Nested lists of any shape that hold 0 ... K - 1 in any order. Nodes may have a single child."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 
     def split(part: list[int], depth: int) -> list[Any]:

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from fastdc import InputError
 from fastdc.rules.betting import Betting, wealth
 from fastdc.rules.protocol import geometric_looks
+from fastdc.support import Float64
 from fastdc.testing.gaussian_world import GaussianWorld
-from helpers.rule_runs import Float64, Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
+from helpers.rule_runs import Request, assert_rate_below, batches, check_alone, kept, pack, run, single, ties
 from helpers.worlds import fails_with
 
 
 def slow_wealth(differences: list[float], bound: float) -> list[float]:
-    """The gambler's book: look at the past, place the bet, see the difference."""
+    """The gambler's book: consider the past, place the bet, see the difference."""
     purse, book = 1.0, []
     for j, difference in enumerate(differences):
         past = [bound / 2, *(max(-bound, min(d, bound)) for d in differences[:j])]
@@ -34,7 +35,7 @@ def test_wealth_is_that_of_the_gamblers_book(differences: list[float], bound: fl
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 3))
 def test_bets_see_the_past_only_and_never_ruin(seed: int, bound: float) -> None:
-    """Changing a difference changes no wealth before it; in any case 1 stays positive."""
+    """Changing a difference changes no wealth before it, and wealth always stays positive."""
     rng = np.random.default_rng(seed)
     differences = rng.uniform(-4, 4, (3, 25))
     changed = differences.copy()
@@ -44,7 +45,7 @@ def test_bets_see_the_past_only_and_never_ruin(seed: int, bound: float) -> None:
 
 
 def _feedback(rng: np.random.Generator, shape: tuple[int, int]) -> Float64:
-    """Draws whose spread follows the sum so far: dependent, but still of mean 0 given the past."""
+    """Draws whose spread depends on the sum so far: dependent, but with mean 0 given the past."""
     signs = rng.choice([-1.0, 1.0], shape)
     result = np.zeros(shape)
     for j in range(shape[1]):
@@ -65,7 +66,7 @@ NULLS = {  # differences in [-1, 1] whose mean is 0 at every draw: the hardest c
 
 @pytest.mark.parametrize("null", NULLS)
 def test_wealth_does_not_grow_in_expectation(null: str) -> None:
-    """E W_m = 1, for so few draws that the mean of 200000 runs is near it: within five standard errors."""
+    """E W_m = 1: with few draws, the mean of 200000 runs is within five standard errors of 1."""
     paths = wealth(NULLS[null](np.random.default_rng(5), (200_000, 8)), 1.0)
     error = paths.std(axis=0) / len(paths) ** 0.5
     assert (np.abs(paths.mean(axis=0) - 1) <= 5 * error + 1e-12).all()
@@ -80,7 +81,7 @@ def test_wealth_rarely_ever_reaches_much(null: str, alpha: float) -> None:
 
 
 def test_wealth_grows_where_a_class_is_worse() -> None:
-    """From 1 to 900 in few draws where the difference is half the bound, in the least number where it is all of it."""
+    """Wealth grows from 1 to 900 in few draws if the difference is half the bound, and fastest if it is the bound."""
     assert int(np.argmax(wealth(np.full(40, 1.0), 1.0) >= 900)) + 1 == 11  # 1.95^10 < 900 < 1.95^11
     noisy = 0.5 + np.random.default_rng(0).uniform(-0.5, 0.5, (500, 60))
     assert (wealth(noisy, 1.0).max(axis=1) >= 900).all()
@@ -95,7 +96,9 @@ def test_long_runs_leave_the_range_of_floats_in_silence() -> None:
 
 
 @given(batches(), st.sampled_from([0.05, 0.5]), st.sampled_from([0.3, 2.0]))
-def test_drops_whom_the_book_has_ever_won_against(requests: list[Request], alpha: float, bound: float) -> None:
+def test_drops_the_classes_against_which_the_book_has_ever_won(
+    requests: list[Request], alpha: float, bound: float
+) -> None:
     for (classes, errors), stays in zip(requests, kept(Betting(alpha, bound, rivals=8), pack(requests)), strict=True):
         values = errors.astype(np.float64)
         leader = int(values.mean(axis=1).argmin())
@@ -111,7 +114,7 @@ def test_a_request_is_decided_as_if_alone(requests: list[Request], padding: int)
 
 
 def bounded_ties(n: int, n_classes: int, draws: int, *, seed: int) -> Float64:
-    """Classes that are equal in expectation at every draw, far from normal, with spreads that depend on the level."""
+    """Classes with equal expectations at every draw, far from normal, with spreads that depend on the level."""
     rng = np.random.default_rng(seed)
     own = np.where(rng.random((n, n_classes, draws)) < 0.1, 0.9, -0.1) / (1 + np.arange(draws) % 3)
     return rng.gamma(2, 1, (n, 1, draws)) + 2 + own
@@ -119,13 +122,13 @@ def bounded_ties(n: int, n_classes: int, draws: int, *, seed: int) -> Float64:
 
 @pytest.mark.parametrize("every", [None, 1])
 def test_equal_classes_are_dropped_with_probability_at_most_alpha(every: int | None) -> None:
-    """At all looks together, whether geometric or at every draw; all classes are best, so it holds for each of them."""
+    """Over all looks, geometric or at every draw. All classes are best, so it must hold for each of them."""
     alpha, n_classes = 0.3, 3
     rule = Betting(alpha, 1.0, rivals=n_classes - 1, every=every)
     result = run(rule, bounded_ties(3000, n_classes, 96, seed=2))
     for k in range(n_classes):
         assert_rate_below(~result.alive[:, k], alpha)
-    assert result.alive.mean() < 0.999  # not for never dropping anyone
+    assert result.alive.mean() < 0.999  # and not because nothing is ever dropped
 
 
 def test_near_ties_and_clear_losers() -> None:

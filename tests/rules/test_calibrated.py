@@ -1,4 +1,4 @@
-"""The race against a constant: the formula class by class, what leaves it unchanged, and what it refuses."""
+"""The race against a constant: the formula class by class, changes that do not matter, and refusals."""
 
 import math
 from itertools import pairwise
@@ -39,7 +39,9 @@ def test_units_do_not_matter(requests: list[Request], unit: float, limit: float)
 
 
 @given(batches(), st.floats(0, 10), st.floats(0, 10))
-def test_a_larger_limit_keeps_whom_a_smaller_one_keeps(requests: list[Request], one: float, other: float) -> None:
+def test_a_larger_limit_keeps_the_classes_that_a_smaller_one_keeps(
+    requests: list[Request], one: float, other: float
+) -> None:
     look = pack(requests)
     few, many = Calibrated(min(one, other)).keep(look), Calibrated(max(one, other)).keep(look)
     assert not np.any(few & ~many)

@@ -1,4 +1,4 @@
-"""Trees of classes: what is met where, against a walk over nested lists; trees of embeddings; what is refused."""
+"""Trees of classes: the level at which a class is met, against a walk over nested lists; trees of embeddings."""
 
 import json
 import math
@@ -6,21 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
-from fastdc.rules.class_tree import MAX_DEPTH, ClassTree
+from fastdc.rules.class_tree import ClassTree
+from fastdc.rules.nested_classes import MAX_DEPTH
+from fastdc.support import Float64
 from helpers.trees import leaves, nestings
 from helpers.worlds import fails_with
 
-Float64 = npt.NDArray[np.float64]
-
 
 def inner_nodes(node: Any) -> Iterator[Any]:
-    """All nodes below the root that are no classes."""
+    """All nodes below the root that are not classes."""
     for child in node:
         if not isinstance(child, int):
             yield child
@@ -28,7 +27,7 @@ def inner_nodes(node: Any) -> Iterator[Any]:
 
 
 def clusters(sizes: list[int], *, seed: int = 0, dimensions: int = 6) -> tuple[Float64, list[set[int]]]:
-    """Points around far centres, shuffled, and which belong together."""
+    """Points around distant centres, shuffled, and the sets of points that belong together."""
     rng = np.random.default_rng(seed)
     centres = 20 * rng.standard_normal((len(sizes), dimensions))
     group = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -130,14 +129,14 @@ def test_given_representatives(nested: list[Any], seed: int) -> None:
         ([0, np.arange(1, 3)], "array"),
     ],
 )
-def test_what_is_no_tree_is_refused(nested: Any, says: str) -> None:
+def test_other_values_are_refused_as_trees(nested: Any, says: str) -> None:
     fails_with(lambda: ClassTree.from_nested(nested), says, kind=InputError)
     fails_with(lambda: ClassTree.from_dict({"nested": nested}), says, kind=InputError)
     fails_with(lambda: ClassTree(nested), says, kind=InputError)
 
 
 @pytest.mark.parametrize("entry", [None, [[0]], {}, {"nested": [0], "more": 1}, {"tree": [0]}, np.zeros((9, 9))])
-def test_what_is_no_entry_is_refused(entry: Any) -> None:
+def test_other_entries_are_refused(entry: Any) -> None:
     fails_with(lambda: ClassTree.from_dict(entry), "{nested}", kind=InputError)
 
 
@@ -190,7 +189,7 @@ def test_the_default_has_two_levels() -> None:
 
 @given(st.integers(1, 40), st.integers(2, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0]))
 def test_branching_bounds_children_and_levels(n: int, branching: int, seed: int, spread: float) -> None:
-    """Also of points that are all equal, whose clustering is as lopsided as can be."""
+    """Also for points that are all equal, whose clustering is as lopsided as possible."""
     points = spread * np.random.default_rng(seed).standard_normal((n, 3))
     tree = ClassTree.from_embeddings(points, branching=branching)
     even = next(levels for levels in range(1, 10) if branching**levels >= n)
@@ -202,7 +201,7 @@ def test_branching_bounds_children_and_levels(n: int, branching: int, seed: int,
 
 @pytest.mark.parametrize("options", [{}, {"groups": 1}, {"groups": 7}, {"branching": 3}], ids=str)
 def test_medoids_represent(options: dict[str, Any]) -> None:
-    """The medoid minimises the sum of squared distances to the members; a parent's is its child's as well."""
+    """The medoid minimises the sum of squared distances to the members; a parent's represents its child, too."""
     points = np.random.default_rng(3).standard_normal((60, 4))
     tree = ClassTree.from_embeddings(points, **options)
 
@@ -259,8 +258,8 @@ def test_few_classes() -> None:
         ([[1.0, float("nan")]], {}, "finite"),
         ([["a"]], {}, "list"),
         ([[1, 2], [3]], {}, "list"),
-        (np.eye(4), {"groups": 0}, "[1, 4], got 0"),
-        (np.eye(4), {"groups": 5}, "[1, 4], got 5"),
+        (np.eye(4), {"groups": 0}, "from 1 to 4, got 0"),
+        (np.eye(4), {"groups": 5}, "from 1 to 4, got 5"),
         (np.eye(4), {"groups": 2.0}, "2.0"),
         (np.eye(4), {"groups": True}, "True"),
         (np.eye(4), {"branching": 1}, "at least 2, got 1"),

@@ -1,4 +1,4 @@
-"""Descending a tree: against a plain walk over nested lists, in the scheduler and in worlds of many classes."""
+"""Descending a tree: against a plain walk over nested lists, in the scheduler, and in worlds with many classes."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,22 +22,22 @@ from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.registry import describe
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.support import Float32, Int32, Mask
 from fastdc.testing.gaussian_world import GaussianWorld
-from helpers.rule_runs import Float32, pack, single
+from helpers.rule_runs import pack, single
 from helpers.sources import Source
 from helpers.trees import leaves, nestings
 from helpers.worlds import classifier, fails_with, gaussian, refusing
 
-Mask = npt.NDArray[np.bool_]
 FLAT = ClassTree((0, 1, 2))
 
 
 def scheduled(
     rule: AbstractRule, errors: Float32, *, candidates: Sequence[Mask | None] | None = None, seed: int = 0
-) -> npt.NDArray[np.int32]:
+) -> Int32:
     """Draws at which each class of each request was evaluated, int32 (n, K), by the scheduler.
 
-    Errors are those of a table (n, K, J). Steps have any size, several are in flight, and they end in any order.
+    Errors come from a table (n, K, J). Steps have any size, several are in flight, and they end in any order.
     """
     n, n_classes, draws = errors.shape
     rng = np.random.default_rng(seed)
@@ -81,13 +80,13 @@ def scheduled(
 
 
 def walked(nested: Any, errors: Float32, keep_nodes: int | None, margin: float | None) -> tuple[set[int], set[int]]:
-    """The classes met and left in a descent of one image, with a list of nodes and exact numbers.
+    """The classes met and the classes left in a descent of one image, with a list of nodes and exact numbers.
 
     Args:
         nested: Nested lists.
-        errors: (K, m), exact in binary, as are their means.
-        keep_nodes: See the rule.
-        margin: See the rule.
+        errors: (K, m); they and their means are exact in binary.
+        keep_nodes: Option of the rule.
+        margin: Option of the rule.
     """
     means = {k: sum(map(Fraction, map(float, row))) / len(row) for k, row in enumerate(errors)}
     nodes = list(nested)
@@ -215,7 +214,7 @@ def test_the_tree_is_not_entered_again() -> None:
 
 
 def test_the_inner_rule_is_not_asked_after_the_last_draw() -> None:
-    """No rule is; but one with a tree is, where its descent takes place at the last look."""
+    """No rule is asked then, except a rule with a tree whose descent takes place at the last look."""
     rule = Hierarchy(ClassTree(((0, 1), (2, 3))), Calibrated(0.1), keep_nodes=1)
     opened = (np.array([0, 1], np.int32), np.array([[1.0], [5.0]], np.float32))
     assert rule.keep(pack([opened], last=True)).tolist() == [[True, True]]
@@ -278,7 +277,7 @@ def test_provenance_names_the_inner_rule() -> None:
 
 
 def test_a_class_that_stays_at_every_look_is_the_label() -> None:
-    """End to end: the inner rule's options are filled in, and candidates are all that is evaluated."""
+    """End to end: the inner rule's options are filled in, and only candidates are evaluated."""
     world = gaussian(12)
     tree = ClassTree.from_embeddings(world.means.reshape(12, -1), groups=4)
     images = ((world.sample(np.arange(12), seed=1) + 1) / 2).astype(np.float32)
@@ -299,7 +298,7 @@ def test_a_class_that_stays_at_every_look_is_the_label() -> None:
 def test_many_classes_cost_a_fraction() -> None:
     """1000 classes in 32 groups: the same answers as the race over all of them, for a fraction of its evaluations.
 
-    How many classes a request meets follows from the tree: the representatives, and the rest of three groups.
+    The tree determines the number of classes that a request meets: the representatives and the rest of three groups.
     """
     rng = np.random.default_rng(0)
     group = rng.integers(0, 32, 1000)

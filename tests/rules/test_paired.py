@@ -41,7 +41,7 @@ def test_drops_by_one_sided_tests_at_the_level_spent(requests: list[Request], in
 
 @given(st.integers(1, MAX_DRAWS), st.integers(2, 30))
 def test_levels_never_sum_to_more_than_alpha(draws: int, first: int) -> None:
-    """The level of each look is found as the one at which a class leaves, over the looks of the run."""
+    """Each look spends 1 / ((i + 1) (i + 2)) of alpha, see the test above."""
     looks = Paired(0.1, first, rivals=1).looks(draws)
     assert looks[-1] == draws
     assert all(a < b for a, b in pairwise(looks))
@@ -60,18 +60,37 @@ def test_looks() -> None:
     fails_with(lambda: Paired(rivals=9).looks(0), "at least one draw", kind=InputError)
 
 
+def test_the_first_look_tests() -> None:
+    """At the first look of a run, of two draws or more, the first share of alpha, alpha / 2, is spent on its test."""
+    apart = np.array([[0.0, 1.0, 2.0, 4.0], [4.0, 5.5, 5.0, 9.0]])
+    for m in (2, 3, 4):
+        errors = apart[:, :m]
+        p = stats.ttest_rel(errors[1], errors[0], alternative="greater").pvalue
+        assert kept(Paired(2.0001 * p, m, rivals=1), single(errors)) == [[0]]
+        assert kept(Paired(1.9999 * p, m, rivals=1), single(errors)) == [[0, 1]]
+        assert kept(Paired(2.0001 * p, m, rivals=1), single(errors, index=1)) == [[0, 1]]
+    assert Paired(0.1, 2, rivals=1).looks(9) == (2, 3, 4, 8, 9)
+    assert Paired(0.1, 2, rivals=1).looks(2) == (2,)
+
+
+def test_one_draw_has_no_test() -> None:
+    """A run of one draw looks at it; without a spread nothing is dropped, and nothing is divided by zero."""
+    with np.errstate(all="raise"):
+        assert kept(Paired(0.5, rivals=1), single([[0.0], [9.0]])) == [[0, 1]]
+
+
 @pytest.mark.parametrize("first", [2, 3, 6])
 def test_equal_classes_are_dropped_with_probability_at_most_alpha(first: int) -> None:
-    """All classes are best, so the statement holds for each of them; the corrected level is not far from used up."""
+    """All classes are best, so the guarantee must hold for each of them; much of the corrected level is used."""
     alpha, n_classes = 0.2, 4
     result = run(Paired(alpha, first, rivals=n_classes - 1), ties(5000, n_classes, 64, seed=first))
     for k in range(n_classes):
         assert_rate_below(~result.alive[:, k], alpha)
-    assert result.alive.mean() < 0.99  # not for never dropping anyone
+    assert result.alive.mean() < 0.99  # and not because nothing is ever dropped
 
 
 def test_near_ties_and_clear_losers() -> None:
-    """Class 0 is best, by little before one rival and by much before others; only the clear losers must leave."""
+    """Class 0 is slightly better than one rival and much better than others; only the clear losers must leave."""
     alpha = 0.1
     errors = ties(4000, 5, 64, seed=1) + np.array([0, 0.005, 0.02, 1.0, 2.0])[:, None]
     result = run(Paired(alpha, rivals=4), errors)
@@ -81,7 +100,7 @@ def test_near_ties_and_clear_losers() -> None:
 
 
 def test_the_uncorrected_test_breaks_what_this_one_keeps() -> None:
-    """The same worlds at the same level: the simulation can tell a controlled error from one that is not."""
+    """The same worlds at the same level: the simulation distinguishes a controlled error from an uncontrolled one."""
     errors = ties(2000, 4, 64, seed=7)
     wrong = ~run(TTest(3, 2 * 0.1), errors).alive[:, 0]  # two-sided: 0.1 in the tail that matters
     assert wrong.mean() > 0.25

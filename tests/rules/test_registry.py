@@ -1,4 +1,4 @@
-"""Rules by name: which rule, what is filled in, what a description rebuilds, and what is refused."""
+"""Rules by name: the rule made, the options filled in, the rule that a description rebuilds, and refusals."""
 
 import json
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_names_are_those_of_the_rules() -> None:
         made.looks(8)
 
 
-def test_the_race_is_calibrated_where_it_can_be_and_paired_elsewhere() -> None:
+def test_the_race_is_calibrated_if_it_can_be_and_else_paired() -> None:
     assert make("race") == Paired(rivals=4)
     assert make("race", {"alpha": 0.2}) == Paired(0.2, rivals=4)
     assert make("race", calibrated=CALIBRATED) == CALIBRATED
@@ -59,7 +59,7 @@ def test_the_race_is_calibrated_where_it_can_be_and_paired_elsewhere() -> None:
     assert make("race", {"draws": 16}, calibrated=CALIBRATED) == Calibrated(1.25, draws=16)
 
 
-def test_what_only_the_model_knows_is_filled_in() -> None:
+def test_options_that_the_model_determines_are_filled_in() -> None:
     assert make("paired", n_classes=10) == Paired(rivals=9)
     assert make("paired", n_classes=1) == Paired(rivals=1)
     assert make("paired", {"rivals": 3}, n_classes=10) == Paired(rivals=3)
@@ -120,5 +120,5 @@ def test_a_description_names_the_rule_inside_a_rule() -> None:
         ),
     ],
 )
-def test_what_is_no_rule_is_refused(call: Callable[[], Any], parts: tuple[str, ...]) -> None:
+def test_other_values_are_refused_as_rules(call: Callable[[], Any], parts: tuple[str, ...]) -> None:
     fails_with(call, *parts, kind=InputError)

@@ -1,4 +1,4 @@
-"""Sift and refine: the sums, when sifting ends, and that nothing is dropped while refining."""
+"""Sift and refine: the sums, the end of sifting, and that refining drops nothing."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from helpers.worlds import fails_with
 
 
 def slow(errors: Any, rule: Sift, draws: int) -> tuple[set[int], int]:
-    """One image as the source tells it: draw by draw, sums in a dictionary; who is refined and what it all cost."""
+    """One image as in the source, draw by draw, with sums in a dictionary: the classes refined, and the cost."""
     sums = dict.fromkeys(range(len(errors)), 0.0)
     cost = 0
     done = 0
@@ -44,7 +44,7 @@ def slow(errors: Any, rule: Sift, draws: int) -> tuple[set[int], int]:
 def test_runs_as_the_source_does(
     seed: int, n_classes: int, draws: int, sift_draws: int, keep_at_most: int, threshold: float
 ) -> None:
-    """Errors are multiples of 1/8, so that sums are exact in any order and ties happen."""
+    """Errors are multiples of 1/8, so that sums are exact in any order and ties occur."""
     errors = np.random.default_rng(seed).integers(0, 12, (4, n_classes, draws)) / 8
     rule = Sift(threshold, sift_draws, keep_at_most=keep_at_most)
     result = run(rule, errors)

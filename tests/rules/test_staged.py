@@ -1,4 +1,4 @@
-"""Staged pruning: which classes stay, what it costs to the cell, and the numbers of the paper and of its code."""
+"""Staged pruning: the classes that stay, the exact cost in cells, and the numbers of the paper and of its code."""
 
 import dataclasses
 from functools import partial
@@ -14,8 +14,8 @@ from fastdc.rules.staged import Staged, li_stages, smallest
 from helpers.rule_runs import Request, batches, check_alone, kept, run, single
 from helpers.worlds import fails_with
 
-# Li et al., arXiv 2303.16203, their flags: (n_samples, to_keep, classes, evaluations an image by their table, and by
-# their code). The table says 1890 for Pets, which its flags do not give.
+# Flags of Li et al., arXiv 2303.16203: (n_samples, to_keep, classes, evaluations per image by their table, and by their
+# code). The table says 1890 for Pets, which does not follow from its flags.
 PUBLISHED = {
     "food": ((20, 50, 100, 500), (20, 10, 5, 1), 101, 5120, 5570),
     "flowers": ((20, 50, 100, 500), (20, 10, 5, 1), 102, 5140, 5590),
@@ -36,7 +36,7 @@ def test_published_budgets(data: str) -> None:
 
 
 def slow_stages(n_samples: tuple[int, ...], timesteps: int) -> list[list[int]]:
-    """The grids as slices of a range, stage by stage, as the paper's code describes them."""
+    """The grids as slices of a range, stage by stage, as in the paper's code."""
     most = max(n_samples)
     step = timesteps // most
     grid = list(range(step // 2, timesteps, step))[:most]

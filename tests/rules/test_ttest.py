@@ -34,7 +34,7 @@ def slow(request: Request, cutoff: float) -> list[int]:
 
 
 @given(batches(), st.sampled_from([0.002, 0.05, 0.3]))
-def test_drops_whom_scipy_finds_worse(requests: list[Request], cutoff: float) -> None:
+def test_drops_the_classes_that_scipy_finds_worse(requests: list[Request], cutoff: float) -> None:
     if requests[0][1].shape[1] < 2:
         return
     rule = TTest(2, cutoff)
@@ -50,7 +50,7 @@ def test_a_known_case_on_both_sides_of_the_cut_off() -> None:
 
 
 def test_no_spread() -> None:
-    """Identical errors stay, a constant positive difference leaves; so does one that is constant but for rounding."""
+    """Identical errors stay; a constant positive difference leaves, also if it is constant only up to rounding."""
     base = np.random.default_rng(0).normal(5, 1, 8).astype(np.float32)
     errors = np.stack([base, base, base + 1, base + np.float32(1e-3)])
     assert kept(TTest(2), single(errors)) == [[0, 1]]
@@ -86,7 +86,7 @@ def test_looks() -> None:
 
 
 def test_max_scores_end_a_run() -> None:
-    """Equal classes cannot be told apart; the smallest mean decides after max_scores draws."""
+    """Equal classes cannot be distinguished; the smallest mean decides after max_scores draws."""
     errors = np.random.default_rng(1).normal(5, 1, (20, 4, 40))
     result = run(TTest(5, 1e-9, max_scores=12), errors)
     assert (result.evaluations == 4 * 12).all()
@@ -108,7 +108,7 @@ def test_critical_values_have_their_tail(tail: float, draws: int) -> None:
 
 
 def test_beaten_survives_a_large_common_offset() -> None:
-    """Differences of 1e6 with a spread of 1e-3: a variance from sums of squares would have no digit left."""
+    """Differences of 1e6 with a spread of 1e-3: a variance from sums of squares would have no correct digit."""
     rng = np.random.default_rng(3)
     differences = 1e6 + 1e-3 * rng.normal(size=(1, 5, 20))
     statistics = np.asarray(stats.ttest_1samp(differences, 0, axis=2).statistic)
