@@ -1,11 +1,10 @@
-"""Fits over noise levels: against worlds whose informative levels are known, brute force and finite differences."""
+"""Fits over noise levels against worlds with known informative levels, brute force and finite differences."""
 
 import math
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,13 +20,13 @@ from fastdc.calibration.levels import (
     informative_levels,
     most_informative,
 )
+from fastdc.support import Float64, Int64
 
-FloatArray = npt.NDArray[np.float64]
 RATIO = np.exp(np.random.default_rng(0).permutation(np.linspace(math.log(0.01), math.log(100), 200)))
 
 
-def world(n: int, signal: FloatArray, noise: FloatArray, seed: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Errors (n, 6, J) of n images and their labels: the true class is better by `signal`, the rest is `noise`."""
+def world(n: int, signal: Float64, noise: Float64, seed: int = 1) -> tuple[Float64, Int64]:
+    """Errors (n, 6, J) of n images, and their labels: the true class is better by `signal`, apart from `noise`."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 6, n)
     errors = 3 + rng.standard_normal((n, 1, len(signal))) + noise * rng.standard_normal((n, 6, len(signal)))
@@ -35,12 +34,12 @@ def world(n: int, signal: FloatArray, noise: FloatArray, seed: int = 1) -> tuple
     return errors, labels
 
 
-def likelihood(errors: FloatArray, labels: npt.NDArray[np.int64]) -> float:
+def likelihood(errors: Float64, labels: Int64) -> float:
     """Mean log-likelihood at the best temperature."""
     mean = errors.mean(axis=2)
     gaps = mean[np.arange(len(labels)), labels][:, None] - mean
 
-    def loss(log_scale: FloatArray) -> float:
+    def loss(log_scale: Float64) -> float:
         return float(np.mean(np.log(np.exp(gaps * math.exp(log_scale[0])).sum(axis=1))))
 
     return -float(minimize(loss, np.zeros(1)).fun)
@@ -85,10 +84,10 @@ def test_the_gradient_is_that_of_finite_differences(seed: int, smoothness: float
     features, labels = rng.standard_normal((30, 4, 7)), rng.integers(0, 4, 30)
     theta = rng.uniform(0, 3, 7)
 
-    def value(at: FloatArray) -> float:
+    def value(at: Float64) -> float:
         return _objective(at, features, labels, smoothness, ridge)[0]
 
-    def gradient(at: FloatArray) -> FloatArray:
+    def gradient(at: Float64) -> Float64:
         return _objective(at, features, labels, smoothness, ridge)[1]
 
     assert check_grad(value, gradient, theta) < 1e-5
@@ -105,7 +104,7 @@ def test_the_objective_is_the_penalised_likelihood() -> None:
 
 
 def test_informative_levels_get_the_weight() -> None:
-    """Only levels around 1 tell the classes apart; the curve finds them, and is better on images it has not seen."""
+    """Only levels around 1 separate the classes. The curve finds them, and is better on new images."""
     signal = np.where(np.abs(np.log(RATIO)) < 1, 0.4, 0.0)
     errors, labels = world(200, signal, np.ones_like(RATIO))
     curve = fit_level_weights(errors, RATIO, labels)
@@ -191,7 +190,7 @@ def test_the_smoothed_accuracy_of_each_bin_counts_its_neighbours_half() -> None:
 
 
 def test_the_best_level_and_band_of_a_known_world() -> None:
-    """The signal is highest at 1 and falls off to both sides; what is good enough grows with the tolerance."""
+    """The signal is highest at 1 and falls off to both sides; the band grows with the tolerance."""
     errors, labels = world(500, 3 * np.exp(-(np.log(RATIO) ** 2)), np.ones_like(RATIO))
     levels = informative_levels(errors, RATIO, labels)
     assert 0.6 < most_informative(levels) < 1.6
@@ -235,18 +234,18 @@ NAN = np.where(np.arange(200) == 7, np.nan, ERRORS)
         ({"errors": ERRORS[0]}, "errors must be floats of shape (n, K, J), got float64 of shape (6, 200)"),
         ({"errors": ERRORS.astype(int)}, "errors must be floats of shape (n, K, J), got int64"),
         ({"errors": ERRORS[:0]}, "errors must be floats of shape (n, K, J)"),
-        ({"errors": ERRORS[:, :1]}, "errors must be of at least 2 classes, got 1"),
-        ({"ratio": RATIO[1:]}, "ratio must be 200 positive numbers, one a draw, got shape (199,)"),
+        ({"errors": ERRORS[:, :1]}, "errors must have at least 2 classes, got 1"),
+        ({"ratio": RATIO[1:]}, "ratio must be 200 positive numbers, one per draw, got shape (199,)"),
         ({"ratio": -RATIO}, "ratio must be 200 positive numbers"),
         ({"ratio": RATIO * np.nan}, "ratio must be 200 positive numbers"),
-        ({"ratio": np.ones(200)}, "draws must be at two noise levels or more, got 1 alone"),
+        ({"ratio": np.ones(200)}, "draws must be at two noise levels or more, got only 1"),
         ({"labels": LABELS[1:]}, "labels must be 10 whole numbers, got int64 of shape (9,)"),
         ({"labels": LABELS.astype(float)}, "labels must be 10 whole numbers, got float64"),
         ({"labels": LABELS - 6}, "labels must be in [0, 6), got"),
         ({"labels": LABELS + 6}, "labels must be in [0, 6), got"),
-        ({"bins": 1}, "bins must be a whole number from 2, got 1"),
-        ({"bins": 4.0}, "bins must be a whole number from 2, got 4.0"),
-        ({"bins": True}, "bins must be a whole number from 2, got True"),
+        ({"bins": 1}, "bins must be a whole number of at least 2, got 1"),
+        ({"bins": 4.0}, "bins must be a whole number of at least 2, got 4.0"),
+        ({"bins": True}, "bins must be a whole number of at least 2, got True"),
     ],
 )
 def test_bad_input_is_refused(changed: dict[str, Any], message: str) -> None:
@@ -261,11 +260,11 @@ def test_bad_input_is_refused(changed: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_bad_penalties_are_refused(value: float) -> None:
     for name in ("smoothness", "ridge"):
-        with pytest.raises(InputError, match=rf"^{name} must be a number from 0, got "):
+        with pytest.raises(InputError, match=rf"^{name} must be 0 or positive and finite, got "):
             fit_level_weights(ERRORS, RATIO, LABELS, **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, math.nan])
 def test_a_bad_tolerance_is_refused(tolerance: float) -> None:
-    with pytest.raises(InputError, match=r"^tolerance must be a number from 0, got "):
+    with pytest.raises(InputError, match=r"^tolerance must be 0 or positive and finite, got "):
         informative_band(informative_levels(ERRORS, RATIO, LABELS), tolerance=tolerance)
