@@ -1,11 +1,11 @@
-"""What bench/gpu.sh runs on a GPU: the noise bit for bit against the CPU, kernel times against a copy, one JSON.
+"""Compares CUDA noise with the CPU's bit for bit, and times the kernels beside a copy; part of bench/gpu/gpu.sh.
 
-    bench/gpu.sh [RESULT.json]                              builds for the device first; the usual way
-    python bench/gpu_check.py --out RESULT.json [--quick]   with a fastdc that was built with CUDA
+    bench/gpu/gpu.sh [RESULT.json]                          builds for the device first; the usual way
+    python bench/gpu/check.py --out RESULT.json [--quick]   with a fastdc that was built with CUDA
 
-Also reads the outcome of the tests and of compute-sanitizer, which bench/gpu.sh ran before. A part that fails is noted
-among the problems and does not take the others with it. RESULT.json is completed where it is of the same device and
-commit, as runs of bench/gpu_networks.py leave it. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
+It also reads the results of the tests and of compute-sanitizer, which gpu.sh ran before. A part that fails is noted
+among the problems, and the others still run. If RESULT.json exists and is of the same device and sources, its other
+parts are kept. Exit status: 0 all is well, 1 problems, 2 nothing to run on.
 """
 
 import hashlib
@@ -19,14 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+if not __package__:  # run as a file: imports start at bench/, as for the scripts there
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 
 from common import RESULTS, ROOT, machine, parser, print_table
 from fastdc.diffusion import kernels
-from fastdc.support.exceptions import FastdcError
-from fastdc.support.optional import require
-from gpu_kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
-from gpu_report import complete, outcome, write
+from fastdc.support import FastdcError, require
+from gpu.kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
+from gpu.report import complete, outcome, write
 
 Result = TypeVar("Result")
 
@@ -34,7 +36,7 @@ SEEDS = (0, 0x9E3779B97F4A7C15)
 
 
 def gpu_stamp(torch: Any) -> dict[str, Any]:
-    """The device, the driver, the build and the sources that the numbers belong to."""
+    """The device, the driver, the build and the sources that the numbers hold for."""
     properties = torch.cuda.get_device_properties(0)
     return {
         "name": properties.name,
@@ -50,7 +52,7 @@ def gpu_stamp(torch: Any) -> dict[str, Any]:
 
 
 def sources_sha256(*folders: str) -> str:
-    """Of the sources in these folders, by name and content: says what ran where there is no git, or changes."""
+    """Hash of the names and contents of the sources in these folders; identifies them without git, or after changes."""
     digest = hashlib.sha256()
     for folder in folders or ("csrc", "fastdc", "bench"):
         for path in sorted((ROOT.parent / folder).rglob("*")):
@@ -60,7 +62,7 @@ def sources_sha256(*folders: str) -> str:
 
 
 def driver_version() -> str | None:
-    """As nvidia-smi says it."""
+    """Version of the driver from nvidia-smi; None if it fails."""
     try:
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
@@ -69,12 +71,12 @@ def driver_version() -> str | None:
 
 
 def compare_noise(torch: Any, normals: int) -> dict[str, Any]:
-    """Makes `normals` normals on both sides, in pieces, and counts those whose bits differ."""
+    """Makes at least `normals` normals on CPU and device, in pieces, and counts those whose bits differ."""
     size, rows = 2**20, 32
     result: dict[str, Any] = {"normals": 0, "different": 0, "first_difference": None}
     for piece in range(-(-normals // (size * rows))):
         seed = SEEDS[piece % len(SEEDS)]
-        streams = np.arange(rows, dtype=np.int64) * 2**50 + piece  # all 56 bits take part
+        streams = np.arange(rows, dtype=np.int64) * 2**50 + piece  # uses all 56 bits
         draws = np.arange(rows, dtype=np.int32) * 65_537 + piece
         expected = kernels.philox_normal(streams, draws, size, seed=seed).view(np.uint32)
         on_device = kernels.philox_normal(
@@ -95,13 +97,13 @@ def compare_noise(torch: Any, normals: int) -> dict[str, Any]:
 
 
 def said(error: Exception) -> str:
-    """An exception in one line, with its kind where it is not one of fastdc's, which speak for themselves."""
+    """An exception in one line; its type comes first unless it is an exception of fastdc."""
     kind = "" if isinstance(error, FastdcError) else f"{type(error).__name__}: "
     return (kind + " ".join(str(error).split()))[:400]
 
 
 class Attempts:
-    """Runs the parts of a session one by one; a part that fails is noted and does not take the others with it."""
+    """Runs parts one by one; a failure of one is noted, and the others still run."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -109,7 +111,7 @@ class Attempts:
     def __call__(self, name: str, part: Callable[[], Result]) -> Result | None:
         try:
             return part()
-        except Exception as error:  # whatever it is, the other parts are worth their time
+        except Exception as error:  # any failure must leave the other parts
             self.failures.append(f"{name}: {said(error)}")
             return None
 
@@ -129,7 +131,7 @@ def measure(bench: Bench, attempt: Attempts, *, quick: bool) -> list[Row]:
 
 
 def kernel_figures(torch: Any, *, quick: bool) -> dict[str, Any]:
-    """The noise beside the CPU's, and the times."""
+    """The comparison of the noise, and the times."""
     clock, attempt = Clock(torch, replays=10 if quick else 50), Attempts()
     bench = Bench(torch, clock)
     copy = attempt("copy", lambda: 2**31 / bench.copy_microseconds(2**31) * 1e-3)
@@ -144,9 +146,9 @@ def kernel_figures(torch: Any, *, quick: bool) -> dict[str, Any]:
 
 
 def read_junit(path: Path) -> dict[str, Any]:
-    """Counts of a pytest run, with the names of what failed; a module that could not be imported is told apart.
+    """Counts of pytest's results, with the names of failed tests and of modules that could not be imported.
 
-    pytest writes the file at its end: where there is none, it did not come to it.
+    pytest writes the file when it ends. A missing file therefore counts as a failure.
     """
     counts: dict[str, Any] = {"passed": 0, "skipped": 0, "failed": [], "not_imported": [], "device_tests_passed": 0}
     if not path.exists():
@@ -171,13 +173,13 @@ _ENDED = ("0", "77", "124", "137")
 
 
 def problems(result: dict[str, Any]) -> list[str]:
-    """What is wrong with a result, in words; empty: everything held."""
+    """Problems of a result, in words; empty if all is well."""
     found = []
     tests, noise = result.get("tests"), result.get("noise")
     if tests is not None and tests["failed"]:
         found.append(f"{len(tests['failed'])} tests failed: {', '.join(tests['failed'][:5])}")
     if tests is not None and not tests["device_tests_passed"]:
-        found.append("no test of tests/test_cuda.py ran")
+        found.append("no test of tests/diffusion/test_cuda.py ran")
     found += result.get("failures", [])
     if noise is not None and noise["different"]:
         found.append(f"{noise['different']} of {noise['normals']} normals differ from the CPU's")
@@ -190,7 +192,7 @@ def problems(result: dict[str, Any]) -> list[str]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints the table, the verdict on the noise, and the problems."""
+    """Prints the table, the comparison of the noise, and the problems."""
     copy, noise = result.get("copy_gigabytes_per_second"), result.get("noise")
     print_table(
         result["gpu"]["name"] + (f", copy {copy:.0f} GB/s" if copy else ""),
@@ -210,14 +212,14 @@ def show(result: dict[str, Any]) -> None:
 def main() -> int:
     arguments = parser(__doc__, "gpu")
     arguments.set_defaults(out=None)
-    arguments.add_argument("--quick", action="store_true", help="few shapes, few repetitions")
-    arguments.add_argument("--no-kernels", action="store_true", help="only what the tests and the sanitizer gave")
-    arguments.add_argument("--junit", type=Path, help="JUnit file of the run of pytest -m cuda")
-    arguments.add_argument("--sanitizer", default="", help="TOOL=EXIT-STATUS ... of compute-sanitizer")
+    arguments.add_argument("--quick", action="store_true", help="measure fewer shapes, with fewer repetitions")
+    arguments.add_argument("--no-kernels", action="store_true", help="record only tests and sanitizer")
+    arguments.add_argument("--junit", type=Path, help="JUnit file of pytest -m cuda")
+    arguments.add_argument("--sanitizer", default="", help="TOOL=STATUS ... from compute-sanitizer")
     options = arguments.parse_args()
     torch = require("torch", extra="cuda")
     if not kernels.build_config()["cuda"] or kernels.cuda_device_count() == 0 or not torch.cuda.is_available():
-        print("gpu_check: needs a fastdc built with CUDA, and a CUDA device; bench/gpu.sh builds one", file=sys.stderr)
+        print("check: needs a CUDA device and a fastdc built with CUDA (bench/gpu/gpu.sh builds it)", file=sys.stderr)
         return 2
     stamp: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv), "gpu": gpu_stamp(torch)}
     stamp["sources_sha256"] = sources_sha256()

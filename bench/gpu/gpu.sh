@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # Verifies and measures fastdc on the GPU of this machine, without access to the internet:
 #
-#     bench/gpu.sh [options] [RESULT.json]          default: bench/results/gpu-DEVICE.json
+#     bench/gpu/gpu.sh [options] [RESULT.json]      default: bench/results/gpu-DEVICE.json
 #
-# It builds fastdc from these sources for this device, into a temporary folder, and then, as far as --parts says:
+# It builds fastdc from these sources for this device in a temporary folder, and then does the chosen parts:
 #
 #     tests       runs `pytest -m cuda`
-#     sanitizer   runs a part of it under compute-sanitizer, where there is one (SANITIZE=0: not)
-#     kernels     compares CPU and CUDA noise bit for bit, times the kernels beside a copy (gpu_check.py)
-#     networks    checks and times networks on every backend beside the plain PyTorch loop (gpu_networks.py)
+#     sanitizer   runs some of these tests under compute-sanitizer if it is installed (SANITIZE=0 turns this off)
+#     kernels     compares CPU and CUDA noise bit for bit, and times the kernels beside a copy (check.py)
+#     networks    checks and times networks on every backend beside the plain PyTorch loop (networks.py)
 #
-# Options: --parts tests,sanitizer,kernels,networks, --minutes 8 of which the networks get what the others leave and at
-# least 2, --networks edm,sd, --sides plain,captured,tensorrt,onnx,eager,compile, --quick, --keep FOLDER for exports and
-# engines. Runs with other parts complete RESULT.json and the page RESULT.md where device and commit are the same.
+# Options: --parts tests,sanitizer,kernels,networks; --minutes 8 for all parts (the networks get the rest, at least 2);
+# --networks edm,sd; --sides plain,captured,tensorrt,onnx,eager,compile; --quick; --keep FOLDER for exports and engines.
+# Several invocations with different parts complete one RESULT.json, and the page RESULT.md, if device and commit agree.
 #
-# Needs a GPU with its driver, nvcc, g++, CMake, Python 3.11 or later with torch for CUDA, the build requirements and the
-# base and test requirements of pyproject.toml. What Python lacks may lie as wheels in the folder .whl of the repository.
-# onnxruntime-gpu, tensorrt, onnx with onnxscript, diffusers, cuda-core: what needs a missing one is named and left out.
-# PYTHON and CUDACXX choose the interpreter and nvcc. Exit status: 0 all is well, 1 something failed, 2 nothing was done.
+# Needs a GPU with its driver, nvcc, g++, CMake, Python 3.11 or later with torch for CUDA, and the build, base and test
+# requirements of pyproject.toml. Missing Python packages may be put as wheels into the folder .whl of the repository.
+# onnxruntime-gpu, tensorrt, onnx with onnxscript, diffusers and cuda-core are optional: a side that needs a missing one
+# is named and left out. PYTHON and CUDACXX choose the interpreter and nvcc. Exit status: 0 all is well, 1 something
+# failed, 2 nothing was done.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-python3}
 result=""
 parts="tests,sanitizer,kernels,networks"
@@ -30,13 +31,13 @@ quick=()
 networks=()
 
 refuse() {
-  printf 'bench/gpu.sh: %s\n' "$@" >&2
+  printf 'bench/gpu/gpu.sh: %s\n' "$@" >&2
   exit 2
 }
 
 usage() {
-  refuse "usage: bench/gpu.sh [--parts P,...] [--minutes N] [--networks N,...] [--sides S,...] [--quick] [--keep FOLDER]" \
-    "       [RESULT.json]; parts are tests, sanitizer, kernels, networks"
+  refuse "usage: bench/gpu/gpu.sh [--parts P,...] [--minutes N] [--networks N,...] [--sides S,...] [--quick]" \
+    "       [--keep FOLDER] [RESULT.json]; parts are tests, sanitizer, kernels, networks"
 }
 
 while [[ $# -gt 0 ]]; do
@@ -84,7 +85,7 @@ if compgen -G "${root}/.whl/*.whl" >/dev/null; then
   export PYTHONPATH="${work}/tools${PYTHONPATH:+:${PYTHONPATH}}"
 fi
 
-# The architecture of device 0, "90" for compute capability 9.0, and its name; every reason to refuse at once.
+# The architecture of device 0 ("90" for compute capability 9.0) and its name, or all reasons to refuse at once.
 probed=$("${python}" - "${CUDACXX}" <<'PYTHON'
 import importlib.util, re, shutil, subprocess, sys
 
@@ -118,7 +119,7 @@ if "torch" not in missing:
         if f"sm_{architecture}" not in known:
             problems.append(f"{sys.argv[1]} has no sm_{architecture}, the architecture of this device")
 for problem in problems:
-    print(f"bench/gpu.sh: {problem}", file=sys.stderr)
+    print(f"bench/gpu/gpu.sh: {problem}", file=sys.stderr)
 print(architecture, name)
 sys.exit(2 if problems else 0)
 PYTHON
@@ -130,9 +131,10 @@ echo "== build for sm_${architecture}"
 export CMAKE_PREFIX_PATH="$("${python}" -m pybind11 --cmakedir)${CMAKE_PREFIX_PATH:+:${CMAKE_PREFIX_PATH}}"
 if ! FASTDC_CUDA=ON FASTDC_CUDA_ARCHITECTURES="${architecture}-real" \
   "${python}" -m pip install --no-index --no-build-isolation --no-deps --no-compile --no-cache-dir \
-  --disable-pip-version-check --target "${work}/site" -C build-dir="${work}/build" "${root}" >"${work}/build.log" 2>&1; then
+  --disable-pip-version-check --target "${work}/site" -C build-dir="${work}/build" "${root}" \
+  >"${work}/build.log" 2>&1; then
   tail -40 "${work}/build.log" >&2
-  echo "bench/gpu.sh: the build failed" >&2
+  echo "bench/gpu/gpu.sh: the build failed" >&2
   exit 1
 fi
 
@@ -146,25 +148,27 @@ run_tests "${python}" -c 'import sys, fastdc; sys.exit(not fastdc.__file__.start
 junit=()
 if wanted tests; then
   echo "== pytest -m cuda"
-  # Only the files that hold such tests: importing all the others takes half a minute of the device's time.
-  mapfile -t files < <(grep -lE 'mark\.cuda|cuda_sides' tests/test_*.py)
-  run_tests timeout --kill-after=10 $((30 * minutes)) "${python}" -m pytest -m cuda "${files[@]}" -q -p no:cacheprovider \
-    --continue-on-collection-errors --junitxml="${work}/tests.xml" || true
+  # Only the files with such tests: importing all the others takes half a minute of the device's time.
+  mapfile -t files < <(grep -rlE 'mark\.cuda|cuda_sides' tests --include='test_*.py' | sort)
+  run_tests timeout --kill-after=10 $((30 * minutes)) "${python}" -m pytest -m cuda "${files[@]}" -q \
+    -p no:cacheprovider --continue-on-collection-errors --junitxml="${work}/tests.xml" || true
   junit=(--junit "${work}/tests.xml")
 fi
 
 sanitized=""
-sanitizer=$(command -v compute-sanitizer || ls "$(dirname "$(realpath "${CUDACXX}")")/compute-sanitizer" 2>/dev/null || true)
+beside=$(dirname "$(realpath "${CUDACXX}")")
+sanitizer=$(command -v compute-sanitizer || ls "${beside}/compute-sanitizer" 2>/dev/null || true)
 if wanted sanitizer && [[ ${SANITIZE:-1} != 0 && -z ${sanitizer} ]]; then
-  echo "== no compute-sanitizer on PATH or beside nvcc: left out"
+  echo "== compute-sanitizer is neither on PATH nor beside nvcc: left out"
 elif wanted sanitizer && [[ ${SANITIZE:-1} != 0 ]]; then
   for tool in memcheck racecheck; do
     echo "== compute-sanitizer --tool ${tool}"
     status=0
-    # Without torch's cache every array is an allocation of its own, so that overruns are seen. 77: errors were found.
+    # Without torch's cache each array is an allocation of its own, so that overruns are found. 77: errors were found.
     run_tests env PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout --kill-after=10 $((8 * minutes)) \
       "${sanitizer}" --tool "${tool}" --error-exitcode 77 \
-      "${python}" -m pytest tests/test_cuda.py -q -p no:cacheprovider -k "783 and runs or outside" || status=$?
+      "${python}" -m pytest tests/diffusion/test_cuda.py -q -p no:cacheprovider -k "783 and runs or outside" ||
+      status=$?
     sanitized="${sanitized} ${tool}=${status}"
   done
 fi
@@ -174,14 +178,14 @@ if wanted tests || wanted sanitizer || wanted kernels; then
   echo "== noise and times"
   check=("${quick[@]}")
   wanted kernels || check+=(--no-kernels)
-  PYTHONPATH="${built}" "${python}" bench/gpu_check.py "${junit[@]}" --sanitizer "${sanitized}" "${check[@]}" \
+  PYTHONPATH="${built}" "${python}" bench/gpu/check.py "${junit[@]}" --sanitizer "${sanitized}" "${check[@]}" \
     --out "${result}" || status=1
 fi
 
 if wanted networks; then
   echo "== networks"
   left=$((minutes - SECONDS / 60))
-  PYTHONPATH="${built}" FASTDC_CACHE=${FASTDC_CACHE:-${keep:-${work}}/cache} "${python}" bench/gpu_networks.py \
+  PYTHONPATH="${built}" FASTDC_CACHE=${FASTDC_CACHE:-${keep:-${work}}/cache} "${python}" bench/gpu/networks.py \
     --minutes $((left > 2 ? left : 2)) "${networks[@]}" "${quick[@]}" ${keep:+--keep "${keep}"} \
     --out "${result}" || status=1
 fi

@@ -1,9 +1,10 @@
-"""Times of the CUDA kernels on the device at hand, for bench/gpu_check.py.
+"""Times of the CUDA kernels on this machine's device, for bench/gpu/check.py.
 
-Times are of launches inside a captured graph, by CUDA events, median of the replays. Launches take turns on up to 64
-sets of buffers, so that all but the small shapes find nothing of theirs in the L2 cache. GB/s counts the bytes that an
-operation cannot avoid: F or u once, every image and map once, noise never. "Of copy" is the time of a device-to-device
-copy that moves as many bytes, timed likewise, over the time of the kernel: 100 % is a kernel as fast as memory allows.
+A time is that of launches inside a CUDA graph, measured by CUDA events: the median of the replays. Launches take turns
+on up to 64 sets of buffers, so that only the small shapes find their data in the L2 cache. GB/s counts the bytes that
+an operation cannot avoid: F or u once, each image and map once, noise never. "Of copy" is the time of a
+device-to-device copy that moves as many bytes, measured in the same way, divided by the time of the kernel: at 100 % a
+kernel is as fast as memory allows.
 """
 
 import time
@@ -25,7 +26,7 @@ Launch = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Shape:
-    """B cells of D pixels; `classes` neighbours share (image, draw), 1: no two do."""
+    """Size of a measurement: B cells of D pixels, of which `classes` neighbours share an (image, draw) pair."""
 
     name: str
     cells: int
@@ -44,7 +45,22 @@ LARGE = (Shape("large, shared", 8192, 16384, 8), Shape("large, all distinct", 81
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. microseconds: median, with the quartiles of the replays; of_copy: copy's time over ours."""
+    """One measurement.
+
+    Attributes:
+        op: Name of the operation.
+        shape: Name of the shape.
+        cells: Number of cells, B.
+        size: Number of pixels, D.
+        classes: Number of neighbouring cells that share an (image, draw) pair.
+        dtype: Element type of F or u.
+        bytes: Number of bytes that the operation must move.
+        microseconds: Median time of one launch.
+        quartiles: Quartiles of the time over the replays.
+        gigabytes_per_second: Bytes divided by time.
+        copy_microseconds: Time of a copy of as many bytes.
+        of_copy: Time of the copy divided by the time of the kernel.
+    """
 
     op: str
     shape: str
@@ -61,11 +77,20 @@ class Row:
 
 
 def l2_bytes(torch: Any) -> int:
+    """Size of the device's L2 cache in bytes; 64 MiB if torch does not report it."""
     return int(getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)) or 64 * 2**20
 
 
 class Clock:
-    """Times launches inside a graph, or, where capture does not work, one after the other."""
+    """Times launches inside a CUDA graph, or one after the other if the capture fails.
+
+    Args:
+        torch: The module torch.
+        replays: Number of replays that are timed.
+
+    Attributes:
+        capture_error: Message of a capture that failed, or None.
+    """
 
     def __init__(self, torch: Any, replays: int) -> None:
         self._torch = torch
@@ -73,12 +98,12 @@ class Clock:
         self.capture_error: str | None = None
 
     def microseconds(self, launches: Sequence[Launch]) -> tuple[float, float, float]:
-        """Median and quartiles of the time of one launch; the launches should touch different memory."""
+        """Median and quartiles of the time of one launch. The launches should use different memory."""
         cuda = self._torch.cuda
         cuda.synchronize()  # the arrays were filled on another stream
         stream = cuda.Stream()
         with cuda.stream(stream):
-            for launch in launches:  # loads the kernels, which a capture must not do
+            for launch in launches:  # loads the kernels, which a capture does not allow
                 launch(stream.cuda_stream)
         stream.synchronize()
         run = self._captured(launches, stream)
@@ -114,7 +139,12 @@ class Clock:
 
 
 class Bench:
-    """Builds the launches of each operation and measures them."""
+    """Builds the launches of each operation and measures them.
+
+    Args:
+        torch: The module torch.
+        clock: Times the launches.
+    """
 
     def __init__(self, torch: Any, clock: Clock) -> None:
         self._torch = torch
@@ -122,12 +152,12 @@ class Bench:
         self._generator = np.random.default_rng(0)
 
     def _sets(self, set_bytes: int) -> int:
-        """Sets of buffers: together four times the cache, at least 2."""
+        """Number of sets of buffers: together four times the cache, and at least 2."""
         wanted = -(-4 * l2_bytes(self._torch) // set_bytes)
         return int(np.clip(wanted, 2, max(2, min(64, MAX_BUFFERS_BYTES // set_bytes))))
 
     def _views(self, shape: Shape) -> tuple[int, list[kernels.TensorView]]:
-        """n, and views of images, cells, rows, streams. All classes of an (image, draw) stand together."""
+        """n, and views of images, cells, rows and streams. The classes of an (image, draw) pair are neighbours."""
         groups = -(-shape.cells // shape.classes)
         group = np.arange(shape.cells) // shape.classes
         n = max(1, groups // LEVELS)
@@ -160,7 +190,7 @@ class Bench:
         )  # fmt: skip
 
     def _network_side(self, shape: Shape, dtype: str, count: int) -> list[kernels.TensorView]:
-        """Arrays (B, D) of random values."""
+        """Views of `count` arrays (B, D) of random values."""
         made = (
             self._torch.randn(shape.cells, shape.size, dtype=getattr(self._torch, dtype), device="cuda")
             for _ in range(count)
@@ -168,7 +198,7 @@ class Bench:
         return [kernels.view(array) for array in made]
 
     def add_noise(self, shape: Shape, dtype: str) -> Row:
-        """Writes u = gx x + ge e. Floor: u written, images read."""
+        """Times add_noise, which writes u = gx x + ge e. Bytes: u is written, images are read."""
         n, (images, cells, rows, streams) = self._views(shape)
         moved = shape.cells * shape.size * ELEMENT_BYTES[dtype] + n * shape.size * 4
         launches: list[Launch] = [
@@ -178,7 +208,7 @@ class Bench:
         return self._row("add_noise", shape, dtype, moved, launches)
 
     def denoising_error(self, shape: Shape, dtype: str) -> Row:
-        """Errors: mean rho(a F + b x + c e). Floor: F and images read."""
+        """Times denoising_error, mean rho(a F + b x + c e). Bytes: F and images are read."""
         n, (images, cells, rows, streams) = self._views(shape)
         errors = kernels.view(self._torch.empty(shape.cells, device="cuda"))
         moved = shape.cells * shape.size * ELEMENT_BYTES[dtype] + n * shape.size * 4 + shape.cells * 4
@@ -191,7 +221,7 @@ class Bench:
         return self._row("denoising_error", shape, dtype, moved, launches)
 
     def error_map(self, shape: Shape, dtype: str) -> Row:
-        """Maps: += w rho(residual). Floor: F and images read, every map read and written."""
+        """Times error_map, += w rho(residual). Bytes: F and images are read, each map is read and written."""
         n, (images, cells, rows, streams) = self._views(shape)
         maps = kernels.view(self._torch.zeros(n, shape.classes, shape.size, device="cuda"))
         moved = shape.cells * shape.size * ELEMENT_BYTES[dtype] + n * shape.size * 4 * (1 + 2 * shape.classes)
@@ -202,7 +232,7 @@ class Bench:
         return self._row("error_map", shape, dtype, moved, launches)
 
     def philox_normal(self, shape: Shape) -> Row:
-        """Normals alone. Floor: written once."""
+        """Times philox_normal. Bytes: the normals are written."""
         moved = shape.cells * shape.size * 4
         streams = kernels.view(self._torch.arange(shape.cells, device="cuda"))
         draws = kernels.view(self._torch.zeros(shape.cells, dtype=self._torch.int32, device="cuda"))
@@ -215,7 +245,7 @@ class Bench:
         return self._row("philox_normal", shape, "float32", moved, launches)
 
     def host_microseconds(self) -> float:
-        """What a call costs the calling thread, with views made before: the smallest shape, 1,000 calls."""
+        """Time of a call on the calling thread, with views made beforehand; smallest shape, best of 5 x 1,000 calls."""
         _, (images, cells, rows, streams) = self._views(STEPS[0])
         (u,) = self._network_side(STEPS[0], "float32", 1)
         best = float("inf")

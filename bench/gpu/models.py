@@ -1,13 +1,13 @@
-"""The networks of bench/gpu_networks.py: architectures as published, random weights, and the work that is timed.
+"""The networks of bench/gpu/networks.py: published architectures, random weights, and the work that is timed.
 
 * edm: the DDPM++ of EDM for CIFAR-10 (Karras et al., arXiv 2206.00364, table 7): 55.7 million parameters, 3 x 32 x 32.
-* sd: the UNet of Stable Diffusion 1.5 (860 million parameters) on latents of 4 x 64 x 64, under 10 prompts that are
-  tables of random numbers. No encoder of images or texts is part of it.
-* tiny, tiny-text: the same two classes of network cut down to what a test on a CPU can take.
+* sd: the UNet of Stable Diffusion 1.5 (860 million parameters) on latents of 4 x 64 x 64, under 10 prompts, which are
+  tables of random numbers. It has no encoder of images or texts.
+* tiny, tiny-text: the same two kinds of network, small enough for a test on a CPU.
 
-Speed does not depend on the weights. How far a race goes does: its limit is given by hand here, and what it saves on
-these networks says nothing of trained ones: it was chosen so that a race takes some tens of evaluations, as those of
-trained networks do (edm: 24 to 27, on the CPU). Results therefore state evaluations an image beside images a second.
+The speed of a network does not depend on its weights, but the length of a race does. The race's limit is set by hand so
+that a race takes some tens of evaluations, as with trained networks (edm: 24 to 27, on the CPU). The savings of these
+races say nothing about trained networks, so results state evaluations per image beside images per second.
 """
 
 from collections.abc import Callable
@@ -17,29 +17,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle.model import Defaults, Model
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule
-from fastdc.support.optional import installed, require
+from fastdc.bundle import Defaults, Model
+from fastdc.diffusion import AbstractSchedule, DiscreteSchedule, EDMSchedule, Parameterization
+from fastdc.support import installed, require
 
 CLASSES = 10
-TOKENS = 77  # of a prompt, as CLIP reads them
+TOKENS = 77  # tokens of a prompt in CLIP
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed on a network.
+    """Amount of work that is timed on a network.
 
     Attributes:
-        batch: Evaluations of the largest step.
-        draws: J of a full run.
-        full: Images of a full run; images, classes and draws make whole steps.
-        raced: Images of a run with the race.
-        plain: Images of the plain loop.
-        latency: Images that are classified one by one, at most.
-        copies: Noisy copies of the slice that stands for a certificate; 0: no certificates.
-        limit: Of the race.
-        check: Draws of the comparison with the CPU, for one image under all classes.
+        batch: Number of evaluations of the largest step.
+        draws: Number of draws J.
+        full: Number of images under all classes and draws; together they make whole steps.
+        raced: Number of images with the race.
+        plain: Number of images in the plain loop.
+        latency: Largest number of images that are classified one by one.
+        copies: Number of noisy copies that are classified as a part of a certificate; 0 for no certificates.
+        limit: Limit of the race.
+        check: Number of draws in the comparison with the CPU, for one image under all classes.
     """
 
     batch: int
@@ -58,11 +57,11 @@ class Case:
     """A network with its work.
 
     Attributes:
-        name: Of :data:`NETWORKS`.
-        source: The network as ``fastdc.sources`` has it, float32 on the CPU.
-        work: What is timed.
-        images: uint8 (n, 3, H, W), as many as any part needs.
-        encoder: Latents of images, or None.
+        name: Key of :data:`NETWORKS`.
+        source: The network as a ``fastdc.sources.Source``, float32 on the CPU.
+        work: Amount of work that is timed.
+        images: Images uint8 (n, 3, H, W), enough for every part.
+        encoder: Makes latents of images; None if the network works on images.
     """
 
     name: str
@@ -73,32 +72,32 @@ class Case:
 
     @property
     def parameters(self) -> int:
-        """Of the network."""
+        """Number of parameters of the network."""
         return sum(parameter.numel() for parameter in self.source.denoiser.parameters())
 
 
 def missing_for(name: str) -> str:
-    """The package that a network needs and that is not installed, or ""."""
+    """Name of a package that a network needs and that is not installed, or ""."""
     return "" if name in ("edm", "tiny") or installed("diffusers") else "diffusers"
 
 
 class RepeatedChannels:
-    """Stands for an encoder, of which no time is taken: latents are the image's channels and the first one again."""
+    """Takes the place of an encoder, which is not timed: a latent has the image's channels and the first one again."""
 
     def encode(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(n, 3, h, w) -> (n, 4, h, w)."""
+        """Latents (n, 4, h, w) of images (n, 3, h, w)."""
         return np.concatenate([images, images[:, :1]], axis=1)
 
 
 def open_case(name: str, *, quick: bool = False) -> Case:
-    """One of :data:`NETWORKS`, the same weights and images every time.
+    """One of :data:`NETWORKS`, with the same weights and images every time.
 
     Args:
-        name: Which.
-        quick: A fraction of the work, with the same sizes of steps.
+        name: Key of :data:`NETWORKS`.
+        quick: Whether to do only a fraction of the work, with the same step sizes.
 
     Raises:
-        MissingDependencyError: torch, or diffusers where the network is one of theirs, is not installed.
+        MissingDependencyError: torch is not installed, or diffusers for a network that comes from it.
     """
     torch = require("torch", extra="export")
     make, work = NETWORKS[name]
@@ -115,16 +114,15 @@ def open_case(name: str, *, quick: bool = False) -> Case:
 
 
 def _song(**options: Any) -> Callable[[], Any]:
-    """Makes a SongUNet with values of the size that layers expect."""
+    """Makes a SongUNet with random weights."""
 
     def make() -> Any:
-        from fastdc.sources.edm_networks import build
-        from fastdc.sources.edm_options import options_from
+        from fastdc.sources import edm_network
         from random_weights import fill
 
         side = options["img_resolution"]
         given = {"in_channels": 3, "out_channels": 3, "label_dim": CLASSES, **options}
-        network = build(options_from("SongUNet", given))
+        network = edm_network("SongUNet", given)
         fill(network)
         schedule = EDMSchedule(sigma_min=0.002, sigma_max=80.0, timestep_scale=0.25)
         return _source("edm", network, (3, side, side), schedule, Parameterization("edm", sigma_data=0.5))
@@ -133,7 +131,7 @@ def _song(**options: Any) -> Callable[[], Any]:
 
 
 def _text_unet(**options: Any) -> Callable[[], Any]:
-    """Makes a UNet2DConditionModel of diffusers; what is not given is as in Stable Diffusion 1.5."""
+    """Makes a UNet2DConditionModel of diffusers; options not given are those of Stable Diffusion 1.5."""
 
     def make() -> Any:
         diffusers = require("diffusers", extra="export")
@@ -160,7 +158,7 @@ def _source(
     parameterization: Parameterization,
     tables: dict[str, npt.NDArray[np.float32]] | None = None,
 ) -> Any:
-    from fastdc.sources.base import Source
+    from fastdc.sources import Source
 
     latent = shape[0] == 4
     model = Model(
@@ -179,7 +177,7 @@ def _source(
 
 
 def _encoder() -> Any:
-    """:class:`RepeatedChannels` as the module that an export wants."""
+    """:class:`RepeatedChannels` as a module, which an export needs."""
     torch = require("torch", extra="export")
 
     class Module(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -223,4 +221,4 @@ NETWORKS: dict[str, tuple[Callable[[], Any], Work]] = {
         Work(batch=16, draws=4, full=2, raced=4, plain=1, latency=5, copies=0, limit=0.05, check=1),
     ),
 }
-"""What makes each network, and its work."""
+"""For each network, a function that makes its source, and its work."""

@@ -1,20 +1,20 @@
-"""What bench/gpu_networks.py measures of a side: each part is a function of the opened side and gives a plain record.
+"""Measurements of one side of bench/gpu/networks.py: each part is a function of the opened side and gives a record.
 
-* check: errors of one image under all classes against torch in float32 on the CPU. Allowed is twice what rounding may
-  do to an output relative to the largest one, as ``fastdc/export/verify.py`` derives it: the error is w mean r^2 with
-  r = a F + t, and a network of random weights knows nothing of t, so that rms(r) >= rms(a F) and
+* check: errors of one image under all classes, compared with torch in float32 on the CPU. The tolerance is twice that
+  of an output relative to the largest one, as ``fastdc/export/verify.py`` derives it: the error is w mean r^2 with
+  r = a F + t, and a network with random weights is independent of t, so that rms(r) >= rms(a F) and
   d(err) / err <= 2 rms(a dF) / rms(r).
-* step: a full step three times on the same cells, launched, captured and replayed, whose errors must have the same
-  bits; and what the device takes for it, launched again and again without the host waiting: where steps are not
-  captured that includes launching their kernels.
-* full: every class at every draw. With `step`: the host's share, 1 - device time of a step / time of a step in the run;
-  below 0 where steps of two slots overlap on the device.
-* race: with the limit of ``gpu_models``.
-* latency: single images in a session's latency mode, one after the other; of the plain loop at full draws.
-* certify: noisy copies classified a second with the race, as ``fastdc certify`` would, and what that makes of
-  certificates of n = 1000 copies (and 100 for the selection) an hour; of the plain loop from its full draws.
+* step: a full step, evaluated three times on the same cells (launched, captured and replayed); the errors must have the
+  same bits. Also the time of a step on the device, launched repeatedly without the host waiting; if steps are not
+  captured, this includes launching their kernels.
+* full: all classes at all draws. With `step`: the host's share, 1 - device time of a step / time of a step in the
+  evaluation; it is below 0 if steps of two slots overlap on the device.
+* race: with the limit of ``gpu/models.py``.
+* latency: single images in a session's latency mode, one after the other; for the plain loop, at full draws.
+* certify: noisy copies classified per second with the race, as in ``fastdc certify``, and the resulting certificates of
+  n = 1000 copies (and 100 for the selection) per hour; for the plain loop, from its full draws.
 
-Every run is done once before it is timed: what is compiled, captured and allocated is not counted.
+Every measurement is made once before it is timed, so that compiling, capturing and allocating do not count.
 """
 
 import math
@@ -27,22 +27,22 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc import DiffusionClassifier, Session
-from fastdc.certification.estimation import Fixed
-from fastdc.diffusion.plan import make_plan
-from fastdc.engine.loop import Run, Step
-from fastdc.inference.images import to_model_range
-from fastdc.inference.job import PlanOptions, plan_config
-from fastdc.rules.calibrated import Calibrated
-from gpu_models import Case
-from gpu_plain import PlainLoop
+from fastdc.certification import Fixed
+from fastdc.diffusion import make_plan
+from fastdc.engine import Pool
+from fastdc.engine.step import Step
+from fastdc.inference import PlanOptions, plan_config, to_model_range
+from fastdc.rules import Calibrated
+from gpu.models import Case
+from gpu.plain_loop import PlainLoop
 
 Record = dict[str, Any]
 Part = Callable[[dict[str, Record]], Record]
-"""Measures, given what was measured of the side before."""
+"""Makes the record of a part, given the side's records so far."""
 
 PARTS = ("check", "step", "full", "race", "latency", "certify")
 SIGMA, COPIES, SELECTION = 0.25, 1000, 100
-_SECONDS = 1.0  # of repeated launches
+_SECONDS = 1.0  # time of repeated launches
 _LATENCY_SECONDS = 8.0
 
 
@@ -52,9 +52,9 @@ class Opened:
 
     Attributes:
         case: The network and its work.
-        classifier: On it.
-        allowed: Relative difference of an error from the CPU's.
-        oracle: Errors (K,) of the first image, from the CPU.
+        classifier: Classifier on the opened network.
+        allowed: Relative tolerance of an error against the CPU's.
+        oracle: Errors (K,) of the first image from the CPU.
     """
 
     case: Case
@@ -64,12 +64,12 @@ class Opened:
 
 
 def full_options(case: Case) -> PlanOptions:
-    """The plan of full runs."""
+    """Plan options of the parts that use all draws."""
     return {"draws": case.work.draws}
 
 
 def allowed(case: Case, precision: str) -> float:
-    """Relative difference of errors that rounding may cause; see the module."""
+    """Relative tolerance of an error: twice the rounding of an output (the module's docstring has the derivation)."""
     weights = [weight for weight in case.source.denoiser.parameters() if weight.ndim > 1]
     bits = {"float16": 11, "tf32": 11, "default": 11, "bfloat16": 8}.get(precision)
     if bits is None:
@@ -78,7 +78,7 @@ def allowed(case: Case, precision: str) -> float:
 
 
 def compare(errors: npt.NDArray[np.float64], oracle: npt.NDArray[np.float64], limit: float) -> Record:
-    """Errors (K,) of an image beside the CPU's."""
+    """Compares errors (K,) of an image with the CPU's."""
     difference = float(np.abs(errors / oracle - 1).max())
     return {
         "difference": difference,
@@ -89,18 +89,19 @@ def compare(errors: npt.NDArray[np.float64], oracle: npt.NDArray[np.float64], li
 
 
 def check(side: Opened) -> Record:
-    """See the module, as for all that follow."""
+    """Compares errors of one image with the CPU's."""
     errors = side.classifier.errors(side.case.images[:1], draws=side.case.work.check).errors
     return compare(errors.mean(axis=2, dtype=np.float64)[0], side.oracle, side.allowed)
 
 
 def step(side: Opened) -> Record:
+    """Compares a captured step with the same step launched directly, and times it on the device."""
     network, model = side.classifier.network, side.classifier.model
     plan = make_plan(model.schedule, model.parameterization, plan_config(model, full_options(side.case)))
-    run = Run(network, model.sample_shape, plan, seed=0, n_classes=model.num_classes, capacity=1)
+    pool = Pool(network, model.sample_shape, plan, seed=0, n_classes=model.num_classes, capacity=1)
     x = to_model_range(side.case.images[:1], model)
-    run.place(0, x[0] if side.classifier.encoder is None else side.classifier.encoder.encode(x)[0], 0)
-    one = Step(network, network.slots[0], run, lambda place: place)
+    pool.put(0, x[0] if side.classifier.encoder is None else side.classifier.encoder.encode(x)[0], 0)
+    one = Step(network, network.slots[0], pool, lambda place: place)
     size = network.batch
     index = np.arange(size, dtype=np.int32)
     cells = np.stack([0 * index, index % model.num_classes, index // model.num_classes % plan.draws], axis=1)
@@ -124,6 +125,7 @@ def step(side: Opened) -> Record:
 
 
 def full(side: Opened, measured: dict[str, Record]) -> Record:
+    """Times all classes at all draws, and the host's share of a step."""
     work = side.case.work
     record = _classify(side, side.case.images[: work.full], "full")
     if "step" in measured:
@@ -133,10 +135,12 @@ def full(side: Opened, measured: dict[str, Record]) -> Record:
 
 
 def race(side: Opened) -> Record:
+    """Times the race."""
     return _classify(side, side.case.images[: side.case.work.raced], Calibrated(side.case.work.limit))
 
 
 def latency(side: Opened) -> Record:
+    """Times single images in latency mode."""
     work = side.case.work
     rule = Calibrated(work.limit)
     seconds: list[float] = []
@@ -155,10 +159,11 @@ def latency(side: Opened) -> Record:
 
 
 def certify(side: Opened) -> Record:
+    """Times noisy copies of an image."""
     work = side.case.work
     base = side.classifier.base(rule=Calibrated(work.limit), sigma=SIGMA, draws=work.draws)
     seconds, copies, evaluations = 0.0, 0, 0
-    for image in side.case.images[:2]:  # the first one is not timed
+    for image in side.case.images[:2]:  # the first image is not timed
         start = time.perf_counter()
         (made,) = side.classifier.certify(image[None], Fixed(SIGMA, work.copies, 0.001), n0=work.copies // 4, base=base)
         seconds = time.perf_counter() - start
@@ -212,7 +217,7 @@ def plain_parts(loop: PlainLoop, case: Case, oracle: npt.NDArray[np.float64], li
 
 
 def percentiles(seconds: list[float]) -> Record:
-    """Of the times of single images, in milliseconds."""
+    """Percentiles of the times of single images, in milliseconds."""
     return {
         "images": len(seconds),
         **{f"p{p}_milliseconds": 1e3 * float(np.percentile(seconds, p)) for p in (50, 95, 99)},
@@ -220,7 +225,7 @@ def percentiles(seconds: list[float]) -> Record:
 
 
 def per_hour(copies_per_second: float) -> float:
-    """Certificates of COPIES copies and SELECTION more an hour."""
+    """Certificates per hour, each with COPIES copies and SELECTION more for the selection."""
     return 3600 * copies_per_second / (COPIES + SELECTION)
 
 

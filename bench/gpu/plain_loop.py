@@ -1,17 +1,18 @@
-"""The plain PyTorch loop for any network and device: the side that bench/gpu_networks.py compares with.
+"""The plain PyTorch loop for any network and device: the side that bench/gpu/networks.py compares with.
 
-As the code of Li et al. runs algorithm 1 (arXiv 2303.16203; it sets batches of 32, float16 and cudnn.benchmark): image
-by image, batches of up to 32 evaluations, all classes of as many draws as fit, through the eager network, cuDNN told to
-look for the fastest algorithms, error by mse_loss. Faster than that code in two things: an answer is read back once an
-image, and the noise is fastdc's, made and on the device before the time starts, so that the errors are the same. With a
-row of the plan
+It follows the code of Li et al. for algorithm 1 (arXiv 2303.16203, with batches of 32, float16 and cudnn.benchmark).
+Images go through the eager network one by one, in batches of up to 32 evaluations (all classes of as many draws as
+fit), cuDNN searches for its fastest algorithms, and mse_loss gives the error. The loop is faster than that code in two
+ways: it reads the errors back once per image, and it gets fastdc's noise, which is on the device before the clock
+starts, so that the errors are the same. With a row of the plan
 
     x_t = gx x0 + ge e,    r = a F(x_t) + b x0 + c e,    error = weight mean r^2
 
-which is as much work as the formulas of EDM or of an epsilon network written out.
+which is as much work as the formulas of EDM or of an epsilon network.
 
-Five ways to run it, by what users set: "float32", no TF32 anywhere; "default", torch as it comes, TF32 in convolutions;
-"tf32", in products of matrices as well; "bfloat16", ``torch.autocast``; "float16", the module itself in half precision.
+There are five precisions, by the settings that users choose: "float32", without TF32; "default", torch's own settings,
+with TF32 in convolutions; "tf32", with TF32 in matrix products as well; "bfloat16", ``torch.autocast``; and "float16",
+the module in half precision.
 """
 
 import time
@@ -21,20 +22,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.diffusion import kernels
-from fastdc.diffusion.plan import make_plan
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import PlanOptions, plan_config
-from fastdc.support.optional import require
-from gpu_models import Case
+from fastdc.diffusion import kernels, make_plan
+from fastdc.inference import PlanOptions, plan_config, streams_of, to_model_range
+from fastdc.support import require
+from gpu.models import Case
 
 PRECISIONS = ("float32", "default", "tf32", "bfloat16", "float16")
 ROWS = 32
-"""Evaluations of a batch, as in the public code; more where there are more classes."""
+"""Evaluations of a batch, as in the public code; more if there are more classes."""
 
 
 def set_flags(precision: str, *, plain: bool) -> None:
-    """Sets torch's global flags for a precision: TF32, and for the plain loop cuDNN's search."""
+    """Sets torch's global flags for a precision: TF32 and, for the plain loop, cuDNN's search."""
     torch = require("torch", extra="cuda")
     torch.backends.cudnn.allow_tf32 = precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -45,10 +44,10 @@ class PlainLoop:
     """The loop over a network's images.
 
     Args:
-        case: The network.
-        module: It, on the device, called as (sample, timestep, class_labels).
+        case: The network and its work.
+        module: The network on the device, called as (sample, timestep, class_labels).
         precision: One of :data:`PRECISIONS`.
-        device: Of torch.
+        device: torch's name of the device.
     """
 
     def __init__(self, case: Case, module: Any, precision: str, device: str) -> None:
@@ -60,18 +59,18 @@ class PlainLoop:
         self._draws = max(1, ROWS // len(self._labels))
 
     def warm_up(self, draws: int) -> None:
-        """Runs both sizes of batch that an image of so many draws has, for which cuDNN looks then."""
+        """Runs both batch sizes of an image with `draws` draws, so that cuDNN has searched for them."""
         few = min(draws, self._draws + draws % self._draws)
         self(self._case.images[:1], {"draws": few})
 
     def __call__(
         self, images: npt.NDArray[np.uint8], options: PlanOptions
     ) -> tuple[npt.NDArray[np.float64], list[float]]:
-        """Mean errors (n, K), and the seconds of each image."""
+        """Mean errors (n, K) of images uint8 (n, c, h, w), and the time of each image in seconds."""
         torch, model = self._torch, self._case.source.model
         plan = make_plan(model.schedule, model.parameterization, plan_config(model, options))
         x = to_model_range(images, model)
-        streams = streams_of(x)  # of the pixels, also where the network works on latents
+        streams = streams_of(x)  # of the pixels, even if the network works on latents
         x0 = torch.from_numpy(x if self._case.encoder is None else self._case.encoder.encode(x)).to(self._device)
         rows = torch.from_numpy(np.ascontiguousarray(plan.rows)).to(self._device)
         result, seconds = np.zeros((len(x), model.num_classes)), []

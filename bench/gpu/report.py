@@ -1,6 +1,6 @@
-"""The result of bench/gpu.sh as files: one JSON, and beside it one Markdown page of the same numbers.
+"""The result of bench/gpu/gpu.sh as files: one JSON file, and a Markdown page with the same numbers.
 
-A page says only what the JSON holds: a part that did not run has a dash and a reason, never a number from elsewhere.
+The page holds only numbers of the JSON file. A part that did not run has a dash and a reason.
 """
 
 import json
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastdc.support.atomic_files import write_whole
+from fastdc.support import write_whole
 
 Record = dict[str, Any]
 DASH = "-"
 
 
 def write(path: Path, result: Record) -> Path:
-    """Writes a result, each file whole or not at all; returns the page's path."""
+    """Writes a result, each file whole or not at all, and returns the path of the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
     page = path.with_suffix(".md")
@@ -24,7 +24,7 @@ def write(path: Path, result: Record) -> Path:
 
 
 def read(path: Path) -> Record:
-    """An earlier result, or nothing."""
+    """An earlier result; empty if there is none."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -33,13 +33,13 @@ def read(path: Path) -> Record:
 
 
 def complete(path: Path, stamp: Record) -> Record:
-    """A result with this stamp, and with what the file has already where that is of the same device and commit."""
+    """A result with this stamp, and with the file's earlier parts if they are of the same device and sources."""
     earlier = read(path)
     return earlier | stamp if same_machine(earlier, stamp) else dict(stamp)
 
 
 def same_machine(one: Record, other: Record) -> bool:
-    """Whether two results are of one device and one state of the sources, so that they may share a file."""
+    """Whether two results are of the same device and the same sources, so that they may share a file."""
 
     def stamp(result: Record) -> tuple[Any, ...]:
         gpu, machine = result.get("gpu") or {}, result.get("machine") or {}
@@ -50,12 +50,14 @@ def same_machine(one: Record, other: Record) -> bool:
 
 
 def add_ratios(records: list[Record]) -> None:
-    """Gives each record how many times the fastest plain loop of the same run its images a second are."""
+    """Adds to each record its images per second relative to the fastest plain loop of the same invocation."""
     for record in records:
         plain = [
             other["parts"]["full"]["images_per_second"]
             for other in records
-            if other["side"] == "plain loop" and other["run"] == record["run"] and "full" in other["parts"]
+            if other["side"] == "plain loop"
+            and other["invocation"] == record["invocation"]
+            and "full" in other["parts"]
         ]
         if not plain or record["side"] == "plain loop":
             continue
@@ -65,7 +67,7 @@ def add_ratios(records: list[Record]) -> None:
 
 
 def markdown(result: Record) -> str:
-    """The page."""
+    """The Markdown page of a result."""
     return "\n".join([*_stamp(result), *_kernels(result), *_networks(result), *_problems(result), ""])
 
 
@@ -95,7 +97,7 @@ def _table(columns: list[str], rows: list[list[str]]) -> Iterator[str]:
 
 
 def outcome(code: str) -> str:
-    """What an exit status of compute-sanitizer says."""
+    """Meaning of an exit status of compute-sanitizer."""
     words = {"0": "no errors", "77": "errors", "124": "did not end in its time", "137": "did not end in its time"}
     return words.get(code, f"did not work, or its tests failed (exit status {code})")
 
@@ -147,7 +149,7 @@ def _networks(result: Record) -> Iterator[str]:
 
 
 def _details(records: list[Record]) -> Iterator[str]:
-    """What ran, where a name does not say it: versions, providers, engines."""
+    """Versions, providers and engines of the sides."""
     lines = [
         f"- {record['side']} {record['precision']}: "
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["details"].items())
@@ -155,7 +157,7 @@ def _details(records: list[Record]) -> Iterator[str]:
         if record.get("details")
     ]
     if lines:
-        yield "\nWhat ran:\n"
+        yield "\nVersions:\n"
         yield from lines
 
 
@@ -186,7 +188,7 @@ def _row(record: Record) -> list[str]:
 
 
 def problems_of(networks: Record) -> list[str]:
-    """What is wrong with networks, in words."""
+    """Problems of the networks, in words."""
     entries = [entry for network in networks.values() for entry in (network, *network.get("records", []))]
     return [problem for entry in entries for problem in entry.get("problems", [])]
 

@@ -1,11 +1,11 @@
-"""The ways to run a network that bench/gpu_networks.py compares, and how each is opened.
+"""The sides that bench/gpu/networks.py compares: ways to run a network, and how each is opened.
 
-Engines of fastdc: torch eager (each kernel launched by itself), torch.compile, torch with captured steps, ONNX Runtime,
-TensorRT or TensorRT-RTX; and the plain loop of gpu_plain.py. A side is a name and a precision; "tf32" is float32 whose
-products may be rounded to TF32.
+The sides of fastdc are torch eager (each kernel is launched separately), torch.compile, torch with captured steps, ONNX
+Runtime, and TensorRT or TensorRT-RTX. They are compared with the plain loop of gpu/plain_loop.py. A side has a name and
+a precision; "tf32" is float32 whose products may be rounded to TF32.
 
-ONNX Runtime and TensorRT run a bundle, exported here once a precision and kept in a folder. On the CPU there are the
-plain loop, torch and ONNX Runtime's CPU provider, so that everything but the devices is tested without one.
+ONNX Runtime and TensorRT run a bundle, which is exported here once per precision and kept in a folder. On the CPU there
+are the plain loop, torch and ONNX Runtime's CPU provider, so that everything but the devices is tested without a GPU.
 """
 
 import copy
@@ -16,11 +16,10 @@ from typing import Any
 from unittest import mock
 
 from fastdc.backends import NetworkOptions, open_network
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.support.exceptions import MissingDependencyError
-from fastdc.support.optional import installed, require
-from gpu_models import Case
-from gpu_plain import PRECISIONS as PLAIN_PRECISIONS
+from fastdc.bundle import Bundle, load_bundle
+from fastdc.support import MissingDependencyError, installed, require
+from gpu.models import Case
+from gpu.plain_loop import PRECISIONS as PLAIN_PRECISIONS
 
 PLAIN = "plain loop"
 EAGER, COMPILED, CAPTURED = "torch eager", "torch.compile", "torch, captured"
@@ -33,7 +32,7 @@ SIDES: dict[str, tuple[str, ...]] = {
     EAGER: ("bfloat16", "float16", "tf32", "float32"),
     COMPILED: ("bfloat16",),
 }
-"""Precisions of each side in the order in which they are run, so that what comes last is what time may not allow."""
+"""Precisions of each side, in the order of the measurements: if time runs out, the last ones are left out."""
 
 ON_CPU = {PLAIN: ("float32", "bfloat16"), EAGER: ("float32",), ONNX: ("float32",)}
 
@@ -46,7 +45,7 @@ _WORDS = {
     "tensorrt": TENSORRT,
 }
 WORDS = tuple(_WORDS)
-"""What sides are called on the command line."""
+"""Names of the sides on the command line."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Side:
     """One way to run a network.
 
     Attributes:
-        name: Of :data:`SIDES`.
-        precision: One of its precisions.
+        name: Key of :data:`SIDES`.
+        precision: One of the side's precisions.
     """
 
     name: str
@@ -66,29 +65,29 @@ class Side:
 
 
 class Absent(Exception):  # noqa: N818 - nothing went wrong
-    """A side that cannot be run here; says what is missing."""
+    """A side that cannot run here; the message names what is missing."""
 
 
 def chosen(words: tuple[str, ...], device: str) -> list[Side]:
-    """The sides of these words on a device, in order."""
+    """The sides with these names on a device, in order."""
     names = {_WORDS[word] for word in words}
     table = SIDES if device.startswith("cuda") else {name: ON_CPU.get(name, ("float32",)) for name in SIDES}
     return [Side(name, precision) for name, kinds in table.items() if name in names for precision in kinds]
 
 
 class Bundles:
-    """Bundles of the networks, exported where they are not in the folder yet.
+    """Bundles of the networks, exported if they are not in the folder yet.
 
     Args:
-        folder: Where they are kept.
-        notify: Told what is being done.
+        folder: Folder of the bundles.
+        notify: Called with a line before each export.
     """
 
     def __init__(self, folder: Path, notify: Callable[[str], None]) -> None:
         self._folder, self._notify = folder, notify
 
     def open(self, case: Case, precision: str) -> Bundle:
-        """The bundle of a network; "tf32" is float32's.
+        """The bundle of a network; "tf32" has the bundle of float32.
 
         Raises:
             Absent: A package that exports is not installed.
@@ -101,7 +100,7 @@ class Bundles:
             from fastdc.export import denoiser, export_source
 
             self._notify(f"exporting {case.name} in {precision}")
-            # At one row: each side's errors are compared with the CPU's afterwards, and a large network takes minutes.
+            # Compared with torch at one row only: a large network takes minutes, and the part "check" compares errors.
             with mock.patch.object(denoiser, "CHECKED_BATCHES", (1,)):
                 return export_source(case.source, path, precision=precision, split=False, text=False)
         except MissingDependencyError as error:
@@ -109,11 +108,11 @@ class Bundles:
 
 
 def open_side(side: Side, case: Case, device: str, bundles: Bundles) -> Any:
-    """The network of a side, not of the plain loop, ready to run.
+    """The network of a side other than the plain loop, ready to run.
 
     Raises:
-        Absent: The side cannot be run here.
-        FastdcError: It should run and does not.
+        Absent: The side cannot run here.
+        FastdcError: The side can run here, and fails.
     """
     _check(side, device)
     options = NetworkOptions(
@@ -130,16 +129,16 @@ def open_side(side: Side, case: Case, device: str, bundles: Bundles) -> Any:
             return open_network(bundles.open(case, side.precision), backend, options)
         except MissingDependencyError as error:
             raise Absent(str(error)) from None
-    from fastdc.backends.torch import TorchNetwork
+    from fastdc.backends import TorchNetwork
 
     network = TorchNetwork(module_of(case), case.source.model.sample_shape, options)
     if side.name == COMPILED:
-        network.sizes = (network.batch,)  # every size is compiled by itself, a minute each: full steps alone are
+        network.sizes = (network.batch,)  # each size takes a minute to compile, so only full steps are used
     return network
 
 
 def details(network: Any) -> dict[str, Any]:
-    """What ran, as the network itself says it."""
+    """Facts about an opened network: versions, provider, engine."""
     found: dict[str, Any] = {"batch": network.batch}
     if network.backend == "tensorrt":
         worst = max(one["relative"] for one in network.self_test["checks"])
@@ -155,13 +154,13 @@ def details(network: Any) -> dict[str, Any]:
 
 def module_of(case: Case) -> Any:
     """A copy of the network with its tables, called as (sample, timestep, class_labels), on the CPU."""
-    from fastdc.sources.base import WithTables
+    from fastdc.sources import WithTables
 
     return WithTables(copy.deepcopy(case.source.denoiser), case.source.tables).eval()
 
 
 def _check(side: Side, device: str) -> None:
-    """Raises Absent where a side cannot be run."""
+    """Raises Absent if a side cannot run here."""
     cuda = device.startswith("cuda")
     if not cuda and side.name in (COMPILED, CAPTURED, TENSORRT):
         raise Absent("needs a CUDA device")

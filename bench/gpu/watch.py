@@ -1,8 +1,8 @@
-"""Runs the sides of bench/gpu_networks.py in processes that may end: one that does is followed by another.
+"""Runs the sides of bench/gpu/networks.py in a process of their own, and starts another process if that one fails.
 
-A kernel that writes where it must not leaves its process without a device, a library may end it, and a capture may
-wait for ever. Measurements are too dear for one of these to cost all the others: what a process begins is written down
-before it begins, so that the next one knows what to leave out.
+A kernel that writes out of bounds leaves its process without a device, a library may end the process, and a capture may
+wait forever. None of these may cost the measurements of the other sides. Each part is therefore written down before it
+begins, so that the next process knows which part to leave out.
 """
 
 import subprocess
@@ -14,48 +14,49 @@ from datetime import UTC, datetime
 from typing import IO
 
 BROKEN = "begun, and not ended"
-"""Why a part has no numbers while it runs; what is left in a result names what ended a process."""
+"""Reason noted for a part while it runs. If it is still in a result, the part ended its process."""
 
-ALIVE = "gpu_networks: still running"
-"""A line that is a sign of life and no more."""
+ALIVE = "networks: still running"
+"""A line that is only a sign of life."""
 
 UNFINISHED, STOPPED = 3, 4
-"""Exit statuses: of a process after which another should go on; of :func:`watch` where none got anywhere."""
+"""Exit status of a process that another one should follow, and of :func:`watch` if no process made progress."""
 
-ENDED = (0, 1, 2)  # all is well, problems, nothing to run on
+ENDED = (0, 1, 2)  # all is well; problems; nothing to run on
 _PROCESSES = 12
 
 
 def watch(command: Sequence[str], minutes: float, *, more: Sequence[str] = (), silence: float | None = None) -> int:
-    """Starts a command, and again where it did not come to its end, with the minutes that are left.
+    """Starts a command, and starts it again with the remaining minutes for as long as it does not finish.
 
     Args:
-        command: Is given "--run ID --minutes LEFT" besides; says something on stdout whenever it gets on.
-        minutes: In all. The last ones that are given are at least a tenth of one, so that what is left is named.
+        command: The command. It also gets "--invocation ID --minutes LEFT", and prints whenever it makes progress.
+        minutes: Time for all processes together. A process gets at least a tenth of a minute, in which it can still
+            name the parts that are left out.
         more: Arguments that come last.
-        silence: Seconds without a word after which a process is ended; default half of the minutes, and 4 minutes at
-            least: what cannot be cut short (an export, the build of an engine) takes that long.
+        silence: Seconds without output after which a process is killed; default: half of the minutes, but at least
+            4 minutes, because an export or the build of an engine cannot be interrupted.
 
     Returns:
         The last exit status, or STOPPED.
     """
-    run = datetime.now(UTC).isoformat(timespec="seconds")
+    invocation = datetime.now(UTC).isoformat(timespec="seconds")
     end = time.monotonic() + 60 * minutes
     wait = max(240.0, 30 * minutes) if silence is None else silence
     for _ in range(_PROCESSES):
         left = max(0.1, (end - time.monotonic()) / 60)
-        status, said = _listen([*command, "--run", run, "--minutes", f"{left:.2f}", *more], wait)
+        status, said = _listen([*command, "--invocation", invocation, "--minutes", f"{left:.2f}", *more], wait)
         if status in ENDED:
             return status
-        if not said:  # it did not come to begin anything, and the next one would not either
+        if not said:  # it did not begin anything, and the next one would not either
             break
-        print(f"the process ended with status {status}: another goes on", file=sys.stderr, flush=True)
-    print("gpu_networks: stopped, what was measured until then is kept", file=sys.stderr)
+        print(f"the process ended with status {status}: another one goes on", file=sys.stderr, flush=True)
+    print("networks: stopped; the measurements so far are kept", file=sys.stderr)
     return STOPPED
 
 
 def _listen(command: list[str], wait: float) -> tuple[int, bool]:
-    """Exit status of a process, and whether it said anything; it is killed after so many seconds of silence."""
+    """Exit status of a process, and whether it printed anything; it is killed after `wait` seconds of silence."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         heard = [time.monotonic()]

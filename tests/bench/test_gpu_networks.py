@@ -1,8 +1,7 @@
-"""bench/gpu_networks.py on the CPU: small networks through everything but the devices, and how results are kept."""
+"""bench/gpu/networks.py on the CPU: small networks through everything but the devices, and how results are kept."""
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,21 +16,21 @@ pytest.importorskip("torch")
 
 from fastdc import DiffusionClassifier
 from fastdc.backends import FunctionNetwork
-from gpu_models import open_case
-from gpu_networks import Bench, judged
-from gpu_parts import allowed, compare, per_hour, plain_parts
-from gpu_plain import PlainLoop
-from gpu_report import add_ratios, complete, markdown, problems_of, write
-from gpu_sides import ON_CPU, SIDES, WORDS, Absent, Bundles, Side, chosen, module_of, open_side
-from gpu_watch import BROKEN
+from gpu import measure, sides
+from gpu.measure import Bench, DeviceLostError, judged
+from gpu.models import open_case
+from gpu.parts import allowed, compare, per_hour, plain_parts
+from gpu.plain_loop import PlainLoop
+from gpu.report import add_ratios, complete, markdown, problems_of, write
+from gpu.sides import ON_CPU, SIDES, WORDS, Absent, Bundles, Side, chosen, module_of, open_side
+from gpu.watch import BROKEN
 
 PARTS = {"check", "step", "full", "race", "latency", "certify"}
 
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    command = [sys.executable, str(ROOT / "bench" / "gpu_networks.py"), "--device", "cpu", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "bench" / "gpu" / "networks.py"), "--device", "cpu", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_every_side_of_the_cpu_is_checked_and_timed(result: dict[str, Any]) -> N
     assert problems_of(result["networks"]) == []
 
 
-def test_sides_that_need_a_device_say_so_in_one_line(result: dict[str, Any]) -> None:
+def test_sides_that_need_a_device_are_named_in_one_line(result: dict[str, Any]) -> None:
     missing = {r["side"]: r["not_run"] for r in result["networks"]["tiny"]["records"] if not r["parts"]}
     expected = {name: {"": "needs a CUDA device"} for name in SIDES if name not in ON_CPU}
     assert missing == expected
@@ -75,7 +74,7 @@ def test_the_published_edm_network_has_its_parameters() -> None:
     assert round(open_case("edm").parameters / 1e6, 1) == 55.7
 
 
-def test_the_plain_loop_computes_the_errors_of_the_definition() -> None:
+def test_the_plain_loop_computes_fastdcs_errors() -> None:
     """Against the engine on a function with a closed form: F = (1 + label) u, in NumPy."""
     case = open_case("tiny", quick=True)
 
@@ -98,8 +97,8 @@ def test_the_plain_loop_runs_in_half_precision() -> None:
 
 
 @pytest.mark.parametrize("draws", [1, 3, 4, 8, 9])
-def test_the_plain_loop_meets_no_size_that_it_did_not_warm_up(draws: int) -> None:
-    """Batches of all classes of as many draws as make up to 32 rows; cuDNN looks for algorithms at each size."""
+def test_the_plain_loop_has_warmed_up_every_batch_size(draws: int) -> None:
+    """cuDNN searches for algorithms at each size; a batch has all classes of as many draws as fit into 32 rows."""
     case, sizes = open_case("tiny", quick=True), []
 
     def network(sample: Any, timestep: Any, labels: Any) -> Any:
@@ -117,7 +116,7 @@ def test_the_plain_loop_meets_no_size_that_it_did_not_warm_up(draws: int) -> Non
     assert set(sizes) == warm
 
 
-def test_a_wrong_network_is_found() -> None:
+def test_wrong_errors_are_found() -> None:
     case = open_case("tiny", quick=True)
     loop = PlainLoop(case, module_of(case), "float32", "cpu")
     right = loop(case.images[:1], {"draws": case.work.check})[0][0]
@@ -131,12 +130,12 @@ def test_a_wrong_network_is_found() -> None:
     assert compare(np.array([np.nan, 1.0]), np.ones(2), 1.0)["held"] is False
 
 
-def test_certificates_an_hour() -> None:
-    """1000 copies and 100 for the selection."""
+def test_certificates_per_hour() -> None:
+    """Each takes 1000 copies, and 100 for the selection."""
     assert per_hour(1100) == 3600
 
 
-def test_words_choose_sides() -> None:
+def test_names_on_the_command_line_choose_sides() -> None:
     assert chosen(("plain",), "cuda:0") == [
         Side("plain loop", precision) for precision in ("float32", "default", "tf32", "bfloat16", "float16")
     ]
@@ -145,27 +144,25 @@ def test_words_choose_sides() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gpu_sides
-
-    monkeypatch.setattr(gpu_sides, "installed", lambda name: False)
+    monkeypatch.setattr(sides, "installed", lambda name: False)
     for name, line in (("TensorRT", r"tensorrt \(or tensorrt_rtx\) is not"), ("ONNX Runtime", "onnxruntime is not")):
         with pytest.raises(Absent, match=line):
             open_side(Side(name, "float16"), open_case("tiny"), "cuda:0", None)  # type: ignore[arg-type]
 
 
-def begun(networks: dict[str, Any]) -> Bench:
-    """A run that goes on with what an earlier process of it has done."""
+def begun(networks: dict[str, Any], *, parts: tuple[str, ...] = ("check",)) -> Bench:
+    """An invocation that goes on with the records of its earlier process."""
     options = argparse.Namespace(
-        run="now", networks=["tiny"], sides=["plain", "eager"], parts=["check"], device="cpu", minutes=1, quick=True
+        invocation="now", networks=["tiny"], sides=["plain", "eager"], parts=parts, device="cpu", minutes=1, quick=True
     )
     return Bench(options, Bundles(Path("none"), print), networks)
 
 
-def test_the_next_process_goes_on_after_the_side_that_ended_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_process_goes_on_after_the_side_that_ended_the_last() -> None:
     done = [record("plain loop", 2), record("plain loop", 2, "then") | {"precision": "bfloat16"}]
     done.append(record("torch eager", 2) | {"not_run": {"race": BROKEN}})
     bench = begun({"tiny": {"parameters": 1, "work": {}, "records": done}})
-    assert bench._left("tiny") == [Side("plain loop", "bfloat16")], "which only an earlier run had"
+    assert bench.left("tiny") == [Side("plain loop", "bfloat16")], "only an earlier invocation had it"
     (problem,) = problems_of(bench.networks)
     assert problem == "tiny, torch eager float32, race: ended the process, or said nothing for too long"
 
@@ -175,9 +172,9 @@ def test_a_side_that_fails_in_any_way_leaves_the_others(monkeypatch: pytest.Monk
         raise TypeError("pybind11::init(): factory function\nreturned nullptr")
 
     bench = begun({})
-    monkeypatch.setattr(Bench, "_open", fail)
+    monkeypatch.setattr(measure, "open_parts", fail)
     states = [[dict(one["not_run"]) for one in bench.networks["tiny"]["records"]] for _ in bench.network("tiny")]
-    assert states[0] == [{"": BROKEN}], "written down before it begins"
+    assert states[0] == [{"": BROKEN}], "noted before it begins"
     assert states[-1] == 3 * [{"": "failed, see the problems"}]
     assert problems_of(bench.networks)[0] == (
         "tiny, plain loop float32: TypeError: pybind11::init(): factory function returned nullptr"
@@ -185,45 +182,41 @@ def test_a_side_that_fails_in_any_way_leaves_the_others(monkeypatch: pytest.Monk
 
 
 def test_a_lost_device_ends_the_side_and_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the device stays in the process: all that came after would fail as well."""
-    import gpu_networks
+    """An error of the device lasts until the process ends: everything after it would fail."""
 
     def lose(*_: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    bench = begun({})
-    bench._options.parts = ["check", "full"]
-    monkeypatch.setattr(gpu_networks, "device_lost", lambda device: True)
-    monkeypatch.setattr(Bench, "_open", lambda *_: ({"check": lose, "full": lose, "race": lose}, {}))
-    with pytest.raises(gpu_networks.DeviceLostError):
+    bench = begun({}, parts=("check", "full"))
+    monkeypatch.setattr(measure, "device_lost", lambda device: True)
+    monkeypatch.setattr(measure, "open_parts", lambda *_: ({"check": lose, "full": lose, "race": lose}, {}))
+    with pytest.raises(DeviceLostError):
         list(bench.network("tiny"))
     (only,) = bench.networks["tiny"]["records"]
     assert only["not_run"] == {"check": "failed, see the problems", "full": "the device was lost before it"}
-    assert begun(bench.networks)._left("tiny")[0] == Side("plain loop", "bfloat16"), "where the next one goes on"
+    assert begun(bench.networks).left("tiny")[0] == Side("plain loop", "bfloat16"), "the next process goes on here"
 
 
 def test_a_network_that_cannot_be_made_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gpu_networks
-
-    monkeypatch.setattr(gpu_networks, "cpu_errors", lambda case: [].pop())
+    monkeypatch.setattr(measure, "cpu_errors", lambda case: [].pop())
     bench = begun({})
     assert len(list(bench.network("tiny"))) == 1
     assert problems_of(bench.networks) == ["tiny: IndexError: pop from empty list"]
     assert "## tiny: not run" in markdown({"networks": bench.networks})
 
 
-def record(side: str, rate: float, run: str = "now") -> dict[str, Any]:
+def record(side: str, rate: float, invocation: str = "now") -> dict[str, Any]:
     return {
         "side": side,
         "precision": "float32",
-        "run": run,
+        "invocation": invocation,
         "parts": {"full": {"images_per_second": rate}},
         "not_run": {},
         "problems": [],
     }
 
 
-def test_ratios_are_to_the_fastest_plain_loop_of_the_same_run() -> None:
+def test_ratios_are_to_the_fastest_plain_loop_of_the_same_invocation() -> None:
     given = [("plain loop", 2, "now"), ("plain loop", 4, "now"), ("TensorRT", 40, "now"), ("ONNX Runtime", 9, "then")]
     records = [record(*one) for one in given]
     add_ratios(records)
@@ -231,7 +224,7 @@ def test_ratios_are_to_the_fastest_plain_loop_of_the_same_run() -> None:
     assert "times_plain" not in records[3]["parts"]["full"]
 
 
-def test_runs_complete_a_result_of_the_same_device_and_commit_only(tmp_path: Path) -> None:
+def test_only_results_of_the_same_device_and_commit_are_completed(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     stamp = {"gpu": {"name": "H200", "driver": "580"}, "machine": {"commit": "abc", "cpu": "x"}}
     network = {"parameters": 1, "work": {"batch": 1, "draws": 1, "limit": 1}, "records": [record("plain loop", 2)]}
@@ -245,7 +238,7 @@ def test_runs_complete_a_result_of_the_same_device_and_commit_only(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_text_networks_run_too(tmp_path: Path) -> None:
+def test_text_networks_are_measured_as_well(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     out = tmp_path / "result.json"
     more = ("--sides", "plain", "eager", "--parts", "check", "full", "certify", "--out", str(out))
