@@ -1,17 +1,17 @@
-"""What a decision costs as classes grow: 10, 100 and 1000 classes in Gaussian worlds with known answers.
+"""The cost of a decision as the number of classes grows: 10, 100 and 1000 classes in Gaussian worlds.
 
     python bench/classes.py [--classes 10 100 1000] [--worlds independent clustered]
 
-The world (``fastdc/testing/gaussian_world.py``): 8x8 images N(mu_k, 0.2^2 I), and the optimal denoiser as the network.
-In "independent" every pixel of every mean is uniform in [-0.25, 0.25]; in "clustered" means are sqrt(K) centres,
-uniform in [-0.4, 0.4], plus offsets in [-0.2, 0.2]: classes that resemble each other, as a tree of classes needs. Draws
-come from sigma in [0.05, 0.2], where one draw says little (the row "full, 1 draw") and a full run nearly all. The right
-answer is the class with the nearest mean, which infinitely many draws would give; agreement is with the full run of as
-many draws as the staged rule's last stage, over the first --full-images images.
+The world (``fastdc/testing/gaussian_world.py``) has 8x8 images N(mu_k, 0.2^2 I), and its optimal denoiser is the
+network. In "independent", every pixel of every mean is uniform in [-0.25, 0.25]. In "clustered", means are sqrt(K)
+centres, uniform in [-0.4, 0.4], plus offsets in [-0.2, 0.2]: some classes resemble each other, as a tree of classes
+needs. Draws come from sigma in [0.05, 0.2], where one draw says little (the row "full, 1 draw") and a full run nearly
+everything. The right answer is the class with the nearest mean, which infinitely many draws would give. Agreement is
+with the full run at the draws of the staged rule's last stage, over the first --full-images images.
 
 Staged pruning has the stages of Li et al. for ImageNet (keep 500, 50, 10, 1 of 1000 classes after 50, 100, 500, 1000
-draws), scaled down for fewer classes. The race is calibrated on separate images of the world, once for 128 draws and
-once for as many as staged takes. Errors of this world are Gaussian and of one kind, which is kind to every rule.
+draws), scaled down for fewer classes. The race is calibrated on other images of the world, once for 128 draws and once
+for the draws of staged pruning. The errors of this world are Gaussian and of one kind, which favours every rule.
 """
 
 import argparse
@@ -25,27 +25,21 @@ import numpy.typing as npt
 
 from common import parser, print_table, save
 from fastdc.backends import NetworkOptions
-from fastdc.calibration.race import controlled_limit, needed_limits
-from fastdc.classifier import CALIBRATION_DRAWS, DiffusionClassifier
-from fastdc.rules.calibrated import Calibrated
-from fastdc.rules.class_tree import ClassTree
-from fastdc.rules.full import Full
-from fastdc.rules.hierarchy import Hierarchy
-from fastdc.rules.paired import Paired
-from fastdc.rules.protocol import AbstractRule
-from fastdc.rules.staged import Staged
-from fastdc.rules.ttest import TTest
-from fastdc.testing.gaussian_world import GaussianWorld
+from fastdc.calibration import controlled_limit, needed_limits
+from fastdc.classifier import DiffusionClassifier
+from fastdc.inference import CALIBRATION_DRAWS
+from fastdc.rules import AbstractRule, Calibrated, ClassTree, Full, Hierarchy, Paired, Staged, TTest
+from fastdc.testing import GaussianWorld
 from tables import announced, supported
 
 Images = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 SHAPE, SPREAD, LEVELS = (1, 8, 8), 0.2, (0.05, 0.2)
-SCALE = 0.25  # of the means of independent classes
-CENTRE, OFFSET = 0.4, 0.2  # of clustered ones
+SCALE = 0.25  # range of the means of independent classes
+CENTRE, OFFSET = 0.4, 0.2  # ranges of the centres and offsets of clustered classes
 DELTAS = (0.01, 0.003)
-CHUNK_CELLS = 10_000_000  # of full runs that are in memory at once
+CHUNK_CELLS = 10_000_000  # cells of full runs in memory at once
 STAGED = {
     10: Staged((50, 100, 500), (5, 2, 1)),
     100: Staged((50, 100, 500), (50, 10, 1)),
@@ -59,11 +53,11 @@ class World:
 
     Attributes:
         gaussian: The world.
-        classifier: Its optimal denoiser as a classifier.
-        test: float64 (n, c, h, w) in [0, 1].
-        truth: int64 (n,), the class with the nearest mean.
-        calibration: Images to calibrate on.
-        own: Share of test images whose nearest mean is that of the class they were drawn from.
+        classifier: A classifier with the world's optimal denoiser.
+        test: Test images, float64 (n, c, h, w) in [0, 1].
+        truth: Class with the nearest mean, int64 (n,).
+        calibration: Images for the calibration of the race.
+        own: Share of test images whose nearest mean belongs to the class that they were drawn from.
     """
 
     gaussian: GaussianWorld
@@ -75,7 +69,7 @@ class World:
 
 
 def make_world(kind: str, classes: int, images: int, calibration: int) -> World:
-    """A world of some kind, "independent" or "clustered", and images of it in classes drawn at random."""
+    """A world, "independent" or "clustered", with images of random classes."""
     random = np.random.default_rng([classes, kind == "clustered"])
     if kind == "clustered":
         centres = random.uniform(-CENTRE, CENTRE, (int(np.ceil(np.sqrt(classes))), *SHAPE))
@@ -97,7 +91,7 @@ def make_world(kind: str, classes: int, images: int, calibration: int) -> World:
 
 
 def full_labels(world: World, images: Images, draws: int) -> Labels:
-    """The answers of the full run, a few images at a time."""
+    """The labels of the full run, computed for a few images at a time."""
     step = max(1, CHUNK_CELLS // (draws * world.classifier.model.num_classes))
     parts = [images[i : i + step] for i in range(0, len(images), step)]
     return np.concatenate(
@@ -106,7 +100,7 @@ def full_labels(world: World, images: Images, draws: int) -> Labels:
 
 
 def calibrate(world: World, draws: int) -> dict[float, Calibrated]:
-    """The race at each level for full runs of so many draws, as ``DiffusionClassifier.calibrate`` with one seed."""
+    """The race at each level for full runs of `draws` draws, calibrated as by ``DiffusionClassifier.calibrate``."""
     step = max(1, CHUNK_CELLS // (draws * world.classifier.model.num_classes))
     images = world.calibration
     scores = [
@@ -120,7 +114,7 @@ def calibrate(world: World, draws: int) -> dict[float, Calibrated]:
 def measure(
     world: World, name: str, rule: AbstractRule, draws: int, reference: Labels, *, images: int | None = None
 ) -> dict[str, Any]:
-    """One row: a rule over the test images, or the first few."""
+    """One row of the table: a rule on the test images, or on the first `images`."""
     start = time.perf_counter()
     result = world.classifier.classify(world.test[:images], rule=rule, draws=draws, levels=LEVELS)
     truth = world.truth[:images]
@@ -139,7 +133,7 @@ def measure(
 
 
 def rules_of(world: World, races: dict[int, dict[float, Calibrated]], most: int) -> list[tuple[str, AbstractRule, int]]:
-    """What is compared: name, rule, draws."""
+    """The rules to compare: name, rule, draws."""
     classes = len(world.gaussian.means)
     rules: list[tuple[str, AbstractRule, int]] = [
         ("ttest, from 3, 0.01", TTest(3, 0.01), most),
@@ -157,7 +151,7 @@ def rules_of(world: World, races: dict[int, dict[float, Calibrated]], most: int)
 
 
 def study(kind: str, classes: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rules in one world; prints a table."""
+    """Measures all rules in one world; prints a table."""
     world = make_world(kind, classes, arguments.images, arguments.calibration_images)
     staged = STAGED[min(STAGED, key=lambda size: abs(np.log(size / classes)))]
     most = staged.n_samples[-1]
@@ -172,7 +166,7 @@ def study(kind: str, classes: int, arguments: argparse.Namespace) -> dict[str, A
     ]
     with announced(f"{label}: staged"):
         records.append(measure(world, _stages(staged), staged, most, reference))
-    assert records[-1]["nfe"] == staged.evaluations(classes), "staged pruning must cost what it says"
+    assert records[-1]["nfe"] == staged.evaluations(classes), "staged pruning must cost what its formula says"
     races: dict[int, dict[float, Calibrated]] = {}
     for draws in sorted({CALIBRATION_DRAWS, most}):
         with announced(f"{label}: calibration on {len(world.calibration)} images, {draws} draws"):
@@ -180,7 +174,9 @@ def study(kind: str, classes: int, arguments: argparse.Namespace) -> dict[str, A
     with announced(f"{label}: the other rules"):
         records += [measure(world, name, rule, draws, reference) for name, rule, draws in rules_of(world, races, most)]
     limits = [{"draws": j, "delta": d, "limit": race.limit} for j, found in races.items() for d, race in found.items()]
-    title = f"{label}: {arguments.images} images; nearest mean is the own class's for {100 * world.own:.1f} %"
+    title = (
+        f"{label}: {arguments.images} images; for {100 * world.own:.1f} % the nearest mean is that of their own class"
+    )
     print_table(title, COLUMNS, rows_of(records, staged.evaluations(classes)))
     return {"world": kind, "classes": classes, "limits": limits, "own": world.own, "records": records}
 
@@ -189,7 +185,7 @@ COLUMNS = ["rule", "images", "NFE/image", "of staged", "accuracy, %", "agreement
 
 
 def rows_of(records: Sequence[dict[str, Any]], staged: int) -> list[list[str]]:
-    """Rows of the printed table."""
+    """The rows of the printed table."""
     return [
         [
             record["rule"],
@@ -211,10 +207,12 @@ def main() -> None:
     made = parser(__doc__, "classes")
     made.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
     made.add_argument("--worlds", nargs="+", choices=("independent", "clustered"), default=["independent", "clustered"])
-    made.add_argument("--images", type=int, default=400, help="test images [%(default)s]")
-    made.add_argument("--calibration-images", type=int, default=400, help="images to calibrate on [%(default)s]")
-    made.add_argument("--full-images", type=int, default=50, help="images of the full run [%(default)s]")
-    made.add_argument("--quick", action="store_true", help="a few images and two sizes, to see that it runs")
+    made.add_argument("--images", type=int, default=400, help="number of test images [%(default)s]")
+    made.add_argument(
+        "--calibration-images", type=int, default=400, help="number of images for the calibration [%(default)s]"
+    )
+    made.add_argument("--full-images", type=int, default=50, help="number of images of the full run [%(default)s]")
+    made.add_argument("--quick", action="store_true", help="few images and two sizes, as a trial")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.images, arguments.calibration_images, arguments.full_images = 10, 20, 4

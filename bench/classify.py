@@ -1,11 +1,11 @@
-"""Classify against the plain PyTorch loop that a user would write from the paper: same weights, draws and threads.
+"""Speed of classify against the plain PyTorch loop that a user would write: same weights, draws and threads.
 
     python bench/classify.py [--model digits] [--images 400] [--draws 16] [--threads 1 2]
 
-The loop is the paper's algorithm 1 as the public code runs it (``plain.py``), given the very noise of fastdc, so that
-both sides compute the same errors (the largest difference is reported). Two more sides separate where the speed
-comes from: the torch backend inside the engine (packed batches, fused kernels, eager network) and ONNX Runtime with
-its threads inside each step instead of across steps. No early stopping anywhere.
+The loop is algorithm 1 of the paper as the public code runs it (``torch_loop.py``). It gets fastdc's noise, so that
+both sides compute the same errors; the table shows their largest difference. Two more sides show where the speed comes
+from: the torch backend inside the engine (full batches, fused kernels, eager network), and ONNX Runtime with its
+threads inside each step instead of across steps. No side stops early.
 """
 
 from typing import Any
@@ -15,18 +15,17 @@ import numpy.typing as npt
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.bundle.shipped import find_model
+from fastdc.backends import NetworkOptions, OnnxNetwork
+from fastdc.bundle import find_model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
-from fastdc.support.optional import require
-from plain import torch_loop
+from fastdc.support import require
+from torch_loop import torch_loop
 
 
 def run(classifier: DiffusionClassifier, images: Any, draws: int) -> tuple[npt.NDArray[np.float64], float]:
-    """Errors (n, K) and seconds of fastdc, after a short warm-up."""
+    """Mean errors (n, K) and seconds of fastdc, after a short warm-up."""
     classifier.classify(images[:8], rule="full", draws=draws)
     result = classifier.classify(images, rule="full", draws=draws)
     return result.errors, result.seconds
@@ -34,10 +33,10 @@ def run(classifier: DiffusionClassifier, images: Any, draws: int) -> tuple[npt.N
 
 def main() -> None:
     made = parser(__doc__, "classify")
-    made.add_argument("--model", default="digits")
-    made.add_argument("--images", type=int, default=400)
-    made.add_argument("--draws", type=int, default=16)
-    made.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    made.add_argument("--model", default="digits", help="shipped model [%(default)s]")
+    made.add_argument("--images", type=int, default=400, help="number of test images [%(default)s]")
+    made.add_argument("--draws", type=int, default=16, help="draws per class [%(default)s]")
+    made.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads [%(default)s]")
     arguments = made.parse_args()
     torch = require("torch", extra="export")
     test = digits_test()

@@ -1,7 +1,7 @@
-"""What every benchmark shares: paired timing, the stamp of the machine, tables, one JSON file a run.
+"""Tools of all benchmarks: paired timing, a description of the machine, tables, and one JSON file per benchmark.
 
-Sides are timed in turns, round by round, so that whatever else the machine does falls on all of them; a ratio is the
-median over rounds of the ratio within a round. Times are of one machine and one run: only ratios carry over.
+Sides are timed in turns, round by round, so that other work of the machine affects all of them. A ratio is the median
+over rounds of the ratio within a round. Times hold for one machine and one session; only ratios carry over.
 """
 
 import argparse
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import fastdc
 from fastdc.diffusion import kernels
-from fastdc.support.optional import version_of
+from fastdc.engine import Scheduler, Work
+from fastdc.support import version_of, write_whole
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
@@ -29,7 +31,7 @@ RESULTS = ROOT / "results"
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each round of one side."""
+    """Seconds per round of one side."""
 
     seconds: tuple[float, ...]
 
@@ -43,7 +45,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Half the interquartile range over the median."""
+        """Half the interquartile range, relative to the median."""
         low, high = np.percentile(self.seconds, [25, 75])
         return float((high - low) / 2 / self.median)
 
@@ -64,6 +66,35 @@ class TimedSlot:
         self.seconds += time.perf_counter() - start
 
 
+class TimedScheduler(Scheduler):
+    """A scheduler that adds up the time spent in each of its methods, and counts steps and cells."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.seconds = {"prepare": 0.0, "propose": 0.0, "observe": 0.0}
+        self.steps = 0
+        self.cells = 0
+
+    def prepare(self) -> int:
+        start = time.perf_counter()
+        waiting = super().prepare()
+        self.seconds["prepare"] += time.perf_counter() - start
+        return waiting
+
+    def propose(self, room: int) -> Work:
+        start = time.perf_counter()
+        work = super().propose(room)
+        self.seconds["propose"] += time.perf_counter() - start
+        self.steps += bool(len(work.cells))
+        self.cells += len(work.cells)
+        return work
+
+    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
+        start = time.perf_counter()
+        super().observe(work, errors)
+        self.seconds["observe"] += time.perf_counter() - start
+
+
 def time_sides(
     sides: Mapping[str, Callable[[], Any]],
     *,
@@ -72,10 +103,15 @@ def time_sides(
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Times each side in turns; a call shorter than `min_seconds` is repeated within its round.
+    """Times the sides in turns.
 
-    `clock` may be ``time.thread_time`` for sides of one thread on a machine that has other work: what they wait for a
-    core is then not counted.
+    Args:
+        sides: Functions to time, by name.
+        rounds: Number of timed rounds.
+        min_seconds: Least time per side and round; shorter calls are repeated.
+        warmup: Untimed calls per side.
+        clock: Clock to read. ``time.thread_time`` suits sides of one thread on a busy machine: it does not count the
+            time that a side waits for a core.
     """
     repeats = {}
     for name, side in sides.items():
@@ -95,12 +131,12 @@ def time_sides(
 
 
 def ratio(slow: Timing, fast: Timing) -> float:
-    """How many times faster `fast` is: the median of the rounds' ratios."""
+    """How many times faster `fast` is than `slow`: the median ratio over rounds."""
     return float(np.median(np.array(slow.seconds) / np.array(fast.seconds)))
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers belong to."""
+    """The machine and the versions that the numbers hold for."""
     return {
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -129,7 +165,7 @@ def _commit() -> str:
     def git(*arguments: str) -> str:
         try:
             done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-        except OSError:  # no git here
+        except OSError:  # git is not installed
             return ""
         return done.stdout.strip()
 
@@ -138,7 +174,7 @@ def _commit() -> str:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A Markdown table, aligned, ready to be pasted into bench/README.md."""
+    """Prints an aligned Markdown table, ready for bench/README.md."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
 
     def line(cells: list[str]) -> str:
@@ -153,17 +189,15 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser with the option that all benchmarks have."""
+    """A parser with the option --out, which all benchmarks have."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="where the JSON goes [%(default)s]")
+    made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON file to write [%(default)s]")
     return made
 
 
 def save(path: Path, result: dict[str, Any]) -> None:
-    """Writes the result with the machine's stamp, all of it or nothing."""
+    """Writes the complete result, with a description of the machine, or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine(), "command": " ".join(sys.argv), **result}, indent=1)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, f"{text}\n".encode())
     print(f"\nwritten to {path}")

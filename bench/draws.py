@@ -1,14 +1,15 @@
-"""Better draws: what each choice of noise levels, noise and weights does to accuracy and to the race.
+"""Better draws: the effect of noise levels, noise and weights on the accuracy and on the race.
 
     python bench/draws.py [--val digits-val.npz] [--models digits digits-mlp]
 
-First how often a single draw names the label, by noise level, on the validation images. From that come the most
-informative level and the informative band (as the sub-interval of DMIS, chosen by measurement). Then, for each choice,
-accuracy on the test images after 1, 2, 4, ... draws, and the race calibrated on the validation images under the same
-choice: its NFE, its agreement with the full run of 128 draws of that choice, its accuracy. Means over noise seeds.
+The benchmark first measures, for each noise level, how often a single draw gives the right label on the validation
+images. This yields the most informative level and the informative band (the sub-interval of DMIS, chosen by
+measurement). Then, for each choice of draws, it measures the accuracy on the test images after 1, 2, 4, ... draws, and
+the race calibrated on the validation images with the same choice: its NFE, its agreement with the full run of 128 draws
+of that choice, and its accuracy. All numbers are means over noise seeds.
 
-Levels and weights are fitted on the same validation images as the race's limit, whose guarantee strictly needs fresh
-ones: a level and a smooth curve of 20 knots leave little room, and the agreement on the test images is the check.
+Levels and weights are fitted on the same validation images as the race's limit, whose guarantee strictly needs other
+images. One level and a smooth curve of 20 knots can hardly overfit; the agreement on the test images checks that.
 """
 
 import argparse
@@ -56,9 +57,9 @@ class Choice:
     """A way to make draws.
 
     Attributes:
-        name: In the table.
-        plan: Plan options without draws.
-        weights: A curve that multiplies the errors' weights afterwards, which is what a plan with it gives.
+        name: Name in the table.
+        plan: Options of the plan, without the number of draws.
+        weights: Curve that multiplies the errors afterwards; a plan with this curve gives the same errors.
         random: Whether every seed draws its own levels.
     """
 
@@ -77,7 +78,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Study:
-    """One model's images and seeds; `cache` holds the runs, which choices of weights share."""
+    """One model's images and seeds; `cache` holds full runs, which choices that differ only in weights share."""
 
     classifier: DiffusionClassifier
     test: LabelledImages
@@ -87,11 +88,11 @@ class Study:
     cache: dict[str, tuple[list[Ran], list[Ran]]]
 
     def runs(self, choice: Choice) -> tuple[list[Ran], list[Ran]]:
-        """Full runs over the test and the validation images."""
+        """Full runs on the test images and on the validation images."""
         key = repr((choice.plan, choice.random))
         if key not in self.cache:
             with announced(f"{self.classifier.model.name}: {choice.name}"):
-                # The validation runs have noise seeds, and random levels, of their own.
+                # Validation runs have their own noise seeds and random levels.
                 self.cache[key] = (
                     [self.run(self.test, choice, seed) for seed in range(self.seeds)],
                     [self.run(self.val, choice, 1000 + seed) for seed in range(self.calibration_seeds)],
@@ -104,7 +105,7 @@ class Study:
 
 
 def levels_table(study: Study, band: tuple[float, float]) -> LevelAccuracy:
-    """How often one draw names the label, over a wide band; prints a table."""
+    """How often one draw gives the right label, per level of a wide band; prints a table."""
     wide: PlanOptions = {"levels": band, "first": ()}
     with announced(f"{study.classifier.model.name}: single draws over the levels {band[0]:g} to {band[1]:g}"):
         ran = [study.run(study.val, Choice("wide", wide), seed) for seed in range(study.calibration_seeds)]
@@ -120,7 +121,7 @@ def levels_table(study: Study, band: tuple[float, float]) -> LevelAccuracy:
 
 
 def choices(study: Study, found: LevelAccuracy) -> list[Choice]:
-    """What is compared; every choice but the first changes one thing in the plan without chosen levels."""
+    """The choices to compare. Each changes one thing in the plan that has no chosen levels."""
     defaults = study.classifier.model.defaults
     base: PlanOptions = {"levels": "all" if defaults.levels is None else defaults.levels, "first": ()}
     best, band = most_informative(found), informative_band(found)
@@ -145,12 +146,12 @@ def choices(study: Study, found: LevelAccuracy) -> list[Choice]:
 
 
 def weighted(ran: Ran, curve: LevelWeights | None) -> Errors:
-    """The errors as a plan with this curve has them."""
+    """The errors of a plan with this curve."""
     return ran.errors if curve is None else (ran.errors * curve.at(ran.ratio)).astype(np.float32)
 
 
 def measure(study: Study, choice: Choice) -> dict[str, Any]:
-    """Accuracies of the full run after a few draws and of all, and the race."""
+    """Accuracy of the full run after a few draws and after all draws, and the race."""
     test, val = study.runs(choice)
     delta = supported([DELTA], len(study.val))[0]
     rule = calibrations([weighted(one, choice.weights) for one in val], val[0].config, [delta])[delta].rule
@@ -170,7 +171,7 @@ def measure(study: Study, choice: Choice) -> dict[str, Any]:
 
 
 def print_records(study: Study, records: Sequence[dict[str, Any]]) -> None:
-    """Two tables: accuracy by number of draws, and the race."""
+    """Prints two tables: accuracy by number of draws, and the race."""
     name = f"{study.classifier.model.name}, {len(study.test)} test images, {study.seeds} seeds"
     columns = ["draws", *(f"T={draws}" for draws in BUDGETS), f"T={CALIBRATION_DRAWS}"]
     keys = [*(f"accuracy_{draws}" for draws in BUDGETS), "accuracy_of_full"]
@@ -192,14 +193,18 @@ def print_records(study: Study, records: Sequence[dict[str, Any]]) -> None:
 
 def arguments_of_command_line() -> argparse.Namespace:
     made = parser(__doc__, "draws")
-    made.add_argument("--models", nargs="+", default=["digits", "digits-mlp"])
-    made.add_argument("--val", type=Path, help="validation images, digits-val.npz; default: made with scikit-learn")
-    made.add_argument("--images", type=int, default=400, help="test images [%(default)s]")
+    made.add_argument("--models", nargs="+", default=["digits", "digits-mlp"], help="shipped models [%(default)s]")
+    made.add_argument("--val", type=Path, help="validation images, digits-val.npz [made with scikit-learn]")
+    made.add_argument("--images", type=int, default=400, help="number of test images [%(default)s]")
     made.add_argument("--seeds", type=int, default=3, help="noise seeds of the test images [%(default)s]")
-    made.add_argument("--calibration-seeds", type=int, default=4, help="of the validation images [%(default)s]")
-    made.add_argument("--wide", type=float, nargs=2, default=[0.05, 10.0], help="band of the table of levels")
-    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--quick", action="store_true", help="a few images and seeds, to see that it runs")
+    made.add_argument(
+        "--calibration-seeds", type=int, default=4, help="noise seeds of the validation images [%(default)s]"
+    )
+    made.add_argument(
+        "--wide", type=float, nargs=2, default=[0.05, 10.0], help="band of the table of levels [%(default)s]"
+    )
+    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads [%(default)s]")
+    made.add_argument("--quick", action="store_true", help="few images and seeds, as a trial")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.images, arguments.seeds, arguments.calibration_seeds = 12, 2, 1

@@ -1,19 +1,21 @@
-"""Every family of diffusion models through every step, from its own tools' format to a class without torch.
+"""Every family of diffusion models in every step, from its own tools' format to a classification without torch.
 
     python bench/families.py [--only sd sdxl] [--precisions float32]
 
-For each family, a tiny pipeline with random weights is saved in its standard format, in the standard classes, and then:
+For each family, the benchmark saves a tiny pipeline with random weights in its standard format and classes, and then
+takes these steps:
 
-* load: opened as a source, nothing of it executed;
-* export: made a bundle, its graphs compared with torch;
-* verify: the errors of 4 images at 4 levels under every class, against torch's: largest relative difference of a cell,
-  and images whose class differs, ties aside;
-* parts: what the split saves with 10 classes, and the largest relative difference of a cell from the graph as a whole;
-* engine: every graph of the denoiser parsed and built by NVIDIA's own parser and builder (tensorrt_rtx, no GPU needed);
-* classify: the bundle classifies in a process that can import neither torch, onnx, diffusers nor transformers, and
-  gives the classes that it gives here.
+* load: open it as a source, without executing any of it;
+* export: make a bundle whose graphs are compared with torch;
+* verify: compare the errors of 4 images at 4 levels under every class with torch's: the largest relative difference of
+  a cell, and the number of images with the same class, not counting ties;
+* parts: compare the network in parts with the whole: the share saved with 10 classes, and the largest relative
+  difference of a cell;
+* engine: parse and build every graph of the denoiser with NVIDIA's own parser and builder (tensorrt_rtx, no GPU);
+* classify: classify with the bundle in a process that cannot import torch, onnx, diffusers or transformers, and get the
+  same classes as in this process.
 
-Seconds are of one run. A cell that fails holds the error's line, and the command then exits with 1.
+Seconds are of one trial. If a step fails, its cell holds the error, and the command exits with 1.
 """
 
 import argparse
@@ -33,24 +35,16 @@ import torch
 
 import fastdc
 from common import parser, print_table, save
-from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx.cpu import OnnxNetwork
+from fastdc.backends import NetworkOptions, OnnxNetwork
+from fastdc.bundle import CLASSES, DENOISER, PREFIX, REST, Bundle, Model, Prompts, prompts_of, saved_by_parts
 from fastdc.bundle.architectures import MLPDenoiser
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.format import CLASSES, DENOISER, PREFIX, REST, saved_by_parts
-from fastdc.bundle.model import Model
-from fastdc.bundle.prompts import Prompts, prompts_of
 from fastdc.classifier import DiffusionClassifier
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import DiscreteSchedule
-from fastdc.export import export_source
-from fastdc.export.compare import compare_errors
+from fastdc.diffusion import DiscreteSchedule, Parameterization
+from fastdc.export import compare_errors, export_source
 from fastdc.export.tensorrt_check import build_check
-from fastdc.sources.base import Source
-from fastdc.sources.choose import open_source
-from fastdc.support.optional import installed
-from fastdc.testing import edm_files, tiny_pipelines
-from fastdc.testing.absent import WITHOUT
+from fastdc.sources import Source, open_source
+from fastdc.support import installed
+from fastdc.testing import WITHOUT, edm_files, tiny_pipelines
 from tables import announced
 
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -70,12 +64,12 @@ assert not {"torch", "onnx", "diffusers", "transformers"} & set(sys.modules)
 
 @dataclass(frozen=True)
 class Family:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        what: What the table calls it.
-        write: Saves the model under a path and returns it.
-        read: Opens what was saved.
+        what: Name in the table.
+        write: Saves the model under a path and returns the path.
+        read: Opens the saved model.
     """
 
     what: str
@@ -85,7 +79,7 @@ class Family:
 
 @dataclass
 class Row:
-    """What was found of one family: the cells of the table by column, and how many failed."""
+    """The results of one family: cells of the table by column, and the number that failed."""
 
     cells: dict[str, str] = field(default_factory=dict)
     failed: int = 0
@@ -102,10 +96,10 @@ def text(path: Path) -> Source:
 
 
 def plain_module(_: Path) -> Source:
-    """A torch module that is no pipeline of anybody's, with what must be said about it."""
+    """A torch module that belongs to no pipeline, with a model made by hand."""
     torch.manual_seed(0)
     network = MLPDenoiser((1, 6, 6), 5, 32)
-    with torch.no_grad():  # parts of it begin at zero, the class's too
+    with torch.no_grad():  # some layers start at zero, among them the class's
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model = Model(
@@ -120,7 +114,7 @@ def plain_module(_: Path) -> Source:
 
 
 def pickle_of(variant: str) -> Family:
-    """An EDM pickle of a kind of network."""
+    """An EDM pickle with one kind of network."""
     names = {"ddpmpp": "SongUNet, DDPM++", "ncsnpp": "SongUNet, NCSN++", "adm": "DhariwalUNet (ADM)"}
     return Family(f"EDM pickle: {names[variant]}", lambda path: edm_files.write_edm(path / "snapshot.pkl", variant))
 
@@ -164,22 +158,22 @@ FAMILIES = {
 
 
 class Steps:
-    """The steps of one family, a cell each: what is asked of a step that cannot be is not asked of the next.
+    """The steps of one family, each of which fills one cell. After a failed step, the steps that need it are skipped.
 
     Args:
-        folder: Of the family, empty.
-        row: Filled in.
+        folder: An empty folder for the family.
+        row: Row to fill in.
     """
 
     def __init__(self, folder: Path, row: Row) -> None:
         self.folder, self.row = folder, row
 
     def take(self, column: str, step: Callable[[], tuple[Any, str]]) -> Any:
-        """Runs a step and fills in its cell; its result, or None if it fails."""
+        """Takes a step and fills in its cell; returns the step's result, or None if it fails."""
         start = time.perf_counter()
         try:
             result, found = step()
-        except Exception as error:  # whatever goes wrong is what the table is for
+        except Exception as error:  # the table shows every failure
             self.row.failed += 1
             self.row.cells[column] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
             return None
@@ -202,7 +196,9 @@ class Steps:
         )
         if bundle is None:
             return
-        if precision != "bfloat16":  # ONNX Runtime has none on the CPU; the export was compared in another way
+        if (
+            precision != "bfloat16"
+        ):  # ONNX Runtime has no bfloat16 on the CPU; the export itself was verified in another way
             self.take(f"{name}verify", lambda: (None, verify(source, bundle, exact=precision == "float32")))
         if installed("tensorrt_rtx"):
             self.take(f"{name}engine", lambda: (None, engines(bundle)))
@@ -219,7 +215,7 @@ def images_for(model: Model) -> Any:
 
 
 def verify(source: Source, bundle: Bundle, *, exact: bool) -> str:
-    """Largest relative difference of a cell; an error where classes differ, or cells by more than 1e-4 if `exact`."""
+    """Largest relative difference of a cell. If `exact`, different classes or a difference above 1e-4 are errors."""
     found = compare_errors(source, bundle, images_for(source.model), draws=DRAWS)
     if exact and (found.differing or not found.relative <= 1e-4):
         raise ArithmeticError(str(found))
@@ -228,7 +224,7 @@ def verify(source: Source, bundle: Bundle, *, exact: bool) -> str:
 
 
 def parts(bundle: Bundle) -> str:
-    """What the split saves with 10 classes, and the largest relative difference of a cell."""
+    """Share of operations that the parts save with 10 classes, and the largest relative difference of a cell."""
     if REST not in bundle.files:
         return "not split"
     cost = bundle.manifest["cost"]
@@ -246,7 +242,7 @@ def parts(bundle: Bundle) -> str:
 
 
 def engines(bundle: Bundle) -> str:
-    """Seconds to build the denoiser's graphs, and how many there are."""
+    """Seconds to build the denoiser's graphs, and their number."""
     trt = importlib.import_module("tensorrt_rtx")
     names = [name for name in (DENOISER, PREFIX, CLASSES, REST) if name in bundle.files]
     few = (1, 2, 4)
@@ -256,7 +252,7 @@ def engines(bundle: Bundle) -> str:
 
 
 def without_torch(bundle: Bundle, folder: Path) -> str:
-    """Seconds of a process that classifies where torch and the rest are not installed."""
+    """Seconds of a process that classifies without torch, onnx, diffusers and transformers."""
     images = images_for(bundle.model)
     np.save(folder / "images.npy", images)
     here = fastdc.load(bundle.path, threads=1).classify(images, rule="full", draws=DRAWS).labels
@@ -274,13 +270,13 @@ def without_torch(bundle: Bundle, folder: Path) -> str:
 def options() -> argparse.Namespace:
     made = parser(__doc__, "families")
     made.add_argument("--only", nargs="+", default=list(FAMILIES), choices=list(FAMILIES), help="families [all]")
-    made.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="[all]")
-    made.add_argument("--threads", type=int, default=1, help="of torch [%(default)s]")
+    made.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="precisions [all]")
+    made.add_argument("--threads", type=int, default=1, help="threads of torch [%(default)s]")
     return made.parse_args()
 
 
 def main() -> int:
-    os.environ["HF_HUB_OFFLINE"] = "1"  # everything is made here
+    os.environ["HF_HUB_OFFLINE"] = "1"  # every model is made here
     arguments = options()
     torch.set_num_threads(arguments.threads)
     rows = {}

@@ -1,11 +1,11 @@
-"""How long one image takes: percentiles of single images in both modes of a session, and of classify itself.
+"""Latency of one image: percentiles over single images in both modes of a session, and of classify itself.
 
     python bench/latency.py [--models digits digits-mlp] [--images 200] [--threads 1] [--device cpu]
 
 One caller submits an image, waits for its label, and submits the next: the closed loop of a single client. The sides
-take turns image by image, each on a network of its own, so that whatever else the machine does falls on all of them;
-the faster column is the median over images of the ratio to the throughput mode within an image. Labels and errors must
-be equal on all sides. Evaluations are those that the network did: in latency mode with those that no decision needed.
+take turns image by image, each on its own network, so that other work of the machine affects all of them. The column
+"faster" is the median over images of the ratio to the throughput mode. Labels and errors must be equal on all sides.
+Evaluations are those of the network; in latency mode they include some that no decision needed.
 """
 
 import time
@@ -31,7 +31,7 @@ WARMUP = 5
 
 
 class Side:
-    """One way to classify an image; `seconds` of each."""
+    """One way to classify an image, with the seconds of each image."""
 
     def __init__(self, classify: Callable[[Any], Classification], evaluated: Callable[[], int | None]) -> None:
         self._classify = classify
@@ -73,7 +73,7 @@ def of_classify(classifier: DiffusionClassifier) -> Side:
 
 
 def measure(model: str, images: npt.NDArray[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Records of all sides, and the table that the latency mode went by."""
+    """Records of all sides, and the table of step times that the latency mode used."""
     with ExitStack() as stack:
         classifiers = {mode: fastdc.load(model, **options) for mode in MODES}
         sides = {
@@ -99,12 +99,12 @@ def measure(model: str, images: npt.NDArray[Any], options: dict[str, Any]) -> di
 
 def main() -> None:
     made = parser(__doc__, "latency")
-    made.add_argument("--models", nargs="+", default=["digits", "digits-mlp"])
-    made.add_argument("--images", type=int, default=200)
-    made.add_argument("--threads", type=int, default=1)
-    made.add_argument("--backend", default="auto")
-    made.add_argument("--device", default="auto")
-    made.add_argument("--precision", default="auto")
+    made.add_argument("--models", nargs="+", default=["digits", "digits-mlp"], help="shipped models [%(default)s]")
+    made.add_argument("--images", type=int, default=200, help="number of images [%(default)s]")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads [%(default)s]")
+    made.add_argument("--backend", default="auto", help="backend [%(default)s]")
+    made.add_argument("--device", default="auto", help="device [%(default)s]")
+    made.add_argument("--precision", default="auto", help="precision of the network [%(default)s]")
     arguments = made.parse_args()
     options = {name: getattr(arguments, name) for name in ("threads", "backend", "device", "precision")}
     if arguments.backend == "torch":

@@ -1,13 +1,13 @@
-"""Time of an evaluation by what runs the network: torch eager, torch.compile, ONNX Runtime in float32 and in int8.
+"""Time per evaluation on four sides: torch eager, torch.compile, ONNX Runtime in float32 and in int8.
 
     python bench/networks.py [--networks UNet2D DiT-S/2] [--batches 1 16 128] [--threads 1] [--quick]
 
-torch as its users would set it up: inference mode, weights and samples in channels_last where that is the faster of the
-two, compiled for the batch at hand. ONNX Runtime as the onnx backend runs it, the denoiser as a whole: what parts save
-is bench/split.py's question. int8 is ``fastdc export --precision int8``'s, calibrated on random images: its speed does
-not depend on them. Sides take turns within a round; a time is the median of a step over its cells.
+torch runs as its users would set it up: in inference mode, with weights and samples in channels_last if that is faster,
+and compiled for the batch. ONNX Runtime runs as in the onnx backend, with the denoiser as a whole; bench/split.py
+measures the parts. int8 is that of ``fastdc export --precision int8``, calibrated on random images, on which its speed
+does not depend. Sides take turns within a round; a time is the median step divided by its number of cells.
 
-The last columns say how far each side is from torch eager: largest difference of an output over the largest output.
+The last columns show the distance from torch eager: the largest difference of an output over the largest output.
 """
 
 import time
@@ -22,11 +22,9 @@ import torch
 from torch import Tensor
 
 from common import parser, print_table, ratio, save, time_sides
-from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.backends.protocol import AbstractSlot
-from fastdc.bundle.folder import Bundle
-from fastdc.sources.base import Source, WithTables
+from fastdc.backends import AbstractSlot, NetworkOptions, OnnxNetwork
+from fastdc.bundle import Bundle
+from fastdc.sources import Source, WithTables
 from tables import announced, note
 from typical import CONDITIONS, NETWORKS, exported, open_network, quantised
 
@@ -35,13 +33,13 @@ SIDES = ("torch eager", "torch.compile", "onnx fp32", "onnx int8")
 
 
 class Torch:
-    """A network in torch on inputs of its own.
+    """A network in torch with its inputs.
 
     Args:
         source: The model.
-        inputs: sample, timestep, class_labels.
-        channels_last: Layout of weights and samples.
-        compiled: Through torch.compile.
+        inputs: The tensors sample, timestep and class_labels.
+        channels_last: Whether weights and samples have the layout channels_last.
+        compiled: Whether to use torch.compile.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Torch:
 
 
 def inputs_of(source: Source, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A step: noise, levels over the whole schedule, all classes in turn."""
+    """Inputs of a step: noise, levels from the whole schedule, all classes in turn."""
     rng = np.random.default_rng(0)
     sample = rng.standard_normal((batch, *source.model.sample_shape)).astype(np.float32)
     timestep = source.model.schedule.levels(rng.random(batch)).timestep.astype(np.float32)
@@ -76,7 +74,7 @@ def inputs_of(source: Source, batch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def slot_of(bundle: Bundle, inputs: tuple[Tensor, Tensor, Tensor], threads: int) -> AbstractSlot:
-    """A slot of the onnx backend that holds a step."""
+    """A slot of the onnx backend that is filled with a step."""
     batch = len(inputs[0])
     options = NetworkOptions(batch=batch, threads=threads)
     slot = OnnxNetwork(bundle, options, intra_op_threads=threads, split=False).slots[0]
@@ -86,7 +84,7 @@ def slot_of(bundle: Bundle, inputs: tuple[Tensor, Tensor, Tensor], threads: int)
 
 
 def measure_network(name: str, batches: list[int], rounds: int, *, clock: Callable[[], float]) -> list[dict[str, Any]]:
-    """All batches of one network."""
+    """Measures one network at all batches."""
     source = open_network(name)
     threads = torch.get_num_threads()
     with ExitStack() as stack:
@@ -147,15 +145,15 @@ def line(one: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     made = parser(__doc__, "networks")
-    made.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="[all]")
-    made.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="[%(default)s]")
-    made.add_argument("--threads", type=int, default=1, help="of either library, inside a step [%(default)s]")
-    made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--quick", action="store_true", help="batch 1 and two rounds: whether it works")
-    made.add_argument("--cpu-time", action="store_true", help="count the thread's time, for one thread")
+    made.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="networks [all]")
+    made.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="batch sizes [%(default)s]")
+    made.add_argument("--threads", type=int, default=1, help="threads of each library inside a step [%(default)s]")
+    made.add_argument("--rounds", type=int, default=5, help="timed rounds [%(default)s]")
+    made.add_argument("--quick", action="store_true", help="batch 1 and two rounds, as a trial")
+    made.add_argument("--cpu-time", action="store_true", help="measure CPU time of the thread; needs --threads 1")
     arguments = made.parse_args()
     if arguments.cpu_time and arguments.threads != 1:
-        made.error("--cpu-time counts one thread's time: expected --threads 1")
+        made.error("--cpu-time measures one thread: expected --threads 1")
     batches, rounds = ([1], 2) if arguments.quick else (arguments.batches, arguments.rounds)
     torch.set_num_threads(arguments.threads)
     clock = time.thread_time if arguments.cpu_time else time.perf_counter
@@ -169,7 +167,7 @@ def main() -> None:
     save(
         arguments.out,
         {
-            "question": "what an evaluation costs by what runs the network",
+            "question": "what an evaluation costs by the library that runs the network",
             "clock": "thread" if arguments.cpu_time else "wall",
             "threads": arguments.threads,
             "rounds": rounds,

@@ -1,12 +1,12 @@
-"""The kernels against the torch expressions a user would write, and against memcpy.
+"""The kernels against the torch expressions that a user would write, and against memcpy.
 
     python bench/ops.py [--threads 1 2] [--rounds 15]
 
-Each case is B cells of an image shape. "distinct": every cell has its own (image, draw), the worst case for fastdc,
-which then makes every normal twice. "classes": runs of 8 classes that share (image, draw), which is what a diffusion
-classifier does. The torch side gathers images and noise by index, as the public implementations do. Its noise is
-counted (torch.randn inside the timed part) or not (made before, kept in memory); fastdc's noise is always made inside.
-GB/s counts the bytes that the operation must move: inputs and outputs once, noise not at all.
+A case has B cells of one image shape. In "distinct", every cell has its own (image, draw): the worst case for fastdc,
+which then makes every normal twice. In "classes", groups of 8 classes share (image, draw), as in a diffusion
+classifier. The torch side gathers images and noise by index, as the public implementations do. It is timed with
+torch.randn, and without it (the noise is made before and kept in memory); fastdc always makes its noise inside. GB/s
+counts the bytes that the operation must move: inputs and outputs once, noise not at all.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import numpy as np
 
 from common import Timing, parser, print_table, ratio, save, time_sides
 from fastdc.diffusion import kernels
-from fastdc.support.optional import require
+from fastdc.support import require
 
 SHAPES = ((256, 3, 32, 32), (64, 4, 64, 64))
 CLASSES = 8
@@ -24,7 +24,7 @@ SEED = 7
 
 
 class Case:
-    """Arrays of one shape for both sides; the noise of (image, draw) is shared by `classes` cells."""
+    """Arrays of one shape for both sides; `classes` cells share the noise of an (image, draw)."""
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         torch = require("torch", extra="export")
@@ -98,7 +98,7 @@ class Case:
 
 
 def measure(case: Case, rounds: int) -> dict[str, Timing]:
-    """All sides of one case, in turns."""
+    """Times all sides of a case in turns."""
     normals = np.empty((case.groups, case.output[0].size), np.float32)
     v_normals, draws = kernels.view(normals), kernels.view(np.zeros(case.groups, np.int32))
     sides: dict[str, Callable[[], Any]] = {
@@ -122,7 +122,7 @@ def measure(case: Case, rounds: int) -> dict[str, Timing]:
 
 
 def bytes_moved(case: Case) -> dict[str, int]:
-    """The floor of each operation, in bytes."""
+    """The least bytes that each operation must move."""
     cells, images = case.output.nbytes, case.images.nbytes
     return {
         "memcpy": 2 * cells,
@@ -142,8 +142,8 @@ def bytes_moved(case: Case) -> dict[str, int]:
 
 def main() -> None:
     made = parser(__doc__, "ops")
-    made.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    made.add_argument("--rounds", type=int, default=15)
+    made.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads [%(default)s]")
+    made.add_argument("--rounds", type=int, default=15, help="timed rounds [%(default)s]")
     arguments = made.parse_args()
     torch = require("torch", extra="export")
     records = []

@@ -1,20 +1,20 @@
-"""What stopping rules cost and lose: NFE, agreement with the full run and accuracy, on clean digits and noisy ones.
+"""Cost and loss of stopping rules: NFE, agreement with the full run, and accuracy, on clean and noisy digits.
 
     python bench/race.py [--val digits-val.npz] [--parts accuracy speed scheduler] [--first 0.81] [--levels 0.2 2]
 
-accuracy: for every condition (no noise, Gaussian noise of std 0.25 and 0.5 in pixel units, not clipped) and noise seed,
-one full run of 128 draws over the 400 test images; every rule and budget is then replayed on its errors by the rule's
-own code (``replay.py``; once a run a replay is held against real runs, for equality). The race is calibrated on the 197
-validation images of the same condition, under several noise seeds. Noisy images are given levels of their own, chosen
-on noisy validation images (NOISY_PLANS), and the race as the model has it from clean ones, whose promise does not cover
-them. Agreement is with the full run of the same seed, decided by the mean; how often another full run, of the same
-images under other diffusion noise, agrees with it is printed beside it: more is not to be had from any rule. Intervals
-are 95 % t-intervals over noise seeds for these 400 images; another 400 would add about 0.3 points of their own.
+accuracy: for every condition (no noise, Gaussian noise of std 0.25 and 0.5 in pixels in [0, 1], not clipped) and every
+noise seed, the benchmark makes one full run of 128 draws on the 400 test images. It then replays every rule and budget
+on its errors (``fastdc.testing.replay``); once per command, replays are compared with real runs for equality. The race
+is calibrated on the 197 validation images of the same condition, under several noise seeds. Noisy images get their own
+levels, chosen on noisy validation images (NOISY_PLANS); they are also classified by the race that is calibrated on
+clean images, whose guarantee does not cover them. Agreement is with the full run of the same seed, decided by the mean.
+The agreement of two full runs of the same images under different noise is printed as well: no rule can exceed it.
+Intervals are 95 % t-intervals over noise seeds for these 400 images; another 400 would add about 0.3 points.
 
 speed: images/s of real runs on clean images against the plain PyTorch loop of the paper, full and staged, in turns on
-the same threads (``race_speed.py``). scheduler: how full steps are and what the bookkeeping costs.
+the same threads (``race_speed.py``). scheduler: how full steps are, and what the bookkeeping costs.
 
-Writes the tables, the JSON and, beside it, a plot.
+The benchmark writes the tables, a JSON file and a plot beside it.
 """
 
 import argparse
@@ -51,8 +51,8 @@ from tables import (
 Errors = npt.NDArray[np.float32]
 
 PARTS = ("accuracy", "speed", "scheduler")
-DELTAS = (0.0055, 0.006, 0.01, 0.015, 0.02, 0.05)  # 0.006 and 0.01 are the shipped models'
-NOISY_PLANS: dict[float, PlanOptions] = {  # of the noise in pixels: cheapest at equal accuracy on validation images
+DELTAS = (0.0055, 0.006, 0.01, 0.015, 0.02, 0.05)  # the shipped models have 0.006 and 0.01
+NOISY_PLANS: dict[float, PlanOptions] = {  # per noise in pixels: the cheapest at equal accuracy on validation images
     0.25: {"levels": (0.2, 2.0), "first": (1.6,)},
     0.5: {"levels": (1.0, 4.0), "first": (2.5,)},
 }
@@ -72,11 +72,11 @@ class Entry:
     """A rule at a budget.
 
     Attributes:
-        name: In tables.
-        family: In the plot.
-        rule: With all its options.
-        draws: J.
-        decision: "mean" or "vote".
+        name: Name in tables.
+        family: Family in the plot.
+        rule: The rule with all of its options.
+        draws: Number of draws, J.
+        decision: Decision, "mean" or "vote".
     """
 
     name: str
@@ -87,7 +87,7 @@ class Entry:
 
 
 def fixed_entries(draws: int) -> list[Entry]:
-    """Rules that know nothing of the model: the full run at budgets up to `draws`, and staged pruning."""
+    """Rules that need no model: the full run at budgets up to `draws`, and staged pruning."""
     budgets = [2**i for i in range(draws.bit_length()) if 2**i < draws]
     entries = [Entry(f"full, {count}", "full", Full(), count) for count in (*budgets, draws)]
     entries.append(Entry(f"full, {draws}, vote", "vote", Full(), draws, "vote"))
@@ -99,7 +99,7 @@ def fixed_entries(draws: int) -> list[Entry]:
 
 
 def test_entries(draws: int, rivals: int, bound: float) -> list[Entry]:
-    """Rules that test as they go. `bound` is on differences of errors, in their units."""
+    """Rules that test at every look. `bound` limits the differences of errors, in their units."""
     entries = []
     for cutoff in (0.05, 0.01, 0.002):
         entries.append(Entry(f"ttest, from 3, {cutoff:g}", "ttest", TTest(3, cutoff), draws))
@@ -121,7 +121,7 @@ def race_entries(name: str, family: str, found: dict[float, Calibration]) -> lis
 
 
 def score(entries: Sequence[Entry], runs: Sequence[Errors], truth: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
-    """NFE, agreement and accuracy of every entry for every seed's full run (n, K, J)."""
+    """NFE, agreement and accuracy of every entry on every seed's full run (n, K, J)."""
     full = [replay(Full(), errors).labels() for errors in runs]
     return [
         record(entry, [replay(entry.rule, errors[:, :, : entry.draws]) for errors in runs], full, truth)
@@ -132,7 +132,7 @@ def score(entries: Sequence[Entry], runs: Sequence[Errors], truth: npt.NDArray[n
 def record(
     entry: Entry, made: Sequence[Replay], full: Sequence[npt.NDArray[np.int64]], truth: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
-    """What an entry made of every seed, beside the answers of the full runs."""
+    """The results of an entry for every seed, and those of the full runs."""
     labels = [one.labels(entry.decision) for one in made]
     return {
         "rule": entry.name,
@@ -149,13 +149,13 @@ def record(
 
 @dataclass(frozen=True)
 class Study:
-    """What all conditions share.
+    """The models, images and seeds that all conditions share.
 
     Attributes:
         classifier: The classifier.
-        plan: Plan options with draws.
-        test: Images that rules are scored on.
-        val: Images that the race is calibrated on.
+        plan: Options of the plan, with the number of draws.
+        test: Images for the scores of rules.
+        val: Images for the calibration of the race.
         seeds: Noise seeds of the test images.
         calibration_seeds: Noise seeds of the validation images, clean and noisy.
     """
@@ -169,18 +169,18 @@ class Study:
 
     @property
     def main_delta(self) -> float:
-        """The level of the rows that stand for the race: the model's, or what few validation images can promise."""
+        """The level of the main rows of the race: the model's, or the smallest that few images can guarantee."""
         shipped = self.classifier.model.calibration
         return supported([0.01 if shipped is None else shipped.delta], len(self.val))[0]
 
     def plan_of(self, sigma: float) -> PlanOptions:
-        """The plan for a condition: clean images', or that of the nearest noise."""
+        """The plan for a condition: that of clean images, or that of the nearest noise."""
         if sigma == 0:
             return self.plan
         return {**self.plan, **NOISY_PLANS[min(NOISY_PLANS, key=lambda known: abs(known - sigma))]}
 
     def runs(self, sigma: float) -> list[Errors]:
-        """Full runs over the test images, one a seed."""
+        """Full runs on the test images, one per seed."""
         found = []
         for seed in range(self.seeds):
             with announced(f"noise {sigma:g}: full run over {len(self.test)} images, seed {seed}"):
@@ -189,13 +189,13 @@ class Study:
         return found
 
     def repeated(self, sigma: float) -> npt.NDArray[np.int64]:
-        """What a full run says of the first seed's images under another seed of diffusion noise."""
+        """Labels of a full run on the images of the first seed, under another seed of diffusion noise."""
         with announced(f"noise {sigma:g}: a second full run"):
             ran = full_run(self.classifier, self.test_images(sigma, 0), seed=self.seeds, plan=self.plan_of(sigma))
         return replay(Full(), ran.errors).labels()
 
     def races(self, sigma: float, rule: AbstractRule) -> list[Replay]:
-        """Real runs of a rule at the plan for clean images, one a seed."""
+        """Real runs of a rule with the plan for clean images, one per seed."""
         found = []
         for seed in range(self.seeds):
             ran = run_job(self.classifier, self.test_images(sigma, seed), rule, seed=seed, plan=self.plan)
@@ -203,11 +203,11 @@ class Study:
         return found
 
     def test_images(self, sigma: float, seed: int) -> npt.NDArray[np.float32]:
-        """The test images of a condition in the model's range."""
+        """The test images of a condition, in the model's value range."""
         return model_images(self.test.images, self.classifier.model, sigma=sigma, seed=seed)
 
     def calibrate(self, sigma: float) -> dict[float, Calibration]:
-        """The race's calibrations from the validation images of a condition."""
+        """Calibrations of the race on the validation images of a condition."""
         found, config = [], None
         seeds = self.calibration_seeds[0 if sigma == 0 else 1]
         for seed in range(seeds):
@@ -223,7 +223,7 @@ class Study:
 def measure_accuracy(
     study: Study, conditions: Sequence[float], clean: dict[float, Calibration]
 ) -> list[dict[str, Any]]:
-    """Every rule in every condition; prints a table for each."""
+    """Measures every rule in every condition; prints a table per condition."""
     results = []
     for sigma in conditions:
         own = clean if sigma == 0 else study.calibrate(sigma)
@@ -251,7 +251,7 @@ def measure_accuracy(
 
 
 def clean_calibrations(study: Study, parts: Sequence[str]) -> dict[float, Calibration]:
-    """The race's calibrations for clean images; where accuracy is not asked for, the model's own one if it fits."""
+    """Calibrations of the race for clean images; without the part "accuracy", the model's own one if it fits."""
     model = study.classifier.model
     shipped = model.calibration
     if "accuracy" not in parts and shipped is not None and shipped.fits(plan_config(model, study.plan)):
@@ -260,11 +260,11 @@ def clean_calibrations(study: Study, parts: Sequence[str]) -> dict[float, Calibr
 
 
 def check_replays(study: Study, main: Calibration, errors: Errors) -> float:
-    """Asserts that replays equal real runs, over 100 images; how much errors of the two differ, relatively."""
+    """Checks that replays equal real runs on 100 images; returns the largest relative difference of an error."""
     rivals = study.classifier.model.num_classes - 1
     rules = (SPEED_STAGED, TTest(3, 0.01), Paired(rivals=rivals), Betting(0.05, main.bound, rivals=rivals), main.rule)
     images, errors = study.test.images[:100], errors[:100]
-    with announced("replays held against real runs"):
+    with announced("replays compared with real runs"):
         largest = max(
             verify(
                 study.classifier,
@@ -281,7 +281,7 @@ def check_replays(study: Study, main: Calibration, errors: Errors) -> float:
 
 
 def table(records: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows of the printed table."""
+    """The rows of the printed table."""
     percents = ("agreement", "accuracy", "accuracy_of_full")
     return [
         [record["rule"], plus_minus(record["nfe"], 1), *(plus_minus(record[name]) for name in percents)]
@@ -291,20 +291,32 @@ def table(records: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def arguments_of_command_line() -> argparse.Namespace:
     made = parser(__doc__, "race")
-    made.add_argument("--model", default="digits")
-    made.add_argument("--val", type=Path, help="validation images, digits-val.npz; default: made with scikit-learn")
-    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure [%(default)s]")
-    made.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="conditions [%(default)s]")
-    made.add_argument("--images", type=int, default=400, help="test images [%(default)s]")
+    made.add_argument("--model", default="digits", help="shipped model [%(default)s]")
+    made.add_argument("--val", type=Path, help="validation images, digits-val.npz [made with scikit-learn]")
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure [%(default)s]")
+    made.add_argument(
+        "--noise",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.25, 0.5],
+        help="standard deviations of the noise [%(default)s]",
+    )
+    made.add_argument("--images", type=int, default=400, help="number of test images [%(default)s]")
     made.add_argument("--seeds", type=int, default=5, help="noise seeds of the test images [%(default)s]")
-    made.add_argument("--calibration-seeds", type=int, nargs=2, default=[8, 4], help="clean and noisy [%(default)s]")
-    made.add_argument("--first", type=float, nargs="*", help="ratios of the first draws; default: the model's")
-    made.add_argument("--levels", type=float, nargs=2, help="band of the levels; default: the model's")
-    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--rounds", type=int, default=5, help="of the speed part [%(default)s]")
-    made.add_argument("--loop-images", type=int, default=8, help="images of the plain loop [%(default)s]")
-    made.add_argument("--full-images", type=int, default=40, help="images of fastdc's full run, timed [%(default)s]")
-    made.add_argument("--quick", action="store_true", help="a few images and seeds, to see that it runs")
+    made.add_argument(
+        "--calibration-seeds",
+        type=int,
+        nargs=2,
+        default=[8, 4],
+        help="noise seeds of clean and noisy validation images [%(default)s]",
+    )
+    made.add_argument("--first", type=float, nargs="*", help="noise-to-signal ratios of the first draws [the model's]")
+    made.add_argument("--levels", type=float, nargs=2, help="band of the levels [the model's]")
+    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads [%(default)s]")
+    made.add_argument("--rounds", type=int, default=5, help="rounds of the part speed [%(default)s]")
+    made.add_argument("--loop-images", type=int, default=8, help="images timed by the plain loop [%(default)s]")
+    made.add_argument("--full-images", type=int, default=40, help="images timed by fastdc's full run [%(default)s]")
+    made.add_argument("--quick", action="store_true", help="few images and seeds, as a trial")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.images, arguments.seeds, arguments.calibration_seeds = 12, 2, [1, 1]

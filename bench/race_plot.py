@@ -1,8 +1,6 @@
-"""The plot of ``race.py``: accuracy and agreement against NFE, a panel a condition.
+"""The plot of ``race.py``: accuracy and agreement against NFE, one panel per condition.
 
-    python bench/race_plot.py bench/results/race.json [race.png]
-
-makes it again from the JSON.
+python bench/race_plot.py bench/results/race.json [race.png]      draws it again from the JSON
 """
 
 import json
@@ -12,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.support.optional import require
+from fastdc.support import require
 from tables import interval
 
-# Okabe & Ito's palette; the shape tells families apart without colour.
+# Okabe & Ito's palette; shapes distinguish families without colour.
 STYLES = {
     "full": ("#555555", "o", "full, fewer draws"),
     "staged": ("#e69f00", "s", "staged"),
@@ -27,12 +25,12 @@ STYLES = {
     "race": ("#0072b2", "*", "race, calibrated"),
 }
 LINES = ("full", "race")
-LEAST, MOST = 1.5, 8.0  # points below the full run that an axis shows; worse rules are marked at its edge
+LEAST, MOST = 1.5, 8.0  # range of an axis below the full run, in points; worse rules are marked at its edge
 ROWS = {"accuracy": "accuracy, %", "agreement": "agreement with the full run, %"}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Writes the figure of a result of ``race.py``."""
+    """Draws a result of ``race.py``."""
     matplotlib = require("matplotlib")
     matplotlib.use("Agg")
     pyplot = require("matplotlib.pyplot")
@@ -47,7 +45,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             if column == 0:
                 axis.set_ylabel(ROWS[measure])
             if row == 1:
-                axis.set_xlabel("network evaluations an image (NFE)")
+                axis.set_xlabel("network evaluations per image (NFE)")
     handles, names = axes[0][-1].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncol=4, frameon=False, fontsize=9)
     figure.suptitle(
@@ -60,7 +58,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def _panel(axis: Any, records: list[dict[str, Any]], measure: str) -> None:
-    """One measure against NFE."""
+    """Draws one measure against NFE."""
     full = [record for record in records if record["family"] == "full"]
     top = interval(full[-1][measure])[0]
     worst = min(interval(record[measure])[0] for record in records if record["family"] not in ("full", "vote"))

@@ -1,8 +1,8 @@
-"""The speed half of ``race.py``: images/s of real runs, how full steps are, and what the scheduler costs.
+"""The speed half of ``race.py``: images/s of real runs, how full steps are, and the cost of the scheduler.
 
-The sides take turns within a round, on the same number of threads each: torch's own threads inside every operator for
-the plain loop, one step of ONNX Runtime a thread for fastdc. A side runs few images where it is slow: without early
-stopping, every image costs the same.
+The sides take turns within a round, each on the same number of threads: torch's own threads inside every operator for
+the plain loop, and one step of ONNX Runtime per thread for fastdc. A slow side runs few images: without early stopping,
+every image costs the same.
 """
 
 import time
@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from plain import torch_loop
 
 import fastdc
-from common import TimedSlot, Timing, print_table, ratio
+from common import TimedScheduler, TimedSlot, Timing, print_table, ratio
 from fastdc.bundle import find_model
 from fastdc.data import LabelledImages
 from fastdc.diffusion import kernels
-from fastdc.engine import IN_FLIGHT, Pool, Request, Scheduler, Work, evaluate
+from fastdc.engine import IN_FLIGHT, Pool, Request, evaluate
 from fastdc.inference import Job, Options, PlanOptions, streams_of, to_model_range
 from fastdc.rules import AbstractRule, Full, Staged
 from fastdc.support import require
 from fastdc.testing import replay
 from tables import announced, full_run, model_images, note
+from torch_loop import torch_loop
 
 LOOP_FULL, LOOP_STAGED = "plain PyTorch loop, full", "plain PyTorch loop, staged"
 OURS_FULL, OURS_STAGED, OURS_RACE = "fastdc, full", "fastdc, staged", "fastdc, race"
@@ -33,15 +33,15 @@ COLUMNS = ["side", "images timed", "NFE/image", "accuracy, %", "images/s", "agai
 
 @dataclass(frozen=True)
 class Speed:
-    """What the sides share.
+    """The settings that all sides share.
 
     Attributes:
-        model: Name.
-        plan: Plan options with draws, J of the full run.
+        model: Name of the model.
+        plan: Options of the plan, with the draws J of the full run.
         test: Test images.
-        threads: Of every side.
-        rounds: Turns.
-        sizes: Images timed by the plain loop ("loop") and by fastdc's full run ("full"); all for the other sides.
+        threads: Number of threads of every side.
+        rounds: Number of timed rounds.
+        sizes: Number of images that the plain loop ("loop") and fastdc's full run ("full") time; others time all.
     """
 
     model: str
@@ -54,7 +54,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class _Side:
-    """One way to classify: seconds of a run over `images` images, and what it makes of all test images at seed 0."""
+    """One way to classify: a timed run on `images` images, and its results on all test images at seed 0."""
 
     images: int
     run: Callable[[], float]
@@ -63,7 +63,7 @@ class _Side:
 
 
 def measure_speed(speed: Speed, race: AbstractRule, staged: Staged) -> dict[str, Any]:
-    """images/s of each side; prints a table."""
+    """Measures images/s of each side; prints a table."""
     require("torch", extra="export").set_num_threads(speed.threads)
     classifier = fastdc.load(speed.model, backend="onnx", threads=speed.threads)
     bundle = fastdc.load_bundle(find_model(speed.model))
@@ -107,7 +107,7 @@ def measure_speed(speed: Speed, race: AbstractRule, staged: Staged) -> dict[str,
         ]
         for record in records
     ]
-    title = f"{speed.model}, clean, {speed.threads} threads a side (torch's in the loop, ONNX Runtime's in fastdc)"
+    title = f"{speed.model}, clean, {speed.threads} threads per side (torch's in the loop, ONNX Runtime's in fastdc)"
     print_table(f"{title}, median of {speed.rounds} rounds", COLUMNS, rows)
     return {"threads": speed.threads, "rounds": speed.rounds, "race": repr(race), "staged": repr(staged)} | {
         "loop_against_table": agreed,
@@ -122,10 +122,10 @@ def _agreement(
     plan: PlanOptions,
     staged: Staged,
 ) -> dict[str, float]:
-    """Asserts that the plain loop computes what fastdc does, and runs it warm.
+    """Checks that the plain loop and fastdc have the same labels; this also warms the loop up.
 
     Returns:
-        The largest difference of a mean error, relative to the mean of all, full and staged.
+        The largest difference of a mean error relative to the mean of all, for the full run and for staged pruning.
     """
     count, draws = len(images), errors.shape[2]
     found = {}
@@ -136,7 +136,7 @@ def _agreement(
         expected = replay(rule or Full(), table)
         means, _ = torch_loop(bundle, images, wanted, options=plan, staged=rule)
         winner = np.nanargmin(means, axis=1)
-        assert np.array_equal(winner, expected.labels()), f"the plain loop, {name}, answers something else"
+        assert np.array_equal(winner, expected.labels()), f"the plain loop, {name}, has other labels"
         reference = np.where(np.isnan(means), np.nan, np.nanmean(expected.errors.astype(np.float64), axis=2))
         found[name] = float(np.nanmax(np.abs(means - reference)) / np.nanmean(reference))
     note(f"the plain loop's errors differ by at most {max(found.values()):.1e} of their mean")
@@ -144,7 +144,7 @@ def _agreement(
 
 
 def _in_turns(sides: dict[str, _Side], rounds: int) -> dict[str, Timing]:
-    """Seconds an image of each side in each round, after one run each to warm up where it is short."""
+    """Seconds per image of each side in each round; the short sides run once before, to warm up."""
     for name in (OURS_STAGED, OURS_RACE):
         sides[name].run()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -156,7 +156,7 @@ def _in_turns(sides: dict[str, _Side], rounds: int) -> dict[str, Timing]:
 
 
 def _records(sides: dict[str, _Side], timings: dict[str, Timing]) -> list[dict[str, Any]]:
-    """One record a side; staged is compared with the staged run of the same kind, loop or fastdc."""
+    """One record per side; each side is compared with the staged run of its kind, loop or fastdc."""
     records = []
     for name, side in sides.items():
         like = LOOP_STAGED if name in (LOOP_FULL, LOOP_STAGED) else OURS_STAGED
@@ -176,35 +176,8 @@ def _records(sides: dict[str, _Side], timings: dict[str, Timing]) -> list[dict[s
     return records
 
 
-class TimedScheduler(Scheduler):
-    """A scheduler that adds up its own time and counts its steps."""
-
-    seconds = 0.0
-    steps = 0
-    cells = 0
-
-    def prepare(self) -> int:
-        start = time.perf_counter()
-        waiting = super().prepare()
-        self.seconds += time.perf_counter() - start
-        return waiting
-
-    def propose(self, room: int) -> Work:
-        start = time.perf_counter()
-        work = super().propose(room)
-        self.seconds += time.perf_counter() - start
-        self.steps += bool(len(work.cells))
-        self.cells += len(work.cells)
-        return work
-
-    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
-        start = time.perf_counter()
-        super().observe(work, errors)
-        self.seconds += time.perf_counter() - start
-
-
 def _watched(job: Job, x: npt.NDArray[np.float32]) -> dict[str, float]:
-    """One run as ``Job.run`` does it, with scheduler and slots timed."""
+    """Runs a job with a timed scheduler and timed slots."""
     network, capacity, streams = job.networks[0], min(len(x), IN_FLIGHT), streams_of(x)
     slots = tuple(TimedSlot(slot) for slot in network.slots)
 
@@ -236,8 +209,8 @@ def _watched(job: Job, x: npt.NDArray[np.float32]) -> dict[str, float]:
         "steps": scheduler.steps,
         "cells": scheduler.cells,
         "occupancy": scheduler.cells / scheduler.steps / network.batch,
-        "scheduler_share": scheduler.seconds / wall,
-        "scheduler_us_a_step": 1e6 * scheduler.seconds / scheduler.steps,
+        "scheduler_share": sum(scheduler.seconds.values()) / wall,
+        "scheduler_us_a_step": 1e6 * sum(scheduler.seconds.values()) / scheduler.steps,
         "network_share": sum(slot.seconds for slot in slots) / wall / len(slots),
         "wall": wall,
     }
@@ -246,7 +219,7 @@ def _watched(job: Job, x: npt.NDArray[np.float32]) -> dict[str, float]:
 def measure_scheduler(
     model: str, images: npt.NDArray[np.uint8], rule: AbstractRule, plan: PlanOptions, *, seeds: int, threads: int
 ) -> list[dict[str, Any]]:
-    """How full steps are and what the scheduler costs, over noise seeds; prints a table."""
+    """Measures how full steps are and what the scheduler costs, over noise seeds; prints a table."""
     kernels.set_num_threads(threads)
     records, rows = [], []
     for batch in (128, 64):
@@ -271,6 +244,6 @@ def measure_scheduler(
                 f"{100 * record['network_share']:.1f} %",
             ]
         )
-    columns = ["batch", "steps", "occupancy", "scheduler, us a step", "of wall time", "slots in the network"]
+    columns = ["batch", "steps", "occupancy", "scheduler, us/step", "of wall time", "slots in the network"]
     print_table(f"race over {len(images)} images, {seeds} seeds, {len(classifier.network.slots)} slots", columns, rows)
     return records

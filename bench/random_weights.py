@@ -1,10 +1,10 @@
-"""Random weights for networks that are made to be filled from a file: what comes out is finite and of order one."""
+"""Random weights for networks without an initialisation of their own; outputs are finite and of order one."""
 
 from torch import nn
 
 
 def fill(network: nn.Module) -> None:
-    """Fills a SongUNet from torch's global generator: products as 1 / sqrt(fan-in), norms about 1, biases about 0."""
+    """Fills a SongUNet from torch's global generator: weights as 1 / sqrt(fan-in), norms near 1, biases near 0."""
     for name, value in network.state_dict().items():
         if name.endswith("resample_filter"):
             value.fill_(1 / value.numel())

@@ -1,11 +1,11 @@
-"""What it gains to compute nothing twice: full steps of the denoiser as a whole and in parts, against the FLOP count.
+"""The gain from sharing computation: full steps of the denoiser as a whole and in parts, against the FLOP count.
 
     python bench/split.py [--networks SD-like UNet2D] [--rounds 9] [--cpu-time]
 
-A step of 64 cells holds 64, 32, 6 or 1 pairs of image and draw, with 1, 2, 10 or all 64 classes each (60 cells where 10
-classes share a pair). The bundle's cost says what a cell takes then, rest + prefix / K, of what it takes as a whole;
-the class part has run before. Both sides are the onnx backend as it is used, one thread, in turns within a round; the
-whole is timed a second time as a side of its own, whose difference from itself is what this machine cannot resolve.
+A step of 64 cells holds 64, 32, 6 or 1 pairs of image and draw, with 1, 2, 10 or all 64 classes each (60 cells if 10
+classes share a pair). By the bundle's cost, a cell then takes rest + prefix / K, compared with the whole; the class
+part has run before. Both sides are the onnx backend as users run it, with one thread, in turns within a round. The
+whole is timed twice, as two sides; the difference between them shows what this machine cannot resolve.
 """
 
 import time
@@ -15,20 +15,17 @@ from typing import Any
 import numpy as np
 
 from common import Timing, parser, print_table, save, time_sides
-from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.backends.protocol import AbstractSlot
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.format import saved_by_parts
+from fastdc.backends import AbstractSlot, NetworkOptions, OnnxNetwork
+from fastdc.bundle import Bundle, saved_by_parts
 from tables import announced
 from typical import CONDITIONS, NETWORKS, exported, open_network
 
 BATCH = 64
-CLASSES = (1, 2, 10, 64)  # that share a pair
+CLASSES = (1, 2, 10, 64)  # numbers of classes that share a pair
 
 
 def fill(slot: AbstractSlot, classes: int, timesteps: tuple[float, float]) -> int:
-    """Writes the cells of a step, and returns how many."""
+    """Writes the cells of a step and returns their number."""
     pairs = BATCH // classes
     count = pairs * classes
     rng = np.random.default_rng(classes)
@@ -41,12 +38,12 @@ def fill(slot: AbstractSlot, classes: int, timesteps: tuple[float, float]) -> in
 
 
 def median_ratio(part: Timing, whole: Timing) -> float:
-    """Median over rounds of the ratio within a round."""
+    """The median over rounds of the ratio within a round."""
     return float(np.median(np.array(part.seconds) / np.array(whole.seconds)))
 
 
 def measure(name: str, *, rounds: int, cpu_time: bool, classes: tuple[int, ...]) -> dict[str, Any]:
-    """One network: operations, seconds and differences for each number of classes."""
+    """Measures one network: operations, seconds and differences for each number of classes."""
     source = open_network(name)
     levels = source.model.schedule.levels([0.01, 0.99]).timestep
     timesteps = (float(levels.min()), float(levels.max()))
@@ -95,7 +92,7 @@ def _compare(
 
 
 def costs(entry: dict[str, Any]) -> list[str]:
-    """A line of the table of operations."""
+    """A row of the table of operations."""
     cost = entry["cost"]
     shares = [cost[key] / cost["flops"] for key in ("pair_flops", "class_flops", "cell_flops") if entry["parts"]]
     size = [f"{cost['parameters'] / 1e6:.1f}", f"{cost['flops'] / 1e9:.2f}"]
@@ -103,7 +100,7 @@ def costs(entry: dict[str, Any]) -> list[str]:
 
 
 def gains(entry: dict[str, Any]) -> list[list[str]]:
-    """Lines of the table of gains; none for a network that is not split."""
+    """Rows of the table of gains; none for a network that is not split."""
     return [
         [
             entry["network"],
@@ -125,10 +122,16 @@ def percent(share: float) -> str:
 
 def main() -> None:
     made = parser(__doc__, "split")
-    made.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="[all]")
-    made.add_argument("--classes", nargs="+", type=int, default=list(CLASSES), help="that share a pair [%(default)s]")
-    made.add_argument("--rounds", type=int, default=9)
-    made.add_argument("--cpu-time", action="store_true", help="count the thread's time instead of the clock's")
+    made.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="networks [all]")
+    made.add_argument(
+        "--classes",
+        nargs="+",
+        type=int,
+        default=list(CLASSES),
+        help="numbers of classes that share a pair [%(default)s]",
+    )
+    made.add_argument("--rounds", type=int, default=9, help="timed rounds [%(default)s]")
+    made.add_argument("--cpu-time", action="store_true", help="measure CPU time of the thread instead of wall time")
     arguments = made.parse_args()
     entries = []
     for name in arguments.networks:
@@ -136,7 +139,7 @@ def main() -> None:
             entries.append(
                 measure(name, rounds=arguments.rounds, cpu_time=arguments.cpu_time, classes=tuple(arguments.classes))
             )
-    columns = ["network", "M parameters", "GFLOP a row", "once a draw", "once a class", "once a cell"]
+    columns = ["network", "M parameters", "GFLOP per row", "once per draw", "once per class", "once per cell"]
     print_table("operations, by what they depend on", columns, [costs(entry) for entry in entries])
     columns = ["network", "classes", "whole, ms/cell", "in parts", "saved by FLOPs", "saved, measured"]
     columns += ["time off by", "unresolved", "difference"]
@@ -144,7 +147,7 @@ def main() -> None:
     save(
         arguments.out,
         {
-            "question": "what it gains to compute nothing twice",
+            "question": "what sharing computation saves",
             "clock": "thread" if arguments.cpu_time else "wall",
             "rounds": arguments.rounds,
             "networks": entries,

@@ -1,10 +1,10 @@
-"""What a step costs besides the network: packing, noise, error, bookkeeping.
+"""The cost of a step besides the network: packing, noise, errors, bookkeeping.
 
     python bench/step.py [--model digits] [--batch 128] [--images 100]
 
-Runs the engine on one thread with the network's own time taken inside the slot; everything else, the rule and the
-ErrorTable included, is the difference to the wall time. The kernels are then timed alone on the batch of a first look.
-Also reports the peak memory of the process at few and many draws, beside the size of the ErrorTable.
+The engine runs on one thread, and the slot measures the network's own time. The difference from the wall time is
+everything else, including the rule and the ErrorTable. The kernels are then timed alone on the batch of a first look.
+The benchmark also reports the peak memory of the process at few and many draws, next to the size of the ErrorTable.
 """
 
 import subprocess
@@ -13,37 +13,17 @@ import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import fastdc
-from common import TimedSlot, parser, print_table, save, time_sides
+from common import TimedScheduler, TimedSlot, parser, print_table, save, time_sides
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
-from fastdc.engine import Pool, Request, Scheduler, Work, evaluate
+from fastdc.engine import Pool, Request, evaluate
 from fastdc.inference import Job, Options, streams_of, to_model_range
 
 
-class TimedScheduler(Scheduler):
-    """A scheduler that counts the time spent in it."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.seconds = {"propose": 0.0, "observe": 0.0}
-
-    def propose(self, room: int) -> Work:
-        start = time.perf_counter()
-        work = super().propose(room)
-        self.seconds["propose"] += time.perf_counter() - start
-        return work
-
-    def observe(self, work: Work, errors: npt.NDArray[np.float32]) -> None:
-        start = time.perf_counter()
-        super().observe(work, errors)
-        self.seconds["observe"] += time.perf_counter() - start
-
-
 def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
-    """Network and everything else of one run, and the parts: kernels alone, scheduler as it ran."""
+    """Time per step of the network and of everything else, and its parts: the kernels alone, and the scheduler."""
     classifier = fastdc.load(model, batch=batch, threads=1)
     network, spec = classifier.network, classifier.model
     job = Job.of(spec, [network], Options(rule=rule))
@@ -75,7 +55,7 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     table_view, sample, timestep, labels, output = views
     arrays = pool.arrays
     shared = (arrays.images_view, table_view, arrays.rows_view, arrays.streams_view)
-    first = np.arange(batch, dtype=np.int32)  # a first look: runs of all classes of an image
+    first = np.arange(batch, dtype=np.int32)  # a first look: all classes of one image after another
     cells = np.stack([first // spec.num_classes % len(x), first % spec.num_classes, 0 * first], axis=1)
     slot.cells[:] = cells
     parts = time_sides(
@@ -102,7 +82,7 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     }
 
 
-# VmHWM, not getrusage: a child's ru_maxrss starts at its parent's.
+# VmHWM instead of getrusage, because a child's ru_maxrss starts at its parent's.
 _MEMORY = """
 import pathlib, re, sys, fastdc
 from fastdc.data import digits_test
@@ -120,7 +100,7 @@ print(before, peak(), (table.values.nbytes + table.counts.nbytes) // 1024)
 
 
 def memory(model: str, draws: int) -> dict[str, int]:
-    """Peak memory in KiB of a fresh process before and after a run, and the ErrorTable's size."""
+    """Growth of a fresh process's peak memory during a run, the peak, and the size of the ErrorTable, in KiB."""
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY, model, str(draws)], capture_output=True, text=True, check=True
     )
@@ -130,9 +110,9 @@ def memory(model: str, draws: int) -> dict[str, int]:
 
 def main() -> None:
     made = parser(__doc__, "step")
-    made.add_argument("--model", default="digits")
-    made.add_argument("--batch", type=int, default=128)
-    made.add_argument("--images", type=int, default=100)
+    made.add_argument("--model", default="digits", help="shipped model [%(default)s]")
+    made.add_argument("--batch", type=int, default=128, help="network evaluations per step [%(default)s]")
+    made.add_argument("--images", type=int, default=100, help="number of images [%(default)s]")
     arguments = made.parse_args()
     profiles = [profile(arguments.model, arguments.batch, arguments.images, rule) for rule in ("full", "race")]
     for measured in profiles:

@@ -1,7 +1,7 @@
-"""Tables of errors of the digits for benchmarks: images with and without noise, full runs, calibration, statistics.
+"""Tables of errors of the digits for benchmarks: images with and without noise, full runs, calibrations, statistics.
 
-Noise is added in the model's value range and not clipped: the public API takes images in [0, 1] only, so noisy ones go
-through a job. Its standard deviation is given in pixel units, [0, 1], and is twice that on [-1, 1].
+Noise is added in the model's value range and not clipped. The public API takes only images in [0, 1], so noisy images
+go through a job. The noise's standard deviation is given in pixels in [0, 1]; on [-1, 1] it is twice that.
 """
 
 import subprocess
@@ -32,20 +32,20 @@ MAKE_DIGITS = Path(__file__).resolve().parents[1] / "models" / "make_digits.py"
 
 
 def note(message: str) -> None:
-    """A line of progress, on stderr."""
+    """Prints a line of progress on stderr."""
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def announced(what: str) -> Iterator[None]:
-    """Says what is being done, and how long it took."""
+    """Prints how long a step took."""
     start = time.perf_counter()
     yield
     note(f"{what}: {time.perf_counter() - start:.1f} s")
 
 
 def validation_images(path: Path | None) -> LabelledImages:
-    """The 197 validation images of the digits: of a file, or made as ``models/make_digits.py`` does.
+    """The 197 validation images of the digits, from a file or made by ``models/make_digits.py``.
 
     Raises:
         SystemExit: No file was given and scikit-learn is not installed.
@@ -65,13 +65,13 @@ def first_images(given: LabelledImages, count: int) -> LabelledImages:
 
 
 def model_images(images: npt.NDArray[np.uint8], model: Model, *, sigma: float = 0.0, seed: int = 0) -> Images:
-    """Images in the model's value range, float32 (n, c, h, w), which noise may leave: nothing is clipped.
+    """Images in the model's value range, float32 (n, c, h, w). Noise may leave the range: nothing is clipped.
 
     Args:
-        images: uint8 (n, c, h, w).
-        model: Whose range.
-        sigma: Standard deviation of the noise in pixel units, [0, 1].
-        seed: Of that noise.
+        images: Images, uint8 (n, c, h, w).
+        model: Model that defines the range.
+        sigma: Standard deviation of the noise, in pixels in [0, 1].
+        seed: Seed of the noise.
     """
     x = to_model_range(images, model)
     if sigma == 0:
@@ -83,13 +83,13 @@ def model_images(images: npt.NDArray[np.uint8], model: Model, *, sigma: float = 
 
 @dataclass(frozen=True, eq=False)
 class Ran:
-    """A run through :class:`fastdc.inference.job.Job`.
+    """The outcome of a job.
 
     Attributes:
-        counts: int32 (n, K).
-        errors: float32 (n, K, J), NaN where not evaluated.
-        ratio: float64 (J,), noise-to-signal ratio of each draw.
-        config: The plan's.
+        counts: Number of draws per image and class, int32 (n, K).
+        errors: Errors, float32 (n, K, J); NaN where a class was not evaluated.
+        ratio: Noise-to-signal ratio of each draw, float64 (J,).
+        config: Configuration of the plan.
         seconds: Wall time.
     """
 
@@ -103,7 +103,7 @@ class Ran:
 def run_job(
     classifier: DiffusionClassifier, x: Images, rule: str | AbstractRule, *, seed: int, plan: PlanOptions
 ) -> Ran:
-    """Runs a rule over images in the model's value range."""
+    """Runs a rule on images in the model's value range."""
     job = Job.of(classifier.model, classifier.networks, Options(rule=rule, seed=seed).but(**plan))
     streams = streams_of(x)
     start = time.perf_counter()
@@ -113,23 +113,23 @@ def run_job(
 
 
 def full_run(classifier: DiffusionClassifier, x: Images, *, seed: int, plan: PlanOptions) -> Ran:
-    """Every class at every draw."""
+    """Evaluates every class at every draw."""
     return run_job(classifier, x, "full", seed=seed, plan=plan)
 
 
 def supported(deltas: Sequence[float], images: int) -> list[float]:
-    """The levels that a number of validation images can promise; the smallest possible one for those below it."""
+    """Levels that a number of validation images can guarantee; smaller ones become the smallest possible level."""
     least = float(np.ceil(1e4 / (images + 1)) / 1e4)
     return sorted({max(delta, least) for delta in deltas})
 
 
 def calibrations(runs: Sequence[Errors], config: PlanConfig, deltas: Sequence[float]) -> dict[float, Calibration]:
-    """The calibration at each level that the images can promise, from full runs (n, K, J) of several seeds."""
+    """The calibration at each level that the images can guarantee, from full runs (n, K, J) of several seeds."""
     return {delta: calibrate_errors(runs, config, delta=delta) for delta in supported(deltas, len(runs[0]))}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % t-interval over seeds; 0 for a single one."""
+    """Mean and half-width of the 95 % t-interval over seeds; the half-width of a single seed is 0."""
     from scipy.stats import t
 
     count = len(values)

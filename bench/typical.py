@@ -1,10 +1,10 @@
-"""Networks of every family for benchmarks: random weights in the standard classes, of a size that a CPU can take.
+"""Networks of every family for benchmarks, with random weights and of a size that suits a CPU.
 
-Each is a published architecture, narrower: widths, heads and depths are cut until an evaluation takes some GFLOP, while
-blocks, attention and the lengths of texts are kept, since they decide what a split saves and which operators take the
-time. Weights do not matter for either; biases and norms are random, so that nothing is folded away.
+Each is a published architecture with reduced widths, heads and depth, so that an evaluation takes some GFLOP. Blocks,
+attention and the lengths of texts are unchanged, because they determine what a split saves and which operators take the
+time. Weights affect neither; biases and norms are random, so that exporters cannot fold them away.
 
-The conditions of text models are tables of random numbers instead of prompts: no text encoder is timed here.
+The conditions of text models are tables of random numbers instead of prompts: no benchmark times a text encoder.
 """
 
 import tempfile
@@ -19,16 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.bundle.folder import Bundle, write_bundle
-from fastdc.bundle.format import DATA, DENOISER
-from fastdc.bundle.model import Model
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.plan import make_plan
-from fastdc.diffusion.schedules import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule
+from fastdc.bundle import DATA, DENOISER, Bundle, Model, write_bundle
+from fastdc.diffusion import AbstractSchedule, DiscreteSchedule, EDMSchedule, FlowSchedule, Parameterization, make_plan
 from fastdc.export import denoiser, export_source
 from fastdc.export.int8_graph import calibration_feeds, quantize_graph
-from fastdc.inference.job import plan_config
-from fastdc.sources.base import Source, Tables
+from fastdc.inference import plan_config
+from fastdc.sources import Source
+from fastdc.sources.base import Tables
 from fastdc.sources.class_conditional import DiTDenoiser, UNet2DDenoiser
 from fastdc.sources.edm_networks import build
 from fastdc.sources.edm_options import options_from
@@ -36,21 +33,21 @@ from fastdc.sources.stable_diffusion import TextUNet
 from fastdc.sources.stable_diffusion_3 import JointTransformer
 from random_weights import fill
 
-CONDITIONS = 64  # of every network, "no class" not counted
-TOKENS = 77  # of a prompt, as CLIP reads them
+CONDITIONS = 64  # conditions of every network, without "no class"
+TOKENS = 77  # length of a prompt, as for CLIP
 
-_FEW_FLOPS = 1e11  # of the comparison with torch: at batches of 1 and 3 alone
+_FEW_FLOPS = 1e11  # limits the comparison with torch to batches of 1 and 3
 
 
 class FromLatents(nn.Module):
-    """Stands for an encoder, of which no time is taken: latents are the first channels of the image, repeated."""
+    """A stand-in for an encoder, which no benchmark times: latents are channels of the image."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         return torch.cat([pixels, pixels[:, :1]], dim=1)
 
 
 def unet2d() -> Source:
-    """UNet2DModel on 32 x 32 images, as those for CIFAR-10: attention at 16 x 16."""
+    """UNet2DModel on 32 x 32 images with attention at 16 x 16, like the published ones for CIFAR-10."""
     network = diffusers.UNet2DModel(
         sample_size=32,
         block_out_channels=(64, 128, 128),
@@ -95,7 +92,7 @@ def stable_diffusion() -> Source:
 
 
 def stable_diffusion_3() -> Source:
-    """The transformer of Stable Diffusion 3 with a quarter of its blocks and of its width, on latents of 16 x 16."""
+    """The transformer of Stable Diffusion 3 at a quarter of its blocks and of its width, on latents of 16 x 16."""
     network = diffusers.SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -114,7 +111,7 @@ def stable_diffusion_3() -> Source:
 
 
 def song() -> Source:
-    """EDM's DDPM++ for CIFAR-10 at half its width, with one block a level instead of four."""
+    """EDM's DDPM++ for CIFAR-10 at half its width, with one block per level instead of four."""
     options = {
         "img_resolution": 32,
         "in_channels": 3,
@@ -139,11 +136,11 @@ NETWORKS: dict[str, Callable[[], Source]] = {
     "SD3-like": stable_diffusion_3,
     "SongUNet": song,
 }
-"""What makes each network, by the name that tables call it."""
+"""Functions that make the networks, by the names in tables."""
 
 
 def open_network(name: str) -> Source:
-    """One of :data:`NETWORKS`, the same weights every time."""
+    """One of :data:`NETWORKS`, with the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return NETWORKS[name]()
@@ -158,7 +155,7 @@ def exported(source: Source, *, split: bool) -> Iterator[Bundle]:
 
 @contextmanager
 def quantised(source: Source, bundle: Bundle, *, images: int = 4) -> Iterator[Bundle]:
-    """A bundle with its weights inside, in int8, calibrated on random images at four levels."""
+    """The bundle in int8, calibrated on random images at four levels."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (images, *source.model.sample_shape)).astype(np.float32)
     rows = make_plan(source.model.schedule, source.model.parameterization, plan_config(source.model, {"draws": 4})).rows
