@@ -1,6 +1,6 @@
 """The CUDA kernels on a device against the CPU kernels: same bits where promised, else the derived tolerance.
 
-Skipped as a whole without torch, a build with CUDA, or a device. bench/gpu.sh builds for the device and runs it.
+Skipped as a whole without torch, a build with CUDA, or a device. bench/gpu/gpu.sh builds for the device and runs it.
 """
 
 from typing import Any

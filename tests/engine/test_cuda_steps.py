@@ -1,6 +1,6 @@
 """Whole steps on a device: device arrays, captured steps against the same steps launched one by one, and the backends.
 
-bench/gpu.sh runs what is marked `cuda`; where there is no device, the same tests run on what stands in for one
+bench/gpu/gpu.sh runs what is marked `cuda`; where there is no device, the same tests run on what stands in for one
 (tests/cuda_sides.py).
 """
 
