@@ -1,8 +1,8 @@
 """The plain PyTorch loop that a user would write from the paper: the side that benchmarks compare with.
 
-Algorithm 1 of Li et al. (arXiv 2303.16203) as public code runs it: image by image, draw by draw, one batch of all
-classes still alive through the eager network, error by mse_loss. It is given the very noise of fastdc, made beforehand
-and not timed, so that it computes the same errors. With a staged rule it prunes as algorithm 2 does.
+It is algorithm 1 of Li et al. (arXiv 2303.16203) as public code runs it: image by image and draw by draw, one batch of
+all remaining classes goes through the eager network, and mse_loss gives the error. The loop gets fastdc's noise, made
+beforehand and not timed, so it computes the same errors. With a staged rule it drops classes as algorithm 2 does.
 """
 
 import time
@@ -14,29 +14,27 @@ import numpy as np
 import numpy.typing as npt
 
 import fastdc
-from fastdc.bundle.architectures import build_network
-from fastdc.diffusion import kernels
-from fastdc.diffusion.plan import make_plan
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import PlanOptions, plan_config
-from fastdc.rules.staged import Staged
-from fastdc.support.optional import require
+from fastdc.bundle import build_network
+from fastdc.diffusion import kernels, make_plan
+from fastdc.inference import PlanOptions, plan_config, streams_of, to_model_range
+from fastdc.rules import Staged
+from fastdc.support import require
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What the loop reads, none of it made within the time that is measured.
+    """Inputs of the loop, made before the clock starts.
 
     Attributes:
         network: Eager module.
-        mse_loss: torch's.
-        x0: Tensor (n, c, h, w) in the model's value range.
-        noise: Tensor (n, J, 1, c, h, w).
-        sigmas: Of J draws.
-        timesteps: Tensor (J,).
-        weights: Of J draws.
-        n_classes: K.
-        sigma_data: Of the EDM preconditioning.
+        mse_loss: torch's mse_loss.
+        x0: Images, tensor (n, c, h, w) in the model's value range.
+        noise: Noise, tensor (n, J, 1, c, h, w).
+        sigmas: Noise levels of the J draws.
+        timesteps: Network timesteps of the J draws, tensor (J,).
+        weights: Weights of the J draws.
+        n_classes: Number of classes K.
+        sigma_data: sigma_data of the EDM preconditioning.
     """
 
     network: Any
@@ -89,7 +87,7 @@ def _errors(given: _Prepared, image: int, draw: int, labels: Any) -> Any:
 
 
 def _stages(draws: int, n_classes: int, staged: Staged | None) -> Iterator[tuple[int, int]]:
-    """(draws after which a stage ends, classes that stay)."""
+    """For each stage, the number of draws at its end and the number of classes that remain."""
     if staged is None:
         yield draws, n_classes
         return
@@ -104,14 +102,17 @@ def torch_loop(
     options: PlanOptions | None = None,
     staged: Staged | None = None,
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Mean errors (n, K), NaN where a class was dropped, and seconds, of EDM-preconditioned networks.
+    """Runs the loop on an EDM-preconditioned network.
 
     Args:
-        bundle: The model, with its PyTorch weights.
-        images: uint8 (n, c, h, w).
-        draws: J.
-        options: Of the plan; None: the model's defaults.
-        staged: Prune by this rule; None: every class at every draw.
+        bundle: Model with its PyTorch weights.
+        images: Images uint8 (n, c, h, w).
+        draws: Number of draws J.
+        options: Options of the plan; None for the model's defaults.
+        staged: Rule that drops classes; None to evaluate every class at every draw.
+
+    Returns:
+        Mean errors (n, K), NaN for dropped classes, and the time of the loop in seconds.
     """
     torch = require("torch", extra="export")
     given = _prepare(bundle, images, draws, options or {})
