@@ -4,7 +4,8 @@ from fastdc.certification.base_classifiers import AbstractBase, Copy, DiffusionB
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.confidence import certified_radius, clopper_pearson
 from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target
-from fastdc.certification.lipschitz import BoundedErrors, LipschitzCertificates, certify_errors, certify_table
+from fastdc.certification.lipschitz import LipschitzCertificates, certify_errors, certify_table
+from fastdc.certification.lipschitz_radii import BoundedErrors
 from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
 from fastdc.certification.records import UNKNOWN, Records, read_records, records_of
 from fastdc.certification.smoothing import CertifyProgress, OnCertifyProgress, Smoothing, certify_images
