@@ -53,7 +53,7 @@ def torch_classifier(source: Source, *, batch: int | None = None) -> DiffusionCl
     Example:
         >>> from fastdc.export import torch_classifier
         >>> from fastdc.sources import open_source
-        >>> from fastdc.testing.edm_files import write_edm
+        >>> from fastdc.testing import write_edm
         >>> torch_classifier(open_source(write_edm(folder / "net.pkl", "adm"))).model.name
         'net'
     """

@@ -46,7 +46,7 @@ def open_source(
 
     Example:
         >>> from fastdc.sources import open_source
-        >>> from fastdc.testing.edm_files import write_edm
+        >>> from fastdc.testing import write_edm
         >>> open_source(write_edm(folder / "net.pkl", "adm"), class_names=("cat", "dog", "cow", "owl")).family
         'edm'
     """

@@ -1,9 +1,17 @@
 """For tests of code that uses fastdc: worlds with known answers, the float64 reference, and replays of error tables."""
 
+from typing import TYPE_CHECKING
+
+from fastdc.support import lazy_names
 from fastdc.testing import reference
 from fastdc.testing.absent import WITHOUT
 from fastdc.testing.gaussian_world import GaussianWorld
 from fastdc.testing.replay import Replay, replay, verify
+
+if TYPE_CHECKING:
+    from fastdc.testing.edm_files import write_edm
+else:
+    __getattr__ = lazy_names(__name__, {"write_edm": "edm_files"})
 
 __all__ = [
     "WITHOUT",
@@ -12,4 +20,5 @@ __all__ = [
     "reference",
     "replay",
     "verify",
+    "write_edm",
 ]

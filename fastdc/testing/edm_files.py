@@ -191,18 +191,19 @@ def dumped(content: Any, *, protocol: int = 4) -> bytes:
 
 
 def write_edm(path: Path, variant: str, *, protocol: int = 4, **more: Any) -> Path:
-    """Writes a snapshot as training does, with the objects that it holds besides the network.
+    """Writes a small EDM model with random weights, in NVlabs' format and with the objects besides the network.
 
     Args:
         path: The file to write.
-        variant: Key of :data:`TINY`.
+        variant: Network: "ddpmpp", "ncsnpp" or "skips" (SongUNet), or "adm" (DhariwalUNet).
         protocol: Protocol of the pickle.
-        **more: Options of the network that differ from the variant's.
+        **more: Options of the network that differ from the variant's, such as ``label_dim=10``.
 
     Returns:
         The path.
 
     Example:
+        >>> from fastdc.testing import write_edm
         >>> write_edm(folder / "net.pkl", "adm").stat().st_size > 10_000
         True
     """

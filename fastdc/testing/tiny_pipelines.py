@@ -93,10 +93,6 @@ def tiny_unet2d(
 
     Returns:
         The folder.
-
-    Example:
-        >>> tiny_unet2d(folder / "ddpm", prediction_type="v_prediction").name
-        'ddpm'
     """
     options: dict[str, Any] = {
         "sample_size": 8,
