@@ -32,5 +32,6 @@ def test_devices_and_precisions_have_names() -> None:
         assert NetworkOptions(device=device).device == device
     for bad in ("gpu", "cuda:", "cuda:-1", "cuda:1000", "CPU", "cpu\n", 0):
         fails_with(lambda v=bad: NetworkOptions(device=v), "device must be", "cuda:N", kind=InputError)  # type: ignore[misc]
-    for bad in ("half", "int8", None):
-        fails_with(lambda v=bad: NetworkOptions(precision=v), "precision", "bfloat16", kind=InputError)  # type: ignore[misc]
+    for precision in ("half", "int8", None):
+        options: dict[str, Any] = {"precision": precision}
+        fails_with(lambda o=options: NetworkOptions(**o), "precision", "bfloat16", kind=InputError)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Facts of the installation: capabilities are present or missing, and the commands that install them name real extras."""
+"""Facts of the installation: each capability is present or missing, and its command names an extra that exists."""
 
 import re
 import tomllib
