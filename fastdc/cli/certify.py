@@ -46,7 +46,6 @@ from fastdc.cli.options import (
     progress_bar,
 )
 from fastdc.cli.runner import held_back, rule_options
-from fastdc.data import DIGITS_TEST, load_images, load_labelled
 from fastdc.diffusion import METHODS
 from fastdc.inference import released_plan
 from fastdc.support import InputError, Int64, Interrupted, checks, version_of
@@ -147,7 +146,8 @@ def command(data: str, out: str, **options: Any) -> None:
     estimation = _estimation(options)
     smoothing = Smoothing(estimation, n0=options["n0"], seed=options["seed"])
     checks.whole("--skip", options["skip"])
-    checks.whole_or("--max", options["stop"], 0)
+    if options["stop"] is not None:
+        checks.whole("--max", options["stop"])
     check_output(out, [data])
     classifier = open_classifier(options)
     base = _base(classifier, options)
@@ -221,6 +221,8 @@ def _load(source: str, model: Model) -> _Data:
     Raises:
         InputError: The data set cannot be read, or has classes that the model does not have.
     """
+    from fastdc.data import DIGITS_TEST, load_images, load_labelled
+
     path, shape = Path(source), model.image_shape
     folders = (
         {item.name for item in path.iterdir() if item.is_dir() and item.name[0] != "."} if path.is_dir() else set()

@@ -1,6 +1,6 @@
 """Files of figures: drawn in matplotlib's default style, rendered in memory, and written in one step.
 
-The same figure gives the same bytes, whatever style the user has set. A reader sees either the old file or the whole
+The same figure gives the same bytes, even if the user has set another style. A reader sees the old file or the whole
 new one, also if the process is killed while it writes.
 """
 

@@ -232,7 +232,7 @@ def test_bad_options_and_files_are_refused(cli: Cli, folder: Path) -> None:
     refuses("--n", "0", naming="n must be a whole number from 1")
     refuses("--n0", "0", naming="n0 must be a whole number from 1")
     refuses("--skip", "0", naming="--skip must be a whole number of at least 1, got 0")
-    refuses("--max", "-1", naming="--max must be a whole number of at least 1")
+    refuses("--max", "-1", naming="--max must be a whole number of at least 1, got -1")
     refuses("--radius", "-1", naming="radius must be positive")
     refuses("--radius", "0.1", "--estimation", "pilot", naming="expected no --estimation pilot beside it")
     refuses("--tolerance", "0.1", naming="--tolerance belongs to --estimation pilot and anytime")
