@@ -2,8 +2,8 @@
 
     python models/make_digits.py OUTDIR      ->  OUTDIR/digits-train.npz, digits-val.npz, digits-test.npz
 
-The images come with scikit-learn (no download), with values 0 ... 16 that become 0 ... 255. The splits are stratified
-and fixed: 400 images to test on, 197 to tune and calibrate on, 1200 to train on.
+The images come with scikit-learn, without a download; their values 0 ... 16 become 0 ... 255. The splits are stratified
+and fixed: 1200 images for training, 197 for tuning and calibration, 400 for testing.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the digits train, val and test sets as .npz files.")
-    parser.add_argument("out", type=Path, help="folder for the three files, made if need be")
+    parser.add_argument("out", type=Path, help="folder for the three files; it is made if it does not exist")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
 

@@ -1,15 +1,15 @@
-"""Writes the shapes data sets: rendered solids of 8 colours and 4 shapes, some pairs of which are held out of training.
+"""Writes the shapes data sets: rendered solids of 8 colours and 4 shapes; training misses some of the 32 pairs.
 
     python models/make_shapes.py OUTDIR   ->  OUTDIR/shapes-{train,val,test}.npz, shapes-prompts.csv, shapes-split.csv
 
 An image shows one sphere, cube, cylinder or cone on a grey ground, 32x32 RGB, at a random place, size, tilt, light and
-grey level, with sensor noise. A class is a pair of colour and shape, and its prompt "a photo of a {colour} {shape}".
-Eight of the 32 pairs, one of each colour and two of each shape, appear in val and test only: a model sees every word
-and never these pairs, so its accuracy on them measures whether it composes what it has learnt (the single-object task
-of Pearson et al., arXiv 2508.20783, whose images are ray traced and larger).
+grey level, with sensor noise. A class is a pair of colour and shape, with the prompt "a photo of a {colour} {shape}".
+Eight of the 32 pairs, one per colour and two per shape, appear only in val and test. A model sees every word but never
+these pairs, so its accuracy on them measures whether it composes what it has learnt (the single-object task of Pearson
+et al., arXiv 2508.20783, whose images are ray traced and larger).
 
-A solid is drawn by formula. In its own frame, x to the right and y down with radius 1, each shape says which points it
-covers and how much light they return; an image averages 3x3 such points a pixel, which is the anti-aliasing.
+Solids are drawn by formula. In a shape's own frame, with x to the right, y down and radius 1, a function says which
+points the shape covers and how much light they return. A pixel averages 3x3 points, which smooths the edges.
 """
 
 import argparse
@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Surface = tuple[npt.NDArray[np.bool_], Floats]  # covered, and the share of the colour that is returned, there
+Surface = tuple[npt.NDArray[np.bool_], Floats]  # covered points, and the share of the colour that each returns
 
-SIZE = 32  # pixels a side
-SUPERSAMPLING = 3  # points a pixel and side
-RADIUS = (7.0, 12.0)  # of an object, in pixels
-COUNTS = {"train": 250, "val": 10, "test": 20}  # images a class
+SIZE = 32  # pixels per side
+SUPERSAMPLING = 3  # points per pixel and side
+RADIUS = (7.0, 12.0)  # radius of an object, in pixels
+COUNTS = {"train": 250, "val": 10, "test": 20}  # images per class
 COLOURS = {
     "red": (0.85, 0.12, 0.12),
     "yellow": (0.90, 0.82, 0.10),
@@ -48,9 +48,9 @@ def _sphere(x: Floats, y: Floats, light: float) -> Surface:
 
 
 def _cube(x: Floats, y: Floats, light: float) -> Surface:
-    """A square front, with the top and one side receding; the side is to the left or right, away from the light."""
+    """A square front, with receding top and side; the side is on the left or right, away from the light."""
     x = x * (1.0 if light < 0 else -1.0)
-    depth = np.clip(np.minimum((x - 0.45) / 0.4, 1.0), 0.0, None)  # how far back a point of the side lies
+    depth = np.clip(np.minimum((x - 0.45) / 0.4, 1.0), 0.0, None)  # depth of a point of the side
     top_depth = (-0.45 - y) / 0.4
     front = (x >= -0.85) & (x <= 0.45) & (y >= -0.45) & (y <= 0.85)
     side = (x > 0.45) & (x <= 0.85) & (y >= -0.45 - 0.4 * depth) & (y <= 0.85 - 0.4 * depth)
@@ -59,7 +59,7 @@ def _cube(x: Floats, y: Floats, light: float) -> Surface:
 
 
 def _cylinder(x: Floats, y: Floats, light: float) -> Surface:
-    """An upright barrel of half width 0.62, seen from a little above."""
+    """An upright cylinder of half width 0.62, seen from slightly above."""
     across = np.clip(x / 0.62, -1.0, 1.0)
     lid = (x / 0.62) ** 2 + ((y + 0.7) / 0.22) ** 2 <= 1.0
     foot = (x / 0.62) ** 2 + ((y - 0.7) / 0.22) ** 2 <= 1.0
@@ -68,7 +68,7 @@ def _cylinder(x: Floats, y: Floats, light: float) -> Surface:
 
 
 def _cone(x: Floats, y: Floats, light: float) -> Surface:
-    """The tip above, the foot of half width 0.8 seen from a little above."""
+    """A cone with its tip up and a foot of half width 0.8, seen from slightly above."""
     width = np.maximum(0.8 * (y + 0.95) / 1.6, 1e-9)
     flank = (y >= -0.95) & (y <= 0.65) & (np.abs(x) <= width)
     foot = (x / 0.8) ** 2 + ((y - 0.65) / 0.24) ** 2 <= 1.0
@@ -76,7 +76,7 @@ def _cone(x: Floats, y: Floats, light: float) -> Surface:
 
 
 def _round(across: Floats, light: float) -> Floats:
-    """Light returned by a round wall, at `across` in [-1, 1] of its width."""
+    """Light that a round wall returns at the position `across` in [-1, 1] of its width."""
     cosine = 0.6 * light * across + 0.8 * np.sqrt(1.0 - across**2)
     return np.asarray(0.45 + 0.5 * np.maximum(cosine, 0.0))
 
@@ -89,7 +89,7 @@ SHAPES: dict[str, Callable[[Floats, Floats, float], Surface]] = {
 }
 CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 HELD_OUT = tuple(len(SHAPES) * colour + (colour + colour // 4) % len(SHAPES) for colour in range(len(COLOURS)))
-"""Classes that training never sees: one shape of each colour, two colours of each shape."""
+"""Classes that training never sees: one shape per colour, two colours per shape."""
 
 
 def prompt(name: str) -> str:
@@ -98,7 +98,7 @@ def prompt(name: str) -> str:
 
 
 def ground(rng: np.random.Generator) -> Floats:
-    """A grey ground, a little darker on one side: (points, points, 3) in [0, 1]."""
+    """A grey ground that is slightly darker on one side: (points, points, 3) in [0, 1]."""
     y, x = _points()
     slope = rng.uniform(-0.1, 0.1, 2)
     grey = rng.uniform(0.3, 0.8) + slope[0] * (x / SIZE - 0.5) + slope[1] * (y / SIZE - 0.5)
@@ -106,14 +106,14 @@ def ground(rng: np.random.Generator) -> Floats:
 
 
 def place(canvas: Floats, colour: str, shape: str, rng: np.random.Generator, columns: tuple[float, float]) -> None:
-    """Draws one object of random size, tilt, light and place into a canvas of :func:`ground`.
+    """Draws one object of random size, tilt, light and place on a canvas of :func:`ground`.
 
     Args:
-        canvas: Changed in place.
-        colour: One of :data:`COLOURS`.
-        shape: One of :data:`SHAPES`.
-        rng: Decides the rest.
-        columns: Left and right end of where the object may be, in pixels.
+        canvas: Canvas to draw on, in place.
+        colour: Colour of the object, one of :data:`COLOURS`.
+        shape: Shape of the object, one of :data:`SHAPES`.
+        rng: Generator of the random choices.
+        columns: Left and right limit of the object, in pixels.
     """
     left, right = columns
     radius = rng.uniform(RADIUS[0], min(RADIUS[1], (right - left) / 2))
@@ -129,7 +129,7 @@ def place(canvas: Floats, colour: str, shape: str, rng: np.random.Generator, col
 
 
 def develop(canvas: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A canvas as an image (3, SIZE, SIZE): averaged over each pixel's points, with noise, in 0 ... 255."""
+    """The image (3, SIZE, SIZE) of a canvas: the mean of each pixel's points, with noise, in 0 ... 255."""
     pixels = canvas.reshape(SIZE, SUPERSAMPLING, SIZE, SUPERSAMPLING, 3).mean(axis=(1, 3))
     noisy = pixels + rng.normal(0.0, 0.015, pixels.shape)
     image: npt.NDArray[np.uint8] = np.round(255.0 * np.clip(noisy, 0.0, 1.0)).astype(np.uint8).transpose(2, 0, 1)
@@ -137,7 +137,7 @@ def develop(canvas: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 
 def _points() -> tuple[Floats, Floats]:
-    """(y, x) of all points of a canvas, in pixels from the top left corner."""
+    """Coordinates (y, x) of all points of a canvas, in pixels from the top left corner."""
     ticks = (np.arange(SIZE * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
     y, x = np.meshgrid(ticks, ticks, indexing="ij")
     return y, x
@@ -152,9 +152,9 @@ def render(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 
 def make_set(split: str, per_class: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images (n, 3, SIZE, SIZE) and labels (n,) of a split, the classes by turns; of train, without :data:`HELD_OUT`.
+    """Images (n, 3, SIZE, SIZE) and labels (n,) of a split, with the classes in turns; train lacks :data:`HELD_OUT`.
 
-    Every image has its own stream of random numbers, from the split and its own index.
+    The split and the index of an image determine its stream of random numbers.
     """
     classes = [label for label in range(len(CLASS_NAMES)) if split != "train" or label not in HELD_OUT]
     labels = np.tile(np.array(classes, dtype=np.int64), per_class)
@@ -164,7 +164,7 @@ def make_set(split: str, per_class: int) -> tuple[npt.NDArray[np.uint8], npt.NDA
 
 
 def write_tables(out: Path) -> None:
-    """The prompts, in the columns that diffusion classifiers use, and which classes are held out."""
+    """Writes the prompts, in the columns that diffusion classifiers use, and the split of the classes."""
     with (out / "shapes-prompts.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("prompt", "classname", "classidx"))
@@ -178,7 +178,7 @@ def write_tables(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the shapes train, val and test sets as .npz files.")
-    parser.add_argument("out", type=Path, help="folder for the files, made if need be")
+    parser.add_argument("out", type=Path, help="folder for the files; it is made if it does not exist")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     for split, per_class in COUNTS.items():

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes the shipped bundles from nothing: data, training, export, calibration, accuracy on the test images.
+# Makes the shipped bundles from scratch: data, training, export, calibration, accuracy on the test images.
 #
 #   bash models/reproduce.sh OUTDIR [SEED]
 #
-# Needs pip install 'fastdc[cpu,train,export]' scikit-learn, and one CPU core for about ten minutes for the digits, and
-# half an hour for the shapes. A killed run goes on where it was when the script is started again (the training of the
-# shapes from its beginning). SEED is 0 for the shipped models.
+# Needs pip install 'fastdc[cpu,train,export]' scikit-learn, and one CPU core: about ten minutes for the digits, half an
+# hour for the shapes. After an interruption, start the script again: it continues where it stopped, except that the
+# training of the shapes starts again. SEED is 0 for the shipped models.
 set -euo pipefail
 
 out=${1:?usage: bash models/reproduce.sh OUTDIR [SEED]}
@@ -16,7 +16,7 @@ fastdc() { "$python" -c "from fastdc.cli.main import main; main()" "$@"; }
 
 "$python" "$here/make_digits.py" "$out/data"
 
-make_model() { # NAME DELTA DESCRIPTION, then the options of the training; DELTA is the level of the race
+make_model() { # NAME DELTA DESCRIPTION, then options of the training; DELTA is the level of the race
   local name=$1 delta=$2 description=$3 resume=()
   shift 3
   if [ -e "$out/runs/$name/config.json" ]; then resume=(--resume); fi
@@ -32,8 +32,9 @@ make_model digits 0.006 \
 make_model digits-mlp 0.01 \
   "Handwritten digits, 8x8: an MLP denoiser, many times cheaper than the UNet" --model mlp
 
-# The race on noisy images, for certification: METHOD SIGMA DELTA LOW HIGH FIRST; levels as sigma / alpha, noise 2 SIGMA.
-# Where radii need nearly all copies, at low noise, a lost copy costs most: there delta is smallest.
+# The race on noisy images, for certification: NAME METHOD SIGMA DELTA LOW HIGH FIRST, with levels as sigma / alpha; the
+# noise is 2 SIGMA. At low noise the largest radii need nearly all copies, so that a lost copy costs most and delta is
+# smallest.
 while read -r name method sigma delta low high first; do
   fastdc calibrate "$out/$name" "$out/data/digits-val.npz" --method "$method" --sigma "$sigma" \
     --levels "$low" "$high" --first "$first" --delta "$delta" --seeds 8 --write
@@ -58,7 +59,7 @@ digits apndc 0.25 0.01 0.525 1.25 1.1
 digits apndc 0.5 0.04 1.05 2.5 2,2.3
 LEVELS
 
-# The text-conditional model, through the same path as any StableDiffusionPipeline.
+# The text-conditional model, exported like any StableDiffusionPipeline.
 if [ ! -e "$out/shapes-pipeline/model_index.json" ]; then
   "$python" "$here/make_shapes.py" "$out/shapes-data"
   "$python" "$here/train_shapes.py" "$out/shapes-data" "$out/shapes-pipeline" --seed "$seed"

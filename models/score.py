@@ -1,8 +1,8 @@
-"""Prints the accuracy of bundles on labelled images: 16 draws of every class, and the race; the bundle's own levels.
+"""Prints the accuracy of bundles on labelled images, at 16 draws of every class and with the race.
 
     python models/score.py IMAGES.npz BUNDLE [BUNDLE ...]
 
-The accuracy is averaged over five seeds of the noise; the spread that is shown is the standard deviation over them.
+Each bundle uses its own levels. The accuracy is the mean over five noise seeds, shown with the standard deviation.
 """
 
 import argparse
@@ -17,7 +17,7 @@ DRAWS, SEEDS = 16, 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the accuracy of bundles on labelled images.")
-    parser.add_argument("images", help="an .npz with images and labels")
+    parser.add_argument("images", help=".npz file with images and labels")
     parser.add_argument("bundles", nargs="+", help="bundle folders, or names of shipped models")
     arguments = parser.parse_args()
     data = load_labelled(arguments.images)
@@ -30,7 +30,7 @@ def main() -> None:
             each = 1e3 * np.mean([result.seconds for result in results]) / len(data.labels)
             print(
                 f"{bundle}, {rule}: {np.mean(correct):.2f} % +- {np.std(correct):.2f} of {len(data.labels)}, "
-                f"{evaluations:.1f} evaluations and {each:.1f} ms an image"
+                f"{evaluations:.1f} evaluations and {each:.1f} ms per image"
             )
 
 

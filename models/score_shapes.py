@@ -1,4 +1,4 @@
-"""Prints how well a pipeline of train_shapes.py classifies the shapes, in a plain loop that shares no code with fastdc.
+"""Prints the accuracy of a pipeline of train_shapes.py, in a plain loop that shares no code with fastdc.
 
     python models/score_shapes.py DATA PIPELINE [--split test] [--images 640] [--draws 16] [--levels LOW HIGH]
     python models/score_shapes.py DATA PIPELINE --split val --images 160 --scan
@@ -6,15 +6,15 @@
 
 The score of a prompt c for latents z is the mean over draws of |eps - eps_hat(alpha z + sigma eps, t, c)|^2, where the
 network predicts v and eps_hat = alpha v + sigma (alpha z + sigma eps). All prompts see the same draws (Li et al., arXiv
-2303.16203). The draws' levels sigma / alpha are spread evenly over a band on a logarithmic scale; ``--scan`` instead
-tries one level after another, alone, to show which tell the classes apart.
+2303.16203). The levels sigma / alpha of the draws are spread evenly over a band on a logarithmic scale. ``--scan``
+instead tries one level after another, to show which levels separate the classes.
 
-Accuracy is given for classes seen in training and for held-out ones, both with all 32 prompts as candidates, and for
-held-out ones with the held-out prompts as the only candidates.
+The accuracy is printed for classes seen in training and for held-out classes, both with all 32 prompts as candidates,
+and for held-out classes with only the held-out prompts as candidates.
 
-Seed 0 of train_shapes.py, 640 test images, 4 draws: 98.5 % of seen classes, 96.2 % of held-out ones (99.4 % among
-held-out prompts). A level alone, at 2 draws on 96 validation images: 94 to 96 % of all from 0.25 to 2, 84 % at 3 and
-less beyond.
+Seed 0 of train_shapes.py on 640 test images with 4 draws: 98.5 % of seen classes, 96.2 % of held-out ones (99.4 % among
+held-out prompts). Single levels with 2 draws on 96 validation images: 94 to 96 % of all from 0.25 to 2, 84 % at 3, and
+less above.
 """
 
 import argparse
@@ -32,20 +32,20 @@ Errors = npt.NDArray[np.float64]
 
 
 def level_steps(alpha_bar: torch.Tensor, levels: npt.NDArray[np.float64]) -> list[int]:
-    """The schedule's steps whose sigma / alpha are nearest to `levels`, on a logarithmic scale."""
+    """Steps of the schedule whose sigma / alpha are nearest to `levels`, on a logarithmic scale."""
     ratios = ((1 - alpha_bar) / alpha_bar).sqrt().log().numpy()
     return [int(np.abs(ratios - np.log(level)).argmin()) for level in levels]
 
 
 def class_errors(pipeline: Any, latents: torch.Tensor, steps: list[int], states: torch.Tensor, seed: int) -> Errors:
-    """Mean squared errors, float64 (images, draws, classes): image i's noise is its own, and the same for all classes.
+    """Mean squared errors, float64 (images, draws, classes). Each image has its own noise, which its classes share.
 
     Args:
-        pipeline: Of train_shapes.py.
-        latents: Scaled, (images, c, h, w).
-        steps: The step of each draw.
-        states: The text encoder's output, (classes, length, width).
-        seed: Of the noise.
+        pipeline: A pipeline of train_shapes.py.
+        latents: Scaled latents, (images, c, h, w).
+        steps: Step of each draw.
+        states: Output of the text encoder, (classes, length, width).
+        seed: Seed of the noise.
     """
     rng = torch.Generator().manual_seed(seed)
     alpha_bar, found = pipeline.scheduler.alphas_cumprod, []
@@ -62,7 +62,7 @@ def class_errors(pipeline: Any, latents: torch.Tensor, steps: list[int], states:
 
 
 def report(errors: Errors, labels: npt.NDArray[np.int64]) -> str:
-    """One line of accuracies from errors (images, classes)."""
+    """A line with the accuracies of errors (images, classes)."""
     guess, held_out = errors.argmin(axis=1), np.isin(labels, HELD_OUT)
     among = np.array(HELD_OUT)[errors[:, HELD_OUT].argmin(axis=1)]
     right, wrong = guess == labels, guess != labels
@@ -80,15 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print the accuracy of a pipeline of train_shapes.py.")
     parser.add_argument("data", type=Path, help="folder of make_shapes.py")
     parser.add_argument("pipeline", type=Path, nargs="?", help="folder of train_shapes.py")
-    parser.add_argument("--bundle", help="instead: a bundle, judged by its race at its own draws")
-    parser.add_argument("--split", choices=("val", "test"), default="test", help="which images (default: test)")
-    parser.add_argument("--images", type=int, default=640, help="how many, from the first on (default: 640)")
-    parser.add_argument("--draws", type=int, default=16, help="draws, or with --scan draws a level (default: 16)")
+    parser.add_argument("--bundle", help="a bundle to score instead, by its race and its draws")
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="set of images (default: test)")
+    parser.add_argument("--images", type=int, default=640, help="number of images, from the first (default: 640)")
+    parser.add_argument("--draws", type=int, default=16, help="draws, or with --scan draws per level (default: 16)")
     parser.add_argument(
         "--levels", type=float, nargs=2, default=(0.4, 3.0), help="band of sigma / alpha (default: 0.4 3)"
     )
-    parser.add_argument("--scan", action="store_true", help="judge each of some levels alone")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--scan", action="store_true", help="score single levels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
@@ -98,10 +98,10 @@ def main() -> None:
     with np.load(arguments.data / f"shapes-{arguments.split}.npz") as data:
         images, labels = data["images"][: arguments.images], data["labels"][: arguments.images]
     if arguments.bundle is not None:
-        import fastdc  # the plain loop does without it
+        import fastdc  # the plain loop does not use it
 
         result = fastdc.load(arguments.bundle).classify(images, seed=arguments.seed)
-        print(f"race, {result.evaluations.mean():.1f} evaluations an image: {report(result.errors, labels)}")
+        print(f"race, {result.evaluations.mean():.1f} evaluations per image: {report(result.errors, labels)}")
         return
     pipeline = StableDiffusionPipeline.from_pretrained(arguments.pipeline)
     pixels = torch.from_numpy(images).float() / 127.5 - 1.0

@@ -2,18 +2,18 @@
 
     python models/train_shapes.py DATA OUT [--seed 0]
 
-It is Stable Diffusion in small, of the same classes and files: an AutoencoderKL (32x32 pixels to 4x8x8 latents), a
-CLIPTokenizer and a CLIPTextModel, a UNet2DConditionModel with cross attention, and the scaled linear schedule of 1000
-steps. One core trains it in 15 to 30 minutes, in two stages:
+The model is a small Stable Diffusion, with the same classes and files: an AutoencoderKL (32x32 pixels to 4x8x8
+latents), a CLIPTokenizer and a CLIPTextModel, a UNet2DConditionModel with cross attention, and the scaled linear
+schedule of 1000 steps. One core trains it in 15 to 30 minutes, in two stages:
 
 1. The autoencoder (Kingma & Welling, arXiv 1312.6114): E |decoder(z) - x|^2 + KL_WEIGHT KL(z | N(0, 1)), each a mean
    over elements. Its scaling_factor then brings the means of the training images to unit variance.
 2. The UNet and the text encoder, together and from scratch: at step t uniform in 0 ... 999, alpha^2 = alpha_bar_t and
    sigma^2 = 1 - alpha_bar_t, the network sees alpha z + sigma eps and predicts v = alpha eps - sigma z (Salimans & Ho,
-   arXiv 2202.00512). One prompt in ten is the empty one. What is saved is the moving average of the weights.
+   arXiv 2202.00512). One prompt in ten is empty. The moving average of the weights is saved.
 
-The tokenizer is learnt too, from the prompts: byte pair encoding by CLIP's rules, so that each word of a prompt is one
-token and any other text still has some.
+The tokenizer is learnt from the prompts by byte pair encoding with CLIP's rules: each word of a prompt is one token,
+and any other text can be tokenized too.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from make_shapes import CLASS_NAMES, SIZE, prompt
 
-LATENT = 8  # latents a side
-LENGTH = 12  # tokens a prompt: begin, "a photo of a colour shape", end, and some to spare
-WIDTH = 48  # of the text encoder
+LATENT = 8  # latents per side
+LENGTH = 12  # tokens per prompt: begin, "a photo of a colour shape", end, and a reserve
+WIDTH = 48  # width of the text encoder
 KL_WEIGHT = 1e-4
 DROPOUT = 0.1  # share of empty prompts
-AVERAGE = 0.998  # decay of the moving average of the weights, a step
+AVERAGE = 0.998  # decay of the moving average of the weights, per step
 STEPS = {"autoencoder": 1200, "denoiser": 4500}
 RATE = {"autoencoder": 2e-3, "denoiser": 1.5e-3}  # highest learning rate
 BATCH = {"autoencoder": 32, "denoiser": 64}
@@ -51,7 +51,7 @@ def make_tokenizer() -> CLIPTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = CLIPTokenizer(vocab={begin: 0, end: 1}, merges=[]).backend_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=2000,  # more than there is to merge: every word becomes one token
+        vocab_size=2000,  # more than needed, so that every word becomes one token
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         special_tokens=[begin, end],
@@ -65,7 +65,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def make_autoencoder() -> AutoencoderKL:
-    """3 x 32 x 32 pixels in [-1, 1] to 4 x 8 x 8 latents and back."""
+    """The autoencoder between 3 x 32 x 32 pixels in [-1, 1] and 4 x 8 x 8 latents."""
     return AutoencoderKL(
         latent_channels=4,
         block_out_channels=(16, 16, 32),
@@ -78,7 +78,7 @@ def make_autoencoder() -> AutoencoderKL:
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers over the tokenizer's vocabulary."""
+    """A text encoder of two layers for the tokenizer's vocabulary."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -96,7 +96,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """As Stable Diffusion's: attention to the text at every resolution but the lowest, and in the middle."""
+    """A UNet like Stable Diffusion's: attention to the text in the middle and at every resolution except the lowest."""
     return UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=4,
@@ -106,7 +106,7 @@ def make_unet() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=WIDTH,
-        attention_head_dim=4,  # by an old slip of the configuration's names, the number of heads
+        attention_head_dim=4,  # the number of heads, by an old mistake in the name of the option
         norm_num_groups=8,
     )
 
@@ -125,7 +125,7 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def token_table(tokenizer: CLIPTokenizer) -> Tensor:
-    """Tokens of every class's prompt and, last, of the empty one: int64 (classes + 1, LENGTH)."""
+    """Tokens of every class's prompt and, last, of the empty prompt: int64 (classes + 1, LENGTH)."""
     texts = [*(prompt(name) for name in CLASS_NAMES), ""]
     ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     assert isinstance(ids, Tensor)
@@ -133,9 +133,9 @@ def token_table(tokenizer: CLIPTokenizer) -> Tensor:
 
 
 def steps(stage: str, parameters: list[nn.Parameter]) -> Iterator[tuple[int, torch.optim.Optimizer]]:
-    """Yields once a step, for the caller to make gradients; then the optimizer moves along them.
+    """Yields once per step; the caller then computes gradients, and the optimizer applies them.
 
-    The learning rate rises over the first 100 steps and falls to nothing by a half cosine.
+    The learning rate rises over the first 100 steps and falls to zero along a half cosine.
     """
     total, rate = STEPS[stage], RATE[stage]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -156,7 +156,7 @@ class Progress:
         self._what, self._start, self._losses = what, time.perf_counter(), list[float]()
 
     def add(self, loss: Tensor) -> None:
-        """Takes the loss of one more step."""
+        """Adds the loss of a step."""
         self._losses.append(loss.item())
         if len(self._losses) % 250 == 0:
             seconds = time.perf_counter() - self._start
@@ -165,7 +165,7 @@ class Progress:
 
 
 def train_autoencoder(images: Tensor, rng: torch.Generator) -> AutoencoderKL:
-    """Stage 1; `images` (n, 3, SIZE, SIZE) in [-1, 1]."""
+    """Stage 1: trains the autoencoder on images (n, 3, SIZE, SIZE) in [-1, 1]."""
     model = make_autoencoder()
     progress = Progress("autoencoder")
     for _ in steps("autoencoder", list(model.parameters())):
@@ -181,13 +181,13 @@ def train_autoencoder(images: Tensor, rng: torch.Generator) -> AutoencoderKL:
 
 
 def flip_some(batch: Tensor, rng: torch.Generator) -> Tensor:
-    """Mirrors each image, left to right, with probability one half; a shape's mirror image is as likely as itself."""
+    """Mirrors each image left to right with probability one half; a shape and its mirror image are equally likely."""
     mirrored = torch.rand(len(batch), 1, 1, 1, generator=rng) < 0.5
     return torch.where(mirrored, batch.flip(3), batch)
 
 
 def encode(model: AutoencoderKL, images: Tensor) -> Tensor:
-    """Means of the latents of images, not yet scaled."""
+    """Means of the latents of images, before scaling."""
     parts = [images[start : start + 128] for start in range(0, len(images), 128)]
     return torch.cat([model.encode(part).latent_dist.mean for part in parts])
 
@@ -195,14 +195,14 @@ def encode(model: AutoencoderKL, images: Tensor) -> Tensor:
 def train_denoiser(
     latents: Tensor, labels: Tensor, ids: Tensor, text: CLIPTextModel, rng: torch.Generator
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Stage 2.
+    """Stage 2: trains the UNet and the text encoder.
 
     Args:
-        latents: Of training images, scaled, (n, 4, LATENT, LATENT).
-        labels: Their classes, int64 (n,).
-        ids: Of :func:`token_table`.
+        latents: Scaled latents of training images, (n, 4, LATENT, LATENT).
+        labels: Classes of the images, int64 (n,).
+        ids: Tokens from :func:`token_table`.
         text: The text encoder to train; its weights change.
-        rng: Decides images, noise and steps.
+        rng: Generator of images, noise and steps.
 
     Returns:
         The averaged UNet and text encoder, in evaluation mode.
@@ -236,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a small text-to-image diffusion model on the shapes.")
     parser.add_argument("data", type=Path, help="folder of make_shapes.py")
     parser.add_argument("out", type=Path, help="folder for the pipeline")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, images, noise and steps (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, images, noise and steps (default: 0)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
