@@ -20,12 +20,12 @@ from fastdc.diffusion.parameterization import Parameterization
 from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, gaussian
 
-# A schedule on which each kind is defined, besides EDM's.
+# EDM's schedule with timestep ln sigma, the default of tiny models.
 TINY_SCHEDULE = EDMSchedule(sigma_min=0.05, sigma_max=5.0, timestep_scale=1.0)
 
 
 class GaussianDenoiser(nn.Module):
-    """The denoiser of a Gaussian world; the class after the last one has the mean of means, for "no class"."""
+    """The denoiser of a Gaussian world. The label after the last class is the null class; its mean is the classes'."""
 
     def __init__(self, world: GaussianWorld) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class GaussianDenoiser(nn.Module):
 
 
 class Counting(nn.Module):
-    """Another network, whose calls are recorded: their class labels, in a list that copies of the network share."""
+    """A network that records the class labels of its calls in a list shared by copies of the network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -70,13 +70,13 @@ def on_torch(model: Model, network: nn.Module, *, batch: int = 128, precision: s
 
 
 def gaussian_on_torch(classes: int = 3, **options: Any) -> tuple[GaussianWorld, DiffusionClassifier]:
-    """A Gaussian world and its classifier, with a null class."""
+    """A Gaussian world and its classifier on the torch backend, with a null class."""
     world = gaussian(classes)
     return world, on_torch(replace(world.model, null_class=classes), GaussianDenoiser(world), **options)
 
 
 def tiny_mlp(classes: int = 3, *, seed: int = 0) -> nn.Module:
-    """An MLP denoiser with random weights everywhere (as built, its last layer is zero)."""
+    """An MLP denoiser whose weights are all random; a new network's last layer would be zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = {"shape": list(SHAPE), "num_class_embeds": classes + 1, "width": 12, "blocks": 1, "code_width": 8}
@@ -93,7 +93,7 @@ def tiny_model(
     schedule: AbstractSchedule = TINY_SCHEDULE,
     value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> Model:
-    """What goes with :func:`tiny_mlp`."""
+    """The model of :func:`tiny_mlp`."""
     return Model(
         name="tiny",
         image_shape=SHAPE,

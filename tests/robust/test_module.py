@@ -7,20 +7,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdc
 from fastdc import BackendError, DiffusionClassifier, InputError
-from fastdc.backends import NetworkOptions
+from fastdc.backends import NetworkOptions, TorchNetwork
 from fastdc.data import digits_test
-from fastdc.diffusion import kernels
-from fastdc.diffusion.plan import make_plan
-from fastdc.diffusion.schedules import DiscreteSchedule, FlowSchedule
-from fastdc.inference.images import streams_of, to_model_range
-from fastdc.inference.job import plan_config
+from fastdc.diffusion import LOSSES, DiscreteSchedule, FlowSchedule, kernels, make_plan
+from fastdc.inference import plan_config, streams_of, to_model_range
+from fastdc.support import Float64
 from fastdc.testing import reference
 from helpers.worlds import SHAPE, classifier, fails_with, gaussian, unit_images
 
@@ -29,12 +26,9 @@ if TYPE_CHECKING:
 else:
     torch = pytest.importorskip("torch")
 
-from fastdc.backends.torch import TorchNetwork
 from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, as_module, maximize_likelihood
 from fastdc.robust.likelihood import maximize_tensor
 from helpers.torch_worlds import Counting, GaussianDenoiser, gaussian_on_torch, on_torch, tiny_mlp, tiny_model
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def tensor(images: Any, *, grad: bool = False) -> "torch.Tensor":
@@ -45,12 +39,12 @@ def tiny(**options: Any) -> DiffusionClassifier:
     return on_torch(tiny_model(**options), tiny_mlp())
 
 
-def mean_errors(clf: DiffusionClassifier, images: Any, **options: Any) -> FloatArray:
-    """The engine's answer, float64 (n, K)."""
+def mean_errors(clf: DiffusionClassifier, images: Any, **options: Any) -> Float64:
+    """The engine's mean errors, float64 (n, K)."""
     return np.asarray(clf.errors(images, **options).errors.astype(np.float64).mean(axis=2))
 
 
-@pytest.mark.parametrize("loss", ["l2", "l1", "huber"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
     ("kind", "schedule"),
     [
@@ -61,13 +55,13 @@ def mean_errors(clf: DiffusionClassifier, images: Any, **options: Any) -> FloatA
         ("flow", FlowSchedule()),
     ],
 )
-def test_logits_are_the_engines_errors(kind: str, schedule: Any, loss: str) -> None:
+def test_logits_of_every_parameterisation_are_the_engines_errors(kind: str, schedule: Any, loss: str) -> None:
     options = {} if schedule is None else {"schedule": schedule}
     clf = tiny(kind=kind, **options)
     images = unit_images(4)
     logits = as_module(clf, loss=loss, draws=7, seed=3)(tensor(images))
     want = -mean_errors(clf, images, loss=loss, draws=7, seed=3) / 0.5
-    # Some ten float32 roundings of the network and five of the residual, in units of its terms of order one.
+    # The batch may change some ten float32 roundings of the network, and these some five of the residual.
     np.testing.assert_allclose(logits, want, rtol=2e-6, atol=2e-6 * np.abs(want).max())
 
 
@@ -78,17 +72,22 @@ def test_logits_are_the_engines_errors(kind: str, schedule: Any, loss: str) -> N
     seed=st.integers(0, 2**64 - 1),
     stream=st.none() | st.integers(0, 2**56 - 1),
     antithetic=st.booleans(),
+    loss=st.sampled_from(LOSSES),
+    method=st.sampled_from(["dc", "epndc"]),
 )
-def test_batch_chunk_seed_stream_and_pairs_are_the_engines(
-    n: int, draws: int, chunk: int, seed: int, stream: int | None, antithetic: bool
+def test_logits_are_the_engines_to_the_bit(
+    n: int, draws: int, chunk: int, seed: int, stream: int | None, antithetic: bool, loss: str, method: str
 ) -> None:
+    """For any batch, with a network whose output for a cell does not depend on the batch."""
     _, clf = gaussian_on_torch(batch=16)
     images = unit_images(n)
-    plan: Any = {"draws": draws, "antithetic": antithetic}
+    plan: Any = {"draws": draws, "antithetic": antithetic, "loss": loss, "method": method}
+    if method == "epndc":
+        plan |= {"sigma": 0.1}
     logits = as_module(clf, seed=seed, stream=stream, chunk=chunk, **plan)(tensor(images))
     streams = None if stream is None else [stream] * n
     want = -mean_errors(clf, images, seed=seed, streams=streams, **plan)
-    np.testing.assert_allclose(logits, want, rtol=2e-6)
+    np.testing.assert_array_equal(logits, want.astype(np.float32))
 
 
 def test_the_shipped_model_gives_the_probabilities_of_the_full_run() -> None:
@@ -100,10 +99,8 @@ def test_the_shipped_model_gives_the_probabilities_of_the_full_run() -> None:
     np.testing.assert_allclose(logits.softmax(1), result.probabilities, atol=2e-5)
 
 
-def float64_logits(
-    clf: DiffusionClassifier, network: Any, unit: FloatArray, *, streams: Any, **plan: Any
-) -> FloatArray:
-    """Logits by plain loops in float64 with a float64 network: another program for the same formula."""
+def float64_logits(clf: DiffusionClassifier, network: Any, unit: Float64, *, streams: Any, **plan: Any) -> Float64:
+    """Logits from plain loops and the reference's formulas, in float64 with a float64 network."""
     model = clf.model
     made = make_plan(model.schedule, model.parameterization, plan_config(model, plan))  # type: ignore[arg-type]
     low, high = model.value_range
@@ -124,8 +121,7 @@ def test_gradients_are_those_of_central_differences_in_float64(loss: str, value_
     clf = tiny(value_range=value_range)
     exact = tiny_mlp().double().eval()
     images = unit_images(2, seed=4)
-    # Held fixed: otherwise the noise is the hash of the image, and changes with it.
-    streams = [9, 9]
+    streams = [9, 9]  # fixed: the default, the hash of the image, changes along with it
     module = as_module(clf, loss=loss, draws=3, stream=9)
     slope = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
     x = tensor(images, grad=True)
@@ -161,12 +157,12 @@ def test_gradients_are_the_gaussian_worlds() -> None:
                 want += plan.rows[j, 6] * 2 * r * variance / (inside + variance) / 16 / plan.draws
             # logits are minus errors, and a [0, 1] pixel is half a model's: -(-want) * 2
             np.testing.assert_allclose(jacobian[i, k, i].numpy(), 2 * want, rtol=2e-4, atol=2e-6)
-            assert not jacobian[i, k, 1 - i].any(), "an image's logits do not depend on other images"
+            assert not jacobian[i, k, 1 - i].any(), "the logits of an image must not depend on another image"
 
 
 @contextmanager
 def saved_bytes() -> Iterator[dict[str, int]]:
-    """Bytes of tensors that graphs hold for their backward pass: now, at most, and how many were saved."""
+    """Bytes of the tensors that graphs hold for their backward pass (now and at most), and how often one was saved."""
     state = {"now": 0, "peak": 0, "saved": 0}
 
     class Held:
@@ -197,13 +193,13 @@ def peak(clf: DiffusionClassifier, **options: Any) -> int:
 
 
 def test_memory_does_not_grow_with_draws_or_classes() -> None:
-    few = peak(tiny(), chunk=12, draws=2)
+    few = peak(tiny(), chunk=12, draws=4)  # a chunk of either run holds cells of one image
     assert few == peak(tiny(), chunk=12, draws=80)
-    # The squares that follow the module save the logits: 4 bytes for each image and class, in and out.
+    # The square that follows the module saves logits: 4 bytes per image and class, in and out.
     more = peak(on_torch(tiny_model(12), tiny_mlp(12)), chunk=12, draws=2)
     assert more <= few + 3 * 2 * 4 * (12 - 3)
-    assert few > 4 * 12 * 12, "a chunk's graph holds the hidden layers"
-    assert peak(tiny(), chunk=120, draws=40) > 5 * few, "the chunk decides"
+    assert few > 4 * 12 * 12, "a chunk's graph must hold the hidden layers"
+    assert peak(tiny(), chunk=120, draws=40) > 5 * few, "a larger chunk must hold more"
 
 
 def test_without_gradient_no_graph_is_built() -> None:
@@ -255,7 +251,7 @@ def test_training_mode_changes_nothing() -> None:
     before = module(images)
     assert module.train() is module
     assert module.training
-    assert torch.equal(module(images), before), "dropout stays off"
+    assert torch.equal(module(images), before), "dropout must stay off"
 
 
 def test_a_half_precision_network_is_near_and_its_gradient_too() -> None:
@@ -267,6 +263,15 @@ def test_a_half_precision_network_is_near_and_its_gradient_too() -> None:
         assert x.grad is not None
         gradients.append(x.grad.flatten())
     assert torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
+
+
+def test_a_module_in_float64_runs_its_network_there() -> None:
+    x = tensor(unit_images(2), grad=True)
+    single, double = as_module(tiny(), draws=3), as_module(tiny(), draws=3).double()
+    torch.testing.assert_close(double(x), single(x), rtol=1e-5, atol=1e-6)
+    gradients = [torch.autograd.grad(module(x).sum(), x)[0] for module in (single, double)]
+    assert not torch.equal(*gradients)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_overflows_is_an_error() -> None:
@@ -356,7 +361,8 @@ def test_likelihood_is_maximised_first_and_its_gradient_is_the_identity(how: Any
     streams = streams_of(to_model_range(images, clf.model))
     x = tensor(images, grad=True)
     logits = as_module(clf, draws=4, chunk=3, likelihood_maximization=how)(x)
-    np.testing.assert_allclose(logits.detach(), -mean_errors(clf, moved, streams=streams, draws=4) / 0.5, rtol=1e-4)
+    want = -mean_errors(clf, moved, streams=streams, draws=4) / 0.5
+    np.testing.assert_allclose(logits.detach(), want, rtol=1e-4)
     slope = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
     logits.backward(slope)
     assert x.grad is not None
