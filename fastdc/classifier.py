@@ -290,7 +290,7 @@ class DiffusionClassifier:
 
         Example:
             >>> from fastdc.certification import Fixed
-            >>> [index for index, _ in clf.certify_stream(images[:2], Fixed(0.25, most=20), n0=8)]
+            >>> [index for index, _ in clf.certify_stream(images[:2], Fixed(0.25, most=20, alpha=0.01), n0=8)]
             [0, 1]
 
         Raises:
