@@ -1,8 +1,8 @@
-"""A small convolutional network on the digits: a discriminative classifier to hold diffusion classifiers against.
+"""A small convolutional network on the digits: a discriminative classifier to compare diffusion classifiers with.
 
-Three 3x3 convolutions and a linear layer, trained by AdamW on the cross-entropy; seconds on one core, and 99 % of the
-test digits. With ``noise`` it is trained on images with Gaussian noise, as Cohen et al. (arXiv 1902.02918) train the
-base classifier of their smoothing.
+Three 3x3 convolutions and a linear layer, trained with AdamW on the cross-entropy. Training takes seconds on one core;
+the network classifies 99 % of the test digits correctly. With ``noise`` the training images get Gaussian noise, as for
+the base classifier of randomized smoothing (Cohen et al., arXiv 1902.02918).
 """
 
 import subprocess
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def training_digits(folder: Path) -> LabelledImages:
-    """The 1200 digits that the shipped models were trained on, made again by models/make_digits.py (scikit-learn)."""
+    """The 1200 training digits of the shipped models, written by models/make_digits.py, which needs scikit-learn."""
     subprocess.run([sys.executable, ROOT / "models" / "make_digits.py", folder], check=True, capture_output=True)
     return load_labelled(folder / "digits-train.npz")
 
@@ -26,14 +26,16 @@ def training_digits(folder: Path) -> LabelledImages:
 def train_cnn(
     data: LabelledImages, *, epochs: int = 20, batch: int = 64, noise: float = 0.0, seed: int = 0
 ) -> nn.Module:
-    """A trained network, float images (n, 1, 8, 8) in [0, 1] -> logits (n, 10). Leaves torch's global generator alone.
+    """A trained network, float images (n, 1, 8, 8) in [0, 1] -> logits (n, 10).
+
+    torch's global random state stays as it was.
 
     Args:
         data: Training images and labels.
-        epochs: Passes over them.
-        batch: Images a step.
+        epochs: Number of passes over the training images.
+        batch: Number of images per step.
         noise: Standard deviation of the noise added to training images, in [0, 1]-pixel units.
-        seed: Of the weights, the order and the noise.
+        seed: Seed of the weights, the order and the noise.
     """
     images = torch.from_numpy(data.images).float() / 255
     labels = torch.from_numpy(data.labels)
@@ -61,6 +63,6 @@ def train_cnn(
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images whose largest logit is the label's."""
+    """The share of images whose largest logit is that of their label."""
     with torch.no_grad():
         return float((network(images).argmax(1) == labels).float().mean())

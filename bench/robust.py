@@ -1,12 +1,12 @@
-"""Robust accuracy: what share of images withstands attacks that follow the gradient, for four kinds of classifier.
+"""Robust accuracy: the share of images that withstand gradient attacks, for diffusion classifiers and two small CNNs.
 
     python bench/robust.py [--images 100] [--eps 0.5 0.75]
 
-Attacks are L2 projected gradient descent by foolbox without a random start, with the cross-entropy and with the margin
-of the logits, pixels in [0, 1]. Attacked are ``robust.as_module`` at 8 draws of `digits-mlp`, with and without
-likelihood maximisation, and two small CNNs. Diffusion classifiers are judged by all classes at 64 draws, under noise
-and likelihood maximisation of another seed. An image counts where it withstands every attack of its row; images that
-the classifier gets wrong before any attack do not. Needs foolbox and scikit-learn.
+Attacks are foolbox's L2 projected gradient descent without a random start, on the cross-entropy and on the margin of
+the logits, with pixels in [0, 1]. They attack ``robust.as_module`` of `digits-mlp` at 8 draws, with and without
+likelihood maximisation, and the CNNs. All classes at 64 draws judge a diffusion classifier's images, with another seed
+of the noise and of the likelihood maximisation. An image counts if it is classified correctly before the attacks and
+withstands every attack of its row. Needs foolbox and scikit-learn.
 """
 
 import tempfile
@@ -25,12 +25,12 @@ from common import parser, print_table, save
 from digits_cnn import train_cnn, training_digits
 from fastdc.data import digits_test
 from fastdc.robust import LikelihoodMaximization, ReleasedMaximization, as_module, maximize_likelihood
-from fastdc.support.optional import require
+from fastdc.support import require
 from tables import announced, first_images
 
 STEPS, DRAWS = 20, 8
 JUDGE_DRAWS, JUDGE_SEED = 64, 99
-SEEDS = (1, 2, 3, 4)  # that an attack on likelihood maximisation averages over
+SEEDS = (1, 2, 3, 4)  # seeds over which an attack on likelihood maximisation averages
 
 Answer = Callable[[Tensor], npt.NDArray[np.int64]]
 
@@ -48,7 +48,15 @@ class Averaged(nn.Module):
 
 @dataclass(frozen=True)
 class Row:
-    """A classifier and what attacks it: (module, loss) pairs, and rows whose adversarial images are tried as well."""
+    """A classifier and its attacks.
+
+    Attributes:
+        name: Name of the classifier.
+        attacks: The attacks in words.
+        answer: The labels that the classifier gives to images (n, c, h, w) in [0, 1].
+        modules: The attacked modules, each with the attack's loss, "cross-entropy" or "margin".
+        transferred: Names of earlier rows whose adversarial images are tried, too.
+    """
 
     name: str
     attacks: str
@@ -122,9 +130,9 @@ def rows_of(folder: Path) -> list[Row]:
 
 def main() -> None:
     made = parser(__doc__, "robust")
-    made.add_argument("--images", type=int, default=100)
-    made.add_argument("--eps", type=float, nargs="+", default=[0.5, 0.75], help="L2, pixels in [0, 1] [%(default)s]")
-    made.add_argument("--threads", type=int, default=1, help="of torch [%(default)s]")
+    made.add_argument("--images", type=int, default=100, help="number of test images [%(default)s]")
+    made.add_argument("--eps", type=float, nargs="+", default=[0.5, 0.75], help="L2 budgets of attacks [%(default)s]")
+    made.add_argument("--threads", type=int, default=1, help="number of torch threads [%(default)s]")
     arguments = made.parse_args()
     torch.set_num_threads(arguments.threads)
     test = first_images(digits_test(), arguments.images)

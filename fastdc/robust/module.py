@@ -206,16 +206,13 @@ def as_module(
         seed: Seed of the noise, in [0, 2^64).
         stream: Noise stream of every image, in [0, 2^56), which makes the module one smooth function; default: the hash
             of each image's pixels, as in ``classify``.
-        temperature: Temperature of the logits, positive; default: the model's. A higher one keeps the softmax of an
-            attack's loss from saturating and changes no label.
+        temperature: Temperature of the logits, positive; default: the model's. A higher one saturates softmax less.
         chunk: Number of evaluations of the network per step, which bounds the memory; default: the network's batch.
-        likelihood_maximization: The likelihood maximisation that moves images before they are classified
-            (``maximize_likelihood``): "paper", "rdc", an object with other parameters, or None.
-        likelihood_gradient: Gradient of that maximisation. "identity" is the one its authors attack it with. "exact"
-            differentiates through all its steps and attacks better; it needs a network with second derivatives, and
-            memory for the graph of all steps of a chunk of images.
-        **plan: Plan options of ``DiffusionClassifier``: draws, levels, weighting, loss and so on; methods "dc" and
-            "epndc".
+        likelihood_maximization: Method that moves images before classification (``maximize_likelihood``), or None.
+        likelihood_gradient: Gradient of that method: "identity", as its authors attack it, or "exact", through all its
+            steps. Exact attacks better, and needs second derivatives of the network and memory for the graph of all
+            steps of a chunk of images.
+        **plan: Plan options of ``DiffusionClassifier``, such as draws, levels and loss; methods "dc" and "epndc".
 
     Returns:
         A module that maps float images (n, c, h, w) in [0, 1] to logits (n, K).
@@ -236,9 +233,8 @@ def as_module(
     made = make_plan(model.schedule, model.parameterization, plan_config(model, plan))
     if made.method.denoises:
         raise InputError(f"gradients are of methods dc and epndc: got method {made.config.method}")
-    how = None
-    if likelihood_maximization is not None:
-        how = maximization_of(likelihood_maximization)
+    how = None if likelihood_maximization is None else maximization_of(likelihood_maximization)
+    if how is not None:
         null_class_of(model)
     return ClassifierModule(
         denoiser_of(classifier),

@@ -5,7 +5,7 @@ For a cell (image x, class k, draw j) with noise e and D pixels (docs/architectu
     u = gx x + ge e,    F = network(u, timestep, k),    r = a F + b x + c e,    error = weight / D * sum of rho(r)
 
 ``kernels.add_noise`` makes u and ``kernels.denoising_error`` the error, as they do for every classification. On the CPU
-the errors are therefore equal to the engine's to the bit wherever the network's outputs are. The derivatives are
+the errors are therefore equal to the engine's to the bit if the network's outputs are. The derivatives are
 
     du/dx = gx,    derror/dF = weight / D * a rho'(r),    derror/dx = weight / D * b rho'(r)
 

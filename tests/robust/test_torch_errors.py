@@ -50,7 +50,7 @@ def draws_of(case: Case, loss: str = "l2") -> Draws:
     return Draws(rows, case.seed, case.purpose, antithetic=case.antithetic, loss=loss, delta=DELTA)
 
 
-def tables(case: Case) -> tuple[Any, ...]:
+def tables(case: Case) -> tuple["torch.Tensor", "torch.Tensor"]:
     return torch.from_numpy(case.streams), torch.from_numpy(case.cells)
 
 
