@@ -1,4 +1,4 @@
-// Python's view of the ledger: NumPy arrays in and out, many requests a call. See ledger.h and fastdc/engine/scheduler.py.
+// The ledger in Python: NumPy arrays in and out, many requests per call. See ledger.h and fastdc/engine/scheduler.py.
 #include "bind_ledger.h"
 
 #include <pybind11/numpy.h>
@@ -35,16 +35,17 @@ py::tuple propose(Ledger& ledger, int64_t room) {
   return py::make_tuple(proposal.ticket, cells);
 }
 
-// (classes int32 (r, A), errors float32 (r, A, m)) of requests at the same number of draws; -1 and NaN fill short rows.
-py::tuple gather(const Ledger& ledger, const Array<int32_t>& slots) {
-  check_vector(slots, "slots", -1);
-  FASTDC_CHECK(slots.size() > 0, "slots must name at least one request");
-  const int64_t requests = slots.size();
-  const int64_t draws = ledger.drawn(slots.data()[0]);
+// Returns (classes int32 (r, A), errors float32 (r, A, m)) of requests at the same number of draws. -1 and NaN fill
+// short rows.
+py::tuple gather(const Ledger& ledger, const Array<int32_t>& places) {
+  check_vector(places, "places", -1);
+  FASTDC_CHECK(places.size() > 0, "places must name at least one request");
+  const int64_t requests = places.size();
+  const int64_t draws = ledger.drawn(places.data()[0]);
   std::vector<std::vector<int32_t>> alive;
   size_t widest = 0;
   for (int64_t i = 0; i < requests; ++i) {
-    alive.push_back(ledger.alive(slots.data()[i]));
+    alive.push_back(ledger.alive(places.data()[i]));
     widest = std::max(widest, alive.back().size());
   }
   const auto width = static_cast<int64_t>(widest);
@@ -55,20 +56,20 @@ py::tuple gather(const Ledger& ledger, const Array<int32_t>& slots) {
   for (int64_t i = 0; i < requests; ++i) {
     const auto& labels = alive[static_cast<size_t>(i)];
     std::copy(labels.begin(), labels.end(), classes.mutable_data() + i * width);
-    ledger.copy_errors(slots.data()[i], draws, errors.mutable_data() + i * width * draws);
+    ledger.copy_errors(places.data()[i], draws, errors.mutable_data() + i * width * draws);
   }
   return py::make_tuple(classes, errors);
 }
 
-void drop(Ledger& ledger, const Array<int32_t>& slots, const Array<bool>& keep) {
-  check_vector(slots, "slots", -1);
-  FASTDC_CHECK(keep.ndim() == 2 && keep.shape(0) == slots.size(), "keep must have a row for each of ", slots.size(),
-               " slots");
-  for (py::ssize_t i = 0; i < slots.size(); ++i) {
-    const auto alive = static_cast<int64_t>(ledger.alive(slots.data()[i]).size());
+void drop(Ledger& ledger, const Array<int32_t>& places, const Array<bool>& keep) {
+  check_vector(places, "places", -1);
+  FASTDC_CHECK(keep.ndim() == 2 && keep.shape(0) == places.size(), "keep must have a row for each of ", places.size(),
+               " places");
+  for (py::ssize_t i = 0; i < places.size(); ++i) {
+    const auto alive = static_cast<int64_t>(ledger.alive(places.data()[i]).size());
     FASTDC_CHECK(alive <= keep.shape(1), "keep must have an entry for each of ", alive, " classes, got ",
                  keep.shape(1));
-    ledger.drop(slots.data()[i], reinterpret_cast<const uint8_t*>(keep.data(i, 0)), alive);
+    ledger.drop(places.data()[i], reinterpret_cast<const uint8_t*>(keep.data(i, 0)), alive);
   }
 }
 
@@ -79,25 +80,25 @@ void bind_ledger(py::module_& m) {
       .def(py::init<int64_t, int64_t>(), py::arg("n_draws"), py::arg("n_classes"))
       .def(
           "open",
-          [](Ledger& ledger, int32_t slot, const Array<int32_t>& classes, int32_t end, int32_t priority) {
+          [](Ledger& ledger, int32_t place, const Array<int32_t>& classes, int32_t end, int32_t priority) {
             check_vector(classes, "classes", -1);
-            ledger.open(slot, classes.data(), classes.size(), end, priority);
+            ledger.open(place, classes.data(), classes.size(), end, priority);
           },
-          py::arg("slot"), py::arg("classes"), py::arg("end"), py::arg("priority"))
+          py::arg("place"), py::arg("classes"), py::arg("end"), py::arg("priority"))
       .def(
           "extend",
-          [](Ledger& ledger, const Array<int32_t>& slots, int32_t end, int32_t priority) {
-            check_vector(slots, "slots", -1);
-            for (py::ssize_t i = 0; i < slots.size(); ++i) ledger.extend(slots.data()[i], end, priority);
+          [](Ledger& ledger, const Array<int32_t>& places, int32_t end, int32_t priority) {
+            check_vector(places, "places", -1);
+            for (py::ssize_t i = 0; i < places.size(); ++i) ledger.extend(places.data()[i], end, priority);
           },
-          py::arg("slots"), py::arg("end"), py::arg("priority"))
+          py::arg("places"), py::arg("end"), py::arg("priority"))
       .def(
           "add",
-          [](Ledger& ledger, int32_t slot, const Array<int32_t>& classes, int32_t priority) {
+          [](Ledger& ledger, int32_t place, const Array<int32_t>& classes, int32_t priority) {
             check_vector(classes, "classes", -1);
-            ledger.add(slot, classes.data(), classes.size(), priority);
+            ledger.add(place, classes.data(), classes.size(), priority);
           },
-          py::arg("slot"), py::arg("classes"), py::arg("priority"))
+          py::arg("place"), py::arg("classes"), py::arg("priority"))
       .def("propose", &propose, py::arg("room"))
       .def(
           "observe",
@@ -106,22 +107,22 @@ void bind_ledger(py::module_& m) {
             return to_array(ledger.observe(ticket, errors.data(), errors.size()));
           },
           py::arg("ticket"), py::arg("errors"))
-      .def("drawn", &Ledger::drawn, py::arg("slot"))
-      .def("gather", &gather, py::arg("slots"))
-      .def("drop", &drop, py::arg("slots"), py::arg("keep"))
+      .def("drawn", &Ledger::drawn, py::arg("place"))
+      .def("gather", &gather, py::arg("places"))
+      .def("drop", &drop, py::arg("places"), py::arg("keep"))
       .def(
           "close",
-          [](Ledger& ledger, const Array<int32_t>& slots) {
-            check_vector(slots, "slots", -1);
-            for (py::ssize_t i = 0; i < slots.size(); ++i) ledger.drawn(slots.data()[i]);  // all can, or none is
+          [](Ledger& ledger, const Array<int32_t>& places) {
+            check_vector(places, "places", -1);
+            for (py::ssize_t i = 0; i < places.size(); ++i) ledger.drawn(places.data()[i]);  // checks all, then closes
             py::list all;
-            for (py::ssize_t i = 0; i < slots.size(); ++i) {
-              const Ledger::Closed closed = ledger.close(slots.data()[i]);
+            for (py::ssize_t i = 0; i < places.size(); ++i) {
+              const Ledger::Closed closed = ledger.close(places.data()[i]);
               all.append(py::make_tuple(to_array(closed.counts), to_array(closed.values), closed.best));
             }
             return all;
           },
-          py::arg("slots"))
+          py::arg("places"))
       .def_property_readonly("waiting", &Ledger::waiting)
       .def_property_readonly("flying", &Ledger::flying);
 }

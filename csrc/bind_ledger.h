@@ -1,4 +1,4 @@
-// The second file that knows Python; kept from bindings.cpp because it needs NumPy's arrays, not DLPack views.
+// Adds the class Ledger to the module. Unlike bindings.cpp it takes NumPy arrays, not DLPack views.
 #pragma once
 
 #include <pybind11/pybind11.h>

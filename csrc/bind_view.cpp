@@ -18,13 +18,13 @@ namespace py = pybind11;
 namespace fastdc {
 namespace {
 
-// Takes the DLPack capsule of `object` over. `dtype` "bfloat16" sees uint16 as bfloat16.
+// Takes over the DLPack capsule of `object`. With `dtype` "bfloat16", uint16 elements are read as bfloat16.
 TensorView make_view(const py::object& object, const std::string& dtype) {
   FASTDC_CHECK(py::hasattr(object, "__dlpack__"), "expected an array that speaks DLPack (NumPy, torch, ...), got ",
                std::string(py::str(py::type::of(object).attr("__name__"))));
   py::dict arguments;
   const auto device = object.attr("__dlpack_device__")().cast<py::tuple>();
-  // -1: the producer need not synchronise, our kernels are enqueued on the stream that the caller names.
+  // -1: the producer need not synchronise, because our kernels are enqueued on the stream that the caller names.
   if (device[0].cast<int>() == kDLCUDA) arguments["stream"] = -1;
   py::object capsule;
   try {
@@ -61,7 +61,7 @@ Element element_named(const std::string& name) {
   throw InputError(concat("dtype must be float32, float16, bfloat16, int32 or int64, got \"", name, "\""));
 }
 
-// Whoever asks keeps the memory alive, through the argument `owner` of the binding.
+// The argument `owner` of the binding keeps the memory alive.
 TensorView view_of_memory(uint64_t pointer, std::vector<int64_t> shape, const std::string& dtype, int device_type,
                           int device_id, const py::object& /*owner*/) {
   FASTDC_CHECK(device_type == kDLCPU || device_type == kDLCUDA || device_type == kDLCUDAHost,
@@ -87,7 +87,7 @@ DLDataType type_of(Element element) {
 const char* capsule_name(const DLManagedTensorVersioned&) { return "dltensor_versioned"; }
 const char* capsule_name(const DLManagedTensor&) { return "dltensor"; }
 
-// What a consumer of DLPack is handed: it refers to the view's memory and keeps the Python object of the view alive.
+// The exported tensor: it refers to the view's memory and keeps the Python object of the view alive.
 template <class Managed>
 struct Export {
   Managed managed{};
@@ -104,7 +104,7 @@ struct Export {
     delete exported;
   }
 
-  // Of a capsule that nobody took over.
+  // Destructor of a capsule that no consumer took over.
   static void drop(PyObject* capsule) {
     const char* name = capsule_name(Managed{});
     if (!PyCapsule_IsValid(capsule, name)) return;
@@ -142,25 +142,25 @@ py::object export_view(const py::object& self) {
   return py::reinterpret_steal<py::object>(capsule);
 }
 
-// As the protocol asks. Nothing is synchronised: who gives a view on says when its contents are there.
+// Implements the DLPack protocol without synchronisation: the code that exports a view must know when it is ready.
 py::object dlpack_of(const py::object& self, const py::object& /*stream*/, const py::object& max_version,
                      const py::object& dl_device, const py::object& copy) {
   const auto& view = self.cast<const TensorView&>();
   if (!copy.is_none() && copy.cast<bool>()) {
-    py::set_error(PyExc_BufferError, "a TensorView gives its own memory, not a copy");
+    py::set_error(PyExc_BufferError, "a TensorView exports its own memory, not a copy");
     throw py::error_already_set();
   }
   if (!dl_device.is_none()) {
     const auto wanted = dl_device.cast<std::pair<int, int>>();
     const int type = view.device() == Device::kCuda ? kDLCUDA : kDLCPU;
     if (wanted.first != type || wanted.second != view.device_index()) {
-      py::set_error(PyExc_BufferError, "a TensorView gives its memory on its own device alone");
+      py::set_error(PyExc_BufferError, "a TensorView exports its memory on its own device only");
       throw py::error_already_set();
     }
   }
   const bool versioned = !max_version.is_none() && max_version.cast<std::pair<int, int>>().first >= 1;
   if (versioned) return export_view<DLManagedTensorVersioned>(self);
-  FASTDC_CHECK(!view.read_only(), "a read-only array cannot be given to a consumer of DLPack before 1.0");
+  FASTDC_CHECK(!view.read_only(), "a read-only array cannot be exported to a consumer of DLPack before 1.0");
   return export_view<DLManagedTensor>(self);
 }
 

@@ -1,4 +1,4 @@
-// TensorView in Python: made of anything that speaks DLPack or of plain memory, and given on as DLPack.
+// TensorView in Python: made from any object that speaks DLPack or from plain memory, and exported as DLPack.
 #pragma once
 
 #include <pybind11/pybind11.h>

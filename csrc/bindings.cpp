@@ -1,5 +1,5 @@
-// The kernels in Python: checks every shape, type and index, releases the GIL and calls the launcher for the device. No
-// arithmetic here. bind_view.cpp makes the views it is given.
+// The kernels in Python: each function checks every shape, type and index, releases the GIL and calls the launcher for
+// the device. There is no arithmetic here. bind_view.cpp makes the views.
 #include <pybind11/pybind11.h>
 
 #include "bind_ledger.h"
@@ -27,7 +27,7 @@ void check_shape(const TensorView& view, const char* name, const char* meaning, 
   throw InputError(concat(name, " must have shape ", meaning, " = (", text.str(), "), got ", view.shape_text()));
 }
 
-// Rows of `size` elements, in any shape with that many elements a row (images may be (B, c, h, w) or (B, D)).
+// Rows of `size` elements in any shape with that many elements per row: images may be (B, c, h, w) or (B, D).
 void check_rows(const TensorView& view, const char* name, int64_t rows, int64_t size) {
   const auto [got_rows, got_size] = view.rows();
   FASTDC_CHECK(got_rows == rows && got_size == size, name, " must hold ", rows, " rows of ", size,
@@ -68,7 +68,7 @@ void check_streams(const TensorView& view, int64_t expected) {
   }
 }
 
-// Indices are checked where the host can read them; the CUDA kernels guard themselves (kernels.h).
+// Indices are checked if the host can read them. The CUDA kernels guard themselves (kernels.h).
 void check_cells(const Step& step) {
   for (int64_t b = 0; b < step.n_cells; ++b) {
     const Cell& cell = step.cells[b];
@@ -151,7 +151,7 @@ void philox_normal(const TensorView& streams, const TensorView& draws, uint64_t 
       FASTDC_CHECK(values[i] >= 0, "draws[", i, "] must not be negative, got ", values[i]);
     }
   }
-  FASTDC_CHECK(size < (int64_t{1} << 33), "out must have fewer than 2^33 elements a row, got ", size);
+  FASTDC_CHECK(size < (int64_t{1} << 33), "out must have fewer than 2^33 elements per row, got ", size);
   const Kernels& kernels = kernels_for(out.device());
   py::gil_scoped_release release;
   kernels.philox_normal(static_cast<const int64_t*>(streams.data()), static_cast<const int32_t*>(draws.data()), m, size,
@@ -162,7 +162,7 @@ void add_noise(const TensorView& images, const TensorView& cells, const TensorVi
                uint64_t seed, const TensorView& u, const TensorView* timestep, const TensorView* labels,
                int64_t n_classes, int64_t purpose, uint64_t stream, bool antithetic) {
   const Step step = make_step(images, cells, rows, streams, seed, n_classes, purpose, antithetic);
-  // Named as ops.py and its users know it.
+  // Messages use the names of fastdc/diffusion/kernels.py.
   const DType dtype = network_dtype(u, "out");
   check_rows(u, "out", step.n_cells, step.size);
   check_same_device(u, "out", images);
@@ -224,7 +224,7 @@ void error_map(const TensorView& output, const TensorView& images, const TensorV
   kernels.error_map(step, form, dtype, output.data(), z, static_cast<float*>(maps.data()), as_stream(stream));
 }
 
-// The raw generator, for the known-answer tests.
+// The raw generator, for tests against published answers.
 py::tuple philox_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
   uint64_t words[4] = {c0, c1, c2, c3};
   philox4x32_10(words[0], words[1], words[2], words[3], PhiloxKey{k0, k1});

@@ -1,9 +1,9 @@
-// What every file of the native module shares: the qualifier that lets one body compile for host and device, element
-// types of the network's side, and the checks that turn a bad argument into a Python exception.
+// Definitions that every file of the native module shares: the qualifier with which one body compiles for host and
+// device, and the element types of the network's input and output.
 //
-// FASTDC_HD functions are forced inline and have internal linkage. That is not only for speed: kernels_cpu.cpp is
-// compiled once per instruction set, and a function with external linkage compiled for AVX2 could be the copy that the
-// linker keeps for the baseline too, which would then crash on a machine without AVX2.
+// FASTDC_HD functions are forced inline and have internal linkage, and not only for speed. kernels_cpu.cpp is compiled
+// once per instruction set. If a function had external linkage, the linker might keep the copy compiled for AVX2 for
+// the baseline, too, which would then crash on a machine without AVX2.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +21,11 @@ namespace fastdc {
 // Element type of the network's input and output. Everything else (images, coefficients, errors) is float32.
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
-// rho of the residual (see residual.h). kResidual, for maps only, is the residual itself: where a row makes that the
-// denoised image, the map is the image.
+// rho of the residual (see residual.h). kResidual, for maps only, is the residual itself. If a row makes the residual
+// the denoised image, the map is that image.
 enum class Loss : int { kL2 = 0, kL1 = 1, kHuber = 2, kResidual = 3 };
 
-// Storage types for 16-bit floats. Arithmetic never happens in them: load widens, store rounds to nearest even.
+// Storage types for 16-bit floats. They are never used for arithmetic: load widens, store rounds to nearest even.
 struct Half {
   uint16_t bits;
 };

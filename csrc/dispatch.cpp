@@ -1,4 +1,4 @@
-// See dispatch.h.
+// Implements dispatch.h.
 #include "dispatch.h"
 
 #include <atomic>
@@ -16,7 +16,7 @@ struct CpuIsa {
   bool (*supported)();
 };
 
-// Best first.
+// The best instruction set comes first.
 const CpuIsa kIsas[] = {
 #if defined(FASTDC_HAVE_AVX2)
     {"avx2", FASTDC_KERNEL_TABLE(cpu_avx2), [] { return __builtin_cpu_supports("avx2") != 0; }},

@@ -1,4 +1,5 @@
-// Which implementation runs: by the device of the arrays, and on the CPU by the instruction set of the machine.
+// Chooses the implementation of the kernels by the device of the arrays and, on the CPU, by the machine's instruction
+// set.
 #pragma once
 
 #include "kernels.h"
@@ -14,11 +15,11 @@ struct Kernels {
   decltype(&cpu_baseline::error_map) error_map;
 };
 
-// Throws BackendError when the module was built without CUDA and `device` asks for it.
+// Throws BackendError if `device` is CUDA and the module was built without it.
 const Kernels& kernels_for(Device device);
 
 // "baseline" or "avx2": the best that machine and build offer, unless the environment variable FASTDC_ISA or
-// set_cpu_isa said otherwise. All give the same bits; the choice is for tests and measurements.
+// set_cpu_isa chose another. All give the same bits; the choice is for tests and measurements.
 const char* cpu_isa();
 void set_cpu_isa(const char* name);
 const char* available_cpu_isas();

@@ -1,6 +1,6 @@
 // Loads and stores of the network's element types. Arithmetic is float32 throughout; only memory is 16 bits wide.
-// Stores round to nearest, ties to even, as hardware does; the host versions are bit manipulation without branches on
-// the value's class where it can be helped, so that loops over them vectorise on every instruction set.
+// Stores round to nearest, ties to even, as hardware does. The host versions manipulate bits with as few branches on
+// the value's class as possible, so that loops over them vectorise on every instruction set.
 #pragma once
 
 #include "philox.h"  // bit casts
@@ -19,10 +19,10 @@ FASTDC_HD float load(Half value) {
 #if defined(__CUDA_ARCH__)
   return __half2float(__ushort_as_half(value.bits));
 #else
-  // Normal halves: rebias the exponent. Subnormals count units of 2^-24, which is the last bit of floats in [0.5, 1):
-  // exact, and unlike a float subnormal nothing that a flush-to-zero mode of the caller's thread could change.
+  // Normal halves: rebias the exponent. Subnormals count units of 2^-24, the last bit of floats in [0.5, 1). This is
+  // exact, and a flush-to-zero mode of the caller's thread cannot change it, as it could a float subnormal.
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-  const int32_t bits = value.bits & 0x7FFF;  // signed: SSE2 compares no other integers
+  const int32_t bits = value.bits & 0x7FFF;  // signed: SSE2 compares only signed integers
   const uint32_t shifted = static_cast<uint32_t>(bits) << 13;
   const uint32_t normal = shifted + 0x38000000u;
   const uint32_t subnormal =
@@ -60,7 +60,7 @@ FASTDC_HD void store(float value, Half& out) {
 #endif
 }
 
-// Host: calls body(typed pointer) for the element type of the network's side.
+// Calls body(typed pointer) for the element type of the network's input or output, on the host.
 template <class Body>
 static inline void with_dtype(DType dtype, const void* data, Body&& body) {
   switch (dtype) {

@@ -1,4 +1,4 @@
-// Exceptions of the native module. bindings.cpp turns them into fastdc.InputError and fastdc.BackendError.
+// Exceptions of the native module. bindings.cpp translates them to fastdc.InputError and fastdc.BackendError.
 #pragma once
 
 #include <sstream>
@@ -24,7 +24,7 @@ std::string concat(const Parts&... parts) {
 
 }  // namespace fastdc
 
-// User input: says what was expected and what came.
+// Checks user input. The message says what was expected and what was found.
 #define FASTDC_CHECK(condition, ...)                                             \
   do {                                                                           \
     if (!(condition)) throw ::fastdc::InputError(::fastdc::concat(__VA_ARGS__)); \

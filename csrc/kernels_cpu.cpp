@@ -1,11 +1,11 @@
-// The CPU twin of kernels.h: loops only; the arithmetic is in philox.h, noising.h and residual.h. Compiled once per
-// instruction set, FASTDC_CPU_NAMESPACE naming the namespace (cpu_baseline, cpu_avx2). All of them give the same bits:
-// pixel values are single correctly rounded operations, and sums have one fixed order (16 float32 lanes over a chunk of
-// 1024 pixels, folded pairwise into float64, chunks added in order), whatever the vector width or the thread count.
+// The CPU twin of kernels.h: loops only. The arithmetic is in philox.h, noising.h and residual.h. The file is compiled
+// once per instruction set; FASTDC_CPU_NAMESPACE names the namespace (cpu_baseline, cpu_avx2). All of them give the
+// same bits: pixel values are single correctly rounded operations, and sums have one fixed order for any vector width
+// and thread count (16 float32 lanes over a chunk of 1024 pixels, folded pairwise into float64, chunks added in order).
 //
-// Consecutive cells that share (image, draw) form a run: its noise, and for errors the class-independent part of the
-// residual, are computed once and used by every class of the run. That is where a diffusion classifier, which asks
-// every class the same question, saves most of the work around the network.
+// Consecutive cells that share (image, draw) form a run. Its noise, and for errors the class-independent part of the
+// residual, are computed once and used by every class of the run. A diffusion classifier evaluates every class at the
+// same draws, so runs save most of the work around the network.
 #include <type_traits>
 
 #include "dtypes.h"
@@ -24,7 +24,7 @@ namespace {
 
 constexpr int64_t kChunk = 1024;          // pixels handled at a time: noise and offsets stay in the L1 cache
 constexpr int kLanes = 16;                // float32 accumulators of a sum
-constexpr int64_t kMaxRun = 16;           // cells of a run handled together; longer runs are split to feed all threads
+constexpr int64_t kMaxRun = 16;           // cells of a run handled together; longer runs are split over threads
 constexpr int64_t kWorkPerPiece = 16384;  // pixels x cells below which waking a thread costs more than it saves
 
 struct Run {
@@ -42,7 +42,7 @@ Run run_at(const Step& step, int64_t begin, int64_t limit) {
   return {begin, end};
 }
 
-// Calls body(run) for the runs of cells [begin, end). A run may be cut where a thread's piece ends; that repeats some
+// Calls body(run) for the runs of cells [begin, end). The end of a thread's piece may cut a run; this repeats some
 // noise but changes no number.
 template <class Body>
 void for_runs(const Step& step, int64_t begin, int64_t end, Body&& body) {
@@ -64,7 +64,7 @@ NoiseId noise_of(const Step& step, const Cell& cell) {
   return noise_id(static_cast<uint64_t>(step.streams[cell.image]), noise_number(step, cell), step.purpose);
 }
 
-// Normals of pixels [start, start + length) into `noise`, which has room for a whole chunk.
+// Writes the normals of pixels [start, start + length) to `noise`, which has room for a whole chunk.
 void noise_chunk(int64_t start, int64_t length, NoiseId id, PhiloxKey key, float* noise) {
   for (int64_t offset = 0; offset < length; offset += kTile)
     normal_tile((start + offset) / kTile, id, key, noise + offset);
@@ -110,7 +110,7 @@ void offset_chunk(const Step& step, const Cell& cell, const float* target, int64
   }
 }
 
-// Sum of rho over a chunk: pixel i goes to lane i % 16, lanes are folded pairwise in float64.
+// Sums rho over a chunk: pixel i is added to lane i % 16, and lanes are folded pairwise in float64.
 template <Loss loss, class T>
 double chunk_sum(float a, float delta, const T* __restrict__ output, const float* __restrict__ offset, int64_t length) {
   float lanes[kLanes] = {};
@@ -158,7 +158,7 @@ void denoising_error_typed(const Step& step, float delta, const T* output, const
   });
 }
 
-// Threads own disjoint chunks of pixels and walk all cells in table order, so that a map is a sum in that order.
+// Threads own disjoint chunks of pixels and visit all cells in table order, so that a map is a sum in that order.
 template <Loss loss, class T>
 void error_map_typed(const Step& step, float delta, const T* output, const float* target, float* maps) {
   const int64_t chunks = (step.size + kChunk - 1) / kChunk;

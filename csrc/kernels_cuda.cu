@@ -1,9 +1,9 @@
 // The CUDA twin of kernels.h: kernels and launches. The arithmetic is in philox.h, noising.h and residual.h, the same
-// source lines as on the CPU; with --fmad=false and IEEE division and square root, pixel values are built to have the
-// CPU's bits. Only the sum of denoising_error has another order than on the CPU, a fixed one. quads.cuh says how work
-// is divided; docs/gpu.md says what of this has been verified, and where.
+// source lines as on the CPU. With --fmad=false and IEEE division and square root, pixel values are designed to have
+// the CPU's bits. Only the sum of denoising_error has another order than on the CPU, also a fixed one. quads.cuh
+// describes the division of work; docs/gpu.md lists the properties that have been verified, and where.
 //
-// Launchers only enqueue: no allocation, no synchronisation, no read of device memory from the host, so they can be
+// Launchers only enqueue: they do not allocate, synchronise or read device memory from the host, so they can be
 // captured into a CUDA graph. They run on the device that holds the output. Sizes are 64-bit throughout.
 #include <cuda_runtime.h>
 
@@ -16,12 +16,12 @@
 #include "quads.cuh"
 #include "residual.h"
 
-// Runs a CUDA runtime call; on failure throws BackendError with the call, its place and CUDA's words.
+// Makes a CUDA runtime call. On failure, throws BackendError with the call, its file and line, and CUDA's message.
 #define FASTDC_CUDA_CHECK(call)                                                                               \
   do {                                                                                                        \
     const cudaError_t status = (call);                                                                        \
     if (status != cudaSuccess) {                                                                              \
-      (void)cudaGetLastError(); /* reported here, so it must not surface in a later call */                   \
+      (void)cudaGetLastError(); /* reported here, so a later call must not report it */                   \
       throw ::fastdc::BackendError(                                                                           \
           ::fastdc::concat(#call, " failed at ", __FILE__, ":", __LINE__, ": ", cudaGetErrorString(status))); \
     }                                                                                                         \
@@ -30,7 +30,7 @@
 namespace fastdc {
 namespace {
 
-// The class-independent part of the residual on one quad.
+// Computes the class-independent part of the residual on one quad.
 template <bool kVector>
 __device__ __forceinline__ void offset_quad(const Step& step, const Shared& shared, const float* target, int64_t quad,
                                             int length, float (&offset)[kQuad]) {
@@ -58,7 +58,7 @@ __device__ __forceinline__ void rho_quad(float a, float delta, const Quad<T>& ou
   for (int i = 0; i < kQuad; ++i) losses[i] = rho<loss>(residual(a, load(output.values[i]), offset[i]), delta);
 }
 
-// The loss is the same for all threads of a launch: one uniform branch a quad.
+// The loss is the same for all threads of a launch: one uniform branch per quad.
 template <class T>
 __device__ __forceinline__ void rho_quad(ErrorForm form, float a, const Quad<T>& output, const float (&offset)[kQuad],
                                          float (&losses)[kQuad]) {
@@ -70,8 +70,8 @@ __device__ __forceinline__ void rho_quad(ErrorForm form, float a, const Quad<T>&
   }
 }
 
-// Mapping: x over the quads of a row, y over the m rows. A thread makes one Philox block and stores its 4 normals; no
-// two threads share anything.
+// Mapping: x over the quads of a row, y over the m rows. A thread makes one Philox block and stores its 4 normals.
+// Threads share nothing.
 template <bool kVector>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     philox_normal_kernel(const int64_t* __restrict__ streams, const int32_t* __restrict__ draws, int64_t m,
@@ -91,8 +91,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 // Mapping: x over the quads of an image, y over cells; only the first cell of a run works. A thread reads 4 pixels,
 // makes their noise once, and stores the same 4 values to every row of the run, so that a warp writes 512 (or 256)
-// consecutive bytes a row. The thread of quad 0 also writes what the network is told about each cell. The row of an
-// invalid cell becomes NaN with timestep NaN and class 0, a class that every network has.
+// consecutive bytes per row. The thread of quad 0 also writes each cell's timestep and class. The row of an invalid
+// cell becomes NaN with timestep NaN and class 0, which every network has.
 template <class T, bool kVector>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     add_noise_kernel(Step step, T* __restrict__ u, float* __restrict__ timestep, int64_t* __restrict__ labels) {
@@ -139,14 +139,14 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// Sum over the lanes of a warp, complete in lane 0. The order is fixed: halves folded onto each other.
+// Sums over the lanes of a warp; lane 0 has the total. The order is fixed: halves are folded onto each other.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int width = kWarp / 2; width > 0; width /= 2) value += __shfl_down_sync(0xFFFFFFFFu, value, width);
   return value;
 }
 
-// Waits for the threads of a group: x spans a warp or the block.
+// Waits for the threads of a group, whose x spans a warp or the block.
 __device__ __forceinline__ void group_barrier() {
   if (blockDim.x > kWarp) {
     __syncthreads();
@@ -156,11 +156,11 @@ __device__ __forceinline__ void group_barrier() {
 }
 
 // Mapping: a group of threads, one warp for small images and a whole block for larger ones, takes the run that its cell
-// leads; lanes stride over the quads. Per quad a thread first asks for the network's output of all cells of the run,
-// then makes noise and offset while those loads are under way, then adds each cell's 4 losses to that cell's own
-// float32 sum. Sums are folded over the lanes in float32, then over the warps in order in float64. Which group size and
-// which thread adds which pixel depend on D alone, so that a cell's error does not depend on where it stands in the
-// batch, what is beside it, or how the run was cut.
+// leads; lanes stride over the quads. For each quad, a thread first requests the network's output of all cells of the
+// run, then makes noise and offset while these loads are under way, then adds each cell's 4 losses to that cell's
+// float32 sum. Sums are folded over the lanes in float32, then over the warps in order in float64. The group size, and
+// the thread that adds a pixel, depend on D alone. So a cell's error does not depend on its position in the batch, on
+// its neighbours, or on the cutting of its run.
 template <class T, bool kVector>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     denoising_error_kernel(Step step, ErrorForm form, const T* __restrict__ output, const float* __restrict__ target,
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
        begin += stride) {
     const Cell first = step.cells[begin];
     const Run run = run_at(step, begin, first);
-    if (run.count == 0) continue;  // the whole group leaves: nobody waits at the barriers below
+    if (run.count == 0) continue;  // the whole group leaves, so no thread waits at the barriers below
     Shared shared = {};
     float sums[kMaxRun] = {};
     if (run.readable) {
@@ -219,9 +219,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// Mapping: x over the quads of an image, y over images. A thread owns 4 pixels of all K maps of one image and walks the
-// cell table in order, skipping the cells of other images, so that each map is a sum in table order without atomics:
-// the CPU's order, and its bits. The noise is kept from one cell to the next while the draw stays the same.
+// Mapping: x over the quads of an image, y over images. A thread owns 4 pixels of all K maps of one image and visits
+// the cell table in order, skipping the cells of other images. So each map is a sum in table order without atomics: the
+// CPU's order, and its bits. The noise is kept from one cell to the next while the draw stays the same.
 template <class T, bool kVector>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     error_map_kernel(Step step, ErrorForm form, const T* __restrict__ output, const float* __restrict__ target,
@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// Makes the device that holds `data` the current one, as launches ask for, and restores the caller's at the end.
+// Makes the device that holds `data` the current one, as launches require, and restores the caller's device at the end.
 class DeviceOf {
  public:
   explicit DeviceOf(const void* data) {

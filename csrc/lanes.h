@@ -1,6 +1,6 @@
 // The CPU's lanes for philox.h: 64-bit lanes in one vector register, and the widening multiply that SSE2 and AVX2 have.
-// Which vector is used follows from the flags that kernels_cpu.cpp is compiled with; any other architecture takes the
-// scalar path of the compiler's generic vectors. The bits are the same everywhere: this is integer arithmetic.
+// The compile flags of kernels_cpu.cpp choose the vector; other architectures take the scalar path of the compiler's
+// generic vectors. The bits are the same everywhere, because this is integer arithmetic.
 #pragma once
 
 #include "philox.h"
@@ -41,7 +41,7 @@ constexpr int kTile = 4 * kBlocksPerTile;  // normals made at a time
 
 FASTDC_HD WideLanes broadcast(uint32_t word) { return WideLanes{} + static_cast<uint64_t>(word); }
 
-// first, first + 2, first + 4, ...: the counters of every second block.
+// Returns first, first + 2, first + 4, ...: the counters of every second block.
 FASTDC_HD WideLanes every_second(uint32_t first) {
   uint64_t words[kWideLanes];
   for (int i = 0; i < kWideLanes; ++i) words[i] = first + static_cast<uint32_t>(2 * i);
@@ -50,14 +50,14 @@ FASTDC_HD WideLanes every_second(uint32_t first) {
   return lanes;
 }
 
-// The low halves of even and odd, interleaved: lane order (even 0, odd 0, even 1, odd 1, ...) as 32-bit words.
+// Stores the low halves of even and odd as interleaved 32-bit words (even 0, odd 0, even 1, odd 1, ...).
 FASTDC_HD void store_interleaved(WideLanes even, WideLanes odd, uint32_t* words) {
   const WideLanes packed = (even & 0xFFFFFFFFu) | (odd << 32);
   __builtin_memcpy(words, &packed, sizeof packed);
 }
 
-// The words of blocks first ... first + 15, word k of block l at words[k][l]. Even and odd blocks travel in separate
-// registers and are interleaved once at the end.
+// Makes the words of blocks first ... first + 15: word k of block l is words[k][l]. Even and odd blocks are kept in
+// separate registers and interleaved once at the end.
 FASTDC_HD void philox_tile(uint32_t first, NoiseId id, PhiloxKey key, uint32_t (&words)[4][kBlocksPerTile]) {
   for (int l = 0; l < kBlocksPerTile; l += 2 * kWideLanes) {
     WideLanes even[4] = {every_second(first + static_cast<uint32_t>(l)), broadcast(id.draw), broadcast(id.stream_low),
@@ -69,7 +69,7 @@ FASTDC_HD void philox_tile(uint32_t first, NoiseId id, PhiloxKey key, uint32_t (
   }
 }
 
-// Normals of elements kTile * tile ... kTile * tile + kTile - 1 of (stream, draw).
+// Makes the normals of elements kTile * tile ... kTile * tile + kTile - 1 of (stream, draw).
 FASTDC_HD void normal_tile(int64_t tile, NoiseId id, PhiloxKey key, float* __restrict__ normals) {
   uint32_t words[4][kBlocksPerTile];
   philox_tile(static_cast<uint32_t>(tile * kBlocksPerTile), id, key, words);

@@ -1,6 +1,6 @@
-// The forward process of a diffusion model on one pixel: u = gx * x + ge * e, the network's input.
-// gx, ge come from the draw's coefficient row: (alpha, sigma) for variance preserving models, (c_in, c_in * sigma) for
-// EDM preconditioning (Karras et al., arXiv 2206.00364, table 1), (1 - t, t) for flow matching.
+// The forward process of a diffusion model on one pixel: u = gx * x + ge * e, the network's input. gx and ge come from
+// the draw's coefficient row: (alpha, sigma) for variance preserving models, (c_in, c_in * sigma) for EDM
+// preconditioning (Karras et al., arXiv 2206.00364, table 1), (1 - t, t) for flow matching.
 #pragma once
 
 #include "common.h"

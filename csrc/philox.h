@@ -4,12 +4,12 @@
 //   word   = philox(counter, key)[e % 4]
 //   counter = (e / 4, draw, stream[0:32), purpose | stream[32:56) << 8)      key = (seed[0:32), seed[32:64))
 //
-// `stream` is 56 bits and names the image (or the noisy copy of an image); `purpose` (8 bits) keeps the draws of a
-// diffusion classifier apart from the noise of randomized smoothing. The class is not in the counter, so all classes of
-// an image see the same noise by construction. This layout is part of the public contract: it never changes within a
-// major version, because saved results are replayed from (seed, stream, draw).
+// `stream` (56 bits) names the image or the noisy copy of an image. `purpose` (8 bits) separates the draws of a
+// diffusion classifier from the noise of randomized smoothing. The class is not in the counter, so all classes of an
+// image see the same noise by construction. This layout is part of the public contract: it never changes within a major
+// version, because saved results are replayed from (seed, stream, draw).
 //
-// The four words make two pairs, (w0, w1) and (w2, w3); each pair makes a radius and an angle:
+// The four words form two pairs, (w0, w1) and (w2, w3). Each pair gives a radius and an angle:
 //
 //   u = ((w_even >> 1) + 1/2) * 2^-31  in (0, 1]     r = sqrt(-2 ln u)  in [0, 6.67]
 //   quadrant = w_odd >> 30,  phi = pi/4 * (int32(w_odd << 2) / 2^31)  in [-pi/4, pi/4)
@@ -64,14 +64,14 @@ FASTDC_HD NoiseId noise_id(uint64_t stream, uint32_t draw, uint32_t purpose) {
   return {draw, static_cast<uint32_t>(stream), purpose | static_cast<uint32_t>(stream >> 32) << 8};
 }
 
-// Low 32 bits of `a` times `m`, as 64 bits: for scalars here, for the CPU's vector lanes in lanes.h.
+// The low 32 bits of `a` times `m`, as 64 bits; for scalars here, for the CPU's vector lanes in lanes.h.
 template <class Wide>
 struct LowProduct;
 template <>
 struct LowProduct<uint64_t> {
   FASTDC_HD_MEMBER static uint64_t of(uint64_t a, uint32_t m) {
 #if defined(__CUDA_ARCH__)
-    uint64_t product;  // nvcc turns the C++ expression into a 64-bit product: 8 % more instructions a block
+    uint64_t product;  // nvcc compiles the C++ expression to a 64-bit product: 8 % more instructions per block
     asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(static_cast<uint32_t>(a)), "r"(m));
     return product;
 #else
@@ -80,8 +80,8 @@ struct LowProduct<uint64_t> {
   }
 };
 
-// Ten rounds in place. Wide is uint64_t, or a vector of such lanes: only the low half of a lane is meaningful, and the
-// multiplication ignores the high half, so that no lane has to be masked or shuffled between rounds.
+// Computes ten rounds in place. Wide is uint64_t or a vector of such lanes. Only the low half of a lane is meaningful,
+// and the multiplication ignores the high half, so that no lane must be masked or shuffled between rounds.
 template <class Wide>
 FASTDC_HD void philox4x32_10(Wide& c0, Wide& c1, Wide& c2, Wide& c3, PhiloxKey key) {
   uint32_t k0 = key.k0, k1 = key.k1;
@@ -102,7 +102,7 @@ FASTDC_HD void philox4x32_10(Wide& c0, Wide& c1, Wide& c2, Wide& c3, PhiloxKey k
   }
 }
 
-// -2 ln u of the word's u in (0, 1]. ln u = exponent * ln 2 + ln m with m in [sqrt(1/2), sqrt(2)) and
+// Computes -2 ln u of the word's u in (0, 1]: ln u = exponent * ln 2 + ln m with m in [sqrt(1/2), sqrt(2)) and
 // ln m = 2 s + s z P(z), s = (m - 1) / (m + 1), z = s^2.
 FASTDC_HD float minus_two_ln_uniform(uint32_t word) {
   const float u = (static_cast<float>(static_cast<int32_t>(word >> 1)) + 0.5f) * 0x1p-31f;
@@ -118,7 +118,7 @@ FASTDC_HD float minus_two_ln_uniform(uint32_t word) {
   return -2.0f * (exponent * 0.693147182f + ln_m);
 }
 
-// Two independent standard normals from two words (Box-Muller).
+// Makes two independent standard normals from two words (Box-Muller).
 FASTDC_HD void box_muller(uint32_t radius_word, uint32_t angle_word, float& normal_0, float& normal_1) {
   const float r = FASTDC_SQRT(minus_two_ln_uniform(radius_word));
   const float x = static_cast<float>(static_cast<int32_t>(angle_word << 2)) * (0.785398163f * 0x1p-31f);
@@ -134,7 +134,7 @@ FASTDC_HD void box_muller(uint32_t radius_word, uint32_t angle_word, float& norm
   normal_1 = r * FASTDC_BITS_TO_FLOAT(second);
 }
 
-// The four normals of one block: elements 4 * block ... 4 * block + 3 of (stream, draw).
+// Makes the four normals of one block: elements 4 * block ... 4 * block + 3 of (stream, draw).
 FASTDC_HD void normal_block(uint32_t block, NoiseId id, PhiloxKey key, float (&normals)[4]) {
   uint64_t c0 = block, c1 = id.draw, c2 = id.stream_low, c3 = id.stream_high_purpose;
   philox4x32_10(c0, c1, c2, c3, key);

@@ -1,14 +1,14 @@
-// How the CUDA kernels divide work: quads of pixels, runs of cells, and the shape of a launch.
+// The division of work of the CUDA kernels: quads of pixels, runs of cells, and the shape of a launch.
 //
-// A Philox block makes the noise of 4 consecutive pixels: a "quad", which one thread handles. Where rows are a multiple
-// of 4 pixels and aligned, a quad is one 16-byte access (8-byte for 16-bit types); otherwise its pixels are read one by
-// one, in the same order, so that the path taken changes no number.
+// A Philox block makes the noise of 4 consecutive pixels, a "quad", which one thread handles. If rows are aligned and a
+// multiple of 4 pixels long, a quad is one 16-byte access (8-byte for 16-bit types). Otherwise its pixels are read one
+// by one, in the same order, so that the path changes no number.
 //
 // Consecutive cells that share (image, draw) form a run, and one group of threads makes the noise for all of it: the
-// group of the run's first cell does the work and the groups of the others leave at once. The noise of a pixel takes
-// about 60 issue slots, moving the pixel takes one, so this is what lets a step with many classes run at the speed of
-// memory; cells that all differ have a group each, and none waits for another. Runs are cut at multiples of kMaxRun
-// cells, which bounds the work of a group and lets it find its run by looking at no more than kMaxRun cells.
+// group of the run's first cell does the work, and the groups of the other cells leave at once. The noise of a pixel
+// takes about 60 issue slots, and moving the pixel takes one. So runs let a step with many classes run at the speed of
+// memory. Cells that all differ have one group each, and none waits for another. Runs are cut at multiples of kMaxRun
+// cells, which bounds the work of a group; it finds its run by reading at most kMaxRun cells.
 #pragma once
 
 #include "dtypes.h"
@@ -19,22 +19,22 @@ namespace fastdc {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 256;                // of a block
-constexpr int kMinBlocks = 2;                // of an SM: keeps registers under 128 without spills (docs/gpu.md)
-constexpr int kWarps = kThreads / kWarp;     // of a block
-constexpr int kQuad = 4;                     // pixels of a Philox block
-constexpr int kMaxRun = 8;                   // cells that share one computation of the noise
-constexpr int64_t kQuadsPerWarpGroup = 128;  // images up to this many quads are summed by one warp, not one block
+constexpr int kThreads = 256;                // threads per block
+constexpr int kMinBlocks = 2;                // blocks per SM: keeps registers under 128 without spills (docs/gpu.md)
+constexpr int kWarps = kThreads / kWarp;     // warps per block
+constexpr int kQuad = 4;                     // pixels per Philox block
+constexpr int kMaxRun = 8;                   // most cells that share one computation of the noise
+constexpr int64_t kQuadsPerWarpGroup = 128;  // one warp, not one block, sums images of up to this many quads
 constexpr int64_t kMaxGridX = 0x7FFFFFFF;
 constexpr int64_t kMaxGridY = 0xFFFF;
 
-// Four neighbours in a row, aligned so that they move in one instruction.
+// Four neighbours in a row, aligned so that one instruction moves them.
 template <class T>
 struct alignas(kQuad * sizeof(T)) Quad {
   T values[kQuad];
 };
 
-// Pixels of quad number `quad` in a row of `size`: 4, or what is left at the end.
+// The number of pixels of quad number `quad` in a row of `size`: 4, or fewer at the end.
 __device__ __forceinline__ int quad_length(int64_t quad, int64_t size) {
   const int64_t left = size - quad * kQuad;
   return left < kQuad ? static_cast<int>(left) : kQuad;
@@ -72,11 +72,11 @@ __device__ __forceinline__ bool readable(const Step& step, const Cell& cell) {
   return cell.image >= 0 && cell.image < step.n_images && cell.draw >= 0 && cell.draw < step.n_draws;
 }
 
-// What every pixel of an (image, draw) shares.
+// The values that all pixels of an (image, draw) share.
 struct Shared {
   CoefficientRow row;
   NoiseId id;
-  int64_t first_pixel;  // of the image, in the table of images
+  int64_t first_pixel;  // index of the image's first pixel in the table of images
 };
 
 __device__ __forceinline__ Shared shared_of(const Step& step, const Cell& cell) {
@@ -86,7 +86,7 @@ __device__ __forceinline__ Shared shared_of(const Step& step, const Cell& cell) 
 
 // The run that cell `begin` leads.
 struct Run {
-  int count;       // cells; 0 when the cell before belongs to the same run
+  int count;       // number of cells; 0 if the cell before belongs to the same run
   bool readable;   // image and draw are inside their tables (they are the same for the whole run)
   uint32_t valid;  // bit k: cell begin + k is readable and its label is a class
 };
@@ -110,7 +110,7 @@ __device__ __forceinline__ Run run_at(const Step& step, int64_t begin, const Cel
   return run;
 }
 
-// Threads (x, y) of a grid whose x runs over the quads of a row and whose y runs over rows, both with a stride.
+// One axis of a thread's walk: x runs over the quads of a row and y over rows, both with a stride.
 struct Walk {
   int64_t begin, stride;
 };
@@ -132,7 +132,7 @@ int64_t clamped_blocks(int64_t items, int64_t per_block, int64_t limit) {
   return blocks < limit ? blocks : limit;
 }
 
-// Blocks of kThreads: x over quads, as narrow as one warp where the row is short, and the rest over rows.
+// Blocks of kThreads: x over quads, as narrow as one warp if the row is short, and y over rows.
 Geometry tiles(int64_t size, int64_t rows) {
   const int64_t quads = quads_of(size);
   int width = kWarp;
@@ -143,7 +143,7 @@ Geometry tiles(int64_t size, int64_t rows) {
           dim3(static_cast<unsigned>(width), static_cast<unsigned>(height))};
 }
 
-// One group of threads a cell: x the lanes of a group, y the groups of a block.
+// One group of threads per cell: x runs over the lanes of a group, y over the groups of a block.
 Geometry groups(int64_t size, int64_t cells) {
   const int width = quads_of(size) <= kQuadsPerWarpGroup ? kWarp : kThreads;
   const int height = kThreads / width;

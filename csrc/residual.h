@@ -3,8 +3,8 @@
 //   r = a * F + (b * x + (c * e + d * z)),      rho(r) = r^2 | |r| | huber_delta(r) | r
 //
 // F is the raw network output, x the image, e the noise and z an optional target image. Every parameterisation and
-// every published diffusion classifier is a row (a, b, c, d); see fastdc/diffusion/parameterization.py. The part in brackets does
-// not depend on the class, so that it is made once for all classes that share (image, draw).
+// every published diffusion classifier is a row (a, b, c, d); see fastdc/diffusion/parameterization.py. The part in
+// brackets does not depend on the class, so it is computed once for all classes that share (image, draw).
 #pragma once
 
 #include "common.h"
@@ -38,7 +38,7 @@ FASTDC_HD float rho(float r, float delta) {
   }
 }
 
-// The error of a cell from its sum of rho over `size` pixels.
+// Computes the error of a cell from its sum of rho over `size` pixels.
 FASTDC_HD float weighted_mean(double sum, int64_t size, float weight) {
   return static_cast<float>(static_cast<double>(weight) * (sum / static_cast<double>(size)));
 }

@@ -1,4 +1,4 @@
-// See tensor_view.h.
+// Implements tensor_view.h.
 #include "tensor_view.h"
 
 #include <limits>
@@ -31,7 +31,7 @@ int64_t bytes_of(Element element) {
 bool contiguous(const DLTensor& tensor) {
   if (tensor.strides == nullptr) return true;
   for (int axis = 0; axis < tensor.ndim; ++axis) {
-    if (tensor.shape[axis] == 0) return true;  // empty: whatever the strides
+    if (tensor.shape[axis] == 0) return true;  // the strides of an empty array do not matter
   }
   int64_t expected = 1;
   for (int axis = tensor.ndim - 1; axis >= 0; --axis) {
@@ -61,7 +61,7 @@ TensorView::TensorView(DLManagedTensorVersioned* managed) : versioned_(managed) 
       throw InputError(concat("the array speaks DLPack ", managed->version.major, ", expected ", DLPACK_MAJOR_VERSION));
     }
     read(managed->dl_tensor, (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0);
-  } catch (...) {  // the destructor of a half-made object does not run
+  } catch (...) {  // the destructor does not run if the constructor throws
     if (managed->deleter != nullptr) managed->deleter(managed);
     throw;
   }
@@ -80,13 +80,13 @@ TensorView::TensorView(void* data, Element element, std::vector<int64_t> shape, 
     : data_(data), element_(element), device_(device), device_index_(device_index), shape_(std::move(shape)) {
   bool empty = false;
   for (const int64_t extent : shape_) {
-    FASTDC_CHECK(extent >= 0, "a shape has no negative extents, got ", shape_text());
+    FASTDC_CHECK(extent >= 0, "a shape must have no negative extents, got ", shape_text());
     empty = empty || extent == 0;
   }
   if (empty) return;
   int64_t left = std::numeric_limits<int64_t>::max() / bytes_of(element_);
   for (const int64_t extent : shape_) left /= extent;
-  FASTDC_CHECK(left > 0, "an array of shape ", shape_text(), " is larger than memory can be");
+  FASTDC_CHECK(left > 0, "an array of shape ", shape_text(), " is larger than memory allows");
   FASTDC_CHECK(data_ != nullptr, "an array of shape ", shape_text(), " must have a pointer, got 0");
   check_aligned();
 }

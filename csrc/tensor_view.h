@@ -1,6 +1,9 @@
+// Not py::buffer or py::array, which know no CUDA and no bfloat16, nor nanobind's ndarray: its import names no stream.
+//
 // A borrowed array: pointer, element type, shape and device, taken from any object that speaks DLPack (NumPy, torch,
-// CuPy, JAX, OrtValue), or plain memory. Links against none of them. A view keeps its producer's memory alive until it
-// is destroyed, so that a hot loop makes its views once: a call with five of them, checks and all, takes about 2 us.
+// CuPy, JAX, OrtValue) or from plain memory. The module links against none of these libraries. A view keeps its
+// producer's memory alive until it is destroyed, so that a hot loop makes its views once. A call with five views takes
+// about 2 us, including all checks.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -24,10 +27,10 @@ const char* name_of(Element element);
 
 class TensorView {
  public:
-  // Takes ownership of the managed tensor: its deleter runs when the view dies.
+  // Takes ownership of the managed tensor, whose deleter runs when the view is destroyed.
   explicit TensorView(DLManagedTensorVersioned* managed);
   explicit TensorView(DLManagedTensor* managed);
-  // Memory that someone else keeps alive.
+  // Views memory that the caller keeps alive.
   TensorView(void* data, Element element, std::vector<int64_t> shape, Device device, int device_index);
   TensorView(TensorView&& other) noexcept;
   TensorView(const TensorView&) = delete;
@@ -47,7 +50,7 @@ class TensorView {
   // The first dimension, and the product of the others: (rows, row size).
   std::pair<int64_t, int64_t> rows() const;
 
-  // 16-bit integers seen as bfloat16: NumPy has no such type, ml_dtypes' does not speak DLPack.
+  // Reads 16-bit integers as bfloat16: NumPy has no such type, and ml_dtypes' type does not speak DLPack.
   void reinterpret(Element element);
 
  private:

@@ -1,4 +1,4 @@
-// See thread_pool.h. One job at a time: a caller that finds the pool busy (two Python threads) runs its work alone.
+// Implements thread_pool.h with one job at a time: a caller that finds the pool busy (two Python threads) works alone.
 #include "thread_pool.h"
 
 #include <sched.h>
@@ -42,7 +42,7 @@ struct Job {
 
 class Pool {
  public:
-  // Fewer threads than asked for when the system gives no more: the work is the same, it only takes longer.
+  // Has fewer threads if the system grants no more: the results are the same, but take longer.
   explicit Pool(int workers) : owner_(getpid()), wanted_(workers) {
     threads_.reserve(static_cast<size_t>(workers));
     try {
@@ -51,7 +51,7 @@ class Pool {
     }
   }
 
-  // Threads do not survive a fork: a pool made by another process is of no use here and is abandoned, not joined.
+  // Threads do not survive a fork: a pool made by another process is useless here and is abandoned, not joined.
   bool belongs_here(int workers) const { return made_by_this_process() && wanted_ == workers; }
   bool made_by_this_process() const { return owner_ == getpid(); }
 
@@ -64,8 +64,8 @@ class Pool {
     for (auto& thread : threads_) thread.join();
   }
 
-  // Wakes no more threads than there are pieces for, and does not wait for one that has not started when the caller
-  // has run out of pieces: on a busy machine it would be waiting for nothing but the scheduler.
+  // Wakes no more threads than there are pieces, and does not wait for threads that have not started when the caller
+  // has run out of pieces: on a busy machine, it would only wait for the operating system.
   void execute(Job& job) {
     const int64_t pieces = (job.count + job.piece - 1) / job.piece;
     const int helpers = static_cast<int>(std::min<int64_t>(static_cast<int64_t>(threads_.size()), pieces - 1));
@@ -105,7 +105,7 @@ class Pool {
   std::vector<std::thread> threads_;
   Job* job_ = nullptr;
   int invited_ = 0;  // threads that may still join the job
-  int running_ = 0;  // threads that work on it, the caller not counted
+  int running_ = 0;  // threads that work on it, without the caller
   bool stopping_ = false;
 };
 

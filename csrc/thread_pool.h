@@ -1,5 +1,5 @@
-// A small pool for the CPU kernels. Not OpenMP: its idle threads spin, which takes cores away from the inference
-// engine whose steps alternate with ours, and a second OpenMP runtime next to torch's is a known source of trouble.
+// A small thread pool for the CPU kernels. OpenMP's idle threads spin, which takes cores away from the network, whose
+// steps alternate with ours. A second OpenMP runtime beside torch's is also a known source of trouble.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,15 @@ namespace fastdc {
 
 using RangeFunction = void (*)(void* context, int64_t begin, int64_t end);
 
-// Calls function(context, begin, end) over disjoint pieces that cover [0, count). The caller works too. Pieces are
-// handed out dynamically; what is computed for an index must not depend on the piece it falls into.
+// Calls function(context, begin, end) over disjoint pieces that cover [0, count). The caller works, too. Pieces are
+// assigned dynamically, so the result for an index must not depend on its piece.
 void parallel_for(int64_t count, int64_t min_piece, RangeFunction function, void* context);
 
-// The number of threads parallel_for uses, the caller included. Default: the CPUs this process may run on.
+// The number of threads that parallel_for uses, including the caller. Default: the CPUs that this process may run on.
 int num_threads();
 void set_num_threads(int threads);
 
-// parallel_for over a callable: body(begin, end).
+// Calls parallel_for with a callable body(begin, end).
 template <class Body>
 void for_range(int64_t count, int64_t min_piece, Body&& body) {
   parallel_for(

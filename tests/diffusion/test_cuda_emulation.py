@@ -1,7 +1,7 @@
 """csrc/kernels_cuda.cu run on the CPU, thread by thread, against the CPU kernels.
 
-The file is compiled as C++ against tests/cuda_emulation/cuda_runtime.h, whose header says what this does and does not
-show. It is no substitute for tests/test_cuda.py on a device: nothing here has been near nvcc or a GPU.
+The file is compiled as C++ against tests/helpers/cuda_emulation/cuda_runtime.h, whose header describes the limits of
+this emulation. It does not replace tests/diffusion/test_cuda.py on a device: it uses neither nvcc nor a GPU.
 """
 
 import ctypes
@@ -182,7 +182,7 @@ class Emulated:
 
 def compile_library(sources: Path, folder: Path) -> ctypes.CDLL:
     """Compiles kernels_cuda.cu of `sources` into a shared library in `folder`."""
-    emulation = ROOT / "tests" / "cuda_emulation"
+    emulation = ROOT / "tests" / "helpers" / "cuda_emulation"
     library = folder / "emulation.so"
     include = ["-I", str(emulation), "-I", str(sources), "-I", str(ROOT / "csrc")]
     files = ["-x", "c++", str(sources / "kernels_cuda.cu"), str(emulation / "emulation.cpp")]

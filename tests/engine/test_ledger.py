@@ -15,7 +15,7 @@ from fastdc import InputError
 from fastdc.diffusion.kernels import Ledger
 from helpers.worlds import fails_with
 
-MAX_SLOTS = 4
+MAX_PLACES = 4
 Cell = tuple[int, int, int]
 
 
@@ -33,8 +33,8 @@ class Request:
         self.todo: list[Cell] = []  # cells of the block that nobody has taken
         self.missing: set[Cell] = set()  # cells of the block without an error
 
-    def begin(self, slot: int, classes: list[int], draws: range) -> None:
-        self.todo = [(slot, k, j) for j in draws for k in classes]
+    def begin(self, place: int, classes: list[int], draws: range) -> None:
+        self.todo = [(place, k, j) for j in draws for k in classes]
         self.missing = set(self.todo)
 
 
@@ -44,7 +44,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.requests: dict[int, Request] = {}
-        self.queue: list[tuple[int, int, int]] = []  # (-priority, order, slot), smallest first
+        self.queue: list[tuple[int, int, int]] = []  # (-priority, order, place), smallest first
         self.steps: dict[int, list[Cell]] = {}
         self.order = 0
         self.values = 0  # every error is another number
@@ -55,30 +55,30 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger(draws, classes)
 
     def resting(self) -> list[int]:
-        return sorted(slot for slot, request in self.requests.items() if not request.missing)
+        return sorted(place for place, request in self.requests.items() if not request.missing)
 
-    def enqueue(self, slot: int, priority: int) -> None:
-        self.queue.append((-priority, self.order, slot))
+    def enqueue(self, place: int, priority: int) -> None:
+        self.queue.append((-priority, self.order, place))
         self.order += 1
 
-    @precondition(lambda self: len(self.requests) < MAX_SLOTS)
+    @precondition(lambda self: len(self.requests) < MAX_PLACES)
     @rule(data=st.data(), priority=st.integers(-3, 3))
     def open(self, data: st.DataObject, priority: int) -> None:
-        slot = data.draw(st.sampled_from([s for s in range(MAX_SLOTS) if s not in self.requests]))
+        place = data.draw(st.sampled_from([s for s in range(MAX_PLACES) if s not in self.requests]))
         classes = sorted(data.draw(st.sets(st.integers(0, self.classes - 1), min_size=1)))
         end = data.draw(st.integers(1, self.draws))
-        self.ledger.open(slot, ids(classes), end, priority)
-        request = self.requests[slot] = Request()
+        self.ledger.open(place, ids(classes), end, priority)
+        request = self.requests[place] = Request()
         request.alive = {k: [] for k in classes}
-        request.begin(slot, classes, range(end))
-        self.enqueue(slot, priority)
+        request.begin(place, classes, range(end))
+        self.enqueue(place, priority)
 
     @rule(room=st.integers(0, 12))
     def propose(self, room: int) -> None:
         expected: list[Cell] = []
         while self.queue and len(expected) < room:
-            slot = min(self.queue)[2]
-            request = self.requests[slot]
+            place = min(self.queue)[2]
+            request = self.requests[place]
             count = room - len(expected)
             expected += request.todo[:count]
             request.todo = request.todo[count:]
@@ -104,69 +104,69 @@ class LedgerMachine(RuleBasedStateMachine):
         errors = (counter * 104729 % 2**20).astype(np.float32)
         self.values += len(cells)
         complete = set()
-        for (slot, k, j), error in zip(cells, errors.tolist(), strict=True):
-            request = self.requests[slot]
-            request.missing.remove((slot, k, j))
+        for (place, k, j), error in zip(cells, errors.tolist(), strict=True):
+            request = self.requests[place]
+            request.missing.remove((place, k, j))
             row = request.alive[k]
             row += [float("nan")] * (j + 1 - len(row))
             row[j] = error
             if not request.missing:
                 request.drawn = max(map(len, request.alive.values()))
-                complete.add(slot)
+                complete.add(place)
         got = self.ledger.observe(ticket, errors)
         assert got.dtype == np.int32
         assert got.tolist() == sorted(complete)
         fails_with(lambda: self.ledger.observe(ticket, errors), f"step {ticket}", kind=InputError)
 
-    @precondition(lambda self: any(self.requests[slot].drawn < self.draws for slot in self.resting()))
+    @precondition(lambda self: any(self.requests[place].drawn < self.draws for place in self.resting()))
     @rule(data=st.data(), priority=st.integers(-3, 3))
     def extend(self, data: st.DataObject, priority: int) -> None:
-        able = [slot for slot in self.resting() if self.requests[slot].drawn < self.draws]
-        slots = data.draw(st.lists(st.sampled_from(able), min_size=1, unique=True))
-        end = data.draw(st.integers(max(self.requests[slot].drawn for slot in slots) + 1, self.draws))
-        self.ledger.extend(ids(slots), end, priority)
-        for slot in slots:
-            request = self.requests[slot]
-            request.begin(slot, sorted(request.alive), range(request.drawn, end))
-            self.enqueue(slot, priority)
+        able = [place for place in self.resting() if self.requests[place].drawn < self.draws]
+        places = data.draw(st.lists(st.sampled_from(able), min_size=1, unique=True))
+        end = data.draw(st.integers(max(self.requests[place].drawn for place in places) + 1, self.draws))
+        self.ledger.extend(ids(places), end, priority)
+        for place in places:
+            request = self.requests[place]
+            request.begin(place, sorted(request.alive), range(request.drawn, end))
+            self.enqueue(place, priority)
 
-    @precondition(lambda self: any(self.fresh(slot) for slot in self.resting()))
+    @precondition(lambda self: any(self.fresh(place) for place in self.resting()))
     @rule(data=st.data(), priority=st.integers(-3, 3))
     def add(self, data: st.DataObject, priority: int) -> None:
-        slot = data.draw(st.sampled_from([slot for slot in self.resting() if self.fresh(slot)]))
-        classes = sorted(data.draw(st.sets(st.sampled_from(self.fresh(slot)), min_size=1)))
-        self.ledger.add(slot, ids(classes), priority)
-        request = self.requests[slot]
+        place = data.draw(st.sampled_from([place for place in self.resting() if self.fresh(place)]))
+        classes = sorted(data.draw(st.sets(st.sampled_from(self.fresh(place)), min_size=1)))
+        self.ledger.add(place, ids(classes), priority)
+        request = self.requests[place]
         request.alive.update({k: [] for k in classes})
-        request.begin(slot, classes, range(request.drawn))
-        self.enqueue(slot, priority)
+        request.begin(place, classes, range(request.drawn))
+        self.enqueue(place, priority)
 
-    def fresh(self, slot: int) -> list[int]:
-        request = self.requests[slot]
+    def fresh(self, place: int) -> list[int]:
+        request = self.requests[place]
         return [k for k in range(self.classes) if k not in request.alive and k not in request.dropped]
 
     @precondition(lambda self: self.resting())
     @rule(data=st.data(), padding=st.integers(0, 2))
     def drop(self, data: st.DataObject, padding: int) -> None:
-        slots = data.draw(st.lists(st.sampled_from(self.resting()), min_size=1, unique=True))
-        width = max(len(self.requests[slot].alive) for slot in slots) + padding
-        keep = np.zeros((len(slots), width), np.bool_)
-        for row, slot in enumerate(slots):
-            alive = sorted(self.requests[slot].alive)
+        places = data.draw(st.lists(st.sampled_from(self.resting()), min_size=1, unique=True))
+        width = max(len(self.requests[place].alive) for place in places) + padding
+        keep = np.zeros((len(places), width), np.bool_)
+        for row, place in enumerate(places):
+            alive = sorted(self.requests[place].alive)
             kept = data.draw(st.sets(st.sampled_from(alive), min_size=1))
             keep[row, : len(alive)] = [k in kept for k in alive]
-            request = self.requests[slot]
+            request = self.requests[place]
             for k in alive:
                 if k not in kept:
                     request.dropped[k] = request.alive.pop(k)
-        self.ledger.drop(ids(slots), keep)
+        self.ledger.drop(ids(places), keep)
 
     @precondition(lambda self: self.resting())
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
-        slots = data.draw(st.lists(st.sampled_from(self.resting()), unique=True))
-        for slot, (counts, values, best) in zip(slots, self.ledger.close(ids(slots)), strict=True):
-            request = self.requests.pop(slot)
+        places = data.draw(st.lists(st.sampled_from(self.resting()), unique=True))
+        for place, (counts, values, best) in zip(places, self.ledger.close(ids(places)), strict=True):
+            request = self.requests.pop(place)
             rows = {**request.alive, **request.dropped}
             assert counts.dtype == np.int32
             assert values.dtype == np.float32
@@ -185,20 +185,20 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.flying == sum(map(len, self.steps.values()))
         assert self.ledger.flying == sum(len(request.missing) - len(request.todo) for request in requests)
         resting = self.resting()
-        for slot in resting:
-            assert self.ledger.drawn(slot) == self.requests[slot].drawn
-        for draws in {self.requests[slot].drawn for slot in resting}:
-            slots = [slot for slot in resting[::-1] if self.requests[slot].drawn == draws]
-            self.shows(slots, draws, *self.ledger.gather(ids(slots)))
+        for place in resting:
+            assert self.ledger.drawn(place) == self.requests[place].drawn
+        for draws in {self.requests[place].drawn for place in resting}:
+            places = [place for place in resting[::-1] if self.requests[place].drawn == draws]
+            self.shows(places, draws, *self.ledger.gather(ids(places)))
 
-    def shows(self, slots: list[int], draws: int, classes: Any, errors: Any) -> None:
-        width = max(len(self.requests[slot].alive) for slot in slots)
+    def shows(self, places: list[int], draws: int, classes: Any, errors: Any) -> None:
+        width = max(len(self.requests[place].alive) for place in places)
         assert classes.dtype == np.int32
-        assert classes.shape == (len(slots), width)
+        assert classes.shape == (len(places), width)
         assert errors.dtype == np.float32
-        assert errors.shape == (len(slots), width, draws)
-        for row, slot in enumerate(slots):
-            alive = self.requests[slot].alive
+        assert errors.shape == (len(places), width, draws)
+        for row, place in enumerate(places):
+            alive = self.requests[place].alive
             assert classes[row].tolist() == sorted(alive) + [-1] * (width - len(alive))
             assert errors[row, : len(alive)].tolist() == [alive[k] for k in sorted(alive)]
             assert np.isnan(errors[row, len(alive) :]).all()
@@ -212,7 +212,7 @@ test_any_sequence_of_calls_agrees_with_the_model = LedgerMachine.TestCase
 
 
 def resting_ledger() -> Ledger:
-    """Slots 0 and 1 at 2 of 4 draws, with classes 0, 2 and 1, 2 of 4; slot 2 waits for errors."""
+    """Places 0 and 1 at 2 of 4 draws, with classes 0, 2 and 1, 2 of 4; place 2 waits for errors."""
     ledger = Ledger(4, 4)
     ledger.open(0, ids([0, 2]), 2, 0)
     ledger.open(1, ids([1, 2]), 2, 0)
@@ -246,8 +246,8 @@ def dropped_class_returns(ledger: Ledger) -> None:
         (lambda _: Ledger(0, 1), "n_draws must be positive, got 0"),
         (lambda _: Ledger(2**31, 1), "n_draws must be positive, got 2147483648"),
         (lambda _: Ledger(1, -1), "n_classes must be positive, got -1"),
-        (lambda ledger: ledger.open(0, ids([0]), 1, 0), "slot 0 is not free"),
-        (lambda ledger: ledger.open(-1, ids([0]), 1, 0), "slot -1 is not free"),
+        (lambda ledger: ledger.open(0, ids([0]), 1, 0), "place 0 is not free"),
+        (lambda ledger: ledger.open(-1, ids([0]), 1, 0), "place -1 is not free"),
         (lambda ledger: ledger.open(5, ids([]), 1, 0), "at least one class"),
         (lambda ledger: ledger.open(5, ids([[0]]), 1, 0), "classes must be a vector, got 2 dimensions of 1"),
         (lambda ledger: ledger.open(5, ids([0, 4]), 1, 0), "classes must be in [0, 4), got 4"),
@@ -258,11 +258,11 @@ def dropped_class_returns(ledger: Ledger) -> None:
         (lambda ledger: ledger.open(5, ids([0]), 5, 0), "must end in (0, 4], got 5"),
         (lambda ledger: ledger.extend(ids([0]), 2, 0), "must end in (2, 4], got 2"),
         (lambda ledger: ledger.extend(ids([0]), 5, 0), "must end in (2, 4], got 5"),
-        (lambda ledger: ledger.extend(ids([2]), 2, 0), "slot 2 still waits for 1 errors"),
-        (lambda ledger: ledger.extend(ids([7]), 2, 0), "slot 7 holds no request"),
-        (lambda ledger: ledger.add(0, ids([1, 2]), 0), "class 2 of slot 0 was evaluated before"),
-        (dropped_class_returns, "class 2 of slot 0 was evaluated before"),
-        (lambda ledger: ledger.add(2, ids([0]), 0), "slot 2 still waits for 1 errors"),
+        (lambda ledger: ledger.extend(ids([2]), 2, 0), "place 2 still waits for 1 errors"),
+        (lambda ledger: ledger.extend(ids([7]), 2, 0), "place 7 holds no request"),
+        (lambda ledger: ledger.add(0, ids([1, 2]), 0), "class 2 of place 0 was evaluated before"),
+        (dropped_class_returns, "class 2 of place 0 was evaluated before"),
+        (lambda ledger: ledger.add(2, ids([0]), 0), "place 2 still waits for 1 errors"),
         (lambda ledger: ledger.add(0, ids([]), 0), "at least one class"),
         (lambda ledger: ledger.add(0, ids([4]), 0), "classes must be in [0, 4), got 4"),
         (lambda ledger: ledger.propose(-1), "room must not be negative, got -1"),
@@ -273,18 +273,18 @@ def dropped_class_returns(ledger: Ledger) -> None:
             "has 1 cells, got 2 errors",
         ),
         (lambda ledger: ledger.observe(ledger.propose(1)[0], np.zeros((1, 1), np.float32)), "errors must be a vector"),
-        (lambda ledger: ledger.drawn(2), "slot 2 still waits for 1 errors"),
-        (lambda ledger: ledger.drawn(3), "slot 3 holds no request"),
+        (lambda ledger: ledger.drawn(2), "place 2 still waits for 1 errors"),
+        (lambda ledger: ledger.drawn(3), "place 3 holds no request"),
         (lambda ledger: ledger.gather(ids([])), "at least one request"),
-        (lambda ledger: ledger.gather(ids([0, 2])), "slot 2 still waits for 1 errors"),
-        (different_draws, "slot 1 has 3 draws, expected 2"),
-        (lambda ledger: ledger.drop(ids([0]), np.array([[False, False]])), "slot 0 would lose its last class"),
+        (lambda ledger: ledger.gather(ids([0, 2])), "place 2 still waits for 1 errors"),
+        (different_draws, "place 1 has 3 draws, expected 2"),
+        (lambda ledger: ledger.drop(ids([0]), np.array([[False, False]])), "place 0 would lose its last class"),
         (lambda ledger: ledger.drop(ids([0]), np.array([[True]])), "for each of 2 classes, got 1"),
-        (lambda ledger: ledger.drop(ids([0]), np.array([True, True])), "a row for each of 1 slots"),
-        (lambda ledger: ledger.drop(ids([0, 1]), np.ones((1, 2), bool)), "a row for each of 2 slots"),
-        (lambda ledger: ledger.drop(ids([2]), np.ones((1, 1), bool)), "slot 2 still waits for 1 errors"),
-        (lambda ledger: ledger.close(ids([2])), "slot 2 still waits for 1 errors"),
-        (lambda ledger: ledger.close(ids([9])), "slot 9 holds no request"),
+        (lambda ledger: ledger.drop(ids([0]), np.array([True, True])), "a row for each of 1 places"),
+        (lambda ledger: ledger.drop(ids([0, 1]), np.ones((1, 2), bool)), "a row for each of 2 places"),
+        (lambda ledger: ledger.drop(ids([2]), np.ones((1, 1), bool)), "place 2 still waits for 1 errors"),
+        (lambda ledger: ledger.close(ids([2])), "place 2 still waits for 1 errors"),
+        (lambda ledger: ledger.close(ids([9])), "place 9 holds no request"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(call: Callable[[Ledger], Any], says: str) -> None:
@@ -310,7 +310,7 @@ def test_a_refused_call_changes_nothing() -> None:
     np.testing.assert_array_equal(after[0], classes)
     np.testing.assert_array_equal(after[1], errors)
     assert (ledger.waiting, ledger.flying) == (waiting, flying)
-    ledger.open(5, ids([0, 1]), 1, 0)  # the slot stayed free
+    ledger.open(5, ids([0, 1]), 1, 0)  # the place stayed free
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -320,8 +320,8 @@ def test_draws_that_are_not_reached_take_no_memory() -> None:
     """A thousand classes at two billion draws, of which one is asked for."""
     n_classes = 1000
     ledger = Ledger(2**31 - 1, n_classes)
-    for slot in range(100):
-        ledger.open(slot, np.arange(n_classes, dtype=np.int32), 1, 0)
+    for place in range(100):
+        ledger.open(place, np.arange(n_classes, dtype=np.int32), 1, 0)
     assert ledger.waiting == 100 * n_classes
 
 

@@ -1,14 +1,13 @@
-// A stand-in for CUDA's own header of this name, so that csrc/kernels_cuda.cu compiles with a C++ compiler and its
-// kernels run on the CPU: the threads of a block are fibers (ucontext) that take turns, barriers and shuffles hand
-// over, and blocks run one after the other. It has just what that file uses.
+// A replacement for CUDA's own header of this name. With it csrc/kernels_cuda.cu compiles with a C++ compiler, and its
+// kernels run on the CPU: the threads of a block are fibers (ucontext) that take turns, barriers and shuffles hand over
+// to the next fiber, and blocks run one after the other. It defines only the names that the file uses.
 //
-// What a pass shows: the index arithmetic, the division into quads, runs and groups, the barriers and the order of the
-// sums, and that nothing is written outside the outputs. What it cannot show: that nvcc generates the same arithmetic,
-// that the real scheduler, memory model and launch work, or anything about speed. See docs/gpu.md.
+// A test that passes shows that the index arithmetic, the division into quads, runs and groups, the barriers and the
+// order of the sums are right, and that nothing is written outside the outputs. It cannot show that nvcc generates the
+// same arithmetic, that the real scheduler, memory model and launch work, or anything about speed. See docs/gpu.md.
 //
-// Fibers run in the order that `emulation::order` says; a missing barrier shows as a result that depends on it. A
-// barrier that some threads can never reach, a shuffle without its whole warp, and a launch outside CUDA's limits are
-// errors.
+// Fibers run in the order of `emulation::order`; if a barrier is missing, the result depends on it. A barrier that some
+// threads can never reach, a shuffle without its whole warp, and a launch outside CUDA's limits are errors.
 #pragma once
 
 #include <ucontext.h>
@@ -80,14 +79,14 @@ inline void wait(State state) {
   swapcontext(&fibers[self].context, &scheduler);
 }
 
-// Which of `count` (a power of two) comes at this turn.
+// The fiber, of `count` (a power of two), whose turn it is.
 inline unsigned position(unsigned turn, unsigned count) {
   if (order == Order::kAscending) return turn;
   if (order == Order::kDescending) return count - 1 - turn;
   return turn * 5 % count;
 }
 
-// Frees the fibers [begin, end) when all of them wait in `state`; `strict`: a finished one is no substitute.
+// Releases the fibers [begin, end) if all of them wait in `state`. With `strict`, none of them may have finished.
 inline bool release(unsigned begin, unsigned end, State state, bool strict) {
   bool any = false;
   for (unsigned i = begin; i < end; ++i) {
@@ -101,7 +100,7 @@ inline bool release(unsigned begin, unsigned end, State state, bool strict) {
   return any;
 }
 
-// Runs one warp as far as it gets by itself: to a barrier of the block, or to its end. True when any thread moved.
+// Runs one warp to a barrier of the block or to its end. Returns whether any thread moved.
 inline bool run_warp(unsigned begin) {
   bool moved = false;
   do {
@@ -127,7 +126,7 @@ inline void start_fiber(Fiber& fiber, dim3 index) {
   makecontext(&fiber.context, fiber_main, 0);
 }
 
-// Runs one block to its end; false when threads wait for one another for ever.
+// Runs one block to its end. Returns false if threads wait for one another forever.
 inline bool run_block(unsigned count) {
   for (unsigned i = 0; i < count; ++i) start_fiber(fibers[i], dim3(i % blockDim.x, i / blockDim.x));
   const unsigned warps = count / kWarpSize;
@@ -179,7 +178,7 @@ inline float __shfl_down_sync(unsigned, float value, int delta) {
   return received;
 }
 
-// Two devices, of which every array is on the second.
+// There are two devices, and every array is on the second.
 struct cudaPointerAttributes {
   int device;
 };

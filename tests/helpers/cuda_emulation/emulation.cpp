@@ -1,5 +1,5 @@
-// The launchers of csrc/kernels_cuda.cu, compiled against the cuda_runtime.h beside this file, behind a C interface
-// that tests/test_cuda_emulation.py calls through ctypes. Every function returns null, or the message of the error.
+// The launchers of csrc/kernels_cuda.cu, compiled against the cuda_runtime.h beside this file, with a C interface that
+// tests/diffusion/test_cuda_emulation.py calls through ctypes. Every function returns null or the message of the error.
 #include <string>
 
 #include "cuda_runtime.h"
