@@ -127,7 +127,7 @@ def _checked(entry: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f'{path} is not a calibration: expected "format": "{FORMAT}", as fastdc calibrate --out writes'
         )
-    version = entry.get("version")
+    version: Any = entry.get("version")
     if not checks.is_whole(version) or not 1 <= version <= VERSION:
         raise InputError(f"{path} has format version {version!r:.80}, this fastdc reads {VERSION}")
     if set(entry) != _FIELDS:

@@ -51,7 +51,7 @@ def parse_manifest(where: Path, manifest: Any, digest: str) -> Model:
     """
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f'{where} is not a bundle manifest: expected "format": "{FORMAT}"')
-    version = manifest.get("version")
+    version: Any = manifest.get("version")
     if not checks.is_whole(version) or version < 1:
         raise BundleError(f"{where}: version must be a positive whole number, got {version!r:.80}")
     if version > VERSION:
@@ -78,8 +78,8 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
         raise BundleError(f"name must be text without control characters, got {name!r:.80}")
     return Model(
         name=name,
-        image_shape=_shape("image.shape", _field(image, "shape", list)),
-        value_range=_value_range(_field(image, "range", list)),
+        image_shape=_shape("image.shape", _field(image, "shape", list, inside="image.")),
+        value_range=_value_range(_field(image, "range", list, inside="image.")),
         class_names=class_names,
         null_class=null_class,
         schedule=schedule_from_dict(_field(manifest, "schedule", dict)),
@@ -100,11 +100,12 @@ def _is_text(text: str) -> bool:
     return not any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) < 0xE000 for char in text)
 
 
-def _field(entry: dict[str, Any], name: str, kind: type[Any]) -> Any:
+def _field(entry: dict[str, Any], name: str, kind: type[Any], *, inside: str = "") -> Any:
+    """The value of a field; `inside` is the path of the object that holds it, for the message."""
     value = entry.get(name)
     if not isinstance(value, kind):
         wanted = {"dict": "an object", "list": "a list", "str": "a string"}[kind.__name__]
-        raise BundleError(f"{name} must be {wanted}, got {'nothing' if value is None else repr(value)[:60]}")
+        raise BundleError(f"{inside}{name} must be {wanted}, got {'nothing' if value is None else repr(value)[:60]}")
     return value
 
 
@@ -130,7 +131,7 @@ def _latent(manifest: dict[str, Any]) -> tuple[int, int, int] | None:
     """Shape of the latents; None if the network works on images. Latents need an encoder."""
     if manifest.get("latent") is None:
         return None
-    shape = _shape("latent.shape", _field(_field(manifest, "latent", dict), "shape", list))
+    shape = _shape("latent.shape", _field(_field(manifest, "latent", dict), "shape", list, inside="latent."))
     if ENCODER not in manifest["files"]:
         raise BundleError(f"latent.shape is given, but files has no {ENCODER} to make latents")
     return shape

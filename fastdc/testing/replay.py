@@ -6,6 +6,7 @@ full run with J draws therefore determines the outcome of every rule with up to 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,7 @@ def _look(index: int, draws: int, alive: Mask, errors: Float32) -> Look:
 
 def verify(
     classifier: DiffusionClassifier,
-    images: npt.NDArray[np.uint8],
+    images: npt.NDArray[Any],
     rule: AbstractRule,
     errors: Float32,
     *,
@@ -106,7 +107,7 @@ def verify(
 
     Args:
         classifier: The classifier.
-        images: Images, uint8 (n, c, h, w).
+        images: Images (n, c, h, w), uint8 or float in [0, 1].
         rule: A rule with all of its options.
         errors: Errors of a full run of the same images, seed and plan, float32 (n, K, J).
         seed: Seed of the noise.

@@ -6,11 +6,10 @@ the progress as JSON in its header), so weights and step can never disagree, and
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdc.support import InputError
+from fastdc.support import InputError, write_whole
 from fastdc.train.config import OPERATIONAL, TrainConfig
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class RunFolder:
             raise InputError(f"run folder {self.path} cannot be made: {error.strerror}") from error
         values = {"format": RUN_FORMAT, "version": RUN_VERSION, **dataclasses.asdict(info)}
         values["config"] = info.config.to_dict()
-        write_atomically(self.config_file, (json.dumps(values, indent=1) + "\n").encode())
+        write_whole(self.config_file, (json.dumps(values, indent=1) + "\n").encode())
 
     def info(self) -> RunInfo:
         """Reads config.json.
@@ -166,7 +165,7 @@ class RunFolder:
         from safetensors.torch import save
 
         data = save(checkpoint.tensors, metadata={"progress": json.dumps(checkpoint.progress)})
-        write_atomically(self.checkpoint_file, data)
+        write_whole(self.checkpoint_file, data)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, tensors on the CPU, or None when there is none yet.
@@ -203,17 +202,4 @@ class RunFolder:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):  # a line cut short by a kill
                 continue
-        write_atomically(self.log_file, "".join(kept).encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that it holds either the old or the new content, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(self.log_file, "".join(kept).encode())

@@ -187,7 +187,7 @@ def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command checks everything that an engine needs before it exports."""
-    from fastdc.backends.tensorrt import network
+    from fastdc.backends import tensorrt
     from fastdc.backends.tensorrt.cache import cache_folder
 
     made: list[tuple[Path, Path]] = []
@@ -196,13 +196,13 @@ def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
         made.append((bundle.path, cache.folder))
         return _Engine()
 
-    monkeypatch.setattr(network, "TensorRTNetwork", build)
+    monkeypatch.setattr(tensorrt, "TensorRTNetwork", build)
     unet, out = tiny_pipelines.tiny_unet2d(tmp_path / "unet"), tmp_path / "out"
     run = ("export", unet, out, "--classes", "a,b,c,d", "--no-split", "--engine")
     (tmp_path / "file").write_text("")
     if _no_gpu():
         cli.refuses(*run, tmp_path / "engines", naming="backend tensorrt needs an NVIDIA GPU")
-    monkeypatch.setattr(network, "check_usable", lambda: None)
+    monkeypatch.setattr(tensorrt, "check_usable", lambda: None)
     cli.refuses(*run, tmp_path / "file", naming="file cannot be written to: ")
     cli.refuses(*run, tmp_path / "engines", "--precision", "int8", naming="int8 is for CPUs")
     assert not out.exists()
