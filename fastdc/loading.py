@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fastdc.backends import NetworkOptions, open_encoder, open_network, with_prompts
 from fastdc.bundle import Bundle, Prompts, find_model, load_bundle, read_prompts
@@ -51,24 +52,20 @@ def load(
         BackendError: The backend has no such device or precision.
         InputError: An option is out of range.
     """
-    devices = devices_of(device)
-    each = [
-        NetworkOptions(
-            device=one,
-            precision=precision,
-            batch=batch,
-            threads=threads,
-            compile=compile,
-            graphs=graphs,
-            tf32=tf32,
-            provider_options=provider_options or {},
-        )
-        for one in devices
-    ]
+    options = NetworkOptions(
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        compile=compile,
+        graphs=graphs,
+        tf32=tf32,
+        provider_options=provider_options or {},
+    )
+    each = [replace(options, device=one) for one in devices_of(device)]
     bundle = model if isinstance(model, Bundle) else load_bundle(find_model(model))
     if threads is not None:
         kernels.set_num_threads(threads)
     if prompts is not None:
         bundle = with_prompts(bundle, prompts if isinstance(prompts, Prompts) else read_prompts(os.fspath(prompts)))
-    first, *others = (open_network(bundle, backend, options) for options in each)
+    first, *others = (open_network(bundle, backend, wanted) for wanted in each)
     return DiffusionClassifier(bundle.model, first, open_encoder(bundle, each[0]), tuple(others))
