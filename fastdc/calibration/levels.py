@@ -107,6 +107,20 @@ def _objective(
     return value, gradient
 
 
+def _features(table: Floats, bins: _Bins) -> tuple[Float64, Float64]:
+    """Makes the features (n, K, B) of the fit, of unit variance, and their spread (B,) before scaling; inf for none."""
+    knots, draws = len(bins.centre), table.shape[2]
+    # Shares of the mean over all draws, not means of the bins, so that a coefficient is the weight of a draw.
+    features = np.stack([table[:, :, bins.of == b].sum(axis=2, dtype=np.float64) for b in range(knots)], axis=2)
+    features /= draws
+    size = np.sqrt(np.mean(features**2, axis=(0, 1)))
+    features -= features.mean(axis=1, keepdims=True)
+    spread = np.sqrt(np.mean(features**2, axis=(0, 1)))
+    # A smaller spread is the rounding of float32: the bin gets no weight.
+    spread = np.where(spread > 2.0**-24 * size, spread, np.inf)
+    return features / spread, spread
+
+
 def fit_level_weights(
     errors: npt.ArrayLike,
     ratio: npt.ArrayLike,
@@ -149,15 +163,7 @@ def fit_level_weights(
     penalties = (checks.positive("smoothness", smoothness, zero=True), checks.positive("ridge", ridge, zero=True))
     found = _bins(ratios, bins)
     knots = len(found.centre)
-    # Shares of the mean over all draws, not means of the bins, so that a coefficient is the weight of a draw.
-    features = np.stack([table[:, :, found.of == b].sum(axis=2, dtype=np.float64) for b in range(knots)], axis=2)
-    features /= len(ratios)
-    size = np.sqrt(np.mean(features**2, axis=(0, 1)))
-    features -= features.mean(axis=1, keepdims=True)
-    spread = np.sqrt(np.mean(features**2, axis=(0, 1)))
-    # A smaller spread is the rounding of float32: the bin gets no weight.
-    spread = np.where(spread > 2.0**-24 * size, spread, np.inf)
-    features /= spread
+    features, spread = _features(table, found)
     fitted = minimize(
         _objective,
         np.ones(knots),

@@ -172,9 +172,7 @@ def denoising_error(
     stream: int | None = None,
     antithetic: bool = False,
 ) -> Array:
-    """Computes the error of each cell, weight * mean over pixels of rho(a F + b x + c e + d z).
-
-    The noise e is made again, not read. Sums are float32 in lanes, then float64, in a fixed order.
+    """Computes the error of each cell, weight * mean over pixels of rho(a F + b x + c e + d z), from new noise e.
 
     Args:
         network_output: F, (B, D) or (B, ...) of float32, float16 or bfloat16.
@@ -193,19 +191,13 @@ def denoising_error(
         antithetic: Whether draws come in pairs that share a noise (see the module's docstring).
 
     Returns:
-        float32 (B,), the same bits for any batch, thread count and CPU instruction set.
+        float32 (B,), summed in a fixed order: the same bits for any batch, thread count and CPU instruction set.
 
     Raises:
         InputError: A shape, type, index or range is wrong.
-
-    Example:
-        >>> x, cells, rows = np.ones((1, 4), np.float32), np.zeros((1, 3), np.int32), np.ones((1, 8), np.float32)
-        >>> fastdc.diffusion.kernels.denoising_error(x, x, cells, rows, np.array([7]), seed=1).shape
-        (1,)
     """
     step = _step(images, cells, rows, streams, seed)
-    if out is None:
-        out = empty_like(images, step[1].shape[:1], "float32")
+    out = empty_like(images, step[1].shape[:1], "float32") if out is None else out
     native.denoising_error(
         input_view(network_output, "network_output"),
         *step,

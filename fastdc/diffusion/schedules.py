@@ -5,6 +5,7 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,11 @@ _KINDS: dict[str, type[DiscreteSchedule] | type[EDMSchedule] | type[FlowSchedule
 }
 _TABLE = "ddpm_table"
 
-_TYPE_CHECKS = {float: checks.is_number, int: checks.is_whole, str: lambda value: isinstance(value, str)}
+_TYPE_CHECKS: dict[type, Callable[[Any], bool]] = {
+    float: checks.is_number,
+    int: checks.is_whole,
+    str: lambda value: isinstance(value, str),
+}
 
 
 def schedule_from_dict(entry: dict[str, Any]) -> AbstractSchedule:

@@ -70,7 +70,8 @@ def _cut(cluster: "ClusterNode", branching: int, levels: int) -> Nested:
     parts = [cluster]  # in the order of ids: the classes 0 ... K - 1, then merged clusters at growing distances
     while len(parts) < branching and not parts[-1].is_leaf():
         widest = parts.pop()  # merged last: its halves are farthest apart
-        parts = sorted([*parts, widest.get_left(), widest.get_right()], key=lambda part: part.get_id())
+        parts += [half for half in (widest.get_left(), widest.get_right()) if half is not None]
+        parts.sort(key=lambda part: part.get_id())
     return tuple(part.get_id() if part.is_leaf() else _cut(part, branching, levels - 1) for part in parts)
 
 

@@ -8,7 +8,7 @@ check their arguments here on every call, hence the quick tests for Python's own
 import math
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,7 +18,7 @@ MAX_SEED = 2**64 - 1
 """The largest seed. Philox has a key of 64 bits."""
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Says whether a value is a whole number, Python's or NumPy's, and not a bool.
 
     Example:
@@ -28,7 +28,7 @@ def is_whole(value: Any) -> bool:
     return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Says whether a value is a real number, Python's or NumPy's, and not a bool. Infinities and NaN count.
 
     Example:
@@ -38,7 +38,7 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) or (isinstance(value, Real) and not isinstance(value, bool))
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Says whether a value is a real number (:func:`is_number`) and finite.
 
     Example:

@@ -18,8 +18,8 @@ from fastdc import InputError
 from fastdc.engine import IN_FLIGHT, Finished, Request, Scheduler, Work
 from fastdc.rules.calibrated import Calibrated
 from fastdc.rules.full import Full
-from fastdc.rules.protocol import AbstractRule, Classes, Look, Mask
-from fastdc.support import Float32
+from fastdc.rules.protocol import AbstractRule, Classes, Look
+from fastdc.support import Float32, Mask
 from helpers.races import DRAWS, RULES, rule_of, slow_race, tables
 from helpers.sources import Source
 from helpers.worlds import fails_with
