@@ -93,11 +93,6 @@ class DeviceArray:
         self.device = device
         self.owner = owner
 
-    @property
-    def nbytes(self) -> int:
-        """Size of all elements, in bytes."""
-        return math.prod(self.shape) * _BYTES[self.dtype]
-
     def __len__(self) -> int:
         return self.shape[0]
 

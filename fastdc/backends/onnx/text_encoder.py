@@ -25,7 +25,6 @@ class OnnxTextEncoder:
 
     Args:
         bundle: A bundle with ``text.onnx``.
-        threads: Number of threads inside the session.
 
     Raises:
         InputError: The bundle has no text encoder.
@@ -33,11 +32,11 @@ class OnnxTextEncoder:
         BundleError: A tokenizer or the graph is corrupt.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         if TEXT not in bundle.files:
             raise InputError(f"model {bundle.name} has no text encoder: export it again with its prompts")
         tokenizers = require("tokenizers", extra="text")
-        self._session: Any = open_graph(bundle, TEXT, threads=threads)
+        self._session: Any = open_graph(bundle, TEXT)
         self._inputs = [name for name, _, _ in values(self._session.get_inputs())]
         self._outputs = [name for name, _, _ in values(self._session.get_outputs())]
         self._tokenizers: dict[str, Any] = {}

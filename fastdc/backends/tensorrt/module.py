@@ -72,13 +72,11 @@ class TensorRT:
             raise BackendError(f"{self.name} {what}: {self.logger.error(mark, one_line(error))}") from None
 
 
-def open_tensorrt(flavour: str = "auto", *, need_gpu: bool = True) -> TensorRT:
-    """Imports TensorRT and checks that it can be used.
+def open_tensorrt(flavour: str = "auto") -> TensorRT:
+    """Imports TensorRT on a machine with a GPU.
 
     Args:
         flavour: One of :data:`FLAVOURS`; "auto" is ``tensorrt`` if it is installed, else ``tensorrt_rtx``.
-        need_gpu: Whether to refuse a machine without a GPU. ``tensorrt`` always refuses it; ``tensorrt_rtx`` builds
-            there, but cannot run.
 
     Raises:
         InputError: The flavour is unknown.
@@ -94,14 +92,18 @@ def open_tensorrt(flavour: str = "auto", *, need_gpu: bool = True) -> TensorRT:
             "'fastdc[tensorrt-rtx]'",
             name=flavour,
         )
-    if need_gpu or flavour == "tensorrt":
-        driver.check_driver()
-    return opened(flavour)
+    driver.check_driver()
+    return import_tensorrt(flavour)
 
 
 @cache
-def opened(flavour: str) -> TensorRT:
-    """TensorRT without a check of the driver, opened once per process: it keeps the first logger that it is given.
+def import_tensorrt(flavour: str) -> TensorRT:
+    """Imports TensorRT without checking for a GPU, which ``tensorrt_rtx`` does not need to build engines.
+
+    It is opened once per process, because TensorRT keeps the first logger that it is given.
+
+    Args:
+        flavour: One of :data:`FLAVOURS`.
 
     Raises:
         BackendError: The version is unknown, or libraries of TensorRT are missing.

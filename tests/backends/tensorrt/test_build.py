@@ -7,7 +7,7 @@ import pytest
 
 from fastdc import BackendError, InputError
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, build_plan, merge_timing_caches, parser_errors
-from fastdc.backends.tensorrt.module import TensorRT, open_tensorrt, use_module
+from fastdc.backends.tensorrt.module import TensorRT, import_tensorrt, use_module
 from fastdc.bundle import find_model
 from helpers.tensorrt_double import DAMAGED, Double
 
@@ -20,7 +20,7 @@ SMALL = EngineOptions(batches=(2, 5), latency=(1, 2, 4))
 
 @pytest.fixture(scope="module")
 def trt() -> TensorRT:
-    return open_tensorrt("tensorrt_rtx", need_gpu=False)
+    return import_tensorrt("tensorrt_rtx")
 
 
 class Spy:

@@ -9,7 +9,7 @@ import pytest
 
 from fastdc import BackendError, InputError, MissingDependencyError
 from fastdc.backends.tensorrt import driver, module
-from fastdc.backends.tensorrt.module import FLAVOURS, open_tensorrt, use_module
+from fastdc.backends.tensorrt.module import FLAVOURS, import_tensorrt, open_tensorrt, use_module
 
 
 class Severity(int):
@@ -37,9 +37,9 @@ def test_the_driver_is_asked_before_the_module_is_imported(monkeypatch: pytest.M
     monkeypatch.setattr(driver, "libcuda", absent)
     monkeypatch.setattr(module, "installed", lambda name: name in FLAVOURS)
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} was imported"))
-    for flavour, need in (("auto", True), ("tensorrt", True), ("tensorrt", False), ("tensorrt_rtx", True)):
+    for flavour in ("auto", "tensorrt", "tensorrt_rtx"):
         with pytest.raises(BackendError, match="no driver is installed"):
-            open_tensorrt(flavour, need_gpu=need)
+            open_tensorrt(flavour)
 
 
 def test_a_missing_module_is_named_with_its_extras(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_a_module_that_cannot_be_loaded_says_why(monkeypatch: pytest.MonkeyPatch
         raise ImportError(f"libnvinfer.so.11:\ncannot open shared object file for {name}")
 
     monkeypatch.setattr("importlib.import_module", load)
-    module.opened.cache_clear()
+    import_tensorrt.cache_clear()
     with pytest.raises(
         BackendError, match=r"^tensorrt is installed and cannot be loaded: libnvinfer.so.11: cannot open"
     ):
@@ -108,9 +108,9 @@ def test_the_logger_keeps_the_messages_since_a_mark() -> None:
 
 def test_the_real_module_opens_without_a_gpu() -> None:
     pytest.importorskip("tensorrt_rtx")
-    trt = open_tensorrt("tensorrt_rtx", need_gpu=False)
+    trt = import_tensorrt("tensorrt_rtx")
     assert trt.version == sys.modules["tensorrt_rtx"].__version__
-    assert trt is open_tensorrt("tensorrt_rtx", need_gpu=False), "one logger per process: TensorRT keeps the first"
+    assert trt is import_tensorrt("tensorrt_rtx"), "one logger per process: TensorRT keeps the first"
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
