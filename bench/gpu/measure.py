@@ -1,7 +1,7 @@
 """Measures the sides of networks one by one and keeps their records; the work of bench/gpu/networks.py.
 
-A side that fails, lacks a package or gets no time is noted, and the others are still measured. The records name what is
-being measured before it begins, so that another process can go on if this one is killed.
+A side that fails, lacks a package or gets no time is noted, and the others are still measured. A part is noted before
+it begins, so that another process can go on if this one is killed.
 """
 
 import argparse

@@ -5,7 +5,7 @@ def one_line(error: BaseException) -> str:
     """The message of another library's exception, in one line of at most 200 characters.
 
     Args:
-        error: The exception; if it has no message, its type's name stands for it.
+        error: The exception; if it has no message, the name of its type is used.
 
     Example:
         >>> from fastdc.backends import one_line

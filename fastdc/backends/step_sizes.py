@@ -3,6 +3,9 @@
 DEFAULT_BATCH = 128
 """Cells of a step on the CPU."""
 
+DEVICE_SLOTS = 2
+"""Slots of a network on a CUDA device: the host prepares one step while the device works on the other."""
+
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of an element, by precision."""
 
@@ -16,7 +19,7 @@ _FLOPS_PER_BYTE = 1e7
 _BYTES_BETWEEN_LAYERS = 4096
 
 
-def device_batch(flops: float | None, *, sample_bytes: int, slots: int, memory: int) -> int:
+def device_batch(flops: float | None, *, sample_bytes: int, memory: int) -> int:
     """Default number of rows in a step on a CUDA device: enough to fill the device, and no more than it holds.
 
     The result is the largest power of two up to 512 for which a step costs at most 20 TFLOP and the steps in flight
@@ -27,11 +30,10 @@ def device_batch(flops: float | None, *, sample_bytes: int, slots: int, memory: 
     Args:
         flops: Floating-point operations of one evaluation; None if unknown.
         sample_bytes: Size of one network input, in bytes.
-        slots: Number of steps in flight.
         memory: Memory of the device, in bytes.
     """
     affordable = _STEP_FLOPS / (flops or _FLOPS_PER_BYTE * sample_bytes)
-    most = min(_DEVICE_BATCH, affordable, memory / (2 * slots * sample_bytes * _BYTES_BETWEEN_LAYERS))
+    most = min(_DEVICE_BATCH, affordable, memory / (2 * DEVICE_SLOTS * sample_bytes * _BYTES_BETWEEN_LAYERS))
     return 1 << max(0, int(most).bit_length() - 1)
 
 

@@ -10,7 +10,7 @@ from fastdc.backends.step_sizes import device_batch, halves
 def test_the_rule_for_steps_on_a_device() -> None:
     def batch(flops: float | None, *, side: int = 32, channels: int = 3, gigabytes: float = 140) -> int:
         memory = int(gigabytes * 1e9)
-        return device_batch(flops, sample_bytes=4 * channels * side * side, slots=2, memory=memory)
+        return device_batch(flops, sample_bytes=4 * channels * side * side, memory=memory)
 
     assert [batch(flops) for flops in (1e6, 1e11, 1.1e11, 6.8e11, 1e14)] == [512, 128, 128, 16, 1]
     assert batch(None) == 128  # as for 0.12 TFLOP

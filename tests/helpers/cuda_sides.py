@@ -2,7 +2,7 @@
 
 A test takes a *side*: a backend on a device, marked `cuda` and skipped without one, or its double. The doubles are
 those of the backends' own tests: torch on the CPU, and ONNX Runtime and TensorRT on device arrays in the CPU's memory.
-On a double a test shows only that it says what it means; its claims about a device are tested on a device alone.
+On a double, a test shows only that it is well-formed; only a device can show that its claims hold.
 """
 
 import re

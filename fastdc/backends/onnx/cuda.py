@@ -5,7 +5,7 @@ to wait for the device. Each slot has its own session and therefore its own copy
 everything on the one stream that it was given, a session without a stream must be waited for before and after every
 run, and sessions share initialisers on the CPU provider only.
 
-Steps are launched as they are, not captured. ONNX Runtime's own CUDA graphs belong to the thread that captured them.
+Steps are launched directly, not captured. ONNX Runtime's own CUDA graphs belong to the thread that captured them.
 They are captured in CUDA's global mode, which fails if another thread of the process waits or allocates meanwhile.
 Their replays have read host memory that a step of another size had overwritten (ONNX Runtime pull request 32121). With
 the TensorRT provider, every size replays the graph of the first size. A run cannot be captured from outside either: it
@@ -36,11 +36,9 @@ from fastdc.backends.messages import one_line
 from fastdc.backends.onnx.graphs import OUTPUT, check_graph, denoiser_values, graph_source, sample_precision
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
-from fastdc.backends.step_sizes import ELEMENT_BYTES, device_batch, halves
+from fastdc.backends.step_sizes import DEVICE_SLOTS, ELEMENT_BYTES, device_batch, halves
 from fastdc.bundle import DENOISER, Bundle
 from fastdc.support import BackendError, Float32, InputError, checks, require
-
-CUDA_SLOTS = 2
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 """ONNX Runtime's names of the providers."""
@@ -149,7 +147,7 @@ class OnnxCudaNetwork(DeviceNetwork):
         placed = {name: self.place(np.ascontiguousarray(table)) for name, table in tables.items()}
         self.provider_options: list[dict[str, str]] = []
         slots: list[AbstractSlot] = []
-        for _ in range(CUDA_SLOTS):
+        for _ in range(DEVICE_SLOTS):
             arrays = make_arrays()
             cuda = _cuda_options(arrays, options)
             made = (cuda if kind == "cuda" else _tensorrt_options(arrays, *self._shapes(bundle, tables))) | given
@@ -181,7 +179,7 @@ class OnnxCudaNetwork(DeviceNetwork):
 
     def _default_batch(self, bundle: Bundle) -> int:
         sample_bytes = math.prod(bundle.model.sample_shape) * ELEMENT_BYTES[self.precision]
-        return device_batch(bundle.flops, sample_bytes=sample_bytes, slots=CUDA_SLOTS, memory=self.home.memory)
+        return device_batch(bundle.flops, sample_bytes=sample_bytes, memory=self.home.memory)
 
 
 def open_session(ort: Any, bundle: Bundle, provider: str, options: dict[str, str], *, beside: dict[str, str]) -> Any:

@@ -24,7 +24,7 @@ from fastdc.backends.cuda_network import DeviceBuffers, DeviceNetwork
 from fastdc.backends.onnx.graphs import OUTPUT, graph_source, sample_precision
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
-from fastdc.backends.step_sizes import ELEMENT_BYTES, device_batch, halves
+from fastdc.backends.step_sizes import DEVICE_SLOTS, ELEMENT_BYTES, device_batch, halves
 from fastdc.backends.tensorrt import driver
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.cache import EngineCache, Maker
@@ -35,8 +35,7 @@ from fastdc.backends.tensorrt.selftest import Array, Runner, self_test
 from fastdc.bundle import DATA, DENOISER, Bundle
 from fastdc.support import BackendError, require
 
-SLOTS = 2
-_SMALLER = 8
+_SMALLER = 8  # divisor of the largest step for its small sibling, and usual size of the range of small steps
 
 
 class TensorRTSlot(DeviceBuffers):
@@ -165,7 +164,7 @@ class TensorRTNetwork(DeviceNetwork):
         entry = (cache or EngineCache()).open(engine_key(bundle, wanted, trt, card), maker)
         self.plan, self.built, self.self_test = entry.path, entry.built, entry.self_test
         self.version = trt.name
-        self.slots: tuple[AbstractSlot, ...] = tuple(slot(entry.engine) for _ in range(SLOTS))
+        self.slots: tuple[AbstractSlot, ...] = tuple(slot(entry.engine) for _ in range(DEVICE_SLOTS))
 
 
 def check_usable() -> None:
@@ -199,7 +198,7 @@ def default_engine(bundle: Bundle, options: NetworkOptions, *, memory: int) -> E
         memory: Memory of the device, in bytes.
     """
     sample_bytes = math.prod(bundle.model.sample_shape) * ELEMENT_BYTES[_precision(bundle, options)]
-    largest = options.batch or device_batch(bundle.flops, sample_bytes=sample_bytes, slots=SLOTS, memory=memory)
+    largest = options.batch or device_batch(bundle.flops, sample_bytes=sample_bytes, memory=memory)
     small, half = max(1, largest // _SMALLER), -(-largest // 2)
     batches = tuple(sorted({small, largest}))
     return EngineOptions(

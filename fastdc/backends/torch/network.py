@@ -27,7 +27,7 @@ from fastdc.backends.cuda_arrays import device_index
 from fastdc.backends.messages import one_line
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
-from fastdc.backends.step_sizes import DEFAULT_BATCH, device_batch, halves
+from fastdc.backends.step_sizes import DEFAULT_BATCH, DEVICE_SLOTS, device_batch, halves
 from fastdc.backends.torch.slots import CudaSlot, TorchSlot
 from fastdc.bundle import WEIGHTS, Bundle
 from fastdc.diffusion import kernels
@@ -35,8 +35,6 @@ from fastdc.support import BackendError, BundleError, Float32, require
 
 if TYPE_CHECKING:
     import torch
-
-CUDA_SLOTS = 2
 
 COMPILING = threading.Lock()
 """Lock to hold while a compiled module is called."""
@@ -97,7 +95,7 @@ class TorchNetwork:
         call = _compiled(self.module) if options.compile else self.module
         kind = CudaSlot if cuda else TorchSlot
         self.slots: tuple[AbstractSlot, ...] = tuple(
-            kind(call, self.batch, image_shape, **more) for _ in range(CUDA_SLOTS if cuda else 1)
+            kind(call, self.batch, image_shape, **more) for _ in range(DEVICE_SLOTS if cuda else 1)
         )
 
     def _prepare_cuda(self, options: NetworkOptions) -> dict[str, Any]:
@@ -212,7 +210,7 @@ def _device_batch(device: str, flops: float | None, sample_bytes: int) -> int:
     import torch
 
     memory = torch.cuda.get_device_properties(device).total_memory
-    return device_batch(flops, sample_bytes=sample_bytes, slots=CUDA_SLOTS, memory=memory)
+    return device_batch(flops, sample_bytes=sample_bytes, memory=memory)
 
 
 def _compiled(module: "torch.nn.Module") -> Callable[..., "torch.Tensor"]:
@@ -227,7 +225,7 @@ def _compiled(module: "torch.nn.Module") -> Callable[..., "torch.Tensor"]:
 
 
 def choose_device(wanted: str) -> str:
-    """The device that "auto", "cpu", "cuda" or "cuda:N" stands for; "auto" is the first CUDA device, if usable.
+    """The device for the option "auto", "cpu", "cuda" or "cuda:N"; "auto" is the first CUDA device, if usable.
 
     Raises:
         BackendError: A CUDA device was asked for, and torch or fastdc's kernels cannot use it.

@@ -89,7 +89,7 @@ def test_torch_refuses_weights_that_do_not_fit(tmp_path: Path) -> None:
 
 @ignores_torch_jit
 def test_compiled_for_each_size_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the traced graph as it is: generating code takes long, and is not fastdc's."""
+    """Runs the traced graph without generating code, which takes long and is torch's own work."""
     compiled: list[int] = []
     compile_ = torch.compile
 
