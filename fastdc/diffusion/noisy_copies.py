@@ -1,28 +1,26 @@
 """Noisy copies of an image: x + sigma e_i, i = 0, 1, ..., from the counter-based streams.
 
-A copy is a function of (seed, the image's stream, purpose, i) and of nothing else: neither of how many copies are asked
-for, nor of their order, nor of other images. Selection and estimation have purposes of their own in the counter, so
-their copies are independent, and independent of the noise that a diffusion classifier adds. That noise belongs to the
-stream of the copy, a hash of the same four, so that it too is independent from copy to copy.
+A copy is a function of (seed, the image's stream, purpose, i) alone. It does not depend on the number of copies, their
+order or other images. Selection and estimation have different purposes in the counter, so their copies are independent
+of each other and of the noise that a diffusion classifier adds. That noise belongs to the stream of the copy, a hash of
+stream, purpose and i, so that it is independent from copy to copy, too.
 """
 
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 
 from fastdc.diffusion import kernels
-
-Images = npt.NDArray[np.float32]
+from fastdc.support import Float32, Int64
 
 
 def noisy_copies(
-    x: Images, start: int, count: int, *, std: float, seed: int, stream: int, purpose: int
-) -> tuple[Images, npt.NDArray[np.int64]]:
-    """Copies start ... start + count - 1 of an image, and the noise stream of each.
+    x: Float32, start: int, count: int, *, std: float, seed: int, stream: int, purpose: int
+) -> tuple[Float32, Int64]:
+    """Makes copies start ... start + count - 1 of an image, and names the noise stream of each.
 
     Args:
-        x: float32 (c, h, w), in the model's value range or any other.
+        x: float32 (c, h, w), in any value range.
         start: Number of the first copy, from 0.
         count: Number of copies.
         std: Standard deviation of the noise, in the units of x.
@@ -46,10 +44,18 @@ def noisy_copies(
     return copies, np.array([_stream(stream, purpose, number) for number in numbers.tolist()], np.int64)
 
 
-def one_copy_each(
-    x: Images, streams: npt.NDArray[np.int64], number: int, *, std: float, seed: int
-) -> tuple[Images, npt.NDArray[np.int64]]:
-    """Estimation copy `number` of each image, float32 (n, c, h, w), and the noise streams, int64 (n,).
+def one_copy_each(x: Float32, streams: Int64, number: int, *, std: float, seed: int) -> tuple[Float32, Int64]:
+    """Makes estimation copy `number` of each of several images, and names the copies' noise streams.
+
+    Args:
+        x: float32 (n, c, h, w), in any value range.
+        streams: int64 (n,), the images' streams, in [0, 2^56).
+        number: Number of the copy, from 0.
+        std: Standard deviation of the noise, in the units of x.
+        seed: Philox key.
+
+    Returns:
+        float32 (n, c, h, w), not clipped, and int64 (n,).
 
     Example:
         >>> from fastdc.diffusion import one_copy_each

@@ -1,6 +1,6 @@
 """The CUDA kernels on a device against the CPU kernels: same bits where promised, else the derived tolerance.
 
-Skipped as a whole without torch, a build with CUDA, or a device. bench/gpu/gpu.sh builds for the device and runs it.
+The file is skipped without torch, a build with CUDA, or a device. bench/gpu/gpu.sh builds for the device and runs it.
 """
 
 from typing import Any
@@ -225,7 +225,7 @@ def test_work_is_enqueued_on_the_stream_without_waiting(explicit: bool) -> None:
 
 
 def test_a_step_is_captured_into_a_graph() -> None:
-    """add_noise, something in the network's place, denoising_error: captured once, replayed on other cells."""
+    """add_noise, a substitute for the network, denoising_error: captured once, replayed on other cells."""
     cases = [make_case(3072, layout, limit=24) for layout in ("runs", "distinct")]
     images, cells, rows, streams = inputs(cases[0], device=True)
     u, output = torch.empty(24, 3072, device="cuda"), torch.empty(24, 3072, device="cuda")

@@ -86,7 +86,7 @@ def shifted(array: npt.NDArray[Any], shift: int) -> npt.NDArray[Any]:
 
 
 def at_the_edge(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A copy whose last byte is followed by memory that cannot be read: reading on ends the process."""
+    """A copy whose last byte is followed by memory that cannot be read: reading past the end kills the process."""
     pages = -(-max(array.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
     memory = np.frombuffer(mmap.mmap(-1, pages + mmap.PAGESIZE), np.uint8)
     protect = ctypes.CDLL(None, use_errno=True).mprotect
@@ -192,7 +192,7 @@ def compile_library(sources: Path, folder: Path) -> ctypes.CDLL:
 
 @pytest.fixture(scope="module", params=["grid", "strided grid"])
 def emulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    """The kernels as they are, and with grids of at most 2 x 2 blocks, so that every loop over the grid goes round."""
+    """The kernels unchanged, and with grids of at most 2 x 2 blocks, so that every loop over the grid repeats."""
     folder = tmp_path_factory.mktemp("emulation")
     sources = ROOT / "csrc"
     if request.param == "strided grid":

@@ -1,6 +1,6 @@
-"""16-bit floats: every pattern is read exactly, and float32 is rounded as NumPy and ml_dtypes round it.
+"""16-bit floats: every pattern is read exactly, and float32 is rounded as by NumPy and ml_dtypes.
 
-Values go in as network output (a = 1, l1: the error is |F|) and come out as network input (gx = 1, ge = 0: u is x).
+Values enter as network output (a = 1, l1: the error is |F|) and leave as network input (gx = 1, ge = 0: u is x).
 """
 
 import itertools
@@ -35,7 +35,7 @@ def loaded(patterns: npt.NDArray[np.uint16], dtype: np.dtype[Any], images: npt.N
 
 
 def stored(values: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> Any:
-    """The values as the network would get them, all in one image."""
+    """The values as the network would receive them, all in one image."""
     rows = np.array([[1, 0, 0, 0, 0, 0, 0, 0]], np.float32)
     out = np.empty((1, len(values)), dtype)
     kernels.add_noise(values[None], np.zeros((1, 3), np.int32), rows, np.zeros(1, np.int64), seed=0, out=out)
@@ -43,7 +43,7 @@ def stored(values: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> Any:
 
 
 def assert_same_values(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
-    """The same bits, but for the sign of a zero (0 e is added) and which NaN a NaN is."""
+    """The same bits, except for the sign of zeros (0 e is added) and the payload of NaNs."""
     nan = np.isnan(expected.astype(np.float32))
     zero = expected.astype(np.float32) == 0
     assert np.isnan(actual[nan].astype(np.float32)).all()
@@ -62,7 +62,7 @@ def test_every_pattern_is_read_exactly(dtype: np.dtype[Any]) -> None:
 
 
 def test_every_pattern_is_read_exactly_by_the_scalar_tail(dtype: np.dtype[Any]) -> None:
-    """One pixel a cell, which never fills a vector."""
+    """One pixel per cell, which never fills a vector."""
     cells = np.zeros((1 << 16, 3), np.int32)
     rows = np.array([[0, 0, 1, 0, 0, 0, 1, 0]], np.float32)
     errors = kernels.denoising_error(
@@ -114,14 +114,14 @@ def test_the_largest_and_smallest() -> None:
 
 
 def test_bfloat16_nan_stays_a_nan() -> None:
-    """A NaN whose set bits are all below the sixteen that are kept."""
+    """A NaN whose set bits are all below the sixteen that are stored."""
     values = np.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF], np.uint32).view(np.float32)
     assert np.isnan(stored(values, DTYPES["bfloat16"]).astype(np.float32)).all()
     assert np.isnan(stored(values, DTYPES["float16"]).astype(np.float32)).all()
 
 
 def test_short_images_take_the_same_rounding(dtype: np.dtype[Any]) -> None:
-    """One pixel an image: stores outside the vector loop."""
+    """One pixel per image: stores outside the vector loop."""
     values = np.random.default_rng(3).standard_normal(5000).astype(np.float32)
     cells = np.zeros((5000, 3), np.int32)
     cells[:, 0] = np.arange(5000)

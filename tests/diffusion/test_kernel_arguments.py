@@ -1,4 +1,4 @@
-"""Every argument of the kernels when it is wrong: an InputError of one line that names it; and views of arrays."""
+"""Every wrong argument of the kernels is a one-line InputError that names it; and views of arrays."""
 
 import ctypes
 import gc
@@ -154,7 +154,7 @@ def test_nothing_is_written_before_all_is_checked() -> None:
 
 
 class _Tensor(ctypes.Structure):
-    """DLTensor of dlpack.h, as far as the device, behind the header of DLManagedTensorVersioned."""
+    """The header of DLManagedTensorVersioned and DLTensor of dlpack.h, up to the device."""
 
     _fields_ = (
         ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p),
@@ -164,7 +164,7 @@ class _Tensor(ctypes.Structure):
 
 
 class Elsewhere:
-    """An array that claims to be on another device; no kernel may be reached with it."""
+    """An array that claims to be on another device; it must not reach a kernel."""
 
     def __init__(self, array: Any, device: tuple[int, int]) -> None:
         self._array, self._device = array, device
@@ -212,7 +212,7 @@ def test_a_view_of_cuda_memory_needs_an_output() -> None:
         call("add_noise", images=view)
 
 
-def test_views_say_what_they_see() -> None:
+def test_views_describe_their_array() -> None:
     view = kernels.view(np.zeros((2, 3, 4), np.float16))
     assert (view.shape, view.dtype, view.is_cuda, view.read_only) == ((2, 3, 4), "float16", False, False)
     assert kernels.view(view) is view

@@ -1,4 +1,4 @@
-"""Views of plain memory, and views given on as DLPack."""
+"""Views of plain memory, and views exported as DLPack."""
 
 import ctypes
 import gc
@@ -14,7 +14,7 @@ from helpers.oracle import DTYPES, make_case
 
 
 class Owner:
-    """Something that can be watched dying."""
+    """An object whose end can be observed."""
 
 
 def memory_of(array: Any, **more: Any) -> kernels.TensorView:
@@ -35,7 +35,7 @@ def test_a_view_of_memory_is_the_view_of_its_array(dtype: str) -> None:
         assert seen.dtype == array.dtype
 
 
-def test_the_kernels_take_it() -> None:
+def test_the_kernels_accept_it() -> None:
     case = make_case(60, "shuffled", "bfloat16")
     out = np.zeros((45, 60), np.float32)
     arrays = [memory_of(array) for array in (case.images, case.cells, case.rows, case.streams)]
@@ -47,7 +47,7 @@ def test_the_kernels_take_it() -> None:
     np.testing.assert_array_equal(errors, case.denoising_error())
 
 
-def test_torch_takes_it_too() -> None:
+def test_torch_accepts_it() -> None:
     torch = pytest.importorskip("torch")
     for dtype in DTYPES:
         array = np.arange(6, dtype=np.float32).reshape(2, 3).astype(DTYPES[dtype])
@@ -57,7 +57,7 @@ def test_torch_takes_it_too() -> None:
         assert tensor.data_ptr() == array.ctypes.data
 
 
-def test_memory_lives_as_long_as_what_was_made_of_it() -> None:
+def test_memory_lives_as_long_as_everything_made_from_it() -> None:
     owner = Owner()
     alive = weakref.ref(owner)
     memory = (ctypes.c_float * 4)(1, 2, 3, 4)
@@ -73,7 +73,7 @@ def test_memory_lives_as_long_as_what_was_made_of_it() -> None:
 
 
 @pytest.mark.parametrize("version", [None, (0, 8), (1, 0), (1, 9)])
-def test_a_capsule_that_nobody_takes_leaks_nothing(version: tuple[int, int] | None) -> None:
+def test_an_unused_capsule_leaks_nothing(version: tuple[int, int] | None) -> None:
     owner = Owner()
     alive = weakref.ref(owner)
     memory = np.zeros(4, np.float32)
@@ -85,7 +85,7 @@ def test_a_capsule_that_nobody_takes_leaks_nothing(version: tuple[int, int] | No
     assert alive() is None
 
 
-def test_what_a_consumer_may_not_ask_for() -> None:
+def test_copies_and_other_devices_are_refused() -> None:
     view = memory_of(np.zeros(4, np.float32))
     assert view.__dlpack_device__() == (1, 0)
     assert np.from_dlpack(view).shape == (4,)
@@ -100,7 +100,7 @@ def test_what_a_consumer_may_not_ask_for() -> None:
         read_only.__dlpack__()
 
 
-def test_memory_of_a_device_is_taken_at_its_word() -> None:
+def test_the_device_of_memory_is_not_checked() -> None:
     view = kernels.view_memory(1 << 40, (2, 3), "float16", device=3)
     assert view.is_cuda
     assert view.__dlpack_device__() == (2, 3)

@@ -1,4 +1,4 @@
-"""The kernels against a float64 oracle, and the equalities they promise: bits that depend on nothing but the cell."""
+"""The kernels against a float64 oracle, and their guarantee: the bits of a cell depend only on the cell."""
 
 import itertools
 from dataclasses import replace
@@ -116,7 +116,7 @@ def test_error_map_against_the_oracle(size: int, layout: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_antithetic_pairs_against_the_oracle(size: int, layout: str, isa: str) -> None:
-    """All three kernels; a run ends where the draw changes, though the next draw's noise is the same."""
+    """All three kernels. A run ends where the draw changes, although the next draw's noise is the same."""
     kernels.set_cpu_isa(isa)
     index = SIZES.index(size) + LAYOUTS.index(layout)
     dtype, loss = list(DTYPES)[index % 3], kernels.LOSSES[index // 3 % 3]
@@ -131,7 +131,7 @@ def test_antithetic_pairs_against_the_oracle(size: int, layout: str, isa: str) -
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_pair_sees_a_noise_and_its_negative(dtype: str) -> None:
-    """Of an image of zeros the inputs are u and -u; with F and -F and no target the errors are equal."""
+    """The inputs of an image of zeros are u and -u; with F and -F and no target, the errors are equal."""
     case = make_case(783, dtype=dtype, antithetic=True)
     first, second = (np.flatnonzero(case.cells[:, 2] == draw) for draw in (0, 1))
     output = case.output.copy()
@@ -167,7 +167,7 @@ def test_error_map_adds_to_what_is_there() -> None:
 
 @pytest.mark.parametrize("loss", kernels.LOSSES)
 def test_maps_and_errors_agree(loss: str) -> None:
-    """Mean over pixels of the maps, summed, is the sum of the errors; both are within their own tolerances."""
+    """The summed pixel means of the maps are the sum of the errors; both are within their own tolerances."""
     case = make_case(783, "shuffled", target=True)
     maps = case.error_map(np.zeros((3, CLASSES, 783), np.float32), loss=loss, delta=DELTA).astype(np.float64)
     of_maps, of_errors = maps.mean(axis=2).sum(), case.denoising_error(loss=loss, delta=DELTA).astype(np.float64).sum()
@@ -188,7 +188,7 @@ def test_the_noise_of_all_three_is_philox_normal() -> None:
 
 
 def test_huber_at_the_threshold() -> None:
-    """delta = 0.5 and residuals on both sides of it and exactly on it, where the two branches meet."""
+    """delta = 0.5, and residuals on both sides of it and exactly on it, where the two branches meet."""
     below, above = np.nextafter(np.float32(0.5), np.array([0, 1], np.float32))
     output = np.array([[0.5], [-0.5], [below], [above], [-above], [0.0], [3.0], [np.inf], [np.nan]], np.float32)
     cells = np.zeros((len(output), 3), np.int32)
@@ -221,7 +221,7 @@ def lane_sum(rho: npt.NDArray[np.float32]) -> float:
 @pytest.mark.parametrize("target", [False, True])
 @pytest.mark.parametrize("size", [1, 15, 17, 65, 783, 1024, 1025, 3072])
 def test_the_bits_follow_from_the_documented_order(size: int, target: bool) -> None:
-    """Every operation and sum again in NumPy's float32: saved results are replayed by later versions."""
+    """Every operation and sum again in NumPy's float32, because later versions replay saved results."""
     case = make_case(size, "shuffled", "float16", target=target)
     u, maps = case.add_noise(), np.zeros((3, CLASSES, size), np.float32)
     expected = {loss: np.empty(len(case.cells), np.float32) for loss in kernels.LOSSES}

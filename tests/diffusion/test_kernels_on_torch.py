@@ -1,4 +1,4 @@
-"""The kernels on torch tensors: the bits are those of NumPy arrays, whatever the layout."""
+"""The kernels on torch tensors: the bits are those of NumPy arrays in any layout."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,7 @@ def test_bad_inputs_are_refused() -> None:
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="needs a CPU with a flush-to-zero mode")
 def test_a_flush_to_zero_mode_changes_no_bits() -> None:
-    """Of the calling thread, as torch sets it: half precision has subnormals that float32 must not lose."""
+    """torch sets the mode of the calling thread. Float32 must keep the subnormals of half precision."""
     case = make_case(60, "shuffled", "float16")
     case.output[:] = np.arange(case.output.size, dtype=np.uint16).view(np.float16).reshape(case.output.shape)
     expected = case.add_noise(dtype="float16"), case.denoising_error(), case.denoising_error(loss="l1")

@@ -1,4 +1,4 @@
-"""Curves of weights over noise levels: what lies between knots, what is stored, what is refused."""
+"""Curves of weights over noise levels: interpolation between knots, storage, refusals."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_numpy_values_become_plain_ones() -> None:
         ((1.0, 2.0), (0.0, 0.0), "weight of level weights must not be zero everywhere"),
     ],
 )
-def test_what_is_no_curve_is_refused(ratio: Any, weight: Any, message: str) -> None:
+def test_other_values_are_refused_as_curves(ratio: Any, weight: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         LevelWeights(ratio, weight)
     assert str(caught.value).startswith(message)
@@ -79,6 +79,6 @@ def test_what_is_no_curve_is_refused(ratio: Any, weight: Any, message: str) -> N
 
 
 @pytest.mark.parametrize("entry", [5, [], {}, {"ratio": [1.0]}, {"ratio": [1.0], "weight": [1.0], "colour": 1}])
-def test_what_stores_no_curve_is_refused(entry: Any) -> None:
+def test_other_entries_are_refused(entry: Any) -> None:
     with pytest.raises(InputError, match=r"^level weights must be \{ratio, weight\}, got "):
         LevelWeights.from_dict(entry)

@@ -1,8 +1,8 @@
-"""The noise is distributed as it should be: independent standard normals, wherever in the counter one looks.
+"""The noise is distributed as it should be: independent standard normals, everywhere in the counter.
 
-Seeds are fixed, so that these tests cannot fail by chance; the thresholds are those of a false alarm in 10^6 for a
-statistic of fresh numbers, |z| < 4.9 or p > 10^-6. A defect of the generator or of Box-Muller (a word used twice, a
-quadrant missing, a biased radius) moves these statistics by many times that.
+Seeds are fixed, so that these tests cannot fail by chance. With new numbers, a statistic would exceed its threshold,
+|z| < 4.9 or p > 10^-6, once in 10^6 times. A defect of the generator or of Box-Muller (a word used twice, a missing
+quadrant, a biased radius) moves these statistics by many times that.
 """
 
 import math
@@ -13,17 +13,16 @@ import pytest
 from scipy import stats
 
 from fastdc.diffusion import kernels
+from fastdc.support import Float64
 from fastdc.support.checks import MAX_SEED
 
 ALARM = 1e-6
 Z = 4.9  # two-sided, 10^-6
 COUNT = 1 << 20
 
-FloatArray = npt.NDArray[np.float64]
 
-
-def normals(streams: npt.ArrayLike, draws: npt.ArrayLike, size: int, *, seed: int = 1, purpose: int = 0) -> FloatArray:
-    """float64 (m, size) of the pairs that streams and draws make when broadcast against each other."""
+def normals(streams: npt.ArrayLike, draws: npt.ArrayLike, size: int, *, seed: int = 1, purpose: int = 0) -> Float64:
+    """float64 (m, size), the normals of streams and draws broadcast against each other."""
     pairs = np.broadcast_arrays(np.asarray(streams, np.int64), np.asarray(draws, np.int64))
     made = kernels.philox_normal(
         np.ascontiguousarray(pairs[0]), pairs[1].astype(np.int32), size, seed=seed, purpose=purpose
@@ -31,8 +30,8 @@ def normals(streams: npt.ArrayLike, draws: npt.ArrayLike, size: int, *, seed: in
     return np.asarray(made, np.float64)
 
 
-def z_of_correlation(a: FloatArray, b: FloatArray) -> float:
-    """Of n independent pairs of standard normals, sum(a b) / sqrt(n) is standard normal."""
+def z_of_correlation(a: Float64, b: Float64) -> float:
+    """sum(a b) / sqrt(n), which is standard normal for n independent pairs of standard normals."""
     return float((a * b).sum() / math.sqrt(a.size))
 
 
@@ -47,16 +46,16 @@ PLACES = {
 
 
 @pytest.fixture(params=PLACES)
-def sample(request: pytest.FixtureRequest) -> FloatArray:
+def sample(request: pytest.FixtureRequest) -> Float64:
     return PLACES[request.param].ravel()
 
 
-def test_kolmogorov_smirnov(sample: FloatArray) -> None:
+def test_kolmogorov_smirnov(sample: Float64) -> None:
     assert stats.kstest(sample, "norm").pvalue > ALARM
 
 
 @pytest.mark.parametrize("power", [1, 2, 3, 4, 5, 6])
-def test_moments(sample: FloatArray, power: int) -> None:
+def test_moments(sample: Float64, power: int) -> None:
     def moment(order: int) -> float:  # of a standard normal: (order - 1)!!
         return 0.0 if order % 2 else float(math.prod(range(1, order, 2)))
 
@@ -65,12 +64,12 @@ def test_moments(sample: FloatArray, power: int) -> None:
 
 
 @pytest.mark.parametrize("threshold", [2.0, 3.0, 4.0, 4.5])
-def test_tails(sample: FloatArray, threshold: float) -> None:
+def test_tails(sample: Float64, threshold: float) -> None:
     for count in ((sample > threshold).sum(), (sample < -threshold).sum()):
         assert stats.binomtest(int(count), sample.size, float(stats.norm.sf(threshold))).pvalue > ALARM
 
 
-def test_chi_square_of_equally_likely_cells(sample: FloatArray) -> None:
+def test_chi_square_of_equally_likely_cells(sample: Float64) -> None:
     counts = np.histogram(stats.norm.cdf(sample), bins=1024, range=(0, 1))[0]
     assert stats.chisquare(counts).pvalue > ALARM
 

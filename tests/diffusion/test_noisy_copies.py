@@ -1,4 +1,4 @@
-"""Noisy copies: their noise against the oracle, and that they depend on nothing but their own number."""
+"""Noisy copies: their noise against the oracle, and that a copy depends only on its own number."""
 
 import numpy as np
 from scipy import stats
@@ -22,7 +22,7 @@ def test_copies_are_the_image_and_the_noise_of_their_number() -> None:
         np.testing.assert_allclose(images[i], X + 0.5 * noise, rtol=1e-6, atol=1e-6)
 
 
-def test_how_they_are_asked_for_changes_nothing() -> None:
+def test_a_copy_does_not_depend_on_the_call() -> None:
     images, streams = copies(0, 50)
     parts = [copies(0, 1), copies(1, 30), copies(31, 19)]
     np.testing.assert_array_equal(images, np.concatenate([part[0] for part in parts]))
@@ -30,7 +30,7 @@ def test_how_they_are_asked_for_changes_nothing() -> None:
 
 
 def test_every_use_of_noise_has_its_own() -> None:
-    """Selection, estimation, other seeds and images, and the noise that a classifier adds to the first copy."""
+    """Selection, estimation, other seeds and images, and the classifier's noise on the first copy."""
     given = [
         copies(0, 200)[0],
         copies(0, 200, purpose=PURPOSE_SELECTION)[0],

@@ -1,7 +1,7 @@
 """Noised diffusion classifiers: rows against the sources' formulas on one pixel, and runs against a slow loop.
 
-The oracle of a row makes x_s by hand, asks what an arbitrary answer of the network says about the clean pixel, and
-subtracts the target; that of a run is a loop over copies, classes and draws in float64 in the Gaussian world.
+The oracle of a row makes x_s by hand, computes the clean pixel that an arbitrary output of the network means, and
+subtracts the target. The oracle of a run is a loop over copies, classes and draws in float64 in the Gaussian world.
 """
 
 import math
@@ -29,7 +29,7 @@ value = st.floats(-3, 3)
 
 
 def target_of(method: str, x_tau: float, e: float, denoised: float, s: float) -> float:
-    """What the clean pixel is compared with, by the table of the module."""
+    """The target of the clean pixel, by the table of the module."""
     if method == "dc":
         return x_tau
     if method == "epndc":  # m = (s^2 x_tau - tau^2 x_s) / (s^2 - tau^2), with x_s = x_tau + sqrt(s^2 - tau^2) e

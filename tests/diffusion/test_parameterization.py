@@ -1,6 +1,6 @@
-"""Coefficient rows against the textbook: a network's answer turned into x0, e or v by its own formula, then compared.
+"""Coefficient rows against the textbook: a network's output converted to x0, e or v by its own formula, then compared.
 
-The oracle works on one pixel in float64: it makes x_t, takes any F, computes what F says about x0, e and v by the
+The oracle works on one pixel in float64: it makes x_t, takes any F, computes the x0, e and v that F means by the
 formulas of the sources, and subtracts the truth. The row must give the same number as a F + b x + c e.
 """
 
@@ -23,7 +23,7 @@ value = st.floats(-3, 3)
 
 
 def error_said(space: str, x_said: float, x: float, e: float, alpha: float, sigma: float) -> float:
-    """How wrong that is in x0, in e, or in the velocity of the path at this x_t."""
+    """The error of that estimate in x0, in e, or in the velocity of the path at this x_t."""
     if space == "x0":
         return x_said - x
     e_said = (alpha * x + sigma * e - alpha * x_said) / sigma
@@ -37,7 +37,7 @@ def error_said(space: str, x_said: float, x: float, e: float, alpha: float, sigm
 
 
 @given(st.sampled_from(PAIRS), st.sampled_from(SPACES), st.floats(0.01, 0.99), value, value, value)
-def test_rows_give_the_error_of_what_the_network_says(
+def test_rows_give_the_error_of_the_networks_estimate(
     pair: tuple[str, AbstractSchedule], space: str, u: float, x: float, e: float, f: float
 ) -> None:
     kind, schedule = pair
@@ -97,7 +97,7 @@ def test_edm_is_the_published_preconditioning() -> None:
 
 @given(st.floats(-20, 20), st.floats(0.01, 10))
 def test_edm_keeps_its_invariants(log_sigma: float, sigma_data: float) -> None:
-    """The network's input has unit variance, and so has the answer that it is asked for (eq. 114 to 117 there)."""
+    """The network's input has unit variance, and so has its training target (eq. 114 to 117 there)."""
     sigma = math.exp(log_sigma / 4)
     levels = EDMSchedule(sigma_min=sigma, sigma_max=2 * sigma).levels([0.0])
     gx, ge, a, b, c = Parameterization("edm", sigma_data).rows(levels, 1.0)[0, :5].astype(float)
@@ -115,7 +115,7 @@ def test_the_default_space_needs_no_conversion(kind: str) -> None:
     )
 
 
-def test_kinds_refuse_schedules_that_they_are_not_for() -> None:
+def test_kinds_refuse_schedules_that_do_not_fit() -> None:
     for kind in KINDS:
         for schedule in (VP, VE, FLOW):
             levels = schedule.levels([0.3, 0.6])

@@ -1,4 +1,4 @@
-"""Plans: nested orders of noise levels, spread evenly or drawn at random, with the rows that belong to them."""
+"""Plans: nested orders of noise levels, spread evenly or drawn at random, and their rows."""
 
 import json
 import math
@@ -160,7 +160,7 @@ def test_random_positions_are_philox(seed: int, count: int) -> None:
 
 
 def test_random_positions_are_independent_uniform_numbers() -> None:
-    """Uniform, no correlation with the next, and none between seeds; 1e-4 and 4 sigma, on one fixed sample."""
+    """Uniform, and uncorrelated with the next number and between seeds: 1e-4 and 4 sigma, on one fixed sample."""
     points = random_positions(20_000, 7)
     assert kstest(points, "uniform").pvalue > 1e-4
     assert 0 < points.min() < points.max() < 1
@@ -198,7 +198,7 @@ def test_pairs_share_the_levels_of_half_as_many_draws(draws: int, order: str) ->
 
 
 def perfect_output(kind: str, x: Float64, e: Float64, alpha: float, sigma: float) -> Float64:
-    """What a network that knows x and e predicts, by the kinds' definitions; sigma_data of "edm" is 0.75."""
+    """The output of a network that knows x and e, by the kinds' definitions; sigma_data of "edm" is 0.75."""
     if kind == "edm":  # Karras et al., table 1
         c_skip, c_out = 0.75**2 / (sigma**2 + 0.75**2), sigma * 0.75 / math.sqrt(sigma**2 + 0.75**2)
         return (x - c_skip * (x + sigma * e)) / c_out
@@ -210,7 +210,7 @@ def perfect_output(kind: str, x: Float64, e: Float64, alpha: float, sigma: float
 def test_the_second_of_a_pair_sees_the_negative_noise(
     model: tuple[AbstractSchedule, Parameterization], name: str
 ) -> None:
-    """Its input is that of x and -e, and a network that predicts from x and -e without error has no residual."""
+    """The input is that of x and -e, and a network that predicts perfectly from x and -e has no residual."""
     rng = np.random.default_rng(0)
     x, e = rng.uniform(-1, 1, 50), rng.standard_normal(50)
     plan = make_plan(*model, PlanConfig(draws=14, levels=(0.2, 2.0), weighting=name, antithetic=True))
@@ -230,7 +230,7 @@ def test_the_second_of_a_pair_sees_the_negative_noise(
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_the_first_levels_precede_the_order(model: tuple[AbstractSchedule, Parameterization], order: str) -> None:
-    """Also outside the band; what follows is the order from its beginning."""
+    """They may lie outside the band; after them, the order starts from its beginning."""
     config = PlanConfig(draws=20, levels=(0.2, 2.0), order=order, first=(0.5, 7.0))
     plan, without = make_plan(*model, config), make_plan(*model, PlanConfig(draws=18, levels=(0.2, 2.0), order=order))
     ratio = plan.levels.sigma / plan.levels.alpha
@@ -322,7 +322,7 @@ def test_numpy_values_become_plain_ones() -> None:
 
 
 def test_a_stored_plan_of_an_older_version_means_the_same() -> None:
-    """What version 0.1 wrote into an error table."""
+    """The plan that version 0.1 wrote into an error table."""
     stored = {"draws": 9, "levels": [0.1, 3.0], "weighting": "edm", "loss": "l1", "delta": 2.0}
     old = PlanConfig.from_dict(stored)
     assert old == PlanConfig(draws=9, levels=(0.1, 3.0), weighting="edm", loss="l1", delta=2.0)
@@ -342,7 +342,7 @@ def test_a_stored_plan_of_an_older_version_means_the_same() -> None:
         ({"draws": 4, "level_weights": 5}, "level weights must be {ratio, weight}, got 5"),
     ],
 )
-def test_a_stored_plan_that_is_none_is_refused(entry: dict[str, Any], message: str) -> None:
+def test_other_stored_entries_are_refused(entry: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         PlanConfig.from_dict(entry)
     assert str(caught.value) == message

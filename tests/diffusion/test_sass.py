@@ -1,8 +1,9 @@
-"""What nvcc made of the CUDA kernels, read from its PTX and machine code. Needs nvcc and cuobjdump, no GPU.
+"""The PTX and machine code that nvcc makes of the CUDA kernels. Needs nvcc and cuobjdump, but no GPU.
 
-Three promises can be checked without a device. The noise has the CPU's bits only if no multiplication was fused with an
-addition: PTX must say the rounding of every operation, which forbids ptxas to fuse, and the machine code must still
-hold as many additions and multiplications. Memory moves 16 bytes a thread. Nothing spills, and nothing adds atomically.
+Three properties can be checked without a device. First, the noise has the CPU's bits only if no multiplication is fused
+with an addition: PTX must state the rounding of every operation, which forbids ptxas to fuse, and the machine code must
+have as many additions and multiplications. Second, memory moves 16 bytes per thread. Third, no register spills, and no
+addition is atomic.
 
 cuobjdump comes with the CUDA toolkit, or with ``pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm``.
 """
@@ -28,7 +29,7 @@ def _nvcc() -> str | None:
 
 
 def _disassembler_folder() -> str | None:
-    """The folder that holds cuobjdump and nvdisasm: on PATH, or where the pip packages put it."""
+    """The folder of cuobjdump and nvdisasm: on PATH, or in the pip packages."""
     spec = importlib.util.find_spec("nvidia")
     roots = list(spec.submodule_search_locations or []) if spec is not None else []
     packaged = [str(folder) for root in roots for folder in Path(root).glob("*/bin")]
@@ -107,7 +108,7 @@ def test_all_kernels_are_there(compiled: Compiled) -> None:
     assert compiled.ptx.keys() == compiled.sass.keys()
 
 
-def test_ptx_says_the_rounding_of_every_operation(compiled: Compiled) -> None:
+def test_ptx_states_the_rounding_of_every_operation(compiled: Compiled) -> None:
     arithmetic = re.compile(r"\b(?:add|sub|mul|div|sqrt|rcp|rsqrt|fma|mad|ex2|lg2|sin|cos)\.[a-z0-9.]*f(?:32|64)\b")
     for name, text in compiled.ptx.items():
         found = set(arithmetic.findall(text))

@@ -1,4 +1,4 @@
-"""The pool of the CPU kernels: its threads work, its callers do not disturb each other, and it survives a fork."""
+"""The thread pool of the CPU kernels: its threads work, callers do not disturb each other, and it survives a fork."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 def test_a_pool_that_gets_fewer_threads_than_it_wants_still_works() -> None:
-    """With room for a few more tasks only, as in a container with a small limit."""
+    """With room for only a few more tasks, as in a container with a small limit."""
     out = run("""
         import resource
         def work():
@@ -80,14 +80,14 @@ def test_a_pool_that_gets_fewer_threads_than_it_wants_still_works() -> None:
 
 
 def cpu_time_by_thread() -> dict[str, int]:
-    """Nanoseconds each thread of this process has run."""
+    """The nanoseconds that each thread of this process has run."""
     tasks = Path("/proc/self/task")
     return {task.name: int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs the kernel's scheduler statistics")
 def test_the_workers_get_work() -> None:
-    """Not one idle thread beside a caller that does everything. A thread may miss a job, not a second of them."""
+    """No thread stays idle while the caller does all the work. A thread may miss a job, but not a second of jobs."""
     kernels.set_num_threads(3)
     work()
     before = cpu_time_by_thread()
@@ -159,7 +159,7 @@ FORK = """
 
 @pytest.mark.parametrize(("busy", "forks"), [(False, 3), (True, 20)])
 def test_a_child_of_a_fork_works(busy: bool, forks: int) -> None:
-    """After use of the pool, and while another thread is using it."""
+    """After the pool was used, and while another thread uses it."""
     assert run(FORK.format(busy=busy, forks=forks)).strip() == "done"
 
 

@@ -1,4 +1,4 @@
-"""Weightings against their sources: the formulas, the bounds they come from, and what is the same in another space."""
+"""Weightings against their sources: the formulas, the bounds that define them, and invariance between spaces."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_uniform() -> None:
 
 @given(st.floats(0.1, 2.0))
 def test_edm_is_the_inverse_of_the_squared_output_scale(sigma_data: float) -> None:
-    """Karras et al., table 1: lambda = 1 / c_out^2, so that the raw network is trained with weight 1."""
+    """Karras et al., table 1: lambda = 1 / c_out^2, with which the raw network is trained with weight 1."""
     levels = VE.levels(U)
     c_out = Parameterization("edm", sigma_data).rows(levels, 1.0)[:, 2].astype(float)
     assert weighting("edm").space == "x0"
@@ -122,7 +122,7 @@ def test_min_snr() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("kind", ["sample", "epsilon"])
 def test_a_weighted_squared_error_is_the_same_in_every_space(name: str, schedule: AbstractSchedule, kind: str) -> None:
-    """sqrt(weight) (a, b, c) in the rule's space is, up to one sign, that in x0 with the weight converted to x0."""
+    """sqrt(weight) (a, b, c) in the weighting's space is that in x0, up to one sign, with the weight converted."""
     levels = schedule.levels(U)
     rule = weighting(name)
     weights = rule.weight(levels)
