@@ -1,4 +1,4 @@
-// See bind_view.h.
+// Implements bind_view.h.
 #include "bind_view.h"
 
 #include <pybind11/stl.h>

@@ -1,4 +1,4 @@
-"""The public loaders: :func:`load_images`, :func:`load_labelled` and :func:`digits_test`, and what they return."""
+"""The public loaders: :func:`load_images`, :func:`load_labelled` and :func:`digits_test`, and their results."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Noise levels of draws, and what a plan needs of a schedule that makes them.
+"""Noise levels of draws, and the interface of the schedules that make them.
 
 A :class:`Levels` holds, for each draw, the forward process x_t = alpha x + sigma e and the network's time input. A
 schedule makes levels from positions u in [0, 1], low noise to high, so that a plan can be written without knowing the

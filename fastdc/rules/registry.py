@@ -28,7 +28,7 @@ def make_rule(
     calibrated: Calibrated | None,
     bound: float | None,
 ) -> AbstractRule:
-    """Makes the rule that a user named, and fills in what it must know of the model.
+    """Makes the rule that a user named, and fills in the options that the model determines.
 
     Args:
         rule: One of :data:`RULES`, or a rule object.

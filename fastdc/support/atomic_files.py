@@ -31,13 +31,13 @@ def write_whole(target: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
-    """Opens a file that takes its name only when it was written to the end; see :func:`write_whole`.
+    """Opens a file that gets its name only after it has been written completely.
 
     Args:
         target: Path of the file; its folder must exist.
 
     Yields:
-        A file to write to, beside the target. An exception leaves no trace of it.
+        A temporary file in the same folder, open for writing. If the block raises, the file is removed.
 
     Raises:
         OSError: The file cannot be written. An older file of that name is unchanged.
@@ -46,7 +46,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
         >>> from fastdc.support import whole_file
         >>> with whole_file(folder / "numbers.npy") as file: np.save(file, np.arange(3))
     """
-    # Not mkstemp: its files are for their owner only.
+    # Not mkstemp: only the owner may read its files.
     staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}.tmp")
     try:
         with staging.open("xb") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdc.support.atomic_files import write_whole
+from fastdc.support.atomic_files import whole_file, write_whole
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
@@ -22,6 +22,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
             write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_block_that_raises_leaves_no_trace(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    with pytest.raises(KeyError), whole_file(target) as file:
+        file.write(b"half")
+        raise KeyError("stop")
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(target) as file:
+        file.write(b"all")
+        assert not target.exists()
+    assert target.read_bytes() == b"all"
 
 
 def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
