@@ -223,7 +223,7 @@ def test_half_precision(opened: Open, side: Side, precision: str) -> None:
 
 @pytest.mark.parametrize("side", [pytest.param(TORCH, marks=ON_DEVICE)], ids=["torch-cuda"])
 def test_compiled_steps_are_captured_too(opened: Open, side: Side) -> None:
-    """320 cells are 10 full steps: one size is compiled. On the CPU tests/test_backends_torch.py compiles."""
+    """320 cells are 10 full steps: one size is compiled. On the CPU tests/backends/torch compiles."""
     got = opened(side, batch=32, compile=True).errors(IMAGES[:8], draws=4)
     np.testing.assert_allclose(got.errors, on_cpu().errors(IMAGES[:8], draws=4).errors, rtol=RTOL)
 

@@ -2,7 +2,7 @@
 
 The double below stands for a network on a device: it runs a few sizes only, and what it captures is the launch itself,
 which it replays on whatever the cell table holds by then. So padding, cutting, keys and the reuse of a run's arrays are
-tested as they are; that a CUDA graph replays what was captured is for a device (tests/test_cuda_steps.py).
+tested as they are; that a CUDA graph replays what was captured is for a device (tests/engine/test_cuda_steps.py).
 """
 
 import gc
