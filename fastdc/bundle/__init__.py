@@ -1,4 +1,4 @@
-"""What a model is, in memory and on disk."""
+"""Models in memory, and bundles: models on disk."""
 
 from typing import TYPE_CHECKING
 

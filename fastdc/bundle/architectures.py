@@ -37,11 +37,11 @@ _Check = Callable[[object], bool]
 
 
 def _integer(low: int, high: int) -> _Check:
-    return lambda value: checks.is_whole(value) and low <= value <= high  # type: ignore[operator]
+    return lambda value: checks.is_whole(value) and low <= value <= high
 
 
 def _real(low: float, high: float) -> _Check:
-    return lambda value: checks.is_number(value) and low <= value <= high  # type: ignore[operator]
+    return lambda value: checks.is_number(value) and low <= value <= high
 
 
 def _one_of(*choices: object) -> _Check:

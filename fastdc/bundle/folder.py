@@ -57,7 +57,7 @@ class Bundle:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the files beside the manifest."""
+        """Names of all files except the manifest."""
         return tuple(self.manifest["files"])
 
     @property

@@ -28,17 +28,17 @@ class PixelRange:
         return self.high - self.low
 
     def from_unit(self, unit: Pixels) -> Pixels:
-        """Images in [0, 1], NumPy or torch, as images in this range; the type of their elements stays."""
+        """Maps images, NumPy or torch, from [0, 1] to this range; the element type does not change."""
         values: Any = unit
         scaled: Pixels = values * self.width + self.low
         return scaled
 
     def to_unit(self, x: Pixels) -> Pixels:
-        """Images in this range, NumPy or torch, as images in [0, 1]; the type of their elements stays."""
+        """Maps images, NumPy or torch, from this range to [0, 1]; the element type does not change."""
         values: Any = x
         scaled: Pixels = (values - self.low) / self.width
         return scaled
 
     def noise(self, sigma: float) -> float:
-        """Noise of standard deviation `sigma` on [0, 1], as a standard deviation on this range."""
+        """Standard deviation on this range of noise whose standard deviation on [0, 1] is `sigma`."""
         return float(sigma) * self.width

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastdc import load_bundle
 from fastdc.bundle.folder import with_calibration, write_bundle
-from fastdc.bundle.format import DENOISER, MANIFEST, WEIGHTS
+from fastdc.bundle.format import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.rules.calibration import Calibration
@@ -120,6 +120,26 @@ def test_defaults_that_are_left_out_are_the_documented_ones(tmp_path: Path) -> N
     defaults = tiny_bundle(tmp_path / "b", defaults={}).model.defaults
     assert (defaults.draws, defaults.levels, defaults.weighting) == (100, None, "uniform")
     assert (defaults.loss, defaults.temperature, defaults.first) == ("l2", 1.0, ())
+
+
+def test_a_large_file_is_copied_from_its_path_and_found_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "made.onnx").write_bytes(b"network")
+    copied = write_bundle(tmp_path / "a", manifest(), {DENOISER: tmp_path / "made.onnx"})
+    assert copied.manifest == tiny_bundle(tmp_path / "b", b"network").manifest
+    assert copied.file(DENOISER) == tmp_path / "a" / DENOISER
+    copied.file(DENOISER).write_bytes(b"netw0rk")
+    fails_with(lambda: copied.file(DENOISER), DENOISER, "sha256")
+    fails_with(lambda: copied.file(WEIGHTS), WEIGHTS)
+
+
+def test_other_users_can_read_a_bundle(tmp_path: Path) -> None:
+    """Its folder is staged by mkdtemp, which makes folders for their owner only."""
+    assert tiny_bundle(tmp_path / "b").path.stat().st_mode & 0o777 == 0o755
+
+
+def test_as_many_first_draws_as_the_format_allows(tmp_path: Path) -> None:
+    defaults = {**manifest()["defaults"], "first": [1.0] * MAX_FIRST}
+    assert len(tiny_bundle(tmp_path / "b", defaults=defaults).model.defaults.first) == MAX_FIRST == 10_000
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

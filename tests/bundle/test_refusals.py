@@ -27,7 +27,11 @@ _BAD: list[tuple[str, list[Any], str]] = [
     ("network", [5, "mlp", []], "network"),
     ("provenance", [5, "me", []], "provenance"),
     ("image", [None, [1, 2, 3], "1x2x3"], "image"),
-    ("image.shape", [None, 5, [], [1, 2], [1, 2, 3, 4], [0, 2, 3], [1, -2, 3], [1, 2.0, 3], [True, 2, 3]], "image.shape"),
+    (
+        "image.shape",
+        [None, 5, [], [1, 2], [1, 2, 3, 4], [0, 2, 3], [1, -2, 3], [1, 2.0, 3], [True, 2, 3]],
+        "image.shape",
+    ),
     ("image.shape", [[1, 10**9, 10**9], ["1", 2, 3], {"c": 1}, [2**40, 1, 1]], "image.shape"),
     ("image.range", [None, [], [1.0, -1.0], [0.0, 0.0], [0.0], [0, 1, 2], ["a", "b"], [False, True]], "image.range"),
     ("classes", [None, [], {}, "ab", [1, 2], ["a", None], ["a\tb"], ["\ud800"]], "classes"),
