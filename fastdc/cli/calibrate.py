@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastdc.bundle import Bundle, shipped_models, with_calibration, write_calibration_file
 from fastdc.calibration import calibrate_errors, check_level
+from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import (
     FIRST,
     LEVELS,
@@ -53,7 +54,7 @@ informative level for --first. Strictly, choose it on one half of the images and
 """
 
 
-@click.command(name="calibrate", epilog=_EPILOG)
+@click.command(name="calibrate", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.json", help="Write the calibration to a file.")

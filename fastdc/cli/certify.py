@@ -37,6 +37,7 @@ from fastdc.certification import (
     summary_table,
 )
 from fastdc.classifier import DiffusionClassifier
+from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import (
     base_options,
     check_output,
@@ -103,7 +104,7 @@ class _Data:
         return content.hexdigest()
 
 
-@click.command(name="certify", epilog=_EPILOG)
+@click.command(name="certify", cls=GroupedCommand, epilog=_EPILOG)
 @click.option("--data", required=True, metavar="DATA", help="Folder, .npz, .npy or digits.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="FILE", help="Records, one per image.")
 @model_option
