@@ -7,10 +7,11 @@ import pytest
 
 import fastdc
 from fastdc import DiffusionClassifier, ErrorTable
+from fastdc.backends import AbstractNetwork, FunctionNetwork
 from fastdc.data import digits_test
 from fastdc.diffusion import PlanConfig, make_plan
 from helpers.paths import SHIPPED
-from helpers.worlds import Float64
+from helpers.worlds import SHAPE, Float64
 
 
 def allowed(clf: DiffusionClassifier, module: Any, table: ErrorTable) -> Float64:
@@ -93,3 +94,18 @@ def test_torch_runs_in_half_precision(precision: str) -> None:
     assert not np.array_equal(half.errors, full.errors)
     # Eight bits of significand and about ten roundings on the way to F: a few per cent of an error of order one.
     np.testing.assert_allclose(half.errors, full.errors, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("backend", ["function", "onnx", "torch"])
+def test_values_that_were_read_do_not_change(backend: str) -> None:
+    if backend == "function":
+        network: AbstractNetwork = FunctionNetwork(lambda sample, timestep, labels: sample, SHAPE)
+    else:
+        pytest.importorskip("onnxruntime" if backend == "onnx" else "torch")
+        network = fastdc.load("digits-mlp", backend=backend, batch=8).network
+    (slot, *_) = network.slots
+    for owner, buffer in ((slot, slot.errors), (network, network.place(np.zeros(8, np.float32)))):
+        owner.write(buffer, np.arange(8, dtype=np.float32))
+        read = owner.read(buffer, 5)
+        owner.write(buffer, np.zeros(8, np.float32))
+        np.testing.assert_array_equal(read, [0, 1, 2, 3, 4])

@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -143,27 +144,26 @@ def test_one_stream_after_another() -> None:
     np.testing.assert_array_equal(slot.read(array, 3), [1, 1, 1])
 
 
-def test_every_thread_has_a_current_device(arrays: HostedArrays) -> None:
+def test_every_call_sets_the_current_device_of_its_thread(arrays: HostedArrays) -> None:
     made = arrays.place(np.arange(3, dtype=np.float32))
-    replay = arrays.capture(lambda: arrays.write(made, np.ones(3, np.float32)))
-    got: list[Any] = []
-
     other = HostedArrays(arrays.core)
-    arrays.mark()
-
-    def work() -> None:
-        other.after(arrays)
-        got.append(arrays.read(made, 3))
-        replay()
-        got.append(arrays.read(made, 3))
-        got.append(arrays.read(arrays.empty((2,), "float32"), 2))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    np.testing.assert_array_equal(got[0], [0, 1, 2])
-    np.testing.assert_array_equal(got[1], [1, 1, 1])
-    assert len(got) == 3
+    replay = arrays.capture(lambda: None)
+    calls: dict[str, Callable[[], Any]] = {
+        "read": lambda: arrays.read(made, 3),
+        "write": lambda: arrays.write(made, np.ones(3, np.float32)),
+        "empty": lambda: arrays.empty((2,), "float32"),
+        "synchronize": arrays.synchronize,
+        "mark": arrays.mark,
+        "after": lambda: other.after(arrays),
+        "capture": lambda: arrays.capture(lambda: None),
+        "replay": replay,
+    }
+    done = []
+    for name, call in calls.items():
+        thread = threading.Thread(target=lambda name=name, call=call: (call(), done.append(name)))  # type: ignore[misc]
+        thread.start()
+        thread.join()
+    assert done == list(calls)
 
 
 def test_a_captured_copy_is_made_at_every_replay(arrays: HostedArrays) -> None:

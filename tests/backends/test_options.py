@@ -19,6 +19,17 @@ def test_provider_options_are_strings(value: Any) -> None:
     fails_with(lambda: NetworkOptions(provider_options=value), "provider_options", kind=InputError)
 
 
+def test_defaults_leave_the_choice_to_the_backend() -> None:
+    options = NetworkOptions()
+    assert (options.device, options.precision, options.batch, options.threads) == ("auto", "auto", None, None)
+    assert (options.compile, options.graphs, options.tf32) == (False, True, False)
+
+
+def test_options_are_hashable_with_any_provider_options() -> None:
+    one, other = (NetworkOptions(batch=8, provider_options={"device_id": value}) for value in "01")
+    assert len({one, other}) == 2
+
+
 @pytest.mark.parametrize(("name", "most"), [("batch", 65_536), ("threads", 1024)])
 def test_counts_have_a_range(name: str, most: int) -> None:
     for good in (1, most, None):

@@ -17,6 +17,8 @@ def test_the_rule_for_steps_on_a_device() -> None:
     assert batch(None, side=8, channels=1) == 512
     assert batch(None, side=64, channels=4) == 16
     assert [batch(1e9, gigabytes=size) for size in (140, 24, 8, 0.1)] == [512, 64, 32, 1]
+    enough = 2 * 2 * 48 * 4096 * 64  # half of the memory holds two steps of 64 samples, 4096 times as large
+    assert [device_batch(1e9, sample_bytes=48, memory=memory) for memory in (enough, enough - 1)] == [64, 32]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 24, 100, 512, 1000])

@@ -58,6 +58,7 @@ class Builder:
         self.work: list[Callable[[], None]] | None = None
 
     def begin_building(self, mode: str = "relaxed") -> "Builder":
+        self.stream.core.check_current()
         self.stream.core.calls.append(f"begin {mode}")
         self.stream.captured = []
         return self

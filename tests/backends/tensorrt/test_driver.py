@@ -49,8 +49,13 @@ def test_a_machine_without_a_gpu_is_refused_in_one_line(machine: Machine) -> Non
 def test_a_gpu_is_what_the_driver_says(machine: Machine) -> None:
     machine(Driver(devices=2))
     assert gpu(1) == Gpu("GPU 41", "9.0", 13)
-    with pytest.raises(BackendError, match="device 'cuda:2' was asked for, but there are 2 CUDA devices"):
-        gpu(2)
+    for missing in (2, -1):
+        with pytest.raises(BackendError, match=f"device 'cuda:{missing}' was asked for, but there are 2 CUDA devices"):
+            gpu(missing)
+    machine(Driver(status=100))
+    for call in (gpu, use_device):
+        with pytest.raises(BackendError, match="its driver does not start"):
+            call(0)
     machine(Driver(broken="cuDeviceGetAttribute"))
     with pytest.raises(BackendError, match="the CUDA driver fails on cuDeviceGetAttribute: 999"):
         gpu(0)
