@@ -1,4 +1,4 @@
-"""Whether a bundle classifies as its torch model does: the same images, classes, levels and noise through both."""
+"""Compares the classifications of a bundle and of its torch model on the same images, classes, levels and noise."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,21 +12,21 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.loading import load
 from fastdc.sources import Source, WithTables
 
-# Classes whose mean errors are closer than this, relative to the error, are a tie: rounding decides between them.
 TIE = 1e-5
+"""Relative difference of two mean errors below which rounding decides between the classes: a tie."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """Result of a comparison.
 
     Attributes:
-        images: How many.
-        cells: Errors compared.
-        relative: Largest difference of a cell's error, relative to the torch model's.
-        same: Images with the same class.
-        ties: Images whose two best classes are too close for rounding not to matter.
-        differing: Images, ties aside, with another class.
+        images: Number of images.
+        cells: Number of errors that were compared.
+        relative: Largest difference of a cell's error, relative to the torch model's error.
+        same: Number of images with the same class.
+        ties: Number of images whose two best classes are so close that rounding decides between them.
+        differing: Number of images with another class, ties aside.
     """
 
     images: int
@@ -44,11 +44,11 @@ class Comparison:
 
 
 def torch_classifier(source: Source, *, batch: int | None = None) -> DiffusionClassifier:
-    """The classifier of a source in torch, without any export.
+    """The classifier of a source in torch, without an export.
 
     Args:
         source: The model.
-        batch: Largest number of evaluations in a step.
+        batch: Largest number of evaluations per step.
 
     Example:
         >>> from fastdc.export import torch_classifier
@@ -75,19 +75,26 @@ def compare_errors(
 
     Args:
         source: The model.
-        bundle: Its bundle.
-        images: (n, c, h, w), uint8 or float in [0, 1]; default: four of random pixels.
-        draws: Levels, spread over the schedule.
-        seed: Of the noise.
+        bundle: The model's bundle, or its folder.
+        images: Images (n, c, h, w), uint8 or float in [0, 1]; default: four images of random pixels.
+        draws: Number of draws per class, with levels spread over the schedule.
+        seed: Seed of the noise.
 
     Raises:
         InputError: The images do not fit.
-        BackendError: One of them cannot be run.
+        BackendError: The bundle or the module cannot be run.
+
+    Example:
+        >>> from fastdc import bundle, export, sources
+        >>> module = fastdc.load("digits-mlp", backend="torch").network.module
+        >>> source = sources.Source("module", clf.model, module)
+        >>> export.compare_errors(source, bundle.find_model("digits-mlp"), images[:4]).differing
+        0
     """
     opened = load(bundle, backend="onnx", device="cpu")
     if images is None:
         images = np.random.default_rng(seed).random((4, *source.model.image_shape), dtype=np.float32)
-    # The bundle's defaults may be others than the source's, and with them the levels.
+    # The bundle may have other defaults than the source, and its defaults select the levels.
     source = replace(source, model=replace(source.model, defaults=opened.model.defaults))
     both = (torch_classifier(source, batch=opened.network.batch), opened)
     want, got = (clf.errors(images, draws=draws, seed=seed).errors.astype(np.float64) for clf in both)

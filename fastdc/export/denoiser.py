@@ -1,11 +1,9 @@
-"""The files of a bundle's denoiser: its graph, checked against torch, in parts where that saves work, and its cost.
+"""The files of a bundle's denoiser: its graph, checked against torch, its parts if they save work, and its cost.
 
-Weights are inside the graph where it is a single one of ordinary size. They are in ``denoiser.data`` where several
-graphs share them, which is then no larger than one of them, and where a graph would pass the 2 GiB of a protobuf
-message.
+The weights of a single graph of ordinary size lie inside it. They lie in ``denoiser.data`` if several graphs share
+them, or if the graph would exceed the 2 GiB of a protobuf message.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 from fastdc.bundle import CLASSES, DATA, DENOISER, PREFIX, REST, SCORED
 from fastdc.export.flops import Flops, input_shapes, measure_flops
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
+from fastdc.export.options import Files, Notify
 from fastdc.export.scored import scored_graph
 from fastdc.export.split import Split, check_split, split_graph
 from fastdc.export.storage import LARGE, external, weight_bytes
@@ -25,32 +24,32 @@ from fastdc.support import BackendError, InputError, require
 if TYPE_CHECKING:
     import onnx
 
-# Operations of a comparison with torch: at 100 GFLOP/s some minutes. A network that takes more at a batch of 65 is
-# compared at 1 and 3 alone.
+# Limit of the operations of a comparison with torch: some minutes at 100 GFLOP/s. A network that takes more at a batch
+# of 65 is compared at batches of 1 and 3 alone.
 _CHECK_FLOPS = 2e13
-_CASES = 4  # of denoiser_feeds, for each batch
+_CASES = 4  # inputs of denoiser_feeds per batch
 
 
 @dataclass(frozen=True, eq=False)
 class DenoiserFiles:
-    """What was made.
+    """A denoiser's files, and what was found about them.
 
     Attributes:
         files: Content, or path in the working folder, by name.
-        check: How the graph compares with torch.
-        flops: What the graph costs.
-        split: Its parts, or None.
+        check: Comparison of the graph with torch.
+        flops: Cost of the graph.
+        split: The parts of the graph, or None.
         split_difference: Largest difference of an output between the parts and the whole.
     """
 
-    files: dict[str, bytes | Path] = field(repr=False)
+    files: Files = field(repr=False)
     check: GraphCheck
     flops: Flops
     split: Split | None = field(repr=False)
     split_difference: float
 
     def cost(self) -> dict[str, int]:
-        """The manifest's entry: operations a row, of all and of the parts, and parameters."""
+        """The manifest's field ``cost``: parameters, and operations per row of the whole and of the parts."""
         entry = {"parameters": self.flops.parameters, "flops": self.flops.per_row}
         if self.split is not None:
             report = self.split.report
@@ -66,22 +65,22 @@ def denoiser_files(
     opset: int = DEFAULT_OPSET,
     split: bool = True,
     scored: bool = False,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> DenoiserFiles:
     """Exports the denoiser of a source.
 
     Args:
         source: The model.
-        folder: An empty working folder for what does not fit into memory twice.
+        folder: An empty working folder, for weights that do not fit into memory twice.
         precision: "float32", "float16" or "bfloat16".
-        opset: Version of ONNX's operators.
-        split: Also write its parts, where they save work.
-        scored: Also write a graph that returns errors.
-        notify: Called with a line about each step.
+        opset: Version of the ONNX operator set.
+        split: Whether to make the parts too, if they save work.
+        scored: Whether to make a graph that returns errors too.
+        notify: Called with one line about each step.
 
     Raises:
         InputError: Precision and opset do not fit each other, or the denoiser returns another shape than its sample's.
-        BackendError: The graph, or its parts, do not compute what torch does.
+        BackendError: The graph or its parts do not compute what torch computes.
         MissingDependencyError: A package of the extra export is not installed.
     """
     require("onnx", extra="export")
@@ -102,7 +101,7 @@ def denoiser_files(
     if split:
         notify("looking for what is computed twice")
         parts, difference = _parts(source, model, folder, precision)
-    files: dict[str, bytes | Path] = {DENOISER: inside}
+    files: Files = {DENOISER: inside}
     if parts is not None or not small:
         files = {DENOISER: folder / DENOISER, DATA: folder / DATA}
     for name, graph in _named(parts):
@@ -113,7 +112,7 @@ def denoiser_files(
 
 
 def conditions(source: Source) -> int:
-    """Rows of the tables, or labels that the network knows."""
+    """Number of rows of the tables, or of labels that the network knows."""
     null = source.model.null_class
     return max(len(source.model.conditions), 0 if null is None else null + 1)
 
@@ -133,7 +132,7 @@ def _graph(source: Source, precision: str, opset: int) -> "onnx.ModelProto":
         "class_labels": torch.arange(2) % conditions(source),
     }
     leading = dict.fromkeys(inputs, "batch") | dict.fromkeys(source.tables, "conditions")
-    # As few rows as an example needs: the tables themselves stay out of the graph.
+    # An example needs two rows; the tables themselves stay out of the graph.
     tables = {name: torch.from_numpy(np.resize(table, (2, *table.shape[1:]))) for name, table in source.tables.items()}
     inputs["class_labels"] %= 2
     model = export_graph(
@@ -153,7 +152,10 @@ def _named(parts: Split | None) -> list[tuple[str, "onnx.ModelProto"]]:
 
 
 def _parts(source: Source, model: "onnx.ModelProto", folder: Path, precision: str) -> tuple[Split | None, float]:
-    """The graph in parts, compared with the whole; ONNX Runtime has no bfloat16, there they are taken as they are."""
+    """The graph in parts, and their largest difference from the whole.
+
+    The parts of a bfloat16 graph are not compared, because ONNX Runtime has no bfloat16.
+    """
     found = split_graph(model)
     if found is None or precision == "bfloat16":
         return found, 0.0
@@ -173,7 +175,7 @@ def _parts(source: Source, model: "onnx.ModelProto", folder: Path, precision: st
 
 
 def _largest(source: Source, feeds: Feed) -> float:
-    """The largest output of the denoiser on a few inputs, which tolerances are relative to."""
+    """The largest output of the denoiser on a few inputs; tolerances are relative to it."""
     import torch
 
     count = len(feeds["sample"])
@@ -189,7 +191,7 @@ def _largest(source: Source, feeds: Feed) -> float:
 
 
 def _scored(model: "onnx.ModelProto", inside: bytes, *, external_weights: bool) -> bytes:
-    """The graph that returns errors; its weights are where those of the denoiser are."""
+    """The graph that returns errors; its weights lie where those of the denoiser lie."""
     import onnx
 
     whole = model if external_weights else onnx.load_from_string(inside)

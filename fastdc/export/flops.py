@@ -1,23 +1,23 @@
 """Counts the floating-point operations of an ONNX graph, node by node.
 
-A product of K terms a result costs 2 K operations, a multiplication and an addition each:
+A product with K terms per result costs 2 K operations per result, a multiplication and an addition for each term:
 
     Conv            2 * results * (channels in / groups) * kernel      ConvTranspose   the same, by inputs
     MatMul, Gemm    2 * results * K                                    Einsum          2 * product of all its indices
     Attention       2 * heads * queries * keys * (width of a key + width of a value)
 
-Everything else that computes (elementwise functions, normalisations, softmax, reductions) counts one operation an
-element, and what only moves or describes data (Reshape, Gather, Shape, arithmetic on integers) none. Biases of
-convolutions are not counted, as in torch's ``FlopCounterMode``, which counts the products alone.
+Other operators that compute (elementwise functions, normalisations, softmax, reductions) count one operation per
+element. Operators that only move or describe data (Reshape, Gather, Shape, arithmetic on integers) count none. Biases
+of convolutions are not counted, as in torch's ``FlopCounterMode``, which counts the products alone.
 
-Shapes come from ONNX's own inference on a copy without weights, at numbers for every dimension of the inputs.
+Shapes come from ONNX's own inference on a copy without weights, with a number for every dimension of the inputs.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from fastdc.export.inspection import attribute_of, inferable
 from fastdc.support import InputError, require
 
 require("onnx", extra="export")
@@ -25,9 +25,6 @@ require("onnx", extra="export")
 import onnx  # noqa: E402
 
 Shape = tuple[int, ...]
-
-# Weights above this many elements are no shapes or indices: inference needs their type alone.
-_SMALL = 1024
 
 _MOVES = frozenset(
     [
@@ -48,11 +45,11 @@ _FLOATS = (
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value of a graph.
+    """Shape and type of a value of a graph.
 
     Attributes:
-        shape: Its dimensions; None if inference does not find all of them.
-        elem_type: Its ``onnx.TensorProto`` type, 0 if unknown.
+        shape: Dimensions; None if inference does not find all of them.
+        elem_type: Type of the elements, of ``onnx.TensorProto``; 0 if unknown.
     """
 
     shape: Shape | None
@@ -60,7 +57,7 @@ class Value:
 
     @property
     def size(self) -> int | None:
-        """Number of elements."""
+        """Number of elements; None if the shape is unknown."""
         return None if self.shape is None else math.prod(self.shape)
 
     @property
@@ -69,18 +66,18 @@ class Value:
         return self.elem_type in _FLOATS
 
     def bytes(self) -> int:
-        """Bytes of its elements; 0 where the shape is unknown."""
+        """Bytes of all elements; 0 if the shape is unknown."""
         return (self.size or 0) * element_bytes(self.elem_type)
 
 
 @dataclass(frozen=True)
 class Flops:
-    """What a graph costs.
+    """Cost of a graph.
 
     Attributes:
-        per_row: Operations a row of the batch.
-        products: Those of them that are products: convolutions, matrix products, attention.
-        parameters: Floating-point numbers stored as weights.
+        per_row: Operations per row of the batch.
+        products: Operations per row that belong to products: convolutions, matrix products, attention.
+        parameters: Number of floating-point numbers stored as weights.
         bytes: Bytes of all stored weights.
         unknown: Names of the nodes that could not be counted, because a shape is not known.
     """
@@ -93,7 +90,7 @@ class Flops:
 
 
 def element_bytes(elem_type: int) -> int:
-    """Bytes of an element of a tensor type; 4 for an unknown one."""
+    """Bytes of one element of a tensor type; 4 for an unknown type."""
     if elem_type == onnx.TensorProto.UNDEFINED:
         return 4
     size: int = onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize
@@ -101,7 +98,7 @@ def element_bytes(elem_type: int) -> int:
 
 
 def input_shapes(model: onnx.ModelProto, **dimensions: int) -> dict[str, Shape]:
-    """Shapes of a graph's inputs with numbers for its symbolic dimensions, such as ``batch=2, conditions=10``.
+    """Shapes of a graph's inputs, with numbers for its symbolic dimensions, such as ``batch=2, conditions=10``.
 
     Raises:
         InputError: A dimension has no number and no name, or a name that is not given.
@@ -122,16 +119,16 @@ def input_shapes(model: onnx.ModelProto, **dimensions: int) -> dict[str, Shape]:
 
 
 def infer_values(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Value]:
-    """Shapes and types of all values of a graph's top level, weights and inputs included.
+    """Shapes and types of all values at a graph's top level, weights and inputs included.
 
     Args:
         model: A graph; weights may be external.
-        shapes: The shape of every input.
+        shapes: Shape of every input.
 
     Raises:
         InputError: An input has no shape, or one with another number of dimensions.
     """
-    inferred = onnx.shape_inference.infer_shapes(_skeleton(model, shapes), data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(_sized(model, shapes), data_prop=True).graph
     values = {item.name: _value(item) for item in (*inferred.value_info, *inferred.output, *inferred.input)}
     for tensor in model.graph.initializer:
         values[tensor.name] = Value(tuple(tensor.dims), tensor.data_type)
@@ -139,7 +136,7 @@ def infer_values(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[st
 
 
 def node_names(model: onnx.ModelProto) -> list[str]:
-    """One name for each node, in order: its own, or its operator and its place if that is missing or not unique."""
+    """One name per node, in order: its own, or its operator and place if its own is missing or not unique."""
     names: list[str] = []
     seen: set[str] = set()
     for index, node in enumerate(model.graph.node):
@@ -149,23 +146,12 @@ def node_names(model: onnx.ModelProto) -> list[str]:
     return names
 
 
-def count_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Operations of each node, by :func:`node_names`; nodes whose shapes are not known are left out.
+def measure_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Flops:
+    """Cost of a graph per row; the batch is the first dimension of its first input.
 
     Args:
         model: A graph; weights may be external.
-        shapes: The shape of every input, the batch included.
-
-    Raises:
-        InputError: An input has no shape, or one with another number of dimensions.
-    """
-    values = infer_values(model, shapes)
-    counts = zip(node_names(model), (node_flops(node, values) for node in model.graph.node), strict=True)
-    return {name: count for name, count in counts if count is not None}
-
-
-def measure_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Flops:
-    """What a graph costs a row; the batch is the first dimension of its first input.
+        shapes: Shape of every input, the batch included.
 
     Raises:
         InputError: An input has no shape, or one with another number of dimensions.
@@ -192,7 +178,7 @@ def measure_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Flops:
 
 
 def node_flops(node: onnx.NodeProto, values: Mapping[str, Value]) -> int | None:
-    """Operations of one node; None if a shape that it takes is not known, or if it runs graphs of its own."""
+    """Operations of one node; None if a shape that the count needs is not known, or if the node runs other graphs."""
     if node.op_type in _MOVES:
         return 0
     if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
@@ -202,7 +188,7 @@ def node_flops(node: onnx.NodeProto, values: Mapping[str, Value]) -> int | None:
     counted = _PRODUCTS.get(node.op_type)
     if counted is not None:
         shapes = [value.shape for value in (*ins, *outs[:1])]
-        # An input that is left out has an empty name and no shape; the formulas look at none of those.
+        # An omitted input has an empty name and no shape; no formula looks at one.
         needed = [shape for name, shape in zip((*node.input, "output"), shapes, strict=True) if name]
         if not outs or any(shape is None for shape in needed):
             return None
@@ -227,13 +213,13 @@ def _matmul(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
 
 
 def _gemm(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
-    return 2 * math.prod(out) * ins[0][0 if _attribute(node, "transA", 0) else 1]
+    return 2 * math.prod(out) * ins[0][0 if attribute_of(node, "transA", 0) else 1]
 
 
 def _einsum(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
     if len(ins) == 1:  # a permutation, or at most a sum over some indices
         return 0 if math.prod(ins[0]) == math.prod(out) else math.prod(ins[0])
-    equation: str = _attribute(node, "equation", b"").decode().replace(" ", "")
+    equation: str = attribute_of(node, "equation", b"").decode().replace(" ", "")
     indices: dict[str, int] = {}
     for operand, shape in zip(equation.partition("->")[0].split(","), ins, strict=True):
         before, dots, after = operand.partition("...")
@@ -246,7 +232,7 @@ def _einsum(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
 def _attention(node: onnx.NodeProto, ins: list[Shape], out: Shape) -> int:
     query, key, value = ins[:3]
     if len(query) == 3:  # heads side by side in the last dimension
-        heads, groups = (int(_attribute(node, name, 1)) for name in ("q_num_heads", "kv_num_heads"))
+        heads, groups = (int(attribute_of(node, name, 1)) for name in ("q_num_heads", "kv_num_heads"))
         query = (query[0], heads, query[1], query[2] // heads)
         key, value = ((item[0], groups, item[1], item[2] // groups) for item in (key, value))
     past = ins[4][2] if len(ins) > 4 and len(ins[4]) == 4 else 0
@@ -263,47 +249,27 @@ _PRODUCTS: dict[str, Callable[[onnx.NodeProto, list[Shape], Shape], int]] = {
 }
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return onnx.helper.get_attribute_value(attribute)
-    return default
-
-
-def _skeleton(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
-    """A copy with numbers for dimensions and without large weights: models above 2 GB cannot be passed to inference."""
-    graph = onnx.GraphProto(name="sizes")
-    graph.node.extend(_inferable(node) for node in model.graph.node)
-    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
-    graph.input.extend(_sized_inputs(model, shapes))
-    for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL and math.prod(tensor.dims) <= _SMALL:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    light = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
+def _sized(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
+    """The graph without its large weights, with numbers for the dimensions of its inputs."""
+    light = inferable(model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    graph = onnx.GraphProto(name=light.graph.name)
+    graph.node.extend(light.graph.node)
+    graph.initializer.extend(light.graph.initializer)
+    graph.input.extend(_sized_input(value, shapes) for value in model.graph.input if value.name not in weights)
+    graph.input.extend({value.name: value for value in light.graph.input if value.name in weights}.values())
+    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in light.graph.output)
+    light.graph.CopyFrom(graph)
     return light
 
 
-def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:
-    """GroupNormalization is the one operator of these networks for which ONNX infers no shape: that of its input."""
-    if node.op_type != "GroupNormalization":
-        return node
-    return onnx.NodeProto(op_type="Identity", name=node.name, input=node.input[:1], output=node.output)
-
-
-def _sized_inputs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Iterator[onnx.ValueInfoProto]:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in weights:  # as graphs of the oldest versions list them
-            continue
-        kind = value.type.tensor_type
-        shape = shapes.get(value.name)
-        if shape is None or len(shape) != len(kind.shape.dim):
-            raise InputError(f"input {value.name} needs a shape of {len(kind.shape.dim)} dimensions, got {shape}")
-        yield onnx.helper.make_tensor_value_info(value.name, kind.elem_type, shape)
+def _sized_input(value: onnx.ValueInfoProto, shapes: Mapping[str, Shape]) -> onnx.ValueInfoProto:
+    kind = value.type.tensor_type
+    shape = shapes.get(value.name)
+    if shape is None or len(shape) != len(kind.shape.dim):
+        raise InputError(f"input {value.name} needs a shape of {len(kind.shape.dim)} dimensions, got {shape}")
+    sized: onnx.ValueInfoProto = onnx.helper.make_tensor_value_info(value.name, kind.elem_type, shape)
+    return sized
 
 
 def _value(item: onnx.ValueInfoProto) -> Value:

@@ -1,14 +1,15 @@
-"""A torch module as an ONNX graph.
+"""Turns a torch module into an ONNX graph.
 
 A denoiser's graph takes ``sample`` (batch, c, h, w), ``timestep`` float32 (batch,), ``class_labels`` int64 (batch,) and
-its condition tables, float32 (conditions, ...), and returns ``output`` (batch, c, h, w), the raw network output F; the
-first dimension of every input is dynamic. Everything that tells where or when the graph was made (stack traces, file
-names) is removed, so the same network gives the same bytes.
+its condition tables, float32 (conditions, ...). It returns ``output`` (batch, c, h, w), the raw network output F. The
+first dimension of every input is dynamic. Stack traces, file names and everything else that tells where or when the
+graph was made are removed, so that the same network gives the same bytes.
 
-In float16 and bfloat16 the module is cast before it is exported, not the graph afterwards, so that the parts that a
-module computes in float32 by itself stay so. ``sample`` and ``output`` then have that type, because the kernels around
-the network write and read it. Every other input and output stays float32 (``timestep`` reaches hundreds of radians;
-tables and latents are shared between precisions) and is cast inside, ``timestep`` by the module itself.
+In float16 and bfloat16 the module is cast before the export, not the graph after it: the parts that a module computes
+in float32 by itself then stay in float32. ``sample`` and ``output`` have the type of the weights, because the kernels
+around the network write and read them. Every other input and output stays float32, because ``timestep`` reaches
+hundreds of radians and bundles of all precisions share tables and latents. The graph casts them; ``timestep`` is cast
+by the module itself.
 """
 
 import contextlib
@@ -20,10 +21,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastdc.backends import one_line
+from fastdc.backends import PRECISIONS, one_line
+from fastdc.export.inspection import check_graph
 from fastdc.export.lower import lower_einsum, lower_single_group, lower_types
-from fastdc.export.storage import check_graph
-from fastdc.support import BackendError, InputError, require
+from fastdc.support import BackendError, InputError, checks, require
 
 require("torch", extra="export")
 
@@ -33,22 +34,31 @@ from torch import Tensor, nn  # noqa: E402
 if TYPE_CHECKING:
     import onnx
 
-# Of training runs. From 21 on, normalisation over groups is one operator, for which ONNX Runtime has no CPU kernel: it
-# runs the ten small ones that define it, and the digits UNet takes 1.1 times as long. At 20 it is an
-# InstanceNormalization, which has one.
 OPSET = 20
+"""Opset of training runs.
 
-# Of everything else: the first at which a convolution may be bfloat16, and at which GPU engines see whole GroupNorms.
-# From 23 on attention is one operator that TensorRT refuses for many head sizes.
+From 21 on, group normalisation is one operator, for which ONNX Runtime has no CPU kernel: it runs the ten small ones
+that define it, and the digits UNet takes 1.1 times as long. At 20, torch writes an InstanceNormalization, which has
+one.
+"""
+
 DEFAULT_OPSET = 22
+"""Opset of all other models.
 
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_TYPED = ("sample", "output")  # what has the type of the weights at the border of the graph
+It is the first in which a convolution may be bfloat16, and GPU engines see whole GroupNorms. From 23 on, attention is
+one operator, which TensorRT refuses for many head sizes.
+"""
+
+LEAST_OPSET_BFLOAT16 = 22
+"""The first opset with bfloat16 convolutions."""
+
+_LEAST_OPSET_GROUPS = 21  # below, torch writes no GroupNormalization
+_TYPED = ("sample", "output")  # inputs and outputs of the graph that have the type of the weights
 _UNCAST = ("timestep",)  # float inputs that the module casts itself, after what it computes in float32
 
 
 class _Cast(nn.Module):
-    """A module in half precision behind the types of :mod:`fastdc.export.graph`."""
+    """A module in half precision behind the input and output types of :mod:`fastdc.export.graph`."""
 
     def __init__(self, module: nn.Module, names: Sequence[str], outputs: Sequence[str], dtype: torch.dtype) -> None:
         super().__init__()
@@ -77,17 +87,17 @@ def export_graph(
     opset: int = DEFAULT_OPSET,
     precision: str = "float32",
 ) -> "onnx.ModelProto":
-    """The ONNX graph of a module, as in the module docstring.
+    """The ONNX graph of a module.
 
     Args:
-        module: In evaluation mode, float32, on the CPU; called with the inputs in their order, without keywords. It
-            returns one tensor, or a tuple of as many as there are outputs.
-        inputs: Example inputs by name, float32 or int64, each with a first dimension of at least 2: at one the
-            exporter bakes the batch into the graph without a word.
+        module: The module, float32, in evaluation mode, on the CPU. It is called with the inputs in their order,
+            without keywords, and returns one tensor, or a tuple with one tensor per output.
+        inputs: Example inputs by name, float32 or int64. The first dimension of each is at least 2: at 1, the exporter
+            fixes the batch in the graph without a warning.
         outputs: Names of the outputs.
         leading: Name of the first dimension of each input, such as "batch" or "conditions".
-        opset: Version of ONNX's operators; at least 22 for bfloat16.
-        precision: One of :data:`PRECISIONS`; the module itself stays as it is.
+        opset: Version of the ONNX operator set; at least 22 for bfloat16.
+        precision: "float32", "float16" or "bfloat16"; the module itself stays as it is.
 
     Returns:
         The graph, its weights inside; :func:`fastdc.export.storage.external` moves them out.
@@ -96,39 +106,52 @@ def export_graph(
         InputError: The inputs, the precision or the opset do not fit each other.
         BackendError: torch cannot export the module, or the graph is not valid ONNX.
         MissingDependencyError: onnx or onnxscript is not installed.
+
+    Example:
+        >>> import torch
+        >>> from fastdc.export import export_graph
+        >>> module, inputs = torch.nn.Linear(3, 1).eval(), {"x": torch.zeros(2, 3)}
+        >>> export_graph(module, inputs, ["y"], leading={"x": "batch"}).graph.output[0].name
+        'y'
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "bfloat16" and opset < 22:
-        raise InputError(f"bfloat16 convolutions need opset 22, got {opset}")
+    checks.one_of("precision", precision, PRECISIONS)
+    if precision == "bfloat16" and opset < LEAST_OPSET_BFLOAT16:
+        raise InputError(f"bfloat16 convolutions need opset {LEAST_OPSET_BFLOAT16}, got {opset}")
     if set(leading) != set(inputs):
         raise InputError(f"leading must name the inputs {', '.join(inputs)}, got {', '.join(leading)}")
     for name, value in inputs.items():
         if value.ndim == 0 or len(value) < 2:
             raise InputError(f"{name} must be an example of at least two rows, got shape {tuple(value.shape)}")
     if precision != "float32":
-        dtype = PRECISIONS[precision]
+        dtype: torch.dtype = getattr(torch, precision)
         module = _Cast(_in_precision(module, dtype), tuple(inputs), outputs, dtype).eval()
         inputs = {name: value.to(dtype) if name in _TYPED else value for name, value in inputs.items()}
     model = _export(module, inputs, outputs, leading, opset)
     lower_einsum(model)
-    if opset >= 21:  # below, torch writes no GroupNormalization
+    if opset >= _LEAST_OPSET_GROUPS:
         lower_single_group(model)
     check_graph(model)
     return model
 
 
 def export_onnx(network: nn.Module, shape: tuple[int, int, int], num_class_embeds: int) -> bytes:
-    """The ONNX file of a training run's denoiser, float32, at :data:`OPSET`.
+    """The ONNX file of a training run's denoiser, float32, at opset 20.
 
     Args:
-        network: Called as ``network(sample, timestep, class_labels)``; put in evaluation mode by the caller.
+        network: The denoiser, in evaluation mode, called as ``network(sample, timestep, class_labels)``.
         shape: Image shape (c, h, w).
         num_class_embeds: Number of class labels, the null class included.
 
     Raises:
         BackendError: torch cannot export the network.
         MissingDependencyError: torch, onnx or onnxscript is not installed.
+
+    Example:
+        >>> from fastdc.bundle import build_network
+        >>> from fastdc.export import export_onnx
+        >>> network = build_network("mlp", {"shape": [1, 4, 4], "num_class_embeds": 3, "width": 8, "blocks": 1}).eval()
+        >>> len(export_onnx(network, (1, 4, 4), 3)) > 1000
+        True
     """
     labels = torch.arange(2) % num_class_embeds
     inputs = {"sample": torch.zeros(2, *shape), "timestep": torch.zeros(2), "class_labels": labels}
@@ -137,10 +160,10 @@ def export_onnx(network: nn.Module, shape: tuple[int, int, int], num_class_embed
 
 
 def _in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a module with its floating weights in another type; what they were is never held twice.
+    """A copy of a module with its floating-point weights in another type; the float32 weights are never held twice.
 
-    It is cast by its own ``to``, which a part may override to keep something. Parts may also name what of theirs stays
-    float32 in ``_keep_in_fp32_modules``, as in diffusers.
+    The copy is cast by its own ``to``, which a part may override to keep some of its values. A part may also name those
+    that stay float32 in ``_keep_in_fp32_modules``, as in diffusers.
     """
     memo: dict[int, Any] = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in module.parameters()}
     memo |= {id(one): one.detach() for one in module.buffers()}  # other objects on the same memory: to() replaces them
@@ -182,9 +205,9 @@ def _export(
                 dynamic_shapes=tuple(shapes),
                 verbose=False,
             )
-    except Exception as error:  # the exporter's own types, and whatever tracing a module raises
+    except Exception as error:  # the exporter's own types, and any error of the module under tracing
         raise BackendError(f"torch cannot export the network: {one_line(error)}") from error
-    assert program is not None  # nothing else comes of dynamo=True
+    assert program is not None  # dynamo=True always returns a program
     model = program.model_proto
     lower_types(model)
     strip(model)

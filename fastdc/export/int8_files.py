@@ -1,4 +1,4 @@
-"""A bundle's denoiser in 8 bits, and what that changes: agreement with float32, and accuracy, on given images."""
+"""A bundle's denoiser in 8 bits, and how its answers compare with float32 on given images."""
 
 import tempfile
 from dataclasses import replace
@@ -13,32 +13,31 @@ from fastdc.data import LabelledImages
 from fastdc.diffusion import make_plan
 from fastdc.export.denoiser import conditions
 from fastdc.export.int8_graph import calibration_feeds, quantize_graph
+from fastdc.export.options import Files
 from fastdc.inference import plan_config, to_model_range
 from fastdc.loading import load
 from fastdc.sources import Source
 from fastdc.support import InputError
 
-Files = dict[str, bytes | Path]
-
-_IMAGES = 32  # to take the ranges of activations from
-_COMPARED = 64  # images, at most, to classify in both precisions
-_LEVELS = 8
+_IMAGES = 32  # images that give the ranges of activations
+_COMPARED = 64  # images, at most, that are classified in both precisions
+_LEVELS = 8  # noise levels at which the ranges are taken
 
 
 def quantized_files(
     source: Source, manifest: dict[str, Any], files: Files, images: LabelledImages
 ) -> tuple[Files, dict[str, float | str]]:
-    """The files with the denoiser in int8, and what was found.
+    """The files of a bundle with its denoiser in int8.
 
     Args:
         source: The model.
-        manifest: Of the bundle that is being made, with its name and defaults.
-        files: In float32.
-        images: Labelled images: the first ones give the ranges of activations, all or 64 of them are classified.
+        manifest: Manifest of the bundle, with its name and defaults.
+        files: Files of the bundle in float32.
+        images: Labelled images. The first 32 give the ranges of activations; the first 64 are classified.
 
     Returns:
-        The files, and entries for the provenance: share of images with the same class as in float32, and the accuracy
-        in both.
+        The files, and entries for the provenance: the share of images with the same class as in float32, and the
+        accuracy in both precisions.
 
     Raises:
         InputError: The denoiser's weights are too large to be quantised in memory.
@@ -47,12 +46,11 @@ def quantized_files(
     content = files[DENOISER]
     if DATA in files or not isinstance(content, bytes):
         raise InputError("int8 needs a denoiser of less than 1.5 GiB of weights")
-    entry = {**manifest, "precision": "float32"}
     few = replace(
         images, images=images.images[:_COMPARED], labels=images.labels[:_COMPARED], ids=images.ids[:_COMPARED]
     )
     with tempfile.TemporaryDirectory() as place:
-        write_bundle(Path(place) / "float32", entry, files)
+        write_bundle(Path(place) / "float32", {**manifest, "precision": "float32"}, files)
         plain = load(Path(place) / "float32", backend="onnx", device="cpu")
         model = plain.model
         samples = to_model_range(few.images[:_IMAGES], model)
@@ -69,7 +67,7 @@ def quantized_files(
 
 
 def _compare(plain: DiffusionClassifier, small: DiffusionClassifier, images: LabelledImages) -> dict[str, float | str]:
-    """How often both say the same, and how often each is right, at every class and draw of the default plan."""
+    """How often both give the same class, and how often each is right, at every class and draw of the default plan."""
     labels = [clf.classify(images.images, rule="full").labels for clf in (plain, small)]
     truth = images.labels
     return {

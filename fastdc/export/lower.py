@@ -1,17 +1,16 @@
-"""Operators that some engine cannot run or computes wrongly, rewritten as ones that every engine has.
+"""Rewrites operators that some engine cannot run or computes wrongly as operators that every engine has.
 
-* Einsum with one operand, such as the ``nhwpqc->nchpwq`` that puts the patches of a DiT together, is a Transpose; as an
-  Einsum it has no bfloat16 in ONNX.
-* GroupNormalization with one group is miscomputed without a word by NVIDIA's ONNX parser (versions 10 and 11). With one
-  group, or with any other number,
+* Einsum with one operand, such as the ``nhwpqc->nchpwq`` that puts the patches of a DiT together, becomes a Transpose;
+  ONNX has no bfloat16 Einsum.
+* GroupNormalization with one group, which NVIDIA's ONNX parser (versions 10 and 11) miscomputes without a warning,
 
-      y = scale * (x - mean) / sqrt(var + epsilon) + bias,  mean and var over a group's channels and all positions,
+      y = scale * (x - mean) / sqrt(var + epsilon) + bias,  mean and var over all channels and positions,
 
-  is an InstanceNormalization of x reshaped to (batch, groups, -1), whose own scale and bias are 1 and 0, followed by
+  becomes an InstanceNormalization of x reshaped to (batch, 1, -1), whose own scale and bias are 1 and 0, followed by
   the channels' scale and bias: what torch itself writes below opset 21. Statistics are taken in float32, as the
   operator's ``stash_type`` asks.
-* Concat of several float types, which torch promotes to the widest and its exporter writes down as it is (the text and
-  the sizes in SDXL's embedding of the level), gets Casts: ONNX wants one type.
+* Concat of several float types, which torch promotes to the widest and its exporter writes down unpromoted (the text
+  and the sizes in SDXL's embedding of the level), gets Casts, because ONNX wants one type.
 * ConvTranspose in bfloat16, which TensorRT cannot type, runs in float32 between Casts.
 """
 
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.export.storage import value_types
+from fastdc.export.inspection import attribute_of, value_types
 from fastdc.support import require
 
 if TYPE_CHECKING:
@@ -39,21 +38,14 @@ def lower_einsum(model: "onnx.ModelProto") -> int:
 
 def lower_single_group(model: "onnx.ModelProto") -> int:
     """Replaces, in place, every GroupNormalization with one group; returns how many."""
-    rewriting = _GroupRewriting(model, every=False)
-    return _replace(model, "GroupNormalization", rewriting)
-
-
-def lower_groups(model: "onnx.ModelProto") -> int:
-    """Replaces, in place, every GroupNormalization, for engines that have no kernel for it; returns how many."""
-    rewriting = _GroupRewriting(model, every=True)
-    return _replace(model, "GroupNormalization", rewriting)
+    return _replace(model, "GroupNormalization", _GroupRewriting(model))
 
 
 def lower_types(model: "onnx.ModelProto") -> int:
     """Inserts, in place, the Casts that Concat and ConvTranspose need; returns how many nodes got some.
 
     Args:
-        model: With the types that the exporter notes for every value (``value_info``).
+        model: A graph with the types that the exporter notes for every value (``value_info``).
     """
     onnx = require("onnx", extra="export")
     graph = model.graph
@@ -77,7 +69,7 @@ def lower_types(model: "onnx.ModelProto") -> int:
 
 
 def _in_float32(node: "onnx.NodeProto", narrow: list[str], *, back: int | None = None) -> "Nodes":
-    """A node with Casts to float32 before the inputs `narrow`, and to the type `back` after it."""
+    """A node with Casts to float32 before the inputs `narrow`, and a Cast to the type `back` after it."""
     onnx = require("onnx", extra="export")
     prefix = f"{node.name or node.output[0]}.cast"
     casts: Nodes = []
@@ -96,7 +88,10 @@ def _in_float32(node: "onnx.NodeProto", narrow: list[str], *, back: int | None =
 
 
 def _replace(model: "onnx.ModelProto", op_type: str, rewrite: "Callable[[onnx.NodeProto], Nodes | None]") -> int:
-    """Rewrites nodes where `rewrite` gives others; only the main graph, as exported denoisers have no branches."""
+    """Puts other nodes in the place of those for which `rewrite` returns some; returns how many.
+
+    Only the main graph is searched: exported denoisers have no branches.
+    """
     nodes: Nodes = []
     count = 0
     for node in model.graph.node:
@@ -112,7 +107,7 @@ def _replace(model: "onnx.ModelProto", op_type: str, rewrite: "Callable[[onnx.No
 
 def _transpose(node: "onnx.NodeProto") -> "Nodes | None":
     helper = require("onnx.helper", extra="export")
-    equation = _attribute(node, "equation", b"").decode()
+    equation = attribute_of(node, "equation", b"").decode()
     match = _PERMUTATION.fullmatch(equation)
     if match is None or sorted(match[1]) != sorted(match[2]) or len(set(match[1])) != len(match[1]):
         return None
@@ -120,57 +115,41 @@ def _transpose(node: "onnx.NodeProto") -> "Nodes | None":
     return [helper.make_node("Transpose", list(node.input), list(node.output), name=node.name, perm=order)]
 
 
-def _attribute(node: "onnx.NodeProto", name: str, default: Any) -> Any:
-    helper = require("onnx.helper", extra="export")
-    return next((helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
-
-
 class _GroupRewriting:
-    """Rewrites GroupNormalization; knows the types and shapes of the graph."""
+    """Rewrites a GroupNormalization with one group; knows the types and shapes of the graph."""
 
-    def __init__(self, model: "onnx.ModelProto", *, every: bool) -> None:
-        self._model, self._every = model, every
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        self._model = model
         self._types: dict[str, Any] | None = None
 
     def __call__(self, node: "onnx.NodeProto") -> "Nodes | None":
-        groups = int(_attribute(node, "num_groups", 0))
-        if groups != 1 and not self._every:
+        if attribute_of(node, "num_groups", 0) != 1:
             return None
         onnx = require("onnx", extra="export")
         make = onnx.helper.make_node
         x, scale, bias = node.input
         kind = self._type_of(x)
         narrow = kind.elem_type != onnx.TensorProto.FLOAT
-        rank = len(kind.shape.dim)
         prefix = f"{node.name or node.output[0]}.lowered"
 
         def name(part: str) -> str:
             return f"{prefix}.{part}"
 
-        grouped = self._constant(name("grouped"), "int64", [0, groups, -1])
-        column = self._constant(name("column"), "int64", [-1] + [1] * (rank - 2))
-        ones = self._constant(name("ones"), "float32", [1.0] * groups)
-        zeros = self._constant(name("zeros"), "float32", [0.0] * groups)
-        nodes = [make("Shape", [x], [name("shape")])]
-        wide = x
-        if narrow:
-            nodes.append(make("Cast", [x], [name("wide")], to=onnx.TensorProto.FLOAT))
-            wide = name("wide")
-        nodes += [
+        grouped = self._constant(name("grouped"), "int64", [0, 1, -1])
+        column = self._constant(name("column"), "int64", [-1] + [1] * (len(kind.shape.dim) - 2))
+        ones = self._constant(name("ones"), "float32", [1.0])
+        zeros = self._constant(name("zeros"), "float32", [0.0])
+        epsilon = float(attribute_of(node, "epsilon", 1e-5))
+        wide, normal = (name("wide"), name("narrow")) if narrow else (x, name("whole"))
+        before = [make("Cast", [x], [wide], to=onnx.TensorProto.FLOAT)] if narrow else []
+        after = [make("Cast", [name("whole")], [normal], to=kind.elem_type)] if narrow else []
+        nodes = [
+            make("Shape", [x], [name("shape")]),
+            *before,
             make("Reshape", [wide, grouped], [name("groups")]),
-            make(
-                "InstanceNormalization",
-                [name("groups"), ones, zeros],
-                [name("normal")],
-                epsilon=float(_attribute(node, "epsilon", 1e-5)),
-            ),
+            make("InstanceNormalization", [name("groups"), ones, zeros], [name("normal")], epsilon=epsilon),
             make("Reshape", [name("normal"), name("shape")], [name("whole")]),
-        ]
-        normal = name("whole")
-        if narrow:
-            nodes.append(make("Cast", [normal], [name("narrow")], to=kind.elem_type))
-            normal = name("narrow")
-        nodes += [
+            *after,
             make("Reshape", [scale, column], [name("scale")]),
             make("Reshape", [bias, column], [name("bias")]),
             make("Mul", [normal, name("scale")], [name("scaled")]),

@@ -1,23 +1,23 @@
 """Splits a denoiser's graph so that nothing is computed twice.
 
-A diffusion classifier runs the network on cells (image, draw, class), and many classes share a draw. What depends on
-the noisy image and its level alone is the same for all of them; what depends on the class alone, such as the keys and
-values that cross-attention takes from a text, is the same for all images. So the graph F(sample, timestep,
+A diffusion classifier runs the network on cells (image, draw, class), and many classes share a draw. Values that depend
+on the noisy image and its level alone are the same for all classes. Values that depend on the class alone, such as the
+keys and values that cross-attention takes from a text, are the same for all images. So the graph F(sample, timestep,
 class_labels, tables) becomes
 
-    prefix    sample, timestep      -> pair.0, pair.1, ...      once for each pair (image, draw)
-    classes   class_labels, tables  -> class.0, class.1, ...    once for each condition
-    rest      pair, class_labels, pair.i, class.i -> output     once for each cell
+    prefix    sample, timestep      -> pair.0, pair.1, ...      once per pair (image, draw)
+    classes   class_labels, tables  -> class.0, class.1, ...    once per condition
+    rest      pair, class_labels, pair.i, class.i -> output     once per cell
 
-where ``pair`` is the row of the pair.i that belongs to a cell, and ``class_labels`` that of the class.i. With K cells a
-pair, a cell then takes rest + prefix / K operations. The same nodes run on the same numbers, so results are the same,
-apart from how an engine rounds when it fuses other nodes.
+where ``pair`` is the row of the pair.i that belongs to a cell, and ``class_labels`` the row of the class.i. With K
+cells per pair, a cell then takes rest + prefix / K operations. The same nodes run on the same numbers, so the results
+are the same, except that an engine may fuse other nodes and then rounds differently.
 
-Not everything that could run ahead should: rows must be fetched, at a cost in memory traffic. A node that runs ahead
-saves its operations a cell, a value fetched costs its bytes times *flops_per_byte*, the number of operations in the
-time that a byte takes to be gathered; the best frontier is a minimum cut (:mod:`fastdc.export.split_cut`). An
-elementwise function is thus no reason to fetch a second large tensor, a convolution is. Only values that have the
-batch as their first dimension and nowhere else can be fetched by row.
+Not every node that could run ahead should, because fetching rows costs memory traffic. A node that runs ahead saves its
+operations per cell; a value that is fetched costs its bytes times *flops_per_byte*, the number of operations in the
+time that it takes to gather a byte. The best frontier is a minimum cut (:mod:`fastdc.export.split_cut`). A convolution
+is worth fetching a second large tensor; an elementwise function is not. Only values that have the batch as their first
+dimension, and nowhere else, can be fetched by row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,14 @@ import onnx  # noqa: E402
 from onnx import helper  # noqa: E402
 
 FLOPS_PER_BYTE = 8.0
-"""Operations worth a byte fetched: a core of 50 GFLOP/s that copies 6 GB/s. GPUs have more of both, and caches."""
+"""Operations that cost as much as fetching a byte: a core of 50 GFLOP/s that copies 6 GB/s. GPUs have more of both."""
 
 CLASS_BYTES = 32 << 20
-"""Bytes a condition may take: those of Stable Diffusion 1.x are 8 MB in float32."""
+"""Limit of the bytes stored per condition; Stable Diffusion 1.x takes 8 MB in float32."""
 
-_LEAST_SAVING = 0.02  # at ten classes; below, three graphs are not worth their trouble, nor what borders cost
-_LEAST_PART = 0.001  # of the operations, for either part
 _CLASSES = 10
+_LEAST_SAVING = 0.02  # share of the operations at ten classes; three graphs and their borders are not worth less
+_LEAST_PART = 0.001  # share of the operations that the prefix or the class part has
 
 _LABELS, _OUTPUT = "class_labels", "output"
 _PAIR_INPUTS = ("sample", "timestep")
@@ -57,12 +57,12 @@ class SplitReport:
     """Operations and bytes of a split.
 
     Attributes:
-        total: Operations of the whole graph, a row.
-        prefix: Of the prefix, a pair.
-        classes: Of the class part, a condition.
-        rest: Of the rest, a cell.
-        pair_bytes: Bytes stored for a pair.
-        class_bytes: Bytes stored for a condition, all run long.
+        total: Operations of the whole graph per row.
+        prefix: Operations of the prefix per pair.
+        classes: Operations of the class part per condition.
+        rest: Operations of the rest per cell.
+        pair_bytes: Bytes stored per pair.
+        class_bytes: Bytes stored per condition, for as long as the network is in use.
     """
 
     total: int
@@ -73,11 +73,11 @@ class SplitReport:
     class_bytes: int
 
     def cell(self, cells_per_pair: float) -> float:
-        """Operations a cell, where so many cells share an image and draw; the class part is negligible in a run."""
+        """Operations per cell if so many cells share image and draw; the class part, which runs once, is neglected."""
         return self.rest + self.prefix / cells_per_pair
 
     def saving(self, cells_per_pair: float) -> float:
-        """Share of the operations saved, in [0, 1)."""
+        """Share of the operations saved, in [0, 1), if so many cells share image and draw."""
         return 1 - self.cell(cells_per_pair) / self.total if self.total else 0.0
 
     def __str__(self) -> str:
@@ -92,10 +92,11 @@ class Split:
     """A denoiser's graph in parts; inputs and outputs as in the module docstring.
 
     Attributes:
-        prefix: None if nothing is worth running once a pair; ``rest`` then takes ``sample`` and ``timestep``.
-        classes: None if nothing is worth running once a condition; ``rest`` then takes the tables.
-        rest: What is left.
-        report: What it saves.
+        prefix: The part that runs once per pair; None if it would save nothing. ``rest`` then takes ``sample`` and
+            ``timestep``.
+        classes: The part that runs once per condition; None if it would save nothing. ``rest`` then takes the tables.
+        rest: The part that runs once per cell.
+        report: Operations and bytes of the parts.
     """
 
     prefix: onnx.ModelProto | None = field(repr=False)
@@ -106,7 +107,7 @@ class Split:
 
 @dataclass(frozen=True)
 class _Ahead:
-    """What runs ahead on one side: places of nodes, and the values fetched from there."""
+    """The nodes that run ahead on one side, by place, and the values that are fetched from them."""
 
     nodes: tuple[int, ...] = ()
     values: tuple[str, ...] = ()
@@ -121,13 +122,13 @@ def split_graph(
 
     Args:
         model: A graph with inputs sample, timestep, class_labels and any tables, and output ``output``; opset 20 or
-            later. External weights stay where they are: the parts refer to the same places. So move weights out first
-            (:mod:`fastdc.export.storage`), or each part gets a copy of those it uses.
-        flops_per_byte: Operations worth a byte fetched for a cell, see the module docstring.
-        class_bytes: Most bytes to store for a condition; where the best split takes more, less of it is stored.
+            later. The parts refer to external weights at the same places. Move weights out first
+            (:mod:`fastdc.export.storage`), or each part gets a copy of the weights that it uses.
+        flops_per_byte: Operations that cost as much as fetching a byte for a cell.
+        class_bytes: Limit of the bytes stored per condition; if the best split takes more, less of it is stored.
 
     Returns:
-        The parts; None where that would save less than 2 % of the operations with ten classes.
+        The parts; None if they would save less than 2 % of the operations with ten classes.
 
     Raises:
         InputError: The graph has other inputs or outputs.
@@ -157,17 +158,17 @@ def check_split(
     feeds: Mapping[str, npt.NDArray[Any]],
     *,
     folder: str | Path | None = None,
-    seed: int = 0,
 ) -> float:
-    """Runs a graph and its parts in ONNX Runtime on the same cells.
+    """Runs a graph and its parts in ONNX Runtime on the same n x k cells.
+
+    The cells are shuffled, so that neighbours share neither pair nor class.
 
     Args:
         model: The whole graph.
         split: Its parts.
-        feeds: ``sample`` (n, c, h, w) and ``timestep`` (n,), a row a pair; ``class_labels`` int64 (k,), the conditions
-            to try, all within the tables or what the network knows; the tables, if any.
-        folder: Where external weights are.
-        seed: Of the order of the cells: all n x k of them, shuffled, so that neighbours share neither pair nor class.
+        feeds: ``sample`` (n, c, h, w) and ``timestep`` (n,), one row per pair; ``class_labels`` int64 (k,), conditions
+            of the tables or of the network; the tables, if there are any.
+        folder: The folder of external weights.
 
     Returns:
         The largest difference of an output.
@@ -178,7 +179,7 @@ def check_split(
     labels = feeds[_LABELS]
     pairs = np.arange(len(feeds["sample"]))
     pair, label = (grid.ravel() for grid in np.meshgrid(pairs, labels, indexing="ij"))
-    order = np.random.default_rng(seed).permutation(len(pair))
+    order = np.random.default_rng(0).permutation(len(pair))
     pair, label = pair[order].astype(np.int64), label[order].astype(np.int64)
     tables = {name: array for name, array in feeds.items() if name not in (*_PAIR_INPUTS, _LABELS)}
     per_pair = {name: feeds[name] for name in _PAIR_INPUTS}
@@ -200,7 +201,7 @@ def check_split(
 def _run(
     model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]], folder: str | Path | None
 ) -> dict[str, npt.NDArray[Any]]:
-    """Outputs of a graph by name."""
+    """The outputs of a graph by name."""
     require("onnxruntime", extra="cpu")
     import onnxruntime
 
@@ -217,7 +218,7 @@ def _run(
 
 
 def _class_part(model: onnx.ModelProto, found: Dependence, names: Sequence[str], price: float, limit: int) -> _Ahead:
-    """The class part within the limit of bytes: fetching is made dearer until it fits."""
+    """The class part within the limit of bytes: the price of a fetch rises until the part fits."""
     tables = tuple(name for name in names if name not in _PAIR_INPUTS)
     for _ in range(64):
         side = _ahead(model, found, CLASS, tables, price)
@@ -230,7 +231,7 @@ def _class_part(model: onnx.ModelProto, found: Dependence, names: Sequence[str],
 def _ahead(
     model: onnx.ModelProto, found: Dependence, kind: int, sources: Sequence[str], flops_per_byte: float
 ) -> _Ahead:
-    """The best part to run ahead of those nodes that depend on one kind of input alone."""
+    """The best part to run ahead, out of the nodes that depend on one kind of input alone."""
     graph = model.graph
     places = [place for place, bits in enumerate(found.nodes) if bits == kind]
 
@@ -243,7 +244,7 @@ def _ahead(
         if name in found.rows and found.values[name].is_float:
             prices[name] = round(flops_per_byte * found.row_bytes(name))
     if kind == CLASS:
-        prices[_LABELS] = 0  # the rest has them anyway
+        prices[_LABELS] = 0  # an input of the rest in any case
     candidates = [
         Candidate(
             found.flops[place], of_kind(graph.node[place]), tuple(name for name in graph.node[place].output if name)
@@ -259,7 +260,7 @@ def _ahead(
     fetched = dict.fromkeys(name for place in behind for name in of_kind(graph.node[place]))
     available = {*sources, *(name for place in ahead for name in graph.node[place].output)}
     values = tuple(name for name in fetched if name in available and not (kind == CLASS and name == _LABELS))
-    if any(prices.get(name) is None for name in values):  # a table that is read whole by what cannot run ahead
+    if any(prices.get(name) is None for name in values):  # a node that cannot run ahead reads a whole table
         return _Ahead()
     flops = sum(found.flops[place] for place in ahead)
     return _Ahead(tuple(sorted(ahead)), values, flops, sum(found.row_bytes(name) for name in values))

@@ -1,8 +1,8 @@
-"""Which part of a graph to compute beforehand: a minimum cut.
+"""Chooses the part of a graph to compute beforehand, by a minimum cut.
 
-Some nodes of a graph can run ahead of the others, once instead of once a cell. To run node n ahead saves work w(n)
-a cell; a value v that a node left behind still needs then costs p(v) a cell, to fetch it. A set A of nodes that holds
-the producers of everything its nodes read is worth
+Some nodes of a graph can run ahead of the others, once instead of once per cell. Running node n ahead saves work w(n)
+per cell. Each value v that a node left behind still needs then costs p(v) per cell to fetch. A set A of nodes that
+holds the producers of everything its nodes read is worth
 
     sum of w(n) over n in A  -  sum of p(v) over the values v made in A and read outside
 
@@ -15,7 +15,7 @@ source stands for "ahead", the sink for "left behind":
     reader -> n        infinite   a reader that is ahead needs n ahead
 
 The maximum flow is found by Dinic's algorithm (1970). Of several best sets the smallest is taken, the nodes that the
-source still reaches: work that saves nothing is not moved.
+source still reaches, so that work is moved only if that saves something.
 """
 
 from collections import deque
@@ -30,8 +30,8 @@ class Candidate:
     """A node that may run ahead.
 
     Attributes:
-        work: What running it ahead saves a cell, at least 0.
-        reads: The values it reads that are made by candidates or are sources; others do not matter.
+        work: Operations per cell that running it ahead saves, at least 0.
+        reads: The values it reads, if they are made by candidates or are sources; others do not matter.
         makes: The values it makes.
     """
 
@@ -51,12 +51,12 @@ def best_ahead(
 
     Args:
         candidates: The nodes.
-        prices: What it costs a cell to fetch a value, at least 0; None or absent: it cannot be fetched.
-        sources: Values that are there ahead without any node; a node left behind pays their price to read them.
-        needed: Values that are read by something that cannot run ahead.
+        prices: Operations per cell that fetching a value costs, at least 0; None or absent: it cannot be fetched.
+        sources: Values that are available ahead without any node; a node left behind pays their price to read them.
+        needed: Values that are read by nodes that cannot run ahead.
 
     Returns:
-        Indices of candidates, ascending; the smallest set of the highest worth.
+        Indices of candidates, ascending: the smallest set of the highest worth.
     """
     network = _Network()
     source, sink = network.add(), network.add()
@@ -101,12 +101,12 @@ class _Network:
             self.room += [capacity, 0]
 
     def cut(self, source: int, sink: int) -> list[int]:
-        """Fills the network, then gives the distance of each vertex from the source, -1 on the sink's side."""
+        """Fills the network; returns the distance of each vertex from the source, -1 on the sink's side."""
         while True:
             distance = self._distances(source)
             if distance[sink] < 0:
                 return distance
-            following = [0] * len(self.edges)  # edges before it lead nowhere any more
+            following = [0] * len(self.edges)  # of each vertex, the first edge that may still lead to the sink
             while self._augment(source, sink, distance, following):
                 pass
 
@@ -123,7 +123,7 @@ class _Network:
         return distance
 
     def _augment(self, source: int, sink: int, distance: list[int], following: list[int]) -> bool:
-        """Sends flow along one shortest path; False if there is none left."""
+        """Sends flow along one shortest path; returns False if no path is left."""
         path: list[int] = []
         vertex = source
         while vertex != sink:

@@ -1,9 +1,9 @@
-"""Cuts a graph into parts: which inputs each node depends on, and a graph of some of its nodes.
+"""Cuts a graph into parts: finds the inputs that each node depends on, and makes a graph of some of the nodes.
 
-A node depends on data (the image, its noise level, the class) or on none: weights, and numbers that follow from the
-batch's size alone, such as the target of a Reshape. What depends on no data is copied into every part that reads it,
-and where such a chain starts at ``Shape`` of a value that the part does not have, the size is taken from an input of
-the part: every dimension is either a number or a multiple of the batch. Which it is, is seen by inferring all shapes
+A node depends on data (the image, its noise level, the class) or on none, as weights do, and numbers that follow from
+the size of the batch alone, such as the target of a Reshape. Nodes that depend on no data are copied into every part
+that reads them. If such a chain starts at ``Shape`` of a value that the part does not have, the size is taken from an
+input of the part: every dimension is either a number or a multiple of the batch. To tell which, all shapes are inferred
 twice, with different numbers for the batch and for the conditions.
 """
 
@@ -18,24 +18,26 @@ require("onnx", extra="export")
 import onnx  # noqa: E402
 from onnx import helper  # noqa: E402
 
-IMAGE, CLASS = 1, 2  # bits of what a value depends on: the noisy image and its level; the condition
+IMAGE, CLASS = 1, 2
+"""Bits of the data that a value depends on: the noisy image and its level; the condition."""
 
-# A dimension is a * batch if it has these values at these batches. The conditions change too, in another ratio.
+# A dimension is a multiple of the batch if it is 2 a at the first batch and 3 a at the second. The number of conditions
+# changes in another ratio.
 _BATCHES, _CONDITIONS = (2, 3), (5, 7)
 _BATCH_NAME = "split.batch"
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """What every value and node of a denoiser's graph depends on.
+    """The data that each value and node of a denoiser's graph depends on.
 
     Attributes:
-        of: Bits :data:`IMAGE` and :data:`CLASS` of each value; weights and what follows from sizes have none.
-        nodes: The same of each node, in order.
-        sizes: For each ``Shape`` node that is known without its input, by its place: the dimensions it returns as
-            (number, multiple of the batch), one of the two being zero.
-        flops: Operations of each node a row.
-        values: Shapes at a batch of two, and types.
+        of: Bits :data:`IMAGE` and :data:`CLASS` of each value; weights and values that follow from sizes have none.
+        nodes: The bits of each node, in order.
+        sizes: The dimensions that each ``Shape`` node returns if they are known without its input, by its place, as
+            (number, multiple of the batch); one of the two is zero.
+        flops: Operations per row of each node.
+        values: Types, and shapes at a batch of two.
         rows: Values whose first dimension is the batch while no other depends on it.
     """
 
@@ -56,7 +58,7 @@ def find_dependence(model: onnx.ModelProto, inputs: Mapping[str, int]) -> Depend
 
     Args:
         model: A denoiser's graph; the first dimension of tables is the number of conditions, of other inputs the batch.
-        inputs: What each input stands for: :data:`IMAGE` or :data:`CLASS`.
+        inputs: The data that each input stands for: :data:`IMAGE` or :data:`CLASS`.
     """
     few, more = (infer_values(model, _shapes(model, b, k)) for b, k in zip(_BATCHES, _CONDITIONS, strict=True))
     dims = {name: _dimensions(few[name], more.get(name)) for name in few}
@@ -84,7 +86,7 @@ def find_dependence(model: onnx.ModelProto, inputs: Mapping[str, int]) -> Depend
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of the values a node reads, those that graphs inside it take from outside included."""
+    """Names of the values that a node reads, including those that graphs inside it take from outside."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
@@ -101,8 +103,8 @@ class Port:
 
     Attributes:
         name: Its name outside.
-        value: The value of the whole graph that it is.
-        by: For an input of the last part: the input whose numbers are the rows of it to fetch. "" otherwise.
+        value: Name of the same value in the whole graph.
+        by: For an input of the last part, the input that holds the numbers of the rows to fetch; "" otherwise.
     """
 
     name: str
@@ -120,15 +122,15 @@ def part(
     fetched: Sequence[Port] = (),
     size_of: str,
 ) -> onnx.ModelProto:
-    """A graph of some nodes of a model, and of copies of what they need that depends on no data.
+    """A graph of some nodes of a model, with copies of the nodes that they need and that depend on no data.
 
     Args:
         model: The whole graph.
-        found: Of the whole graph.
+        found: Dependence of the whole graph.
         chosen: Places of nodes that depend on data.
         inputs: Inputs of the part.
-        outputs: Its outputs, and what they are declared as.
-        fetched: Inputs of which rows are gathered.
+        outputs: Outputs of the part, with their declarations.
+        fetched: Inputs from which rows are gathered.
         size_of: The input whose first dimension is the part's batch.
     """
     given = {item.name for item in inputs} - {port.name for port in fetched} | {port.value for port in fetched}
@@ -163,7 +165,7 @@ def part(
 def _needed(
     model: onnx.ModelProto, found: Dependence, chosen: Sequence[int], wanted: set[str], given: set[str]
 ) -> tuple[list[int], set[str]]:
-    """Places of the nodes of a part, in order, and the names it reads."""
+    """Places of the nodes of a part, in order, and the names that it reads."""
     mine = set(chosen)
     needed = set(wanted)
     nodes = []
@@ -177,7 +179,7 @@ def _needed(
 
 
 def _add_size(graph: onnx.GraphProto, name: str, size: Sequence[tuple[int, int]]) -> None:
-    """Number + multiple * batch, as the value of this name."""
+    """Makes the value of this name: number + multiple * batch, per dimension."""
     numbers, multiples = ([pair[k] for pair in size] for k in range(2))
     if not any(multiples):
         graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(size)], numbers))
@@ -211,7 +213,7 @@ def _rename_in_place(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 
 
 def _shapes(model: onnx.ModelProto, batch: int, conditions: int) -> dict[str, tuple[int, ...]]:
-    """Input shapes; what is known as an input beside the three of a denoiser is a table."""
+    """Shapes of the inputs; every input except the denoiser's three is a table."""
     shapes = {}
     for value in model.graph.input:
         first = batch if value.name in ("sample", "timestep", "class_labels") else conditions

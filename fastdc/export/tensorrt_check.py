@@ -1,4 +1,4 @@
-"""Whether TensorRT parses a graph and builds an engine of it, without running it.
+"""Checks that TensorRT parses a graph and builds an engine from it, without running the engine.
 
 ``tensorrt_rtx`` builds on a machine without a GPU, so that every exported graph can be checked anywhere.
 """
@@ -21,11 +21,11 @@ class BuildReport:
     """A build that worked.
 
     Attributes:
-        seconds: Parsing and building.
+        seconds: Seconds of parsing and building.
         plan_bytes: Size of the engine.
-        layers: Of the network as parsed.
+        layers: Number of layers of the network as parsed.
         inputs: Type of each input by name, as TensorRT calls it.
-        outputs: Likewise.
+        outputs: Type of each output by name.
     """
 
     seconds: float
@@ -45,14 +45,21 @@ def build_check(
     """Parses a graph and builds an engine.
 
     Args:
-        model: The graph, its file's content, or its path where weights lie beside it.
-        trt: ``tensorrt`` (needs a GPU) or ``tensorrt_rtx``.
+        model: The graph, the content of its file, or its path if weights lie beside it.
+        trt: The package ``tensorrt`` (needs a GPU) or ``tensorrt_rtx``.
         batch: Least, usual and largest size of the dimension "batch".
-        leading: The same for other named dimensions, such as "conditions"; those not given are as the batch.
+        leading: The same three sizes for other named dimensions, such as "conditions"; omitted ones are as the batch.
 
     Raises:
         InputError: The sizes are not in order.
-        BackendError: The graph cannot be parsed, with the nodes that are to blame, or built.
+        BackendError: The graph cannot be parsed, with the nodes that are to blame, or cannot be built.
+
+    Example:
+        >>> import tensorrt_rtx
+        >>> from fastdc import bundle, export
+        >>> model = bundle.load_bundle(bundle.find_model("digits-mlp")).read("denoiser.onnx")
+        >>> export.build_check(model, tensorrt_rtx).outputs
+        {'output': 'FLOAT'}
     """
     ranges = defaultdict(lambda: batch, {**(leading or {}), BATCH: batch})
     for name, given in ranges.items():

@@ -1,66 +1,50 @@
 """From a training run to a bundle: the averaged weights as an ONNX graph, checked against torch, with a manifest.
 
-The temperature and the race's calibration are fitted on images that the model has not seen; see :func:`export_run`.
+Temperature and race are fitted to images that the model has not seen; see :func:`export_run`.
 """
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from fastdc.backends import one_line
-from fastdc.bundle import Bundle, write_bundle
+from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, parameter_count, write_bundle
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
+from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
-from fastdc.inference import OnProgress
-from fastdc.support import BundleError, InputError, require, version_of
+from fastdc.support import InputError, require, version_of
 from fastdc.train import RunFolder, RunInfo, TrainConfig, content_digest
 
 if TYPE_CHECKING:
     from torch import nn
+
+_DEFAULTS = {"draws": 16, "levels": [0.2, 2.0], "weighting": "edm", "loss": "l2", "temperature": 1.0}
+
+# Fields of a recipe that its command leaves out: the positional ones, and those that do not change the numbers.
+_NOT_IN_COMMAND = ("data", "out", "model", "threads", "checkpoint_every", "log_every", "device")
 
 
 def export_run(
     run: str | Path,
     out: str | Path,
     *,
-    name: str | None = None,
-    description: str | None = None,
     calibrate: str | Path | LabelledImages | None = None,
-    draws: int = 16,
-    levels: tuple[float, float] = (0.2, 2.0),
-    weighting: str = "edm",
-    loss: str = "l2",
-    first: Sequence[float] = (),
-    delta: float | None = None,
-    overwrite: bool = False,
-    progress: OnProgress | None = None,
-    notify: Callable[[str], None] | None = None,
+    **options: Unpack[ExportKeywords],
 ) -> Bundle:
     """Writes the bundle of a training run.
 
     Args:
-        run: A run folder of :func:`fastdc.train.train`, finished or not.
-        out: The bundle folder to write.
-        name: Name of the bundle; default: the name of ``out``.
-        description: One line about it; default: what it was trained on.
-        calibrate: Labelled images (or where to load them) that the model has not seen and that no result will be
-            reported on: the temperature that turns errors into probabilities is fitted to them, and the race is
-            calibrated on them, which takes classes x 128 draws x 4 noise seeds evaluations an image.
-        draws: Default number of Monte-Carlo draws.
-        levels: Default range of sigma of those draws, in the units of images in [-1, 1].
-        weighting: Default weighting of the errors.
-        loss: Default distance, such as ``l2``.
-        first: Default noise-to-signal ratios of the first draws, in the same units as levels.
-        delta: Level of the race's calibration, see :mod:`fastdc.calibration.race`. Default: 0.01, or what as many
-        images
-            support up to 0.05; there is no race where they are fewer than 19.
-        overwrite: Replace a bundle that is already there.
-        progress: Called after every step of the race's calibration.
-        notify: Called with a line if the race is not calibrated.
+        run: Run folder of :func:`fastdc.train.train`, finished or not.
+        out: Folder of the bundle.
+        calibrate: Labelled images, or where to load them, that the model has not seen and on which no result will be
+            reported. The temperature that turns errors into probabilities and the race are fitted to them, which takes
+            classes x 128 draws x 4 noise seeds evaluations per image. With fewer than 19 images there is no race.
+        **options: Options of every export, described by ``ExportOptions``. The default name is that of ``out``, the
+            default description that of the training data; the default draws are 16 at sigma in (0.2, 2.0), in the units
+            of images in [-1, 1], with the weighting "edm" and the loss "l2".
 
     Raises:
         InputError: There is no usable run, the calibration images do not fit or were trained on, or they are too few
@@ -68,34 +52,36 @@ def export_run(
         BundleError: A default is out of range, or ``out`` exists and may not be replaced.
         BackendError: ONNX Runtime and torch disagree about the exported network.
         MissingDependencyError: torch, onnx or onnxruntime is not installed.
+
+    Example:
+        >>> from fastdc import export, train
+        >>> np.savez(folder / "data.npz", images=images, labels=labels % 2)
+        >>> recipe = train.TrainConfig(data=f"{folder}/data.npz", out=f"{folder}/run", model="mlp", width=8, steps=2)
+        >>> export.export_run(train.train(recipe, progress=False).path, folder / "even").class_names
+        ('0', '1')
     """
-    folder = RunFolder(run)
+    given, out, folder = ExportOptions(**options), Path(out), RunFolder(run)
     info = folder.info()
-    if Path(out).exists() and not overwrite:  # said now, not after the work; write_bundle checks again
-        raise BundleError(f"{out} exists: choose another path, or replace it with overwrite (--overwrite)")
+    check_place(out, overwrite=given.overwrite)
     images = None if calibrate is None else _calibration_images(calibrate, info)
-    check_delta(delta, images)
-    network, state = _averaged_network(folder, info)
-    model = export_onnx(network, info.shape, len(info.class_names) + 1)
-    scale = info.config.timestep_scale
-    difference = verify_onnx(model, network, info.shape, len(info.class_names) + 1, timestep_scale=scale)
-    files = {"denoiser.onnx": model, "weights.safetensors": _weights(network)}
-    defaults = {"draws": draws, "levels": list(levels), "weighting": weighting, "loss": loss, "temperature": 1.0}
-    if first:
-        defaults["first"] = list(first)
-    provenance = _provenance(info, state, network, difference)
+    check_delta(given.delta, images)
+    network, steps = _averaged_network(folder, info)
+    labels, scale = len(info.class_names) + 1, info.config.timestep_scale
+    model = export_onnx(network, info.shape, labels)
+    difference = verify_onnx(model, network, info.shape, labels, timestep_scale=scale)
+    files: Files = {DENOISER: model, WEIGHTS: _weights(network)}
     manifest = {
-        "name": name if name is not None else Path(out).resolve().name,
-        "description": description if description is not None else _description(info),
-        **_manifest(info, defaults, provenance),
+        "name": given.name if given.name is not None else out.resolve().name,
+        "description": given.description if given.description is not None else _description(info),
+        **_manifest(info, {**_DEFAULTS, **given.defaults()}, _provenance(info, steps, network, difference)),
     }
     if images is not None:
-        calibrate_manifest(manifest, files, images, delta=delta, progress=progress, notify=notify)
-    return write_bundle(out, manifest, files, overwrite=overwrite)
+        calibrate_manifest(manifest, files, images, delta=given.delta, progress=given.progress, notify=given.say)
+    return write_bundle(out, manifest, files, overwrite=given.overwrite)
 
 
 def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:
-    """The manifest without its name, description and files; format in :mod:`fastdc.bundle.folder`."""
+    """The manifest without its name, description and files; docs/bundle.md describes the format."""
     return {
         "image": {"shape": list(info.shape), "range": [-1.0, 1.0]},
         "classes": list(info.class_names),
@@ -113,9 +99,8 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
     }
 
 
-def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", dict[str, Any]]:
-    from fastdc.bundle import build_network
-
+def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", int]:
+    """The network with the averaged weights of the last checkpoint, and the number of steps that were trained."""
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
         raise InputError(f"{folder.path} has no checkpoint yet: train it first")
@@ -125,7 +110,7 @@ def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", di
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"{folder.checkpoint_file} does not fit the run's network: {one_line(error)}") from error
-    return network.eval().requires_grad_(False), checkpoint.progress
+    return network.eval().requires_grad_(False), int(checkpoint.progress["step"])
 
 
 def _weights(network: "nn.Module") -> bytes:
@@ -152,18 +137,14 @@ def _description(info: RunInfo) -> str:
     return f"{kind} denoiser of {size} images in {len(info.class_names)} classes"
 
 
-def _provenance(
-    info: RunInfo, progress: dict[str, Any], network: "nn.Module", difference: float
-) -> dict[str, str | int | float]:
-    from fastdc.bundle import parameter_count
-
+def _provenance(info: RunInfo, steps: int, network: "nn.Module", difference: float) -> dict[str, str | int | float]:
     return {
         "command": training_command(info.config),
         "data": Path(info.config.data).name,
         "data_sha256": info.data_digest,
         "training_images": info.images,
         "seed": info.config.seed,
-        "steps": int(progress["step"]),
+        "steps": steps,
         "batch": int(info.config.batch or 0),
         "parameters": parameter_count(network),
         "onnx_max_difference": float(f"{difference:.2g}"),
@@ -174,14 +155,16 @@ def _provenance(
 
 
 def training_command(config: TrainConfig) -> str:
-    """The ``fastdc train`` line of a recipe, with file names only and without what does not change the numbers."""
+    """The ``fastdc train`` line of a recipe, with bare file names, without the options that do not change the numbers.
+
+    Args:
+        config: The recipe.
+    """
     plain = TrainConfig(data=config.data, out=config.out, model=config.model)
     words = ["fastdc", "train", Path(config.data).name, "--out", Path(config.out).name, "--model", config.model]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("data", "out", "model", "threads", "checkpoint_every", "log_every", "device"):
-            continue
-        if value == getattr(plain, field.name):
+        if field.name in _NOT_IN_COMMAND or value == getattr(plain, field.name):
             continue
         option = "--" + field.name.replace("_", "-")
         if field.name == "val":

@@ -1,13 +1,13 @@
-"""Whether an exported graph computes what its torch module computes.
+"""Checks that an exported graph computes what its torch module computes.
 
-Exporters have been seen to write a graph that is right only at the batch it was traced with. So the graph is run by
-ONNX Runtime and compared with torch at batches of 1, 3 and 65 before anything is written, on random inputs and on
-inputs with structure: zeros, constants, the extreme noise levels, every condition.
+Exporters may write a graph that is right only at the batch at which it was traced. Before a bundle is written, ONNX
+Runtime therefore runs each graph at batches of 1, 3 and 65, and the outputs are compared with torch's, on random inputs
+and on inputs with structure: zeros, constants, the extreme noise levels, every condition.
 
-How far the two may differ is derived, relative to the largest output, in :mod:`fastdc.backends.rounding`.
+The allowed difference, relative to the largest output, is derived in :mod:`fastdc.backends.rounding`.
 
-ONNX Runtime has no bfloat16 on the CPU. There the graph is run with float32 in the place of bfloat16 on the same
-rounded weights, which checks everything but the engine's own rounding.
+ONNX Runtime has no bfloat16 on the CPU. A bfloat16 graph is run in float32 on the same rounded weights, which checks
+everything but the engine's own rounding.
 """
 
 import math
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.backends import one_line, rounding_tolerance, widen
-from fastdc.support import BackendError, InputError, require
+from fastdc.backends import PRECISIONS, one_line, rounding_tolerance, widen
+from fastdc.support import BackendError, checks, require
 
 if TYPE_CHECKING:
     import onnx
@@ -30,27 +30,26 @@ Feed = Mapping[str, NDArray[Any]]
 """Inputs of a graph by name, in the order in which its module takes them."""
 
 Feeds = Callable[[int, np.random.Generator], Iterable[Feed]]
-"""(batch, rng) -> inputs with that batch."""
+"""Function (batch, rng) -> inputs of that batch."""
 
 CHECKED_BATCHES = (1, 3, 65)
+"""Batches at which a denoiser is compared with torch."""
 
-# Of EDM (arXiv:2206.00364, table 1): the noise levels that a sampler would use; a classifier's are in the defaults.
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-
-_HALF = ("float16", "bfloat16")
+"""Noise levels of EDM's sampler (arXiv:2206.00364, table 1); a classifier's levels are in the bundle's defaults."""
 
 
 @dataclass(frozen=True)
 class GraphCheck:
-    """What a comparison with torch found.
+    """Result of a comparison with torch.
 
     Attributes:
-        precision: Of the graph's weights.
-        difference: Largest absolute difference of any output.
-        relative: Largest difference of a feed, relative to the largest output of that feed (or 1, if that is less).
-        allowed: What ``relative`` may reach.
+        precision: Precision of the graph's weights.
+        difference: Largest absolute difference of an output.
+        relative: Largest difference relative to the largest output of the same inputs, or to 1 if that output is less.
+        allowed: Upper limit of ``relative``.
         batches: Batches that were compared.
-        widened: The graph was run in float32, for want of an engine of its precision on the CPU.
+        widened: Whether the graph was run in float32, because no engine on the CPU has its precision.
     """
 
     precision: str
@@ -72,21 +71,20 @@ def verify_graph(
     """Compares an exported graph with its module.
 
     Args:
-        model: The graph, its file's content, or its path where weights lie beside it.
-        module: What it was made from, float32, in evaluation mode, on the CPU.
+        model: The graph, the content of its file, or its path if weights lie beside it.
+        module: The module from which it was made, float32, in evaluation mode, on the CPU.
         feeds: Inputs for each batch, such as those of :func:`denoiser_feeds`; float inputs in float32.
-        precision: Of the graph, as in :func:`fastdc.export.graph.export_graph`.
+        precision: Precision of the graph: "float32", "float16" or "bfloat16".
         batches: Batches to compare at.
 
     Returns:
-        What was found; ``relative`` is at most ``allowed``.
+        The differences; ``relative`` is at most ``allowed``.
 
     Raises:
-        InputError: The precision is not known, or a bfloat16 graph's weights lie outside it.
+        InputError: The precision is unknown.
         BackendError: The graph differs by more, or ONNX Runtime cannot run it.
     """
-    if precision not in ("float32", *_HALF):
-        raise InputError(f"precision must be one of float32, {', '.join(_HALF)}, got {precision!r}")
+    checks.one_of("precision", precision, PRECISIONS)
     torch = require("torch", extra="export")
     allowed = tolerance(module, precision=precision)
     worst = worst_relative = 0.0
@@ -135,17 +133,24 @@ def verify_onnx(
     """Compares the graph of a training run with its network at several batches, noise levels and classes.
 
     Args:
-        model: Bytes of the ONNX file.
-        network: The torch module it was made from, in evaluation mode, on the CPU.
+        model: Content of the ONNX file.
+        network: The torch module from which it was made, in evaluation mode, on the CPU.
         shape: Image shape (c, h, w).
         num_class_embeds: Number of class labels, the null class included.
-        timestep_scale: The network reads timestep_scale * ln sigma.
+        timestep_scale: Factor of the time input, timestep_scale * ln sigma.
 
     Returns:
-        The largest absolute difference of any output.
+        The largest absolute difference of an output.
 
     Raises:
-        BackendError: It is above :func:`tolerance`, or ONNX Runtime cannot run the graph.
+        BackendError: The difference is above :func:`tolerance`, or ONNX Runtime cannot run the graph.
+
+    Example:
+        >>> from fastdc import bundle, export
+        >>> network = fastdc.load("digits-mlp", backend="torch").network.module
+        >>> model = bundle.load_bundle(bundle.find_model("digits-mlp")).read("denoiser.onnx")
+        >>> export.verify_onnx(model, network, (1, 8, 8), 11, timestep_scale=100.0) < 1e-4
+        True
     """
 
     def feeds(batch: int, rng: np.random.Generator) -> Iterator[Feed]:
@@ -164,13 +169,13 @@ def denoiser_feeds(
     *,
     tables: Feed | None = None,
 ) -> Feeds:
-    """Inputs that bring out what a denoiser's graph may get wrong: random ones, and ones with structure.
+    """Inputs that bring out the errors a denoiser's graph may have: random ones, and ones with structure.
 
     Args:
-        shape: Of a sample (c, h, w).
-        conditions: Rows of a table, or class labels; the null class included. All of them come up in order.
-        timesteps: The least and the largest timestep; both come up, and values between.
-        tables: The condition tables, given as they are.
+        shape: Shape of a sample (c, h, w).
+        conditions: Number of class labels or rows of a table, the null class included; all of them come up in order.
+        timesteps: The least and the largest timestep; both come up, and values between them.
+        tables: Condition tables, passed on unchanged.
     """
     low, high = timesteps
 
@@ -196,7 +201,20 @@ def denoiser_feeds(
 
 
 def tolerance(network: "nn.Module", *, precision: str = "float32") -> float:
-    """Difference, relative to the largest output, that rounding may cause; see :mod:`fastdc.backends.rounding`."""
+    """Difference between two engines, relative to the largest output, that rounding alone may cause.
+
+    The formula is in the docstring of :mod:`fastdc.backends.rounding`.
+
+    Args:
+        network: A torch module; its weights of two or more dimensions give the number of products per output.
+        precision: "float32", "float16", "bfloat16", "int8" or "tf32".
+
+    Example:
+        >>> from fastdc.export import tolerance
+        >>> import torch
+        >>> tolerance(torch.nn.Linear(64, 10)) == 64 / 2**24
+        True
+    """
     fan_in = [math.prod(weight.shape[1:]) for weight in network.parameters() if weight.ndim > 1]
     return rounding_tolerance(fan_in, precision)
 
@@ -223,5 +241,5 @@ def _as(value: NDArray[Any], kind: str) -> NDArray[Any]:
 
 
 def _plain(value: NDArray[Any]) -> NDArray[Any]:
-    """What torch's float32 module takes: the rounded input, so that the input's rounding is no error of the graph."""
+    """The rounded input in float32, as torch's module takes it, so that its rounding does not count as an error."""
     return value.astype(np.float32) if value.dtype == np.float16 else value
