@@ -1,7 +1,8 @@
-"""Comparisons of a bundle with torch: the same cells through both, and differences that were put there are found."""
+"""Comparisons of a bundle with torch: the same cells through both, and planted differences are found."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ import torch
 
 from fastdc.export.compare import TIE, Comparison, compare_errors, torch_classifier
 from fastdc.sources import Source
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 from fastdc.testing import reference
-from helpers.exported import exported, random_images, shared_folder, small_source
+from helpers.exported import exported, random_images, small_source
 
 
 def _scaled(source: Source, factor: float) -> Source:
@@ -31,7 +32,7 @@ def _scaled(source: Source, factor: float) -> Source:
 
 
 def _labelled_differently(source: Source, change: Callable[[torch.Tensor], torch.Tensor]) -> Source:
-    """The source with a network that sees other class labels than it is given."""
+    """The source with a network that reads changed class labels."""
 
     class Other(torch.nn.Module):
         def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
@@ -41,8 +42,8 @@ def _labelled_differently(source: Source, change: Callable[[torch.Tensor], torch
     return replace(source, denoiser=Other())
 
 
-def test_a_source_equals_its_bundle_and_not_another(tmp_path_factory: pytest.TempPathFactory) -> None:
-    source, bundle = exported("module", shared_folder(tmp_path_factory))
+def test_a_source_equals_its_bundle_and_not_another(shared: Path) -> None:
+    source, bundle = exported("module", shared)
     images = random_images(source, 6)
     found = compare_errors(source, bundle, images, draws=3)
     assert (found.images, found.cells, found.same) == (6, 6 * 3 * 3, 6)
@@ -54,8 +55,8 @@ def test_a_source_equals_its_bundle_and_not_another(tmp_path_factory: pytest.Tem
     assert (other.same, other.ties, other.differing) == (0, 0, 6)
 
 
-def test_the_difference_is_the_largest_of_a_cell(tmp_path_factory: pytest.TempPathFactory) -> None:
-    source, bundle = exported("module", shared_folder(tmp_path_factory))
+def test_the_difference_is_the_largest_of_a_cell(shared: Path) -> None:
+    source, bundle = exported("module", shared)
     images, factor = random_images(source, 2), 1.01
     changed = _scaled(source, factor)
     cells = [torch_classifier(one).errors(images, draws=4, seed=3).errors for one in (changed, source)]
@@ -83,9 +84,9 @@ def test_a_source_in_torch_has_the_errors_of_the_definition() -> None:
         assert error == pytest.approx(want, rel=1e-4)
 
 
-def test_a_tie_is_no_difference(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A network that is told nothing of classes: every image is a tie."""
-    source, bundle = exported("module", shared_folder(tmp_path_factory))
+def test_a_tie_is_no_difference(shared: Path) -> None:
+    """A network that ignores the class: every image is a tie."""
+    source, bundle = exported("module", shared)
     blind = _labelled_differently(source, torch.zeros_like)
     found = compare_errors(blind, bundle, random_images(source, 5))
     assert found.ties == 5
@@ -93,15 +94,15 @@ def test_a_tie_is_no_difference(tmp_path_factory: pytest.TempPathFactory) -> Non
     assert TIE < 1e-4
 
 
-def test_without_images_random_ones_are_used(tmp_path_factory: pytest.TempPathFactory) -> None:
-    source, bundle = exported("module", shared_folder(tmp_path_factory))
+def test_without_images_random_ones_are_used(shared: Path) -> None:
+    source, bundle = exported("module", shared)
     found = compare_errors(source, bundle)
     assert (found.images, found.cells) == (4, 4 * 3 * 4)
     with pytest.raises(InputError, match="images"):
         compare_errors(source, bundle, np.zeros((2, 2, 5, 5), np.float32))
 
 
-def test_what_it_says() -> None:
+def test_the_line_for_people() -> None:
     line = "errors within 1.2e-06 of torch's on 1,200 cells, 9 of 10 images have the same class, 1 ties"
     assert str(Comparison(10, 1200, 1.234e-6, 9, 1, 0)) == line
     assert str(Comparison(10, 1200, 1.234e-6, 9, 0, 1)) == line.removesuffix(", 1 ties")

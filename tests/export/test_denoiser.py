@@ -14,22 +14,17 @@ import onnx
 import onnxruntime
 import torch
 
-from fastdc.backends import NetworkOptions
-from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.bundle.folder import Bundle
-from fastdc.bundle.format import DATA, DENOISER, REST, SCORED
-from fastdc.bundle.model import Model
+from fastdc.backends import NetworkOptions, OnnxNetwork
+from fastdc.bundle import DATA, DENOISER, REST, SCORED, Bundle, Model
 from fastdc.diffusion import DiscreteSchedule
-from fastdc.export import denoiser
-from fastdc.export.bundle import export_source
-from fastdc.export.compare import compare_errors
+from fastdc.export import compare_errors, denoiser, export_source
 from fastdc.export.denoiser import conditions, denoiser_files, timesteps
 from fastdc.export.scored import COLUMNS
 from fastdc.loading import load
 from fastdc.sources import Source
-from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support import BackendError, InputError
 from fastdc.testing import reference
-from helpers.exported import exported, random_images, shared_folder, small_source
+from helpers.exported import exported, random_images, small_source
 
 
 def _external(graph: bytes) -> dict[str, tuple[str, ...]]:
@@ -42,8 +37,8 @@ def _external(graph: bytes) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_parts_and_whole_share_one_file_of_weights(tmp_path_factory: pytest.TempPathFactory) -> None:
-    made, bundle = exported("module", shared_folder(tmp_path_factory))
+def test_parts_and_whole_share_one_file_of_weights(shared: Path) -> None:
+    made, bundle = exported("module", shared)
     data = bundle.read(DATA)
     places = [_external(bundle.read(name)) for name in bundle.files if name.endswith(".onnx")]
     assert len(places) > 1
@@ -62,7 +57,7 @@ def test_parts_and_whole_share_one_file_of_weights(tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_large_weights_lie_outside_whether_it_is_split_or_not(
+def test_large_weights_lie_outside_the_graph_with_parts_and_without(
     split: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(denoiser, "LARGE", 2000)
@@ -87,7 +82,7 @@ def test_without_a_split_it_is_one_file(tmp_path: Path) -> None:
 
 
 def _check_scored(made: Source, bundle: Bundle) -> None:
-    """The graph of errors, run as another runtime would, gives the errors of the table."""
+    """The graph of errors, run as another runtime would run it, gives the errors of the table."""
     table = load(bundle, backend="onnx", device="cpu").errors(images := random_images(made, 2), draws=3, seed=5)
     model = bundle.model
     levels = model.schedule

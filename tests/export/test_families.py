@@ -1,4 +1,4 @@
-"""Every family from its own format to a bundle: the same errors, the same classes, alone in a process without torch."""
+"""Every family from its own format to a bundle: the same errors and classes as torch, in a process without torch."""
 
 import json
 import re
@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdc.backends.onnx.cpu import OnnxNetwork
-from fastdc.bundle.prompts import prompts_of
 from fastdc.classifier import DiffusionClassifier
 from fastdc.loading import load
 from helpers.paths import ROOT
@@ -22,21 +20,20 @@ pytest.importorskip("onnxruntime")
 
 import onnx
 
-from fastdc.backends import NetworkOptions
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.format import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT
-from fastdc.export.compare import compare_errors, torch_classifier
+from fastdc.backends import NetworkOptions, OnnxNetwork
+from fastdc.bundle import CLASSES, DENOISER, ENCODER, PREFIX, REST, TABLES, TEXT, Bundle, load_bundle, prompts_of
+from fastdc.export import compare_errors, torch_classifier
 from fastdc.sources import Source
-from helpers.exported import FAMILIES, HIDDEN, exported, random_images, run_without, shared_folder
+from helpers.exported import FAMILIES, HIDDEN, exported, random_images, run_without
 
 TEXTS = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3")
 LATENTS = ("dit", *TEXTS)
 
 
 @pytest.fixture(params=FAMILIES)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Bundle]:
+def made(request: pytest.FixtureRequest, shared: Path) -> tuple[Source, Bundle]:
     """A family's source and its bundle."""
-    return exported(request.param, shared_folder(tmp_path_factory))
+    return exported(request.param, shared)
 
 
 def test_the_bundle_has_the_errors_of_torch(made: tuple[Source, Bundle]) -> None:
@@ -44,7 +41,9 @@ def test_the_bundle_has_the_errors_of_torch(made: tuple[Source, Bundle]) -> None
     found = compare_errors(source, bundle, random_images(source, 5))
     assert found.images == 5
     assert found.cells == 5 * len(source.model.conditions) * 4
-    assert 0 < found.relative < 1e-4  # rounding differs somewhere: else torch was compared with itself
+    assert (
+        0 < found.relative < 1e-4
+    )  # equal errors would mean that torch was compared with itself
     assert found.differing == 0
     assert found.same + found.ties >= 5
 
@@ -75,7 +74,7 @@ def test_the_parts_compute_what_the_whole_does(made: tuple[Source, Bundle]) -> N
     assert REST in bundle.files
     images = random_images(source, 3)
     tables = []
-    for split, batch in ((False, 64), (True, 64), (True, 7)):  # pairs that end in the middle of a step, too
+    for split, batch in ((False, 64), (True, 64), (True, 7)):  # at 7, pairs end in the middle of a step
         opened = load(bundle, backend="onnx", device="cpu")
         network = OnnxNetwork(bundle, NetworkOptions(batch=batch), split=split)
         assert network.split is split
@@ -93,7 +92,7 @@ def test_a_full_classification_is_that_of_torch(made: tuple[Source, Bundle]) -> 
     np.testing.assert_allclose(got.errors, want.errors, rtol=1e-4)
 
 
-def test_the_manifest_says_what_it_is(made: tuple[Source, Bundle]) -> None:
+def test_the_manifest_describes_the_source(made: tuple[Source, Bundle]) -> None:
     source, bundle = made
     bundle.verify()
     model, want = bundle.model, source.model
@@ -123,7 +122,7 @@ def test_the_manifest_says_what_it_is(made: tuple[Source, Bundle]) -> None:
 
 
 def _searched(file: Path) -> bytes:
-    """A file without its weights, in which every sequence of bytes may occur."""
+    """The content of a file without its weights, which may hold any sequence of bytes."""
     content = file.read_bytes()
     if file.suffix == ".data":
         return b""
@@ -137,11 +136,9 @@ def _searched(file: Path) -> bytes:
     return content
 
 
-def test_nothing_of_this_machine_is_in_a_file(
-    made: tuple[Source, Bundle], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_nothing_of_this_machine_is_in_a_file(made: tuple[Source, Bundle], shared: Path) -> None:
     _, bundle = made
-    here = [str(shared_folder(tmp_path_factory)), str(ROOT), str(Path.home())]
+    here = [str(shared), str(ROOT), str(Path.home())]
     forms = [re.escape(path).encode() for path in here if len(path) > 1]
     forms += [rb"site-packages", rb"\.py\b", rb'File "', rb"stack_trace", rb"/tmp/", rb"/work"]
     for name in (*bundle.files, "fastdc.json"):
@@ -159,7 +156,7 @@ print(json.dumps({"labels": found.labels.tolist(), "errors": found.errors.tolist
 """
 
 
-def test_it_classifies_where_nothing_else_is_installed(made: tuple[Source, Bundle], tmp_path: Path) -> None:
+def test_it_classifies_without_the_packages_of_its_maker(made: tuple[Source, Bundle], tmp_path: Path) -> None:
     source, bundle = made
     images = random_images(source, 4)
     np.save(tmp_path / "images.npy", images)
@@ -186,9 +183,8 @@ ASK = """
 import json, sys
 import numpy as np
 from fastdc import load
-from fastdc.backends.onnx.text_encoder import with_prompts
-from fastdc.bundle.folder import load_bundle
-from fastdc.bundle.prompts import prompts_of
+from fastdc.backends import with_prompts
+from fastdc.bundle import load_bundle, prompts_of
 asked = with_prompts(load_bundle(sys.argv[1]), prompts_of(("blue", "red cube", "zebra"), ("a photo of {}", "the {}")))
 found = load(asked).classify(np.load(sys.argv[2]), rule="full", draws=5)
 print(json.dumps({"labels": found.labels.tolist(), "errors": found.errors.tolist()}))
@@ -197,13 +193,11 @@ print(json.dumps({"labels": found.labels.tolist(), "errors": found.errors.tolist
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TEXTS)
-def test_other_prompts_are_those_of_torch_where_nothing_else_is_installed(
-    family: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_other_prompts_give_the_errors_of_torch_without_its_packages(family: str, tmp_path: Path, shared: Path) -> None:
     """Tokenizers and text encoder of the bundle against those of transformers, through to the errors."""
     from dataclasses import replace
 
-    source, bundle = exported(family, shared_folder(tmp_path_factory))
+    source, bundle = exported(family, shared)
     images = random_images(source, 3)
     np.save(tmp_path / "images.npy", images)
     found = json.loads(run_without(ASK, bundle.path, tmp_path / "images.npy"))
@@ -222,8 +216,8 @@ def test_other_prompts_are_those_of_torch_where_nothing_else_is_installed(
     np.testing.assert_allclose(found["errors"], want.errors, rtol=1e-4)
 
 
-def test_a_changed_weight_is_noticed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    source, bundle = exported("module", shared_folder(tmp_path_factory))
+def test_a_changed_weight_is_noticed(tmp_path: Path, shared: Path) -> None:
+    source, bundle = exported("module", shared)
     shutil.copytree(bundle.path, tmp_path / "changed")
     data = bytearray((tmp_path / "changed" / "denoiser.data").read_bytes())
     data[1] ^= 1

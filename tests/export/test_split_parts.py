@@ -1,8 +1,9 @@
-"""What depends on what, and graphs cut out of a graph, on small graphs written down by hand."""
+"""Dependence of values on inputs, and graphs cut out of a graph, on small graphs written by hand."""
 
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
@@ -21,7 +22,7 @@ def graph(body: str) -> onnx.ModelProto:
     return parser.parse_model(f"{head} g {HEAD} => (float[batch,24] output) {{ {body} }}")
 
 
-# The flat image has the shape of the rows of the table, and the class part is used for its shape alone.
+# The flat image has the shape of the table's rows, and only the shape of the class part is used.
 SIZES = """
     rows = Gather(table, class_labels)
     like = Shape(rows)
@@ -42,7 +43,7 @@ def sizes_graph() -> onnx.ModelProto:
 
 
 def test_sizes_are_no_data() -> None:
-    """A shape depends on nothing but the batch; that of a table does depend on it, since no other part has it."""
+    """A shape depends on the batch alone, except that of a table, because no other part has the table."""
     found = find_dependence(sizes_graph(), INPUTS)
     nothing = 0
     expected = {
@@ -68,7 +69,7 @@ def test_rows_are_counted_in_bytes_and_operations() -> None:
     assert found.row_bytes("timestep") == 4
     by_name = dict(zip((node.output[0] for node in sizes_graph().graph.node), found.flops, strict=True))
     assert by_name["moved"] == by_name["output"] == 24
-    assert by_name["flat"] == by_name["more"] == 0  # what does not grow with the batch is nobody's
+    assert by_name["flat"] == by_name["more"] == 0  # operations that do not grow with the batch count for no row
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_rows_are_counted_in_bytes_and_operations() -> None:
         ("z = Unsqueeze(timestep, last) y = Mul(z, turned_row)", True),
     ],
 )
-def test_what_can_be_fetched_by_row(body: str, is_row: bool) -> None:
+def test_values_that_can_be_fetched_by_row(body: str, is_row: bool) -> None:
     model = graph(f"{body} output = Identity(y)")
     model.graph.initializer.extend(
         [
@@ -95,7 +96,7 @@ def test_what_can_be_fetched_by_row(body: str, is_row: bool) -> None:
 
 
 def test_a_part_takes_sizes_from_its_own_input() -> None:
-    """The image's part has neither the labels nor the table, yet reshapes to the shape of what comes from them."""
+    """The image's part has neither labels nor table, yet it reshapes to the shape of a value that comes from them."""
     model = sizes_graph()
     found = find_dependence(model, INPUTS)
     declared = helper.make_tensor_value_info("pair.0", TensorProto.FLOAT, ["batch", 24])
@@ -117,7 +118,7 @@ def test_a_part_takes_sizes_from_its_own_input() -> None:
 
 
 def test_a_part_fetches_rows() -> None:
-    """Inputs of other parts, by the rows that belong to a cell; nothing else of the graph comes along."""
+    """Inputs from other parts, by the rows that belong to a cell; no other node of the graph comes along."""
     model = sizes_graph()
     found = find_dependence(model, INPUTS)
     inputs = [
@@ -167,7 +168,7 @@ def branching_graph() -> onnx.ModelProto:
 
 
 def test_graphs_inside_nodes() -> None:
-    """A branch reads what is around it, under the name it gets there."""
+    """A branch reads a value of the graph around it, under the name that the value has there."""
     model = branching_graph()
     assert set(reads(model.graph.node[1])) == {"yes", "flat"}
     found = find_dependence(model, INPUTS)

@@ -1,4 +1,4 @@
-"""Weights beside a graph: the same results, aligned, once, deterministic, and at any size."""
+"""Weights beside a graph: the same results, aligned, written once, deterministic."""
 
 import itertools
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdc.support.exceptions import BackendError, InputError
+from fastdc.support import InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 import onnx
 import onnxruntime
 
-from fastdc.export.storage import SMALLEST_MOVED, check_graph, external, skeleton, value_types, weight_bytes
+from fastdc.export.storage import SMALLEST_MOVED, external, weight_bytes
 from fastdc.export.verify import denoiser_feeds, verify_graph
 from helpers.tiny_graphs import denoiser, graph
 
@@ -80,22 +80,3 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
         external(model, tmp_path / "denoiser.data")
     assert model.SerializeToString() == graph("mlp").SerializeToString()
     assert (tmp_path / "denoiser.data").read_bytes() == b"mine"
-
-
-def test_checks_need_no_weights_and_still_find_what_is_wrong(tmp_path: Path) -> None:
-    model = moved(tmp_path)
-    check_graph(model)  # the file is not where the process runs
-    assert skeleton(model).ByteSize() < 60_000 < (tmp_path / "denoiser.data").stat().st_size
-    next(node for node in model.graph.node if node.op_type == "Gemm").input[1] = "timestep"
-    with pytest.raises(BackendError, match="not valid ONNX"):
-        check_graph(model)
-
-
-@pytest.mark.slow
-def test_types_are_known_beyond_a_group_normalisation() -> None:
-    model = graph("unet2d")
-    types = value_types(model)
-    made = {name for node in model.graph.node for name in node.output if name}
-    assert any(node.op_type == "GroupNormalization" for node in model.graph.node)
-    assert made <= set(types)
-    assert all(types[name].type.tensor_type.elem_type for name in made)

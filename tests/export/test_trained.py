@@ -1,4 +1,4 @@
-"""From a run to a bundle: the ONNX network equals torch, the bytes are repeatable, and nothing local leaks out."""
+"""From a run to a bundle: the ONNX network equals torch, the bytes repeat, and no local path is in them."""
 
 import re
 import shutil
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fastdc.bundle.folder import load_bundle
-from fastdc.calibration.temperature import fit_temperature
+from fastdc.bundle import build_network, load_bundle
+from fastdc.calibration import fit_temperature, with_doubt
 from fastdc.cli.main import cli
 from fastdc.data import load_labelled
-from fastdc.support.exceptions import BackendError, BundleError, InputError
+from fastdc.support import BackendError, BundleError, InputError
 from helpers.paths import ROOT, SHIPPED
 
 pytest.importorskip("torch")
@@ -27,9 +27,8 @@ import onnx
 import onnxruntime
 import torch
 
-from fastdc.bundle.architectures import build_network
-from fastdc.calibration.temperature import with_doubt
-from fastdc.export import export_onnx, export_run, tolerance, training_command, verify_onnx
+from fastdc.export import export_onnx, export_run, tolerance, verify_onnx
+from fastdc.export.trained import training_command
 from fastdc.train import RunFolder, TrainConfig, train
 
 
@@ -114,7 +113,7 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_lies(workplace: Path, tmp
 
 
 def local_traces(folder: Path) -> list[str]:
-    """What looks like a path of this or any machine, or a stack trace."""
+    """Every part of a bundle that looks like a path, or like a stack trace."""
     forms = [rb"/[a-z0-9_.-]+/[a-z0-9_./-]*", rb"\.py\b", rb"site-packages", rb"File \"", rb"stack_trace"]
     found = []
     for file in folder.iterdir():
@@ -148,12 +147,10 @@ def test_verification_catches_a_network_that_differs(workplace: Path) -> None:
 
 
 def test_calibration_fits_a_temperature_and_refuses_the_training_images(workplace: Path, tmp_path: Path) -> None:
-    bundle = export_run(workplace / "run", tmp_path / "calibrated", calibrate=workplace / "val.npz", draws=4)
+    held = load_labelled(workplace / "val.npz")
+    bundle = export_run(workplace / "run", tmp_path / "calibrated", calibrate=held, draws=4)
     assert 1e-4 < bundle.model.defaults.temperature < 1.0
     assert bundle.manifest["provenance"]["calibration"].startswith("20 images, 4 draws")
-    held = load_labelled(workplace / "val.npz")
-    again = export_run(workplace / "run", tmp_path / "again", name="calibrated", calibrate=held, draws=4)
-    assert again.manifest == bundle.manifest
     with pytest.raises(InputError, match="these are the training images"):
         export_run(workplace / "run", tmp_path / "no", calibrate=workplace / "train.npz")
     with pytest.raises(InputError, match="other classes"):
@@ -177,6 +174,8 @@ def test_the_temperature_stays_sensible_when_every_calibration_image_is_right() 
 def test_a_taken_or_unfit_place_is_refused_at_once(workplace: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="exists"):
         export_run(workplace / "run", workplace / "stripes")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        export_run(workplace / "run", workplace, overwrite=True)
     with pytest.raises(InputError, match="holds no training run"):
         export_run(workplace, tmp_path / "out")
     shutil.copytree(workplace / "run", tmp_path / "empty")
@@ -187,13 +186,14 @@ def test_a_taken_or_unfit_place_is_refused_at_once(workplace: Path, tmp_path: Pa
 
 def test_the_command_says_what_it_made(workplace: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "mine")
-    result = CliRunner().invoke(
-        cli, ["export", str(workplace / "run"), out, "--levels", "0.1", "3", "--name", "my stripes"]
-    )
+    options = ["--levels", "0.1", "3", "--name", "my stripes", "--calibrate", str(workplace / "val.npz")]
+    result = CliRunner().invoke(cli, ["export", str(workplace / "run"), out, *options])
     assert result.exit_code == 0, result.output
     assert f"exported {out}: my stripes, 2 classes" in result.stdout
     assert f"next: fastdc classify --model {out}" in result.stdout
-    assert load_bundle(out).model.defaults.levels == (0.1, 3.0)
+    bundle = load_bundle(out)
+    assert bundle.model.defaults.levels == (0.1, 3.0)
+    assert bundle.manifest["provenance"]["calibration"].startswith("20 images, 16 draws")
 
 
 def test_the_recorded_command_repeats_the_recipe_without_paths() -> None:

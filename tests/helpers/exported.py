@@ -1,34 +1,35 @@
-"""One tiny model of every family that can be exported, and its bundle, made once a test run.
+"""One tiny model of every family that can be exported, with its bundle and graphs, made once per test run.
 
-An export takes seconds, so everything is checked on one bundle a family. It is kept in the run's temporary folder,
-where the workers of a parallel run share it; a lock lets the first one that wants it make it.
+An export takes seconds, so that all tests of a family look at one bundle, and at one graph per precision. They lie in
+the run's temporary folder, where the workers of a parallel run share them. The first worker that wants one makes it
+under a lock.
 """
 
 import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastdc import Model
-from fastdc.bundle.folder import Bundle, load_bundle
-from fastdc.bundle.model import Defaults
-from fastdc.bundle.prompts import Prompts, prompts_of
+from fastdc.bundle import DENOISER, Bundle, Defaults, Prompts, load_bundle, prompts_of
 from fastdc.data import LabelledImages
-from fastdc.diffusion import EDMSchedule
-from fastdc.diffusion.parameterization import Parameterization
-from fastdc.export.bundle import export_source
+from fastdc.diffusion import EDMSchedule, Parameterization
+from fastdc.export import export_source
+from fastdc.export.denoiser import conditions, timesteps
 from fastdc.sources import Source, open_source
-from fastdc.testing import edm_files, tiny_pipelines
-from fastdc.testing.absent import WITHOUT
+from fastdc.testing import WITHOUT, edm_files, tiny_pipelines
+from helpers.tiny_graphs import Denoiser
 
 # Networks of some thousand parameters: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -37,7 +38,7 @@ NAMES = ("cube", "cone")
 TEMPLATES = ("a photo of a {}.", "the red {}")
 PROMPTS: Prompts = prompts_of(NAMES, TEMPLATES)
 
-# What the package needs neither to open nor to run a bundle.
+# Packages that fastdc needs neither to open nor to run a bundle.
 HIDDEN = "torch,onnx,onnxscript,diffusers,transformers,peft,huggingface_hub"
 
 
@@ -63,7 +64,7 @@ class Small(nn.Module):
 
 
 def small_source(*, seed: int = 0, side: int = 6, defaults: Defaults | None = None) -> Source:
-    """A module of a user's own, made into a source by hand."""
+    """A user's own module, made into a source by hand."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Small().eval().requires_grad_(False)
@@ -127,8 +128,11 @@ _OPENED: dict[str, Callable[[Path], Source]] = {
     "stable-diffusion-3": _sd3,
     "edm": _edm,
 }
-FAMILIES = [pytest.param(name, marks=() if name == "module" else pytest.mark.slow) for name in _OPENED]
-"""Names of the families, for ``parametrize``."""
+PUBLISHED = tuple(name for name in _OPENED if name != "module")
+"""Names of the families of other tools."""
+
+FAMILIES = ["module", *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED)]
+"""Names of all families, for ``parametrize``."""
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:
@@ -137,27 +141,62 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
     return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
 
 
+@contextmanager
+def _first_makes(path: Path) -> Iterator[bool]:
+    """Gives whether the caller must make a shared file or folder; holds its lock until it is made."""
+    path.parent.mkdir(exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
+
+
+@cache
+def _source(family: str, root: Path) -> Source:
+    # The folder has the same name in every worker: a source is called as its folder is.
+    return _OPENED[family](root / f"opened-{os.getpid()}" / f"tiny-{family}")
+
+
 @cache
 def exported(family: str, root: Path) -> tuple[Source, Bundle]:
     """A family's source and its bundle, as an export without options makes it.
 
     Args:
         family: One of :data:`FAMILIES`.
-        root: Where it is kept; see :func:`shared_folder`.
+        root: The folder that holds the bundles; see :func:`shared_folder`.
     """
-    # The folder has the same name in every worker: a source is called as its folder is.
-    source = _OPENED[family](root / f"opened-{os.getpid()}" / f"tiny-{family}")
-    out = root / "bundles" / family
-    out.parent.mkdir(exist_ok=True)
-    with (root / f"{family}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not out.exists():
+    source, out = _source(family, root), root / "bundles" / family
+    with _first_makes(out) as mine:
+        if mine:
             export_source(source, out)
     return source, load_bundle(out)
 
 
+def denoiser_of(family: str, root: Path) -> Denoiser:
+    """The network of a family's source."""
+    source = _source(family, root)
+    low, high = timesteps(source)
+    shape, tables = source.model.sample_shape, source.tables
+    return Denoiser(source.denoiser, shape, conditions(source), tables=tables, timesteps=(low, high))
+
+
+@cache
+def _graph_file(family: str, root: Path, precision: str) -> Path:
+    if precision == "float32":
+        return exported(family, root)[1].path / DENOISER
+    path = root / "graphs" / f"{family}-{precision}.onnx"
+    with _first_makes(path) as mine:
+        if mine:
+            path.write_bytes(denoiser_of(family, root).graph(precision=precision).SerializeToString())
+    return path
+
+
+def graph_of(family: str, root: Path, *, precision: str = "float32") -> onnx.ModelProto:
+    """The graph of a family's network, its weights inside; a fresh copy. In float32 it is the bundle's."""
+    return onnx.load(_graph_file(family, root, precision))
+
+
 def run_without(program: str, *args: str | Path) -> str:
-    """What a program prints in a process in which importing :data:`HIDDEN` fails."""
+    """Output of a program in a process in which importing :data:`HIDDEN` fails."""
     code = WITHOUT + "\n" + program
     command = [sys.executable, "-c", code, HIDDEN, *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
