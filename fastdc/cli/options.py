@@ -235,20 +235,18 @@ def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
 
 
 def check_output(path: str, inputs: Iterable[str] = ()) -> None:
-    """Refuses an output file that cannot be written, before the work starts.
+    """Refuses an output file that cannot be written, before the work starts; click itself refuses a folder.
 
     Args:
         path: The output file.
         inputs: Input files, which the output must not replace.
 
     Raises:
-        InputError: Its folder is missing or not writable, or the path is a folder or one of the inputs.
+        InputError: Its folder is missing or not writable, or the path is one of the inputs.
     """
     target = Path(path)
     if not target.parent.is_dir():
         raise InputError(f"{target.parent} is not a folder: expected one to write {target.name} to")
-    if target.is_dir():
-        raise InputError(f"{target} is a folder: expected a file to write to")
     if target.exists() and any(Path(name).exists() and target.samefile(name) for name in inputs):
         raise InputError(f"{target} is an input: choose another file to write to")
     check_folder(target.parent)
@@ -275,8 +273,8 @@ def check_plot(path: str, inputs: Iterable[str] = ()) -> None:
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        InputError: The suffix is not .png, .svg or .pdf, the folder is missing or not writable, or the path is a folder
-            or one of the inputs.
+        InputError: The suffix is not .png, .svg or .pdf, the folder is missing or not writable, or the path is one of
+            the inputs.
     """
     require("matplotlib", extra="plot")
     if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):

@@ -9,6 +9,8 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ import pytest
 from PIL import Image
 
 import fastdc
-from fastdc import ErrorTable
+from fastdc import ErrorTable, Progress
 from fastdc.bundle.shipped import find_model
 from fastdc.cli.classify import class_keys, json_line
 from fastdc.cli.grouped import HEADINGS
 from fastdc.cli.main import main
-from fastdc.cli.runner import rule_options
+from fastdc.cli.runner import progress_of, rule_options
 from fastdc.data import digits_test
 from helpers.cli_runs import MLP, Cli, Result, place_digits
 
@@ -222,6 +224,32 @@ def test_info_shows_the_installation_and_models(cli: Cli) -> None:
         assert model["verified"] is True
         assert model["sha256"] in shown.out
         assert json.loads(model["schedule"])["kind"] == ("ddpm" if name == "shapes" else "edm")
+
+
+def test_info_shows_the_prompts_of_a_text_conditional_model(cli: Cli) -> None:
+    shown = json.loads(cli("info", "shapes", "--json").out)
+    first = "32: 'a photo of a red sphere', 'a photo of a red cube', "
+    assert shown["prompts"].startswith(first)
+    assert shown["prompts"].endswith("... 28 more; --prompts can replace them")
+    assert "prompts" not in json.loads(cli("info", "digits", "--json").out)
+
+
+def test_a_bar_over_several_runs_counts_every_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, str]] = []
+    made: list[dict[str, Any]] = []
+
+    @contextmanager
+    def bar(total: int, **options: Any) -> Iterator[Any]:
+        made.append({"total": total, **options})
+        yield lambda count, text: shown.append((count, text))
+
+    monkeypatch.setattr("fastdc.cli.runner.progress_bar", bar)
+    with progress_of(runs=2, quiet=False, description="full runs") as progress:
+        assert made == []  # no bar before the first step
+        for finished, evaluations in ((0, 8), (2, 16), (3, 24), (1, 8), (3, 24)):
+            progress(Progress(finished, 3, evaluations, 24))
+    assert made == [{"total": 6, "quiet": False, "description": "full runs"}]
+    assert shown == [(count, f"{total} evaluations") for count, total in ((0, 8), (2, 16), (1, 24), (1, 32), (2, 48))]
 
 
 def test_help_has_examples_and_appears_without_arguments(cli: Cli) -> None:

@@ -38,6 +38,12 @@ def test_a_replay_drops_classes_and_keeps_others() -> None:
     assert [sorted(row) for row in counts.tolist()] == [[1, 1, 3, 7, DRAWS, DRAWS]] * 40
 
 
+def test_a_single_class_is_evaluated_up_to_the_first_look() -> None:
+    errors = tables(3, 1, DRAWS, seed=1)
+    for rule in (Full(), rule_of("paired", 2)):
+        assert replay(rule, errors).counts.tolist() == [slow_race(rule, one) for one in errors]
+
+
 def test_a_decision_may_be_a_vote() -> None:
     errors = np.array([[[1, 1, 9], [2, 2, 2]]], np.float32)  # the first class wins two of three draws
     found = replay(Full(), errors)
