@@ -9,7 +9,7 @@ import pytest
 
 import fastdc
 from fastdc import BackendError, Bundle, InputError
-from fastdc.backends import NetworkOptions, open_network
+from fastdc.backends import NetworkOptions, OnnxNetwork, open_network
 from fastdc.diffusion import kernels
 from helpers.paths import SHIPPED
 from helpers.subprocesses import without
@@ -39,6 +39,13 @@ def test_threads_are_slots_in_onnx_and_global_in_torch() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_inside_a_step_leave_fewer_slots() -> None:
+    pytest.importorskip("onnxruntime")
+    for threads, inside, slots in ((4, 1, 4), (4, 2, 2), (3, 2, 1), (1, 2, 1)):
+        network = OnnxNetwork(digits_mlp(), NetworkOptions(threads=threads), intra_op_threads=inside)
+        assert len(network.slots) == slots
 
 
 @pytest.mark.parametrize("options", [{"device": "cuda"}, {"device": "cuda:1"}, {"precision": "bfloat16"}])

@@ -235,13 +235,13 @@ class Double:
         )
 
     def _timing(self, content: bytes) -> Part:
-        return Part(
-            self,
-            "ITimingCache",
-            content=content,
-            serialize=lambda: content or b"timing",
-            combine=lambda other, ignore: True,
-        )
+        contents = [content or b"timing"]
+
+        def combine(other: Part, ignore_mismatch: bool) -> bool:
+            contents.append(other._does["content"])
+            return not self.fails("ITimingCache.combine")
+
+        return Part(self, "ITimingCache", content=content, serialize=lambda: b"+".join(contents), combine=combine)
 
     def _profile(self) -> Part:
         shapes: dict[str, tuple[Any, ...]] = {}

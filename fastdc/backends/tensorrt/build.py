@@ -171,7 +171,8 @@ def build_plan(
     mark = trt.logger.mark()
     module = trt.module
     builder: Any = trt.make("Builder")
-    network = builder.create_network(_typed(module))
+    flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # version 10 also has other networks
+    network = builder.create_network(flags)
     parser: Any = module.OnnxParser(network, trt.logger)
     if not (parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))):
         raise BackendError(f"{trt.name} cannot parse the graph: {parser_errors(parser)}")
@@ -250,12 +251,6 @@ def _extents(
                 ) from None
         found[name] = tuple(zip(*sides, strict=True)) if sides else ((), (), ())
     return found
-
-
-def _typed(module: Any) -> int:
-    """Flags of a strongly typed network. Only version 10 needs one; later versions have no other networks."""
-    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
 
 
 def _set_timing_cache(config: Any, content: bytes) -> None:

@@ -39,16 +39,15 @@ class Engine:
         return max(int(self.engine.get_device_memory_size_for_profile_v2(profile)) for profile in profiles)
 
     def profile_of(self, size: int) -> int:
-        """Index of the profile for a step of `size` rows: the narrowest one that includes the size.
+        """Index of the first profile that includes a step of `size` rows; static profiles come before the range.
 
         Raises:
             BackendError: No profile includes the size.
         """
-        ranges = self.options.ranges
-        fits = [index for index, (low, _, high) in enumerate(ranges) if low <= size <= high]
-        if not fits:
-            raise BackendError(f"the engine has no profile for a step of {size}: it has {ranges}")
-        return min(fits, key=lambda index: ranges[index][2] - ranges[index][0])
+        for index, (low, _, high) in enumerate(self.options.ranges):
+            if low <= size <= high:
+                return index
+        raise BackendError(f"the engine has no profile for a step of {size}: it has {self.options.ranges}")
 
     def new_context(self) -> Any:
         """A context without memory, profile, shapes or buffers.

@@ -9,7 +9,7 @@ from fastdc import BackendError, InputError
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, build_plan, merge_timing_caches, parser_errors
 from fastdc.backends.tensorrt.module import TensorRT, import_tensorrt, use_module
 from fastdc.bundle import find_model
-from helpers.tensorrt_double import DAMAGED, Double
+from helpers.tensorrt_double import DAMAGED, VERSIONS, Double
 
 pytest.importorskip("tensorrt_rtx")
 pytest.importorskip("onnxruntime")
@@ -125,6 +125,26 @@ def test_a_timing_cache_that_is_refused_is_replaced() -> None:
     built = build_engine(standard, MLP, 11, SMALL, timing_cache=DAMAGED)
     assert built.timing_cache == b"timing"
     assert build_engine(standard, MLP, 11, SMALL, timing_cache=b"earlier").timing_cache == b"earlier"
+
+
+def test_timing_caches_are_merged() -> None:
+    double = Double("11.4")
+    standard = use_module(double.module, "tensorrt")
+    for ours, theirs in ((b"a", b""), (b"a", b"a")):
+        assert merge_timing_caches(standard, ours, theirs) == ours
+    assert double.calls == [], "nothing to merge"
+    assert merge_timing_caches(standard, b"a", b"b") == b"a+b"
+    double.faults = ("ITimingCache.combine",)
+    assert merge_timing_caches(standard, b"a", b"b") == b"a"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_networks_are_strongly_typed_in_every_version(version: str) -> None:
+    double = Double(version)
+    build_engine(use_module(double.module, "tensorrt_rtx" if "rtx" in version else "tensorrt"), MLP, 11, SMALL)
+    ((flags,),) = [call[1:] for call in double.calls if call[0] == "Builder.create_network"]
+    names = [name for name, what in double.classes["NetworkDefinitionCreationFlag"].items() if what == "value"]
+    assert [name for bit, name in enumerate(names) if flags >> bit & 1] == ["STRONGLY_TYPED"]
 
 
 def test_a_dimension_without_a_range_is_named(trt: TensorRT) -> None:

@@ -34,7 +34,14 @@ def test_facts_agree_with_onnx(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_notes_do_not_count(name: str) -> None:
     model = loaded(name)
-    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.initializer):
+    for part in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
         part.doc_string = "made at /home/someone"
         part.metadata_props.add(key="stack_trace", value="line 1")
     model.producer_name, model.producer_version, model.model_version = "someone", "9", 7
@@ -131,6 +138,7 @@ def test_bytes_that_are_not_a_model_are_refused() -> None:
         b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
         b"\x3b",
         b"\x38\x01",
+        b"\x38" + b"\xff" * 9 + b"\x02",
     ):
         with pytest.raises(BundleError, match="the network's graph is not an ONNX file: "):
             read_graph(content)

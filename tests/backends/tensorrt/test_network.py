@@ -24,7 +24,14 @@ from fastdc.backends.tensorrt.cache import EngineCache
 from fastdc.backends.tensorrt.driver import Gpu
 from fastdc.backends.tensorrt.engine import Engine, check_tensors, load_engine
 from fastdc.backends.tensorrt.module import import_tensorrt, use_module
-from fastdc.backends.tensorrt.network import TensorRTNetwork, TensorRTSlot, default_engine, engine_key, sizes_of
+from fastdc.backends.tensorrt.network import (
+    TensorRTNetwork,
+    TensorRTSlot,
+    check_usable,
+    default_engine,
+    engine_key,
+    sizes_of,
+)
 from fastdc.bundle import find_model
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
@@ -263,6 +270,27 @@ def test_a_plan_with_other_tensors_is_refused() -> None:
 
     with pytest.raises(BackendError, match=r"the engine must map .*'timestep': 'FLOAT'.* to output, it has .*HALF"):
         check_tensors(Engine("HALF"), "float16", ())
+
+
+def test_a_plan_of_another_precision_is_refused_when_it_is_built(opened: Open) -> None:
+    bundle = replace(MLP, manifest={**MLP.manifest, "precision": "float16"})
+    with pytest.raises(BackendError, match=r"the engine must map .*'sample': 'HALF'.* it has .*'sample': 'FLOAT'"):
+        opened(bundle=bundle)
+
+
+@pytest.mark.parametrize("missing", ["tensorrt", "cuda.core", "filelock", "onnxruntime"])
+def test_a_machine_is_usable_if_everything_is_installed(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def need(name: str, **more: Any) -> None:
+        if name == missing:
+            raise MissingDependencyError(f"{name} is needed here", name=name)
+
+    monkeypatch.setattr(module, "open_tensorrt", lambda: need("tensorrt"))
+    monkeypatch.setattr(module, "cuda_core", lambda: need("cuda.core"))
+    monkeypatch.setattr(module, "require", need)
+    with pytest.raises(MissingDependencyError, match=f"^{missing} is needed here$"):
+        check_usable()
+    missing = ""
+    check_usable()
 
 
 def test_a_buffer_that_is_not_aligned_is_refused(opened: Open) -> None:

@@ -179,6 +179,7 @@ def test_inputs_are_fixed_and_include_the_first_and_the_last_condition() -> None
     assert len({(label, draw) for _, label, draw in first.table.tolist()}) == len(first.table) == 32
     assert -1 <= first.images.min() < -0.5
     assert 0.5 < first.images.max() <= 1
+    assert 0.4 < first.images.std() < 0.55, "a quarter of the range, before it is clipped"
     assert np.array_equal(first.table[:, 1], first.class_labels)
     half = fixed_cells(MLP, "float16")
     assert half.sample.dtype == np.float16
