@@ -159,8 +159,13 @@ def test_every_call_sets_the_current_device_of_its_thread(arrays: HostedArrays) 
         "replay": replay,
     }
     done = []
-    for name, call in calls.items():
-        thread = threading.Thread(target=lambda name=name, call=call: (call(), done.append(name)))  # type: ignore[misc]
+
+    def work(name: str) -> None:
+        calls[name]()
+        done.append(name)
+
+    for name in calls:
+        thread = threading.Thread(target=work, args=(name,))
         thread.start()
         thread.join()
     assert done == list(calls)
