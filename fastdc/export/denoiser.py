@@ -94,7 +94,7 @@ def denoiser_files(
         external(model, folder / DATA)
         (folder / DENOISER).write_bytes(model.SerializeToString(deterministic=True))
     feeds = denoiser_feeds(source.model.sample_shape, rows, timesteps(source), tables=source.tables)
-    batches = tuple(batch for batch in CHECKED_BATCHES if batch * _CASES * flops.per_row <= _CHECK_FLOPS) or (1, 3)
+    batches = checked_batches(flops.per_row)
     notify(f"comparing it with torch at batches of {', '.join(map(str, batches))}")
     check = verify_graph(inside or folder / DENOISER, source.denoiser, feeds, precision=precision, batches=batches)
     parts, difference = None, 0.0
@@ -109,6 +109,15 @@ def denoiser_files(
     if scored:
         files[SCORED] = _scored(model, inside, external_weights=DATA in files)
     return DenoiserFiles(files, check, flops, parts, difference)
+
+
+def checked_batches(flops: int) -> tuple[int, ...]:
+    """Batches at which to compare a denoiser with torch; only small ones if it is costly.
+
+    Args:
+        flops: Operations per row.
+    """
+    return tuple(batch for batch in CHECKED_BATCHES if batch * _CASES * flops <= _CHECK_FLOPS) or (1, 3)
 
 
 def conditions(source: Source) -> int:

@@ -150,8 +150,8 @@ def test_images_that_do_not_fit_are_refused_before_the_work(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_race_and_a_temperature_are_in_the_bundle(tmp_path: Path) -> None:
-    source = small_source()
+def test_a_race_and_a_temperature_are_in_the_bundle(tmp_path: Path, shared: Path) -> None:
+    source, plain = exported("module", shared)
     images = labelled(source, 30)
     steps: list[Any] = []
     bundle = export_source(source, tmp_path / "b", images=images, delta=0.04, split=False, progress=steps.append)
@@ -159,11 +159,10 @@ def test_a_race_and_a_temperature_are_in_the_bundle(tmp_path: Path) -> None:
     assert (bundle.model.calibration.delta, bundle.model.calibration.images) == (0.04, 30)
     assert steps
     assert bundle.model.defaults.temperature != 1.0
-    plain = export_source(source, tmp_path / "plain", images=images, calibrate=False, split=False)
     assert plain.model.calibration is None
     assert plain.model.defaults.temperature == 1.0
     errors = [load(one, backend="onnx", device="cpu").errors(images.images[:3]).errors for one in (bundle, plain)]
-    assert np.array_equal(errors[0], errors[1])
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-5)  # the whole network and its parts
 
 
 class _Differs(torch.nn.Module):

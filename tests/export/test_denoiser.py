@@ -18,7 +18,7 @@ from fastdc.backends import NetworkOptions, OnnxNetwork
 from fastdc.bundle import DATA, DENOISER, REST, SCORED, Bundle, Model
 from fastdc.diffusion import DiscreteSchedule
 from fastdc.export import compare_errors, denoiser, export_source
-from fastdc.export.denoiser import conditions, denoiser_files, timesteps
+from fastdc.export.denoiser import checked_batches, conditions, timesteps
 from fastdc.export.scored import COLUMNS
 from fastdc.loading import load
 from fastdc.sources import Source
@@ -187,17 +187,12 @@ def test_a_denoiser_of_another_shape_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_is_too_costly_is_compared_at_small_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = small_source()
-    monkeypatch.setattr(denoiser, "_CHECK_FLOPS", 1.0)
-    files = denoiser_files(made, tmp_path, split=False)
-    assert files.check.batches == (1, 3)
-    per_row = files.flops.per_row
-    (tmp_path / "other").mkdir()
-    monkeypatch.setattr(denoiser, "_CHECK_FLOPS", 65 * 4 * per_row)
-    assert denoiser_files(made, tmp_path / "other", split=False).check.batches == (1, 3, 65)
+def test_a_network_that_is_too_costly_is_compared_at_small_batches() -> None:
+    """The four cases of a comparison take at most 2e13 operations; batches of 1 and 3 are always compared."""
+    most = int(2e13 / (4 * 65))
+    assert checked_batches(most) == (1, 3, 65)
+    assert checked_batches(most + 1) == (1, 3)
+    assert checked_batches(10**18) == (1, 3)
 
 
 def test_conditions_count_the_null_class_and_timesteps_span_the_schedule() -> None:

@@ -41,9 +41,7 @@ def test_the_bundle_has_the_errors_of_torch(made: tuple[Source, Bundle]) -> None
     found = compare_errors(source, bundle, random_images(source, 5))
     assert found.images == 5
     assert found.cells == 5 * len(source.model.conditions) * 4
-    assert (
-        0 < found.relative < 1e-4
-    )  # equal errors would mean that torch was compared with itself
+    assert 0 < found.relative < 1e-4  # equal errors would mean that torch was compared with itself
     assert found.differing == 0
     assert found.same + found.ties >= 5
 

@@ -258,4 +258,4 @@ def test_the_mlp_agrees_with_torch(precision: str) -> None:
 @pytest.mark.parametrize("family", exported.PUBLISHED)
 def test_every_family_agrees_with_torch(family: str, precision: str, shared: Path) -> None:
     model = exported.graph_of(family, shared, precision=precision)
-    check_agreement(exported.denoiser_of(family, shared), model, precision)
+    check_agreement(exported.denoiser_of(family, shared, precision=precision), model, precision)

@@ -23,6 +23,7 @@ def test_int8_agrees_as_often_as_it_states(tmp_path: Path, shared: Path) -> None
     images = labelled(source, 70)
     bundle = export_source(source, tmp_path / "int8", precision="int8", images=images, calibrate=False)
     assert bundle.manifest["precision"] == "int8"
+    assert (bundle.model.calibration, bundle.model.defaults.temperature) == (None, 1.0)
     assert set(bundle.files) == {DENOISER}  # parts would have the other precision
     graph = onnx.load_from_string(bundle.read(DENOISER)).graph
     assert {node.op_type for node in graph.node} >= {"QuantizeLinear", "DequantizeLinear"}

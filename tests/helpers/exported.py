@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +129,19 @@ _OPENED: dict[str, Callable[[Path], Source]] = {
     "stable-diffusion-3": _sd3,
     "edm": _edm,
 }
+# In half precision, a UNet with texts has one level: its resampling is that of unet2d, and each level takes seconds.
+_ONE_LEVEL: dict[str, Any] = {
+    "block_out_channels": (8,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+    "transformer_layers_per_block": 1,
+}
+_HALF: dict[str, Callable[[Path], Source]] = {
+    "stable-diffusion": lambda folder: open_source(tiny_pipelines.tiny_sd(folder, unet=_ONE_LEVEL), prompts=PROMPTS),
+    "stable-diffusion-xl": lambda folder: open_source(
+        tiny_pipelines.tiny_sdxl(folder, unet=_ONE_LEVEL), prompts=PROMPTS
+    ),
+}
 PUBLISHED = tuple(name for name in _OPENED if name != "module")
 """Names of the families of other tools."""
 
@@ -152,8 +166,14 @@ def _first_makes(path: Path) -> Iterator[bool]:
 
 @cache
 def _source(family: str, root: Path) -> Source:
-    # The folder has the same name in every worker: a source is called as its folder is.
+    # The folder has the same name in every worker, because it gives the source its name.
     return _OPENED[family](root / f"opened-{os.getpid()}" / f"tiny-{family}")
+
+
+@cache
+def _half_source(family: str, root: Path) -> Source:
+    made = _HALF.get(family)
+    return _source(family, root) if made is None else made(root / f"opened-{os.getpid()}" / f"half-{family}")
 
 
 @cache
@@ -171,9 +191,9 @@ def exported(family: str, root: Path) -> tuple[Source, Bundle]:
     return source, load_bundle(out)
 
 
-def denoiser_of(family: str, root: Path) -> Denoiser:
-    """The network of a family's source."""
-    source = _source(family, root)
+def denoiser_of(family: str, root: Path, *, precision: str = "float32") -> Denoiser:
+    """The network whose graph in a precision is that of :func:`graph_of`."""
+    source = _source(family, root) if precision == "float32" else _half_source(family, root)
     low, high = timesteps(source)
     shape, tables = source.model.sample_shape, source.tables
     return Denoiser(source.denoiser, shape, conditions(source), tables=tables, timesteps=(low, high))
@@ -186,7 +206,8 @@ def _graph_file(family: str, root: Path, precision: str) -> Path:
     path = root / "graphs" / f"{family}-{precision}.onnx"
     with _first_makes(path) as mine:
         if mine:
-            path.write_bytes(denoiser_of(family, root).graph(precision=precision).SerializeToString())
+            model = denoiser_of(family, root, precision=precision).graph(precision=precision)
+            path.write_bytes(model.SerializeToString())
     return path
 
 

@@ -92,7 +92,7 @@ class Attending(nn.Module):
 
 def _attend(*streams: Tensor) -> Tensor:
     """Attention of two heads, of query, key and value (b, n, width)."""
-    query, key, value = (one.unflatten(-1, (2, -1)).transpose(1, 2) for one in streams)
+    query, key, value = (one.reshape(one.shape[0], one.shape[1], 2, -1).transpose(1, 2) for one in streams)
     mixed: Tensor = nn.functional.scaled_dot_product_attention(query, key, value)
     return mixed.transpose(1, 2).flatten(2)
 
