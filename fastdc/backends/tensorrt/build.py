@@ -182,14 +182,7 @@ def build_plan(
     timed = trt.flavour == "tensorrt"  # tensorrt_rtx times no kernels while it builds
     if timed:
         _set_timing_cache(config, timing_cache)
-    shapes = dimension_names(network)
-    for given in ranges:
-        profile = builder.create_optimization_profile()
-        for name, extents in _extents(shapes, given).items():
-            with trt.refusals(f"refuses the shapes {extents} of {name}"):
-                profile.set_shape(name, *extents)
-        if config.add_optimization_profile(profile) < 0:
-            raise BackendError(f"{trt.name} refuses the shapes {dict(given)}: {trt.logger.error(mark)}")
+    _add_profiles(trt, builder, network, config, ranges)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BackendError(f"{trt.name} cannot build the graph: {trt.logger.error(mark)}")
@@ -202,6 +195,20 @@ def build_plan(
         _types(network.get_input, network.num_inputs),
         _types(network.get_output, network.num_outputs),
     )
+
+
+def _add_profiles(
+    trt: TensorRT, builder: Any, network: Any, config: Any, ranges: Sequence[Mapping[str, Range]]
+) -> None:
+    mark = trt.logger.mark()
+    shapes = dimension_names(network)
+    for given in ranges:
+        profile = builder.create_optimization_profile()
+        for name, extents in _extents(shapes, given).items():
+            with trt.refusals(f"refuses the shapes {extents} of {name}"):
+                profile.set_shape(name, *extents)
+        if config.add_optimization_profile(profile) < 0:
+            raise BackendError(f"{trt.name} refuses the shapes {dict(given)}: {trt.logger.error(mark)}")
 
 
 def merge_timing_caches(trt: TensorRT, ours: bytes, theirs: bytes) -> bytes:
