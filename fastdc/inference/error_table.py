@@ -309,6 +309,7 @@ class ErrorTable:
         arrays, meta = read_table(path, tuple(_ARRAYS))
         meta |= {"class_names": tuple(meta["class_names"]), "version": meta.pop("fastdc")}
         try:
-            return cls(**arrays, **meta)
+            parts: dict[str, Any] = {**arrays, **meta}
+            return cls(**parts)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None

@@ -38,7 +38,8 @@ def write_table(target: Path, arrays: dict[str, npt.NDArray[Any]], meta: dict[st
     text = json.dumps({"format": FORMAT, "version": VERSION, **meta})
     try:
         with whole_file(target) as file:
-            np.savez_compressed(file, **arrays, meta=np.array(text))
+            members: dict[str, Any] = {**arrays, "meta": np.array(text)}
+            np.savez_compressed(file, **members)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
 
