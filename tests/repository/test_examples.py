@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wings import read_house
 
 import fastdc
 from fastdc.data import digits_test
 from fastdc.support import MissingDependencyError
+from wings import read_house
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 HOUSE = read_house()
@@ -72,9 +72,7 @@ def surroundings() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("wing", "name"), list(public_functions()), ids=lambda part: part or "fastdc")
-def test_an_example_is_there_and_runs(
-    wing: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_example_is_there_and_runs(wing: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     value = found(wing, name)
     if not inspect.isfunction(value):
