@@ -21,7 +21,7 @@
   do {                                                                                                        \
     const cudaError_t status = (call);                                                                        \
     if (status != cudaSuccess) {                                                                              \
-      (void)cudaGetLastError(); /* reported here, so a later call must not report it */                   \
+      (void)cudaGetLastError(); /* reported here, so a later call must not report it */                       \
       throw ::fastdc::BackendError(                                                                           \
           ::fastdc::concat(#call, " failed at ", __FILE__, ":", __LINE__, ": ", cudaGetErrorString(status))); \
     }                                                                                                         \

@@ -1,8 +1,8 @@
 """Whole runs on a device: races, latency mode, several networks at once, a bundle in parts, against the plain CPU.
 
 Races compare decisions, and networks agree up to the order of their sums only. The race here is one in which no
-decision is so close that this could turn it, which is tested first. As in tests/engine/test_cuda_steps.py, what is marked
-`cuda` runs on a device and the rest on what stands in for one.
+decision is so close that this could turn it, which is tested first. As in tests/engine/test_cuda_steps.py, tests marked
+`cuda` run on a device and the rest on a double of one.
 """
 
 import threading
