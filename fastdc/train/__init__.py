@@ -1,11 +1,11 @@
-"""Training of small class-conditional denoisers from labelled images, ready for ``fastdc export``.
+"""Trains small class-conditional denoisers on labelled images, ready for ``fastdc export``.
 
-:func:`train` runs or resumes one training, described by a :class:`TrainConfig`, in a run folder:
+:func:`train` starts or resumes the training that a :class:`TrainConfig` describes, in a run folder:
 
-    config.json              what was asked for, and the hash of the data
+    config.json              the recipe, and the hash of the data
     checkpoint.safetensors   weights, their moving average, the optimizer's state, and the step
-    log.jsonl                one line every so often: step, loss, learning rate, validation loss
-    val.npz                  the images kept aside, when ``val`` is a fraction
+    log.jsonl                one line every 50 steps: step, loss, learning rate, validation loss
+    val.npz                  the images kept aside, if ``val`` is a fraction
 
 torch is imported when a training starts, not with this package.
 """
@@ -28,19 +28,29 @@ def train(
 ) -> RunSummary:
     """Trains a denoiser, or continues a run that was interrupted.
 
-    On one CPU and one number of threads the result is a function of the config and the data alone: a run that was
+    On a CPU with a fixed number of threads, the result is a function of the recipe and the data alone: a run that was
     killed and resumed ends with the same bits as one that was not. Ctrl-C or SIGTERM finishes the current step, writes
     a checkpoint and returns; a second Ctrl-C stops at once.
 
     Args:
-        config: The recipe; see :class:`TrainConfig`.
-        resume: Continue the run in ``config.out`` instead of starting one there.
-        progress: Show a progress bar on stderr; None shows it on a terminal only.
-        notify: Called with one line of text now and then (what the data are, where the run stands).
+        config: The recipe.
+        resume: Whether to continue the run in ``config.out`` instead of starting one there.
+        progress: Whether to show a progress bar on stderr; None: on a terminal only.
+        notify: Called with single lines of text: a description of the data, and the step at which the run stands.
+
+    Returns:
+        How the training ended: steps, losses, time.
 
     Raises:
-        InputError: The recipe or the data cannot be used, the folder is taken, or the run there is another one.
+        InputError: The recipe or the data cannot be used, the folder is taken, or it holds a different run.
         MissingDependencyError: torch (or diffusers, for the UNet) is not installed.
+
+    Example:
+        >>> from fastdc.train import TrainConfig, train
+        >>> np.savez(folder / "data.npz", images=images, labels=labels % 2)
+        >>> recipe = TrainConfig(data=f"{folder}/data.npz", out=f"{folder}/run", model="mlp", width=16, steps=2)
+        >>> train(recipe, progress=False).finished
+        True
     """
     from fastdc.train.loop import run_training
 

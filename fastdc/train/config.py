@@ -1,22 +1,25 @@
 """The recipe of a training run, and the network that fits an image shape.
 
-The defaults are the recipes of the shipped ``digits`` models. They differ from EDM's (arXiv:2206.00364, table 1) in
-one respect: ln sigma ~ N(-0.6, 1.2) instead of N(-1.2, 1.2), since a classifier reads the noise levels at which the
-class is being decided (sigma between 0.2 and 2 for such images), and those deserve the network's attention.
+The defaults are the recipes of the shipped ``digits`` models. They differ from EDM's (arXiv:2206.00364, table 1) in one
+respect: ln sigma ~ N(-0.6, 1.2) instead of N(-1.2, 1.2). A classifier works at the noise levels at which the class is
+decided (sigma between 0.2 and 2 for such images), so the network is trained most at these.
 """
 
 import dataclasses
 import math
 from typing import Any
 
-from fastdc.support import InputError
+from fastdc.support import InputError, checks
 
 MODELS = ("unet", "mlp")
-MAX_SIDE = 1024
+MAX_SIDE = 1024  # pixels
 
-# What may change between a run and its resumption: the numbers do not depend on it (threads and device only up to the
-# rounding of the machine), or the hash of the images tells the same more exactly (data and val).
 OPERATIONAL = frozenset({"data", "val", "out", "threads", "device", "checkpoint_every", "log_every"})
+"""Options that may change when a run is resumed.
+
+The numbers do not depend on them (on threads and device only up to rounding), or, for data and val, the hash of the
+images is compared instead.
+"""
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "unet": {"steps": 1340, "batch": 64, "p_mean": -0.6, "p_std": 1.2, "dropout": 0.0},
@@ -26,35 +29,36 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that a training run depends on. None means: the value of the model preset.
+    """The recipe of a training run. None means the value of the model preset.
 
     Attributes:
-        data: Labelled images: a folder with one sub-folder a class, or an .npz with ``images`` and ``labels``.
+        data: Labelled images: a folder with one sub-folder per class, or an .npz with ``images`` and ``labels``.
         out: The run folder, created by the run.
         model: ``unet`` (accurate) or ``mlp`` (many times cheaper, for small images).
         width: Channels of the UNet's first level (default 32, or 64 above 16 pixels) or the MLP's width (default 256).
-        size: Resize and crop the images to this side; needed when they differ in size.
-        channels: With ``size``: 1 makes all images grey, 3 makes them RGB; needed when a folder has both.
-        steps: Optimizer steps (default 1340 for the UNet, 4640 for the MLP: the digits recipes).
-        batch: Images a step (default 64 for the UNet, 256 for the MLP).
+        size: Side to which images are resized and cropped; needed if they differ in size.
+        channels: Number of channels to which images are converted, 1 (grey) or 3 (RGB); needs ``size``, and is needed
+            if a folder has both.
+        steps: Number of optimizer steps (default 1340 for the UNet, 4640 for the MLP: the digits recipes).
+        batch: Images per step (default 64 for the UNet, 256 for the MLP).
         lr: Peak learning rate of AdamW, after the warm-up and before the cosine decay.
-        warmup: Steps of linear warm-up.
+        warmup: Number of steps of linear warm-up.
         ema: Decay of the moving average of the weights, warmed up as min(ema, (1 + n) / (10 + n)).
         clip: Largest norm of the gradient.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         label_dropout: Fraction of images whose label is replaced by the null class.
         p_mean: Mean of ln sigma (sigma in the units of images in [-1, 1]).
         p_std: Standard deviation of ln sigma.
-        sigma_data: Standard deviation of the data in [-1, 1]; None measures it.
-        timestep_scale: The network reads timestep_scale * ln sigma (100 gives diffusers' positional code its range).
-        dropout: Inside the network.
-        flip: Mirror images left to right at random; not for digits or text.
-        seed: Of the initial weights, the order of the data, the noise, the dropout and the validation split.
-        val: Validation images: a fraction of the data, as "0.1", or a source like ``data``; None for none.
-        threads: torch threads; None leaves torch's own choice.
+        sigma_data: Standard deviation of the data in [-1, 1]; None: measured.
+        timestep_scale: Factor of the time input, timestep_scale * ln sigma; 100 suits diffusers' positional code.
+        dropout: Dropout inside the network.
+        flip: Whether to mirror images left to right at random; not for digits or text.
+        seed: Seed of the initial weights, the order of the data, the noise, the dropout and the validation split.
+        val: Validation images: a fraction of the data, such as "0.1", or a source like ``data``; None: no images.
+        threads: Number of torch threads; None: torch's own choice.
         device: torch device, such as ``cpu`` or ``cuda``.
-        checkpoint_every: Steps between checkpoints.
-        log_every: Steps between lines of the log.
+        checkpoint_every: Number of steps between checkpoints.
+        log_every: Number of steps between lines of the log.
     """
 
     data: str
@@ -85,8 +89,7 @@ class TrainConfig:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise InputError(f"model must be one of {', '.join(MODELS)}, got {self.model!r}")
+        checks.one_of("model", self.model, MODELS)
         for name, value in _DEFAULTS[self.model].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -108,8 +111,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is None and name in ("width", "size", "threads"):
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+            object.__setattr__(self, name, checks.whole(name, value, low=low, high=high))
         reals = {
             "lr": (1e-9, 10.0),
             "ema": (0.0, 0.999999),
@@ -126,10 +128,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is None and name == "sigma_data":
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not (math.isfinite(value) and lo <= value <= hi):
-                raise InputError(f"{name} must be a number from {lo:g} to {hi:g}, got {value!r}")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, checks.number(name, value, low=lo, high=hi))
         if self.channels not in (None, 1, 3) or (self.channels is not None and self.size is None):
             raise InputError(
                 f"channels must be 1 or 3 and needs size too, got {self.channels!r} and size {self.size!r}"
@@ -140,7 +139,7 @@ class TrainConfig:
 
     @property
     def val_fraction(self) -> float | None:
-        """The fraction of the data kept aside, when ``val`` is one."""
+        """The fraction of the data kept aside; None if ``val`` is a source or absent."""
         if self.val is None:
             return None
         try:
@@ -152,12 +151,16 @@ class TrainConfig:
         return fraction
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The recipe as plain values, for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The reverse of :meth:`to_dict`; unknown names are an InputError."""
+        """The recipe of plain values, the reverse of :meth:`to_dict`.
+
+        Raises:
+            InputError: A name is unknown, or a value is out of range.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -166,10 +169,10 @@ class TrainConfig:
 
 
 def network_config(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> tuple[str, dict[str, Any]]:
-    """The network for images of this shape: (kind, config) of :func:`fastdc.bundle.architectures.build_network`.
+    """The network for images of a shape, as (kind, config) for :func:`fastdc.bundle.build_network`.
 
     Args:
-        config: The recipe: model, width and dropout.
+        config: The recipe; model, width and dropout are read.
         shape: Image shape (c, h, w).
         classes: Number of classes, without the null class, which becomes index ``classes``.
 

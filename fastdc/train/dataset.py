@@ -1,6 +1,6 @@
-"""Labelled images made ready for training: checked, split, hashed, in [-1, 1].
+"""Labelled images made ready for training: checked, split and hashed.
 
-The hash covers pixels, labels and class names, so that a resumed run is known to see the data that it began with.
+The hash covers pixels, labels and class names, so that a resumed run can tell whether its data are those it began with.
 """
 
 import dataclasses
@@ -11,31 +11,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.support import InputError
+from fastdc.support import InputError, Int64, Mask
 from fastdc.train.config import MAX_SIDE, TrainConfig
+
+# Purposes keep the random streams of one seed apart; loop.py has the others.
+_VALIDATION = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """What a run learns from.
+    """Training and validation images of a run.
 
     Attributes:
         images: Training images, uint8 (n, c, h, w).
-        labels: Their classes, int64 (n,).
-        class_names: One name a class.
+        labels: Classes of the training images, int64 (n,).
+        class_names: One name per class.
         val_images: Validation images, uint8 (m, c, h, w), m possibly 0.
-        val_labels: Their classes, int64 (m,).
+        val_labels: Classes of the validation images, int64 (m,).
         digest: sha256 of the training images, labels and class names.
-        val_digest: The same of the validation images.
+        val_digest: sha256 of the validation images, labels and class names.
         sigma_data: Standard deviation of the training images in [-1, 1], to four digits.
-        repeated: Number of validation images that are, pixel for pixel, training images too.
+        repeated: Number of validation images that equal a training image, pixel for pixel.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Int64
     class_names: tuple[str, ...]
     val_images: NDArray[np.uint8]
-    val_labels: NDArray[np.int64]
+    val_labels: Int64
     digest: str
     val_digest: str
     sigma_data: float
@@ -49,7 +52,7 @@ class TrainingData:
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
-    """Loads, checks and splits what ``config.data`` and ``config.val`` name.
+    """Loads, checks and splits the images that ``config.data`` and ``config.val`` name.
 
     Raises:
         InputError: Unreadable or mixed images, one class only, a class without images, or an image size out of range.
@@ -91,7 +94,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
 
 
 def check_labelled(data: LabelledImages) -> None:
-    """Refuses labelled images that no classifier can be trained on.
+    """Refuses labelled images on which no classifier can be trained.
 
     Raises:
         InputError: Fewer than two classes, a class without images, or sides outside 2 ... 1024 pixels.
@@ -110,15 +113,23 @@ def check_labelled(data: LabelledImages) -> None:
 def measure_sigma_data(images: NDArray[np.uint8]) -> float:
     """Standard deviation of all pixels of uint8 images (n, c, h, w) mapped to [-1, 1], to four digits."""
     counts = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(images), 1024):  # in parts: counting takes eight bytes a pixel
+    for start in range(0, len(images), 1024):  # in parts, because counting takes eight bytes per pixel
         counts += np.bincount(images[start : start + 1024].ravel(), minlength=256)
     level = np.arange(256) / 127.5 - 1.0
     mean = np.average(level, weights=counts)
     return float(f"{np.sqrt(np.average((level - mean) ** 2, weights=counts)):.4g}")
 
 
-def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """A stratified random choice: from every class about ``fraction`` of its images, but never all and never none.
+def held_out(labels: Int64, fraction: float, seed: int) -> Mask:
+    """A stratified random choice: about ``fraction`` of the images of every class, at least one and never all.
+
+    Args:
+        labels: Classes of the images, int64 (n,).
+        fraction: Share of the images to choose, above 0 and at most 0.5.
+        seed: Seed of the choice.
+
+    Returns:
+        Whether each image is chosen, bool (n,).
 
     Raises:
         InputError: A class has a single image.
@@ -134,8 +145,19 @@ def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[n
     return kept
 
 
-def content_digest(images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...]) -> str:
-    """sha256 of labelled images: shapes, pixels, labels and names."""
+def content_digest(images: NDArray[np.uint8], labels: Int64, class_names: tuple[str, ...]) -> str:
+    """sha256 of labelled images: of shapes, pixels, labels and class names.
+
+    Args:
+        images: Images, uint8 (n, c, h, w).
+        labels: Classes of the images, int64 (n,).
+        class_names: One name per class.
+
+    Example:
+        >>> from fastdc.train import content_digest
+        >>> len(content_digest(images, labels, ("0", "1")))
+        64
+    """
     digest = hashlib.sha256(repr(class_names).encode())
     for array in (images, labels):
         digest.update(repr((array.shape, array.dtype.str)).encode())
@@ -143,15 +165,9 @@ def content_digest(images: NDArray[np.uint8], labels: NDArray[np.int64], class_n
     return digest.hexdigest()
 
 
-def save_labelled(
-    path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...]
-) -> None:
-    """Writes an .npz that :func:`fastdc.data.load_labelled` reads."""
+def save_labelled(path: Path, images: NDArray[np.uint8], labels: Int64, class_names: tuple[str, ...]) -> None:
+    """Writes an .npz file that :func:`fastdc.data.load_labelled` reads."""
     np.savez_compressed(path, images=images, labels=labels, class_names=np.array(class_names, dtype=np.str_))
-
-
-# Purposes keep the random streams of one seed apart; see loop.py for the others.
-_VALIDATION = 1
 
 
 def _few(names: tuple[str, ...] | list[str]) -> str:

@@ -1,8 +1,8 @@
 """The training loop: AdamW on the EDM loss, with an average of the weights, checkpoints and exact resumption.
 
-All randomness is a function of (seed, purpose, step): the generator is seeded anew before every step, and the order of
-the images anew for every epoch. So a checkpoint holds no generator state, and the step after a resumption draws what it
-would have drawn anyway.
+All randomness is a function of (seed, purpose, step): the generator is seeded before every step, and the order of the
+images is drawn for every epoch. So a checkpoint holds no generator state, and the step after a resumption draws the
+same numbers as without an interruption.
 """
 
 import copy
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support import BackendError, InputError, require
+from fastdc.support import BackendError, InputError, Int64, require
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, load_training_data, save_labelled
 from fastdc.train.run import Checkpoint, RunFolder, RunInfo, RunSummary
@@ -31,10 +31,10 @@ from torch import Tensor, nn  # noqa: E402
 from fastdc.bundle import build_network, parameter_count  # noqa: E402
 from fastdc.train.loss import draw_sigmas, edm_loss  # noqa: E402
 
-# Purposes keep the random streams of one seed apart (1 is the validation split, dataset.py).
+# Purposes keep the random streams of one seed apart; 1 is the validation split of dataset.py.
 _WEIGHTS, _ORDER, _STEP, _EVALUATION = 2, 3, 4, 5
 
-_EVALUATION_REPEATS = 4  # noise draws of every validation image, to steady the validation loss
+_EVALUATION_REPEATS = 4  # noise draws per validation image, which steady the validation loss
 _EVALUATION_BATCH = 256
 
 
@@ -45,7 +45,7 @@ def run_training(
     progress: bool | None,
     notify: Callable[[str], None] | None,
 ) -> RunSummary:
-    """See :func:`fastdc.train.train`."""
+    """Runs or resumes one training; :func:`fastdc.train.train` describes arguments, result and errors."""
     say = notify or (lambda line: None)
     folder = RunFolder(config.out)
     if resume:
@@ -116,16 +116,16 @@ class _Trainer:
             weight_decay=config.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
-        self.step, self.saved = 0, -1  # steps done, and those that the checkpoint on disk holds
+        self.step, self.saved = 0, -1  # steps done, and steps in the checkpoint on disk
         self.seconds = 0.0
-        # The loss since the last line of the log; summed where it is computed, so that a GPU is not waited for.
+        # Sum of the losses since the last line of the log, on the device, so that no step waits for a GPU.
         self.window_sum, self.window_steps = torch.zeros((), dtype=torch.float64, device=device), 0
         self.loss: float | None = None
         self.val_loss: float | None = None
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def run(self, progress: bool | None) -> RunSummary:
-        """Trains until the last step or a signal, and leaves a checkpoint."""
+        """Trains until the last step or a signal, and writes a checkpoint."""
         from tqdm import tqdm
 
         self.network.train()
@@ -191,8 +191,8 @@ class _Trainer:
         scale = self.config.timestep_scale
         return edm_loss(network, x0, labels, sigma, eps, sigma_data=self.info.sigma_data, timestep_scale=scale)
 
-    def _batch_index(self) -> NDArray[np.int64]:
-        """The images of this step: epochs are shuffled one by one and laid end to end."""
+    def _batch_index(self) -> Int64:
+        """Indices of the images of this step; epochs are shuffled one by one and laid end to end."""
         count = len(self.images)
         positions = np.arange(self.step * self.batch, (self.step + 1) * self.batch)
         index = np.empty(self.batch, dtype=np.int64)
@@ -206,7 +206,7 @@ class _Trainer:
 
     @torch.no_grad()
     def _evaluate(self) -> float | None:
-        """Mean loss of the averaged weights on the validation images, at noise that is the same every time."""
+        """Mean loss of the averaged weights on the validation images, at the same noise every time."""
         if not len(self.val_images):
             return None
         _seed(self.config.seed, _EVALUATION, 0)
@@ -251,7 +251,7 @@ class _Trainer:
         self.saved = self.step
 
     def restore(self) -> None:
-        """Takes over the last checkpoint, if there is one."""
+        """Continues from the last checkpoint, if there is one."""
         checkpoint = self.folder.load_checkpoint()
         self.folder.rewind_log(0 if checkpoint is None else int(checkpoint.progress["step"]))
         if checkpoint is None:
@@ -285,7 +285,7 @@ class _Trainer:
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """The factor of the learning rate: linear warm-up (of at most half the run), then a cosine down to zero."""
+    """Factor of the learning rate: linear warm-up (over at most half the run), then a cosine down to zero."""
     warmup = min(warmup, steps // 2)
     if step < warmup:
         return (step + 1) / warmup
@@ -293,7 +293,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device; copied only where torch cannot share its memory."""
+    """The array on the device; copied only if torch cannot share its memory."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
 
@@ -321,7 +321,7 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def _torch_state(threads: int | None, device: torch.device) -> Iterator[None]:
-    """Sets the number of threads and gives the generators back as they were found."""
+    """Sets the number of threads; restores it, and the states of torch's generators, afterwards."""
     before = torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -334,7 +334,7 @@ def _torch_state(threads: int | None, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[str]]:
-    """Collects the names of SIGINT and SIGTERM instead of dying of them; a second one kills as usual."""
+    """Collects the names of SIGINT and SIGTERM instead of stopping; a second signal kills as usual."""
     received: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -3,10 +3,10 @@
     D(x; sigma, k) = c_skip x + c_out F(c_in x, c_noise, k),        x = x0 + sigma eps
     loss = E lambda(sigma) ||D - x0||^2 = E ||F - (x0 - c_skip x) / c_out||^2,       lambda = 1 / c_out^2
 
-With s = sigma and d = sigma_data, the target simplifies to (s x0 / d - d eps) / sqrt(s^2 + d^2), which is what is
-computed: it has no cancellation at small sigma and no division by a small c_out. Noise levels are drawn from
-ln sigma ~ N(p_mean, p_std^2), stratified over the batch: one uniform number from each of b equal cells, so a small
-batch covers the levels evenly. c_noise is ``timestep_scale * ln sigma`` where EDM has ln(sigma) / 4.
+With s = sigma and d = sigma_data, the target simplifies to (s x0 / d - d eps) / sqrt(s^2 + d^2). The code computes this
+form, which has no cancellation at small sigma and no division by a small c_out. Noise levels are drawn from
+ln sigma ~ N(p_mean, p_std^2), stratified over the batch: one uniform number from each of b equal cells, so that a small
+batch covers the levels evenly. c_noise is ``timestep_scale * ln sigma``; EDM has ln(sigma) / 4.
 """
 
 import torch
@@ -14,10 +14,17 @@ from torch import Tensor, nn
 
 
 def draw_sigmas(batch: int, p_mean: float, p_std: float, device: torch.device | str) -> Tensor:
-    """Stratified noise levels, float32 (batch,), from torch's global generator."""
+    """Stratified noise levels, float32 (batch,), from torch's global generator.
+
+    Args:
+        batch: Number of levels.
+        p_mean: Mean of ln sigma.
+        p_std: Standard deviation of ln sigma.
+        device: Device of the levels.
+    """
     cell = torch.arange(batch, device=device, dtype=torch.float64)
     uniform = (cell + torch.rand(batch, device=device, dtype=torch.float64)) / batch
-    # The open interval: a uniform draw of exactly 0 would be sigma = 0.
+    # Clamped to the open interval, because a draw of exactly 0 would give sigma = 0.
     normal = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
     return torch.exp(p_mean + p_std * normal).float()
 
@@ -32,16 +39,16 @@ def edm_loss(
     sigma_data: float,
     timestep_scale: float,
 ) -> Tensor:
-    """The weighted loss of every image, shape (b,): a mean over pixels, about 1 for a network that outputs zero.
+    """The weighted loss of each image, shape (b,): a mean over pixels, about 1 for a network that outputs zero.
 
     Args:
         network: The raw denoiser F.
         x0: Images in [-1, 1], float32 (b, c, h, w).
-        labels: Class or null class, int64 (b,).
+        labels: Classes, or the null class, int64 (b,).
         sigma: Noise levels, float32 (b,).
         eps: Standard normal noise, float32 (b, c, h, w).
         sigma_data: Standard deviation of the data.
-        timestep_scale: The network reads timestep_scale * ln sigma.
+        timestep_scale: Factor of the time input, timestep_scale * ln sigma.
     """
     s = sigma[:, None, None, None]
     c_in = (s.square() + sigma_data**2).rsqrt()

@@ -1,7 +1,7 @@
-"""The run folder: what a training run leaves on disk, written so that a kill at any moment does no harm.
+"""The run folder: the files of a training run, written so that a kill at any moment does no harm.
 
-Every file is written next to its place and moved there in one step. A checkpoint is one safetensors file (tensors, and
-the progress as JSON in its header), so weights and step can never disagree, and reading one executes nothing.
+A file is replaced in one step. A checkpoint is one safetensors file that holds the tensors, and the progress as JSON in
+its header, so that weights and step always agree. Reading a checkpoint executes nothing.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ class RunSummary:
 
     Attributes:
         path: The run folder.
-        step: Steps done, of ``steps``.
-        steps: Steps asked for.
-        stopped_by: Name of the signal that stopped the run early, or None when it is finished.
-        loss: Mean training loss over the last lines of the log, or None when no step was done.
-        val_loss: Denoising loss of the averaged weights on the validation images, or None without any.
+        step: Number of steps done.
+        steps: Number of steps of the recipe.
+        stopped_by: Name of the signal that stopped the run early; None if the run is finished.
+        loss: Mean training loss in the last line of the log; None if there is no line.
+        val_loss: Denoising loss of the averaged weights on the validation images; None without such images.
         parameters: Number of weights.
-        seconds: Time spent training, over all resumptions.
+        seconds: Seconds of training, over all resumptions.
     """
 
     path: Path
@@ -56,13 +56,13 @@ class RunInfo:
     Attributes:
         config: The recipe.
         data_digest: sha256 of the training images, labels and class names.
-        val_digest: The same of the validation images.
+        val_digest: sha256 of the validation images, labels and class names.
         images: Number of training images.
         val_images: Number of validation images.
         shape: Image shape (c, h, w).
-        class_names: One name a class.
-        sigma_data: The value in use, given or measured.
-        network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.bundle.architectures.build_network`.
+        class_names: One name per class.
+        sigma_data: Standard deviation of the data in [-1, 1], given or measured.
+        network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.bundle.build_network`.
     """
 
     config: TrainConfig
@@ -78,7 +78,12 @@ class RunInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name (``model.``, ``ema.``, ``exp_avg.``, ``exp_avg_sq.`` + parameter) and the progress."""
+    """The state of a run after a step.
+
+    Attributes:
+        tensors: Tensors by name: ``model.``, ``ema.``, ``exp_avg.`` or ``exp_avg_sq.`` and the name of a parameter.
+        progress: Step, seconds and losses.
+    """
 
     tensors: "dict[str, Tensor]"
     progress: dict[str, Any]
@@ -95,7 +100,11 @@ class RunFolder:
         self.val_file = self.path / "val.npz"
 
     def check_free(self) -> None:
-        """Raises InputError when a new run cannot be started here."""
+        """Checks that a new run can be started here.
+
+        Raises:
+            InputError: The folder holds a run, or other files.
+        """
         if self.path.is_dir() and not any(self.path.iterdir()):
             return
         if self.config_file.exists():
@@ -104,7 +113,11 @@ class RunFolder:
             raise InputError(f"{self.path} exists and is not empty: choose another folder")
 
     def create(self, info: RunInfo) -> None:
-        """Makes the folder and writes config.json."""
+        """Makes the folder and writes config.json.
+
+        Raises:
+            InputError: The folder is taken, or it cannot be made.
+        """
         self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -118,7 +131,7 @@ class RunFolder:
         """Reads config.json.
 
         Raises:
-            InputError: There is no run here, or it was written by a newer fastdc, or it is damaged.
+            InputError: There is no run here, it was written by a newer fastdc, or it is damaged.
         """
         try:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
@@ -146,7 +159,11 @@ class RunFolder:
             raise InputError(f"{self.config_file} is damaged: {error!r}") from error
 
     def check_same(self, wanted: RunInfo) -> None:
-        """Raises InputError, naming the first field, when the run here is not the one that is to be continued."""
+        """Checks that the run here is the one to continue.
+
+        Raises:
+            InputError: A field of the recipe or the hash of the data differs; the message names the first.
+        """
         found = self.info()
         was, now = found.config.to_dict(), wanted.config.to_dict()
         for name in was:
@@ -168,7 +185,7 @@ class RunFolder:
         write_whole(self.checkpoint_file, data)
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, tensors on the CPU, or None when there is none yet.
+        """The last checkpoint, its tensors on the CPU; None if there is no checkpoint yet.
 
         Raises:
             InputError: The file is damaged.
@@ -192,7 +209,7 @@ class RunFolder:
             file.flush()
 
     def rewind_log(self, step: int) -> None:
-        """Drops lines of steps after the checkpoint, which are about to be written again."""
+        """Drops the lines of steps after the checkpoint, which will be written again."""
         if not self.log_file.exists():
             return
         kept = []

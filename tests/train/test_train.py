@@ -1,6 +1,5 @@
 """Training on tiny images: it learns, it is repeatable, it survives interruption, and it refuses what cannot work."""
 
-import dataclasses
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fastdc.cli.main import cli
-from fastdc.support.exceptions import InputError
+from fastdc.support import InputError
 from helpers.paths import ROOT
 
 pytest.importorskip("torch")
@@ -24,9 +23,7 @@ pytest.importorskip("torch")
 import torch
 
 from fastdc.train import RunFolder, TrainConfig, train
-from fastdc.train.dataset import held_out, measure_sigma_data
 from fastdc.train.loop import schedule
-from fastdc.train.loss import draw_sigmas, edm_loss
 
 TINY: dict[str, Any] = {
     "model": "mlp",
@@ -238,8 +235,8 @@ def test_bad_data_are_refused_before_anything_is_written(
         ({"steps": 0}, "steps must be a whole number from 1"),
         ({"batch": 2.5}, "batch must be a whole number"),
         ({"seed": -1}, "seed must be a whole number from 0"),
-        ({"lr": float("nan")}, "lr must be a number from"),
-        ({"ema": 1.0}, "ema must be a number from 0 to 0.999999, got 1.0"),
+        ({"lr": float("nan")}, "lr must be a number in"),
+        ({"ema": 1.0}, r"ema must be a number in \[0, 0\.999999\], got 1\.0"),
         ({"channels": 3}, "channels must be 1 or 3 and needs size too"),
         ({"data": ""}, "data must be a path"),
         ({"device": "tpu9"}, "device must be"),
@@ -250,14 +247,14 @@ def test_bad_options_are_refused(data: Path, tmp_path: Path, changes: dict[str, 
         train(tiny(data, tmp_path / "run", **changes))
 
 
-def test_a_diverging_run_says_so_and_keeps_no_broken_weights(data: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_is_refused_and_leaves_no_checkpoint(data: Path, tmp_path: Path) -> None:
     # A decay of 1 - lr * weight_decay = -99 multiplies the weights until they overflow.
     with pytest.raises(InputError, match=r"no longer finite at step 50.*lr below 10"):
         train(tiny(data, tmp_path / "run", lr=10.0, weight_decay=10.0, warmup=0, log_every=50, checkpoint_every=100))
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
-def test_a_folder_of_images_with_one_sub_folder_a_class(tmp_path: Path) -> None:
+def test_a_folder_of_images_with_one_sub_folder_per_class(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(1)
     for name in ("cat", "dog"):
@@ -274,7 +271,7 @@ def test_a_folder_of_images_with_one_sub_folder_a_class(tmp_path: Path) -> None:
 
 
 def fastdc_train(*args: str) -> Result:
-    """Through the group: a command that ran by itself keeps the help options that it had there."""
+    """Runs the command through its group, because a command that ran alone keeps its own help options."""
     return CliRunner().invoke(cli, ["train", *args])
 
 
@@ -297,37 +294,6 @@ def test_the_command_trains_resumes_and_says_what_comes_next(data: Path, tmp_pat
     assert "give DATA" in str(nothing.exception)
 
 
-def test_sigmas_are_stratified_and_have_the_asked_distribution() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        logs = torch.stack([draw_sigmas(64, -0.6, 1.2, "cpu").log() for _ in range(200)]).double()
-    assert abs(float(logs.mean()) + 0.6) < 0.01
-    assert abs(float(logs.std()) - 1.2) < 0.02
-    # One draw in each of 64 equally likely cells, always.
-    cells = (64 * torch.special.ndtr((logs + 0.6) / 1.2)).floor()
-    assert torch.equal(cells.sort(dim=1).values, torch.arange(64.0, dtype=torch.float64).expand(200, 64))
-
-
-def test_the_loss_is_edms_weighted_denoising_error_and_the_best_linear_denoiser_scores_its_variance() -> None:
-    """loss = lambda * |D - x0|^2 with lambda = (s^2 + d^2) / (s d)^2, in float64, for a network that is not zero."""
-    generator = torch.Generator().manual_seed(3)
-    x0, eps = (torch.randn(6, 1, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    sigma = torch.tensor([0.01, 0.1, 0.5, 1.0, 5.0, 50.0], dtype=torch.float64)
-    labels, d = torch.zeros(6, dtype=torch.int64), 0.75
-
-    class Half(torch.nn.Module):
-        def forward(self, sample: Any, timestep: Any, class_labels: Any) -> Any:
-            return 0.5 * sample + timestep[:, None, None, None] / 100
-
-    got = edm_loss(Half(), x0, labels, sigma, eps, sigma_data=d, timestep_scale=25.0)
-    s = sigma[:, None, None, None]
-    x = x0 + s * eps
-    raw = 0.5 * x / (s**2 + d**2).sqrt() + 25.0 * s.log() / 100
-    denoised = d**2 / (s**2 + d**2) * x + s * d / (s**2 + d**2).sqrt() * raw
-    want = (s**2 + d**2) / (s * d) ** 2 * (denoised - x0) ** 2
-    torch.testing.assert_close(got, want.mean(dim=(1, 2, 3)), rtol=1e-8, atol=1e-8)
-
-
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     factors = [schedule(step, 100, 10) for step in range(101)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
@@ -337,29 +303,7 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert schedule(0, 1, 100) == 1.0
 
 
-def test_the_validation_split_takes_its_share_of_every_class() -> None:
-    labels = np.repeat([0, 1, 2], [100, 10, 2])
-    kept = held_out(labels, 0.2, seed=0)
-    assert [int(kept[labels == k].sum()) for k in range(3)] == [20, 2, 1]
-    assert np.array_equal(kept, held_out(labels, 0.2, seed=0))
-    assert not np.array_equal(kept, held_out(labels, 0.2, seed=1))
-
-
-def test_sigma_data_is_the_standard_deviation_of_the_mapped_pixels() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (1500, 1, 3, 5), dtype=np.uint8)
-    assert measure_sigma_data(images) == pytest.approx(np.std(images / 127.5 - 1.0), rel=1e-3)
-
-
 def test_validation_images_that_are_trained_on_are_reported(data: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     train(tiny(data, tmp_path / "run", val=str(data), steps=2), notify=notes.append)
     assert "note: 64 validation images are training images too: the validation loss is too good" in notes
-
-
-def test_the_config_survives_json() -> None:
-    config = TrainConfig(data="a", out="b", model="mlp", val="0.1", flip=True)
-    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    with pytest.raises(InputError, match="unknown fields: colour"):
-        TrainConfig.from_dict(config.to_dict() | {"colour": 1})
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.lr = 1.0  # type: ignore[misc]
