@@ -1,12 +1,12 @@
-"""The shapes data sets: deterministic, labelled by what can be seen in them, and split so that the promise holds.
+"""The shapes data sets: deterministic, labelled by visible colour and shape, and without held-out pairs in training.
 
-Colours are judged by the hue of the coloured pixels, shapes by how the silhouette's width grows from top to bottom:
-independent of the formulas that drew them.
+The hue of the coloured pixels gives the colour, and the growth of the silhouette's width from top to bottom gives the
+shape. Both are independent of the formulas that drew the images.
 """
 
 import colorsys
 import csv
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -35,12 +35,7 @@ HUES = {
 
 @pytest.fixture(scope="module")
 def shapes() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_shapes", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("make_shapes")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def val(shapes: ModuleType) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def coloured(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels that are no grey, (h, w)."""
+    """Pixels that are not grey, (h, w)."""
     levels = image.astype(int)
     found: NDArray[np.bool_] = levels.max(axis=0) - levels.min(axis=0) > 40
     return found
@@ -64,13 +59,13 @@ def test_images_are_the_same_every_time(shapes: ModuleType) -> None:
 
 
 def test_splits_share_no_image(shapes: ModuleType) -> None:
-    """Nor does a split repeat one."""
+    """No split repeats an image either."""
     images = np.concatenate([shapes.make_set(split, 2)[0] for split in ("train", "val", "test")])
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images) == 2 * (24 + 32 + 32)
 
 
-def test_training_never_sees_what_is_held_out(shapes: ModuleType) -> None:
-    """Each colour and each shape stays known: one shape of each colour is held out, and two colours of each shape."""
+def test_training_never_sees_held_out_pairs(shapes: ModuleType) -> None:
+    """Every colour and every shape stays known: one shape per colour is held out, and two colours per shape."""
     labels = shapes.make_set("train", 1)[1]
     held_out = set(shapes.HELD_OUT)
     assert set(labels.tolist()) == set(range(32)) - held_out
@@ -88,7 +83,7 @@ def test_the_colour_is_the_label_s(shapes: ModuleType, val: tuple[NDArray[np.uin
 
 
 def test_the_shape_is_the_label_s(shapes: ModuleType, val: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> None:
-    """By class means of two numbers of the silhouette: height over width, and the width at 1/6 over that at 5/6."""
+    """Class means of two numbers of the silhouette: height over width, and the width at 1/6 over the width at 5/6."""
     seen: dict[str, list[tuple[float, float]]] = {}
     for image, label in zip(*val, strict=True):
         mask = coloured(image)
@@ -98,7 +93,7 @@ def test_the_shape_is_the_label_s(shapes: ModuleType, val: tuple[NDArray[np.uint
         seen.setdefault(shapes.CLASS_NAMES[label].split()[1], []).append((height / width, upper / max(lower, 1)))
     mean = {shape: np.mean(numbers, axis=0) for shape, numbers in seen.items()}
     assert {shape: len(numbers) for shape, numbers in seen.items()} == dict.fromkeys(shapes.SHAPES, 80)
-    assert mean["cylinder"][0] > 1.3  # (0.7 + 0.22) / 0.62 = 1.48, less where it is tilted
+    assert mean["cylinder"][0] > 1.3  # (0.7 + 0.22) / 0.62 = 1.48, and less if it is tilted
     assert abs(mean["sphere"][0] - 1) < 0.05
     assert abs(mean["cube"][0] - 1) < 0.1
     assert mean["cone"][1] < 0.5
@@ -114,7 +109,7 @@ def test_objects_lie_inside_on_grey(val: tuple[NDArray[np.uint8], NDArray[np.int
     assert not corners.any()
 
 
-def test_the_files_are_what_fastdc_reads(shapes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastdc_reads_the_files(shapes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "COUNTS", {"train": 1, "val": 1, "test": 2})
     monkeypatch.setattr(sys, "argv", ["make_shapes.py", str(tmp_path)])
     shapes.main()

@@ -1,6 +1,6 @@
-"""The shapes pipeline: its tokenizer, that its training learns and repeats, and that its files load; and its score.
+"""The shapes pipeline: its tokenizer, its training, which repeats itself, its files, and its score.
 
-The training here is far too short to classify anything. Importing diffusers alone takes seconds, hence slow.
+The training here is far too short to classify anything. The tests are slow because importing diffusers takes seconds.
 """
 
 import importlib
@@ -11,20 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.paths import ROOT
-
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.slow
 
-MODELS = ROOT / "models"
-
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    """The scripts of models/, imported as they import one another."""
+    """The scripts of models/."""
     return {name: importlib.import_module(name) for name in ("make_shapes", "train_shapes", "score_shapes")}
 
 
@@ -40,7 +36,7 @@ def data(scripts: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def train(scripts: dict[str, ModuleType], data: Path) -> Any:
-    """A function that trains a few steps into a folder, on one thread."""
+    """A function that trains for a few steps and writes the pipeline to a folder."""
 
     def run(out: Path) -> Path:
         threads = torch.get_num_threads()
@@ -68,7 +64,7 @@ def test_every_word_of_a_prompt_is_one_token(scripts: dict[str, ModuleType]) -> 
 
 
 def test_other_texts_have_tokens_too(scripts: dict[str, ModuleType]) -> None:
-    """Bytes at worst, so that nothing is unknown: the end token stands at the end alone."""
+    """At worst the tokens are bytes, so that no text is unknown: the end token stands only at the end."""
     tokenizer = scripts["train_shapes"].make_tokenizer()
     ids = tokenizer("Zwölf 7!").input_ids
     assert ids.count(tokenizer.eos_token_id) == 1
@@ -83,7 +79,7 @@ def test_the_pipeline_is_small_and_complete(pipeline: Any) -> None:
     assert pipeline.safety_checker is None
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     count = sum(p.numel() for part in ("vae", "text_encoder", "unet") for p in getattr(pipeline, part).parameters())
-    assert count < 1.1e6  # of 4 bytes
+    assert count < 1.1e6  # parameters of 4 bytes
     assert pipeline.text_encoder.config.eos_token_id == pipeline.tokenizer.eos_token_id
 
 
@@ -101,11 +97,11 @@ def test_latents_are_scaled_to_unit_variance(pipeline: Any, data: Path) -> None:
     with torch.no_grad():
         latents = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
     assert latents.shape == (96, 4, 8, 8)
-    assert abs(latents.std().item() - 1) < 0.1  # the script looks at every tenth image
+    assert abs(latents.std().item() - 1) < 0.1  # the script measures every tenth image
 
 
 def test_the_pipeline_makes_images(pipeline: Any) -> None:
-    """By diffusers' own sampler, from a text; noise, after so few steps, but of the right form."""
+    """diffusers' own sampler makes an image from a text: noise after so few steps, but of the right shape."""
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline("a photo of a red cone", num_inference_steps=2, output_type="np").images
     assert images.shape == (1, 32, 32, 3)
@@ -113,7 +109,7 @@ def test_the_pipeline_makes_images(pipeline: Any) -> None:
 
 
 def test_errors_are_those_of_the_definition(pipeline: Any, scripts: dict[str, ModuleType]) -> None:
-    """Against diffusers' scheduler: its noisy sample, and its velocity solved for the noise."""
+    """The same errors from diffusers' scheduler: its noisy sample, and its velocity solved for the noise."""
     rng = torch.Generator().manual_seed(0)
     latents, states = torch.randn((2, 4, 8, 8), generator=rng), torch.randn((3, 12, 48), generator=rng)
     steps = [100, 900]
@@ -135,7 +131,7 @@ def test_errors_are_those_of_the_definition(pipeline: Any, scripts: dict[str, Mo
 
 
 def test_the_report_counts_seen_and_held_out(scripts: dict[str, ModuleType]) -> None:
-    """A red cube taken for one; of the held out, a red sphere taken for a red cone and a yellow cube taken for one."""
+    """A red cube and a held-out yellow cube are recognised; a held-out red sphere is taken for a red cone."""
     labels = np.array([1, 0, 5])
     errors = np.ones((3, 32))
     errors[[0, 1, 2], [1, 3, 5]] = 0.0
