@@ -78,15 +78,11 @@ class Flops:
         per_row: Operations per row of the batch.
         products: Operations per row that belong to products: convolutions, matrix products, attention.
         parameters: Number of floating-point numbers stored as weights.
-        bytes: Bytes of all stored weights.
-        unknown: Names of the nodes that could not be counted, because a shape is not known.
     """
 
     per_row: int
     products: int
     parameters: int
-    bytes: int
-    unknown: tuple[str, ...] = ()
 
 
 def element_bytes(elem_type: int) -> int:
@@ -135,19 +131,10 @@ def infer_values(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[st
     return values
 
 
-def node_names(model: onnx.ModelProto) -> list[str]:
-    """One name per node, in order: its own, or its operator and place if its own is missing or not unique."""
-    names: list[str] = []
-    seen: set[str] = set()
-    for index, node in enumerate(model.graph.node):
-        name = node.name if node.name and node.name not in seen else f"{node.op_type}_{index}"
-        seen.add(name)
-        names.append(name)
-    return names
-
-
 def measure_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Flops:
     """Cost of a graph per row; the batch is the first dimension of its first input.
+
+    Nodes whose shapes cannot be inferred are not counted.
 
     Args:
         model: A graph; weights may be external.
@@ -158,12 +145,8 @@ def measure_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Flops:
     """
     values = infer_values(model, shapes)
     total = products = 0
-    unknown = []
-    for name, node in zip(node_names(model), model.graph.node, strict=True):
-        count = node_flops(node, values)
-        if count is None:
-            unknown.append(name)
-            continue
+    for node in model.graph.node:
+        count = node_flops(node, values) or 0
         total += count
         products += count if node.op_type in _PRODUCTS else 0
     batch = max(1, shapes[model.graph.input[0].name][0]) if model.graph.input else 1
@@ -172,8 +155,6 @@ def measure_flops(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> Flops:
         per_row=total // batch,
         products=products // batch,
         parameters=sum(weight.size or 0 for weight in weights if weight.is_float),
-        bytes=sum(weight.bytes() for weight in weights),
-        unknown=tuple(unknown),
     )
 
 

@@ -97,7 +97,7 @@ def export_graph(
         outputs: Names of the outputs.
         leading: Name of the first dimension of each input, such as "batch" or "conditions".
         opset: Version of the ONNX operator set; at least 22 for bfloat16.
-        precision: "float32", "float16" or "bfloat16"; the module itself stays as it is.
+        precision: "float32", "float16" or "bfloat16"; the module itself is not changed.
 
     Returns:
         The graph, its weights inside; :func:`fastdc.export.storage.external` moves them out.

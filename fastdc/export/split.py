@@ -80,12 +80,6 @@ class SplitReport:
         """Share of the operations saved, in [0, 1), if so many cells share image and draw."""
         return 1 - self.cell(cells_per_pair) / self.total if self.total else 0.0
 
-    def __str__(self) -> str:
-        """One line for people."""
-        shares = ", ".join(f"{self.saving(k):.1%} with {k}" for k in (2, 10, 1000))
-        parts = f"{self.prefix / self.total:.1%} once a draw, {self.classes / self.total:.1%} once a class"
-        return f"{parts}; operations saved: {shares} classes sharing a draw"
-
 
 @dataclass(frozen=True, eq=False)
 class Split:

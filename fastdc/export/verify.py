@@ -44,7 +44,6 @@ class GraphCheck:
     """Result of a comparison with torch.
 
     Attributes:
-        precision: Precision of the graph's weights.
         difference: Largest absolute difference of an output.
         relative: Largest difference relative to the largest output of the same inputs, or to 1 if that output is less.
         allowed: Upper limit of ``relative``.
@@ -52,7 +51,6 @@ class GraphCheck:
         widened: Whether the graph was run in float32, because no engine on the CPU has its precision.
     """
 
-    precision: str
     difference: float
     relative: float
     allowed: float
@@ -105,7 +103,7 @@ def verify_graph(
         raise
     except Exception as error:  # ONNX Runtime raises plain RuntimeErrors and types of its own
         raise BackendError(f"ONNX Runtime cannot run the exported network: {one_line(error)}") from error
-    return GraphCheck(precision, worst, worst_relative, allowed, batches, precision == "bfloat16")
+    return GraphCheck(worst, worst_relative, allowed, batches, precision == "bfloat16")
 
 
 def _compare(got: list[Any], want: list[Any], batch: int, allowed: float) -> tuple[float, float]:

@@ -203,7 +203,8 @@ def _unet_config(config: TrainConfig, shape: tuple[int, int, int], classes: int)
         raise InputError(f"width of the unet must be a multiple of 16, got {base}")
     multipliers = (1, 1) if smallest <= 8 else (1, 2, 2, 4)
     widths = [base * multipliers[min(level, len(multipliers) - 1)] for level in range(levels)]
-    # Attention where it is cheap: on at most 16x16 positions, and never on a full-size image that has smaller levels.
+    # Attention at the cheap levels: those of at most 8x8 positions, and the last one, which has at most 16x16. The
+    # level of full size has none if others follow.
     sizes = [(height >> level) * (width >> level) for level in range(levels)]
     attention = [size <= 64 or level == levels - 1 for level, size in enumerate(sizes)]
     attention[0] = levels == 1

@@ -97,7 +97,7 @@ def check_labelled(data: LabelledImages) -> None:
     """Refuses labelled images on which no classifier can be trained.
 
     Raises:
-        InputError: Fewer than two classes, a class without images, or sides outside 2 ... 1024 pixels.
+        InputError: Fewer than two classes, a class without images, or sides outside 2 to 1024 pixels.
     """
     count = len(data.class_names)
     if count < 2:
@@ -139,7 +139,7 @@ def held_out(labels: Int64, fraction: float, seed: int) -> Mask:
     for k in np.unique(labels):
         members = np.flatnonzero(labels == k)
         if len(members) < 2:
-            raise InputError(f"a validation fraction needs at least 2 images a class, class {k} has {len(members)}")
+            raise InputError(f"a validation fraction needs at least 2 images per class, class {k} has {len(members)}")
         take = min(max(1, round(fraction * len(members))), len(members) - 1)
         kept[rng.permutation(members)[:take]] = True
     return kept

@@ -224,7 +224,6 @@ def test_shares_by_hand() -> None:
     assert split.report.cell(4) == rest + prefix / 4
     assert split.report.saving(1) == 0
     assert split.report.saving(10) == pytest.approx(0.9 * prefix / (prefix + rest))
-    assert f"{prefix / (prefix + rest):.1%} once a draw" in str(split.report)
     assert check_split(by_hand(BLOCK), split, feeds_by_hand()) < 1e-5
 
 

@@ -213,7 +213,7 @@ def test_a_taken_folder_and_a_missing_run_are_refused(data: Path, tmp_path: Path
         ({"images": np.zeros((6, 4, 4), np.uint8)}, {}, "all the same single colour"),
         ({}, {"val": "0.9"}, "val as a fraction must be above 0 and at most 0.5, got 0.9"),
         ({}, {"val": "nowhere.npz"}, "nowhere.npz"),
-        ({"labels": np.array([0, 1, 1, 1, 1, 1])}, {"val": "0.1"}, "at least 2 images a class, class 0 has 1"),
+        ({"labels": np.array([0, 1, 1, 1, 1, 1])}, {"val": "0.1"}, "at least 2 images per class, class 0 has 1"),
     ],
 )
 def test_bad_data_are_refused_before_anything_is_written(
