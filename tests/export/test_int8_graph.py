@@ -51,6 +51,9 @@ def check_near(one: Denoiser, model: bytes) -> None:
     weights = [constants[node.input[0]] for node in pairs if node.input[0] in constants]
     assert all(weight.dtype == np.int8 for weight in weights)
     assert sum(weight.nbytes for weight in weights) > 1000
+    scales = [constants[node.input[1]] for node in pairs if node.input[0] in constants]
+    assert all(scale.size in weight.shape for scale, weight in zip(scales, weights, strict=True))  # one per channel
+    assert quantize_graph(model, feeds[:1]) != quantised  # every input counts, and one is enough
 
 
 def test_the_ends_touch_the_image() -> None:
