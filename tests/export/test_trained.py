@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fastdc.bundle import build_network, load_bundle
+from fastdc.bundle import load_bundle
 from fastdc.calibration import fit_temperature, with_doubt
 from fastdc.cli.main import cli
 from fastdc.data import load_labelled
@@ -27,6 +27,7 @@ import onnx
 import onnxruntime
 import torch
 
+from fastdc.bundle import build_network
 from fastdc.export import export_onnx, export_run, tolerance, verify_onnx
 from fastdc.export.trained import training_command
 from fastdc.train import RunFolder, TrainConfig, train

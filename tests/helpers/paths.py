@@ -1,12 +1,14 @@
-"""Where things lie in the repository."""
+"""Where things lie in the repository, and the shipped models in the installed package."""
 
 import os
 from pathlib import Path
 
+import fastdc
+
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 GOLDEN = TESTS / "golden"
-SHIPPED = ROOT / "fastdc" / "models"
+SHIPPED = Path(fastdc.__file__).parent / "models"
 
 
 def with_helpers() -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 import fastdc
 from fastdc import BackendError, BundleError, DiffusionClassifier
 from fastdc.backends import NetworkOptions, TorchNetwork
-from fastdc.bundle import DENOISER, WEIGHTS, build_network, write_bundle
+from fastdc.bundle import DENOISER, WEIGHTS, write_bundle
 from fastdc.data import digits_test
 from fastdc.diffusion import kernels
 from helpers.paths import SHIPPED
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 else:
     torch = pytest.importorskip("torch")
 
+from fastdc.bundle import build_network
 from helpers.torch_cuda_double import Convolution
 from helpers.torch_worlds import GaussianDenoiser
 
