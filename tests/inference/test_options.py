@@ -1,6 +1,7 @@
 """Options: one object or keywords, the same run; the two spellings know the same names."""
 
 import dataclasses
+import inspect
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -18,7 +19,7 @@ def test_the_object_and_the_keywords_have_the_same_names() -> None:
     names = [field.name for field in dataclasses.fields(Options)]
     assert sorted(names) == sorted(get_type_hints(RunOptions))
     for name in names:
-        assert f"        {name}: " in (Options.__doc__ or ""), f"{name} is not documented"
+        assert f"    {name}: " in (inspect.getdoc(Options) or ""), f"{name} is not documented"
 
 
 def test_an_object_keywords_and_both_are_the_same_run() -> None:
