@@ -61,15 +61,23 @@ Element element_named(const std::string& name) {
   throw InputError(concat("dtype must be float32, float16, bfloat16, int32 or int64, got \"", name, "\""));
 }
 
-// The argument `owner` of the binding keeps the memory alive.
+// Keeps a Python object alive from C++. Not py::keep_alive, which crashes if another argument cannot be converted.
+std::shared_ptr<void> held(const py::object& object) {
+  return {object.inc_ref().ptr(), [](void* pointer) {
+            if (!Py_IsInitialized()) return;
+            py::gil_scoped_acquire acquire;
+            Py_DECREF(static_cast<PyObject*>(pointer));
+          }};
+}
+
 TensorView view_of_memory(uint64_t pointer, std::vector<int64_t> shape, const std::string& dtype, int device_type,
-                          int device_id, const py::object& /*owner*/) {
+                          int device_id, const py::object& owner) {
   FASTDC_CHECK(device_type == kDLCPU || device_type == kDLCUDA || device_type == kDLCUDAHost,
                "device_type must be 1 (CPU), 2 (CUDA) or 3 (pinned), got ", device_type);
   FASTDC_CHECK(device_id >= 0 && (device_id == 0 || device_type == kDLCUDA),
                "device_id must name a device of that type, got ", device_id);
   return TensorView(reinterpret_cast<void*>(static_cast<uintptr_t>(pointer)), element_named(dtype), std::move(shape),
-                    device_type == kDLCUDA ? Device::kCuda : Device::kCpu, device_id);
+                    device_type == kDLCUDA ? Device::kCuda : Device::kCpu, device_id, held(owner));
 }
 
 DLDataType type_of(Element element) {
@@ -186,7 +194,7 @@ void bind_view(py::module_& m) {
         return std::make_pair(static_cast<int>(view.device() == Device::kCuda ? kDLCUDA : kDLCPU), view.device_index());
       });
   m.def("view_of_memory", &view_of_memory, py::arg("pointer"), py::arg("shape"), py::arg("dtype"),
-        py::arg("device_type"), py::arg("device_id"), py::arg("owner"), py::keep_alive<0, 6>());
+        py::arg("device_type"), py::arg("device_id"), py::arg("owner"));
 }
 
 }  // namespace fastdc

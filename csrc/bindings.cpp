@@ -2,6 +2,8 @@
 // the device. There is no arithmetic here. bind_view.cpp makes the views.
 #include <pybind11/pybind11.h>
 
+#include <initializer_list>
+
 #include "bind_ledger.h"
 #include "bind_view.h"
 #include "dispatch.h"
@@ -42,6 +44,20 @@ void check_same_device(const TensorView& view, const char* name, const TensorVie
                        const char* reference_name = "images") {
   FASTDC_CHECK(view.device() == reference.device() && view.device_index() == reference.device_index(), name,
                " is on another device than ", reference_name);
+}
+
+struct Named {
+  const char* name;
+  const TensorView* view;
+};
+
+// Refuses an output that shares memory with another array of the call: indices are checked once, before the kernel
+// writes, and every input is read while outputs are written.
+void check_apart(const TensorView& out, const char* name, std::initializer_list<Named> others) {
+  for (const Named& other : others) {
+    FASTDC_CHECK(other.view == nullptr || !out.overlaps(*other.view), name, " overlaps ", other.name,
+                 ": expected memory of its own");
+  }
 }
 
 DType network_dtype(const TensorView& view, const char* name) {
@@ -152,6 +168,7 @@ void philox_normal(const TensorView& streams, const TensorView& draws, uint64_t 
     }
   }
   FASTDC_CHECK(size < (int64_t{1} << 33), "out must have fewer than 2^33 elements per row, got ", size);
+  check_apart(out, "out", {{"streams", &streams}, {"draws", &draws}});
   const Kernels& kernels = kernels_for(out.device());
   py::gil_scoped_release release;
   kernels.philox_normal(static_cast<const int64_t*>(streams.data()), static_cast<const int32_t*>(draws.data()), m, size,
@@ -179,6 +196,15 @@ void add_noise(const TensorView& images, const TensorView& cells, const TensorVi
     check_writable(*labels, "labels");
     check_same_device(*labels, "labels", images);
   }
+  const std::initializer_list<Named> inputs = {
+      {"images", &images}, {"cells", &cells}, {"rows", &rows}, {"streams", &streams}};
+  check_apart(u, "out", inputs);
+  check_apart(u, "out", {{"timestep", timestep}, {"labels", labels}});
+  if (timestep != nullptr) {
+    check_apart(*timestep, "timestep", inputs);
+    check_apart(*timestep, "timestep", {{"labels", labels}});
+  }
+  if (labels != nullptr) check_apart(*labels, "labels", inputs);
   const Kernels& kernels = kernels_for(images.device());
   py::gil_scoped_release release;
   kernels.add_noise(step, dtype, u.data(), timestep ? static_cast<float*>(timestep->data()) : nullptr,
@@ -199,6 +225,13 @@ void denoising_error(const TensorView& output, const TensorView& images, const T
   check_writable(errors, "out");
   const ErrorForm form = make_form(loss, delta, /*map=*/false);
   const float* z = target_data(target, step, images);
+  check_apart(errors, "out",
+              {{"network_output", &output},
+               {"images", &images},
+               {"cells", &cells},
+               {"rows", &rows},
+               {"streams", &streams},
+               {"target", target}});
   const Kernels& kernels = kernels_for(images.device());
   py::gil_scoped_release release;
   kernels.denoising_error(step, form, dtype, output.data(), z, static_cast<float*>(errors.data()), as_stream(stream));
@@ -219,6 +252,13 @@ void error_map(const TensorView& output, const TensorView& images, const TensorV
   check_writable(maps, "maps");
   const ErrorForm form = make_form(loss, delta, /*map=*/true);
   const float* z = target_data(target, step, images);
+  check_apart(maps, "maps",
+              {{"network_output", &output},
+               {"images", &images},
+               {"cells", &cells},
+               {"rows", &rows},
+               {"streams", &streams},
+               {"target", target}});
   const Kernels& kernels = kernels_for(images.device());
   py::gil_scoped_release release;
   kernels.error_map(step, form, dtype, output.data(), z, static_cast<float*>(maps.data()), as_stream(stream));

@@ -76,8 +76,14 @@ TensorView::TensorView(DLManagedTensor* managed) : unversioned_(managed) {
   }
 }
 
-TensorView::TensorView(void* data, Element element, std::vector<int64_t> shape, Device device, int device_index)
-    : data_(data), element_(element), device_(device), device_index_(device_index), shape_(std::move(shape)) {
+TensorView::TensorView(void* data, Element element, std::vector<int64_t> shape, Device device, int device_index,
+                       std::shared_ptr<void> owner)
+    : data_(data),
+      element_(element),
+      device_(device),
+      device_index_(device_index),
+      shape_(std::move(shape)),
+      owner_(std::move(owner)) {
   bool empty = false;
   for (const int64_t extent : shape_) {
     FASTDC_CHECK(extent >= 0, "a shape must have no negative extents, got ", shape_text());
@@ -99,7 +105,8 @@ TensorView::TensorView(TensorView&& other) noexcept
       read_only_(other.read_only_),
       shape_(std::move(other.shape_)),
       versioned_(std::exchange(other.versioned_, nullptr)),
-      unversioned_(std::exchange(other.unversioned_, nullptr)) {}
+      unversioned_(std::exchange(other.unversioned_, nullptr)),
+      owner_(std::move(other.owner_)) {}
 
 TensorView::~TensorView() {
   if (versioned_ != nullptr && versioned_->deleter != nullptr) versioned_->deleter(versioned_);
@@ -135,6 +142,16 @@ int64_t TensorView::count() const {
   int64_t product = 1;
   for (const int64_t extent : shape_) product *= extent;
   return product;
+}
+
+bool TensorView::overlaps(const TensorView& other) const {
+  if (device_ != other.device_ || device_index_ != other.device_index_) return false;
+  const auto begin = reinterpret_cast<uintptr_t>(data_);
+  const auto other_begin = reinterpret_cast<uintptr_t>(other.data_);
+  const auto bytes = static_cast<uintptr_t>(count() * bytes_of(element_));
+  const auto other_bytes = static_cast<uintptr_t>(other.count() * bytes_of(other.element_));
+  if (bytes == 0 || other_bytes == 0) return false;
+  return begin < other_begin ? other_begin - begin < bytes : begin - other_begin < other_bytes;
 }
 
 std::string TensorView::shape_text() const {

@@ -9,6 +9,7 @@
 #include <dlpack/dlpack.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,8 +31,9 @@ class TensorView {
   // Takes ownership of the managed tensor, whose deleter runs when the view is destroyed.
   explicit TensorView(DLManagedTensorVersioned* managed);
   explicit TensorView(DLManagedTensor* managed);
-  // Views memory that the caller keeps alive.
-  TensorView(void* data, Element element, std::vector<int64_t> shape, Device device, int device_index);
+  // Views memory that `owner` keeps alive; without an owner, the caller does.
+  TensorView(void* data, Element element, std::vector<int64_t> shape, Device device, int device_index,
+             std::shared_ptr<void> owner = nullptr);
   TensorView(TensorView&& other) noexcept;
   TensorView(const TensorView&) = delete;
   TensorView& operator=(const TensorView&) = delete;
@@ -45,6 +47,8 @@ class TensorView {
   bool read_only() const { return read_only_; }
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t count() const;
+  // Whether any byte belongs to both arrays, as far as their addresses tell.
+  bool overlaps(const TensorView& other) const;
   std::string shape_text() const;
 
   // The first dimension, and the product of the others: (rows, row size).
@@ -65,6 +69,7 @@ class TensorView {
   std::vector<int64_t> shape_;
   DLManagedTensorVersioned* versioned_ = nullptr;
   DLManagedTensor* unversioned_ = nullptr;
+  std::shared_ptr<void> owner_;
 };
 
 }  // namespace fastdc

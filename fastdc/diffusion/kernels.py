@@ -3,7 +3,8 @@
 Arrays are any objects that speak DLPack (NumPy, torch on CPU or CUDA, CuPy, JAX) or a :class:`TensorView` that
 :func:`view` made once for a hot loop. All arrays of a call are on one device. CUDA work is enqueued on ``stream``
 without synchronisation; ``stream`` is a CUDA stream handle and defaults to torch's current stream for torch tensors,
-else to the legacy default stream. Inputs that are not contiguous are copied; outputs must be contiguous.
+else to the legacy default stream. Inputs that are not contiguous are copied; outputs must be contiguous, and must not
+overlap an input or each other. No input may change while a call runs: indices are checked once, at its beginning.
 
 Symbols: B cells, n images of D pixels, J draws, K classes.
 

@@ -12,6 +12,7 @@ Array: TypeAlias = Any
 """An array that speaks DLPack, or a TensorView."""
 
 _CPU, _CUDA = 1, 2  # DLPack's device types
+_DTYPES = ("float32", "float16", "bfloat16", "int32", "int64")
 _LARGEST_WORD = 2**64 - 1
 
 
@@ -62,7 +63,7 @@ def view_memory(
     extents = [checks.whole("an extent of shape", extent, low=0, high=2**63 - 1) for extent in shape]
     kind, index = (_CPU, 0) if device is None else (_CUDA, checks.whole("device", device, low=0, high=2**15 - 1))
     address = checks.whole("pointer", pointer, low=0, high=_LARGEST_WORD)
-    return native.view_of_memory(address, extents, dtype, kind, index, owner)
+    return native.view_of_memory(address, extents, checks.one_of("dtype", dtype, _DTYPES), kind, index, owner)
 
 
 def view_as(array: Array, name: str, *, copy: bool = False) -> TensorView:

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from fastdc import _C, InputError
 from fastdc.diffusion import kernels
 from helpers.oracle import DTYPES, make_case
+from helpers.worlds import fails_with
 
 
 class Owner:
@@ -151,3 +153,95 @@ def test_bad_devices_are_refused(device: Any) -> None:
             _C.view_of_memory(16, (4,), "float32", 1, 1, None)
         with pytest.raises(InputError, match="device_type"):
             _C.view_of_memory(16, (4,), "float32", 10, 0, None)
+
+
+# --- arguments that must not end the interpreter ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype("f4"), None, 4, "float64", b"float32"])
+def test_other_types_of_elements_are_refused_with_an_owner(dtype: Any) -> None:
+    array = np.zeros(4, np.float32)
+    with pytest.raises(InputError, match="dtype must be one of float32, float16, bfloat16, int32, int64, got "):
+        kernels.view_memory(array.ctypes.data, (4,), dtype, owner=array)
+
+
+@pytest.mark.parametrize("position", range(6))
+def test_the_native_function_refuses_what_it_cannot_convert(position: int) -> None:
+    """With an owner, this once ended the interpreter."""
+    owner = Owner()
+    gone = weakref.ref(owner)
+    arguments: list[Any] = [np.zeros(4, np.float32).ctypes.data, [4], "float32", 1, 0, owner]
+    if position < 5:
+        arguments[position] = object()
+        with pytest.raises(TypeError):
+            _C.view_of_memory(*arguments)
+    else:
+        view = _C.view_of_memory(*arguments)
+        del view
+    del arguments, owner
+    gc.collect()
+    assert gone() is None
+
+
+def over(whole: Any, dtype: Any, shape: tuple[int, ...], *, at: int = 0) -> Any:
+    """An array that lies over the bytes of another one, from byte `at`."""
+    return np.frombuffer(whole, dtype, int(np.prod(shape)), at).reshape(shape)
+
+
+def refused(call: Callable[[], Any], output: str, other: str) -> None:
+    fails_with(call, f"{output} overlaps {other}: expected memory of its own", kind=InputError)
+
+
+@pytest.mark.parametrize("name", ["images", "cells", "rows", "streams", "network_output", "target"])
+def test_an_output_over_an_input_is_refused_by_every_kernel(name: str) -> None:
+    n, size, k, cells = 3, 8, 4, 12
+    memory = bytearray(4096)  # the input in question lies at its beginning
+    arrays: dict[str, Any] = {
+        "images": np.zeros((n, size), np.float32),
+        "cells": np.zeros((cells, 3), np.int32),
+        "rows": np.ones((2, 8), np.float32),
+        "streams": np.arange(n),
+        "network_output": np.zeros((cells, size), np.float32),
+        "target": np.zeros((n, size), np.float32),
+    }
+    shared = over(memory, arrays[name].dtype, arrays[name].shape)
+    shared[...] = arrays[name]
+    arrays[name] = shared
+    last = shared.nbytes - 8  # outputs begin in the last bytes of the input
+    step = (arrays["images"], arrays["cells"], arrays["rows"], arrays["streams"])
+    output, target = arrays["network_output"], arrays["target"]
+    errors, maps = over(memory, np.float32, (cells,), at=last), over(memory, np.float32, (n, k, size), at=last)
+    refused(lambda: kernels.denoising_error(output, *step, seed=1, out=errors, target=target), "out", name)
+    refused(lambda: kernels.error_map(output, *step, maps, seed=1, target=target), "maps", name)
+    if name in ("network_output", "target"):
+        return
+    noised, beside = over(memory, np.float32, (cells, size), at=last), np.zeros((cells, size), np.float32)
+    labels = over(memory, np.int64, (cells,), at=last)
+    refused(lambda: kernels.add_noise(*step, seed=1, out=noised), "out", name)
+    refused(lambda: kernels.add_noise(*step, seed=1, out=beside, timestep=errors), "timestep", name)
+    refused(lambda: kernels.add_noise(*step, seed=1, out=beside, labels=labels), "labels", name)
+
+
+def test_outputs_over_each_other_are_refused() -> None:
+    case = make_case(60, "shuffled")
+    step = (case.images, case.cells, case.rows, case.streams)
+    memory = bytearray(45 * 60 * 4 + 8 * 45)
+    out, labels, beside = over(memory, np.float32, (45, 60)), over(memory, np.int64, (45,)), np.empty((45, 60), "f4")
+    late = over(memory, np.float32, (45,), at=45 * 60 * 4 - 4)
+    refused(lambda: kernels.add_noise(*step, seed=1, out=out, timestep=late), "out", "timestep")
+    refused(lambda: kernels.add_noise(*step, seed=1, out=out, labels=labels), "out", "labels")
+    early = over(memory, np.float32, (45,), at=45 * 8 - 4)
+    refused(lambda: kernels.add_noise(*step, seed=1, out=beside, labels=labels, timestep=early), "timestep", "labels")
+
+
+def test_noise_over_its_own_names_is_refused_and_beside_them_is_not() -> None:
+    memory = bytearray(200)
+    streams, draws = over(memory, np.int64, (4,)), over(memory, np.int32, (4,))
+    plain = np.zeros(4, np.int64)
+    last = over(memory, np.float32, (4, 4), at=28)
+    refused(lambda: kernels.philox_normal(streams, np.zeros(4, np.int32), 4, seed=1, out=last), "out", "streams")
+    last = over(memory, np.float32, (4, 4), at=12)
+    refused(lambda: kernels.philox_normal(plain, draws, 4, seed=1, out=last), "out", "draws")
+    beside = over(memory, np.float32, (4, 4), at=16)  # it begins where the draws end
+    kernels.philox_normal(plain, draws, 4, seed=1, out=beside)
+    assert beside.any()
