@@ -3,8 +3,10 @@
 Each of these conversions is counted in the notes: EXIF orientation is applied; transparency is laid over white (also
 for grey images, as viewers do); 16-bit grey keeps its range (65535 -> 255); palette, CMYK and YCbCr become RGB; the
 first frame stands for an animation or a multi-page file. Pillow's limit on pixels (decompression bombs) applies, and
-its warning is an error here. EPS is never opened, because Pillow passes it to Ghostscript, which runs it as a program.
-Formats that Pillow recognises but cannot decode are not opened either.
+its warning is an error here.
+
+Only the formats of :data:`FORMATS` are opened, whatever the name of the file says. Pillow knows further ones that start
+other programs (EPS starts Ghostscript) or open a picture inside the file without asking which format it has (IPTC).
 """
 
 import os
@@ -18,7 +20,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fastdc.data.convert import Notes, reading, show
 from fastdc.support import InputError
 
-_NEVER = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX"),
+    *("PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
+)
+"""The formats that are read, by Pillow's names. JPEG includes MPO, which phones write."""
+
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
@@ -42,7 +49,7 @@ def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
         try:
             image = Image.open(path, formats=_formats())
         except UnidentifiedImageError:
-            raise InputError(f"{show(path)}: is not an image that Pillow can read") from None
+            raise InputError(f"{show(path)}: is not an image in a format that fastdc reads ({_names()})") from None
         with image:
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -65,7 +72,7 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
     Raises:
         InputError: A folder cannot be listed.
     """
-    formats = {*_formats(), "MPO"}  # phones write MPO, which the JPEG reader opens
+    formats = {*_formats(), "MPO"}  # which the JPEG reader opens
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     found: list[Path] = []
 
@@ -86,7 +93,11 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
 
 def _formats() -> list[str]:
     Image.init()  # registers every plugin; later calls return at once
-    return [name for name in Image.OPEN if name not in _NEVER]
+    return [name for name in FORMATS if name in Image.OPEN]  # an older Pillow lacks some
+
+
+def _names() -> str:
+    return ", ".join(name for name in FORMATS if name != "DIB")
 
 
 def _to_uint8(image: Image.Image, path: Path, notes: Notes) -> NDArray[np.uint8]:

@@ -3,7 +3,11 @@
 Arrays (.npy, .npz) are in test_arrays.py.
 """
 
+import inspect
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastdc.data import digits_test, load_images, load_labelled
+from fastdc.data.image_files import FORMATS
 from fastdc.support.exceptions import InputError
 
 GREY = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
@@ -224,9 +229,9 @@ def whole_png(tmp_path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text.png", b"this is text\n", "is not an image that Pillow can read"),
-        ("empty.png", b"", "is not an image that Pillow can read"),
-        ("random.jpg", bytes(range(256)), "is not an image that Pillow can read"),
+        ("text.png", b"this is text\n", "is not an image in a format that fastdc reads"),
+        ("empty.png", b"", "is not an image in a format that fastdc reads"),
+        ("random.jpg", bytes(range(256)), "is not an image in a format that fastdc reads"),
         ("jpeg.jpg", b"\xff\xd8\xff\xe0" + bytes(40), "cannot be read as an image|is not an image"),
         ("bomb.png", png_header(100_000, 100_000), "decompression bomb"),
         ("warned.png", png_header(12_000, 12_000), "decompression bomb"),  # Pillow only warns about this one
@@ -241,6 +246,43 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> N
         load_images([tmp_path / name], (1, 8, 8))
     assert "\n" not in str(caught.value)
     assert name[:4] in str(caught.value)
+
+
+def iptc_field(tag: tuple[int, int], data: bytes) -> bytes:
+    return bytes([0x1C, *tag]) + struct.pack(">H", len(data)) + data
+
+
+@pytest.mark.parametrize("name", ["photo.png", "photo.iim", "photo"])
+def test_no_picture_starts_a_program(tmp_path: Path, name: str) -> None:
+    """An IPTC file holds PostScript, which Pillow hands to Ghostscript: here to one that only leaves a trace."""
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    head = [((3, 60), b"\x01\x00"), ((3, 20), b"\x08"), ((3, 30), b"\x08"), ((3, 120), b"\x05"), ((8, 10), program)]
+    (tmp_path / name).write_bytes(b"".join(iptc_field(tag, data) for tag, data in head) + bytes(5))
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\necho ran >> {tmp_path}/ran\n")
+    ghostscript.chmod(0o755)
+    code = (
+        "import sys; from fastdc.data import load_images\n"
+        "try: load_images([sys.argv[1]], (1, 8, 8))\nexcept ValueError as error: print(error)"
+    )
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    run = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, env=env, check=True
+    )
+    assert "is not an image in a format that fastdc reads (AVIF, BMP, " in run.stdout
+    assert not (tmp_path / "ran").exists()
+
+
+def test_only_listed_formats_are_opened() -> None:
+    """Pillow's other readers are not asked, and those that are asked open nothing inside a file by its content."""
+    Image.init()
+    for name in FORMATS:
+        if name in Image.OPEN:
+            source = Path(inspect.getfile(Image.OPEN[name][0])).read_text(encoding="utf-8")
+            opens = [line for line in source.splitlines() if "Image.open(" in line and ">>>" not in line]
+            # JPEG's is in load_djpeg, which nothing calls; WebP's is in a docstring.
+            assert len(opens) <= (name in ("JPEG", "WEBP")), (name, opens)
+    assert set(FORMATS).isdisjoint({"EPS", "IPTC", "ICNS", "WMF", "SPIDER", "FITS", "MPEG"})
 
 
 @pytest.mark.parametrize("keep", [20, 60, 1000, 3000])
