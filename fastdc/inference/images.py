@@ -44,13 +44,14 @@ class Images:
         return pixels.from_unit(self.unit)
 
 
-def prepare(images: Any, model: Model, streams: Any = None) -> Images:
+def prepare(images: Any, model: Model, streams: Any = None, *, bounded: bool = True) -> Images:
     """Checks images and names their noise.
 
     Args:
         images: (n, c, h, w) with the model's (c, h, w) and n > 0: uint8, or float in [0, 1]; NumPy or torch on the CPU.
         model: The model.
         streams: Noise stream of each image, n whole numbers in [0, 2^56); None: :func:`streams_of`.
+        bounded: Whether float images outside [0, 1] are refused. An optimizer may step outside for a moment.
 
     Example:
         >>> from fastdc.inference import prepare
@@ -60,7 +61,7 @@ def prepare(images: Any, model: Model, streams: Any = None) -> Images:
     Raises:
         InputError: Wrong type, shape, range, NaN, or no image.
     """
-    given = _checked(images, model)
+    given = _checked(images, model, bounded)
     x = np.ascontiguousarray(model.pixels.from_unit(_unit(given)))
     return Images(given, x, streams_of(x) if streams is None else check_streams(streams, len(x)))
 
@@ -124,8 +125,8 @@ def check_streams(streams: Any, count: int) -> Int64:
     return array.astype(np.int64)
 
 
-def _checked(images: Any, model: Model) -> npt.NDArray[Any]:
-    """The images as uint8, or as float32 in [0, 1]."""
+def _checked(images: Any, model: Model, bounded: bool = True) -> npt.NDArray[Any]:
+    """The images as uint8, or as float32, in [0, 1] if `bounded`."""
     array = _as_numpy(images)
     shape = model.image_shape
     if array.ndim == 3 and array.shape == shape:
@@ -143,6 +144,10 @@ def _checked(images: Any, model: Model) -> npt.NDArray[Any]:
         raise InputError(f"images must be finite, got {array[tuple(index)]} in image {index[0]}")
     with np.errstate(over="ignore"):  # a value that float32 cannot hold is outside the range, which comes next
         unit = array.astype(np.float32)
+    if not bounded:
+        if not np.all(np.isfinite(unit)):
+            raise InputError(f"images must fit into float32, got {np.abs(array).max():.4g}")
+        return unit
     if unit.min() < 0 or unit.max() > 1:
         hint = ": divide 8-bit values by 255, or pass uint8" if unit.max() > 1.5 else ""
         raise InputError(f"float images must be in [0, 1], got [{unit.min():.4g}, {unit.max():.4g}]{hint}")

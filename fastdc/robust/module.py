@@ -80,19 +80,21 @@ class ClassifierModule(nn.Module):
         """Logits of images.
 
         Args:
-            images: (n, c, h, w), float in [0, 1], on any device.
+            images: (n, c, h, w), float, on any device. Pixels belong in [0, 1]; values outside are computed as they
+                are, because attacks and optimizers step there for a moment. n may be 0.
 
         Returns:
             (n, K), of the images' type and on their device.
 
         Raises:
-            InputError: `images` is not a floating-point tensor, is empty, or has a wrong shape, a value outside [0, 1]
-                or a NaN.
+            InputError: `images` is not a floating-point tensor, or has a wrong shape, a NaN or an infinite value.
             BackendError: An error is not finite, for example because half precision overflows.
         """
         if not isinstance(images, Tensor) or not images.is_floating_point():
             got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise InputError(f"images must be a floating-point tensor in [0, 1], got {got}")
+            raise InputError(f"images must be a floating-point tensor, got {got}")
+        if images.shape == (0, *self.model.image_shape):
+            return images.flatten(1).sum(1, keepdim=True).expand(0, self.model.num_classes)
         logits: Tensor = _Logits.apply(images, self)  # type: ignore[no-untyped-call]
         return logits
 
@@ -103,13 +105,14 @@ class ClassifierModule(nn.Module):
         depend on rounding.
         """
         device, _ = place_of(self.denoiser, self._device)
-        given = prepare(images, self.model, None if self._stream is None else [self._stream] * len(images))
-        unit, x, streams = (torch.from_numpy(array).to(device) for array in (given.unit, given.x, given.streams))
+        streams = None if self._stream is None else [self._stream] * len(images)
+        given = prepare(images, self.model, streams, bounded=False)
+        unit, x, names = (torch.from_numpy(array).to(device) for array in (given.unit, given.x, given.streams))
         if self._likelihood is None:
-            return unit, x, streams
-        parts = zip(torch.split(unit, self._chunk), torch.split(streams, self._chunk), strict=True)
+            return unit, x, names
+        parts = zip(torch.split(unit, self._chunk), torch.split(names, self._chunk), strict=True)
         moved = [maximize_tensor(self._likelihood, self.denoiser, self.model, part, noise) for part, noise in parts]
-        return unit, self.model.pixels.from_unit(torch.cat(moved)), streams
+        return unit, self.model.pixels.from_unit(torch.cat(moved)), names
 
     def _draws(self, device: torch.device) -> Draws:
         rows, config = torch.from_numpy(self.plan.rows).to(device), self.plan.config

@@ -282,6 +282,26 @@ def test_requests_may_come_while_others_run_and_after_all_have_ended() -> None:
     assert counts_of(done, errors) == {i: slow_race(rule, errors[i]) for i in range(9)}
 
 
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_a_request_ends_when_the_class_that_it_asks_about_has_lost(target: int) -> None:
+    """Class 1 wins, but the others fall behind only slowly: a plain race goes on for all eight draws."""
+    errors = np.ones((1, 3, 8), np.float32)
+    errors[0, [0, 2]] = 1.05
+    rule = Calibrated(0.12)  # the lead is 0.05 m: it exceeds the limit at the third draw
+    bench = Bench(errors)
+    request = Request(0, np.zeros((1, 1, 1), np.float32), 100, target=target)
+    (done,) = [one for finished in bench.run(scheduler_of(bench, rule, [request])) for one in finished]
+    assert done.best == 1
+    assert done.counts.tolist() == [3, 3, 3]
+    kept = Calibrated(0.25)  # never exceeded before the draws are used up, except by the class asked about
+    far = errors.copy()
+    far[0, target if target != 1 else 0] = 2.0
+    bench = Bench(far)
+    (done,) = [one for finished in bench.run(scheduler_of(bench, kept, [request])) for one in finished]
+    assert done.best == 1
+    assert done.counts.max() == (1 if target != 1 else 8)
+
+
 # --- rules that add classes ------------------------------------------------------------------------------------------
 
 

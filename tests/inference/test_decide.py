@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from fastdc import ErrorTable, InputError
 from fastdc.calibration.temperature import fit_temperature, negative_log_likelihood
-from fastdc.inference.decide import Decision, decide, decide_table, posterior
+from fastdc.inference.decide import Decision, by_class, decide, decide_table, posterior
 from helpers.worlds import Float64, fails_with, permutations
 
 NAN = np.nan
@@ -362,3 +362,19 @@ def test_the_likelihood_is_that_of_the_posterior() -> None:
 )
 def test_bad_input_to_the_fit_is_refused(errors: Any, labels: Any, named: str) -> None:
     fails_with(lambda: fit_temperature(errors, np.array(labels)), named, kind=InputError)
+
+
+def test_votes_of_prompts_are_summed_by_class_and_ties_go_to_the_smaller_error() -> None:
+    """Class 1 has prompts 1 and 3; of image 0 it has two draws of three, of image 1 all classes have one."""
+    errors = np.array(
+        [
+            [[3, 1, 3], [1, 2, 2], [4, 4, 4], [2, 3, 1]],
+            [[1, 5, 5], [5, 1, 5], [4, 4, 0], [6, 6, 6]],
+        ],
+        np.float64,
+    )
+    decided = by_class(decide(errors, decision="vote"), (0, 1, 2, 1), n_classes=3, decision="vote")
+    assert decided.votes.tolist() == [[1, 2, 0], [1, 1, 1]]
+    assert decided.labels.tolist() == [1, 2]
+    np.testing.assert_allclose(decided.probabilities, [[1 / 3, 2 / 3, 0], [1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(decided.mean_errors, [[7 / 3, 5 / 3, 4], [11 / 3, 11 / 3, 8 / 3]])
