@@ -116,7 +116,7 @@ class FixedRadius:
     """Test that certifies one radius or refuses it, with as few copies as possible: is p > p0 = Phi(R / sigma)?
 
     Guarantee: if p <= p0, the test ever certifies with probability at most alpha, however many copies are counted
-    between two decisions and for whatever reason one stops. Refusing claims nothing, so it needs no guarantee; evidence
+    between two decisions and at any stopping time. Refusing claims nothing, so it needs no guarantee; evidence
     of the opposite refuses with probability at most beta if p > p0. alpha is spent once: neither a radius that was
     refused nor another one may be tried again with the same copies.
 

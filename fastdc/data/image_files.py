@@ -5,8 +5,8 @@ for grey images, as viewers do); 16-bit grey keeps its range (65535 -> 255); pal
 first frame stands for an animation or a multi-page file. Pillow's limit on pixels (decompression bombs) applies, and
 its warning is an error here.
 
-Only the formats of :data:`FORMATS` are opened, whatever the name of the file says. Pillow knows further ones that start
-other programs (EPS starts Ghostscript) or open a picture inside the file without asking which format it has (IPTC).
+Only the formats of :data:`FORMATS` are opened, whatever the extension. Pillow knows further ones that start
+other programs (EPS starts Ghostscript) or open an embedded picture without checking its format (IPTC).
 """
 
 import os
