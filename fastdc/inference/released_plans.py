@@ -11,11 +11,14 @@ differences. With a grid s_0 = tau < s_1 < ... < s_{S-1} = 3, equally spaced, S 
 
   i = 5 ... S - 3: the first five, at which it grows without bound, are left out.
 
-p(s) = exp(-(ln s + 1.2)^2 1.2^2 / 2) multiplies by the variance where the density of EDM's training levels (arXiv
-2206.00364, table 1) divides by it, and edm is its weighting, with the model's own sigma_data. The levels are all first
+p(s) = exp(-(ln s + 1.2)^2 1.2^2 / 2) / (1.2 s sqrt(2 pi)) multiplies by the variance where the log-normal density of
+EDM's training levels (arXiv 2206.00364, table 1) divides by it, and edm is its weighting, with the model's own
+sigma_data. The levels are all first
 draws of the plan, in order, and the rest of the weight is a curve of level weights with a knot at each. The computation
 is the same as for every other plan.
 """
+
+import math
 
 import numpy as np
 
@@ -74,7 +77,8 @@ def released_plan(model: Model, method: str, sigma: float, *, steps: int = STEPS
 
 
 def _density(s: Float64) -> Float64:
-    return np.asarray(np.exp(-((np.log(s) - P_MEAN) ** 2) / 2 * P_STD**2))
+    exponent = -((np.log(s) - P_MEAN) ** 2) / 2 * P_STD**2
+    return np.asarray(np.exp(exponent) / (s * P_STD * math.sqrt(2 * math.pi)))
 
 
 def _edm(s: Float64, sigma_data: float) -> Float64:

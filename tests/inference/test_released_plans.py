@@ -22,7 +22,7 @@ def plan(method: str, steps: int = 126) -> Plan:
 
 
 def p(s: float) -> float:
-    return math.exp(-((math.log(s) + 1.2) ** 2) / 2 * 1.2**2)
+    return 1 / (s * 1.2 * math.sqrt(2 * math.pi)) * math.exp(-((math.log(s) + 1.2) ** 2) / 2 * 1.2**2)
 
 
 def edm(s: float) -> float:
