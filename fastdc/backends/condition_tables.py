@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fastdc.backends.messages import one_line
 from fastdc.bundle import TABLES, Bundle, Model
-from fastdc.support import BundleError, Float32
+from fastdc.support import BundleError, Float32, shown
 
 
 def condition_rows(model: Model) -> int:
@@ -36,7 +36,7 @@ def condition_tables(bundle: Bundle) -> dict[str, Float32]:
     for name, table in tables.items():
         if table.dtype != np.float32 or table.ndim < 2 or len(table) != rows:
             raise BundleError(
-                f"{bundle.path / TABLES}: {name!r:.60} must be float32 with {rows} rows, one per condition, "
+                f"{bundle.path / TABLES}: {shown(name, 60)} must be float32 with {rows} rows, one per condition, "
                 f"got {table.dtype} of shape {table.shape}"
             )
     return tables

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 """Element types that a network may have as its input and output."""
@@ -54,4 +54,4 @@ class NetworkOptions:
             checks.flag(name, flag)
         given = self.provider_options
         if not isinstance(given, Mapping) or not all(isinstance(word, str) for pair in given.items() for word in pair):
-            raise InputError(f"provider_options must be a mapping of strings to strings, got {given!r:.200}")
+            raise InputError(f"provider_options must be a mapping of strings to strings, got {shown(given, 200)}")

@@ -19,7 +19,7 @@ from fastdc.bundle.folder import Bundle
 from fastdc.bundle.format import DENOISER, MAX_MANIFEST_BYTES
 from fastdc.diffusion import LevelWeights, PlanConfig
 from fastdc.rules import Calibration, calibration_from_dict
-from fastdc.support import FastdcError, InputError, checks, strict_json, write_whole
+from fastdc.support import FastdcError, InputError, checks, shown, strict_json, write_whole
 
 FORMAT = "fastdc-calibration"
 VERSION = 1
@@ -99,7 +99,7 @@ def with_calibration_file(bundle: Bundle, path: str | os.PathLike[str]) -> Bundl
     entry = _checked(strict_json(content, file), path)
     if entry["network"] != _network(bundle):
         raise InputError(
-            f"{path} calibrates another network, of model {entry['model']!r:.80}: calibrate {bundle.name} itself"
+            f"{path} calibrates another network, of model {shown(entry['model'])}: calibrate {bundle.name} itself"
         )
     model = bundle.model
     try:
@@ -129,8 +129,8 @@ def _checked(entry: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     version: Any = entry.get("version")
     if not checks.is_whole(version) or not 1 <= version <= VERSION:
-        raise InputError(f"{path} has format version {version!r:.80}, this fastdc reads {VERSION}")
+        raise InputError(f"{path} has format version {shown(version)}, this fastdc reads {VERSION}")
     if set(entry) != _FIELDS:
         odd = min(set(entry) ^ _FIELDS)
-        raise InputError(f"{path} {'lacks' if odd in _FIELDS else 'has an unknown'} field {odd!r:.80}")
+        raise InputError(f"{path} {'lacks' if odd in _FIELDS else 'has an unknown'} field {shown(odd)}")
     return entry

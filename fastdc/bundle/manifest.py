@@ -27,7 +27,7 @@ from fastdc.bundle.format import (
 from fastdc.bundle.model import Defaults, Model
 from fastdc.diffusion import LOSSES, MAX_DRAWS, WEIGHTINGS, LevelWeights, parameterization_from_dict, schedule_from_dict
 from fastdc.rules import Calibration, calibration_from_dict
-from fastdc.support import BundleError, InputError, checks
+from fastdc.support import BundleError, InputError, checks, shown
 
 # Neither hidden nor a path on any system: no separators, colons or control characters, and not too long.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -53,7 +53,7 @@ def parse_manifest(where: Path, manifest: Any, digest: str) -> Model:
         raise BundleError(f'{where} is not a bundle manifest: expected "format": "{FORMAT}"')
     version: Any = manifest.get("version")
     if not checks.is_whole(version) or version < 1:
-        raise BundleError(f"{where}: version must be a positive whole number, got {version!r:.80}")
+        raise BundleError(f"{where}: version must be a positive whole number, got {shown(version)}")
     if version > VERSION:
         raise BundleError(f"{where} has format version {version}, this fastdc reads up to {VERSION}: upgrade fastdc")
     try:
@@ -67,7 +67,7 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
     class_names = _class_names(manifest)
     null_class = manifest.get("null_class")
     if null_class is not None and (not checks.is_whole(null_class) or not 0 <= null_class <= MAX_CLASSES):
-        raise BundleError(f"null_class must be a class index or null, got {null_class!r:.80}")
+        raise BundleError(f"null_class must be a class index or null, got {shown(null_class)}")
     _check_files(manifest)
     prompts, class_of = _prompts(manifest, len(class_names))
     for optional, kind in (("description", str), ("network", dict), ("provenance", dict), ("cost", dict)):
@@ -75,7 +75,7 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
             _field(manifest, optional, kind)
     name = _field(manifest, "name", str)
     if not _is_text(name):
-        raise BundleError(f"name must be text without control characters, got {name!r:.80}")
+        raise BundleError(f"name must be text without control characters, got {shown(name)}")
     return Model(
         name=name,
         image_shape=_shape("image.shape", _field(image, "shape", list, inside="image.")),
@@ -115,13 +115,13 @@ def _class_names(manifest: dict[str, Any]) -> tuple[str, ...]:
         raise BundleError(f"classes must be 1 to {MAX_CLASSES} names, got {len(names)} entries")
     for name in names:
         if not _is_text(name):
-            raise BundleError(f"classes must be text without control characters, got {name!r:.80}")
+            raise BundleError(f"classes must be text without control characters, got {shown(name)}")
     return tuple(names)
 
 
 def _shape(name: str, shape: list[Any]) -> tuple[int, int, int]:
     if len(shape) != 3 or not all(checks.is_whole(extent) and extent > 0 for extent in shape):
-        raise BundleError(f"{name} must be [channels, height, width], got {shape!r:.80}")
+        raise BundleError(f"{name} must be [channels, height, width], got {shown(shape)}")
     if math.prod(shape) > MAX_PIXELS:
         raise BundleError(f"{name} {shape} has more than {MAX_PIXELS} values")
     return (shape[0], shape[1], shape[2])
@@ -151,23 +151,23 @@ def _prompts(manifest: dict[str, Any], n_classes: int) -> tuple[tuple[str, ...],
 
 def _value_range(bounds: list[Any]) -> tuple[float, float]:
     if len(bounds) != 2 or not all(map(checks.is_finite, bounds)) or not bounds[0] < bounds[1]:
-        raise BundleError(f"image.range must be [low, high] with low < high, got {bounds!r:.80}")
+        raise BundleError(f"image.range must be [low, high] with low < high, got {shown(bounds)}")
     return (float(bounds[0]), float(bounds[1]))
 
 
 def _defaults(entry: dict[str, Any]) -> Defaults:
     unknown = set(entry) - set(Defaults.__dataclass_fields__)
     if unknown:
-        raise BundleError(f"defaults has no option {sorted(unknown)[0]!r}")
+        raise BundleError(f"defaults has no option {shown(sorted(unknown)[0])}")
     levels = entry.get("levels")
     if levels is not None:
         if not (isinstance(levels, list) and len(levels) == 2 and all(map(checks.is_finite, levels))):
-            raise BundleError(f"defaults.levels must be [low, high] or null, got {levels!r:.80}")
+            raise BundleError(f"defaults.levels must be [low, high] or null, got {shown(levels)}")
         if not 0 < levels[0] < levels[1]:
             raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels}")
     first = entry.get("first", [])
     if not isinstance(first, list) or not all(checks.is_finite(ratio) and ratio > 0 for ratio in first):
-        raise BundleError(f"defaults.first must be a list of positive numbers, got {first!r:.80}")
+        raise BundleError(f"defaults.first must be a list of positive numbers, got {shown(first)}")
     if len(first) > MAX_FIRST:
         raise BundleError(f"defaults.first must hold at most {MAX_FIRST} numbers, got {len(first)}")
     band = None if levels is None else (float(levels[0]), float(levels[1]))
@@ -187,7 +187,7 @@ def _calibration(entry: Any) -> Calibration | None:
 def _noised_calibrations(entries: Any) -> tuple[Calibration, ...]:
     """Calibrations of the race on noisy images, one per method and noise."""
     if not isinstance(entries, list) or len(entries) > MAX_NOISED:
-        raise BundleError(f"noised_calibrations must be a list of at most {MAX_NOISED}, got {entries!r:.80}")
+        raise BundleError(f"noised_calibrations must be a list of at most {MAX_NOISED}, got {shown(entries)}")
     found = tuple(filter(None, map(_calibration, entries)))
     if len(found) < len(entries) or any(calibration.noised is None for calibration in found):
         raise BundleError("each calibration in noised_calibrations must name the method and noise of its plan")
@@ -205,7 +205,7 @@ def _check_files(manifest: dict[str, Any]) -> None:
     files = _field(manifest, "files", dict)
     for name, entry in files.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-            raise BundleError(f"files: {name!r:.140} is not a plain file name inside the bundle")
+            raise BundleError(f"files: {shown(name, 140)} is not a plain file name inside the bundle")
         if not isinstance(entry, dict) or not checks.is_whole(entry.get("bytes")) or entry["bytes"] < 0:
             raise BundleError(f"files: {name} needs its size in bytes")
         digest = entry.get("sha256")
@@ -227,4 +227,4 @@ def _check_cost(cost: Any, *, parts: bool) -> None:
     for name in needed:
         value = cost.get(name) if isinstance(cost, dict) else None
         if not checks.is_finite(value) or value < (name == "flops"):
-            raise BundleError(f"cost.{name} must be a number of operations or weights, got {value!r:.60}")
+            raise BundleError(f"cost.{name} must be a number of operations or weights, got {shown(value, 60)}")

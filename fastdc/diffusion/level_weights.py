@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float64, InputError, checks
+from fastdc.support import Float64, InputError, checks, shown
 
 MAX_KNOTS = 10_000
 
@@ -20,12 +20,12 @@ MAX_KNOTS = 10_000
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
     """Returns the numbers as Python's floats, so that a stored curve repeats the plan exactly."""
     if not isinstance(values, (tuple, list)) or not 1 <= len(values) <= MAX_KNOTS:
-        raise InputError(f"{name} of level weights must be 1 to {MAX_KNOTS} numbers, got {values!r:.80}")
+        raise InputError(f"{name} of level weights must be 1 to {MAX_KNOTS} numbers, got {shown(values)}")
     for value in values:
         if not checks.is_number(value):
-            raise InputError(f"{name} of level weights must be numbers, got {value!r:.80}")
+            raise InputError(f"{name} of level weights must be numbers, got {shown(value)}")
         if not 0 <= value < float("inf"):
-            raise InputError(f"{name} of level weights must be finite and not negative, got {value!r:.80}")
+            raise InputError(f"{name} of level weights must be finite and not negative, got {shown(value)}")
     return tuple(map(float, values))
 
 
@@ -48,7 +48,7 @@ class LevelWeights:
         if len(self.ratio) != len(self.weight):
             raise InputError(f"level weights need one weight per knot, got {len(self.ratio)} and {len(self.weight)}")
         if self.ratio[0] <= 0 or not np.all(np.diff(self.ratio) > 0):
-            raise InputError(f"ratio of level weights must be positive and increasing, got {self.ratio!r:.80}")
+            raise InputError(f"ratio of level weights must be positive and increasing, got {shown(self.ratio)}")
         if not any(self.weight):
             raise InputError("weight of level weights must not be zero everywhere")
 
@@ -70,5 +70,5 @@ class LevelWeights:
             InputError: The entry has another form, or values are out of range.
         """
         if not isinstance(entry, dict) or set(entry) != {"ratio", "weight"}:
-            raise InputError(f"level weights must be {{ratio, weight}}, got {entry!r:.80}")
+            raise InputError(f"level weights must be {{ratio, weight}}, got {shown(entry)}")
         return cls(ratio=entry["ratio"], weight=entry["weight"])

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float64, InputError
+from fastdc.support import Float64, InputError, shown
 
 
 @dataclass(frozen=True)
@@ -73,5 +73,5 @@ def checked_positions(position: npt.ArrayLike) -> Float64:
     """
     u = np.asarray(position, dtype=np.float64)
     if u.ndim != 1 or not np.all((u >= 0) & (u <= 1)):
-        raise InputError(f"positions must be a list of numbers in [0, 1], got {position!r}")
+        raise InputError(f"positions must be a list of numbers in [0, 1], got {shown(position)}")
     return u

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from fastdc.diffusion.kernels import ROW_FIELDS
 from fastdc.diffusion.levels import Levels
-from fastdc.support import Float32, Float64, InputError, checks
+from fastdc.support import Float32, Float64, InputError, checks, shown
 
 KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")
 SPACES = ("eps", "x0", "v")
@@ -65,10 +65,10 @@ class Parameterization:
         checks.one_of("parameterization kind", self.kind, KINDS)
         if self.kind == "edm":
             if not checks.is_finite(self.sigma_data) or not self.sigma_data > 0:
-                raise InputError(f"parameterization edm needs a positive sigma_data, got {self.sigma_data!r}")
+                raise InputError(f"parameterization edm needs a positive sigma_data, got {shown(self.sigma_data)}")
             object.__setattr__(self, "sigma_data", float(self.sigma_data))
         elif self.sigma_data is not None:
-            raise InputError(f"parameterization {self.kind} takes no sigma_data, got {self.sigma_data!r}")
+            raise InputError(f"parameterization {self.kind} takes no sigma_data, got {shown(self.sigma_data)}")
 
     @property
     def space(self) -> str:
@@ -207,5 +207,5 @@ def parameterization_from_dict(entry: dict[str, Any]) -> Parameterization:
     """
     unknown = set(entry) - {"kind", "sigma_data"}
     if unknown or not isinstance(entry.get("kind"), str):
-        raise InputError(f"parameterization must be {{kind, sigma_data}}, got {entry!r}")
+        raise InputError(f"parameterization must be {{kind, sigma_data}}, got {shown(entry)}")
     return Parameterization(kind=entry["kind"], sigma_data=entry.get("sigma_data"))

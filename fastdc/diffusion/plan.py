@@ -23,7 +23,7 @@ from fastdc.diffusion.noisy_methods import Method, method_of
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.stepped_schedules import SteppedSchedule
 from fastdc.diffusion.weighting import weighting
-from fastdc.support import Float32, Float64, InputError, checks
+from fastdc.support import Float32, Float64, InputError, checks, shown
 
 MAX_DRAWS = 1_000_000
 ORDERS = ("van_der_corput", "random")
@@ -114,7 +114,7 @@ class PlanConfig:
         checks.one_of("loss", self.loss, LOSSES)
         weighting(self.weighting)
         if self.level_weights is not None and not isinstance(self.level_weights, LevelWeights):
-            raise InputError(f"level_weights must be LevelWeights or None, got {self.level_weights!r:.80}")
+            raise InputError(f"level_weights must be LevelWeights or None, got {shown(self.level_weights)}")
         self._check_levels()
         self._check_order()
         self._check_timesteps()
@@ -136,25 +136,25 @@ class PlanConfig:
         if self.levels is not None:
             pair = isinstance(self.levels, (tuple, list)) and len(self.levels) == 2
             if not (pair and all(map(checks.is_finite, self.levels)) and 0 < self.levels[0] < self.levels[1]):
-                raise InputError(f"levels must be (low, high) with 0 < low < high, got {self.levels!r}")
+                raise InputError(f"levels must be (low, high) with 0 < low < high, got {shown(self.levels)}")
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
         ratios = self.first if isinstance(self.first, (tuple, list)) else (None,)
         if not all(checks.is_finite(ratio) and ratio > 0 for ratio in ratios):
-            raise InputError(f"first must be positive noise-to-signal ratios, got {self.first!r}")
+            raise InputError(f"first must be positive noise-to-signal ratios, got {shown(self.first)}")
         object.__setattr__(self, "first", tuple(map(float, self.first)))
 
     def _check_order(self) -> None:
         checks.one_of("order", self.order, ORDERS)
         object.__setattr__(self, "order_seed", checks.seed(self.order_seed, "order_seed"))
         if self.order_seed and self.order != "random":
-            raise InputError(f"order_seed is for order 'random', got {self.order_seed} with order {self.order!r}")
+            raise InputError(f"order_seed is for order 'random', got {self.order_seed} with order {shown(self.order)}")
 
     def _check_timesteps(self) -> None:
         if self.timesteps is None:
             return
         steps = self.timesteps if isinstance(self.timesteps, (tuple, list)) else (None,)
         if not all(checks.is_whole(step) and step >= 0 for step in steps):
-            raise InputError(f"timesteps must be whole numbers from 0, got {self.timesteps!r:.80}")
+            raise InputError(f"timesteps must be whole numbers from 0, got {shown(self.timesteps)}")
         if len(steps) != self.draws:
             raise InputError(f"timesteps must be one for each of {self.draws} draws, got {len(steps)}")
         if self.levels is not None or self.first or self.order != ORDERS[0] or self.antithetic:
@@ -188,7 +188,7 @@ class PlanConfig:
         """
         unknown = set(entry) - set(cls.__dataclass_fields__)
         if unknown or "draws" not in entry:
-            problem = f"has no option {min(unknown, key=str)!r}" if unknown else "needs a number of draws"
+            problem = f"has no option {shown(min(unknown, key=str))}" if unknown else "needs a number of draws"
             raise InputError(f"a plan {problem}")
         curve = entry.get("level_weights")
         return cls(**{**entry, "level_weights": None if curve is None else LevelWeights.from_dict(curve)})

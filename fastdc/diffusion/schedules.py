@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fastdc.diffusion.levels import AbstractSchedule, Levels, checked_positions
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule, TableSchedule
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 
 @dataclass(frozen=True)
@@ -141,23 +141,23 @@ def schedule_from_dict(entry: dict[str, Any]) -> AbstractSchedule:
     options = dict(entry)
     kind = options.pop("kind", None)
     if not isinstance(kind, str) or kind not in (*_KINDS, _TABLE):
-        raise InputError(f"schedule kind must be one of {', '.join((*_KINDS, _TABLE))}, got {kind!r:.80}")
+        raise InputError(f"schedule kind must be one of {', '.join((*_KINDS, _TABLE))}, got {shown(kind)}")
     if kind == _TABLE:
         return _table_from_dict(options)
     known = _KINDS[kind].__dataclass_fields__
     for name, value in options.items():
         if name not in known:
-            raise InputError(f"schedule {kind} has no option {name!r}: expected {', '.join(known)}")
+            raise InputError(f"schedule {kind} has no option {shown(name)}: expected {', '.join(known)}")
         wanted = type(known[name].default)
         if not _TYPE_CHECKS[wanted](value):
-            raise InputError(f"schedule option {name} must be {wanted.__name__}, got {value!r}")
+            raise InputError(f"schedule option {name} must be {wanted.__name__}, got {shown(value)}")
     return _KINDS[kind](**options)
 
 
 def _table_from_dict(options: dict[str, Any]) -> TableSchedule:
     listed = options.pop("alphas_cumprod", None)
     if options:
-        raise InputError(f"schedule {_TABLE} has no option {min(options, key=str)!r}: expected alphas_cumprod")
+        raise InputError(f"schedule {_TABLE} has no option {shown(min(options, key=str))}: expected alphas_cumprod")
     if not isinstance(listed, list) or not all(map(checks.is_number, listed)):
-        raise InputError(f"schedule option alphas_cumprod must be a list of numbers, got {listed!r:.80}")
+        raise InputError(f"schedule option alphas_cumprod must be a list of numbers, got {shown(listed)}")
     return TableSchedule(tuple(listed))

@@ -23,7 +23,7 @@ from fastdc.engine.arrays import Pool
 from fastdc.engine.loop import evaluate
 from fastdc.engine.requests import Work
 from fastdc.engine.scheduler import Scheduler
-from fastdc.support import InputError
+from fastdc.support import InputError, shown
 
 _WARMUP = 3  # rounds of a size that are not timed: captured steps run differently in their first two rounds
 
@@ -52,10 +52,10 @@ class StepTable:
     def __post_init__(self) -> None:
         steps = [b - a for a, b in zip((0, *self.sizes), self.sizes, strict=False)]
         if not steps or min(steps) < 1 or self.slots < 1:
-            raise InputError(f"a table of steps needs increasing sizes and a slot, got {self.sizes!r:.80}")
+            raise InputError(f"a table of steps needs increasing sizes and a slot, got {shown(self.sizes)}")
         for times in (self.seconds, *([self.together] if self.slots > 1 else [])):
             if len(times) != len(steps) or not all(0 < seconds < float("inf") for seconds in times):
-                raise InputError(f"a table of steps needs a positive time for each of its sizes, got {times!r:.80}")
+                raise InputError(f"a table of steps needs a positive time for each of its sizes, got {shown(times)}")
 
     def cheapest(self, cells: int) -> int:
         """The size that is done soonest of those that hold a number of cells, at most a batch."""
@@ -177,7 +177,7 @@ def measure_steps(
     """
     chosen = tuple(network.sizes or halves(network.batch)) if sizes is None else tuple(sizes)
     if not chosen or min(chosen) < 1 or max(chosen) > network.batch or repeats < 1:
-        raise InputError(f"sizes of steps must be from 1 to the network's {network.batch} rows, got {chosen!r:.80}")
+        raise InputError(f"sizes of steps must be from 1 to the network's {network.batch} rows, got {shown(chosen)}")
     rehearsal = _Rehearsal(pool, draws)
 
     def median(size: int, steps: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastdc.bundle import Model
-from fastdc.support import Float32, InputError, Int32
+from fastdc.support import Float32, InputError, Int32, shown
 
 Candidates: TypeAlias = Callable[[Float32], Any]
 """Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of class indices."""
@@ -38,7 +38,7 @@ def check_candidates(candidates: Any, unit_images: Float32, model: Model) -> lis
         try:
             lists = list(given)
         except TypeError:
-            raise InputError(f"candidates must be a mask or a list of classes per image, got {given!r:.80}") from None
+            raise InputError(f"candidates must be a mask or a list of classes per image, got {shown(given)}") from None
         if len(lists) != n:
             raise InputError(f"candidates must be a list of classes for each of {n} images, got {len(lists)}")
     return [_conditions(i, classes, model) for i, classes in enumerate(lists)]

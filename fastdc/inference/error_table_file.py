@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import InputError, checks, whole_file
+from fastdc.support import InputError, checks, shown, whole_file
 
 FORMAT = "fastdc-errors"
 VERSION = 2
@@ -75,11 +75,11 @@ def _checked(meta: Any) -> dict[str, Any]:
         raise InputError(f"not a fastdc error table: expected format {FORMAT!r}")
     version = meta.get("version")
     if not checks.is_whole(version) or version != VERSION:  # before the other fields, which may have changed
-        raise InputError(f"format version {version!r:.80}, this fastdc reads {VERSION}: upgrade fastdc")
+        raise InputError(f"format version {shown(version)}, this fastdc reads {VERSION}: upgrade fastdc")
     for name, kind in META.items():
         value = meta.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{name} must be {kind.__name__}, got {value!r:.80}")
+            raise InputError(f"{name} must be {kind.__name__}, got {shown(value)}")
     if not all(isinstance(name, str) for name in meta["class_names"]):
         raise InputError("class_names must be strings")
     checks.seed(meta["seed"])

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from fastdc.diffusion import LevelWeights
 from fastdc.rules import AbstractRule
-from fastdc.support import InputError
+from fastdc.support import InputError, shown
 
 
 class PlanOptions(TypedDict, total=False):
@@ -120,5 +120,5 @@ def merged(options: Options | None, keywords: Any) -> Options:
         InputError: `options` is something else, or a keyword is no option.
     """
     if options is not None and not isinstance(options, Options):
-        raise InputError(f"options must be fastdc.Options or keywords, got {options!r:.80}")
+        raise InputError(f"options must be fastdc.Options or keywords, got {shown(options)}")
     return (Options() if options is None else options).but(**keywords)

@@ -8,7 +8,7 @@ from fastdc.bundle import Model
 from fastdc.diffusion import PlanConfig, method_of
 from fastdc.inference.options import PlanOptions
 from fastdc.rules import AbstractRule
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 # The band of levels above an image's noise if the model says nothing better, as multiples of that noise.
 _ABOVE_NOISE, _FAR_ABOVE_NOISE = 1.05, 4.0
@@ -29,10 +29,10 @@ def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     unknown = set(given) - set(PlanOptions.__annotations__)
     if unknown:
-        raise InputError(f"there is no option {min(unknown)!r}")
+        raise InputError(f"there is no option {shown(min(unknown))}")
     sigma = given.pop("sigma", 0.0)
     if not checks.is_number(sigma) or not 0 <= sigma < math.inf:
-        raise InputError(f"sigma must be a standard deviation in pixels in [0, 1], from 0, got {sigma!r:.80}")
+        raise InputError(f"sigma must be a standard deviation in pixels in [0, 1], from 0, got {shown(sigma)}")
     given["noise"] = model.noise_ratio(sigma)
     if model.latent_shape is not None and given.get("method", "dc") != "dc":
         raise InputError(f"method {given['method']} needs a model of images: noise is not Gaussian in latents, use dc")
@@ -85,5 +85,5 @@ def _band(levels: tuple[float, float] | str) -> tuple[float, float] | None:
     if not isinstance(levels, str):
         return levels
     if levels != "all":
-        raise InputError(f'levels must be (low, high) or "all", got {levels!r}')
+        raise InputError(f'levels must be (low, high) or "all", got {shown(levels)}')
     return None

@@ -25,7 +25,7 @@ import numpy as np
 from fastdc.bundle import Model
 from fastdc.diffusion import LevelWeights
 from fastdc.inference.options import PlanOptions
-from fastdc.support import Float64, InputError, checks
+from fastdc.support import Float64, InputError, checks, shown
 
 STEPS = 126
 P_MEAN, P_STD = -1.2, 1.2
@@ -52,9 +52,11 @@ def released_plan(model: Model, method: str, sigma: float, *, steps: int = STEPS
         InputError: Another method, a noise beyond the end of the grid, or too few steps.
     """
     if method not in _SKIPPED:
-        raise InputError(f"compat ndc is for {' and '.join(_SKIPPED)}, got {method!r:.80}")
+        raise InputError(f"compat ndc is for {' and '.join(_SKIPPED)}, got {shown(method)}")
     if not checks.is_number(sigma) or not 0 < model.noise_ratio(sigma) < _END:
-        raise InputError(f"compat ndc needs a sigma whose noise-to-signal ratio is in (0, {_END:g}), got {sigma!r:.80}")
+        raise InputError(
+            f"compat ndc needs a sigma whose noise-to-signal ratio is in (0, {_END:g}), got {shown(sigma)}"
+        )
     checks.whole("steps", steps, low=_SKIPPED[method] + 3, high=10_000)
     tau = model.noise_ratio(sigma)
     grid = np.linspace(tau, _END, steps)

@@ -32,7 +32,7 @@ from fastdc.diffusion import make_plan, random_positions
 from fastdc.inference import PlanOptions, plan_config, prepare
 from fastdc.robust.denoiser import ModelAndNetwork, denoiser_of, place_of
 from fastdc.robust.torch_errors import Draws, cell_errors
-from fastdc.support import Float32, InputError, checks
+from fastdc.support import Float32, InputError, checks, shown
 
 PURPOSE_LIKELIHOOD = 16
 """Purpose of the noise (``kernels``): independent of the noise that classifies."""
@@ -160,7 +160,7 @@ def maximization_of(given: Maximization | str) -> Maximization:
     if isinstance(given, (LikelihoodMaximization, ReleasedMaximization)):
         return given
     if given not in ("paper", "rdc"):
-        raise InputError(f"likelihood maximization must be paper, rdc or one made by hand, got {given!r:.80}")
+        raise InputError(f"likelihood maximization must be paper, rdc or one made by hand, got {shown(given)}")
     return LikelihoodMaximization() if given == "paper" else ReleasedMaximization()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastdc.diffusion import MAX_DRAWS, PlanConfig
 from fastdc.rules.calibrated import Calibrated
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Calibration:
         for name, low, high in (("limit", 0, math.inf), ("delta", 0, 1), ("risk", 0, 1), ("bound", 0, math.inf)):
             value = getattr(self, name)
             if not checks.is_number(value) or not low <= value < high:
-                raise InputError(f"calibration: {name} must be a number in [{low}, {high}), got {value!r:.80}")
+                raise InputError(f"calibration: {name} must be a number in [{low}, {high}), got {shown(value)}")
         for name, most in (("draws", MAX_DRAWS), ("images", None), ("seeds", None)):
             object.__setattr__(self, name, checks.whole(f"calibration: {name}", getattr(self, name), high=most))
         if not isinstance(self.plan, dict):
-            raise InputError(f"calibration: plan must be an object, got {self.plan!r:.80}")
+            raise InputError(f"calibration: plan must be an object, got {shown(self.plan)}")
 
     @property
     def rule(self) -> Calibrated:
@@ -106,11 +106,11 @@ def calibration_from_dict(entry: Any) -> Calibration:
         True
     """
     if not isinstance(entry, dict):
-        raise InputError(f"calibration must be an object, got {entry!r:.80}")
+        raise InputError(f"calibration must be an object, got {shown(entry)}")
     expected = set(Calibration.__dataclass_fields__)
     if set(entry) != expected:
         odd = sorted(set(entry) ^ expected)[0]
-        raise InputError(f"calibration {'lacks' if odd in expected else 'has an unknown'} field {odd!r:.80}")
+        raise InputError(f"calibration {'lacks' if odd in expected else 'has an unknown'} field {shown(odd)}")
     return Calibration(**entry)
 
 

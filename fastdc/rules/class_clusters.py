@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.rules.nested_classes import MAX_DEPTH, Nested, leaves
-from fastdc.support import Float64, InputError, checks
+from fastdc.support import Float64, InputError, checks, shown
 
 if TYPE_CHECKING:
     from scipy.cluster.hierarchy import ClusterNode
@@ -47,7 +47,7 @@ def clustered(values: Float64, groups: int | None, branching: int | None) -> Nes
     """
     n = len(values)
     if groups is not None and branching is not None:
-        raise InputError(f"a tree has groups=... or branching=..., got both: {groups!r:.80} and {branching!r:.80}")
+        raise InputError(f"a tree has groups=... or branching=..., got both: {shown(groups)} and {shown(branching)}")
     if branching is not None:
         children = checks.whole("branching", branching, low=2)
         levels = min(2 * math.ceil(math.log(n) / math.log(children) - 1e-9), MAX_DEPTH)

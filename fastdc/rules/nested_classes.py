@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 Nested = tuple[Union[int, "Nested"], ...]
 """A node: its children in order, each a class or a node."""
@@ -20,7 +20,7 @@ def class_index(leaf: Any) -> int:
         InputError: `leaf` is not a whole number.
     """
     if not checks.is_whole(leaf):
-        raise InputError(f"a class of a tree must be an index, got {leaf!r:.80}")
+        raise InputError(f"a class of a tree must be an index, got {shown(leaf)}")
     return int(leaf)
 
 
@@ -38,7 +38,7 @@ def class_reader(class_names: Sequence[str]) -> Callable[[Any], int]:
         if not isinstance(leaf, str):
             return class_index(leaf)
         if leaf not in index:
-            raise InputError(f"a class of a tree must be one of the {len(index)} class names, got {leaf!r:.80}")
+            raise InputError(f"a class of a tree must be one of the {len(index)} class names, got {shown(leaf)}")
         return index[leaf]
 
     return read

@@ -11,7 +11,7 @@ from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
-from fastdc.support import InputError
+from fastdc.support import InputError, shown
 
 KINDS: dict[str, type[AbstractRule]] = {
     kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)
@@ -54,7 +54,7 @@ def make_rule(
             raise InputError(f"rule {rule.name} was made by hand and takes no further options, got {sorted(options)}")
         return _completed(rule, n_classes, bound)
     if not isinstance(rule, str) or rule not in RULES:
-        raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r:.80}")
+        raise InputError(f"rule must be one of {', '.join(RULES)}, got {shown(rule)}")
     if rule == "race":
         rule = Paired.name if calibrated is None and "limit" not in options else Calibrated.name
     if rule == Calibrated.name and "limit" not in options:
@@ -78,7 +78,7 @@ def _known(kind: type[AbstractRule], options: dict[str, Any]) -> dict[str, Any]:
     fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(options) - set(fields))
     if unknown:
-        raise InputError(f"rule {kind.name} has no option {unknown[0]!r:.80}: it has {', '.join(fields) or 'none'}")
+        raise InputError(f"rule {kind.name} has no option {shown(unknown[0])}: it has {', '.join(fields) or 'none'}")
     return options
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastdc.bundle import Model
-from fastdc.support import BundleError, InputError, require
+from fastdc.support import BundleError, InputError, require, shown
 
 require("torch", extra="export")
 
@@ -191,7 +191,7 @@ def _unet_classes(
             raise InputError(f"{folder.name} does not say how many classes it has: give class_names")
         rows = len(given) + bool(null_class)
     elif kind is not None:
-        raise BundleError(f"{folder.name}: class_embed_type must be None or timestep, got {kind!r:.80}")
+        raise BundleError(f"{folder.name}: class_embed_type must be None or timestep, got {shown(kind)}")
     elif rows is None:
         if null_class:
             raise InputError(f"{folder.name} takes no classes: expected no null_class")

@@ -22,7 +22,7 @@ from fastdc.sources.base import Source
 from fastdc.sources.edm_networks import build
 from fastdc.sources.edm_options import DhariwalOptions, SongOptions, options_from
 from fastdc.sources.edm_pickle import PickledModule, read_edm_pickle
-from fastdc.support import BundleError, InputError, checks, require
+from fastdc.support import BundleError, InputError, checks, require, shown
 
 require("torch", extra="export")
 
@@ -61,7 +61,7 @@ def open_edm(path: str | Path, *, class_names: tuple[str, ...] | None = None) ->
 def _source(name: str, root: PickledModule, class_names: tuple[str, ...] | None) -> Source:
     """The source that a file's module describes."""
     if root.class_name != _PRECOND:
-        raise BundleError(f"expected an {_PRECOND} around a SongUNet or DhariwalUNet, got {root.class_name!r:.80}")
+        raise BundleError(f"expected an {_PRECOND} around a SongUNet or DhariwalUNet, got {shown(root.class_name)}")
     if root.tensors or set(root.modules) != {"model"}:
         raise BundleError(
             f"an {_PRECOND} must hold one network, 'model', got {', '.join(root.modules) or 'none'}"[:200]
@@ -114,7 +114,7 @@ def _load(options: SongOptions | DhariwalOptions, tensors: dict[str, Tensor]) ->
 
 def _number(name: str, value: Any) -> float:
     if not checks.is_number(value) or not value >= 0:
-        raise BundleError(f"{name} must be a number of at least 0, got {value!r:.80}")
+        raise BundleError(f"{name} must be a number of at least 0, got {shown(value)}")
     return float(value)
 
 

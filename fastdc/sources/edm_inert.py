@@ -3,25 +3,31 @@
 A pickle is a program for a stack machine. Its danger lies in the calls that the instructions REDUCE, NEWOBJ and BUILD
 ask for. The machine here is our own. It knows the instructions of protocols 2 to 5 as the standard library's
 ``pickletools`` documents them, imports nothing, and answers a call with a :class:`Made`, a record of the called name
-and its arguments. It refuses every unexpected name at once, even though the name could do no harm.
+and its arguments. It refuses every unexpected name at once, even though the name could do no harm. One call has a
+result: ``_codecs.encode(text, "latin1")`` is how protocol 2 writes bytes, and becomes these bytes.
 
 A hostile file must not cost memory or time either. Lengths are checked against the file before any bytes are taken.
-Long byte strings are views of the file, not copies. There is no recursion. The number of instructions and the bytes of
-text are bounded, and with them everything that the machine can build. The result may be nested without end or contain
-itself, so code that walks it must count its steps.
+Long byte strings are views of the file, not copies; so are long texts, which are not decoded. There is no recursion.
+The number of instructions, the bytes of short texts, and the bytes that protocol 2 wrote as text are bounded, and with
+them everything that the machine can build. The result may be nested without end or contain itself, so code that walks
+it must count its steps, and may not compare, hash or format it.
 """
 
+import codecs
 import pickle
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fastdc.support import BundleError
+from fastdc.support import BundleError, shown
 
 Bytes = memoryview
 
 MAX_OPCODES = 1_000_000
 MAX_TEXT_BYTES = 64 * 2**20
+_LONG_TEXT = 4096  # bytes from which a text stays as it is in the file
+_CHUNK = 2**20
+_ENCODE = "_codecs.encode"
 _MAX_LINE = 512  # bytes in the name of a module or an object
 _MAX_INTEGER_BYTES = 16
 _MAX_KEY = 2**32  # smaller integers are their own hash, so no file can make keys collide
@@ -32,6 +38,13 @@ class Global:
     """The name "module.name" of an object that the file wanted to import."""
 
     name: str
+
+
+@dataclass(frozen=True, eq=False)
+class LongText:
+    """A text of more than 4096 bytes, as it is in the file; sources and bytes are so long, but no name is."""
+
+    utf8: Bytes = field(repr=False)
 
 
 class Made:
@@ -70,8 +83,8 @@ def read_inert(data: Bytes, allowed: Collection[str], *, max_opcodes: int = MAX_
         max_opcodes: Largest number of instructions in the pickle.
 
     Returns:
-        The object, and the number of bytes read. The object is None, a bool, int, float, str, memoryview (for bytes),
-        tuple, list, dict, :class:`Global` or :class:`Made`.
+        The object, and the number of bytes read. The object is None, a bool, int, float, str, :class:`LongText`,
+        memoryview (for bytes), tuple, list, dict, :class:`Global` or :class:`Made`.
 
     Raises:
         BundleError: The pickle is truncated, corrupt or over a limit, or uses another name or instruction.
@@ -100,6 +113,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
         self.text_bytes = 0
+        self.encoded_bytes = 0
 
     def take(self, count: int) -> Bytes:
         left = len(self.data) - self.position
@@ -111,10 +125,12 @@ class _Machine:
     def number(self, width: int) -> int:
         return int.from_bytes(self.take(width), "little")
 
-    def text(self, count: int) -> str:
+    def text(self, count: int) -> str | LongText:
+        if count > _LONG_TEXT:
+            return LongText(self.take(count))
         self.text_bytes += count
         if self.text_bytes > MAX_TEXT_BYTES:
-            raise BundleError(f"pickle: must hold at most {MAX_TEXT_BYTES} bytes of text, but holds more")
+            raise BundleError(f"pickle: must hold at most {MAX_TEXT_BYTES} bytes of short texts, but holds more")
         return self.decoded(self.take(count))
 
     def decoded(self, raw: Bytes) -> str:
@@ -122,6 +138,24 @@ class _Machine:
             return str(raw, "utf-8", "surrogatepass")
         except UnicodeDecodeError:
             raise BundleError(f"pickle: text before byte {self.position} is not UTF-8") from None
+
+    def latin1(self, text: object, encoding: object) -> Bytes:
+        """The bytes that protocol 2 wrote as a text of the first 256 characters."""
+        if not isinstance(text, (str, LongText)) or encoding != "latin1":
+            raise BundleError(f"pickle: corrupt before byte {self.position}: only text can be encoded, and as latin1")
+        utf8 = memoryview(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else text.utf8
+        self.encoded_bytes += len(utf8)
+        if self.encoded_bytes > len(self.data):  # a text of the file was encoded again and again
+            raise BundleError("pickle: the bytes that are written as text are larger than the file")
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        made = bytearray()
+        try:
+            for start in range(0, len(utf8), _CHUNK):  # in parts: text in memory can be four times as large
+                last = start + _CHUNK >= len(utf8)
+                made += decoder.decode(utf8[start : start + _CHUNK], final=last).encode("latin-1")
+        except UnicodeError:
+            raise BundleError(f"pickle: text before byte {self.position} is not of bytes") from None
+        return memoryview(made)
 
     def line(self) -> str:
         head = bytes(self.data[self.position : self.position + _MAX_LINE])
@@ -162,7 +196,7 @@ def _push_global(machine: _Machine, module: object, name: object) -> None:
         raise BundleError("pickle: a global must be named by text")
     full = _name(module, name)
     if full not in machine.allowed:
-        raise BundleError(f"pickle: expected tensors and plain options only, got the global {full!r:.120}")
+        raise BundleError(f"pickle: expected tensors and plain options only, got the global {shown(full, 120)}")
     machine.stack.append(Global(full))
 
 
@@ -180,7 +214,10 @@ def _call(machine: _Machine) -> None:
     args, function = machine.pop(), machine.pop()
     if not isinstance(function, Global) or not isinstance(args, tuple):
         raise BundleError(f"pickle: corrupt before byte {machine.position}: a call must name a global and a tuple")
-    machine.stack.append(Made(function.name, args))
+    if function.name == _ENCODE and len(args) == 2:
+        machine.stack.append(machine.latin1(*args))
+    else:
+        machine.stack.append(Made(function.name, args))
 
 
 def _build(machine: _Machine) -> None:

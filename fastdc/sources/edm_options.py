@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fastdc.support import BundleError, checks
+from fastdc.support import BundleError, checks, shown
 
 _MAX_SIDE = 4096
 _MAX_WIDTH = 8192
@@ -133,12 +133,12 @@ def options_from(kind: str, given: Mapping[str, object]) -> SongOptions | Dhariw
         BundleError: The class or an option is unknown, or a value is missing or out of range.
     """
     if kind not in KINDS:
-        raise BundleError(f"network must be one of {', '.join(KINDS)}, got {kind!r:.80}")
+        raise BundleError(f"network must be one of {', '.join(KINDS)}, got {shown(kind)}")
     known = {entry.name for entry in fields(KINDS[kind])}
     values: dict[str, object] = {}
     for name, value in given.items():
         if name not in known:
-            raise BundleError(f"{kind} has no option {name!r:.80}")
+            raise BundleError(f"{kind} has no option {shown(name)}")
         values[name] = _checked(name, tuple(value) if isinstance(value, list) else value)
     missing = [name for name in ("img_resolution", "in_channels", "out_channels") if name not in values]
     if missing:
@@ -163,7 +163,7 @@ def _checked(name: str, value: Any) -> object:
     else:
         fine = checks.is_number(value) and 0 <= value <= 1
     if not fine:
-        raise BundleError(f"option {name} has a value that is not supported: {value!r:.80}")
+        raise BundleError(f"option {name} has a value that is not supported: {shown(value)}")
     return value
 
 

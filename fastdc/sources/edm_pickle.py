@@ -11,7 +11,7 @@ A tensor is ``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...
 (magic number, version, system, a persistent id that names the storage's type and length, the list of keys), the length
 and the raw values. The machine of :mod:`fastdc.sources.edm_inert` reads all of it; torch's own loaders take no part. A
 tensor must lie inside its storage and have no more values than that, and all tensors together may not be larger than
-the file.
+the file. Records may be shared, so everything that is visited counts, however often.
 
 Not tested on a file of NVlabs: the format is taken from its public description (github.com/NVlabs/edm) and from the
 files that torch writes.
@@ -19,14 +19,15 @@ files that torch writes.
 
 import math
 import mmap
+import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-from fastdc.sources.edm_inert import PERSISTENT_ID, Global, Made, read_inert
-from fastdc.support import BundleError, InputError, require
+from fastdc.sources.edm_inert import MAX_OPCODES, PERSISTENT_ID, Global, Made, read_inert
+from fastdc.support import BundleError, InputError, require, shown
 
 require("torch", extra="export")
 
@@ -38,11 +39,11 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"] | M
 
 MAX_FILE_BYTES = 16 * 2**30
 _MAX_MODULES = 20_000
-_MAX_TENSORS = 50_000
+_MAX_TENSORS = 10_000
 _MAX_DEPTH = 16
-_MAX_PLAIN = 100_000
+_MAX_ENTRIES = MAX_OPCODES  # entries visited; files of torch share none, and each took an instruction
 _NETWORK = "ema"  # key of the network in the file's dictionary
-_STORAGE_OPCODES = 200  # limit for each pickle in a storage; torch writes at most 45
+_STORAGE_OPCODES = 64  # limit for each pickle in a storage; torch writes at most 45
 _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGE_VERSION = 1001
 _PERSISTENCE_VERSION = 6
@@ -57,7 +58,7 @@ _DTYPES = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
-_NUMPY_SCALARS = {"f8": torch.float64, "f4": torch.float32, "i8": torch.int64, "i4": torch.int32, "b1": torch.bool}
+_NUMPY_SCALARS = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}
 
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 _PARAMETER = "torch._utils._rebuild_parameter"
@@ -79,6 +80,7 @@ ALLOWED = frozenset(
         "builtins.object",
         "builtins.dict",
         "builtins.set",
+        "_codecs.encode",
         "numpy.dtype",
         "numpy.ndarray",
         "numpy.core.multiarray._reconstruct",
@@ -152,8 +154,14 @@ class _Walk:
         self.bytes_left = file_bytes
         self.modules_left = _MAX_MODULES
         self.tensors_left = _MAX_TENSORS
-        self.plain_left = _MAX_PLAIN
+        self.entries_left = _MAX_ENTRIES
         self.storages: dict[int, Tensor] = {}
+
+    def count(self, entries: Sized) -> None:
+        """Counts entries before they are visited."""
+        self.entries_left -= 1 + len(entries)
+        if self.entries_left < 0:
+            raise BundleError(f"pickle: modules and options must have at most {_MAX_ENTRIES} entries in all")
 
     def module(self, record: object, where: str, depth: int) -> PickledModule:
         """The module of a record."""
@@ -161,16 +169,17 @@ class _Walk:
         if depth > _MAX_DEPTH or self.modules_left < 0:
             raise BundleError(f"pickle: modules must be at most {_MAX_DEPTH} deep and {_MAX_MODULES} in number")
         class_name, state = _module_state(record, where)
+        self.count(state)
         if state.get("_init_args") not in (None, ()):  # only the source text would name such options
             raise BundleError(f"pickle: {where} must have been built from named options")
         tensors = {}
         for kind in ("_parameters", "_buffers"):
-            for name, value in _named_entries(state, kind, where):
+            for name, value in self.named(state, kind, where):
                 if value is not None:
                     tensors[name] = self.tensor(value, f"{where}.{name}")
         modules = {
             name: self.module(value, f"{where}.{name}"[:200], depth + 1)
-            for name, value in _named_entries(state, "_modules", where)
+            for name, value in self.named(state, "_modules", where)
             if value is not None
         }
         attributes: dict[str, Plain] = {}
@@ -179,18 +188,31 @@ class _Walk:
                 plain = _scalar(value)
                 if plain is None or isinstance(plain, (bool, int, float, str)):
                     attributes[key] = plain
-        kwargs = {str(key): self.plain(value, 0) for key, value in _entries(state.get("_init_kwargs")).items()}
+        options = _dictionary(state.get("_init_kwargs"), f"the options of {where}")
+        self.count(options)
+        kwargs = {str(key): self.plain(value, 0) for key, value in options.items()}
         return PickledModule(class_name, kwargs, attributes, tensors, modules)
+
+    def named(self, state: dict[object, object], kind: str, where: str) -> Iterator[tuple[str, object]]:
+        """The entries of a dictionary in a module's state, which must have plain names."""
+        entries = _dictionary(state.get(kind), f"{kind} of {where}")
+        self.count(entries)
+        for name, value in entries.items():
+            if not isinstance(name, str) or not 0 < len(name) <= 100 or "." in name:
+                raise BundleError(f"pickle: {kind} of {where} must have plain names, got {shown(name)}")
+            yield name, value
 
     def plain(self, value: object, depth: int) -> Plain:
         """An option, with tuples as lists."""
-        self.plain_left -= 1
-        if depth > _MAX_DEPTH or self.plain_left < 0:
-            raise BundleError(f"pickle: options must be at most {_MAX_DEPTH} deep and {_MAX_PLAIN} in number")
+        if depth > _MAX_DEPTH:
+            raise BundleError(f"pickle: options must be at most {_MAX_DEPTH} deep")
         if isinstance(value, (list, tuple)):
+            self.count(value)
             return [self.plain(item, depth + 1) for item in value]
-        if isinstance(value, dict) or (isinstance(value, Made) and value.entries):
-            return {str(key): self.plain(item, depth + 1) for key, item in _entries(value).items()}
+        entries = _entries(value)
+        if entries or isinstance(value, dict):
+            self.count(entries)
+            return {str(key): self.plain(item, depth + 1) for key, item in entries.items()}
         return _scalar(value)
 
     def tensor(self, record: object, where: str) -> Tensor:
@@ -201,12 +223,12 @@ class _Walk:
         if isinstance(record, Made) and record.name == _PARAMETER and record.args:
             record = record.args[0]
         if not isinstance(record, Made) or record.name != _TENSOR or len(record.args) < 4:
-            raise BundleError(f"pickle: {where} must be a tensor, got {record!r:.80}")
+            raise BundleError(f"pickle: {where} must be a tensor, got {shown(record)}")
         storage, offset, size, stride = record.args[:4]
         values = self.storage(storage, where)
         shape, strides = _counts(size), _counts(stride)
         if shape is None or strides is None or len(shape) != len(strides) or not _is_count(offset):
-            raise BundleError(f"pickle: {where} must have sizes and strides of one length, got {size!r:.80}")
+            raise BundleError(f"pickle: {where} must have sizes and strides of one length, got {shown(size)}")
         count = math.prod(shape)
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         if count == 0:
@@ -223,13 +245,13 @@ class _Walk:
     def storage(self, record: object, where: str) -> Tensor:
         """The values (n,) of a storage, a view of the file."""
         if not isinstance(record, Made) or record.name != _STORAGE or len(record.args) != 1:
-            raise BundleError(f"pickle: {where} must have a storage, got {record!r:.80}")
+            raise BundleError(f"pickle: {where} must have a storage, got {shown(record)}")
         data = record.args[0]
         if not isinstance(data, memoryview):
-            raise BundleError(f"pickle: the storage of {where} must be bytes, got {data!r:.80}")
-        if id(record) not in self.storages:
-            self.storages[id(record)] = _storage_values(data, where)
-        return self.storages[id(record)]
+            raise BundleError(f"pickle: the storage of {where} must be bytes, got {shown(data)}")
+        if id(data) not in self.storages:
+            self.storages[id(data)] = _storage_values(data, where)
+        return self.storages[id(data)]
 
 
 def _storage_values(data: memoryview, where: str) -> Tensor:
@@ -248,7 +270,7 @@ def _storage_values(data: memoryview, where: str) -> Tensor:
         raise BundleError(f"pickle: the storage of {where} must be little endian")
     named = handle.args[0] if isinstance(handle, Made) and handle.name == PERSISTENT_ID else None
     if not isinstance(named, tuple) or len(named) != 6 or named[0] != "storage" or named[5] is not None:
-        raise BundleError(f"pickle: the storage of {where} must be named by one persistent id, got {handle!r:.80}")
+        raise BundleError(f"pickle: the storage of {where} must be named by one persistent id, got {shown(handle)}")
     kind, key, count = named[1], named[2], named[4]
     if not isinstance(kind, Global) or not _is_count(count) or not isinstance(key, str) or keys != [key]:
         raise BundleError(f"pickle: the storage of {where} has no type, key or length")
@@ -272,19 +294,19 @@ def _view(data: memoryview, dtype: torch.dtype) -> Tensor:
 def _module_state(record: object, where: str) -> tuple[str, dict[object, object]]:
     """The class name and the state of a persistent object or of one of torch's containers."""
     if isinstance(record, Made) and record.name == _PERSISTENT and len(record.args) == 1:
-        meta = _entries(record.args[0])
+        meta = _dictionary(record.args[0], f"the description of {where}")
         if meta.get("type") != "class" or meta.get("version") != _PERSISTENCE_VERSION:
             raise BundleError(
                 f"pickle: {where} must be a persistent class of version {_PERSISTENCE_VERSION}, "
-                f"got {meta.get('type')!r:.40} of version {meta.get('version')!r:.40}"
+                f"got {shown(meta.get('type'), 40)} of version {shown(meta.get('version'), 40)}"
             )
         name = meta.get("class_name")
         if not isinstance(name, str) or not name.isidentifier():
-            raise BundleError(f"pickle: {where} must have the name of a class, got {name!r:.80}")
-        return name, _entries(meta.get("state"))
+            raise BundleError(f"pickle: {where} must have the name of a class, got {shown(name)}")
+        return name, _dictionary(meta.get("state"), f"the state of {where}")
     if isinstance(record, Made) and (record.name in _CONTAINERS or record.name == "copyreg._reconstructor"):
-        return "", _entries(record.state)
-    raise BundleError(f"pickle: {where} must be a module, got {record!r:.80}")
+        return "", _dictionary(record.state, f"the state of {where}")
+    raise BundleError(f"pickle: {where} must be a module, got {shown(record)}")
 
 
 def _entries(value: object) -> dict[object, object]:
@@ -294,12 +316,11 @@ def _entries(value: object) -> dict[object, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _named_entries(state: dict[object, object], kind: str, where: str) -> Iterator[tuple[str, object]]:
-    """The entries of a dictionary in a module's state, which must have plain names."""
-    for name, value in _entries(state.get(kind)).items():
-        if not isinstance(name, str) or not 0 < len(name) <= 100 or "." in name:
-            raise BundleError(f"pickle: {kind} of {where} must have plain names, got {name!r:.80}")
-        yield name, value
+def _dictionary(value: object, what: str) -> dict[object, object]:
+    """The entries of a dictionary of any kind, {} for None."""
+    if not (value is None or isinstance(value, (dict, Made))):
+        raise BundleError(f"pickle: {what} must be a dictionary, got {shown(value)}")
+    return _entries(value)
 
 
 def _scalar(value: object) -> Plain:
@@ -309,9 +330,9 @@ def _scalar(value: object) -> Plain:
     if isinstance(value, Made) and value.name in _SCALARS and len(value.args) == 2:
         kind, raw = value.args
         code = kind.args[0] if isinstance(kind, Made) and kind.name == "numpy.dtype" and kind.args else None
-        dtype = _NUMPY_SCALARS.get(code) if isinstance(code, str) else None
-        if dtype is not None and isinstance(raw, memoryview) and len(raw) == dtype.itemsize:
-            number: bool | int | float = _view(raw, dtype)[0].item()
+        layout = _NUMPY_SCALARS.get(code) if isinstance(code, str) else None
+        if layout is not None and isinstance(raw, memoryview) and len(raw) == struct.calcsize(layout):
+            number: bool | int | float = struct.unpack(layout, raw)[0]
             return number
     return value if isinstance(value, Made) else Made(type(value).__name__, ())
 

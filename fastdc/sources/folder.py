@@ -23,7 +23,7 @@ from typing import Any
 import safetensors
 
 from fastdc.backends import one_line
-from fastdc.support import BundleError, InputError, checks, installed, require, strict_json
+from fastdc.support import BundleError, InputError, checks, installed, require, shown, strict_json
 
 require("torch", extra="export")
 
@@ -122,7 +122,7 @@ class ModelFolder:
         """
         if not _PLAIN.fullmatch(name) or not self.has(name):
             known = ", ".join(key for key in self.index if self.has(key))
-            raise BundleError(f"{self.name} has no component {name!r:.80}: it has {known}")
+            raise BundleError(f"{self.name} has no component {shown(name)}: it has {known}")
         return str(self.index[name][1])
 
     def folder(self, name: str) -> Path:
@@ -210,7 +210,7 @@ class ModelFolder:
         files = sorted({str(file) for file in of_tensor.values()})
         for file in files:
             if not _SHARD.fullmatch(file):
-                raise BundleError(f"{self._where(name, index.name)} names {file!r:.80}: expected a file beside it")
+                raise BundleError(f"{self._where(name, index.name)} names {shown(file)}: expected a file beside it")
             if not (index.parent / file).is_file():
                 raise BundleError(f"{self.name} is incomplete: {name} has no {file}")
         return [index.parent / file for file in files]
@@ -292,13 +292,15 @@ def _index_of(path: Path) -> dict[str, Any]:
             raise BundleError(f"{where} has no _class_name")
         bad = [name for name in index if not _PLAIN.fullmatch(name)]
         if bad:
-            raise BundleError(f"{where} must name components by plain words, got {bad[0]!r:.80}")
+            raise BundleError(f"{where} must name components by plain words, got {shown(bad[0])}")
         return {**index, "_class_name": kind}
     if not (path / "config.json").is_file():
         raise BundleError(f"{path} is not a model in diffusers' format: expected {INDEX} or config.json")
     kind = _read_json(path / "config.json", f"{path.name}/config.json").get("_class_name")
     if not isinstance(kind, str) or kind not in _COMPONENT_OF:
-        raise BundleError(f"{path.name}/config.json must be of a class in {', '.join(_COMPONENT_OF)}, got {kind!r:.80}")
+        raise BundleError(
+            f"{path.name}/config.json must be of a class in {', '.join(_COMPONENT_OF)}, got {shown(kind)}"
+        )
     made: dict[str, Any] = {"_class_name": kind, _COMPONENT_OF[kind]: ["diffusers", kind]}
     if (path / "scheduler_config.json").is_file() or (path / "scheduler").is_dir():
         made["scheduler"] = ["diffusers", "scheduler"]

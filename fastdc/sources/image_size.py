@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 ImageSize = int | Sequence[int] | None
 """Side or (height, width) in pixels; None: the size that the network was trained on."""
@@ -36,6 +36,6 @@ def image_sides(image_size: ImageSize, trained: Any, *, multiple: int, scale: in
         got = sides if image_size is None else image_size
         raise InputError(
             f"image_size must be a side or (height, width) of at most {MAX_SIDE}, divisible by {multiple}, "
-            f"got {got!r:.80}"
+            f"got {shown(got)}"
         )
     return sides[0], sides[1]

@@ -9,7 +9,7 @@ differs little from a sample, because the posterior's spread is a small fraction
 
 from typing import Any
 
-from fastdc.support import BundleError, checks, require
+from fastdc.support import BundleError, checks, require, shown
 
 require("torch", extra="export")
 
@@ -70,5 +70,5 @@ def open_encoder(folder: ModelFolder) -> LatentEncoder:
 
 def _number(value: Any, name: str) -> float:
     if not checks.is_finite(value):
-        raise BundleError(f"vae: {name} must be a number, got {value!r:.80}")
+        raise BundleError(f"vae: {name} must be a number, got {shown(value)}")
     return float(value)

@@ -28,7 +28,7 @@ from fastdc.diffusion import (
     Parameterization,
     TableSchedule,
 )
-from fastdc.support import BundleError, Float64, InputError, checks
+from fastdc.support import BundleError, Float64, InputError, checks, shown
 
 _BETAS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _SCALED = {"beta_start": 0.00085, "beta_end": 0.012}
@@ -80,7 +80,7 @@ def schedule_of(config: Mapping[str, Any]) -> tuple[AbstractSchedule, Parameteri
     """
     name = config.get("_class_name")
     if name not in SCHEDULERS:
-        raise BundleError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {name!r:.80}")
+        raise BundleError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {shown(name)}")
     try:
         if name == _FLOW:
             return _flow(config), Parameterization("flow")
@@ -90,7 +90,7 @@ def schedule_of(config: Mapping[str, Any]) -> tuple[AbstractSchedule, Parameteri
             raise BundleError(f"{name} with flow sigmas is not supported: expected {_FLOW}")
         prediction = given.get("prediction_type", "epsilon")
         if prediction not in PREDICTION_TYPES:
-            raise BundleError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {prediction!r:.80}")
+            raise BundleError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {shown(prediction)}")
         return _stepped(given), Parameterization(str(prediction))
     except InputError as error:
         raise BundleError(f"{name}: {error}") from None
@@ -117,7 +117,7 @@ def _betas(given: Mapping[str, Any]) -> Float64:
     listed, kind = given.get("trained_betas"), given["beta_schedule"]
     if listed is not None:
         if not isinstance(listed, list) or not all(checks.is_number(beta) and 0 < beta < 1 for beta in listed):
-            raise BundleError(f"trained_betas must be a list of numbers in (0, 1), got {listed!r:.80}")
+            raise BundleError(f"trained_betas must be a list of numbers in (0, 1), got {shown(listed)}")
         if not 1 <= len(listed) <= MAX_TABLE:
             raise BundleError(f"trained_betas must be 1 to {MAX_TABLE} numbers, got {len(listed)}")
         return np.array(listed, dtype=np.float64)
@@ -137,7 +137,9 @@ def _betas(given: Mapping[str, Any]) -> Float64:
         log_snr = -0.5 * np.copysign(1, 0.5 - t) * np.log(1 - 2 * np.abs(0.5 - t) + 1e-6)
         edges = np.sqrt(1 / (1 + np.exp(-log_snr)))
     else:
-        raise BundleError(f"beta_schedule must be one of {', '.join((*BETA_SCHEDULES, *_TABULATED))}, got {kind!r:.80}")
+        raise BundleError(
+            f"beta_schedule must be one of {', '.join((*BETA_SCHEDULES, *_TABULATED))}, got {shown(kind)}"
+        )
     return np.asarray(np.minimum(1 - edges[1:] / edges[:-1], 0.999))
 
 
@@ -156,7 +158,7 @@ def _flow(config: Mapping[str, Any]) -> FlowSchedule:
 def _number(given: Mapping[str, Any], name: str) -> float:
     value = given[name]
     if not checks.is_finite(value):
-        raise BundleError(f"{name} must be a number, got {value!r:.80}")
+        raise BundleError(f"{name} must be a number, got {shown(value)}")
     return float(value)
 
 

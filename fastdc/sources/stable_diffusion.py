@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.bundle import Model, Prompts
-from fastdc.support import BundleError, require
+from fastdc.support import BundleError, require, shown
 
 require("torch", extra="export")
 
@@ -163,10 +163,14 @@ def _check_unet(config: Mapping[str, Any], channels: int, large: bool) -> None:
     """Refuses a UNet that needs other inputs than a prompt, or other latents than the autoencoder's."""
     for name, plain in _NEEDS_MORE.items():
         if config.get(name) != plain:
-            raise BundleError(f"a unet with {name} = {config[name]!r:.40} needs inputs that a classifier does not have")
+            raise BundleError(
+                f"a unet with {name} = {shown(config[name], 40)} needs inputs that a classifier does not have"
+            )
     added = "text_time" if large else None
     if config.get("addition_embed_type") != added:
-        raise BundleError(f"the unet must have addition_embed_type {added}, got {config['addition_embed_type']!r:.40}")
+        raise BundleError(
+            f"the unet must have addition_embed_type {added}, got {shown(config['addition_embed_type'], 40)}"
+        )
     for name in ("in_channels", "out_channels"):
         if config[name] != channels:
             raise BundleError(f"the unet must have {channels} {name}, as the latents, got {config[name]}")
@@ -182,7 +186,7 @@ def load_encoder(folder: ModelFolder) -> LatentEncoder:
     """The encoder of a folder's autoencoder, which must take colour images."""
     channels = folder.config("vae").get("in_channels", 3)
     if channels != 3:
-        raise BundleError(f"{folder.name}: the vae must read 3 channels, got {channels!r:.40}")
+        raise BundleError(f"{folder.name}: the vae must read 3 channels, got {shown(channels, 40)}")
     return open_encoder(folder)
 
 

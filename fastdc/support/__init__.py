@@ -13,6 +13,7 @@ from fastdc.support.exceptions import (
 )
 from fastdc.support.lazy_names import lazy_names
 from fastdc.support.optional import installed, require, version_of
+from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
 from fastdc.support.version import __version__
 
@@ -34,6 +35,7 @@ __all__ = [
     "installed",
     "lazy_names",
     "require",
+    "shown",
     "strict_json",
     "sync_folder",
     "version_of",

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from fastdc.support.exceptions import InputError
+from fastdc.support.shown import shown
 
 MAX_SEED = 2**64 - 1
 """The largest seed. Philox has a key of 64 bits."""
@@ -59,7 +60,7 @@ def whole(name: str, value: Any, *, low: int = 1, high: int | None = None) -> in
         16
     """
     if not is_whole(value) or value < low or (high is not None and value > high):
-        raise InputError(f"{name} must be {_wholes(low, high)}, got {value!r:.80}")
+        raise InputError(f"{name} must be {_wholes(low, high)}, got {shown(value)}")
     return int(value)
 
 
@@ -76,7 +77,7 @@ def whole_or(name: str, value: Any, default: int, *, low: int = 1) -> int:
     if value is None:
         return default
     if not is_whole(value) or value < low:
-        raise InputError(f"{name} must be {_wholes(low, None)} or None, got {value!r:.80}")
+        raise InputError(f"{name} must be {_wholes(low, None)} or None, got {shown(value)}")
     return int(value)
 
 
@@ -91,7 +92,7 @@ def seed(value: Any, name: str = "seed") -> int:
         7
     """
     if not is_whole(value) or not 0 <= value <= MAX_SEED:
-        raise InputError(f"{name} must be a whole number in [0, 2^64), got {value!r:.80}")
+        raise InputError(f"{name} must be a whole number in [0, 2^64), got {shown(value)}")
     return int(value)
 
 
@@ -106,7 +107,7 @@ def wholes(name: str, values: Any) -> tuple[int, ...]:
         (5, 1)
     """
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, dict)):
-        raise InputError(f"{name} must be a list of whole numbers, got {values!r:.80}")
+        raise InputError(f"{name} must be a list of whole numbers, got {shown(values)}")
     result = tuple(whole(f"each of {name}", value) for value in values)
     if not result:
         raise InputError(f"{name} must have one number or more, got none")
@@ -125,7 +126,7 @@ def number(name: str, value: Any, *, low: float = -math.inf, high: float = math.
     """
     if not is_finite(value) or not low <= value <= high:
         kind = "a finite number" if low == -math.inf and high == math.inf else f"a number in [{low:g}, {high:g}]"
-        raise InputError(f"{name} must be {kind}, got {value!r:.80}")
+        raise InputError(f"{name} must be {kind}, got {shown(value)}")
     return float(value)
 
 
@@ -141,7 +142,7 @@ def positive(name: str, value: Any, *, zero: bool = False, below: float = math.i
     """
     if not is_finite(value) or not 0 <= value < below or (value == 0 and not zero):
         size = "finite" if below == math.inf else f"less than {below:g}"
-        raise InputError(f"{name} must be {'0 or ' if zero else ''}positive and {size}, got {value!r:.80}")
+        raise InputError(f"{name} must be {'0 or ' if zero else ''}positive and {size}, got {shown(value)}")
     return float(value)
 
 
@@ -156,7 +157,7 @@ def fraction(name: str, value: Any) -> float:
         0.01
     """
     if not is_number(value) or not 0 < value < 1:
-        raise InputError(f"{name} must lie strictly between 0 and 1, got {value!r:.80}")
+        raise InputError(f"{name} must lie strictly between 0 and 1, got {shown(value)}")
     return float(value)
 
 
@@ -171,7 +172,7 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
         'l1'
     """
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r:.80}")
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
     return value
 
 
@@ -186,7 +187,7 @@ def flag(name: str, value: Any) -> bool:
         True
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{name} must be True or False, got {value!r:.80}")
+        raise InputError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 

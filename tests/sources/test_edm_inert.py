@@ -14,7 +14,7 @@ from fastdc.support.exceptions import BundleError
 
 pytest.importorskip("torch")
 
-from fastdc.sources.edm_inert import MAX_TEXT_BYTES, Global, Made, read_inert
+from fastdc.sources.edm_inert import MAX_TEXT_BYTES, Global, LongText, Made, read_inert
 
 
 def _read(data: bytes, allowed: tuple[str, ...] = (), **more: Any) -> object:
@@ -52,14 +52,14 @@ def _random_value(rng: random.Random, depth: int) -> Any:
     return rng.choice([inner, tuple(inner), {f"key {i}": item for i, item in enumerate(inner)}, [inner, inner]])
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_plain_data_is_read_as_the_standard_library_does(protocol: int) -> None:
     rng = random.Random(protocol)
-    allowed = ("builtins.set", "builtins.frozenset", "builtins.bytearray", "_codecs.encode")
+    allowed = ("builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.bytes", "_codecs.encode")
     for _ in range(200):
         value = _random_value(rng, 4)
         data = pickle.dumps(value, protocol=protocol)
-        if (protocol < 5 and b"bytearray" in data) or (protocol == 3 and b"set" in data):
+        if (protocol < 5 and b"bytearray" in data) or (protocol <= 3 and (b"set" in data or b"__builtin__" in data)):
             continue  # these protocols write calls, which become records; tested below
         got, used = read_inert(memoryview(data + b"more"), allowed)
         assert _plain(got) == pickle.loads(data)
@@ -167,9 +167,37 @@ def test_instructions_and_text_are_bounded() -> None:
     bomb = b"\x80\x04]\x94" + b"(h\x00h\x00h\x00h\x00l\x94" * 100_000 + b"."
     with pytest.raises(BundleError, match="at most 1000 instructions"):
         _read(bomb, max_opcodes=1000)
-    text = b"\x80\x04" + (b"X" + struct.pack("<I", 2**24) + b"a" * 2**24 + b"0") * (MAX_TEXT_BYTES // 2**24 + 1)
-    with pytest.raises(BundleError, match="bytes of text"):
+    text = b"\x80\x04" + (b"X" + struct.pack("<I", 4096) + b"a" * 4096 + b"0") * (MAX_TEXT_BYTES // 4096 + 1)
+    with pytest.raises(BundleError, match="bytes of short texts"):
         _read(text + b"N.")
+
+
+def test_the_bytes_of_protocol_2_are_read_in_bounded_memory() -> None:
+    allowed = ("_codecs.encode",)
+    value = bytes(range(256)) * 10_000  # longer than a part that is decoded at once
+    assert _read(pickle.dumps(value, protocol=2), allowed) == value
+    assert isinstance(_read(pickle.dumps("a" * 5000, protocol=2)), LongText)
+
+    def call(text: bytes, encoding: bytes = b"latin1") -> bytes:
+        named = b"".join(b"X" + struct.pack("<I", len(part)) + part for part in (text, encoding))
+        return b"\x80\x02c_codecs\nencode\n" + named + b"\x86R."
+
+    for data, match in (
+        (call("\u0100".encode() * 5000), "not of bytes"),
+        (call("\u0100".encode()), "not of bytes"),
+        (call(b"\xff" * 5000), "not of bytes"),
+        (call(b"\xc3" * 4095), "not UTF-8"),
+        (call(b"\xc3" * 5000), "not of bytes"),
+        (call(b"a", b"rot13"), "latin1"),
+        (b"\x80\x02c_codecs\nencode\nNN\x86R.", "only text"),
+    ):
+        with pytest.raises(BundleError, match=match) as caught:
+            _read(data, allowed)
+        assert "\n" not in str(caught.value)
+    text = b"X" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"q\x000"  # one text, encoded a thousand times
+    again = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R0"
+    with pytest.raises(BundleError, match="larger than the file"):
+        _read(b"\x80\x02" + text + again * 1000 + b"N.", allowed)
 
 
 def test_a_memo_bomb_costs_no_more_than_its_instructions() -> None:

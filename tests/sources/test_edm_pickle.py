@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def _refused(tmp_path: Path, data: bytes, match: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("variant", list(edm_files.TINY))
 def test_options_and_tensors_come_back(tmp_path: Path, variant: str, protocol: int) -> None:
     found = read_edm_pickle(edm_files.write_edm(tmp_path / "m.pkl", variant, protocol=protocol, label_dropout=0.1))
@@ -226,6 +227,79 @@ def test_modules_that_hold_themselves_end(tmp_path: Path) -> None:
     options.extend([options, options, options])
     made = edm_files.Persistent("EDMPrecond", {"bomb": options})
     _refused(tmp_path, edm_files.dumped({"ema": made}), "deep")
+
+
+def _bomb(path: Path, place: str, bomb: bytes) -> None:
+    """Writes a module with the bomb, instructions that make one object, in a place."""
+    from torch._utils import _rebuild_tensor_v2
+
+    hole = "0123456789"
+    tensor = [_Storage(_storage_bytes(torch.arange(4.0))), 0, (4,), (1,), False, {}]
+    state: dict[Any, Any] = {"_init_args": (), "_init_kwargs": {"a": 1}, "_parameters": {}, "_modules": {}}
+    meta: dict[Any, Any] = {"type": "class", "version": 6, "class_name": "EDMPrecond", "state": state}
+    if place in ("type", "version", "class_name", "state"):
+        meta[place] = hole
+    elif place in ("_init_args", "_init_kwargs", "_parameters", "_buffers", "_modules", "attribute"):
+        state[place] = hole
+    elif place in ("option", "parameter", "module"):
+        state[{"option": "_init_kwargs", "parameter": "_parameters", "module": "_modules"}[place]] = {"a": hole}
+    elif place == "nn.Parameter":
+        state["_parameters"] = {"a": edm_files.Call(torch._utils._rebuild_parameter, hole, True, {})}
+    elif place == "bytes":
+        tensor[0] = edm_files.Call(torch.storage._load_from_bytes, hole)
+    elif place in ("storage", "offset", "size", "stride"):
+        tensor[["storage", "offset", "size", "stride"].index(place)] = hole
+    if place in ("bytes", "storage", "offset", "size", "stride"):
+        state["_parameters"] = {"a": edm_files.Call(_rebuild_tensor_v2, *tensor)}
+    content: Any = {"ema": edm_files.Call(edm_files._reconstruct_persistent_obj, meta)}
+    if place in ("ema", "file", "meta"):
+        call = edm_files.Call(edm_files._reconstruct_persistent_obj, hole)
+        content = {"ema": {"ema": hole}, "file": hole, "meta": {"ema": call}}[place]
+    data = edm_files.dumped(content)
+    text = b"\x8c\x0a" + hole.encode()
+    assert data.count(text) == 1
+    path.write_bytes(data.replace(text, bomb))
+
+
+_PLACES = (
+    *("file", "ema", "meta", "type", "version", "class_name", "state", "_init_args", "_init_kwargs", "_parameters"),
+    *("_buffers", "_modules", "attribute", "option", "parameter", "module", "nn.Parameter", "bytes", "storage"),
+    *("offset", "size", "stride"),
+)
+
+
+@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize(
+    "bomb", [b")" + b"2\x86" * 60, b")" + b"\x85" * 200_000, b"]\x8a\x10" + b"\x7f" * 16 + b"a", b"]2a" + b"N0" * 5]
+)
+def test_no_object_in_place_of_another_takes_long(tmp_path: Path, place: str, bomb: bytes) -> None:
+    """Tuples with 2^60 entries, 200 000 levels of tuples, a huge number, and a list that holds itself."""
+    _bomb(tmp_path / "m.pkl", place, bomb)
+    said = ""
+    start = time.perf_counter()
+    try:
+        read_edm_pickle(tmp_path / "m.pkl")
+    except BundleError as error:
+        said = str(error)
+    assert time.perf_counter() - start < 5
+    assert "\n" not in said
+    assert len(said) < 300
+    # Attributes that are no numbers are ignored; an option may be a list with a number.
+    assert (said == "") == (place == "attribute" or (place == "option" and b"\x7f" in bomb))
+
+
+def test_shared_entries_count_at_every_visit(tmp_path: Path) -> None:
+    """Ten thousand modules that share one state of a thousand attributes, or one dictionary of absent parameters."""
+    for state in (
+        {f"a{i}": 1 for i in range(1000)},
+        {"_parameters": {f"a{i}": None for i in range(1000)}},
+        {"_init_kwargs": {f"a{i}": None for i in range(1000)}},
+    ):
+        meta = {"type": "class", "version": 6, "class_name": "A", "state": state}
+        made = edm_files.Persistent("EDMPrecond", {})
+        inner = edm_files.Call(edm_files._reconstruct_persistent_obj, meta)
+        made.__dict__["_modules"] = {f"m{i}": inner for i in range(10_000)}
+        _refused(tmp_path, edm_files.dumped({"ema": made}), "at most 1000000 entries")
 
 
 def test_other_versions_names_and_arguments_are_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot
 from fastdc.backends.step_sizes import DEFAULT_BATCH
 from fastdc.bundle import CLASSES, DENOISER, PREFIX, REST, Bundle
-from fastdc.support import BackendError, BundleError, Float32, require
+from fastdc.support import BackendError, BundleError, Float32, require, shown
 
 # Floating-point operations of the largest step that pays; the limit also bounds the memory for activations. A network
 # of 680 GFLOP per evaluation, such as Stable Diffusion at 512 x 512, gets steps of one cell.
@@ -254,7 +254,7 @@ def _class_rows(
     outputs = values(session.get_outputs())
     check_graph(bundle, CLASSES, session, wanted, outputs)
     if any(kind not in _ROW_TYPES for _, kind, _ in outputs):
-        raise BundleError(f"{bundle.path / CLASSES} gives values of unknown types: {outputs!r:.200}")
+        raise BundleError(f"{bundle.path / CLASSES} gives values of unknown types: {shown(outputs, 200)}")
     feeds = {**tables, "class_labels": np.arange(condition_rows(bundle.model), dtype=np.int64)}
     made = evaluate(session, {name: feeds[name] for name in names}, CLASSES)
     arrays = {value[0]: array for value, array in zip(outputs, made, strict=True)}
