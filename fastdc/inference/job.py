@@ -79,7 +79,7 @@ class Job:
         calibration = model.calibration_for(config) or model.calibration
         rule = make_rule(
             options.rule,
-            dict(options.rule_options or {}),
+            {} if options.rule_options is None else options.rule_options,
             n_classes=len(model.conditions),
             calibrated=calibration.rule if calibration is not None and calibration.fits(config) else None,
             bound=None if calibration is None else calibration.bound,

@@ -10,7 +10,7 @@ from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.job import Job
 from fastdc.inference.options import Options
 from fastdc.inference.results import Classification
-from fastdc.support import InputError, Int64, checks
+from fastdc.support import InputError, Int64, checks, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Settings:
         checks.one_of("decision", options.decision, DECISIONS)
         value = model.defaults.temperature if options.temperature is None else options.temperature
         if not checks.is_finite(value) or value <= 0:
-            raise InputError(f"temperature must be positive, got {value!r}")
+            raise InputError(f"temperature must be positive, got {shown(value)}")
         return cls(Job.of(model, networks, options, encoder), options.decision, float(value))
 
     def decide(self, table: ErrorTable, indices: Int64, *, seconds: float) -> Classification:

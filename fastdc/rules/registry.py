@@ -49,6 +49,8 @@ def make_rule(
         >>> make_rule("race", {"alpha": 0.05}, n_classes=10, calibrated=None, bound=None)
         Paired(alpha=0.05, first=3, rivals=9)
     """
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise InputError(f"rule_options must be a dictionary of options by name, got {shown(options)}")
     if isinstance(rule, AbstractRule):
         if options:
             raise InputError(f"rule {rule.name} was made by hand and takes no further options, got {sorted(options)}")

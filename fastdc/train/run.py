@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdc.support import InputError, write_whole
+from fastdc.support import BundleError, InputError, strict_json, write_whole
 from fastdc.train.config import OPERATIONAL, TrainConfig
 
 if TYPE_CHECKING:
@@ -134,11 +134,13 @@ class RunFolder:
             InputError: There is no run here, it was written by a newer fastdc, or it is damaged.
         """
         try:
-            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+            values = strict_json(self.config_file.read_bytes(), self.config_file)
         except FileNotFoundError:
             raise InputError(f"{self.path} holds no training run (no config.json)") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.config_file} cannot be read: {error}") from error
+        except OSError as error:
+            raise InputError(f"{self.config_file} cannot be read: {error.strerror or error}") from error
+        except BundleError as error:
+            raise InputError(str(error)) from None
         if not isinstance(values, dict) or values.get("format") != RUN_FORMAT:
             raise InputError(f"{self.config_file} is not the config of a fastdc run")
         if values.get("version") != RUN_VERSION:
@@ -197,9 +199,9 @@ class RunFolder:
         try:
             with safe_open(self.checkpoint_file, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-                progress = json.loads((file.metadata() or {})["progress"])
+                progress = strict_json((file.metadata() or {})["progress"].encode(), self.checkpoint_file)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{self.checkpoint_file} is damaged: {error}") from error
+            raise InputError(f"{self.checkpoint_file} is damaged: {' '.join(str(error).split())}") from error
         return Checkpoint(tensors, progress)
 
     def log(self, record: dict[str, Any]) -> None:

@@ -114,6 +114,9 @@ def test_a_description_names_the_rule_inside_a_rule() -> None:
         (lambda: make("betting").looks(8), ("rule betting needs bound=...", "fastdc calibrate stores one")),
         (lambda: make("betting", bound=0.0), ("rule betting: bound must be positive and finite, got 0.0",)),
         (lambda: make(Full(), {"alpha": 1}), ("rule full was made by hand", "['alpha']")),
+        (lambda: make("race", 0.05), ("rule_options must be a dictionary of options by name, got 0.05",)),
+        (lambda: make("race", ["alpha"]), ("rule_options must be a dictionary", "got ['alpha']")),
+        (lambda: make("race", {1: 0.05}), ("rule_options must be a dictionary", "got {1: 0.05}")),
         (
             lambda: make(Hierarchy(ClassTree(((0, 1), (2,))), Full())),
             ("rule tree is made for 3 classes, the model has 5",),

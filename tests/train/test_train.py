@@ -200,6 +200,9 @@ def test_a_taken_folder_and_a_missing_run_are_refused(data: Path, tmp_path: Path
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(InputError, match="is damaged"):
         train(tiny(data, tmp_path / "run"), resume=True)
+    (tmp_path / "run" / "config.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(InputError, match="is not valid JSON"):
+        train(tiny(data, tmp_path / "run"), resume=True)
 
 
 @pytest.mark.parametrize(
