@@ -55,8 +55,8 @@ def _pieces(value: object, limit: int, depth: int) -> Iterator[str]:
 
 
 def _container(value: object, limit: int, depth: int) -> Iterator[str]:
-    opening, closing = {list: "[]", tuple: "()", dict: "{}"}[type(value)]
-    yield opening
+    brackets = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
+    yield brackets[0]
     if depth == 0 and value:
         yield "..."
     elif isinstance(value, dict):
@@ -73,4 +73,4 @@ def _container(value: object, limit: int, depth: int) -> Iterator[str]:
             yield from _pieces(item, limit, depth - 1)
         if isinstance(value, tuple) and len(value) == 1:
             yield ","
-    yield closing
+    yield brackets[1]
