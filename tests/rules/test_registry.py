@@ -31,7 +31,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 def make(
     rule: Any,
-    options: dict[str, Any] | None = None,
+    options: Any = None,
     *,
     n_classes: int = 5,
     calibrated: Calibrated | None = None,
