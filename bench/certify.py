@@ -140,7 +140,7 @@ def diffusion_bases(study: Study, sigma: float) -> dict[str, DiffusionBase]:
 
 
 def record(name: str, made: list[Certificate], truth: Int64, seconds: float) -> dict[str, Any]:
-    """One row: certified accuracy at the radii with standard errors, ACR, cost."""
+    """One row: certified accuracy at the radii with 95 % intervals, ACR, cost."""
     found = summarize(records_of(made, truth), RADII)
     assert found.certified is not None
     assert found.average_radius is not None
@@ -149,7 +149,7 @@ def record(name: str, made: list[Certificate], truth: Int64, seconds: float) -> 
     return {
         "name": name,
         "certified": [estimate.value for estimate in found.certified],
-        "standard_error": [estimate.error for estimate in found.certified],
+        "ci95": [[estimate.low, estimate.high] for estimate in found.certified],
         "acr": found.average_radius.value,
         "evaluations_an_image": found.evaluations,
         "evaluations_a_copy": found.evaluations / found.copies,

@@ -4,6 +4,7 @@ from fastdc.certification.base_classifiers import AbstractBase, Copy, DiffusionB
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.confidence import certified_radius, clopper_pearson
 from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target
+from fastdc.certification.intervals import Estimate, wilson_interval
 from fastdc.certification.lipschitz import LipschitzCertificates, certify_errors, certify_table
 from fastdc.certification.lipschitz_radii import BoundedErrors
 from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
@@ -31,6 +32,7 @@ __all__ = [
     "CertifyProgress",
     "Copy",
     "DiffusionBase",
+    "Estimate",
     "Feed",
     "Fixed",
     "FunctionBase",
@@ -57,4 +59,5 @@ __all__ = [
     "records_of",
     "summarize",
     "summary_table",
+    "wilson_interval",
 ]

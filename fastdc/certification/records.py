@@ -1,13 +1,14 @@
 """Certification files: one line per image, as text that other programs can read too.
 
 A file is tab-separated with a header. The first six columns are those of the program that Cohen, Rosenfeld & Kolter
-released (arXiv 1902.02918), so scripts made for it can read our files. Our own columns follow:
+released (arXiv 1902.02918), so scripts made for it can read our files, and we read theirs. Our own columns follow:
 
     idx label predict radius correct time   p_lower successes copies selection_copies evaluations
 
 `label` is the true class (-1: unknown) and `predict` the smoothed classifier's answer (-1: it abstains). `correct` is 1
 if they agree. `time` is h:mm:ss.ffffff. The radius is the L2 distance of pixels in [0, 1], as in their files, but with
-all digits.
+all digits. Files of other programs may also have commas or spaces between values, `time` in seconds (as half of the
+files that Cohen et al. released), whole numbers such as 3.0, True and False, further columns, and blank lines.
 
 Beside FILE stands FILE.json, the manifest. It holds everything that reproduces the certification, "format" and
 "version", and two entries that this module and the writer interpret. "indices" is [start, stop, step]: the images, in
@@ -45,7 +46,7 @@ HEADER = ("\t".join(COHEN + OWN) + "\n").encode()
 MAX_BYTES = 2**28  # some millions of records
 
 _FLOATS = ("radius", "time", "p_lower")
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_WHOLE = re.compile(r"(-?[0-9]{1,18})(?:\.0{0,9})?")
 _NUMBER = re.compile(r"(?:[0-9]{1,400}\.?[0-9]{0,400}|\.[0-9]{1,400})(?:[eE][-+]?[0-9]{1,4})?")
 _TIME = re.compile(r"(?:([0-9]{1,6}) days?, )?([0-9]{1,8}):([0-5][0-9]):([0-5][0-9](?:\.[0-9]{1,9})?)")
 
@@ -248,19 +249,20 @@ def parse_records(content: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
         InputError: A column is missing, a value is impossible, or an image has two records.
     """
     try:
-        lines = [line.removesuffix("\r") for line in content.decode().split("\n")]
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{file} is not a text file: expected tab-separated records") from None
-    if not lines[-1]:
-        lines.pop()
-    header = lines[0].split("\t") if lines else []
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    first = lines[0][1] if lines else ""
+    mark = next((mark for mark in "\t," if mark in first), None)  # None: split at any space
+    header = _fields(first, mark)
     missing = [name for name in COHEN if name not in header]
     if missing:
         raise InputError(f"{file} is not a certification: expected a column {missing[0]!r} in its first line")
     known = [(place, name) for place, name in enumerate(header) if name in COHEN + OWN]
     if len({name for _, name in known}) < len(known):
         raise InputError(f"{file} is not a certification: its first line has two columns of one name")
-    rows = list(_rows(lines[1:], len(header), known, file))
+    rows = list(_rows(lines[1:], mark, len(header), known, file))
     table: dict[str, npt.NDArray[Any]] = {
         name: np.array([row[k] for row in rows], np.float64 if name in _FLOATS else np.int64)
         for k, (_, name) in enumerate(known)
@@ -271,13 +273,20 @@ def parse_records(content: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
     return table
 
 
-def _rows(lines: list[str], width: int, known: list[tuple[int, str]], file: Path) -> Iterator[list[float | int]]:
+def _fields(line: str, mark: str | None) -> list[str]:
+    return [field.strip() for field in line.split(mark)]
+
+
+def _rows(
+    lines: list[tuple[int, str]], mark: str | None, width: int, known: list[tuple[int, str]], file: Path
+) -> Iterator[list[float | int]]:
     """Yields the values of each line in the order of `known`, the positions and names of the columns to read."""
-    for number, line in enumerate(lines, 2):
+    between = {"\t": "tabs", ",": "commas", None: "spaces"}[mark]
+    for number, line in lines:
         where = f"{file}, line {number}"
-        fields = line.split("\t")
+        fields = _fields(line, mark)
         if len(fields) != width:
-            raise InputError(f"{where}: expected {width} values between tabs, got {len(fields)}")
+            raise InputError(f"{where}: expected {width} values between {between}, got {len(fields)}")
         row = {name: _value(name, fields[place], where) for place, name in known}
         if row["correct"] != int(row["predict"] == row["label"] != UNKNOWN):
             raise InputError(f"{where}: correct must be 1 if predict is label, else 0")
@@ -296,7 +305,9 @@ def _value(name: str, text: str, where: str) -> float | int:
         if match := _TIME.fullmatch(text):
             days, hours, minutes, seconds = match.groups()
             return (int(days or 0) * 24 + int(hours)) * 3600 + int(minutes) * 60 + float(seconds)
-        raise InputError(f"{where}: time must be h:mm:ss, got {text!r:.60}")
+        if _NUMBER.fullmatch(text) and float(text) <= 1e300:
+            return float(text)
+        raise InputError(f"{where}: time must be h:mm:ss or a number of seconds, got {text!r:.60}")
     if name in _FLOATS:
         top, wanted = (1.0, "a probability") if name == "p_lower" else (1e300, "a number of at least 0")
         number = float(text) if _NUMBER.fullmatch(text) else math.inf
@@ -304,8 +315,10 @@ def _value(name: str, text: str, where: str) -> float | int:
             return number
         raise InputError(f"{where}: {name} must be {wanted}, got {text!r:.60}")
     lowest = {"label": UNKNOWN, "predict": ABSTAIN}.get(name, 0)
-    if _WHOLE.fullmatch(text) and int(text) >= lowest:
-        return int(text)
+    if name == "correct" and text in ("True", "False"):
+        return int(text == "True")
+    if (match := _WHOLE.fullmatch(text)) and int(match[1]) >= lowest:
+        return int(match[1])
     raise InputError(f"{where}: {name} must be a whole number of at least {lowest}, got {text!r:.60}")
 
 

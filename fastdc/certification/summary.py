@@ -7,35 +7,29 @@ and let r_i be the certified radius:
     clean accuracy             A(0), of the smoothed classifier
     average certified radius   mean of c_i r_i                     ACR, Zhai et al. (arXiv 2001.02378)
 
-Standard errors are those of n images drawn from a larger population: sqrt(A (1 - A) / n), and for the ACR the standard
-deviation (with n - 1) over sqrt(n). They do not include that each certificate holds with probability 1 - alpha only.
+Each has a 95 % confidence interval (:mod:`fastdc.certification.intervals`), for n images drawn from a larger population.
 
 Two files on the same images are compared in pairs. With b images certified at R by the first file only and c by the
-second only, A1 - A2 = (b - c) / n, its standard error is sqrt(b + c - (b - c)^2 / n) / n, and McNemar's exact test asks
-how likely so uneven a split of b + c is if both sides are equally probable.
+second only, A1 - A2 = (b - c) / n, and McNemar's exact test asks how likely so uneven a split of b + c is if both sides
+are equally probable.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastdc.certification.certificate import ABSTAIN
+from fastdc.certification.intervals import Estimate, mean, paired_difference, share
 from fastdc.certification.records import Records
 from fastdc.support import Float64, InputError, Mask
 
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)  # steps between the default radii of a table
 _MOST = 9  # largest number of default radii
-
-
-class Estimate(NamedTuple):
-    """A mean over images and its standard error, which is NaN for a single image."""
-
-    value: float
-    error: float
+_INTERVAL = "  95 % interval"  # the name of a row of intervals
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class Summary:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as JSON values: an estimate becomes {"value": V, "error": E}, and NaN becomes null."""
+        """The summary as JSON values: estimates as their ``to_dict`` says."""
         return {field: _plain(value) for field, value in vars(self).items()}
 
 
@@ -96,7 +90,7 @@ class Comparison:
     average_radius: Estimate
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as JSON values: an estimate becomes {"value": V, "error": E}, and NaN becomes null."""
+        """The comparison as JSON values: estimates as their ``to_dict`` says."""
         return {field: _plain(value) for field, value in vars(self).items()}
 
 
@@ -120,8 +114,8 @@ def summarize(records: Records, radii: Sequence[float], *, name: str | None = No
     asked = _check_radii(radii)
     n, own = len(records), records.own
     known = records.labelled
-    shares = _certified(records, (0.0, *asked)).mean(axis=1).tolist() if known else []
-    certified = [_share(share, n) for share in shares]
+    counts = _certified(records, (0.0, *asked)).sum(axis=1).tolist() if known else []
+    certified = [share(count, n) for count in counts]
     return Summary(
         name=records.path.name if name is None else name,
         images=n,
@@ -129,8 +123,8 @@ def summarize(records: Records, radii: Sequence[float], *, name: str | None = No
         radii=asked,
         certified=tuple(certified[1:]) if known else None,
         accuracy=certified[0] if known else None,
-        average_radius=_mean(records.radius * records.correct) if known else None,
-        abstained=_share(float((records.predict == ABSTAIN).mean()), n),
+        average_radius=mean(records.radius * records.correct, lowest=0.0) if known else None,
+        abstained=share(int((records.predict == ABSTAIN).sum()), n),
         evaluations=float(own["evaluations"].mean()) if own else None,
         copies=float((own["copies"] + own["selection_copies"]).mean()) if own else None,
         seconds=float(records.seconds.mean()),
@@ -174,12 +168,10 @@ def compare(
         names=names or (first.path.name, second.path.name),
         images=n,
         radii=asked,
-        difference=tuple(
-            Estimate((here - there) / n, math.sqrt(here + there - (here - there) ** 2 / n) / n) for here, there in only
-        ),
+        difference=tuple(paired_difference(*split, n) for split in only),
         only=tuple(only),
         p_value=tuple(mcnemar(*split) for split in only),
-        average_radius=_mean(acr),
+        average_radius=mean(acr),
     )
 
 
@@ -258,7 +250,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def summary_table(summaries: Sequence[Summary]) -> str:
-    """Formats files as rows of two blocks: certified accuracy at the radii, then the other statistics.
+    """Formats files in two blocks: certified accuracy at the radii, then the other statistics, with their intervals.
 
     Args:
         summaries: Summary of each file, all with the same radii.
@@ -273,8 +265,8 @@ def summary_table(summaries: Sequence[Summary]) -> str:
     accuracy = [["certified accuracy, %", *(f"{radius:g}" for radius in radii)]]
     others = [["", "images", "abstained, %", "average radius", "NFE", "copies", "seconds"]]
     for summary in summaries:
-        cells = [_text(estimate, 100, 1) for estimate in summary.certified or (None,) * len(radii)]
-        accuracy.append([summary.name, *cells])
+        certified = summary.certified or (None,) * len(radii)
+        accuracy.append([summary.name, *(_text(estimate, 100, 1) for estimate in certified)])
         missing = summary.expected is not None and summary.expected > summary.images
         others.append(
             [
@@ -287,6 +279,10 @@ def summary_table(summaries: Sequence[Summary]) -> str:
                 f"{summary.seconds:.3g}" if summary.seconds < 1000 else f"{summary.seconds:,.0f}",
             ]
         )
+        if summary.certified is not None:
+            accuracy.append([_INTERVAL, *(_interval(estimate, 100, 1) for estimate in certified)])
+        ends = (_interval(summary.abstained, 100, 1), _interval(summary.average_radius, 1, 3))
+        others.append([_INTERVAL, "", *ends, "", "", ""])
     return f"{_aligned(accuracy)}\n\n{_aligned(others)}"
 
 
@@ -303,13 +299,15 @@ def comparison_table(comparison: Comparison) -> str:
         'a minus b, 1 images'
     """
     first, second = map(_one_line, comparison.names)
-    rows = [["radius", "difference, points", "only the first", "only the second", "p"]]
+    rows = [["radius", "difference, points", "95 % interval", "only the first", "only the second", "p"]]
     for i, radius in enumerate(comparison.radii):
         here, there = comparison.only[i]
-        difference = _text(comparison.difference[i], 100, 1, sign="+")
-        rows.append([f"{radius:g}", difference, str(here), str(there), f"{comparison.p_value[i]:.2g}"])
-    acr = _text(comparison.average_radius, 1, 4, sign="+")
-    return f"{first} minus {second}, {comparison.images} images\n{_aligned(rows)}\naverage radius  {acr}"
+        found = comparison.difference[i]
+        cells = [f"{100 * found.value:+.1f}", _interval(found, 100, 1, sign="+"), str(here), str(there)]
+        rows.append([f"{radius:g}", *cells, f"{comparison.p_value[i]:.2g}"])
+    acr, ends = comparison.average_radius, _interval(comparison.average_radius, 1, 4, sign="+")
+    radius_line = f"average radius  {acr.value:+.4f}" + (ends and f", 95 % interval {ends}")
+    return f"{first} minus {second}, {comparison.images} images\n{_aligned(rows)}\n{radius_line}"
 
 
 def _check_radii(radii: Sequence[float]) -> tuple[float, ...]:
@@ -343,20 +341,14 @@ def _digest(records: Records) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def _share(share: float, n: int) -> Estimate:
-    return Estimate(share, math.sqrt(share * (1 - share) / n))
+def _text(estimate: Estimate | None, scale: float, digits: int) -> str:
+    return "-" if estimate is None else f"{scale * estimate.value:.{digits}f}"
 
 
-def _mean(values: Float64) -> Estimate:
-    n = len(values)
-    return Estimate(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan)
-
-
-def _text(estimate: Estimate | None, scale: float, digits: int, *, sign: str = "") -> str:
-    if estimate is None:
-        return "-"
-    error = f" ± {scale * estimate.error:.{digits}f}" if math.isfinite(estimate.error) else ""
-    return f"{scale * estimate.value:{sign}.{digits}f}{error}"
+def _interval(estimate: Estimate | None, scale: float, digits: int, *, sign: str = "") -> str:
+    if estimate is None or not math.isfinite(estimate.low):
+        return ""
+    return " to ".join(f"{scale * end:{sign}.{digits}f}" for end in (estimate.low, estimate.high))
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -377,7 +369,7 @@ def _one_line(name: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Estimate):
-        return {"value": _plain(value.value), "error": _plain(value.error)}
+        return value.to_dict()
     if isinstance(value, tuple):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

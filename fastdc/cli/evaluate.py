@@ -32,9 +32,9 @@ Examples:
 \b
 Certified accuracy at radius R is the share of images whose true class is predicted with a radius of
 at least R (L2, pixels in [0, 1]). At 0 it is the clean accuracy of the smoothed classifier. An image
-that is wrong or abstained from counts as 0 in the average radius. Each number is followed by its
-standard error, which says how far the result on another set of as many images may be off. NFE and
-copies are network evaluations and noisy copies per image, selection included.
+that is wrong or abstained from counts as 0 in the average radius. Below each number stands its 95 %
+confidence interval (Wilson's for shares): where the number on more images like these would lie. NFE
+and copies are network evaluations and noisy copies per image, selection included.
 
 \b
 --compare is for files on the same images: their difference is known far better than two separate
@@ -42,8 +42,8 @@ errors suggest. p is the probability of a difference at least as large between e
 classifiers (McNemar's exact test).
 
 \b
-A file may be unfinished, or written by another program with the columns of Cohen et al.:
-idx, label, predict, radius, correct, time.
+A file may be unfinished, or written by another program with the columns of Cohen et al.: idx, label,
+predict, radius, correct, time (h:mm:ss or seconds), between tabs, commas or spaces.
 """
 
 

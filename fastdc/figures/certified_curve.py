@@ -1,8 +1,8 @@
 """Plot of certified accuracy over the radius, one curve per certification file.
 
 A curve is the staircase of :func:`fastdc.certification.certified_curve`: a step holds from the radius before it up to
-and including its own. The band around it is one standard error, sqrt(A (1 - A) / n). Source of the palette: Okabe &
-Ito, "Color universal design" (2008); beyond eight files the lines differ in style.
+and including its own. The band around it is Wilson's 95 % confidence interval. Source of the palette: Okabe & Ito,
+"Color universal design" (2008); beyond eight files the lines differ in style.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.certification import Records, certified_curve, names_of
+from fastdc.certification import Records, certified_curve, names_of, wilson_interval
 from fastdc.figures.figure_files import default_style, figure_path, printable, write_figure
 from fastdc.support import Float64
 
@@ -24,7 +24,7 @@ _NAME_CHARS = 60  # longer names are cut
 def plot_curves(
     path: str | os.PathLike[str], several: Sequence[Records], *, names: Sequence[str] | None = None
 ) -> Path:
-    """Draws certified accuracy over the radius, one line per file with a band of one standard error.
+    """Draws certified accuracy over the radius, one line per file with a band of 95 % confidence.
 
     Args:
         path: Path to write; .png, .svg or .pdf. An existing file is replaced in one step.
@@ -61,15 +61,15 @@ def _draw(axes: Any, curves: list[tuple[Float64, Float64]], several: Sequence[Re
     for i, ((radii, accuracy), records, name) in enumerate(zip(curves, several, names, strict=True)):
         colour, line = _COLOURS[i % len(_COLOURS)], _LINES[i // len(_COLOURS) % len(_LINES)]
         x, y = np.append(radii, radii[-1]), 100 * np.append(accuracy, 0.0)  # down to the axis
-        half = 100 * np.sqrt(y / 100 * (1 - y / 100) / len(records))
+        low, high = wilson_interval(np.round(y / 100 * len(records)), len(records))
         acr = float((records.radius * records.correct).mean())
         shown = printable(name)[:_NAME_CHARS].lstrip("_")  # a leading underscore would hide it from the legend
         axes.step(x, y, line, where="pre", color=colour, linewidth=1.6, label=f"{shown}, average radius {acr:.3f}")
-        axes.fill_between(x, y - half, y + half, step="pre", color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(x, 100 * low, 100 * high, step="pre", color=colour, alpha=0.13, linewidth=0)
     axes.set_xlim(0, end)
     axes.set_ylim(0, 101)
     axes.set_xlabel("radius (L2, pixels in [0, 1])")
-    axes.set_ylabel("certified accuracy, %  (band: one standard error)")
+    axes.set_ylabel("certified accuracy, %  (band: 95 % interval)")
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

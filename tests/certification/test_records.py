@@ -128,6 +128,29 @@ def test_lines_may_end_in_other_ways(tmp_path: Path, change: object) -> None:
     assert len(read_records(place(tmp_path, change(COHENS)))) == 3  # type: ignore[operator]
 
 
+# One record as public programs and spreadsheets write it; the first is of Cohen's own file for sigma 0.25.
+DIALECTS = {
+    "seconds": "idx\tlabel\tpredict\tradius\tcorrect\ttime\n20\t7\t-1\t0.0\t0\t15.6\n",
+    "blank lines": "idx\tlabel\tpredict\tradius\tcorrect\ttime\n\n20\t7\t-1\t0.0\t0\t0:00:15.6\n\n \n",
+    "CRLF": "idx\tlabel\tpredict\tradius\tcorrect\ttime\r\n20\t7\t-1\t0.0\t0\t15.6\r\n\r\n",
+    "a mark of UTF-8": "\ufeffidx\tlabel\tpredict\tradius\tcorrect\ttime\n20\t7\t-1\t0.0\t0\t15.6",
+    "spaces around": " idx \tlabel\t predict\tradius\tcorrect\ttime \n20\t7\t -1\t0.0 \t0\t15.6\n",
+    "spaces between": "idx label predict radius  correct time\n20  7 -1 0.0  0 0:00:15.600000\n",
+    "commas": "idx,label,predict,radius,correct,time\n20,7,-1,0.0,0,1.56e+01\n",
+    "counts": "idx\tlabel\tpredict\tradius\tcorrect\ttime\tnA\tn\n20\t7\t-1\t0e+00\t0\t15.6\t312\t1000\n",
+    "numbers of a table": "idx,label,predict,radius,correct,time\n20.0,7.0,-1.0,0.0,False,15.6\n",
+}
+
+
+@pytest.mark.parametrize("text", DIALECTS.values(), ids=DIALECTS)
+def test_dialects_of_other_programs_are_read(tmp_path: Path, text: str) -> None:
+    records = read_records(place(tmp_path, text))
+    found = (records.idx[0], records.label[0], records.predict[0], records.radius[0], records.correct[0])
+    assert found == (20, 7, ABSTAIN, 0.0, False)
+    assert records.seconds.tolist() == [15.6]
+    assert records.own == {}
+
+
 def test_columns_of_others_are_passed_over(tmp_path: Path) -> None:
     text = "note\t" + COHENS.replace("\n", "\tcopies\n", 1).replace("0:00:14", "0:00:14\t9")
     lines = [line if line.startswith("note") else f"a b\t{line}" for line in text.splitlines()]
@@ -161,7 +184,9 @@ def test_json_of_another_program_is_no_manifest(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n\xff", " is not a text file"),
         (COHENS.replace("time\n", "time\tidx\n", 1), "two columns of one name"),
         (COHENS + "60\t1\n", ", line 5: expected 6 values between tabs, got 2"),
-        (COHENS + "\n", ", line 5: expected 6 values between tabs, got 1"),
+        (COHENS + "\n\nx\n", ", line 7: expected 6 values between tabs, got 1"),
+        (COHENS.replace("\t", " "), ", line 4: expected 6 values between spaces, got 8"),  # 1 day, 2:00:00.5
+        (COHENS.replace("\t", ","), ", line 4: expected 6 values between commas, got 7"),
         (COHENS + "40\t1\t1\t0.1\t1\t0:00:01\n", " has 2 records of image 40: expected one"),
         (COHENS.replace("1.21", "nan"), ", line 2: radius must be a number of at least 0, got 'nan'"),
         (COHENS.replace("1.21", "inf"), "radius must be a number of at least 0, got 'inf'"),
@@ -173,7 +198,8 @@ def test_json_of_another_program_is_no_manifest(tmp_path: Path) -> None:
         (COHENS.replace("20\t8", "-1\t8"), "idx must be a whole number of at least 0, got '-1'"),
         (COHENS.replace("20\t8", f"{10**19}\t8"), "idx must be a whole number"),
         (COHENS.replace("\t-1\t", "\t-2\t"), "predict must be a whole number of at least -1, got '-2'"),
-        (COHENS.replace("0:00:14", "14"), "time must be h:mm:ss, got '14'"),
+        (COHENS.replace("0:00:14", "14 s"), "time must be h:mm:ss or a number of seconds, got '14 s'"),
+        (COHENS.replace("0:00:14", "nan"), "time must be h:mm:ss or a number of seconds, got 'nan'"),
         (COHENS.replace("0:00:14", "0:00:14" + "9" * 9999), "time must be h:mm:ss"),
         (COHENS.replace("8\t1\t0.0325\t0", "8\t1\t0.0325\t1"), ", line 4: correct must be 1 if predict is label"),
         (COHENS.replace("-1\t0.0\t0", "-1\t0.0\t2"), "correct must be 1 if predict is label"),

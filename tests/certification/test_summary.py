@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import sem
+from scipy import stats
 
 from fastdc.certification.records import OWN, Records
 from fastdc.certification.summary import (
@@ -54,6 +54,11 @@ def by_hand(rows: list[tuple[int, int, int, float]], radius: float) -> float:
     return float(Fraction(sum(1 for _, label, predict, r in rows if label == predict and r >= radius), len(rows)))
 
 
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    found = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return found.low, found.high
+
+
 def certified(run: Records, radii: list[float]) -> list[float]:
     estimates = summarize(run, radii).certified
     assert estimates is not None
@@ -68,11 +73,13 @@ def test_a_summary() -> None:
     assert (summary.name, summary.images, summary.expected) == ("five", 5, None)
     assert summary.certified is not None
     assert [estimate.value for estimate in summary.certified] == [0.6, 0.4, 0.0]  # at 0.5: the radius is inclusive
-    assert [estimate.error for estimate in summary.certified] == pytest.approx([math.sqrt(0.048), math.sqrt(0.048), 0])
+    assert [estimate[1:] for estimate in summary.certified] == [pytest.approx(wilson(k, 5)) for k in (3, 2, 0)]
     assert summary.accuracy == summary.certified[0]
     assert summary.average_radius is not None
     assert summary.average_radius.value == pytest.approx(0.25)
-    assert summary.average_radius.error == pytest.approx(sem([0.5, 0.25, 0, 0, 0.5]))
+    low, high = stats.t.interval(0.95, 4, 0.25, stats.sem([0.5, 0.25, 0, 0, 0.5]))
+    assert low < 0  # no radius is
+    assert summary.average_radius[1:] == (0.0, pytest.approx(high))
     assert summary.abstained.value == 0.2
     assert summary.evaluations == np.mean(np.arange(5) * 4)
     assert summary.copies == np.mean(np.arange(5) * (2 + 3))  # estimation and selection
@@ -86,8 +93,7 @@ def test_certified_accuracy_is_a_count(rows: list[tuple[int, int, int, float]], 
     summary = summarize(run, radii)
     assert summary.certified is not None
     for estimate in summary.certified:
-        of_coins = np.random.default_rng(0).permutation(len(rows)) < round(estimate.value * len(rows))
-        assert estimate.error == pytest.approx(of_coins.std() / math.sqrt(len(rows)))
+        assert estimate[1:] == pytest.approx(wilson(round(estimate.value * len(rows)), len(rows)))
 
 
 @given(rows=RUNS)
@@ -105,11 +111,14 @@ def test_the_curve_is_certified_accuracy_and_its_area_the_average_radius(
     assert np.diff(radii) @ accuracy[1:] == pytest.approx(average.value)
 
 
-def test_one_image_has_no_standard_error() -> None:
-    one = summarize(records(ROWS[:1]), [0])
+@pytest.mark.parametrize("rows", [ROWS[:1], [(i, 1, 1, 0.5) for i in range(9)]])
+def test_images_of_one_radius_do_not_tell_its_interval(rows: list[tuple[int, int, int, float]]) -> None:
+    one = summarize(records(rows), [0])
     assert one.average_radius is not None
-    assert math.isnan(one.average_radius.error)
-    assert json.loads(json.dumps(one.to_dict(), allow_nan=False))["average_radius"] == {"value": 0.5, "error": None}
+    assert math.isnan(one.average_radius.low)
+    facts = json.loads(json.dumps(one.to_dict(), allow_nan=False))
+    assert facts["average_radius"] == {"value": 0.5, "ci95_low": None, "ci95_high": None}
+    assert facts["accuracy"]["ci95_low"] == pytest.approx(wilson(len(rows), len(rows))[0])
 
 
 def test_an_unlabelled_file_has_no_accuracy() -> None:
@@ -153,7 +162,7 @@ def test_a_comparison_is_of_pairs(rows: list[tuple[int, int, int, float]], seed:
         pairs = np.array(ones, float) - np.array(twos, float)
         assert found.only[k] == ((pairs > 0).sum(), (pairs < 0).sum())
         assert found.difference[k].value == pytest.approx(pairs.mean())
-        assert found.difference[k].error == pytest.approx(pairs.std() / math.sqrt(len(rows)), abs=1e-12)
+        assert found.difference[k].low <= found.difference[k].value <= found.difference[k].high
         assert found.p_value[k] == mcnemar(*found.only[k])
     acr = [(r1 * (p1 == k)) - (r2 * (p2 == k)) for (_, k, p1, r1), (_, _, p2, r2) in zip(rows, other, strict=True)]
     assert found.average_radius.value == pytest.approx(np.mean(acr))
@@ -178,15 +187,20 @@ def test_tables() -> None:
     both = [records(ROWS, manifest=indices), records([(0, -1, 1, 0.5)], name="b", ours=False)]
     lines = summary_table([summarize(run, [0, 0.5]) for run in both]).splitlines()
     assert lines[0].split() == ["certified", "accuracy,", "%", "0", "0.5"]
-    assert lines[1].split() == ["a.tsv", "60.0", "±", "21.9", "40.0", "±", "21.9"]
-    assert lines[2].split() == ["b", "-", "-"]
-    assert lines[3] == ""
-    assert " ".join(lines[5].split()) == "a.tsv 5 of 10 20.0 ± 17.9 0.250 ± 0.112 8 10 2.5"
-    assert lines[6].split() == ["b", "1", "0.0", "±", "0.0", "-", "-", "-", "2.5"]
-    assert {len(line) for line in lines[:3]} == {len(lines[0])}
+    low, high = (f"{100 * end:.1f}" for end in wilson(3, 5))
+    assert lines[1].split() == ["a.tsv", "60.0", "40.0"]
+    assert lines[2].split()[:6] == ["95", "%", "interval", low, "to", high]
+    assert lines[3].split() == ["b", "-", "-"]
+    assert lines[4] == ""
+    assert lines[6].split() == ["a.tsv", "5", "of", "10", "20.0", "0.250", "8", "10", "2.5"]
+    assert " ".join(lines[7].split()) == "95 % interval 3.6 to 62.4 0.000 to 0.560"
+    assert lines[8].split() == ["b", "1", "0.0", "-", "-", "-", "2.5"]
+    assert lines[9].split() == ["95", "%", "interval", "0.0", "to", "79.3"]  # after one image nothing is sure
+    assert {len(line) for line in lines[:4]} == {len(lines[0])}
     compared = comparison_table(compare(both[0], records(ROWS[:2], name="c\n"), [0])).splitlines()
     assert compared[0] == "a.tsv minus c?, 2 images"
-    assert compared[2].split() == ["0", "+0.0", "±", "0.0", "0", "0", "1"]
+    assert compared[2].split() == ["0", "+0.0", "-49.0", "to", "+49.0", "0", "0", "1"]
+    assert compared[3] == "average radius  +0.0000"
 
 
 @pytest.mark.parametrize(

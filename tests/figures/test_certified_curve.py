@@ -31,7 +31,7 @@ def test_a_plot_has_a_line_and_a_name_for_each_file(tmp_path: Path) -> None:
     root = ET.parse(path)
     texts = {"".join(node.itertext()).strip() for node in root.iter(f"{SVG}text")}
     assert {"a, average radius 0.250", "$b$, average radius 0.375"} <= texts
-    assert {"certified accuracy, %  (band: one standard error)", "radius (L2, pixels in [0, 1])"} <= texts
+    assert {"certified accuracy, %  (band: 95 % interval)", "radius (L2, pixels in [0, 1])"} <= texts
     content = path.read_bytes()
     assert plot_curves(path, [FIVE, TWO], names=["a", "_$b$\n"]).read_bytes() == content  # no date, no random names
     assert list(tmp_path.iterdir()) == [path]
