@@ -70,11 +70,16 @@ def with_doubt(errors: Float64, labels: Int64, weight: int) -> tuple[Float64, In
     Returns:
         Errors (n + weight, K) and labels (n + weight,).
 
+    Raises:
+        InputError: There is no image, or fewer than two classes, of which one could be the runner-up.
+
     Example:
         >>> from fastdc.calibration import with_doubt
         >>> with_doubt(clf.errors(images, draws=8).mean(), labels, 2)[0].shape
         (22, 10)
     """
+    if errors.ndim != 2 or len(errors) < 1 or errors.shape[1] < 2:
+        raise InputError(f"errors must have shape (n, K) with images and two classes or more, got {errors.shape}")
     ordered = np.sort(errors, axis=1)
     margin = ordered[:, 1] - ordered[:, 0]
     chosen = np.argsort(margin, kind="stable")[int(0.05 * len(margin))]

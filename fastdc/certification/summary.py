@@ -7,7 +7,7 @@ and let r_i be the certified radius:
     clean accuracy             A(0), of the smoothed classifier
     average certified radius   mean of c_i r_i                     ACR, Zhai et al. (arXiv 2001.02378)
 
-Each has a 95 % confidence interval (:mod:`fastdc.certification.intervals`), for n images drawn from a larger population.
+Each has a 95 % confidence interval (:mod:`fastdc.certification.intervals`), for n images drawn from a larger set.
 
 Two files on the same images are compared in pairs. With b images certified at R by the first file only and c by the
 second only, A1 - A2 = (b - c) / n, and McNemar's exact test asks how likely so uneven a split of b + c is if both sides

@@ -34,19 +34,21 @@ from fastdc.support import InputError, checks
 
 _EPILOG = """\b
 Examples:
-  fastdc calibrate my-model val.npz --write                  the model then races by default
-  fastdc calibrate my-model val-photos/ --out cal.json       the model stays unchanged
-  fastdc classify test.npz --model my-model --calibration cal.json
-  fastdc calibrate my-model val.npz --first 0.8 --write      begin at an informative noise level
-  fastdc calibrate my-model val.npz --sigma 0.25 --delta 0.02 --write     for fastdc certify --sigma 0.25
+  the model then races by default:
+    fastdc calibrate my-model val.npz --write
+  the model stays unchanged:
+    fastdc calibrate my-model val-photos/ --out cal.json
+    fastdc classify test.npz --model my-model --calibration cal.json
+  begin at an informative noise level:
+    fastdc calibrate my-model val.npz --first 0.8 --write
+  for fastdc certify --sigma 0.25:
+    fastdc calibrate my-model val.npz --sigma 0.25 --delta 0.02 --write
 
-\b
 Every image is run in full under several noise seeds, which takes classes x draws x seeds evaluations
 per image: seconds with the shipped MLP and 197 images, but a job for a GPU with a large model. The
 images must be like those to be classified, and used for neither training nor testing. Labels are not
 needed.
 
-\b
 Number of images: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the
 race faster at the same DELTA. The promise holds for the levels and weights that were calibrated; a
 run with other --levels, --first or --order uses paired tests instead. The command prints the most

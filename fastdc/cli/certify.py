@@ -58,11 +58,12 @@ _COPIES, _TARGET_COPIES = 1000, 10_000  # default of n, without and with --radiu
 _EPILOG = """\b
 Examples:
   fastdc certify --data digits --max 20 --sigma 0.25 --out run.tsv
-  fastdc certify --data val/ --model my-model --sigma 0.5 --n 10000 --skip 20 --out run.tsv
-  fastdc certify --data val.npz --sigma 0.25 --radius 0.5 --out half.tsv      much cheaper
-  fastdc evaluate run.tsv                                                    the numbers again
+  fastdc certify --data val/ --model my-model --sigma 0.5 --out run.tsv
+  one radius, which is much cheaper:
+    fastdc certify --data val.npz --sigma 0.25 --radius 0.5 --out half.tsv
+  the numbers again:
+    fastdc evaluate run.tsv
 
-\b
 The smoothed classifier answers the class that the model names most often when Gaussian noise of standard
 deviation SIGMA is added to the image. If that class wins with probability p > 1/2, it wins for every
 image within the L2 distance sigma * Phi^-1(p). A larger sigma reaches farther and costs accuracy.
@@ -70,17 +71,14 @@ N0 noisy copies choose the class, N fresh ones bound p, and each certificate hol
 1 - alpha. An image whose bound stays below 1/2 is abstained from (-1). If all N copies are won, the
 radius is 2.5 sigma for N = 1000 and 3.2 sigma for N = 10000. SIGMA and radii are in pixels in [0, 1].
 
-\b
 --radius R asks only whether R can be certified, with as few copies as possible, at most N.
 --estimation pilot chooses the number of copies from the N0 copies; anytime stops when more copies
 would gain little. Both may lose about --tolerance of radius against all N copies.
 
-\b
 DATA is a folder with one sub-folder per class, an .npz with images and labels, "digits" for the
 400 test digits that come with fastdc, or images without labels, for which there is no accuracy.
 --skip and --max choose the images 0, SKIP, 2 SKIP, ... below MAX, as the programs of other papers do.
 
-\b
 FILE gets one line per image as soon as the image is certified; FILE.json holds everything that
 reproduces the command. After Ctrl-C or a crash, the same command goes on where it stopped and ends
 in the same file.

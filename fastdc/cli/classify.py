@@ -16,16 +16,16 @@ from fastdc.inference import Classification, ErrorTable
 
 _EPILOG = """\b
 Examples:
-  fastdc classify three.png                      one image, with the shipped model
+  fastdc classify three.png                      one image, shipped model
   fastdc classify photos/ --model my-model       every image below a folder
   fastdc classify batch.npz --json > out.jsonl   one JSON object per line
   fastdc classify batch.npz --rule full          every class at every draw
   fastdc classify batch.npz --rule paired -o alpha=0.001   a stricter test
 
 \b
-How it works: the network denoises each image under each class at several noise
-levels, the draws. The class with the smallest mean error wins. A rule drops
-classes that have lost before their last draw:
+How it works: the network denoises each image under each class at several
+noise levels, the draws. The class with the smallest mean error wins. A rule
+drops classes that have lost before their last draw:
   race        the model's calibrated race; without a calibration, paired
   calibrated  drop a class once its lead in error exceeds a calibrated limit
   paired      paired t-tests, corrected for looks and rivals
@@ -35,16 +35,13 @@ classes that have lost before their last draw:
   sift        drop many classes early by a threshold (Chen et al.)
   full        never drop a class
 
-\b
 To change the result: --draws 256 makes it surer and slower, --rule full shows
 what the race saves, and --seed 1 shows how much the noise matters.
 
-\b
 Images of any size and mode are accepted: fastdc resizes the shorter side, crops
 the centre and converts to the model's channels. Arrays hold uint8, or floats in
 [0, 1].
 
-\b
 Lines appear in the order of the images, as soon as they are known. Ctrl-C prints
 and saves the finished images. Printed lines are final: a second run repeats them.
 """

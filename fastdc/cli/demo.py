@@ -18,11 +18,10 @@ _EPILOG = """\b
 Examples:
   fastdc demo                          the shipped UNet, with the race
   fastdc demo --rule full --draws 16   every class at every draw, to compare
-  fastdc demo --model digits-mlp       a network that is about 20 times cheaper
-  fastdc demo --draws 4                fewer draws: faster, slightly less accurate
+  fastdc demo --model digits-mlp       a network some 20 times cheaper
+  fastdc demo --draws 4                faster, slightly less accurate
   fastdc demo --plot sheet.png         images and errors (needs matplotlib)
 
-\b
 The output: "evaluations" is the number of network calls per image; a full run
 needs one per class and draw. The race drops classes that have lost, so it needs
 far fewer. "fastdc classify --help" describes every rule.

@@ -24,24 +24,21 @@ from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
-  fastdc evaluate run.tsv                                     a table at round radii
+  fastdc evaluate run.tsv                     a table at round radii
   fastdc evaluate a.tsv b.tsv --radii 0,0.25,0.5 --plot curves.svg
-  fastdc evaluate new.tsv old.tsv --compare                   new minus old, image by image
-  fastdc evaluate run.tsv --json                              for scripts
+  fastdc evaluate new.tsv old.tsv --compare   new minus old, image by image
+  fastdc evaluate run.tsv --json              for scripts
 
-\b
 Certified accuracy at radius R is the share of images whose true class is predicted with a radius of
 at least R (L2, pixels in [0, 1]). At 0 it is the clean accuracy of the smoothed classifier. An image
 that is wrong or abstained from counts as 0 in the average radius. Below each number stands its 95 %
 confidence interval (Wilson's for shares): where the number on more images like these would lie. NFE
 and copies are network evaluations and noisy copies per image, selection included.
 
-\b
 --compare is for files on the same images: their difference is known far better than two separate
 errors suggest. p is the probability of a difference at least as large between equally good
 classifiers (McNemar's exact test).
 
-\b
 A file may be unfinished, or written by another program with the columns of Cohen et al.: idx, label,
 predict, radius, correct, time (h:mm:ss or seconds), between tabs, commas or spaces.
 """

@@ -24,11 +24,10 @@ Examples:
     fastdc export edm-cifar10-32x32-cond-vp.pkl cifar10 --classes names.txt
   a hub id, with prompts as classes:
     fastdc export org/stable-diffusion pets --prompts pets.csv
-    fastdc export ./sd flowers --classes flowers.txt --template "a photo of a {}."
+    fastdc export ./sd pets --classes pets.txt --template "a photo of a {}."
   and then:
     fastdc classify --model my-model some-image.png
 
-\b
 The noise levels matter most for accuracy: choose those that separate the
 classes. 0.2 to 2 (for images in [-1, 1]) suits 8x8 digits. Larger images keep
 their class under more noise: try higher ranges, and compare them on validation

@@ -18,7 +18,6 @@ Examples:
   fastdc info my-model       a bundle folder; every file is verified
   fastdc info --json         the same facts, for scripts
 
-\b
 An extra that is missing is shown with the command that installs it.
 """
 

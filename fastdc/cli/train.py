@@ -9,16 +9,14 @@ from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
-  fastdc train photos --out run --size 32 --val 0.1    photos/cat/, photos/dog/
-  fastdc train digits.npz --out run --model mlp        arrays of images and labels
-  fastdc train --out run --resume                      after Ctrl-C or a crash
-  fastdc export run my-model --calibrate run/val.npz   then: a bundle
+  fastdc train photos --out run --size 32 --val 0.1   photos/cat/, photos/dog/
+  fastdc train digits.npz --out run --model mlp       arrays images and labels
+  fastdc train --out run --resume                     after Ctrl-C or a crash
+  fastdc export run my-model --calibrate run/val.npz  then: a bundle
 
-\b
 Time: on one CPU core, 8x8 digits take two minutes (unet) or one (mlp). Images of
 32x32 and more need a GPU (--device cuda) and some 20,000 steps or more.
 
-\b
 What to change first: --steps (more are better until the validation loss rises),
 --model mlp for small images if speed matters, --flip if mirrored images keep
 their class.

@@ -32,11 +32,13 @@ _LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
 
 
 def check_delta(delta: float | None, images: LabelledImages | None) -> None:
-    """Refuses a level that would be refused after the work.
+    """Refuses a level or images that would be refused after the work.
 
     Raises:
-        InputError: There are no images, or too few for the level.
+        InputError: There are no images, too few for the level, or images of one class only.
     """
+    if images is not None and len(images.class_names) < 2:
+        raise InputError("a calibration needs two classes or more, the images have one")
     if delta is None:
         return
     if images is None:

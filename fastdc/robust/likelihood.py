@@ -21,11 +21,13 @@ nothing.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastdc.bundle import Model
 from fastdc.diffusion import make_plan, random_positions
@@ -200,7 +202,9 @@ def maximize_tensor(
             (slope,) = torch.autograd.grad(errors.sum(), leaf, create_graph=differentiable)
         return slope
 
-    with torch.set_grad_enabled(differentiable):
+    # torch's fused attention has no second derivative; the formula that it computes has one.
+    attention = sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext()
+    with torch.set_grad_enabled(differentiable), attention:
         return how.maximize(unit, gradient)
 
 
@@ -216,7 +220,8 @@ def maximize_likelihood(
 
     Args:
         classifier: A ``DiffusionClassifier`` on the torch backend whose model has a null class.
-        images: (n, c, h, w), uint8 or float in [0, 1].
+        images: (n, c, h, w), uint8 or float. Pixels belong in [0, 1]; values outside are moved inside, as far as it
+            takes.
         method: "paper", "rdc" (the released program), or a :class:`LikelihoodMaximization` or
             :class:`ReleasedMaximization` with other parameters.
         streams: Noise stream of each image, n whole numbers in [0, 2^56); default: the hash of its pixels.
@@ -245,7 +250,7 @@ def maximize_likelihood(
     how, denoiser = maximization_of(method), denoiser_of(classifier)
     null_class_of(model)
     size = checks.whole_or("chunk", chunk, classifier.network.batch)
-    given = prepare(images, model, streams)
+    given = prepare(images, model, streams, bounded=False)
     device, _ = place_of(denoiser, classifier.network.device)
     parts = [
         maximize_tensor(how, denoiser, model, unit.to(device), noise.to(device)).cpu()

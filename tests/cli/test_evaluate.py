@@ -120,6 +120,6 @@ def test_plots_that_are_refused(cli: Cli, folder: Path) -> None:
 
 def test_help_explains_the_numbers(cli: Cli) -> None:
     text = cli("evaluate", "--help").out
-    assert "with a radius of\n  at least R (L2, pixels in [0, 1])" in text
+    assert "with a radius of at least R (L2, pixels in [0, 1])" in " ".join(text.split())
     assert "fastdc evaluate a.tsv b.tsv --radii 0,0.25,0.5 --plot curves.svg" in text
     assert "evaluate" in cli("--help").out

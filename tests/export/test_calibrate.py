@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.calibration.temperature import fit_temperature, with_doubt
+from fastdc.data import LabelledImages
 from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_delta, supported_delta
 from fastdc.loading import load
 from helpers.exported import exported, labelled, shared_folder
@@ -92,3 +93,12 @@ def test_doubt_is_the_runner_up_of_a_hard_image() -> None:
     assert np.array_equal(more[:3], errors)
     assert np.array_equal(more[3:], errors[[1, 1]])  # the smallest margin, 0.25
     assert labels.tolist() == [0, 1, 0, 2, 2]  # its second best class
+
+
+def test_doubt_needs_a_second_class() -> None:
+    for shape in ((3, 1), (0, 4), (3,)):
+        with pytest.raises(InputError, match="two classes or more"):
+            with_doubt(np.zeros(shape), np.zeros(shape[0], int), 1)
+    one = LabelledImages(np.zeros((30, 1, 8, 8), np.uint8), np.zeros(30, np.int64), ("only",), ("",) * 30)
+    with pytest.raises(InputError, match="a calibration needs two classes or more"):
+        check_delta(None, one)

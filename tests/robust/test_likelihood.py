@@ -225,6 +225,20 @@ def test_the_gradient_of_all_steps_is_that_of_central_differences(how: Any) -> N
         assert abs(got.sum() - want) < GRADIENT * np.abs(got).sum()
 
 
+@pytest.mark.parametrize("method", ["paper", "rdc"])
+def test_pixels_outside_the_range_are_moved_inside(method: str) -> None:
+    """As the module takes them: an attack or an optimizer steps outside for a moment."""
+    images = unit_images(2)
+    images[0, 0, 0, :2] = (1.01, -0.02)
+    moved = maximize_likelihood(on_torch(tiny_model(), tiny_mlp()), images, method=method)
+    assert (moved.min(), moved.max()) >= (0, 0)
+    assert moved.max() <= 1
+    images[0, 0, 0, 0] = np.nan
+    fails_with(
+        lambda: maximize_likelihood(on_torch(tiny_model(), tiny_mlp()), images), "finite", "image 0", kind=InputError
+    )
+
+
 # --- options and refusals --------------------------------------------------------------------------------------------
 
 

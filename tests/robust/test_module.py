@@ -395,6 +395,33 @@ def test_likelihood_is_maximised_first_and_its_gradient_is_the_identity(how: Any
         torch.testing.assert_close(x.grad[i : i + 1], y.grad, rtol=1e-3, atol=1e-5)
 
 
+class Attention(torch.nn.Module):
+    """A denoiser with torch's fused attention over the rows of an image, or with the formula that it computes."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.scale = fused, torch.nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, sample: Any, timestep: Any, class_labels: Any) -> Any:
+        shift = (0.1 * class_labels)[:, None, None, None] * self.scale
+        q, k, v = sample + shift, self.scale * sample, torch.tanh(sample) + shift
+        if self.fused:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v
+
+
+@pytest.mark.parametrize("how", ["paper", "rdc"])
+def test_the_exact_gradient_goes_through_fused_attention(how: str) -> None:
+    """Which has no second derivative in torch, as the shipped UNet's."""
+    gradients = []
+    for fused in (True, False):
+        x = tensor(unit_images(2), grad=True)
+        options: Any = {"likelihood_maximization": how, "likelihood_gradient": "exact", "stream": 3}
+        as_module(on_torch(tiny_model(), Attention(fused=fused)), draws=2, **options)(x)[:, 1].sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("how", [ReleasedMaximization(), LikelihoodMaximization(gamma=0.02)])
 def test_the_exact_gradient_goes_through_the_steps(how: Any) -> None:
     """Against the chain rule: the gradient at the moved image, times the Jacobian of the steps."""
