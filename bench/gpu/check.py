@@ -26,7 +26,7 @@ import numpy as np
 
 from common import RESULTS, ROOT, machine, parser, print_table
 from fastdc.diffusion import kernels
-from fastdc.support import FastdcError, require
+from fastdc.support import FastdcError, require, shorten
 from gpu.kernels import ELEMENT_BYTES, LARGE, STEPS, Bench, Clock, Row, l2_bytes
 from gpu.report import complete, outcome, write
 
@@ -99,7 +99,7 @@ def compare_noise(torch: Any, normals: int) -> dict[str, Any]:
 def said(error: Exception) -> str:
     """An exception in one line; its type comes first unless it is an exception of fastdc."""
     kind = "" if isinstance(error, FastdcError) else f"{type(error).__name__}: "
-    return (kind + " ".join(str(error).split()))[:400]
+    return shorten(kind + str(error), 400)
 
 
 class Attempts:

@@ -5,7 +5,6 @@ The modules import the packages of their backend only when it is used.
 
 from fastdc.backends.function import FunctionNetwork
 from fastdc.backends.host import usable_cpus
-from fastdc.backends.messages import one_line
 from fastdc.backends.onnx import OnnxNetwork, widen, with_prompts
 from fastdc.backends.options import PRECISIONS, NetworkOptions
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, AbstractSlot, Buffer
@@ -27,7 +26,6 @@ __all__ = [
     "OnnxNetwork",
     "TorchNetwork",
     "halves",
-    "one_line",
     "open_encoder",
     "open_network",
     "rounding_tolerance",

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends.messages import one_line
 from fastdc.bundle import TABLES, Bundle, Model
-from fastdc.support import BundleError, Float32, shown
+from fastdc.support import BundleError, Float32, one_line, shown
 
 
 def condition_rows(model: Model) -> int:

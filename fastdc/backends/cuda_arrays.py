@@ -30,10 +30,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.capturing import CAPTURING, first_cause
-from fastdc.backends.messages import one_line
 from fastdc.backends.step_sizes import ELEMENT_BYTES
 from fastdc.diffusion import kernels
-from fastdc.support import BackendError, InputError, MissingDependencyError, checks
+from fastdc.support import BackendError, InputError, MissingDependencyError, checks, one_line
 
 ALIGNMENT = 256
 """Device memory starts at a multiple of this many bytes, as the kernels and TensorRT need it."""

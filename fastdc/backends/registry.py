@@ -9,7 +9,7 @@ from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle import Bundle
-from fastdc.support import MissingDependencyError, checks, installed
+from fastdc.support import InputError, MissingDependencyError, checks, installed
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 """Names of the backends that run bundles."""
@@ -41,6 +41,7 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
     checks.one_of("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
         backend = _choose(options)
+    _check_used(backend, options)
     if backend == "torch":
         return TorchNetwork.from_bundle(bundle, options)
     if backend == "tensorrt":
@@ -72,6 +73,21 @@ def open_encoder(bundle: Bundle, options: NetworkOptions | None = None) -> Abstr
     if bundle.model.latent_shape is None:
         return None
     return OnnxEncoder(bundle, (options and options.threads) or usable_cpus())
+
+
+def _check_used(backend: str, options: NetworkOptions) -> None:
+    """Refuses options that the backend has no use for.
+
+    Raises:
+        InputError: An option has no effect.
+    """
+    on_cpu = options.device == "cpu" or (backend == "onnx" and options.device == "auto")
+    if options.compile and backend != "torch":
+        raise InputError(f"compile is for backend torch, got backend {backend}")
+    if options.tf32 and on_cpu:
+        raise InputError("tf32 is for CUDA devices, got device cpu")
+    if options.provider_options and (backend != "onnx" or on_cpu):
+        raise InputError(f"provider_options are for backend onnx on a CUDA device, got {backend} on {options.device}")
 
 
 def _choose(options: NetworkOptions) -> str:

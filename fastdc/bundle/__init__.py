@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fastdc.bundle.calibration_file import with_calibration_file, write_calibration_file
+from fastdc.bundle.calibration_file import calibration_in, with_calibration_file, write_calibration_file
 from fastdc.bundle.folder import Bundle, load_bundle, with_calibration, write_bundle
 from fastdc.bundle.format import (
     CLASSES,
@@ -58,6 +58,7 @@ __all__ = [
     "PixelRange",
     "Prompts",
     "build_network",
+    "calibration_in",
     "find_model",
     "load_bundle",
     "parameter_count",

@@ -3,13 +3,16 @@
 The JSON holds what the manifest would hold:
 
     {"format": "fastdc-calibration", "version": 1, "model": name, "network": sha256 of denoiser.onnx,
-     "calibration": {...}, "level_weights": {...} or null, "first": [...] or null}
+     "conditions": sha256 of the prompts or null, "calibration": {...}, "level_weights": {...} or null,
+     "first": [...] or null}
 
-docs/bundle.md describes the last three fields; null keeps the model's value. A limit is valid for one network only, so
-the network's sha256 is compared. Because a file may come from anywhere, it is checked as strictly as a manifest.
+docs/bundle.md describes the last three fields; null keeps the model's value. A limit is valid for one network and one
+set of prompts only, so their hashes are compared; version 1 did not state that of the prompts. Because a file may come
+from anywhere, it is checked as strictly as a manifest.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,9 +25,9 @@ from fastdc.rules import Calibration, calibration_from_dict
 from fastdc.support import FastdcError, InputError, checks, shown, strict_json, write_whole
 
 FORMAT = "fastdc-calibration"
-VERSION = 1
+VERSION = 2
 
-_FIELDS = {"format", "version", "model", "network", "calibration", "level_weights", "first"}
+_FIELDS = {"format", "version", "model", "network", "conditions", "calibration", "level_weights", "first"}
 
 
 def write_calibration_file(
@@ -59,6 +62,7 @@ def write_calibration_file(
         "version": VERSION,
         "model": bundle.name,
         "network": _network(bundle),
+        "conditions": _conditions(bundle),
         "calibration": calibration.to_dict(),
         "level_weights": None if level_weights is None else level_weights.to_dict(),
         "first": None if first is None else list(first),
@@ -78,7 +82,8 @@ def with_calibration_file(bundle: Bundle, path: str | os.PathLike[str]) -> Bundl
         path: A file that ``write_calibration_file`` or ``fastdc calibrate --out`` wrote.
 
     Raises:
-        InputError: The file cannot be read, is not a calibration, has a newer format, or calibrates another network.
+        InputError: The file cannot be read, is not a calibration, has a newer format, or calibrates another network or
+            other prompts.
 
     Example:
         >>> from fastdc.bundle import find_model, with_calibration_file, write_calibration_file
@@ -87,20 +92,13 @@ def with_calibration_file(bundle: Bundle, path: str | os.PathLike[str]) -> Bundl
         >>> with_calibration_file(digits, folder / "race.json").model.calibration.draws
         128
     """
-    file = Path(path)
-    try:
-        if not file.is_file():  # neither a folder nor an endless device
-            raise InputError(f"{path} is not a file: expected a calibration written by fastdc calibrate --out")
-        if file.stat().st_size > MAX_MANIFEST_BYTES:
-            raise InputError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    entry = _checked(strict_json(content, file), path)
+    entry = _entry(path)
     if entry["network"] != _network(bundle):
         raise InputError(
             f"{path} calibrates another network, of model {shown(entry['model'])}: calibrate {bundle.name} itself"
         )
+    if entry["conditions"] != _conditions(bundle):
+        raise InputError(f"{path} calibrates other prompts: calibrate {bundle.name} with the prompts of this run")
     model = bundle.model
     try:
         calibration = calibration_from_dict(entry["calibration"])
@@ -117,9 +115,50 @@ def with_calibration_file(bundle: Bundle, path: str | os.PathLike[str]) -> Bundl
     return dataclasses.replace(bundle, model=dataclasses.replace(model, **changes))
 
 
+def calibration_in(path: str | os.PathLike[str]) -> Calibration:
+    """The calibration of a file, without a model that it fits.
+
+    Args:
+        path: A file that ``write_calibration_file`` or ``fastdc calibrate --out`` wrote.
+
+    Raises:
+        InputError: The file cannot be read, is not a calibration, or has a newer format.
+
+    Example:
+        >>> from fastdc.bundle import calibration_in, find_model, write_calibration_file
+        >>> digits = fastdc.load_bundle(find_model("digits"))
+        >>> write_calibration_file(folder / "race.json", digits, digits.model.calibration)
+        >>> calibration_in(folder / "race.json") == digits.model.calibration
+        True
+    """
+    return calibration_from_dict(_entry(path)["calibration"])
+
+
+def _entry(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a file, whose names and version are checked."""
+    file = Path(path)
+    try:
+        if not file.is_file():  # neither a folder nor an endless device
+            raise InputError(f"{path} is not a file: expected a calibration written by fastdc calibrate --out")
+        if file.stat().st_size > MAX_MANIFEST_BYTES:
+            raise InputError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    return _checked(strict_json(content, file), path)
+
+
 def _network(bundle: Bundle) -> str:
     digest: str = bundle.manifest["files"][DENOISER]["sha256"]
     return digest
+
+
+def _conditions(bundle: Bundle) -> str | None:
+    """sha256 of the prompts and their classes; None if each condition is a class, which the network fixes."""
+    model = bundle.model
+    if not model.prompts:
+        return None
+    return hashlib.sha256(json.dumps([model.prompts, model.class_of]).encode()).hexdigest()
 
 
 def _checked(entry: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -130,7 +169,8 @@ def _checked(entry: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     version: Any = entry.get("version")
     if not checks.is_whole(version) or not 1 <= version <= VERSION:
         raise InputError(f"{path} has format version {shown(version)}, this fastdc reads {VERSION}")
-    if set(entry) != _FIELDS:
-        odd = min(set(entry) ^ _FIELDS)
+    content = {"conditions": None, **entry} if version == 1 else dict(entry)
+    if set(content) != _FIELDS:
+        odd = min(set(content) ^ _FIELDS)
         raise InputError(f"{path} {'lacks' if odd in _FIELDS else 'has an unknown'} field {shown(odd)}")
-    return entry
+    return content

@@ -8,7 +8,9 @@ exceeds the one before by an eighth, or by 32 copies at first, so deciding seldo
 Each estimation states its guarantee. All of them spend alpha once, on copies that selection has not seen.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -56,6 +58,13 @@ class AbstractEstimation(ABC):
             The estimation that counts fresh copies, or the verdict if the selection copies already decide.
         """
 
+    def check_selection(self, n0: int) -> None:  # noqa: B027 - most estimations take any number
+        """Refuses a number of selection copies with which the estimation never decides.
+
+        Raises:
+            InputError: There are too few copies.
+        """
+
     def describe(self) -> dict[str, Any]:
         """Name and options of the estimation, as plain values."""
         options = {name: value for name, value in vars(self).items() if not name.startswith("_")}
@@ -96,6 +105,36 @@ def _store_common(estimation: "Fixed | Target | Anytime | Pilot") -> None:
     )
 
 
+def _check_reach(estimation: "Fixed | Target | Anytime | Pilot", aim: str, certifies: Callable[[int], bool]) -> None:
+    """Refuses a number of copies that certifies nothing, even if the class wins all of them.
+
+    Args:
+        estimation: The estimation, whose `most` copies are too few or not.
+        aim: What it would certify, for the message.
+        certifies: Whether a number of copies, all won, suffices; then every larger number does.
+
+    Raises:
+        InputError: There are too few copies.
+    """
+    low, high = estimation.most, MAX_COPIES
+    if certifies(low):
+        return
+    if not certifies(high):
+        raise InputError(f"no n up to {MAX_COPIES} certifies {aim} with alpha {estimation.alpha:g}")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certifies(middle) else (middle, high)
+    raise InputError(
+        f"n must be at least {high} to certify {aim} with alpha {estimation.alpha:g}, got {estimation.most}: even if "
+        f"the class wins every copy"
+    )
+
+
+def _check_reach_of_bound(estimation: "Fixed | Pilot") -> None:
+    """As :func:`_check_reach`, for the Clopper-Pearson bound: alpha^(1/n) after n successes."""
+    _check_reach(estimation, "any radius", lambda n: float(confidence.clopper_pearson(n, n, estimation.alpha)) > 0.5)
+
+
 @dataclass(frozen=True)
 class Fixed(AbstractCounting):
     """n copies and a Clopper-Pearson bound: CERTIFY of Cohen et al., arXiv 1902.02918, section 3.2.
@@ -119,6 +158,7 @@ class Fixed(AbstractCounting):
 
     def __post_init__(self) -> None:
         _store_common(self)
+        _check_reach_of_bound(self)
         _store(self, _failures=confidence.most_failures(self.most, 0.5, self.alpha))
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
@@ -160,6 +200,9 @@ class Target(AbstractCounting):
         p0 = float(confidence.radius_to_probability(self.radius, self.sigma))
         if p0 >= 1:
             raise InputError(f"radius must be below 8 sigma, got {self.radius:g} with sigma {self.sigma:g}")
+        threshold = -math.log(self.alpha)
+        aim = f"radius {self.radius:g} at sigma {self.sigma:g}"
+        _check_reach(self, aim, lambda n: float(sequential.log_evidence(n, 0, p0)) >= threshold)
         _store(self, _test=sequential.FixedRadius(p0=p0, alpha=self.alpha, most=self.most))
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
@@ -205,6 +248,7 @@ class Anytime(AbstractCounting):
     def __post_init__(self) -> None:
         _store_common(self)
         _store(self, gain=checks.positive("gain", self.gain, below=1e6))
+        _check_reach(self, "any radius", lambda n: _anytime(n, 0, self.alpha) > 0.5)
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
         """Returns the bound at this point if more copies would gain too little, or no radius can be reached."""
@@ -243,12 +287,14 @@ class Pilot(AbstractEstimation):
     def __post_init__(self) -> None:
         _store_common(self)
         _store(self, loss=checks.positive("loss", self.loss, below=1e6))
+        _check_reach_of_bound(self)
 
     def begin(self, counts: Int64) -> Fixed:
         """Returns :class:`Fixed` with as many copies as the selection copies, as a pilot, suggest."""
         top, n0 = int(counts.max()), int(counts.sum())
         copies = sequential.copies_for(top, n0, sigma=self.sigma, alpha=self.alpha, largest=self.most, loss=self.loss)
-        return Fixed(self.sigma, copies, self.alpha)
+        least = math.floor(-math.log2(self.alpha)) + 1  # fewer than these certify nothing
+        return Fixed(self.sigma, max(copies, least), self.alpha)
 
 
 @dataclass(frozen=True)
@@ -270,6 +316,12 @@ class Predict(AbstractEstimation):
 
     def __post_init__(self) -> None:
         _store(self, sigma=checks.positive("sigma", self.sigma), alpha=checks.fraction("alpha", self.alpha))
+
+    def check_selection(self, n0: int) -> None:
+        """Refuses so few copies that a class which wins all of them is not yet sure."""
+        least = next(n for n in range(1, MAX_COPIES) if 2.0 ** (1 - n) <= self.alpha)  # p-value of n to 0
+        if n0 < least:
+            raise InputError(f"n0 must be at least {least} to predict with alpha {self.alpha:g}, got {n0}")
 
     def begin(self, counts: Int64) -> Verdict:
         """Answers the most frequent class unless two equally probable classes would often be as uneven."""

@@ -208,7 +208,7 @@ def _prepare(descriptor: int, file: Path, manifest: dict[str, Any], *, overwrite
     if changed := difference(manifest, {**theirs, "indices": manifest["indices"]} if theirs and grows else theirs):
         raise InputError(f"{file} belongs to another certification: {changed}")
     kept = content[: content.rfind(b"\n") + 1]
-    idx = parse_records(kept, file)["idx"]
+    idx = parse_records(kept, file, blank=False)["idx"]
     if idx.tolist() != list(range(*manifest["indices"])[: len(idx)]):
         raise InputError(f"{file} is damaged: its records are not those of its first {len(idx)} images")
     if grows:

@@ -235,12 +235,13 @@ def record_line(idx: int, label: int, found: Certificate) -> bytes:
     return ("\t".join(values) + "\n").encode()
 
 
-def parse_records(content: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
+def parse_records(content: bytes, file: Path, *, blank: bool = True) -> dict[str, npt.NDArray[Any]]:
     """Parses the columns of a file that are Cohen's or ours; other columns are skipped.
 
     Args:
         content: Content of the file.
         file: Path of the file, for messages.
+        blank: Whether blank lines are passed over.
 
     Returns:
         The columns by name, each int64 or float64 (n,).
@@ -252,7 +253,8 @@ def parse_records(content: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{file} is not a text file: expected tab-separated records") from None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    each = enumerate(text.removesuffix("\n").split("\n"), 1)
+    lines = [(number, line) for number, line in each if line.strip() or not blank]
     first = lines[0][1] if lines else ""
     mark = next((mark for mark in "\t," if mark in first), None)  # None: split at any space
     header = _fields(first, mark)

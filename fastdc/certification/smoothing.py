@@ -66,6 +66,7 @@ class Smoothing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "n0", checks.whole("n0", self.n0, high=MAX_COPIES))
         object.__setattr__(self, "seed", checks.seed(self.seed))
+        self.estimation.check_selection(self.n0)
 
     @property
     def sigma(self) -> float:

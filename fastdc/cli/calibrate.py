@@ -26,6 +26,7 @@ from fastdc.cli.options import (
     open_network,
     plan_options,
 )
+from fastdc.cli.refusals import check_unseen
 from fastdc.cli.runner import progress_of, promise
 from fastdc.diffusion import LevelWeights
 from fastdc.inference import CALIBRATION_DRAWS, ErrorTable
@@ -46,8 +47,10 @@ Examples:
 
 Every image is run in full under several noise seeds, which takes classes x draws x seeds evaluations
 per image: seconds with the shipped MLP and 197 images, but a job for a GPU with a large model. The
-images must be like those to be classified, and used for neither training nor testing. Labels are not
-needed.
+images must be like those to be classified, and used for neither training nor testing: a race that is
+calibrated on training images does not keep its promise. A model made by fastdc train knows the hash of its
+training set and refuses the whole set; a part of it, and images without labels, it cannot tell from others,
+and models of other tools know nothing. Labels are not needed.
 
 Number of images: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the
 race faster at the same DELTA. The promise holds for the levels and weights that were calibrated; a
@@ -139,6 +142,8 @@ def _load(
     shape, names = bundle.image_shape, bundle.class_names
     if not labelled:
         loaded = load_images(list(data), shape)
+        same = loaded.class_names in (None, names)
+        check_unseen(" ".join(data), loaded.images, loaded.labels if same else None, bundle)
         images, labels, notes = loaded.images, None, loaded.notes
     else:
         if len(data) != 1:
@@ -147,6 +152,7 @@ def _load(
         numbers = tuple(str(k) for k in range(len(held.class_names)))  # the names that an .npz without names gets
         if held.class_names not in (names, numbers) or len(held.class_names) > len(names):
             raise InputError(f"{data[0]} has other classes than the model {bundle.name}")
+        check_unseen(data[0], held.images, held.labels, bundle)
         images, labels, notes = held.images, held.labels, held.notes
     for note in () if quiet else notes:
         click.echo(f"note: {note}", err=True)

@@ -15,6 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+from click.core import ParameterSource
 
 from fastdc.bundle import Model
 from fastdc.certification import (
@@ -46,6 +47,7 @@ from fastdc.cli.options import (
     plan_options,
     progress_bar,
 )
+from fastdc.cli.refusals import check_calibration
 from fastdc.cli.runner import held_back, rule_options
 from fastdc.diffusion import METHODS
 from fastdc.inference import released_plan
@@ -150,6 +152,7 @@ def command(data: str, out: str, **options: Any) -> None:
     check_output(out, [data])
     classifier = open_classifier(options)
     base = _base(classifier, options)
+    check_calibration(base.job, options)  # a certificate holds whatever the race promises
     loaded = _load(data, classifier.model)
     for note in () if options["quiet"] else loaded.notes:
         click.echo(f"note: {note}", err=True)
@@ -185,9 +188,11 @@ def _base(classifier: DiffusionClassifier, options: dict[str, Any]) -> Diffusion
     rule, plan = options["rule"], plan_options(options, classifier.model)
     plan["method"], plan["sigma"] = options["method"], options["sigma"]
     if options["compat"] is not None:
-        given = [name for name in ("draws", "first", "levels") if options[name] is not None]
+        given = [name for name in ("draws", "first", "levels", "calibration") if options[name] is not None]
         if given:
             raise InputError(f"--compat {options['compat']} brings its own levels: expected no --{given[0]} beside it")
+        if rule == "race" and click.get_current_context().get_parameter_source("rule") is not ParameterSource.DEFAULT:
+            raise InputError(f"--compat {options['compat']} has no calibrated race: expected another --rule")
         plan = released_plan(classifier.model, options["method"], options["sigma"])
         rule = "full" if rule == "race" else rule
     return classifier.base(rule=rule, rule_options=rule_options(options["rule_option"]), seed=options["seed"], **plan)

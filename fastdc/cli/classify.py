@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import check_output, open_classifier, run_options
-from fastdc.cli.runner import classify_chunks
+from fastdc.cli.refusals import check_run
+from fastdc.cli.runner import classify_chunks, settings_of
 from fastdc.inference import Classification, ErrorTable
 
 _EPILOG = """\b
@@ -61,6 +62,7 @@ def command(images: tuple[str, ...], as_json: bool, save: str | None, **options:
     if save is not None:
         check_output(save, images)
     classifier = open_classifier(options)
+    check_run(settings_of(classifier, options).job, options)
     loaded = load_images(list(images), classifier.model.image_shape)
     if not options["quiet"]:
         for note in loaded.notes:

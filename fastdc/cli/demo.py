@@ -7,6 +7,7 @@ import numpy as np
 
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import check_plot, open_classifier, run_options
+from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import classify_chunks, rule_text, settings_of
 from fastdc.inference import Classification, Settings
 from fastdc.support import Interrupted
@@ -45,6 +46,7 @@ def command(plot: str | None, **options: Any) -> None:
         check_plot(plot)
     classifier = open_classifier(options)
     settings = settings_of(classifier, options)
+    check_run(settings.job, options)
     results: list[Classification] = []
     try:
         for result in classify_chunks(classifier, test.images, options):

@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from fastdc.cli.messages import as_typed
 from fastdc.support import FastdcError, Interrupted, __version__
 
 # Each command and its description, in the order of --help. A module is imported when its command runs.
@@ -44,6 +45,9 @@ From your own images to certificates:
 class _LazyGroup(click.Group):
     """Imports a command's module only when it runs, so that --help and errors are quick."""
 
+    running: click.Command | None = None
+    """The command that was asked for, whose options messages name."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -51,6 +55,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"fastdc.cli.{cmd_name}").command
+        self.running = command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -100,6 +105,5 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    line = "".join(char if char.isprintable() else " " for char in message)
-    click.echo(f"fastdc: error: {line}", err=True)
+    click.echo(f"fastdc: error: {as_typed(message, cli.running)}", err=True)
     sys.exit(2)

@@ -135,9 +135,9 @@ def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:
     for entry in entries:
         name, equals, text = entry.partition("=")
         if not equals or not name:
-            raise InputError(f"a rule option must be name=value, got {entry!r:.80}")
+            raise InputError(f"--rule-option must be NAME=VALUE, got {entry!r:.80}")
         if name in options:
-            raise InputError(f"rule option {name!r:.80} is given twice")
+            raise InputError(f"--rule-option {name!r:.80} is given twice")
         try:
             options[name] = json.loads(f"[{text}]" if "," in text and not text.startswith("[") else text)
         except (ValueError, RecursionError):

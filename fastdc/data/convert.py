@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support import FastdcError, Float32, InputError
+from fastdc.support import FastdcError, Float32, InputError, one_line
 
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 """Images: uint8 levels 0..255, or float32 in [0, 1]; shape (n, c, h, w) unless stated otherwise."""
@@ -52,7 +52,7 @@ def reading(path: object, what: str) -> Iterator[None]:
     except FastdcError:
         raise
     except Exception as error:
-        reason = show(" ".join(str(error).split())[:200]) or type(error).__name__
+        reason = show(one_line(error))
         raise InputError(f"{show(path)}: cannot be read as {what}: {reason}") from error
 
 

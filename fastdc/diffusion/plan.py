@@ -240,7 +240,7 @@ def _positions(schedule: AbstractSchedule, config: PlanConfig) -> Float64:
     if config.levels is not None:
         low, high = (schedule.position_of(ratio) for ratio in config.levels)
         if not low < high:
-            raise InputError(f"levels {config.levels} lie outside the schedule {schedule.to_dict()}")
+            raise InputError(f"levels {config.levels} lie outside the schedule {schedule.to_dict()!s:.200}")
     different = -(-config.draws // 2) if config.antithetic else config.draws
     count = max(0, different - len(config.first))
     order = van_der_corput(count) if config.order == "van_der_corput" else random_positions(count, config.order_seed)

@@ -21,10 +21,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastdc.backends import PRECISIONS, one_line
+from fastdc.backends import PRECISIONS
 from fastdc.export.inspection import check_graph
 from fastdc.export.lower import lower_einsum, lower_single_group, lower_types
-from fastdc.support import BackendError, InputError, checks, require
+from fastdc.support import BackendError, InputError, checks, one_line, require
 
 require("torch", extra="export")
 

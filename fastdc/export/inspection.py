@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fastdc.backends import one_line
 from fastdc.export.storage import SMALLEST_MOVED
-from fastdc.support import BackendError, require
+from fastdc.support import BackendError, one_line, require
 
 if TYPE_CHECKING:
     import onnx

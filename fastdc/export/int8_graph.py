@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.backends import one_line
 from fastdc.export.graph import strip
 from fastdc.export.inspection import value_types
-from fastdc.support import BackendError, Float32, InputError, require
+from fastdc.support import BackendError, Float32, InputError, one_line, require
 
 if TYPE_CHECKING:
     import onnx

@@ -64,7 +64,10 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
     names = [DENOISER, *([ENCODER] if "latent" in manifest else [])]
     head = {"format": FORMAT, "version": VERSION, **manifest, "provenance": {}, "files": dict.fromkeys(names, nothing)}
     model = parse_manifest(out, json.loads(json.dumps(head)), "")
-    make_plan(model.schedule, model.parameterization, plan_config(model, {}))
+    chosen = model.defaults
+    make_plan(
+        model.schedule, model.parameterization, plan_config(model, {"levels": chosen.levels, "first": chosen.first})
+    )
 
 
 def add_findings(

@@ -28,10 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.backends import one_line
 from fastdc.export.split_cut import Candidate, best_ahead
 from fastdc.export.split_parts import CLASS, IMAGE, Dependence, Port, find_dependence, part, reads
-from fastdc.support import BackendError, InputError, require
+from fastdc.support import BackendError, InputError, one_line, require
 
 require("onnx", extra="export")
 

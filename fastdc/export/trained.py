@@ -8,14 +8,14 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from fastdc.backends import one_line
 from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, parameter_count, write_bundle
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
+from fastdc.export.manifest import check_manifest
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
-from fastdc.support import InputError, require, version_of
+from fastdc.support import InputError, one_line, require, version_of
 from fastdc.train import RunFolder, RunInfo, TrainConfig, content_digest
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def export_run(
     check_place(out, overwrite=given.overwrite)
     images = None if calibrate is None else _calibration_images(calibrate, info)
     check_delta(given.delta, images)
+    defaults = {**_DEFAULTS, **given.defaults()}
+    check_manifest(out, {"name": given.name or out.resolve().name, **_manifest(info, defaults, {})})
     network, steps = _averaged_network(folder, info)
     labels, scale = len(info.class_names) + 1, info.config.timestep_scale
     model = export_onnx(network, info.shape, labels)
@@ -73,7 +75,7 @@ def export_run(
     manifest = {
         "name": given.name if given.name is not None else out.resolve().name,
         "description": given.description if given.description is not None else _description(info),
-        **_manifest(info, {**_DEFAULTS, **given.defaults()}, _provenance(info, steps, network, difference)),
+        **_manifest(info, defaults, _provenance(info, steps, network, difference)),
     }
     if images is not None:
         calibrate_manifest(manifest, files, images, delta=given.delta, progress=given.progress, notify=given.say)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.backends import PRECISIONS, one_line, rounding_tolerance, widen
-from fastdc.support import BackendError, checks, require
+from fastdc.backends import PRECISIONS, rounding_tolerance, widen
+from fastdc.support import BackendError, checks, one_line, require
 
 if TYPE_CHECKING:
     import onnx

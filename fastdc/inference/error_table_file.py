@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import InputError, checks, shown, whole_file
+from fastdc.support import InputError, checks, one_line, shown, whole_file
 
 FORMAT = "fastdc-errors"
 VERSION = 2
@@ -59,8 +59,7 @@ def read_table(
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # numpy, zipfile and zlib raise nearly anything on foreign bytes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} is not a fastdc error table: {reason}") from None
+        raise InputError(f"{path} is not a fastdc error table: {one_line(error)}") from None
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.bundle import Model
-from fastdc.diffusion import Plan, make_plan
+from fastdc.diffusion import Plan, PlanConfig, make_plan
 from fastdc.engine import (
     IN_FLIGHT,
     WORTH,
@@ -28,9 +28,9 @@ from fastdc.engine import (
 )
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.options import Options
-from fastdc.inference.plan_options import as_the_rule_needs, plan_config
+from fastdc.inference.plan_options import as_the_rule_needs, check_used, plan_config
 from fastdc.inference.results import OnProgress, Progress
-from fastdc.rules import AbstractRule, describe, make_rule
+from fastdc.rules import AbstractRule, Calibrated, describe, make_rule
 from fastdc.support import Float32, InputError, Int32, Int64, __version__, checks
 
 _ENCODED = 16  # images encoded at a time, so that latents are made only when there is room for them
@@ -76,15 +76,9 @@ class Job:
         """
         seed = checks.seed(options.seed)
         config = plan_config(model, options.plan)
-        calibration = model.calibration_for(config) or model.calibration
-        rule = make_rule(
-            options.rule,
-            {} if options.rule_options is None else options.rule_options,
-            n_classes=len(model.conditions),
-            calibrated=calibration.rule if calibration is not None and calibration.fits(config) else None,
-            bound=None if calibration is None else calibration.bound,
-        )
+        rule = _rule_of(model, options, config)
         config = as_the_rule_needs(config, rule, options.plan)
+        check_used(config, options.plan)
         rule.looks(config.draws)
         if config.antithetic and any(one.assumes_independence for one in (rule, getattr(rule, "inner", rule))):
             raise InputError(f"rule {rule.name} needs independent draws for its promise: expected no antithetic pairs")
@@ -234,3 +228,35 @@ class Job:
             "precision": network.precision,
             "fastdc": __version__,
         }
+
+
+# What a bound on differences of errors does not depend on: where in the band draws lie, and how their noise is made.
+_NOT_IN_BOUND = ("first", "order", "order_seed", "antithetic")
+
+
+def _rule_of(model: Model, options: Options, config: PlanConfig) -> AbstractRule:
+    """The rule that a user asks for, with what the model's calibration knows about the plan.
+
+    Raises:
+        InputError: The rule cannot be used, or rule "calibrated" is asked for at draws that it was not calibrated for.
+    """
+    given = {} if options.rule_options is None else options.rule_options
+    calibration = model.calibration_for(config) or model.calibration
+    fits = calibration is not None and calibration.fits(config)
+    bounded = calibration is not None and calibration.misfit(config, but=_NOT_IN_BOUND) is None
+    rule = make_rule(
+        options.rule,
+        given,
+        n_classes=len(model.conditions),
+        calibrated=calibration.rule if calibration is not None and fits else None,
+        bound=calibration.bound if calibration is not None and bounded else None,
+        misfit=None if calibration is None else calibration.misfit(config),
+    )
+    draws = options.draws if options.draws is not None else rule.draws
+    own = options.rule == Calibrated.name and "limit" not in given  # the model's, as the user believes
+    if own and calibration is not None and draws != calibration.draws:
+        raise InputError(
+            f"rule calibrated keeps its promise at the {calibration.draws} draws that it was calibrated for, got "
+            f"{draws}: calibrate for {draws} draws, or take rule race, which promises nothing there"
+        )
+    return rule

@@ -37,7 +37,7 @@ def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
     if model.latent_shape is not None and given.get("method", "dc") != "dc":
         raise InputError(f"method {given['method']} needs a model of images: noise is not Gaussian in latents, use dc")
     if "levels" in given:
-        given["levels"] = _band(given["levels"])
+        given["levels"] = _band(model, given["levels"])
         given.setdefault("first", ())  # chosen for the default band
     elif given["noise"] or given.get("method", "dc") != "dc":
         _noisy_band(model, given)
@@ -80,10 +80,39 @@ def as_the_rule_needs(config: PlanConfig, rule: AbstractRule, options: PlanOptio
     return config
 
 
-def _band(levels: tuple[float, float] | str) -> tuple[float, float] | None:
-    """The band of a plan: a pair, or None for "all"."""
-    if not isinstance(levels, str):
-        return levels
-    if levels != "all":
-        raise InputError(f'levels must be (low, high) or "all", got {shown(levels)}')
-    return None
+def check_used(config: PlanConfig, options: PlanOptions) -> None:
+    """Refuses options of the draws that a user gave and that the plan has no use for.
+
+    Raises:
+        InputError: An option has no effect.
+    """
+    different = -(-config.draws // 2) if config.antithetic else config.draws
+    if len(options.get("first") or ()) > different:
+        raise InputError(
+            f"first must be at most as many levels as the draws have, {different}, got {len(config.first)}"
+        )
+    if len(config.first) >= different:
+        unused = [name for name in ("levels", "order") if options.get(name) not in (None, "all")]
+        if unused:
+            raise InputError(
+                f"{unused[0]} has no effect: all {config.draws} draws lie at the {len(config.first)} levels of first"
+            )
+    if config.antithetic and config.draws < 2:
+        raise InputError("antithetic draws come in pairs: expected draws of at least 2, got 1")
+
+
+def _band(model: Model, levels: tuple[float, float] | str) -> tuple[float, float] | None:
+    """The band of a plan: a pair inside the model's schedule, or None for "all".
+
+    Raises:
+        InputError: The band is something else, or ends outside the schedule, which would cut it off.
+    """
+    if isinstance(levels, str):
+        if levels != "all":
+            raise InputError(f'levels must be (low, high) or "all", got {shown(levels)}')
+        return None
+    if isinstance(levels, (tuple, list)) and len(levels) == 2 and all(map(checks.is_finite, levels)):
+        lowest, highest = model.schedule.levels([0.0, 1.0]).ratio.tolist()
+        if not (lowest * (1 - 1e-9) <= min(levels) and max(levels) <= highest * (1 + 1e-9)) and min(levels) > 0:
+            raise InputError(f"levels must lie in the schedule's {lowest:.4g} to {highest:.4g}, got {levels}")
+    return levels

@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +71,32 @@ class Calibration:
             >>> bool(clf.model.calibration.fits(fastdc.diffusion.PlanConfig(draws=8)))
             False
         """
+        return self.misfit(plan) is None
+
+    def misfit(self, plan: PlanConfig, *, but: Collection[str] = ()) -> str | None:
+        """Says in what a plan differs from the one that was calibrated, whatever its number of draws.
+
+        Args:
+            plan: Options of the plan.
+            but: Names of further options that may differ.
+
+        Returns:
+            The first difference, for a message; None if there is none.
+
+        Example:
+            >>> clf.model.calibration.misfit(fastdc.diffusion.PlanConfig(draws=8))
+            'levels [0.2, 2.0], the run has None'
+        """
         try:
-            return PlanConfig.from_dict({**self.plan, "draws": plan.draws}) == plan
-        except InputError:  # stored by a version with other options
-            return False
+            ours = PlanConfig.from_dict({**self.plan, "draws": plan.draws}).to_dict()
+        except InputError as error:  # stored by a version with other options
+            return f"another version of fastdc: {error}"
+        theirs = plan.to_dict()
+        for name in ("method", "noise", *ours):  # these two change the levels as well
+            if ours[name] != theirs[name] and name not in but:
+                unit = " (sigma / alpha)" if name == "noise" else ""
+                return f"{name}{unit} {ours[name]!s:.80}, the run has {theirs[name]!s:.80}"
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, for JSON.

@@ -27,6 +27,7 @@ def make_rule(
     n_classes: int,
     calibrated: Calibrated | None,
     bound: float | None,
+    misfit: str | None = None,
 ) -> AbstractRule:
     """Makes the rule that a user named, and fills in the options that the model determines.
 
@@ -36,6 +37,7 @@ def make_rule(
         n_classes: Number of classes K, for rules that divide their error over rivals.
         calibrated: The model's calibrated race for the plan, or None.
         bound: Largest difference between two classes' errors in the model's calibration, or None.
+        misfit: Why the model's calibration is not for the plan, if there is one, for the message.
 
     Returns:
         The rule.
@@ -61,7 +63,8 @@ def make_rule(
         rule = Paired.name if calibrated is None and "limit" not in options else Calibrated.name
     if rule == Calibrated.name and "limit" not in options:
         if calibrated is None:
-            raise InputError("rule calibrated needs a calibration for these levels and weights: see fastdc calibrate")
+            why = f", and the model's is for {misfit}" if misfit else ""
+            raise InputError(f"rule calibrated needs a calibration for these levels and weights{why}: fastdc calibrate")
         return dataclasses.replace(calibrated, **_known(Calibrated, options))
     kind = KINDS[rule]
     try:

@@ -129,4 +129,4 @@ def _refuse(what: str, **options: object) -> None:
     """
     for name, value in options.items():
         if value is not None:
-            raise InputError(f"{name.replace('_', ' ')} cannot be given for {what}")
+            raise InputError(f"{name} cannot be given for {what}")

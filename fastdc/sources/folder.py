@@ -22,8 +22,7 @@ from typing import Any
 
 import safetensors
 
-from fastdc.backends import one_line
-from fastdc.support import BundleError, InputError, checks, installed, require, shown, strict_json
+from fastdc.support import BundleError, InputError, checks, installed, one_line, require, shown, strict_json
 
 require("torch", extra="export")
 

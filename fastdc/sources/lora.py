@@ -19,8 +19,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from fastdc.backends import one_line
-from fastdc.support import BundleError, InputError, checks, require
+from fastdc.support import BundleError, InputError, checks, one_line, require
 
 require("torch", extra="export")
 

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdc.backends import one_line
-from fastdc.support import BundleError, Float32, InputError, Int64, require
+from fastdc.support import BundleError, Float32, InputError, Int64, one_line, require
 
 require("torch", extra="export")
 

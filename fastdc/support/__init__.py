@@ -12,6 +12,7 @@ from fastdc.support.exceptions import (
     MissingDependencyError,
 )
 from fastdc.support.lazy_names import lazy_names
+from fastdc.support.messages import one_line, shorten
 from fastdc.support.optional import installed, require, version_of
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
@@ -34,7 +35,9 @@ __all__ = [
     "checks",
     "installed",
     "lazy_names",
+    "one_line",
     "require",
+    "shorten",
     "shown",
     "strict_json",
     "sync_folder",

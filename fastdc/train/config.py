@@ -129,10 +129,10 @@ class TrainConfig:
             if value is None and name == "sigma_data":
                 continue
             object.__setattr__(self, name, checks.number(name, value, low=lo, high=hi))
-        if self.channels not in (None, 1, 3) or (self.channels is not None and self.size is None):
-            raise InputError(
-                f"channels must be 1 or 3 and needs size too, got {self.channels!r} and size {self.size!r}"
-            )
+        if self.channels not in (None, 1, 3):
+            raise InputError(f"channels must be 1 or 3, got {self.channels!r}")
+        if self.channels is not None and self.size is None:
+            raise InputError("size must be given with channels, got None")
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a path, got {getattr(self, name)!r}")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support import BackendError, InputError, Int64, require
+from fastdc.support import BackendError, InputError, Int64, one_line, require
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, load_training_data, save_labelled
 from fastdc.train.run import Checkpoint, RunFolder, RunInfo, RunSummary
@@ -267,7 +267,9 @@ class _Trainer:
                 for name, mean in self.average.named_parameters():
                     mean.copy_(tensors[f"ema.{name}"])
         except (KeyError, RuntimeError) as error:
-            raise InputError(f"{self.folder.checkpoint_file} does not fit the run's network: {error}") from error
+            raise InputError(
+                f"{self.folder.checkpoint_file} does not fit the run's network: {one_line(error)}"
+            ) from error
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step = self.saved = int(progress["step"])

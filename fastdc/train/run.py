@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdc.support import BundleError, InputError, strict_json, write_whole
+from fastdc.support import BundleError, InputError, one_line, strict_json, write_whole
 from fastdc.train.config import OPERATIONAL, TrainConfig
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class RunFolder:
                 network=dict(values["network"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.config_file} is damaged: {error!r}") from error
+            raise InputError(f"{self.config_file} is damaged: {one_line(error)}") from error
 
     def check_same(self, wanted: RunInfo) -> None:
         """Checks that the run here is the one to continue.
@@ -201,7 +201,7 @@ class RunFolder:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                 progress = strict_json((file.metadata() or {})["progress"].encode(), self.checkpoint_file)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{self.checkpoint_file} is damaged: {' '.join(str(error).split())}") from error
+            raise InputError(f"{self.checkpoint_file} is damaged: {one_line(error)}") from error
         return Checkpoint(tensors, progress)
 
     def log(self, record: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Estimations: what they conclude from counts, by enumeration, exact recursions over counts, and simulation."""
 
 import math
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
@@ -13,6 +14,7 @@ from scipy import stats
 from fastdc import InputError
 from fastdc.certification.estimation import AbstractCounting, Anytime, Fixed, Pilot, Predict, Target, Verdict
 from fastdc.certification.sequential import anytime_lower, copies_for
+from fastdc.certification.smoothing import Smoothing
 from helpers.worlds import fails_with
 
 ALL: tuple[AbstractCounting, ...] = (
@@ -213,3 +215,57 @@ def test_numbers_are_stored_as_pythons_own() -> None:
     told = Fixed(np.float32(0.25), np.int64(100), np.float64(0.01)).describe()  # type: ignore[arg-type]
     assert told == {"estimation": "fixed", "sigma": 0.25, "most": 100, "alpha": 0.01}
     assert [type(value) for value in told.values()] == [str, float, int, float]
+
+
+# --- numbers of copies that certify nothing --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.5, 2.0**-7, 1e-40])
+def test_a_fixed_number_must_suffice_if_every_copy_is_won(alpha: float) -> None:
+    """alpha^(1/n) is the bound after n successes in n copies; SciPy states it independently."""
+    least = next(n for n in range(1, 1000) if stats.beta.ppf(alpha, n, 1) > 0.5)
+    for kind in (Fixed, Pilot):
+        kind(0.25, least, alpha)
+        if least > 1:
+            with pytest.raises(
+                InputError, match=f"n must be at least {least} to certify any radius .* got {least - 1}"
+            ):
+                kind(0.25, least - 1, alpha)
+    won = Fixed(0.25, least, alpha).verdict(least, least)
+    assert won is not None
+    assert won.radius
+    begun = Pilot(0.25, 10_000, alpha, loss=10.0).begin(np.array([99, 1]))
+    assert begun.verdict(begun.most, begun.most) is not None
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.5, 0.75])
+def test_a_radius_must_be_within_reach(radius: float) -> None:
+    with pytest.raises(InputError, match=r"to certify radius .* at sigma 0\.25") as caught:
+        Target(0.25, radius, 10, 0.001)
+    least = int(re.search(r"at least (\d+)", str(caught.value)).group(1))  # type: ignore[union-attr]
+    won = Target(0.25, radius, least, 0.001).verdict(least, least)
+    assert won is not None
+    assert won.radius == radius
+    with pytest.raises(InputError, match=f"at least {least}"):
+        Target(0.25, radius, least - 1, 0.001)
+    with pytest.raises(InputError, match=r"no n up to 10000000 certifies radius 1\.9"):
+        Target(0.25, 1.9, 1000, 0.001)
+
+
+def test_a_sequence_must_reach_a_half() -> None:
+    with pytest.raises(InputError, match="any radius") as caught:
+        Anytime(0.25, 3, 0.001)
+    least = int(re.search(r"at least (\d+)", str(caught.value)).group(1))  # type: ignore[union-attr]
+    won = Anytime(0.25, least, 0.001).verdict(least, least)
+    assert won is not None
+    assert won.radius
+
+
+def test_predictions_need_a_selection_that_can_decide() -> None:
+    for alpha in (0.001, 0.05, 0.4):
+        least = next(n for n in range(1, 100) if stats.binomtest(n, n).pvalue <= alpha)
+        smoothing = Smoothing(Predict(0.25, alpha), n0=least)
+        assert smoothing.estimation.begin(np.array([least, 0])).radius is not None  # type: ignore[union-attr]
+        if least > 1:
+            with pytest.raises(InputError, match=f"n0 must be at least {least} .* got {least - 1}"):
+                Smoothing(Predict(0.25, alpha), n0=least - 1)

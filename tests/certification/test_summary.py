@@ -79,7 +79,8 @@ def test_a_summary() -> None:
     assert summary.average_radius.value == pytest.approx(0.25)
     low, high = stats.t.interval(0.95, 4, 0.25, stats.sem([0.5, 0.25, 0, 0, 0.5]))
     assert low < 0  # no radius is
-    assert summary.average_radius[1:] == (0.0, pytest.approx(high))
+    assert summary.average_radius.low == 0
+    assert summary.average_radius.high == pytest.approx(high)
     assert summary.abstained.value == 0.2
     assert summary.evaluations == np.mean(np.arange(5) * 4)
     assert summary.copies == np.mean(np.arange(5) * (2 + 3))  # estimation and selection

@@ -247,7 +247,8 @@ def test_a_calibration_file_is_as_if_it_were_written_into_the_model(calibrated: 
     ("field", "values", "named"),
     [
         ("format", [None, "fastdc-bundle", 5], "not a calibration"),
-        ("version", [0, 2, "1", True, None], "version"),
+        ("version", [0, 3, "1", True, None], "version"),
+        ("conditions", ["0" * 64, 5], "other prompts"),
         ("network", ["0" * 64, None, 5], "another network"),
         ("calibration", [None, 5, {}, {**CALIBRATION.to_dict(), "limit": -1}], "calibration"),
         ("level_weights", [5, {}, {"ratio": [1], "weight": []}], "level weights"),

@@ -47,7 +47,7 @@ class Cli:
         assert result.out == ""
         (line,) = result.err.splitlines()
         assert line.startswith("fastdc: error: "), line
-        assert naming in line
+        assert naming in line, line
         assert len(line) < 1000
 
 

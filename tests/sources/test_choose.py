@@ -67,12 +67,12 @@ def test_options_of_another_kind_are_refused_before_weights_are_read(
     for kind in ("unet2d", "dit", "edm"):
         _refused(models[kind], "prompts cannot be given", prompts=PROMPTS)
         _refused(models[kind], "lora cannot be given", lora=lora)
-    _refused(models["dit"], "null class cannot be given for a DiTPipeline", null_class=True)
-    _refused(models["edm"], "null class cannot be given for an EDM pickle", null_class=False)
-    _refused(models["edm"], "image size cannot be given for an EDM pickle", image_size=16)
+    _refused(models["dit"], "null_class cannot be given for a DiTPipeline", null_class=True)
+    _refused(models["edm"], "null_class cannot be given for an EDM pickle", null_class=False)
+    _refused(models["edm"], "image_size cannot be given for an EDM pickle", image_size=16)
     for kind in TEXT:
-        _refused(models[kind], "whose classes are prompts", "class names", class_names=("a", "b"), prompts=PROMPTS)
-        _refused(models[kind], "whose classes are prompts", "null class", null_class=True, prompts=PROMPTS)
+        _refused(models[kind], "whose classes are prompts", "class_names", class_names=("a", "b"), prompts=PROMPTS)
+        _refused(models[kind], "whose classes are prompts", "null_class", null_class=True, prompts=PROMPTS)
         _refused(models[kind], "give the prompts that describe the classes (--prompts, --classes)")
 
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from fastdc.backends.condition_tables import condition_rows, condition_tables
 from fastdc.backends.host import HostBuffers, HostNetwork, usable_cpus
-from fastdc.backends.messages import one_line
 from fastdc.backends.onnx.graphs import (
     OUTPUT,
     Value,
@@ -33,7 +32,7 @@ from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot
 from fastdc.backends.step_sizes import DEFAULT_BATCH
 from fastdc.bundle import CLASSES, DENOISER, PREFIX, REST, Bundle
-from fastdc.support import BackendError, BundleError, Float32, require, shown
+from fastdc.support import BackendError, BundleError, Float32, one_line, require, shown
 
 # Floating-point operations of the largest step that pays; the limit also bounds the memory for activations. A network
 # of 680 GFLOP per evaluation, such as Stable Diffusion at 512 x 512, gets steps of one cell.

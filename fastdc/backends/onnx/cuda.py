@@ -32,13 +32,12 @@ import numpy as np
 from fastdc.backends.condition_tables import condition_tables
 from fastdc.backends.cuda_arrays import DeviceArrays, device_index
 from fastdc.backends.cuda_network import DeviceBuffers, DeviceNetwork
-from fastdc.backends.messages import one_line
 from fastdc.backends.onnx.graphs import OUTPUT, check_graph, denoiser_values, graph_source, sample_precision
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
 from fastdc.backends.step_sizes import DEVICE_SLOTS, ELEMENT_BYTES, device_batch, halves
 from fastdc.bundle import DENOISER, Bundle
-from fastdc.support import BackendError, Float32, InputError, checks, require
+from fastdc.support import BackendError, Float32, InputError, checks, one_line, require
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 """ONNX Runtime's names of the providers."""

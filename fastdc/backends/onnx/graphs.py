@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdc.backends.messages import one_line
 from fastdc.bundle import DATA, Bundle
-from fastdc.support import BackendError, BundleError, Float32, require
+from fastdc.support import BackendError, BundleError, Float32, one_line, require
 
 OUTPUT = "output"
 """Name of a denoiser's output."""

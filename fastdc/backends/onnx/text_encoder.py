@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from fastdc.backends.condition_tables import condition_tables
-from fastdc.backends.messages import one_line
 from fastdc.backends.onnx.graphs import evaluate, open_graph, values
 from fastdc.bundle import TEXT, TOKENIZERS, Bundle, Prompts
-from fastdc.support import BundleError, Float32, InputError, require
+from fastdc.support import BundleError, Float32, InputError, one_line, require
 
 _BATCH = 64  # texts encoded at a time
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.backends.messages import one_line
 from fastdc.backends.onnx.graphs import graph_source, session_of
 from fastdc.bundle import Bundle
-from fastdc.support import BundleError, InputError, require
+from fastdc.support import BundleError, InputError, one_line, require
 
 if TYPE_CHECKING:
     import onnx

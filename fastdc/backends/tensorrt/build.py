@@ -17,7 +17,7 @@ from typing import Any
 
 from fastdc.backends.options import MAX_BATCH
 from fastdc.backends.tensorrt.module import TensorRT
-from fastdc.support import BackendError, InputError, checks
+from fastdc.support import BackendError, InputError, checks, shorten
 
 Range = tuple[int, int, int]
 """Least, usual and largest extent of a dimension."""
@@ -227,7 +227,7 @@ def parser_errors(parser: Any) -> str:
     """A parser's errors in one line: node, operator and description of each."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [f"{one.node_name() or '?'} ({one.node_operator() or '?'}): {one.desc()}" for one in errors]
-    return " ".join("; ".join(lines).split())[:500] or "no reason given"
+    return shorten("; ".join(lines), 500) or "no reason given"
 
 
 def dimension_names(network: Any) -> dict[str, list[int | str]]:

@@ -24,9 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from fastdc.backends.messages import one_line
 from fastdc.backends.tensorrt.build import Built
-from fastdc.support import BackendError, __version__, require, write_whole
+from fastdc.support import BackendError, __version__, one_line, require, write_whole
 
 SCHEMA = 2
 """Version of the entries' format; raised when a key gets a new meaning."""

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fastdc.backends.messages import one_line
 from fastdc.backends.tensorrt import driver
-from fastdc.support import BackendError, MissingDependencyError, checks, installed
+from fastdc.support import BackendError, MissingDependencyError, checks, installed, one_line, shorten
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 _MAJORS = {"tensorrt": (10, 11), "tensorrt_rtx": (1,)}
@@ -158,7 +157,7 @@ def _make_logger(module: Any) -> Any:
             if severity > module.ILogger.Severity.INFO:
                 return
             is_error = severity <= module.ILogger.Severity.ERROR
-            line = f"{severity.name}: {' '.join(msg.split())[:500]}"
+            line = f"{severity.name}: {shorten(msg, 500)}"
             with self._lock:
                 self._count += 1
                 self._said.append((self._count, bool(is_error), line))
@@ -173,6 +172,6 @@ def _make_logger(module: Any) -> Any:
         def error(self, mark: int, otherwise: str = "no reason given") -> str:
             with self._lock:
                 lines = [line.partition(": ")[2] for number, is_error, line in self._said if is_error and number > mark]
-            return "; ".join(dict.fromkeys(lines))[:500] or otherwise
+            return shorten("; ".join(dict.fromkeys(lines)), 500) or otherwise
 
     return Logger()

@@ -24,14 +24,13 @@ import numpy.typing as npt
 
 from fastdc.backends.capturing import CAPTURING, first_cause
 from fastdc.backends.cuda_arrays import device_index
-from fastdc.backends.messages import one_line
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
 from fastdc.backends.step_sizes import DEFAULT_BATCH, DEVICE_SLOTS, device_batch, halves
 from fastdc.backends.torch.slots import CudaSlot, TorchSlot
 from fastdc.bundle import WEIGHTS, Bundle
 from fastdc.diffusion import kernels
-from fastdc.support import BackendError, BundleError, Float32, require
+from fastdc.support import BackendError, BundleError, Float32, one_line, require
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,70 @@
+"""Errors of the library as a user of a command line reads them: options as typed, in one line.
+
+The library names its arguments ("num_steps must be ..."), since most of its users write Python. A command's user typed
+``--num-steps``, or ``-o num_steps=...`` for an option of a rule.
+"""
+
+import re
+
+import click
+
+# Arguments whose option has another name.
+_ALIASES = {
+    "class_names": "classes",
+    "gain": "tolerance",
+    "loss": "tolerance",
+    "most": "n",
+    "noise": "sigma",
+    "stop": "max",
+    "bundle": "model",
+}
+
+# What follows an argument's name at the beginning of a message.
+_SAYS = r"(?= (?:must|cannot|lies?|needs?|has|is|are|comes?|as a fraction|=|\(|draws come)(?: |$|\())"
+
+
+def as_typed(message: str, command: click.Command | None) -> str:
+    """A message of the library in one line, with a command's options in place of arguments.
+
+    Args:
+        message: The message.
+        command: The command that ran; None: only the line is made.
+
+    Returns:
+        The line: "n0 must be ..., got 0" becomes "--n0 must be ..., got 0", and "rule paired: alpha must ..." becomes
+        "--rule paired: -o alpha must ...".
+    """
+    line = "".join(char if char.isprintable() else " " for char in message)
+    typed = _typed(command)
+    if not typed:
+        return line
+    word = "|".join(sorted(map(re.escape, typed), key=len, reverse=True))
+
+    def option(match: "re.Match[str]") -> str:
+        return match[0].replace(match["name"], typed[match["name"]], 1)
+
+    if "rule" in typed:
+        line = re.sub(r"^((?:each of )?)rule (\w+): (\w+)(?= )", r"\1--rule \2: -o \3", line)
+        if re.match(r"rule \w+ needs \w+=\.\.\.", line):
+            line = re.sub(r"\b(\w+)=\.\.\.", r"-o \1=...", line)
+    line = re.sub(rf"^(?:each of )?(?P<name>{word}){_SAYS}", option, line)
+    if command is not None and command.name == "export":  # which checks defaults as a loader will
+        line = re.sub(rf"^.*?: defaults\.(?P<name>{word})(?= must)", lambda m: typed[m["name"]], line)
+    line = re.sub(r"^(?P<name>rule|method|backend|compat|decision|order)(?= \w)", lambda m: typed.get(m[0], m[0]), line)
+    line = re.sub(rf"\b(?:expected no|got) (?P<name>{word})(?= ['\w])", option, line)
+    return re.sub(rf"(?<![-\w])(?P<name>{word})=(?=[-\w(\[])", lambda m: f"{typed[m['name']]} ", line)
+
+
+def _typed(command: click.Command | None) -> dict[str, str]:
+    """The options of a command as typed, by the names of the library's arguments."""
+    found: dict[str, str] = {}
+    for parameter in () if command is None else command.params:
+        if isinstance(parameter, click.Option):
+            long = next((opt for opt in parameter.opts if opt.startswith("--")), parameter.opts[0])
+            for name in (parameter.name, long.removeprefix("--").replace("-", "_")):
+                if name is not None:
+                    found[name] = long
+    for name, other in _ALIASES.items():
+        if other in found:
+            found.setdefault(name, found[other])
+    return found

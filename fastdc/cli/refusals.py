@@ -1,0 +1,104 @@
+"""What a user asks for and would not get, said before the work: a calibration that does not apply, training images."""
+
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.bundle import Bundle, calibration_in
+from fastdc.cli.runner import rule_options
+from fastdc.inference import Job
+from fastdc.rules import Betting, Calibrated, Paired
+from fastdc.support import InputError
+
+_OF_CALIBRATION = ("race", "calibrated", "betting")  # rules that take something from a calibration
+
+
+def check_run(job: Job, options: dict[str, Any]) -> None:
+    """As :func:`check_calibration`, and notes what the race does not promise in this run.
+
+    Args:
+        job: The run.
+        options: Options of the command.
+
+    Raises:
+        InputError: A ``--calibration`` has no effect on this run.
+    """
+    check_calibration(job, options)
+    for note in () if options["quiet"] else _notes(job, options):
+        click.echo(f"note: {note}", err=True)
+
+
+def check_calibration(job: Job, options: dict[str, Any]) -> None:
+    """Refuses a ``--calibration`` that the run would not use.
+
+    Args:
+        job: The run.
+        options: Options of the command.
+
+    Raises:
+        InputError: The file has no effect on this run.
+    """
+    path = options["calibration"]
+    if path is None:
+        return
+    found, rule, config = calibration_in(path), options["rule"], job.plan.config
+    if rule not in _OF_CALIBRATION and not options.get("level_weights"):
+        raise InputError(f"--calibration has no effect with --rule {rule}: it is for {', '.join(_OF_CALIBRATION)}")
+    if "limit" in rule_options(options["rule_option"]):
+        raise InputError("--calibration brings the race's limit: expected no -o limit=... beside it")
+    bound = isinstance(
+        job.rule, Betting
+    )  # takes the bound on differences only, which does not depend on all of the plan
+    if bound and "bound" in rule_options(options["rule_option"]):
+        raise InputError("--calibration brings the bound of --rule betting: expected no -o bound=... beside it")
+    misfit = found.misfit(config, but=("first", "order", "order_seed", "antithetic") if bound else ())
+    if misfit is not None and rule in _OF_CALIBRATION:
+        raise InputError(f"--calibration {path} is for {misfit}")
+    if isinstance(job.rule, Calibrated) and found.draws != config.draws:
+        raise InputError(f"--calibration {path} is for --draws {found.draws}, the run has {config.draws}")
+
+
+def _notes(job: Job, options: dict[str, Any]) -> list[str]:
+    """What the default race does not promise in this run, although the model has a calibration."""
+    model, config = job.model, job.plan.config
+    if options["rule"] != "race" or "limit" in rule_options(options["rule_option"]):
+        return []
+    fitting = model.calibration_for(config)
+    if fitting is not None and fitting.draws != config.draws:
+        return [f"the race is calibrated for {fitting.draws} draws: with {config.draws} it makes no promise"]
+    images = (config.method, config.noise) if config.noise else None
+    known = [one for one in (model.calibration, *model.noised_calibrations) if one is not None and one.noised == images]
+    if isinstance(job.rule, Paired) and known:
+        return [f"paired tests instead of the calibrated race, which is for {known[0].misfit(config)}"]
+    return []
+
+
+def check_unseen(
+    source: str,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[np.int64] | None,
+    bundle: Bundle,
+) -> None:
+    """Refuses to calibrate on the images that a bundle says it was trained on.
+
+    A bundle of a training run has the hash of its whole training set: images, labels and class names, in order. A part
+    of the set, another order and images without labels cannot be told from new images.
+
+    Args:
+        source: Name of the images, for the message.
+        images: Images (n, c, h, w).
+        labels: int64 (n,), their classes, or None if they are unknown.
+        bundle: The bundle to calibrate.
+
+    Raises:
+        InputError: The model was trained on these images.
+    """
+    from fastdc.train import content_digest
+
+    trained_on = bundle.manifest.get("provenance", {}).get("data_sha256")
+    if trained_on is None or labels is None or images.dtype != np.uint8:
+        return
+    if content_digest(images, labels.astype(np.int64), bundle.class_names) == trained_on:
+        raise InputError(f"{source} holds the images that {bundle.name} was trained on: calibrate on others")
