@@ -129,7 +129,7 @@ def calibrations(runs: Sequence[Errors], config: PlanConfig, deltas: Sequence[fl
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % t-interval over seeds; the half-width of a single seed is 0."""
+    """Mean and half-width of the 95 % t-interval over seeds; 0 if there is one seed, or if all agree."""
     from scipy.stats import t
 
     count = len(values)
@@ -139,6 +139,6 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def plus_minus(values: Sequence[float], digits: int = 2) -> str:
-    """The interval as text."""
+    """The interval as text; the mean alone if the seeds do not tell an interval, as at 100 % under every seed."""
     mean, half = interval(values)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}" if half else f"{mean:.{digits}f}"

@@ -209,6 +209,8 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
     kept = {name: options.pop(name) for name in ("prompts", "classes", "template", "image_size", "null_class", "lora")}
     loras = [_lora(text) for text in kept["lora"]]
     prompts, names = _conditions(source, kept)
+    if prompts is None and not options["text"]:
+        raise InputError(f"--no-text-encoder is for text-conditional models, and {source} is not one")
     say(f"reading {source}")
     opened = open_source(
         source,

@@ -193,6 +193,9 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
         ("export", ("--levels", "0.1", "99"), "--levels must lie in the schedule's"),
         ("export", ("--delta", "0.1"), "--delta = 0.1 is of a calibration"),
         ("export", ("--template", "a {}"), "--template is for text-conditional models"),
+        ("export", ("--no-text-encoder",), "--no-text-encoder is for text-conditional models"),
+        ("export", ("--image-size", "16"), "--image-size cannot be given for an EDM pickle"),
+        ("export", ("--null-class",), "--null-class cannot be given for an EDM pickle"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
