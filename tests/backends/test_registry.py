@@ -4,6 +4,7 @@ A missing package is simulated in a process of its own, by a finder that hides t
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,18 @@ def test_unknown_backends_and_bundles_without_weights(tmp_path: Path) -> None:
     fails_with(lambda: open_network(digits_mlp(), "jax"), "onnx, torch", kind=InputError)
     pytest.importorskip("torch")
     fails_with(lambda: open_network(tiny_bundle(tmp_path / "b"), "torch"), "no torch weights")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compile": True}, "compile is for backend torch, got backend onnx"),
+        ({"tf32": True}, "tf32 is for CUDA devices"),
+        ({"provider_options": {"provider": "cuda"}}, "provider_options are for backend onnx on a CUDA device"),
+    ],
+)
+def test_options_that_a_backend_has_no_use_for_are_refused(options: dict[str, Any], message: str) -> None:
+    fails_with(lambda: open_network(digits_mlp(), "onnx", NetworkOptions(**options)), message, kind=InputError)
 
 
 def test_tensorrt_without_a_gpu_says_so() -> None:

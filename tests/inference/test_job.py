@@ -355,3 +355,45 @@ def test_what_a_prefilter_raises_comes_out() -> None:
     call: Callable[[], Any] = lambda: check_candidates(prefilter, IMAGES, model_of(5))  # noqa: E731
     with pytest.raises(ZeroDivisionError, match="mine"):
         call()
+
+
+# --- options without effect ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"first": (0.8, 0.9), "draws": 1}, ["first", "at most", "1, got 2"]),
+        ({"first": (0.8, 0.9), "draws": 3, "antithetic": True, "levels": (0.5, 2.0)}, ["levels has no effect"]),
+        ({"first": (0.8,), "draws": 1, "order": "random"}, ["order has no effect"]),
+        ({"draws": 1, "antithetic": True, "first": ()}, ["antithetic", "pairs"]),
+        ({"levels": (0.5, 1e6)}, ["levels must lie in the schedule's"]),
+        ({"levels": (1e-9, 1.0)}, ["levels must lie in the schedule's"]),
+    ],
+)
+def test_an_option_of_the_plan_without_effect_is_refused(options: PlanOptions, parts: list[str]) -> None:
+    fails_with(lambda: job_of("full", options, model=BAND), *parts, kind=InputError)
+
+
+def test_a_default_that_is_cut_off_is_none_of_the_users_options() -> None:
+    assert job_of("full", {"draws": 1}, model=BAND).plan.draws == 1  # with two first levels by default
+    assert job_of("full", {"draws": 2, "levels": "all", "first": (0.8, 0.9)}, model=BAND).plan.draws == 2
+
+
+def test_rule_calibrated_is_for_the_draws_that_it_was_calibrated_for() -> None:
+    model = replace(BAND, calibration=calibration(plan_config(BAND, {"draws": 16})))
+    assert job_of("calibrated", model=model).plan.draws == 20
+    for more in ({}, {"draws": 8}):  # an option of the rule is no other calibration
+        given = {"rule_options": more, "model": model}
+        fails_with(lambda given=given: job_of("calibrated", {"draws": 8}, **given), "20 draws", "8", kind=InputError)  # type: ignore[misc]
+    assert job_of("race", {"draws": 8}, model=model).plan.draws == 8
+    assert job_of("calibrated", {"draws": 8}, model=model, rule_options={"limit": 2.0}).plan.draws == 8
+    fails_with(lambda: job_of("calibrated", {"loss": "l2"}, model=model), "loss l1, the run has l2", kind=InputError)
+
+
+def test_a_bound_on_differences_is_of_one_loss_and_weighting() -> None:
+    made = calibration(plan_config(BAND, {"draws": 16}))
+    model = replace(BAND, calibration=made)
+    assert job_of("betting", {"order": "random", "first": ()}, model=model).rule.bound == made.bound  # type: ignore[attr-defined]
+    for other in ({"loss": "l2"}, {"weighting": "edm"}, {"levels": (0.6, 2.0)}):
+        fails_with(lambda other=other: job_of("betting", other, model=model), "bound=...", kind=InputError)  # type: ignore[misc]
