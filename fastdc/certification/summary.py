@@ -348,7 +348,7 @@ def _text(estimate: Estimate | None, scale: float, digits: int) -> str:
 def _interval(estimate: Estimate | None, scale: float, digits: int, *, sign: str = "") -> str:
     if estimate is None or not math.isfinite(estimate.low):
         return ""
-    return " to ".join(f"{scale * end:{sign}.{digits}f}" for end in (estimate.low, estimate.high))
+    return (" to " if sign else "-").join(f"{scale * end:{sign}.{digits}f}" for end in (estimate.low, estimate.high))
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -190,13 +190,13 @@ def test_tables() -> None:
     assert lines[0].split() == ["certified", "accuracy,", "%", "0", "0.5"]
     low, high = (f"{100 * end:.1f}" for end in wilson(3, 5))
     assert lines[1].split() == ["a.tsv", "60.0", "40.0"]
-    assert lines[2].split()[:6] == ["95", "%", "interval", low, "to", high]
+    assert lines[2].split() == ["95", "%", "interval", f"{low}-{high}", "11.8-76.9"]
     assert lines[3].split() == ["b", "-", "-"]
     assert lines[4] == ""
     assert lines[6].split() == ["a.tsv", "5", "of", "10", "20.0", "0.250", "8", "10", "2.5"]
-    assert " ".join(lines[7].split()) == "95 % interval 3.6 to 62.4 0.000 to 0.560"
+    assert " ".join(lines[7].split()) == "95 % interval 3.6-62.4 0.000-0.560"
     assert lines[8].split() == ["b", "1", "0.0", "-", "-", "-", "2.5"]
-    assert lines[9].split() == ["95", "%", "interval", "0.0", "to", "79.3"]  # after one image nothing is sure
+    assert lines[9].split() == ["95", "%", "interval", "0.0-79.3"]  # after one image nothing is sure
     assert {len(line) for line in lines[:4]} == {len(lines[0])}
     compared = comparison_table(compare(both[0], records(ROWS[:2], name="c\n"), [0])).splitlines()
     assert compared[0] == "a.tsv minus c?, 2 images"

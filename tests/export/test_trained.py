@@ -179,7 +179,7 @@ def test_a_taken_or_unfit_place_is_refused_at_once(workplace: Path, tmp_path: Pa
         export_run(workplace / "run", workplace, overwrite=True)
     for options in ({"first": (99.0,)}, {"levels": (0.2, 99.0)}):  # the schedule ends at 80
         with pytest.raises(InputError, match=r"must lie in the schedule's 0\.002 to 80, got"):
-            export_run(workplace / "run", tmp_path / "out", **options)  # type: ignore[arg-type]
+            export_run(workplace / "run", tmp_path / "out", **options)
     with pytest.raises(InputError, match="holds no training run"):
         export_run(workplace, tmp_path / "out")
     shutil.copytree(workplace / "run", tmp_path / "empty")
