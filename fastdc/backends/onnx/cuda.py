@@ -32,7 +32,14 @@ import numpy as np
 from fastdc.backends.condition_tables import condition_tables
 from fastdc.backends.cuda_arrays import DeviceArrays, device_index
 from fastdc.backends.cuda_network import DeviceBuffers, DeviceNetwork
-from fastdc.backends.onnx.graphs import OUTPUT, check_graph, denoiser_values, graph_source, sample_precision
+from fastdc.backends.onnx.graphs import (
+    OUTPUT,
+    check_graph,
+    denoiser_values,
+    graph_source,
+    new_session,
+    sample_precision,
+)
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
 from fastdc.backends.step_sizes import DEVICE_SLOTS, ELEMENT_BYTES, device_batch, halves
@@ -201,12 +208,11 @@ def open_session(ort: Any, bundle: Bundle, provider: str, options: dict[str, str
         raise BackendError(f"{missing}: install onnxruntime-gpu in place of onnxruntime (pip install 'fastdc[cuda]')")
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    settings.log_severity_level = 4  # errors come back as exceptions
     providers: list[Any] = [(provider, options)]
     if provider == PROVIDERS["tensorrt"]:
         providers.append((PROVIDERS["cuda"], beside))
     try:  # without enable_fallback=0, ONNX Runtime prints the error and goes on with the CPU
-        session = ort.InferenceSession(graph, settings, providers=providers, enable_fallback=0)
+        session = new_session(ort, graph, settings, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise BackendError(f"{provider} does not run {bundle.path / DENOISER}: {one_line(error)}") from None
     if session.get_providers()[0] != provider:

@@ -1,33 +1,48 @@
-"""ONNX graphs of a bundle: verified, opened in ONNX Runtime on the CPU, and checked for their inputs and outputs.
+"""ONNX graphs of a bundle: verified, screened, opened in ONNX Runtime on the CPU, and checked for inputs and outputs.
 
-A graph may keep its weights in the bundle's ``denoiser.data``, which several graphs share. A reference to any other
-file is refused before ONNX Runtime sees it.
+A graph may keep its weights in the bundle's ``denoiser.data``, which several graphs share. ONNX Runtime is given the
+bytes of both, as they were verified: it opens no file.
 """
 
-import re
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fastdc.backends.onnx.screen import External, screen
 from fastdc.bundle import DATA, Bundle
 from fastdc.support import BackendError, BundleError, Float32, one_line, require
 
 OUTPUT = "output"
 """Name of a denoiser's output."""
 
-# Key of an ONNX tensor that lives in another file, as protobuf bytes: field 1, length 8, either in any of the padded
-# forms that protobuf readers accept. (A graph with a value named "location" is refused as well: rename the value.)
-_EXTERNAL_KEY = re.compile(rb"(\x0a|\x8a\x80{0,8}\x00)(\x08|\x88\x80{0,8}\x00)location")
-
-# The only reference that is allowed, whole and in its shortest form: an entry (field 13) of 25 bytes with this key and
-# value. It leaves no room for a second value, which would override the first.
-_SHARED_DATA = re.compile(rb"\x6a\x19\x0a\x08location\x12\x0d" + re.escape(DATA.encode()))
-
 Value = tuple[str, str, tuple[Any, ...]]
 """Name, element type and shape of a graph's input or output; extents that are not fixed are None."""
 
 _TYPE_NAMES = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}
 """ONNX Runtime's names of the element types of samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A verified and screened graph.
+
+    Attributes:
+        content: Content of its file.
+        data: Content of ``denoiser.data``, if some of its weights lie there.
+        external: These weights.
+    """
+
+    content: bytes = field(repr=False)
+    data: bytes = field(default=b"", repr=False)
+    external: tuple[External, ...] = field(default=(), repr=False)
+
+    def weight(self, one: External) -> memoryview:
+        """The bytes of a weight that lies in ``denoiser.data``."""
+        return memoryview(self.data)[one.offset : one.offset + one.length]
 
 
 def sample_precision(bundle: Bundle) -> str:
@@ -59,31 +74,28 @@ def open_graph(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        BundleError: The graph is corrupt, or refers to files outside the bundle.
+        BundleError: The graph is corrupt, or holds what no denoiser needs.
     """
     require("onnxruntime", extra="cpu")
     return session_of(graph_source(bundle, name), bundle.path / name, threads=threads)
 
 
-def graph_source(bundle: Bundle, name: str) -> bytes | str:
-    """The content of one of a bundle's graphs after verification, or its path if its weights lie beside it.
+def graph_source(bundle: Bundle, name: str) -> Graph:
+    """One of a bundle's graphs, after verifying its bytes and screening what they hold.
 
     Raises:
-        BundleError: The graph is corrupt, or refers to files outside the bundle.
+        BundleError: The graph is corrupt, or holds what no denoiser needs.
     """
     content = bundle.read(name)
-    path = bundle.path / name
-    references = len(_EXTERNAL_KEY.findall(content))
-    if references != len(_SHARED_DATA.findall(content)) or (references and DATA not in bundle.files):
-        raise BundleError(f"{path} refers to data outside the file, which may only be {DATA} of the same bundle")
-    if not references:
-        return content
-    bundle.file(DATA)
-    return str(path)
+    try:
+        external = screen(content, bundle.manifest["files"][DATA]["bytes"] if DATA in bundle.files else None)
+    except ValueError as error:
+        raise BundleError(f"{bundle.path / name} cannot be loaded: {one_line(error)}") from None
+    return Graph(content, bundle.read(DATA) if external else b"", external)
 
 
-def session_of(graph: bytes | str, path: Path, *, threads: int = 1) -> Any:
-    """A session of a graph given by its content or path; `path` names the graph in messages.
+def session_of(graph: Graph | str, path: Path, *, threads: int = 1) -> Any:
+    """A session of a graph, or of a file that this process made; `path` names the graph in messages.
 
     Raises:
         BundleError: ONNX Runtime refuses the graph.
@@ -92,11 +104,44 @@ def session_of(graph: bytes | str, path: Path, *, threads: int = 1) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors come back as exceptions
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return new_session(ort, graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {one_line(error)}") from None
+
+
+def new_session(ort: Any, graph: Graph | str, options: Any, **more: Any) -> Any:
+    """A session of a graph, which is read as ONNX and nothing else, with its weights from memory.
+
+    Args:
+        ort: The module onnxruntime.
+        graph: The graph, or the path of a file that this process made.
+        options: Options of the session.
+        **more: Further arguments of ``InferenceSession``.
+    """
+    options.log_severity_level = 4  # errors come back as exceptions
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # and not what the first bytes look like
+    if isinstance(graph, str):
+        return ort.InferenceSession(graph, options, **more)
+    kept = _give_weights(ort, options, graph) if graph.external else None
+    session = ort.InferenceSession(graph.content, options, **more)
+    session.fastdc_weights = kept
+    return session
+
+
+def _give_weights(ort: Any, options: Any, graph: Graph) -> list[Any]:
+    """Gives a session the weights in ``denoiser.data``; returns what must live as long as the session."""
+    give_files = getattr(options, "add_external_initializers_from_files_in_memory", None)
+    if give_files is not None:  # the session copies what it needs
+        give_files([DATA], [graph.data], [len(graph.data)])
+        return []
+    made = []  # until ONNX Runtime 1.23
+    for one in graph.external:
+        width = one.length // max(1, math.prod(one.shape))
+        array = np.frombuffer(graph.weight(one), f"u{width}").reshape(one.shape)
+        made.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, one.kind))
+    options.add_external_initializers([one.name for one in graph.external], made)
+    return made
 
 
 def values(nodes: Iterable[Any]) -> list[Value]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.backends.onnx.graphs import graph_source, session_of
+from fastdc.backends.onnx.graphs import Graph, graph_source, session_of
 from fastdc.bundle import Bundle
 from fastdc.support import BundleError, InputError, one_line, require
 
@@ -28,17 +28,23 @@ def widened_session(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
 
     Raises:
         MissingDependencyError: onnx or onnxruntime is not installed.
-        BundleError: The graph is corrupt, or refers to files outside the bundle.
+        BundleError: The graph is corrupt, or holds what no denoiser needs.
     """
     onnx = require("onnx", extra="export")
     source = graph_source(bundle, name)
     try:
-        model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
+        model = onnx.load_from_string(source.content)
+        places = {one.name: one for one in source.external}
+        for tensor in model.graph.initializer:
+            if tensor.name in places:
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                tensor.raw_data = bytes(source.weight(places[tensor.name]))
         wide = widen(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         raise BundleError(f"{bundle.path / name} cannot be read: {one_line(error)}") from None
-    if isinstance(source, bytes):
-        return session_of(wide.SerializeToString(), bundle.path / name, threads=threads)
+    if not source.external:
+        return session_of(Graph(wide.SerializeToString()), bundle.path / name, threads=threads)
     with tempfile.TemporaryDirectory(prefix="fastdc-") as folder:  # a protobuf message holds at most 2 GiB
         path = Path(folder) / name
         onnx.save_model(wide, path, save_as_external_data=True, location="weights.data")

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fastdc.backends.onnx.graphs import Graph
 from fastdc.backends.options import MAX_BATCH
 from fastdc.backends.tensorrt.module import TensorRT
 from fastdc.support import BackendError, InputError, checks, shorten
@@ -122,13 +125,14 @@ def _is_size(value: Any) -> bool:
 
 
 def build_engine(
-    trt: TensorRT, model: bytes | str | Path, rows: int, options: EngineOptions, *, timing_cache: bytes = b""
+    trt: TensorRT, model: Graph | bytes | str | Path, rows: int, options: EngineOptions, *, timing_cache: bytes = b""
 ) -> Built:
     """Builds the plan of a denoiser's graph.
 
     Args:
         trt: TensorRT that builds the plan.
-        model: Content of the graph's file, or its path if weights lie beside it.
+        model: A bundle's graph; or a graph of your own, as the content of its file or, if weights lie beside it, its
+            path.
         rows: Number of rows of the condition tables.
         options: Options of the engine.
         timing_cache: Timing cache of an earlier build by the same version on the same GPU; b"" for none.
@@ -142,7 +146,7 @@ def build_engine(
 
 def build_plan(
     trt: TensorRT,
-    model: bytes | str | Path,
+    model: Graph | bytes | str | Path,
     ranges: Sequence[Mapping[str, Range]],
     options: EngineOptions,
     *,
@@ -152,7 +156,8 @@ def build_plan(
 
     Args:
         trt: TensorRT that builds the plan.
-        model: Content of the graph's file, or its path if weights lie beside it.
+        model: A bundle's graph; or a graph of your own, as the content of its file or, if weights lie beside it, its
+            path.
         ranges: For each profile, the least, usual and largest extent of each named dimension.
         options: Options of the engine; its batches are not used.
         timing_cache: Timing cache of an earlier build by the same version on the same GPU; b"" for none.
@@ -174,7 +179,7 @@ def build_plan(
     flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # version 10 also has other networks
     network = builder.create_network(flags)
     parser: Any = module.OnnxParser(network, trt.logger)
-    if not (parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))):
+    if not _parse(parser, model):
         raise BackendError(f"{trt.name} cannot parse the graph: {parser_errors(parser)}")
     _let_attention_fall_back(module, network)
     config = builder.create_builder_config()
@@ -194,6 +199,20 @@ def build_plan(
         int(network.num_layers),
         _types(network.get_input, network.num_inputs),
         _types(network.get_output, network.num_outputs),
+    )
+
+
+def _parse(parser: Any, model: Graph | bytes | str | Path) -> bool:
+    """Parses a graph. The weights of a bundle's graph come from memory, where they were verified, and from no file."""
+    if isinstance(model, (str, Path)):
+        return bool(parser.parse_from_file(str(model)))
+    if isinstance(model, bytes) or not model.external:
+        return bool(parser.parse(model if isinstance(model, bytes) else model.content))
+    start = np.frombuffer(model.data, np.uint8).ctypes.data
+    return (
+        parser.load_model_proto(model.content)
+        and all(parser.load_initializer(one.name, start + one.offset, one.length) for one in model.external)
+        and parser.parse_model_proto()
     )
 
 

@@ -12,9 +12,9 @@ count with their offset and length; the bundle's manifest has a hash of their by
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fastdc.backends.onnx.wire import Field, fields, message, varints
 from fastdc.backends.rounding import rounding_tolerance
 from fastdc.support import BundleError
 
@@ -62,10 +62,6 @@ class GraphFacts:
     fan_in: tuple[int, ...]
 
 
-Field = tuple[int, int, "int | memoryview"]
-"""Number, wire type (0 varint, 1 eight bytes, 2 counted bytes, 5 four bytes) and value."""
-
-
 def read_graph(content: bytes) -> GraphFacts:
     """The facts of an ONNX file.
 
@@ -73,14 +69,14 @@ def read_graph(content: bytes) -> GraphFacts:
         BundleError: The bytes are not the protobuf message of a model.
     """
     try:
-        model = list(_fields(memoryview(content)))
+        model = list(fields(memoryview(content)))
         digest = _digest("model", model, 0).hex()
         opset = max((_opset(value) for number, _, value in model if number == 8), default=0)
         graph = next(value for number, kind, value in model if number == 7 and kind == 2)
         fan_in = tuple(
             sum_length
-            for number, _, value in _fields(_message(graph))
-            if number == 5 and (sum_length := _fan_in(_message(value))) is not None
+            for number, _, value in fields(message(graph))
+            if number == 5 and (sum_length := _fan_in(message(value))) is not None
         )
     except (IndexError, ValueError, StopIteration) as error:
         raise BundleError(f"the network's graph is not an ONNX file: {error or 'it ends early'}") from None
@@ -100,21 +96,21 @@ def tolerance(facts: GraphFacts, precision: str, *, tf32: bool = False) -> float
     return rounding_tolerance(facts.fan_in, "tf32" if tf32 and precision == "float32" else precision)
 
 
-def _digest(kind: str, fields: list[Field], depth: int) -> bytes:
+def _digest(kind: str, parts: list[Field], depth: int) -> bytes:
     if depth > _MAX_DEPTH:
         raise ValueError("its messages are nested too deeply")
     children, notes = _CHILDREN[kind], _NOTES[kind]
     total = hashlib.sha256()
-    for number, wire, value in sorted(fields, key=_number):
+    for number, wire, value in sorted(parts, key=_number):
         if number in notes:
             continue
         child = children.get(number)
         if child is None or wire != 2:
             text = value.to_bytes(8, "little") if isinstance(value, int) else value
         else:
-            inner = list(_fields(_message(value)))
+            inner = list(fields(message(value)))
             if child == "entry" and any(
-                key == 1 and bytes(_message(name)) in _IGNORED_ENTRIES for key, _, name in inner
+                key == 1 and bytes(message(name)) in _IGNORED_ENTRIES for key, _, name in inner
             ):
                 continue
             text = _digest(child, inner, depth + 1)
@@ -127,17 +123,11 @@ def _number(field: Field) -> int:
     return field[0]
 
 
-def _message(value: "int | memoryview") -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number stands where a message is due")
-    return value
-
-
 def _opset(value: "int | memoryview") -> int:
     """Version of an operator set if it is ONNX's own, else 0."""
-    fields = {number: content for number, _, content in _fields(_message(value))}
-    version = fields.get(2, 0)
-    return version if isinstance(version, int) and not len(_message(fields.get(1, memoryview(b"")))) else 0
+    parts = {number: content for number, _, content in fields(message(value))}
+    version = parts.get(2, 0)
+    return version if isinstance(version, int) and not len(message(parts.get(1, memoryview(b"")))) else 0
 
 
 def _fan_in(tensor: memoryview) -> int | None:
@@ -147,55 +137,11 @@ def _fan_in(tensor: memoryview) -> int | None:
     """
     dims: list[int] = []
     element = 0
-    for number, wire, value in _fields(tensor):
+    for number, wire, value in fields(tensor):
         if number == 1:
-            dims += [value] if isinstance(value, int) else _varints(value)
+            dims += [value] if isinstance(value, int) else varints(value)
         elif number == 2 and wire == 0 and isinstance(value, int):
             element = value
     if element not in _WEIGHT_TYPES or len(dims) < 2:
         return None
     return max(dims) if len(dims) == 2 else math.prod(dims[1:])
-
-
-def _varints(packed: memoryview) -> list[int]:
-    values, at = [], 0
-    while at < len(packed):
-        value, at = _varint(packed, at)
-        values.append(value)
-    return values
-
-
-def _varint(content: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if value >= 2**64:
-                raise ValueError("a number is too large")
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
-
-
-def _fields(content: memoryview) -> Iterator[Field]:
-    at, end = 0, len(content)
-    while at < end:
-        tag, at = _varint(content, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(content, at)
-            yield number, wire, value
-            continue
-        if wire == 2:
-            length, at = _varint(content, at)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"a field of kind {wire} is unknown")
-        if at + length > end:
-            raise ValueError("it ends early")
-        yield number, wire, content[at : at + length]
-        at += length

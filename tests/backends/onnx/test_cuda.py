@@ -236,7 +236,7 @@ def test_other_precisions_and_providers_are_refused() -> None:
 
 
 def test_other_graphs_are_refused(tmp_path: Path) -> None:
-    fails_with(lambda: opened(tiny_bundle(tmp_path / "b")), "denoiser.onnx", kind=BackendError)
+    fails_with(lambda: opened(tiny_bundle(tmp_path / "b")), "denoiser.onnx", kind=BundleError)
     from helpers.denoiser_graphs import graph
 
     bad = tiny_bundle(tmp_path / "c", graph(timestep=("DOUBLE", ["batch"])))

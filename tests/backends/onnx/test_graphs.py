@@ -98,7 +98,8 @@ def field(number: int, payload: bytes, padding: int = 0) -> bytes:
 def test_data_outside_the_file_is_refused_in_any_encoding(tmp_path: Path, padding: int, value_first: bool) -> None:
     key, value = field(1, b"location", padding), field(2, b"/etc/passwd")
     tensor = field(13, value + key if value_first else key + value) + b"\x70\x01"
-    fails_with(lambda: opened(tmp_path, field(7, field(5, tensor))), "denoiser.onnx", "outside the file")
+    refused = "shortest form" if padding else "outside the file"
+    fails_with(lambda: opened(tmp_path, field(7, field(5, tensor))), "denoiser.onnx", refused)
 
 
 def test_a_graph_with_external_data_is_refused(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from fastdc import BackendError
+from fastdc.backends.onnx.graphs import graph_source
 from fastdc.backends.tensorrt import build, driver
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, merge_timing_caches
 from fastdc.backends.tensorrt.engine import Engine, check_tensors, load_engine
 from fastdc.backends.tensorrt.module import use_module
 from fastdc.backends.tensorrt.network import TensorRTSlot
-from fastdc.bundle import find_model
+from fastdc.bundle import DENOISER, find_model, load_bundle
 from helpers.cuda_doubles import Core, HostedArrays
 from helpers.tensorrt_double import VERSIONS, Double, Part, arguments_of, fits, interface
 
@@ -73,7 +74,15 @@ USES: dict[str, set[str]] = {
     "LayerType": {"ATTENTION_OUTPUT"},
     "MemoryPoolType": {"WORKSPACE"},
     "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
-    "OnnxParser": {"get_error", "num_errors", "parse", "parse_from_file"},
+    "OnnxParser": {
+        "get_error",
+        "load_initializer",
+        "load_model_proto",
+        "num_errors",
+        "parse",
+        "parse_from_file",
+        "parse_model_proto",
+    },
     "ParserError": {"desc", "node_name", "node_operator"},
     "ProfilingVerbosity": {"DETAILED"},
     "Runtime": {"deserialize_cuda_engine", "engine_host_code_allowed"},
@@ -146,6 +155,7 @@ def used_by_a_build_and_a_step(version: str, monkeypatch: pytest.MonkeyPatch) ->
     trt = use_module(double.module, "tensorrt_rtx" if version.startswith("rtx") else "tensorrt")
     built = build_engine(trt, MODEL, 11, OPTIONS)
     build_engine(trt, MODEL.read_bytes(), 11, EngineOptions(batches=(2,), latency=(1, 1, 2)))
+    build_engine(trt, graph_source(load_bundle(find_model("shapes")), DENOISER), 11, OPTIONS)
     merge_timing_caches(trt, b"a", b"b")
     double.faults = ("OnnxParser.parse",)
     with pytest.raises(BackendError, match=r"cannot parse the graph: node 1 \(Frob\): unknown"):

@@ -1,14 +1,16 @@
 """Engines built by the real ``tensorrt_rtx``, which builds without a GPU: shapes, types, options and errors."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastdc import BackendError, InputError
+from fastdc.backends.onnx.graphs import graph_source
 from fastdc.backends.tensorrt.build import EngineOptions, build_engine, build_plan, merge_timing_caches, parser_errors
 from fastdc.backends.tensorrt.module import TensorRT, import_tensorrt, use_module
-from fastdc.bundle import find_model
+from fastdc.bundle import DENOISER, find_model, load_bundle
 from helpers.tensorrt_double import DAMAGED, VERSIONS, Double
 
 pytest.importorskip("tensorrt_rtx")
@@ -81,6 +83,25 @@ def test_every_input_has_a_shape_in_every_profile(trt: TensorRT) -> None:
     ]
     assert shapes == wanted
     assert sum(name == "add_optimization_profile" for name, *_ in calls) == 3
+
+
+def test_weights_of_a_bundle_come_from_memory(trt: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes whose hash was checked: the files may change or vanish afterwards."""
+    bundle = load_bundle(shutil.copytree(find_model("shapes"), tmp_path / "b"))
+    source = graph_source(bundle, DENOISER)
+    assert source.external
+    shutil.rmtree(bundle.path)
+    monkeypatch.chdir(tmp_path)
+    built = build_engine(trt, source, 10, EngineOptions(batches=(2,), latency=None))
+    assert built.outputs == {"output": "FLOAT"}
+    assert len(built.plan) > len(source.data) / 2
+
+
+def test_a_weight_that_the_parser_refuses_is_an_error() -> None:
+    double = Double("11.4", faults=("OnnxParser.load_initializer",))
+    source = graph_source(load_bundle(find_model("shapes")), DENOISER)
+    with pytest.raises(BackendError, match="cannot parse the graph"):
+        build_engine(use_module(double.module, "tensorrt"), source, 10, SMALL)
 
 
 def test_options_reach_the_builder(trt: TensorRT) -> None:
