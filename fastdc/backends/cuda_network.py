@@ -82,3 +82,6 @@ class DeviceNetwork:
         if not self.graphs or not isinstance(slot, DeviceBuffers):
             return None
         return slot.arrays.capture(launch)
+
+    def stop(self) -> None:
+        """Nothing: the library cannot be asked to stop."""

@@ -57,6 +57,9 @@ class HostNetwork(_HostCopies):
         """None: the CPU has nothing to capture."""
         return None
 
+    def stop(self) -> None:
+        """Nothing: a function cannot be asked to stop."""
+
 
 class HostBuffers(_HostCopies):
     """NumPy buffers of a slot; implements ``AbstractSlot`` except for ``run``.

@@ -100,6 +100,12 @@ class AbstractNetwork(Protocol):
                 the network is launched meanwhile.
         """
 
+    def stop(self) -> None:
+        """Asks the steps that run now to end early, from another thread. The network is not used any more.
+
+        Where the library cannot do that, nothing happens.
+        """
+
 
 class AbstractEncoder(Protocol):
     """Makes latents of images, for a model whose network works on latents."""

@@ -12,7 +12,7 @@ import sys
 import click
 
 from fastdc.cli.messages import as_typed
-from fastdc.support import FastdcError, Interrupted, __version__
+from fastdc.support import FastdcError, Interrupted, __version__, calls_left
 
 # Each command and its description, in the order of --help. A module is imported when its command runs.
 _COMMANDS = {
@@ -95,6 +95,9 @@ def main() -> None:
             stop.__cause__ or stop.__context__ if isinstance(stop, click.Abort) else stop
         )  # click's own exception for Ctrl-C
         click.echo(f"fastdc: {cause if isinstance(cause, Interrupted) else 'interrupted'}", err=True)
+        if calls_left():  # an interpreter that ends beside a library at work may crash
+            sys.stdout.flush()
+            os._exit(130)
         sys.exit(130)
     except OSError as error:
         if os.environ.get("FASTDC_TRACEBACK"):

@@ -10,35 +10,38 @@ in a fixed order over one cell. Only the network's own arithmetic may depend on 
 import os
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from queue import SimpleQueue
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from fastdc.backends import AbstractNetwork
 from fastdc.engine.arrays import Pool
 from fastdc.engine.requests import Work
 from fastdc.engine.scheduler import Scheduler
 from fastdc.engine.step import Step
-from fastdc.support import BackendError, Float32
+from fastdc.support import GRACE, BackendError, DaemonThreads, Float32
 
 _running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
-_threads: "WeakKeyDictionary[AbstractNetwork, ThreadPoolExecutor]" = WeakKeyDictionary()
+_threads: "WeakKeyDictionary[AbstractNetwork, DaemonThreads]" = WeakKeyDictionary()
+_given_up: "WeakSet[AbstractNetwork]" = WeakSet()
 os.register_at_fork(after_in_child=_threads.clear)  # a child process has none of their threads
 
 
-def _threads_of(network: AbstractNetwork) -> ThreadPoolExecutor:
+def _threads_of(network: AbstractNetwork) -> DaemonThreads:
     """A thread for each slot, kept while the network lives: starting threads takes longer than a small step."""
     threads = _threads.get(network)
     if threads is None:
-        threads = _threads[network] = ThreadPoolExecutor(len(network.slots), thread_name_prefix="fastdc-step")
+        threads = _threads[network] = DaemonThreads(len(network.slots), "fastdc-step")
     return threads
 
 
 @contextmanager
 def _alone(network: AbstractNetwork, wait: bool) -> Iterator[None]:
     """Reserves a network, whose buffers serve one run at a time."""
+    if network in _given_up:
+        raise BackendError("a step of the network did not return and was given up: load the model again")
     lock = _running.setdefault(network, threading.Lock())
     if not lock.acquire(blocking=wait):
         raise BackendError("the network is busy with another run: share it between threads through fastdc.Session")
@@ -72,18 +75,21 @@ def evaluate(
     Raises:
         BackendError: The network fails, or is busy with another run.
         KeyboardInterrupt: Ctrl-C, after the steps in flight have ended and the scheduler has observed all errors. The
-            same holds if the caller closes the generator.
+            same holds if the caller closes the generator. A second Ctrl-C gives up steps that do not return; the
+            network then takes no further run.
     """
     with _alone(network, wait):
         steps = [Step(network, slot, pool, scheduler.key) for slot in network.slots]
         if len(steps) == 1:
             yield from _one_by_one(steps[0], network.batch, scheduler)
         else:
-            yield from _side_by_side(steps, network.batch, scheduler, _threads_of(network))
+            yield from _side_by_side(steps, network, scheduler, _threads_of(network))
 
 
-def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, threads: ThreadPoolExecutor) -> Iterator[int]:
-    """Steps on all slots at once, each on a thread. However this ends, no step is left in flight.
+def _side_by_side(
+    steps: list[Step], network: AbstractNetwork, scheduler: Scheduler, threads: DaemonThreads
+) -> Iterator[int]:
+    """Steps on all slots at once, each on a thread. However this ends, no step is left in flight, or it was given up.
 
     While full steps are waiting, each slot has a second one queued, so that it need not wait for this thread.
     """
@@ -91,6 +97,7 @@ def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, threads: 
     for step in steps:
         idle.put(step)
     in_flight: dict[Future[Float32], Work] = {}
+    batch = network.batch
 
     def evaluate_one(work: Work) -> Float32:
         step = idle.get()  # never empty: there are as many threads as steps
@@ -131,11 +138,28 @@ def _side_by_side(steps: list[Step], batch: int, scheduler: Scheduler, threads: 
             yield collect(finished)
     except (KeyboardInterrupt, GeneratorExit):
         begun = [future for future in in_flight if not future.cancel()]
-        wait_for(begun)
+        _wait_or_give_up(begun, network)
         collect([future for future in begun if future.exception() is None])
         raise
     finally:
-        wait_for([future for future in in_flight if not future.cancel()])
+        if network not in _given_up:
+            _wait_or_give_up([future for future in in_flight if not future.cancel()], network)
+
+
+def _wait_or_give_up(begun: list[Future[Float32]], network: AbstractNetwork) -> None:
+    """Waits for steps in flight until a Ctrl-C, which gives them up if they do not soon stop."""
+    try:
+        wait_for(begun)
+    except KeyboardInterrupt:
+        give_up(network)
+        wait_for(begun, timeout=GRACE)
+        raise
+
+
+def give_up(network: AbstractNetwork) -> None:
+    """Asks a network to stop its steps, and refuses all later runs of it."""
+    _given_up.add(network)
+    network.stop()
 
 
 def _one_by_one(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:

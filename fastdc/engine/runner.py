@@ -25,9 +25,10 @@ from typing import TypeAlias
 
 from fastdc.backends import AbstractNetwork
 from fastdc.engine.arrays import Pool
-from fastdc.engine.loop import evaluate
+from fastdc.engine.loop import evaluate, give_up
 from fastdc.engine.requests import IN_FLIGHT, Finished, Request
 from fastdc.engine.scheduler import Scheduler
+from fastdc.support import DEVICE_THREAD, GRACE
 
 NextRequest: TypeAlias = Callable[[], Request | None]
 """Returns the next request, or None if there is none now."""
@@ -193,7 +194,7 @@ class Runner:
         try:
             for number in range(len(self._lanes)):
                 thread = threading.Thread(
-                    target=self._drive, args=(number, mine, wait), name=f"fastdc-device-{number}", daemon=True
+                    target=self._drive, args=(number, mine, wait), name=f"{DEVICE_THREAD}-{number}", daemon=True
                 )
                 thread.start()
                 started.append(thread)
@@ -203,7 +204,13 @@ class Runner:
             with self._changed:
                 self._current = None
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._driving)
+                try:
+                    self._changed.wait_for(lambda: not self._driving)
+                except KeyboardInterrupt:  # the second one
+                    for lane in self._lanes:
+                        give_up(lane.network)
+                    self._changed.wait_for(lambda: not self._driving, GRACE)
+                    raise
             for thread in started:
                 thread.join()
         if self._failure is not None:

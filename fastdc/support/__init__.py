@@ -3,6 +3,7 @@
 from fastdc.support import checks
 from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
 from fastdc.support.atomic_files import sync_folder, whole_file, write_whole
+from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
 from fastdc.support.exceptions import (
     BackendError,
     BundleError,
@@ -19,8 +20,11 @@ from fastdc.support.strict_json import strict_json
 from fastdc.support.version import __version__
 
 __all__ = [
+    "DEVICE_THREAD",
+    "GRACE",
     "BackendError",
     "BundleError",
+    "DaemonThreads",
     "FastdcError",
     "Float32",
     "Float64",
@@ -32,8 +36,10 @@ __all__ = [
     "Mask",
     "MissingDependencyError",
     "__version__",
+    "calls_left",
     "checks",
     "installed",
+    "interruptible",
     "lazy_names",
     "one_line",
     "require",

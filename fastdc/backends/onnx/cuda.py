@@ -38,7 +38,9 @@ from fastdc.backends.onnx.graphs import (
     denoiser_values,
     graph_source,
     new_session,
+    run_session,
     sample_precision,
+    stop,
 )
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
@@ -87,9 +89,15 @@ class OnnxCudaSlot(DeviceBuffers):
         if bound is None:
             bound = self._bindings[count] = self._bind(count)
         try:
-            self._session.run_with_iobinding(bound, self._options)
+            run_session(lambda options: self._session.run_with_iobinding(bound, options), self._options)
+        except BackendError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BackendError(f"ONNX Runtime failed on the network: {one_line(error)}") from None
+
+    def stop(self) -> None:
+        """Ends the step that runs now early, and refuses all later ones."""
+        stop(self._options)
 
     def _bind(self, count: int) -> Any:
         binding = self._session.io_binding()
@@ -152,7 +160,7 @@ class OnnxCudaNetwork(DeviceNetwork):
         tables = condition_tables(bundle)
         placed = {name: self.place(np.ascontiguousarray(table)) for name, table in tables.items()}
         self.provider_options: list[dict[str, str]] = []
-        slots: list[AbstractSlot] = []
+        slots: list[OnnxCudaSlot] = []
         for _ in range(DEVICE_SLOTS):
             arrays = make_arrays()
             cuda = _cuda_options(arrays, options)
@@ -173,6 +181,12 @@ class OnnxCudaNetwork(DeviceNetwork):
             )
             slots.append(slot)
         self.slots: tuple[AbstractSlot, ...] = tuple(slots)
+        self._made = slots
+
+    def stop(self) -> None:
+        """Ends the steps that run now, each after the operator that it is at, and refuses all later ones."""
+        for slot in self._made:
+            slot.stop()
 
     def _shapes(self, bundle: Bundle, tables: Mapping[str, Float32]) -> tuple[Shapes, Shapes]:
         """The smallest and the largest shapes of the inputs."""

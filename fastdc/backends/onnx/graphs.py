@@ -5,7 +5,7 @@ bytes of both, as they were verified: it opens no file.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdc.backends.onnx.screen import External, screen
 from fastdc.bundle import DATA, Bundle
-from fastdc.support import BackendError, BundleError, Float32, one_line, require
+from fastdc.support import BackendError, BundleError, Float32, interruptible, one_line, require
 
 OUTPUT = "output"
 """Name of a denoiser's output."""
@@ -124,9 +124,34 @@ def new_session(ort: Any, graph: Graph | str, options: Any, **more: Any) -> Any:
     if isinstance(graph, str):
         return ort.InferenceSession(graph, options, **more)
     kept = _give_weights(ort, options, graph) if graph.external else None
-    session = ort.InferenceSession(graph.content, options, **more)
+    session = interruptible(
+        lambda: ort.InferenceSession(graph.content, options, **more), lambda: _stop_loading(options)
+    )
     session.fastdc_weights = kept
     return session
+
+
+def _stop_loading(options: Any) -> None:
+    """Asks a session that is being made to give up, from ONNX Runtime 1.22 on."""
+    if hasattr(options, "set_load_cancellation_flag"):
+        options.set_load_cancellation_flag(True)
+
+
+def run_session(call: Callable[[Any], Any], options: Any) -> Any:
+    """What a call of a session with these options returns; the session can be interrupted between two nodes.
+
+    Args:
+        call: Runs the session with the options that it is given.
+        options: Options of the run, as of ``onnxruntime.RunOptions``; :func:`stop` ends the call early.
+    """
+    if options.terminate:
+        raise BackendError("a step did not return and was given up: load the model again")
+    return interruptible(lambda: call(options), lambda: stop(options))
+
+
+def stop(options: Any) -> None:
+    """Ends the runs with these options early, and refuses all later ones."""
+    options.terminate = True
 
 
 def _give_weights(ort: Any, options: Any, graph: Graph) -> list[Any]:
@@ -187,8 +212,9 @@ def evaluate(session: Any, feeds: Mapping[str, Any], name: str) -> list[Any]:
     Raises:
         BackendError: ONNX Runtime fails.
     """
+    ort = require("onnxruntime", extra="cpu")
     try:
-        outputs: list[Any] = session.run(None, dict(feeds))
+        outputs: list[Any] = run_session(lambda options: session.run(None, dict(feeds), options), ort.RunOptions())
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise BackendError(f"ONNX Runtime failed on {name}: {one_line(error)}") from None
     return outputs

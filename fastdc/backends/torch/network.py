@@ -204,6 +204,9 @@ class TorchNetwork:
 
         return replay
 
+    def stop(self) -> None:
+        """Nothing: torch cannot be asked to stop."""
+
 
 def _device_batch(device: str, flops: float | None, sample_bytes: int) -> int:
     import torch

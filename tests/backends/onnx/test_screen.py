@@ -65,8 +65,8 @@ def test_shapes_and_numbers_are_those_of_onnx() -> None:
         for name in node.output if node.op_type == "Split" else node.output[:1]:
             assert values[name].shape == outputs[name].shape, case.name
             agreed[node.op_type] += 1
-            if values[name].numbers is not None:
-                np.testing.assert_allclose(values[name].numbers, outputs[name], rtol=1e-3, err_msg=case.name)
+            if (numbers := values[name].numbers) is not None:
+                np.testing.assert_allclose(numbers, outputs[name], rtol=1e-3, err_msg=case.name)
                 agreed["numbers"] += 1
     assert len(agreed) > 110
     assert agreed["numbers"] > 100
