@@ -82,7 +82,8 @@ class Bundle:
         """
         digest = self._digest(name)
         try:
-            content = (self.path / name).read_bytes()
+            with (self.path / name).open("rb") as stream:  # the file may have grown since it was checked
+                content = stream.read(self.manifest["files"][name]["bytes"] + 1)
         except OSError as error:
             raise BundleError(f"{self.path / name} cannot be read: {error.strerror}") from None
         self._check(name, hashlib.sha256(content).hexdigest() == digest)
