@@ -198,6 +198,8 @@ class _Screening:
             self._fixed += math.prod(value.shape)
         for given in graph.get("input", []):
             self._input(message(given))
+        for given in graph.get("output", []):
+            self._declared(message(given))
         for given in nodes:
             self._node(message(given))
 
@@ -208,16 +210,20 @@ class _Screening:
 
     def _input(self, content: memoryview) -> None:
         """An input, with one row in each symbolic dimension."""
+        name, shape, kind = self._declared(content)
+        if name not in self.values:  # it may be a weight, as in old graphs
+            self._define(name, self._sized(f"input {name!r:.80}", shape, kind))
+
+    def _declared(self, content: memoryview) -> tuple[str, Shape, int]:
+        """Name, shape and element type of an input or output; the names must be texts, which Python is given."""
         given = self._reader.read(content, "ValueInfoProto", _INPUT)
-        name = _text(given, "name")
-        if name in self.values:  # a weight, as in old graphs
-            return
         tensor = self._inner(self._inner(given, "type", _TYPE), "tensor_type", _TENSOR_TYPE)
-        shape = tuple(
-            _size(self._reader.read(message(dim), "Dimension", _DIM).get("dim_value", [1])[0])
-            for dim in self._inner(tensor, "shape", _SHAPE).get("dim", [])
-        )
-        self._define(name, self._sized(f"input {name!r:.80}", shape, _number(tensor, "elem_type")))
+        shape = []
+        for one in self._inner(tensor, "shape", _SHAPE).get("dim", []):
+            dim = self._reader.read(message(one), "Dimension", _DIM)
+            _text(dim, "dim_param")
+            shape.append(_size(dim.get("dim_value", [1])[0]))
+        return _text(given, "name"), tuple(shape), _number(tensor, "elem_type")
 
     def _inner(self, fields: _Fields, name: str, known: Known) -> _Fields:
         return self._reader.read(message(fields[name][0]), name, known) if name in fields else {}

@@ -218,6 +218,8 @@ def weight(**fields: Any) -> Callable[[Any], None]:
         (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "too long"),
         (b"\x80" * 9, "ends early"),
         (b"\x3a\x0a", "ends early"),
+        (graph().replace(b"batch", b"bat\xffh"), "utf-8"),
+        (graph(output=("FLOAT", ["other", 1, 2, 3])).replace(b"other", b"oth\xffr"), "utf-8"),
         (b"", "no graph"),
     ],
 )
