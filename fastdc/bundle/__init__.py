@@ -26,6 +26,7 @@ from fastdc.bundle.format import (
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.pixel_range import PixelRange
+from fastdc.bundle.place import bundle_place
 from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.support import lazy_names
@@ -58,6 +59,7 @@ __all__ = [
     "PixelRange",
     "Prompts",
     "build_network",
+    "bundle_place",
     "calibration_in",
     "find_model",
     "load_bundle",

@@ -9,8 +9,6 @@ checked on loading; the hash of a file is checked before any of its bytes are us
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 from fastdc.bundle.format import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, version_of_format
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Model
+from fastdc.bundle.place import bundle_place, put_in_place, recover
 from fastdc.diffusion import LevelWeights
 from fastdc.rules import Calibration
 from fastdc.support import BundleError, Float32, strict_json, write_whole
@@ -152,6 +151,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     folder = Path(path)
     try:
+        recover(folder)
         content = _read_manifest(folder)
     except OSError as error:
         raise BundleError(f"{folder} cannot be read: {error.strerror}") from None
@@ -173,7 +173,7 @@ def write_bundle(
     *,
     overwrite: bool = False,
 ) -> Bundle:
-    """Writes a complete bundle, or nothing if that fails.
+    """Writes a complete bundle, or nothing if that fails. A kill at any moment leaves the old bundle or the new one.
 
     Args:
         path: The folder to make.
@@ -186,6 +186,7 @@ def write_bundle(
 
     Raises:
         BundleError: The manifest is not valid, or the folder exists and may not be replaced.
+        InputError: Another process is writing there.
         OSError: The folder cannot be written; an existing bundle is unchanged.
 
     Example:
@@ -194,33 +195,18 @@ def write_bundle(
         >>> write_bundle(folder / "mine", {**old.manifest, "name": "mine"}, {n: old.read(n) for n in old.files}).name
         'mine'
     """
-    folder = Path(path)
-    if folder.exists():
-        if not (folder / MANIFEST).is_file():
-            raise BundleError(f"{folder} exists and is not a bundle: choose another path")
-        if not overwrite:
-            raise BundleError(f"{folder} exists: choose another path or allow overwriting it")
-        _check_replaceable(folder)
-    entries = {name: _entry(data) for name, data in files.items()}
-    version = version_of_format({**manifest, "files": entries})
-    content = _encode({"format": FORMAT, "version": version, **manifest, "files": entries}, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        for name, data in files.items():
-            if isinstance(data, Path):
-                shutil.copyfile(data, staging / name)
-            else:
-                (staging / name).write_bytes(data)
-        (staging / MANIFEST).write_bytes(content)
-        staging.chmod(0o755)
+    with bundle_place(path) as folder:
         if folder.exists():
-            _replace(folder, staging)
-        else:
-            staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return load_bundle(folder)
+            if not (folder / MANIFEST).is_file():
+                raise BundleError(f"{path} exists and is not a bundle: choose another path")
+            if not overwrite:
+                raise BundleError(f"{path} exists: choose another path or allow overwriting it")
+            _check_replaceable(folder)
+        entries = {name: _entry(data) for name, data in files.items()}
+        version = version_of_format({**manifest, "files": entries})
+        content = _encode({"format": FORMAT, "version": version, **manifest, "files": entries}, Path(path))
+        put_in_place(folder, {**files, MANIFEST: content})
+        return load_bundle(path)
 
 
 def with_calibration(
@@ -247,6 +233,7 @@ def with_calibration(
 
     Raises:
         BundleError: The folder is not a valid bundle, it changed after `bundle` was loaded, or a value is out of range.
+        InputError: Another process is writing there.
         OSError: The folder cannot be written; the manifest is unchanged.
 
     Example:
@@ -256,21 +243,23 @@ def with_calibration(
         >>> with_calibration(mine, clf.model.calibration).model.calibration == clf.model.calibration
         True
     """
-    current = load_bundle(bundle.path if isinstance(bundle, Bundle) else bundle)
-    if isinstance(bundle, Bundle) and current.model.identity != bundle.model.identity:
-        raise BundleError(f"{bundle.path / MANIFEST} was changed since it was loaded: load the bundle again")
-    changes: dict[str, Any] = {"calibration": calibration.to_dict()}
-    if calibration.noised:
-        kept = [other for other in current.model.noised_calibrations if other.noised != calibration.noised]
-        together = sorted([*kept, calibration], key=lambda other: other.noised or ("", 0.0))
-        changes = {"noised_calibrations": [other.to_dict() for other in together]}
-    if level_weights is not None:
-        changes["level_weights"] = level_weights.to_dict()
-    if first is not None:
-        changes["defaults"] = {**current.manifest["defaults"], "first": list(first)}
-    content = _encode({**current.manifest, **changes}, current.path)
-    write_whole(current.path / MANIFEST, content)
-    return load_bundle(current.path)
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    with bundle_place(path):
+        current = load_bundle(path)
+        if isinstance(bundle, Bundle) and current.model.identity != bundle.model.identity:
+            raise BundleError(f"{bundle.path / MANIFEST} was changed since it was loaded: load the bundle again")
+        changes: dict[str, Any] = {"calibration": calibration.to_dict()}
+        if calibration.noised:
+            kept = [other for other in current.model.noised_calibrations if other.noised != calibration.noised]
+            together = sorted([*kept, calibration], key=lambda other: other.noised or ("", 0.0))
+            changes = {"noised_calibrations": [other.to_dict() for other in together]}
+        if level_weights is not None:
+            changes["level_weights"] = level_weights.to_dict()
+        if first is not None:
+            changes["defaults"] = {**current.manifest["defaults"], "first": list(first)}
+        content = _encode({**current.manifest, **changes}, current.path)
+        write_whole(current.path / MANIFEST, content)
+        return load_bundle(current.path)
 
 
 def _entry(data: bytes | Path) -> dict[str, Any]:
@@ -312,18 +301,3 @@ def _check_replaceable(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.name not in known or entry.is_dir():
             raise BundleError(f"{folder} also holds {entry.name!r}, which is not the bundle's: choose another path")
-
-
-def _replace(folder: Path, staging: Path) -> None:
-    """Replaces the old bundle with the complete new one; if that fails, restores the old one."""
-    retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    old = retired / folder.name
-    try:
-        folder.rename(old)
-        staging.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        retired.rmdir()
-        raise
-    shutil.rmtree(retired, ignore_errors=True)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from fastdc.bundle.format import MANIFEST
+from fastdc.bundle.place import recover
 from fastdc.support import BundleError
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "models"
@@ -38,6 +39,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if name in shipped_models():
         return _SHIPPED / name
     path = Path(name)
+    recover(path)
     if not path.exists():
         raise BundleError(f"no model {name!r}: expected a bundle folder or one of {', '.join(shipped_models())}")
     return path

@@ -7,13 +7,12 @@ kill -9 loses, repeats and changes nothing, because
 - a record is one write of a whole line, then fsync; on resuming, bytes after the last newline are cut off;
 - records come in the order of the manifest's "indices", so the finished ones are a prefix of them; except for the
   times, a resumed file equals an uninterrupted one;
-- a lock keeps a second process out; the system releases it when its process ends.
+- a lock beside the file keeps a second process out; the system releases it when its process ends.
 
 :mod:`fastdc.certification.records` describes the format.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -33,7 +32,7 @@ from fastdc.certification.records import (
     read_manifest,
     record_line,
 )
-from fastdc.support import InputError, sync_folder, write_whole
+from fastdc.support import InputError, ProcessLock, sync_folder, write_whole
 
 ENVIRONMENT = "environment"
 """The manifest's entry that may change when a certification is resumed."""
@@ -52,9 +51,10 @@ class RecordWriter:
         [5]
     """
 
-    def __init__(self, path: Path, descriptor: int, indices: range, finished: int) -> None:
+    def __init__(self, path: Path, lock: ProcessLock, descriptor: int, indices: range, finished: int) -> None:
         """Takes a locked file that holds the records of the first `finished` indices."""
-        self._path, self._descriptor, self._indices, self._finished = path, descriptor, indices, finished
+        self._path, self._lock, self._descriptor = path, lock, descriptor
+        self._indices, self._finished = indices, finished
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], manifest: dict[str, Any], *, overwrite: bool = False) -> "RecordWriter":
@@ -75,16 +75,18 @@ class RecordWriter:
         whole = _complete(manifest)
         try:
             read_manifest(file, ours=True)  # a refusal comes before a file is made
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-            try:
-                _lock(descriptor, file)
+            with contextlib.ExitStack() as undo:
+                real = Path(os.path.realpath(file))
+                lock = undo.enter_context(ProcessLock(real.with_name(f".{real.name}.lock"), file))
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+                undo.callback(os.close, descriptor)
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise InputError(f"{file} is not a file: expected one to write records to")
                 finished = _prepare(descriptor, file, whole, overwrite=overwrite)
-            except BaseException:
-                os.close(descriptor)
-                raise
+                undo.pop_all()
         except OSError as error:
             raise InputError(f"{file} cannot be written: {error.strerror}") from None
-        return cls(file, descriptor, range(*whole["indices"]), finished)
+        return cls(file, lock, descriptor, range(*whole["indices"]), finished)
 
     @property
     def finished(self) -> frozenset[int]:
@@ -122,6 +124,7 @@ class RecordWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            self._lock.release()
 
     def __enter__(self) -> "RecordWriter":
         return self
@@ -169,21 +172,6 @@ def _complete(manifest: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"the manifest cannot be written as JSON: {error}") from None
     check_indices(whole, "the manifest")
     return whole
-
-
-def _lock(descriptor: int, file: Path) -> None:
-    """Locks a file for this process alone.
-
-    Raises:
-        InputError: The path is not a file, or another process holds the lock.
-        OSError: The file system has no locks.
-    """
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise InputError(f"{file} is not a file: expected one to write records to")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{file} is in use: another process is writing to it") from None
 
 
 def _prepare(descriptor: int, file: Path, manifest: dict[str, Any], *, overwrite: bool) -> int:

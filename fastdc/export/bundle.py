@@ -4,11 +4,10 @@ A bundle is written only after each of its graphs was found to compute what torc
 close they are, what an evaluation costs, and which versions of which packages made the bundle.
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any, Unpack
 
-from fastdc.bundle import PRECISIONS, Bundle, write_bundle
+from fastdc.bundle import PRECISIONS, Bundle, bundle_place, write_bundle
 from fastdc.data import LabelledImages
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
@@ -19,7 +18,7 @@ from fastdc.export.manifest import add_findings, check_manifest, source_manifest
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
 from fastdc.export.verify import GraphCheck
 from fastdc.sources import Source
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, temporary_folder
 
 # Below 18, torch writes other operators than those that were tested; above 23, its exporter knows no operators.
 _LEAST_OPSET, _LARGEST_OPSET = 18, 23
@@ -54,7 +53,7 @@ def export_source(
         **options: Options of every export, described by ``ExportOptions``; omitted ones are the model's own.
 
     Raises:
-        InputError: An option cannot be used, or the images do not fit.
+        InputError: An option cannot be used, the images do not fit, or another process is writing to ``out``.
         BundleError: A default is out of range, or ``out`` exists and may not be replaced.
         BackendError: A graph does not compute what torch computes.
         MissingDependencyError: A package of the extra export is not installed.
@@ -67,9 +66,9 @@ def export_source(
     """
     given = ExportOptions(**options)
     used = images if calibrate else None
-    manifest = _checked_manifest(source, Path(out), precision, opset, images, used, given)
-    with tempfile.TemporaryDirectory(prefix="fastdc-export-") as folder:
-        made, files, found = _graphs(source, Path(folder), precision, opset, given, split, text, scored)
+    with bundle_place(out), temporary_folder() as folder:
+        manifest = _checked_manifest(source, Path(out), precision, opset, images, used, given)
+        made, files, found = _graphs(source, folder, precision, opset, given, split, text, scored)
         add_findings(manifest, source, made, found, describe=given.description is None)
         if precision == "int8" and images is not None:
             given.say("quantising the denoiser")

@@ -6,7 +6,6 @@ of fewer, so that the temperature, which is that of the default number of draws,
 """
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from fastdc.data import LabelledImages
 from fastdc.inference import CALIBRATION_DRAWS, OnProgress, by_class, decide
 from fastdc.loading import load
 from fastdc.rules import Calibration
-from fastdc.support import Float32, Float64, InputError
+from fastdc.support import Float32, Float64, InputError, temporary_folder
 
 CALIBRATION_SEEDS = 4
 """Noise seeds per calibration image: several give more near misses to learn the temperature from."""
@@ -150,6 +149,6 @@ def supported_delta(n: int) -> float:
 
 def _classifier(manifest: dict[str, Any], files: Mapping[str, bytes | Path]) -> DiffusionClassifier:
     """The bundle that is being made, opened."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_bundle(Path(folder) / "bundle", manifest, files)
-        return load(Path(folder) / "bundle", backend="onnx", device="cpu")
+    with temporary_folder() as folder:
+        write_bundle(folder / "bundle", manifest, files)
+        return load(folder / "bundle", backend="onnx", device="cpu")

@@ -1,8 +1,6 @@
 """A bundle's denoiser in 8 bits, and how its answers compare with float32 on given images."""
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from fastdc.export.options import Files
 from fastdc.inference import plan_config, to_model_range
 from fastdc.loading import load
 from fastdc.sources import Source
-from fastdc.support import InputError
+from fastdc.support import InputError, temporary_folder
 
 _IMAGES = 32  # images that give the ranges of activations
 _COMPARED = 64  # images, at most, that are classified in both precisions
@@ -49,9 +47,9 @@ def quantized_files(
     few = replace(
         images, images=images.images[:_COMPARED], labels=images.labels[:_COMPARED], ids=images.ids[:_COMPARED]
     )
-    with tempfile.TemporaryDirectory() as place:
-        write_bundle(Path(place) / "float32", {**manifest, "precision": "float32"}, files)
-        plain = load(Path(place) / "float32", backend="onnx", device="cpu")
+    with temporary_folder() as place:
+        write_bundle(place / "float32", {**manifest, "precision": "float32"}, files)
+        plain = load(place / "float32", backend="onnx", device="cpu")
         model = plain.model
         samples = to_model_range(few.images[:_IMAGES], model)
         if plain.encoder is not None:
@@ -60,8 +58,8 @@ def quantized_files(
         levels = [(float(row[0]), float(row[1]), float(row[7])) for row in rows]
         feeds = calibration_feeds(samples, levels, conditions(source), tables=source.tables)
         quantised = {**files, DENOISER: quantize_graph(content, feeds)}
-        write_bundle(Path(place) / "int8", {**manifest, "precision": "int8"}, quantised)
-        small = load(Path(place) / "int8", backend="onnx", device="cpu")
+        write_bundle(place / "int8", {**manifest, "precision": "int8"}, quantised)
+        small = load(place / "int8", backend="onnx", device="cpu")
         found = _compare(plain, small, few)
     return quantised, found
 

@@ -12,7 +12,6 @@ in full, and they cost little.
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from fastdc.export.graph import strip
 from fastdc.export.inspection import value_types
-from fastdc.support import BackendError, Float32, InputError, one_line, require
+from fastdc.support import BackendError, Float32, InputError, one_line, require, temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -62,8 +61,8 @@ def quantize_graph(model: bytes, feeds: Iterable[Mapping[str, NDArray[Any]]]) ->
     graph.graph.value_info.extend(value for name, value in types.items() if name not in borders)
     reader = _Reader(feeds)
     try:
-        with tempfile.TemporaryDirectory() as folder, _quiet():
-            given, out = Path(folder) / "model.onnx", Path(folder) / "quantised.onnx"
+        with temporary_folder() as folder, _quiet():
+            given, out = folder / "model.onnx", folder / "quantised.onnx"
             onnx.save(graph, str(given))  # a file, because the quantiser would lose the weights of a ModelProto
             _quantize_file(quantization, given, out, reader, product_ends(graph))
             quantised = onnx.load(str(out))

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, parameter_count, write_bundle
+from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, bundle_place, parameter_count, write_bundle
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_delta
 from fastdc.export.graph import export_onnx
@@ -47,8 +47,8 @@ def export_run(
             of images in [-1, 1], with the weighting "edm" and the loss "l2".
 
     Raises:
-        InputError: There is no usable run, the calibration images do not fit or were trained on, or they are too few
-            for the delta that was given.
+        InputError: There is no usable run, the calibration images do not fit or were trained on, they are too few for
+            the delta that was given, or another process is writing to ``out``.
         BundleError: A default is out of range, or ``out`` exists and may not be replaced.
         BackendError: ONNX Runtime and torch disagree about the exported network.
         MissingDependencyError: torch, onnx or onnxruntime is not installed.
@@ -62,24 +62,25 @@ def export_run(
     """
     given, out, folder = ExportOptions(**options), Path(out), RunFolder(run)
     info = folder.info()
-    check_place(out, overwrite=given.overwrite)
-    images = None if calibrate is None else _calibration_images(calibrate, info)
-    check_delta(given.delta, images)
-    defaults = {**_DEFAULTS, **given.defaults()}
-    check_manifest(out, {"name": given.name or out.resolve().name, **_manifest(info, defaults, {})})
-    network, steps = _averaged_network(folder, info)
-    labels, scale = len(info.class_names) + 1, info.config.timestep_scale
-    model = export_onnx(network, info.shape, labels)
-    difference = verify_onnx(model, network, info.shape, labels, timestep_scale=scale)
-    files: Files = {DENOISER: model, WEIGHTS: _weights(network)}
-    manifest = {
-        "name": given.name if given.name is not None else out.resolve().name,
-        "description": given.description if given.description is not None else _description(info),
-        **_manifest(info, defaults, _provenance(info, steps, network, difference)),
-    }
-    if images is not None:
-        calibrate_manifest(manifest, files, images, delta=given.delta, progress=given.progress, notify=given.say)
-    return write_bundle(out, manifest, files, overwrite=given.overwrite)
+    with bundle_place(out):
+        check_place(out, overwrite=given.overwrite)
+        images = None if calibrate is None else _calibration_images(calibrate, info)
+        check_delta(given.delta, images)
+        defaults = {**_DEFAULTS, **given.defaults()}
+        check_manifest(out, {"name": given.name or out.resolve().name, **_manifest(info, defaults, {})})
+        network, steps = _averaged_network(folder, info)
+        labels, scale = len(info.class_names) + 1, info.config.timestep_scale
+        model = export_onnx(network, info.shape, labels)
+        difference = verify_onnx(model, network, info.shape, labels, timestep_scale=scale)
+        files: Files = {DENOISER: model, WEIGHTS: _weights(network)}
+        manifest = {
+            "name": given.name if given.name is not None else out.resolve().name,
+            "description": given.description if given.description is not None else _description(info),
+            **_manifest(info, defaults, _provenance(info, steps, network, difference)),
+        }
+        if images is not None:
+            calibrate_manifest(manifest, files, images, delta=given.delta, progress=given.progress, notify=given.say)
+        return write_bundle(out, manifest, files, overwrite=given.overwrite)
 
 
 def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from fastdc.support import checks
 from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
-from fastdc.support.atomic_files import sync_folder, whole_file, write_whole
+from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
 from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
 from fastdc.support.exceptions import (
     BackendError,
@@ -15,6 +15,7 @@ from fastdc.support.exceptions import (
 from fastdc.support.lazy_names import lazy_names
 from fastdc.support.messages import one_line, shorten
 from fastdc.support.optional import installed, require, version_of
+from fastdc.support.process_locks import ProcessLock
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
 from fastdc.support.version import __version__
@@ -35,6 +36,7 @@ __all__ = [
     "Interrupted",
     "Mask",
     "MissingDependencyError",
+    "ProcessLock",
     "__version__",
     "calls_left",
     "checks",
@@ -42,11 +44,13 @@ __all__ = [
     "interruptible",
     "lazy_names",
     "one_line",
+    "replace_folder",
     "require",
     "shorten",
     "shown",
     "strict_json",
     "sync_folder",
+    "temporary_folder",
     "version_of",
     "whole_file",
     "write_whole",

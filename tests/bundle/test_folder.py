@@ -19,6 +19,7 @@ from fastdc.bundle.format import DENOISER, MANIFEST, MAX_FIRST, WEIGHTS
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.rules.calibration import Calibration
+from fastdc.support import atomic_files
 from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 
 _positive = st.floats(1e-3, 1e3)
@@ -188,37 +189,47 @@ def test_overwriting_refuses_to_delete_what_is_not_the_bundles(tmp_path: Path) -
     assert load_bundle(bundle.path).read(DENOISER) == b"one"
 
 
-class _FailingWrite:
-    """Makes the n-th call of a Path method fail as on a full disk."""
+class _FailingCall:
+    """Makes the n-th call of a function fail as on a full disk."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, nth: int) -> None:
-        original = getattr(Path, method)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int) -> None:
+        original = getattr(owner, name)
         self.calls = 0
 
-        def failing(path: Path, *args: Any) -> Any:
+        def failing(*args: Any) -> Any:
             self.calls += 1
             if self.calls == nth:
                 raise OSError(28, "No space left on device")
-            return original(path, *args)
+            return original(*args)
 
-        monkeypatch.setattr(Path, method, failing)
+        monkeypatch.setattr(owner, name, failing)
 
 
-@pytest.mark.parametrize(("method", "nth"), [("write_bytes", 1), ("write_bytes", 2), ("write_bytes", 3), ("rename", 1)])
-def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, nth: int) -> None:
-    _FailingWrite(monkeypatch, method, nth)
+FSYNC, RENAME = (os, "fsync"), (Path, "rename")
+
+
+@pytest.mark.parametrize(("call", "nth"), [(FSYNC, 1), (FSYNC, 2), (FSYNC, 3), (RENAME, 1)])
+def test_a_failing_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[Any, str], nth: int
+) -> None:
+    _FailingCall(monkeypatch, *call, nth)
     with pytest.raises(OSError, match="No space"):
         write_bundle(tmp_path / "b", manifest(), {DENOISER: b"one", WEIGHTS: b"two"})
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("method", "nth"), [("write_bytes", 1), ("write_bytes", 2), ("rename", 1), ("rename", 2)])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("call", "nth"), [(FSYNC, 1), (FSYNC, 2), (RENAME, 1), (RENAME, 2)])
 def test_a_failing_overwrite_keeps_the_old_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, nth: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[Any, str], nth: int, steps: int
 ) -> None:
+    if call == RENAME and steps == 1:
+        call, nth = (atomic_files, "_exchange"), 1
     tiny_bundle(tmp_path / "b", b"one")
     with monkeypatch.context() as patch:
-        _FailingWrite(patch, method, nth)
+        if steps == 2:
+            patch.setattr(atomic_files, "_exchange", lambda *_: False)
+        _FailingCall(patch, *call, nth)
         with pytest.raises(OSError, match="No space"):
             write_bundle(tmp_path / "b", manifest(), {DENOISER: b"two"}, overwrite=True)
     assert load_bundle(tmp_path / "b").read(DENOISER) == b"one"
@@ -375,7 +386,7 @@ def test_a_failing_calibration_keeps_the_old_manifest(tmp_path: Path, monkeypatc
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             with_calibration(tmp_path / "b", CALIBRATION)
-    _FailingWrite(monkeypatch, "replace", 1)
+    _FailingCall(monkeypatch, Path, "replace", 1)
     with pytest.raises(OSError, match="No space"):
         with_calibration(tmp_path / "b", CALIBRATION)
     assert (tmp_path / "b" / MANIFEST).read_bytes() == before

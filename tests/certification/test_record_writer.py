@@ -225,7 +225,8 @@ def test_two_processes_do_not_share_a_file(path: Path) -> None:
     with RecordWriter.open(path, MANIFEST) as writer:
         writer.write(0, 0, certificate(0))
         for overwrite in (False, True):
-            assert refused(path, overwrite=overwrite) == " is in use: another process is writing to it"
+            expected = f" is in use: this process ({os.getpid()}) is writing to it"
+            assert refused(path, overwrite=overwrite) == expected
     run(path)  # and the lock goes with the writer
 
 

@@ -4,15 +4,13 @@ Every bfloat16 number is a float32 number, so the weights keep their values. Sum
 less than in bfloat16.
 """
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastdc.backends.onnx.graphs import Graph, graph_source, session_of
 from fastdc.bundle import Bundle
-from fastdc.support import BundleError, InputError, one_line, require
+from fastdc.support import BundleError, InputError, one_line, require, temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -45,8 +43,8 @@ def widened_session(bundle: Bundle, name: str, *, threads: int = 1) -> Any:
         raise BundleError(f"{bundle.path / name} cannot be read: {one_line(error)}") from None
     if not source.external:
         return session_of(Graph(wide.SerializeToString()), bundle.path / name, threads=threads)
-    with tempfile.TemporaryDirectory(prefix="fastdc-") as folder:  # a protobuf message holds at most 2 GiB
-        path = Path(folder) / name
+    with temporary_folder() as folder:  # a protobuf message holds at most 2 GiB
+        path = folder / name
         onnx.save_model(wide, path, save_as_external_data=True, location="weights.data")
         return session_of(str(path), bundle.path / name, threads=threads)
 
