@@ -9,7 +9,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle import Bundle, shipped_models, with_calibration, write_calibration_file
+from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration, write_calibration_file
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import (
@@ -99,6 +99,7 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
         check_output(out, data)
     if write:
         check_folder(opened.path)
+        click.get_current_context().with_resource(bundle_place(opened.path))  # before the work, not after it
     quiet, delta, seeds = options["quiet"], options["delta"], options["seeds"]
     if options["level_weights"] and opened.model.class_of not in ((), tuple(range(opened.model.num_classes))):
         raise InputError("--level-weights needs one prompt per class, in the order of the classes")

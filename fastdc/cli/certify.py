@@ -48,7 +48,8 @@ from fastdc.cli.options import (
     progress_bar,
 )
 from fastdc.cli.refusals import check_calibration
-from fastdc.cli.runner import held_back, rule_options
+from fastdc.cli.runner import rule_options
+from fastdc.cli.stop_signals import held_back
 from fastdc.diffusion import METHODS
 from fastdc.inference import released_plan
 from fastdc.support import InputError, Int64, Interrupted, checks, version_of

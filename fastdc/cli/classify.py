@@ -13,6 +13,7 @@ from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import check_output, open_classifier, run_options
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import classify_chunks, settings_of
+from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable
 
 _EPILOG = """\b
@@ -75,7 +76,8 @@ def command(images: tuple[str, ...], as_json: bool, save: str | None, **options:
             done.add(result, keep_table=save is not None)
     finally:  # also after an interruption
         if save is not None and done.tables:
-            ErrorTable.concatenate(done.tables).save(save)
+            with held_back():  # a second Ctrl-C would lose them
+                ErrorTable.concatenate(done.tables).save(save)
             if not options["quiet"]:
                 click.echo(f"errors saved to {save}", err=True)
     if not options["quiet"]:

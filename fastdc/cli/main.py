@@ -1,7 +1,8 @@
 """``fastdc``: the command group. Here errors become one line and an exit code.
 
-Exit codes: 0 for success, 2 for bad input or usage (one line, before the work starts), 130 for Ctrl-C, and 1 if the
-reader of a pipe has gone, as in ``fastdc classify ... | head`` (click then ends the command quietly).
+Exit codes: 0 for success, 2 for bad input or usage (one line, before the work starts), 130 for Ctrl-C, 143 for
+SIGTERM, which acts like Ctrl-C, and 1 if the reader of a pipe has gone, as in ``fastdc classify ... | head`` (click
+then ends the command quietly).
 """
 
 import importlib
@@ -12,6 +13,7 @@ import sys
 import click
 
 from fastdc.cli.messages import as_typed
+from fastdc.cli.stop_signals import exit_code, sigterm_as_ctrl_c
 from fastdc.support import FastdcError, Interrupted, __version__, calls_left
 
 # Each command and its description, in the order of --help. A module is imported when its command runs.
@@ -77,6 +79,11 @@ def main() -> None:
     """Runs the command line. If FASTDC_TRACEBACK is set, errors show their traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may be unable to show the name of a class or file
         sys.stdout.reconfigure(errors="backslashreplace")
+    with sigterm_as_ctrl_c():
+        _run()
+
+
+def _run() -> None:
     try:
         code = cli.main(prog_name="fastdc", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -97,8 +104,8 @@ def main() -> None:
         click.echo(f"fastdc: {cause if isinstance(cause, Interrupted) else 'interrupted'}", err=True)
         if calls_left():  # an interpreter that ends beside a library at work may crash
             sys.stdout.flush()
-            os._exit(130)
-        sys.exit(130)
+            os._exit(exit_code())
+        sys.exit(exit_code())
     except OSError as error:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise

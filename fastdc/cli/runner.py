@@ -1,14 +1,13 @@
 """Classification for a command: one progress bar, results in order as they become known, and whole lines on Ctrl-C."""
 
 import json
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.options import Advance, plan_options, progress_bar
+from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, OnProgress, Progress, Settings
 from fastdc.rules import Calibrated, describe
 from fastdc.support import InputError, Interrupted
@@ -152,31 +151,3 @@ def _bar_hidden() -> Iterator[None]:
 
     with tqdm.external_write_mode():
         yield
-
-
-@contextmanager
-def held_back() -> Iterator[Callable[[], bool]]:
-    """Delays the first Ctrl-C.
-
-    Yields:
-        A function that says whether Ctrl-C was pressed.
-    """
-    held = False
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(
-        handler
-    ):  # only the main thread can set handlers
-        yield lambda: False
-        return
-
-    def hold(number: int, frame: Any) -> None:
-        nonlocal held
-        if held:
-            handler(number, frame)
-        held = True
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield lambda: held
-    finally:
-        signal.signal(signal.SIGINT, handler)

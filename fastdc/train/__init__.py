@@ -30,7 +30,8 @@ def train(
 
     On a CPU with a fixed number of threads, the result is a function of the recipe and the data alone: a run that was
     killed and resumed ends with the same bits as one that was not. Ctrl-C or SIGTERM finishes the current step, writes
-    a checkpoint and returns; a second Ctrl-C stops at once.
+    a checkpoint and returns, without a validation, which resuming makes up for. A second Ctrl-C stops at once, except
+    while the checkpoint is written.
 
     Args:
         config: The recipe.
@@ -42,7 +43,8 @@ def train(
         How the training ended: steps, losses, time.
 
     Raises:
-        InputError: The recipe or the data cannot be used, the folder is taken, or it holds a different run.
+        InputError: The recipe or the data cannot be used, the folder is taken, another process trains there, or the
+            folder holds a different run.
         MissingDependencyError: torch (or diffusers, for the UNet) is not installed.
 
     Example:

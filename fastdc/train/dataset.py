@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.support import InputError, Int64, Mask
+from fastdc.support import InputError, Int64, Mask, whole_file
 from fastdc.train.config import MAX_SIDE, TrainConfig
 
 # Purposes keep the random streams of one seed apart; loop.py has the others.
@@ -166,8 +166,9 @@ def content_digest(images: NDArray[np.uint8], labels: Int64, class_names: tuple[
 
 
 def save_labelled(path: Path, images: NDArray[np.uint8], labels: Int64, class_names: tuple[str, ...]) -> None:
-    """Writes an .npz file that :func:`fastdc.data.load_labelled` reads."""
-    np.savez_compressed(path, images=images, labels=labels, class_names=np.array(class_names, dtype=np.str_))
+    """Writes an .npz file that :func:`fastdc.data.load_labelled` reads, all of it or nothing."""
+    with whole_file(path) as file:
+        np.savez_compressed(file, images=images, labels=labels, class_names=np.array(class_names, dtype=np.str_))
 
 
 def _few(names: tuple[str, ...] | list[str]) -> str:

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -48,12 +48,29 @@ def run_training(
     """Runs or resumes one training; :func:`fastdc.train.train` describes arguments, result and errors."""
     say = notify or (lambda line: None)
     folder = RunFolder(config.out)
-    if resume:
-        folder.info()
-    else:
-        folder.check_free()
     device = _device(config.device)
-    data = load_training_data(config)
+    with ExitStack() as kept:
+        if resume:
+            folder.info()
+            kept.enter_context(folder.kept())
+        else:
+            folder.check_free()
+        data = load_training_data(config)
+        if not resume:
+            kept.enter_context(folder.kept())
+        return _run(config, data, folder, device, resume, progress, say)
+
+
+def _run(
+    config: TrainConfig,
+    data: TrainingData,
+    folder: RunFolder,
+    device: torch.device,
+    resume: bool,
+    progress: bool | None,
+    say: Callable[[str], None],
+) -> RunSummary:
+    """The run in a folder that is kept for this process."""
     info = _describe(config, data)
     if resume:
         folder.check_same(info)
@@ -66,12 +83,12 @@ def run_training(
         trainer = _Trainer(config, info, data, folder, device)
         if not resume:
             folder.create(info)
-            if config.val_fraction is not None:
-                save_labelled(folder.val_file, data.val_images, data.val_labels, data.class_names)
-        else:
+        if config.val_fraction is not None and not folder.val_file.exists():
+            save_labelled(folder.val_file, data.val_images, data.val_labels, data.class_names)
+        if resume:
             trainer.restore()
         say(f"model: {config.model}, {trainer.parameters:,} parameters; step {trainer.step} of {config.steps}")
-        return trainer.run(progress)
+        return trainer.run(progress, say)
 
 
 def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
@@ -122,34 +139,38 @@ class _Trainer:
         self.window_sum, self.window_steps = torch.zeros((), dtype=torch.float64, device=device), 0
         self.loss: float | None = None
         self.val_loss: float | None = None
+        self.validated = 0  # the last step with a validation loss in the log
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
-    def run(self, progress: bool | None) -> RunSummary:
-        """Trains until the last step or a signal, and writes a checkpoint."""
+    def run(self, progress: bool | None, say: Callable[[str], None]) -> RunSummary:
+        """Trains until the last step or a signal, and writes a checkpoint, after a signal before anything else."""
         from tqdm import tqdm
 
         self.network.train()
         began, before = time.monotonic(), self.seconds
-        stopped: str | None = None
         hidden = None if progress is None else not progress
         with (
-            _stop_signals() as signals,
+            _StopSignals() as signals,
             tqdm(total=self.steps, initial=self.step, desc="train", unit="step", disable=hidden) as bar,
         ):
-            while self.step < self.steps and stopped is None:
+            self._validate(signals)  # the last run may have been stopped before it did
+            while self.step < self.steps and not signals.received:
                 self.window_sum += self._train_step().double()
                 self.window_steps += 1
                 self.step += 1
                 bar.update()
                 self.seconds = before + time.monotonic() - began
-                stopped = signals[0] if signals else None
                 if self.step % self.config.log_every == 0 or self.step == self.steps:
                     self._write_log()
                     bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
-                if self.step % self.config.checkpoint_every == 0:
-                    self._save()
-            if self.saved != self.step:
-                self._save()
+                if self._is_milestone() and not signals.received:
+                    self._save(signals)
+                    self._validate(signals)
+            if signals.received and self.saved != self.step:
+                with tqdm.external_write_mode():
+                    say(f"{signals.received[0]}: saving step {self.step}")
+                self._save(signals)
+            stopped = signals.received[0] if signals.received else None
         return RunSummary(
             path=self.folder.path,
             step=self.step,
@@ -204,15 +225,28 @@ class _Trainer:
             index[here] = self._order[positions[here] % count]
         return index
 
+    def _is_milestone(self) -> bool:
+        """Whether a checkpoint and a validation are due after this step."""
+        return self.step > 0 and (self.step % self.config.checkpoint_every == 0 or self.step == self.steps)
+
+    def _validate(self, signals: "_StopSignals") -> None:
+        """Logs the validation loss of a milestone once. A signal ends it without a result; resuming makes up for it."""
+        if not len(self.val_images) or self.validated == self.step or not self._is_milestone():
+            return
+        loss = self._evaluate(signals)
+        if loss is not None:
+            self.val_loss, self.validated = loss, self.step
+            self.folder.log({"step": self.step, "val_loss": loss, "seconds": round(self.seconds, 3)})
+
     @torch.no_grad()
-    def _evaluate(self) -> float | None:
-        """Mean loss of the averaged weights on the validation images, at the same noise every time."""
-        if not len(self.val_images):
-            return None
+    def _evaluate(self, signals: "_StopSignals") -> float | None:
+        """Mean loss of the averaged weights on the validation images, at the same noise every time; None if stopped."""
         _seed(self.config.seed, _EVALUATION, 0)
         total, count = 0.0, 0
         for _ in range(_EVALUATION_REPEATS):
             for start in range(0, len(self.val_images), _EVALUATION_BATCH):
+                if signals.received:
+                    return None
                 x0 = _to_model(self.val_images[start : start + _EVALUATION_BATCH])
                 labels = self.val_labels[start : start + _EVALUATION_BATCH]
                 sigma = draw_sigmas(len(x0), self.p_mean, self.p_std, self.device)
@@ -227,11 +261,8 @@ class _Trainer:
         self._check_finite(self.loss)
         self.folder.log({"step": self.step, "loss": self.loss, "lr": lr, "seconds": round(self.seconds, 3)})
 
-    def _save(self) -> None:
+    def _save(self, signals: "_StopSignals") -> None:
         self._check_finite(float(self.window_sum))
-        self.val_loss = self._evaluate()
-        if self.val_loss is not None:
-            self.folder.log({"step": self.step, "val_loss": self.val_loss, "seconds": round(self.seconds, 3)})
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.network.named_parameters():
             state = self.optimizer.state[parameter]
@@ -247,7 +278,8 @@ class _Trainer:
             "loss": self.loss,
             "val_loss": self.val_loss,
         }
-        self.folder.save_checkpoint(Checkpoint({k: v.cpu().contiguous() for k, v in tensors.items()}, progress))
+        with signals.held():
+            self.folder.save_checkpoint(Checkpoint({k: v.cpu().contiguous() for k, v in tensors.items()}, progress))
         self.saved = self.step
 
     def restore(self) -> None:
@@ -277,6 +309,9 @@ class _Trainer:
         self.window_sum = torch.full_like(self.window_sum, float(progress["window_sum"]))
         self.window_steps = int(progress["window_steps"])
         self.loss, self.val_loss = progress["loss"], progress["val_loss"]
+        if losses := self.folder.val_losses():
+            self.validated = max(losses)
+            self.val_loss = losses[self.validated]
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -334,24 +369,40 @@ def _torch_state(threads: int | None, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-@contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """Collects the names of SIGINT and SIGTERM instead of stopping; a second signal kills as usual."""
-    received: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
+class _StopSignals:
+    """Collects the names of SIGINT and SIGTERM instead of stopping. A second signal acts as usual, unless it is held.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
-        for other, handler in before.items():
-            signal.signal(other, handler)
+    Attributes:
+        received: Names of the signals so far.
+    """
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in before:
-            signal.signal(number, note)
-        yield received
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.received: list[str] = []
+        self._held = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_StopSignals":
+        if threading.current_thread() is threading.main_thread():  # only there can handlers be set
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in self._before:
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(signal.Signals(number).name)
+        if len(self.received) > 1 and not self._held:
+            self.__exit__()
+            signal.raise_signal(number)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds all signals back while a checkpoint is written: it takes moments, and losing it costs more."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False

@@ -1,7 +1,8 @@
 """The run folder: the files of a training run, written so that a kill at any moment does no harm.
 
-A file is replaced in one step. A checkpoint is one safetensors file that holds the tensors, and the progress as JSON in
-its header, so that weights and step always agree. Reading a checkpoint executes nothing.
+One process writes there at a time, and a file is replaced in one step. A checkpoint is one safetensors file that holds
+the tensors, and the progress as JSON in its header, so that weights and step always agree. Reading a checkpoint
+executes nothing.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdc.support import BundleError, InputError, one_line, strict_json, write_whole
+from fastdc.support import BundleError, InputError, ProcessLock, one_line, strict_json, write_whole
 from fastdc.train.config import OPERATIONAL, TrainConfig
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class RunFolder:
         self.checkpoint_file = self.path / "checkpoint.safetensors"
         self.log_file = self.path / "log.jsonl"
         self.val_file = self.path / "val.npz"
+        self._lock_file = self.path / ".lock"
 
     def check_free(self) -> None:
         """Checks that a new run can be started here.
@@ -105,24 +107,39 @@ class RunFolder:
         Raises:
             InputError: The folder holds a run, or other files.
         """
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            return
+
+        def ours(file: Path) -> bool:
+            return file == self._lock_file or (file.name[0] == "." and file.suffix == ".tmp")
+
+        try:
+            if self.path.is_dir() and all(map(ours, self.path.iterdir())):
+                return  # empty, or with what a process left that was killed as it began
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
         if self.config_file.exists():
             raise InputError(f"{self.path} already holds a run: go on with --resume, or choose another folder")
         if self.path.exists():
             raise InputError(f"{self.path} exists and is not empty: choose another folder")
 
-    def create(self, info: RunInfo) -> None:
-        """Makes the folder and writes config.json.
+    def kept(self) -> ProcessLock:
+        """Makes the folder if there is none, and keeps it for this process; a context manager.
 
         Raises:
-            InputError: The folder is taken, or it cannot be made.
+            InputError: Another process trains there, or the folder cannot be made or written to.
         """
-        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"run folder {self.path} cannot be made: {error.strerror}") from error
+        return ProcessLock(self._lock_file, self.path)
+
+    def create(self, info: RunInfo) -> None:
+        """Writes config.json into a folder that is kept.
+
+        Raises:
+            InputError: The folder is taken.
+        """
+        self.check_free()
         values = {"format": RUN_FORMAT, "version": RUN_VERSION, **dataclasses.asdict(info)}
         values["config"] = info.config.to_dict()
         write_whole(self.config_file, (json.dumps(values, indent=1) + "\n").encode())
@@ -209,6 +226,13 @@ class RunFolder:
         with self.log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
+
+    def val_losses(self) -> dict[int, float]:
+        """The validation losses in the log, by step."""
+        if not self.log_file.exists():
+            return {}
+        lines = [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+        return {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
 
     def rewind_log(self, step: int) -> None:
         """Drops the lines of steps after the checkpoint, which will be written again."""

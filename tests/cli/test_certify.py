@@ -138,19 +138,23 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_during_a_record_waits_for_it(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_during_a_record_waits_for_it(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
     write = RecordWriter.write
 
     def interrupted(self: RecordWriter, idx: int, label: int, certificate: Certificate) -> None:
         if idx == 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         write(self, idx, label, certificate)
 
     command = ("certify", "--data", "b.npz", *QUICK, "--max", "4", "--out", "run.tsv")
     with monkeypatch.context() as patch:
         patch.setattr(RecordWriter, "write", interrupted)
         result = cli(*command)
-    assert (result.code, result.out) == (130, "")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (result.code, result.out) == (code, "")
     assert result.err.splitlines()[-1] == "fastdc: interrupted: 2 of 4 images finished; the same command goes on"
     assert read_records("run.tsv").idx.tolist() == [0, 1]
     assert cli(*command).code == 0

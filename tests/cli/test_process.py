@@ -15,14 +15,13 @@ from fastdc.data import digits_test
 from fastdc.testing.absent import WITHOUT
 
 # A background job of a shell and its children ignore SIGINT; these processes must react.
-MAIN = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from fastdc.cli.main import main; main()"
-)
+MAIN = "import signal; signal.signal(signal.SIGINT, signal.{}); from fastdc.cli.main import main; main()"
 
 
-def command(*args: str, without: str = "") -> list[str]:
+def command(*args: str, without: str = "", background: bool = False) -> list[str]:
     prelude, hidden = (WITHOUT, (without,)) if without else ("", ())
-    return [sys.executable, "-c", prelude + MAIN, *hidden, *args]
+    main = MAIN.format("SIG_IGN" if background else "default_int_handler")
+    return [sys.executable, "-c", prelude + main, *hidden, *args]
 
 
 @pytest.fixture
@@ -34,24 +33,29 @@ def many(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_interrupt_leaves_whole_lines(many: Path) -> None:
-    args = command("classify", str(many), "--model", "digits-mlp", "--json", "--draws", "32")
+@pytest.mark.parametrize(("number", "code", "background"), [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)])
+def test_an_interrupt_leaves_whole_lines(many: Path, number: signal.Signals, code: int, background: bool) -> None:
+    errors = str(many.with_name("errors.npz"))
+    wanted = ("classify", str(many), "--model", "digits-mlp", "--json", "--draws", "32", "--save", errors)
+    args = command(*wanted, background=background)
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         lines = [process.stdout.readline()]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         lines += process.stdout
         err = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert all(line.endswith("\n") for line in lines)
     entries = [json.loads(line) for line in lines]
     assert 1 <= len(entries) < 4000
     assert err.split("\n") == [
+        f"errors saved to {errors}",
         "",
         f"fastdc: interrupted: {len(entries)} of 4000 images finished",
         "",
     ]  # the line end after ^C
+    assert len(fastdc.ErrorTable.load(errors)) == len(entries)
     numbers = [int(entry["image"].removeprefix(f"{many}[").removesuffix("]")) for entry in entries]
     assert numbers == sorted(set(numbers))  # in order, without unfinished images
     again = fastdc.load("digits-mlp").classify(digits_test().images, draws=32)

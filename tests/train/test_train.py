@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from fastdc.train import RunFolder, TrainConfig, train
+from fastdc.train import RunFolder, TrainConfig, loop, train
 from fastdc.train.loop import schedule
 
 TINY: dict[str, Any] = {
@@ -168,6 +168,93 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(
     assert 50 <= step < 100_000
     assert f"{step} of 100000 steps" in out
     assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    "at", ["step 30", "step 40", "step 60", "saving 40", "validation 1", "validation 3", "saving 60"]
+)
+def test_a_signal_saves_first_and_loses_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    options = {"val": "0.25", "steps": 60}
+    train(tiny(data, tmp_path / "whole", **options))
+    events: list[str] = []
+
+    def event(name: str) -> None:
+        events.append(name)
+        if name == at:
+            signal.raise_signal(signal.SIGINT)
+            if name.startswith("saving"):
+                signal.raise_signal(signal.SIGINT)  # the second one waits until the checkpoint is complete
+
+    step, save, validate = loop._Trainer._train_step, RunFolder.save_checkpoint, loop.edm_loss
+    evaluations = itertools.count(1)
+
+    def stepping(self: Any) -> Any:
+        event(f"step {self.step + 1}")
+        return step(self)
+
+    def saving(self: RunFolder, checkpoint: Any) -> None:
+        event(f"saving {checkpoint.progress['step']}")
+        save(self, checkpoint)
+
+    def losing(network: Any, *arguments: Any, **more: Any) -> Any:
+        if not network.training:
+            event(f"validation {next(evaluations)}")
+        return validate(network, *arguments, **more)
+
+    broken = tiny(data, tmp_path / "broken", **options)
+    monkeypatch.setattr(loop._Trainer, "_train_step", stepping)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", saving)
+    monkeypatch.setattr(loop, "edm_loss", losing)
+    said: list[str] = []
+    summary = train(broken, notify=said.append)
+    after = events[events.index(at) + 1 :]
+    assert after == ([f"saving {at[5:]}"] if at.startswith("step") else [])
+    assert said[2:] == ([f"SIGINT: saving step {at[5:]}"] if at.startswith("step") else [])
+    assert summary.stopped_by == (None if summary.finished else "SIGINT")
+    monkeypatch.undo()
+    assert train(broken, resume=True).val_loss == log_of(tmp_path / "whole", "val_loss")[60]
+    assert same_bits(tmp_path / "whole", tmp_path / "broken")
+    for key in ("loss", "val_loss"):
+        assert log_of(tmp_path / "whole", key) == log_of(tmp_path / "broken", key)
+
+
+def test_a_second_signal_stops_a_step_that_takes_too_long(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stuck(self: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(loop._Trainer, "_train_step", stuck)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(data, tmp_path / "run"))
+    assert signal.signal(signal.SIGINT, handler) is signal.default_int_handler
+    monkeypatch.undo()
+    train(tiny(data, tmp_path / "run"), resume=True)  # the folder is free again
+
+
+def test_two_runs_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with RunFolder(run).kept(), pytest.raises(InputError, match=r"run is in use: this process .* is writing to it"):
+        train(tiny(data, run))
+    train(tiny(data, run, steps=2, val="0.25"))
+    with RunFolder(run).kept(), pytest.raises(InputError, match="run is in use"):
+        train(tiny(data, run, steps=2, val="0.25"), resume=True)
+    (run / "val.npz").unlink()  # as if killed before it was written
+    train(tiny(data, run, steps=2, val="0.25"), resume=True)
+    assert (run / "val.npz").exists()
+
+
+def test_a_run_that_was_killed_as_it_began_can_be_started_again(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").write_text("1 elsewhere")
+    (run / ".config.json-00ff.tmp").write_text("{")
+    assert train(tiny(data, run, steps=2)).finished
 
 
 def test_resume_refuses_another_config_or_other_data_and_names_the_field(data: Path, tmp_path: Path) -> None:
