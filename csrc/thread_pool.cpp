@@ -24,6 +24,10 @@ int usable_cpus() {
 
 std::atomic<int> configured_threads{0};  // 0: not set
 
+// 0: not counted yet. Not a static variable of a function: its hidden lock, held by another thread at a fork, would stay
+// held in the child.
+std::atomic<int> counted_cpus{0};
+
 struct Job {
   RangeFunction function = nullptr;
   void* context = nullptr;
@@ -125,7 +129,8 @@ const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 int num_threads() {
   const int threads = configured_threads.load(std::memory_order_relaxed);
   if (threads > 0) return threads;
-  static const int cpus = usable_cpus();
+  int cpus = counted_cpus.load(std::memory_order_relaxed);
+  if (cpus == 0) counted_cpus.store(cpus = usable_cpus(), std::memory_order_relaxed);
   return cpus;
 }
 

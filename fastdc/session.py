@@ -13,20 +13,28 @@ the decisions where that ends an image's race clearly sooner (:mod:`fastdc.engin
 small steps cost as much as large ones. Results are the same.
 """
 
+import atexit
+import contextlib
+import os
 import threading
 import time
+import weakref
 from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Unpack
 
 import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
-from fastdc.engine import IN_FLIGHT, Finished, Request
-from fastdc.inference import Classification, Options, RunOptions, check_candidates, prepare
-from fastdc.support import BackendError, checks
+from fastdc.engine import IN_FLIGHT, Finished, Request, Runner
+from fastdc.inference import Classification, Options, RunOptions, Settings, check_candidates, prepare
+from fastdc.support import BackendError, Float32, Int32, check_process, checks
 
 MODES = ("throughput", "latency")
+
+_EXIT_SECONDS = 10.0  # for the step in flight when the interpreter exits
 
 
 class Session:
@@ -54,15 +62,13 @@ class Session:
     ) -> None:
         self._settings = classifier.settings(options, **keywords)
         checks.one_of("mode", mode, MODES)
-        self._runner = self._settings.job.runner(capacity=capacity, latency=mode == "latency")
+        runner = self._settings.job.runner(capacity=capacity, latency=mode == "latency")
         self._model = classifier.model
-        self._waiting: dict[int, tuple[Future[Classification], int, float]] = {}
-        self._next_key = 0
-        self._closed = False
-        self._failure: BaseException | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._serve, name="fastdc-session", daemon=True)
-        self._thread.start()
+        self._server = _Server(self._settings, runner)
+        # The threads know the server only, so that a session that nobody closes can be collected, and then ends.
+        weakref.finalize(self, self._server.inbox.put, None).atexit = False
+        _serving.add(self._server)
+        self._server.start()
 
     def submit(self, image: Any, *, stream: int | None = None, candidates: Any = None) -> "Future[Classification]":
         """Adds an image; returns at once.
@@ -73,7 +79,8 @@ class Session:
             candidates: Class indices to consider, or a prefilter; see ``DiffusionClassifier.classify``.
 
         Returns:
-            A future of the result, which has one row.
+            A future of the result, which has one row. It cannot be cancelled. Its callbacks run on the session's
+            thread, where they may submit and close, but not wait for other results.
 
         Example:
             >>> with fastdc.Session(clf) as session: print(session.submit(images[0]).result().labels == labels[:1])
@@ -81,39 +88,44 @@ class Session:
 
         Raises:
             InputError: The image or an option cannot be used.
-            BackendError: The session is closed, or its network failed.
+            BackendError: The session is closed, its network failed, or it was made before a fork.
         """
+        server = self._server
+        check_process(server.process, "the session")
         one = image[None] if hasattr(image, "detach") else np.asarray(image)[None]
         ready = prepare(one, self._model, None if stream is None else [stream])
         given = candidates if candidates is None or callable(candidates) else [candidates]
         classes = None if given is None else check_candidates(given, ready.unit, self._model)[0]
         sample, noise = self._settings.job.encode(ready.x)[0], int(ready.streams[0])
-        future: Future[Classification] = Future()
-        future.set_running_or_notify_cancel()
-        with self._changed:
-            if self._closed or self._failure is not None:
-                raise BackendError(f"the session is over: {self._failure or 'it was closed'}")
-            key, self._next_key = self._next_key, self._next_key + 1
-            self._waiting[key] = (future, noise, time.perf_counter())
-            self._runner.submit(Request(key, sample, noise, classes))
-            self._changed.notify()
-        return future
+        if server.closed or server.failure is not None:
+            raise server.refusal()
+        answer = _Answer(server)
+        server.inbox.put(_Image(answer, sample, noise, classes, time.perf_counter()))
+        if server.over.is_set:  # it was closed meanwhile, and may not have seen the image
+            server.refuse_rest()
+        return answer
 
     @property
     def evaluated(self) -> int:
         """Network evaluations so far. In latency mode it includes those that no decision needed; results do not."""
-        return self._runner.evaluated
+        return self._server.runner.evaluated
 
     def close(self) -> None:
         """Waits until all images are decided and ends the session. Further images are refused.
 
+        A second call does nothing but wait. A call from the callback of a result, on the session's own thread, does not
+        wait, and a call in a forked child does nothing. A session that is dropped without this call ends by itself.
+
         Example:
             >>> fastdc.Session(clf).close()
         """
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        server = self._server
+        if server.process != os.getpid():
+            return
+        server.closed = True
+        server.inbox.put(None)
+        if threading.current_thread() is not server.thread:
+            server.over.wait()
 
     def __enter__(self) -> "Session":
         return self
@@ -123,30 +135,177 @@ class Session:
     ) -> None:
         self.close()
 
+
+class _Flag:
+    """An event that survives a Ctrl-C at any moment of a wait, since no waiter ever holds a lock that others need."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._waiters: list[threading.Lock] = []
+
+    def set(self) -> None:
+        self.is_set = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._waiters.pop().release()
+
+    def wait(self, timeout: float | None = None) -> None:
+        mine = threading.Lock()
+        mine.acquire()
+        self._waiters.append(mine)
+        try:
+            if not self.is_set:  # set() sees the waiter, or the waiter sees that it was set
+                mine.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(mine)
+
+
+class _Answer(Future[Classification]):
+    """The future of an image; it raises instead of waiting for what cannot come."""
+
+    def __init__(self, server: "_Server") -> None:
+        super().__init__()
+        self._process, self._thread = server.process, server.thread  # not the server, whose arrays are large
+        self._known = known = _Flag()
+        self.set_running_or_notify_cancel()
+        self.add_done_callback(lambda _: known.set())  # the first one: those of the user come after it
+
+    def result(self, timeout: float | None = None) -> Classification:
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        if self._known.is_set:
+            return
+        check_process(self._process, "the session of this result")
+        if threading.current_thread() is self._thread:
+            raise BackendError("a callback of a session cannot wait for another result of the session")
+        self._known.wait(timeout)
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """An image on its way to the session's thread, as submitted at the time `start`."""
+
+    answer: _Answer
+    sample: Float32
+    stream: int
+    classes: Int32 | None
+    start: float
+
+
+class _Server:
+    """The threads of a session and what they work on: one takes the images that come, the other evaluates them.
+
+    Callers reach them through the inbox alone. They hold no lock, so that a Ctrl-C, which may strike a caller between
+    any two instructions, cannot leave one locked. None in the inbox closes the session.
+    """
+
+    def __init__(self, settings: Settings, runner: Runner) -> None:
+        self.runner = runner
+        self.inbox: SimpleQueue[_Image | None] = SimpleQueue()
+        self.process = os.getpid()
+        self.closed = False
+        self.over = _Flag()
+        self.failure: BaseException | None = None
+        self.exiting = False
+        self.thread = threading.Thread(target=self._serve, name="fastdc-session", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="fastdc-session-inbox", daemon=True)
+        self._settings = settings
+        self._changed = threading.Condition()  # between the two threads; guards everything below
+        self._waiting: dict[int, _Image] = {}
+        self._next_key = 0
+        self._ending = False  # whether no more images are taken
+
+    def start(self) -> None:
+        """Starts the threads."""
+        self._reader.start()
+        self.thread.start()
+
+    def refusal(self) -> BackendError:
+        """The error of an image that comes too late."""
+        return BackendError(f"the session is over: {self.failure or 'it was closed'}")
+
+    def refuse_rest(self) -> None:
+        """Refuses the images that came too late to be taken."""
+        with contextlib.suppress(Empty):
+            while True:
+                image = self.inbox.get_nowait()
+                if image is not None:
+                    image.answer.set_exception(self.refusal())
+
+    def _read(self) -> None:
+        while (image := self.inbox.get()) is not None:
+            with self._changed:
+                if taken := not self._ending:
+                    key, self._next_key = self._next_key, self._next_key + 1
+                    self._waiting[key] = image
+                    self.runner.submit(Request(key, image.sample, image.stream, image.classes))
+                    self._changed.notify()
+            if not taken:
+                image.answer.set_exception(self.refusal())
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+
     def _serve(self) -> None:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self._closed)
+                    self._changed.wait_for(lambda: self._waiting or self._ending)
                     if not self._waiting:
-                        return
-                for _ in self._runner.evaluate(wait=True):
-                    for finished in self._runner.finished():
-                        self._deliver(finished)
+                        break
+                for _ in self.runner.evaluate(wait=True):
+                    self._deliver()
+                    if self.exiting:
+                        raise BackendError("the interpreter exits")
+                self._deliver()
         except BaseException as error:  # whatever it was, nobody may wait for ever
-            with self._changed:
-                self._failure = error
-                waiting, self._waiting = self._waiting, {}
-            for future, _, _ in waiting.values():
-                future.set_exception(error)
-
-    def _deliver(self, finished: Finished) -> None:
+            self.failure = error
+        self.closed = True
         with self._changed:
-            future, stream, start = self._waiting.pop(finished.key)
-        try:
-            streams = np.array([stream], dtype=np.int64)
-            table = self._settings.job.table_of([(finished.counts, finished.values)], streams)
-            indices = np.zeros(1, np.int64)
-            future.set_result(self._settings.decide(table, indices, seconds=time.perf_counter() - start))
-        except Exception as error:  # of this image alone
-            future.set_exception(error)
+            self._ending = True
+            waiting, self._waiting = self._waiting, {}
+        for image in waiting.values():
+            image.answer.set_exception(self.refusal() if self.failure is None else self.failure)
+        self.inbox.put(None)
+        self._reader.join()  # from here on, late images are left to refuse_rest, here and in submit
+        self.over.set()
+        self.refuse_rest()
+
+    def _deliver(self) -> None:
+        """Hands out the results of the images that are decided."""
+        for finished in self.runner.finished():
+            with self._changed:
+                image = self._waiting.pop(finished.key)
+            try:
+                result = self._result(finished, image)
+            except Exception as error:  # of this image alone
+                image.answer.set_exception(error)
+            else:
+                image.answer.set_result(result)
+
+    def _result(self, finished: Finished, image: _Image) -> Classification:
+        streams = np.array([image.stream], dtype=np.int64)
+        table = self._settings.job.table_of([(finished.counts, finished.values)], streams)
+        return self._settings.decide(table, np.zeros(1, np.int64), seconds=time.perf_counter() - image.start)
+
+
+_serving: "weakref.WeakSet[_Server]" = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Ends the threads of sessions after their steps in flight: at exit, a thread in native code may crash."""
+    mine = [server for server in _serving if server.process == os.getpid()]
+    for server in mine:
+        server.exiting = True
+        server.inbox.put(None)
+    for server in mine:
+        if server.thread.ident is not None:
+            server.over.wait(_EXIT_SECONDS)

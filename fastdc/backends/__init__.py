@@ -8,7 +8,7 @@ from fastdc.backends.host import usable_cpus
 from fastdc.backends.onnx import OnnxNetwork, widen, with_prompts
 from fastdc.backends.options import PRECISIONS, NetworkOptions
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, AbstractSlot, Buffer
-from fastdc.backends.registry import BACKENDS, open_encoder, open_network
+from fastdc.backends.registry import BACKENDS, check_usable_here, open_encoder, open_network
 from fastdc.backends.rounding import rounding_tolerance
 from fastdc.backends.step_sizes import halves
 from fastdc.backends.torch import ModuleEncoder, TorchNetwork
@@ -25,6 +25,7 @@ __all__ = [
     "NetworkOptions",
     "OnnxNetwork",
     "TorchNetwork",
+    "check_usable_here",
     "halves",
     "open_encoder",
     "open_network",

@@ -1,8 +1,8 @@
 """Rules that every capture of a step into a CUDA graph follows, whichever library makes the graph."""
 
-import threading
+from fastdc.support import fork_safe_lock
 
-CAPTURING = threading.Lock()
+CAPTURING = fork_safe_lock()
 """Lock to hold during a capture: a process makes one capture at a time.
 
 torch waits for the whole device before a capture, and CUDA refuses that wait while any stream of the device is being

@@ -3,16 +3,22 @@
 fastdc never falls back silently: a backend or device that is not available raises a one-line error.
 """
 
+import os
+from weakref import WeakKeyDictionary
+
 from fastdc.backends.host import usable_cpus
 from fastdc.backends.onnx import OnnxCudaNetwork, OnnxEncoder, OnnxNetwork
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle import Bundle
-from fastdc.support import InputError, MissingDependencyError, checks, installed
+from fastdc.support import InputError, MissingDependencyError, check_process, checks, installed
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 """Names of the backends that run bundles."""
+
+_makers: "WeakKeyDictionary[AbstractNetwork, int]" = WeakKeyDictionary()
+"""The process that made each network."""
 
 
 def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions | None = None) -> AbstractNetwork:
@@ -37,7 +43,29 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
         >>> open_network(fastdc.load_bundle(find_model("digits-mlp")), "onnx").precision
         'float32'
     """
-    options = options or NetworkOptions()
+    network = _opened(bundle, backend, options or NetworkOptions())
+    _makers[network] = os.getpid()
+    return network
+
+
+def check_usable_here(network: AbstractNetwork) -> None:
+    """Refuses a network on a device in a forked child: a device's driver works only in the process that started it.
+
+    Args:
+        network: The network.
+
+    Raises:
+        BackendError: The network is on a device, and :func:`open_network` made it before a fork.
+
+    Example:
+        >>> from fastdc.backends import check_usable_here
+        >>> check_usable_here(clf.network)
+    """
+    if network.device != "cpu":
+        check_process(_makers.get(network, os.getpid()), f"the network on {network.device}")
+
+
+def _opened(bundle: Bundle, backend: str, options: NetworkOptions) -> AbstractNetwork:
     checks.one_of("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
         backend = _choose(options)

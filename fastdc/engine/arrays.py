@@ -16,10 +16,10 @@ from weakref import ref
 
 import numpy as np
 
-from fastdc.backends import AbstractNetwork, AbstractSlot, Buffer
+from fastdc.backends import AbstractNetwork, AbstractSlot, Buffer, check_usable_here
 from fastdc.diffusion import Plan, kernels
 from fastdc.engine.requests import Cells
-from fastdc.support import Float32
+from fastdc.support import Float32, fork_safe_lock
 
 _SETS_KEPT = 4  # sets of arrays that a network keeps for later runs; the one used longest ago goes first
 
@@ -60,6 +60,7 @@ class Pool:
         if denoising:
             rows = np.concatenate([rows, plan.denoising_row])
             n_classes = max(n_classes, *(label + 1 for label in denoising))
+        check_usable_here(network)
         self.arrays = _arrays_of(
             network,
             image_shape,
@@ -157,7 +158,7 @@ class _Arrays:
         self.owner: Callable[[], Any] = lambda: None
 
 
-_placing = threading.Lock()
+_placing = fork_safe_lock()
 
 
 def _arrays_of(network: AbstractNetwork, image_shape: tuple[int, int, int], owner: Pool, **shape: Any) -> _Arrays:

@@ -21,12 +21,13 @@ from fastdc.engine.arrays import Pool
 from fastdc.engine.requests import Work
 from fastdc.engine.scheduler import Scheduler
 from fastdc.engine.step import Step
-from fastdc.support import GRACE, BackendError, DaemonThreads, Float32
+from fastdc.support import GRACE, BackendError, DaemonThreads, Float32, check_process
 
 _running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
 _threads: "WeakKeyDictionary[AbstractNetwork, DaemonThreads]" = WeakKeyDictionary()
 _given_up: "WeakSet[AbstractNetwork]" = WeakSet()
-os.register_at_fork(after_in_child=_threads.clear)  # a child process has none of their threads
+os.register_at_fork(after_in_child=_threads.clear)  # a child process has none of their threads,
+os.register_at_fork(after_in_child=_running.clear)  # and runs of the parent are none of the child's
 
 
 def _threads_of(network: AbstractNetwork) -> DaemonThreads:
@@ -98,6 +99,7 @@ def _side_by_side(
         idle.put(step)
     in_flight: dict[Future[Float32], Work] = {}
     batch = network.batch
+    process = os.getpid()
 
     def evaluate_one(work: Work) -> Float32:
         step = idle.get()  # never empty: there are as many threads as steps
@@ -136,13 +138,17 @@ def _side_by_side(
                 return
             finished, _ = wait_for(in_flight, return_when=FIRST_COMPLETED)
             yield collect(finished)
+            check_process(process, "the run")
     except (KeyboardInterrupt, GeneratorExit):
+        if process != os.getpid():
+            raise
         begun = [future for future in in_flight if not future.cancel()]
         _wait_or_give_up(begun, network)
         collect([future for future in begun if future.exception() is None])
         raise
     finally:
-        if network not in _given_up:
+        # A forked child that drops the run has nobody to wait for.
+        if process == os.getpid() and network not in _given_up:
             _wait_or_give_up([future for future in in_flight if not future.cancel()], network)
 
 

@@ -15,6 +15,7 @@ holds its pool and no more. The pool is small beside the run for that reason (``
 A single device runs on the caller's thread. Several run on a thread each.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from fastdc.engine.arrays import Pool
 from fastdc.engine.loop import evaluate, give_up
 from fastdc.engine.requests import IN_FLIGHT, Finished, Request
 from fastdc.engine.scheduler import Scheduler
-from fastdc.support import DEVICE_THREAD, GRACE
+from fastdc.support import DEVICE_THREAD, GRACE, check_process
 
 NextRequest: TypeAlias = Callable[[], Request | None]
 """Returns the next request, or None if there is none now."""
@@ -191,6 +192,7 @@ class Runner:
         mine = self._current = object()
         self._cells = 0
         started = []
+        process = os.getpid()
         try:
             for number in range(len(self._lanes)):
                 thread = threading.Thread(
@@ -200,19 +202,21 @@ class Runner:
                 started.append(thread)
             while cells := self._next():
                 yield cells
+                check_process(process, "the run")
         finally:
-            with self._changed:
-                self._current = None
-                self._changed.notify_all()
-                try:
-                    self._changed.wait_for(lambda: not self._driving)
-                except KeyboardInterrupt:  # the second one
-                    for lane in self._lanes:
-                        give_up(lane.network)
-                    self._changed.wait_for(lambda: not self._driving, GRACE)
-                    raise
-            for thread in started:
-                thread.join()
+            if process == os.getpid():  # a forked child that drops the run has nobody to wait for
+                with self._changed:
+                    self._current = None
+                    self._changed.notify_all()
+                    try:
+                        self._changed.wait_for(lambda: not self._driving)
+                    except KeyboardInterrupt:  # the second one
+                        for lane in self._lanes:
+                            give_up(lane.network)
+                        self._changed.wait_for(lambda: not self._driving, GRACE)
+                        raise
+                for thread in started:
+                    thread.join()
         if self._failure is not None:
             raise self._failure
 

@@ -6,7 +6,6 @@ of any size that is not smaller: fewer cells never take longer than more, and a 
 the larger size is the one to use.
 """
 
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from fastdc.engine.arrays import Pool
 from fastdc.engine.loop import evaluate
 from fastdc.engine.requests import Work
 from fastdc.engine.scheduler import Scheduler
-from fastdc.support import InputError, shown
+from fastdc.support import InputError, fork_safe_lock, shown
 
 _WARMUP = 3  # rounds of a size that are not timed: captured steps run differently in their first two rounds
 
@@ -201,7 +200,7 @@ def measure_steps(
 
 
 _tables: "WeakKeyDictionary[AbstractNetwork, StepTable]" = WeakKeyDictionary()
-_measuring = threading.Lock()
+_measuring = fork_safe_lock()
 
 
 def steps_of(network: AbstractNetwork, pool: Pool, *, draws: int) -> StepTable:

@@ -16,6 +16,7 @@ from fastdc.support.lazy_names import lazy_names
 from fastdc.support.messages import one_line, shorten
 from fastdc.support.optional import installed, require, version_of
 from fastdc.support.process_locks import ProcessLock
+from fastdc.support.processes import check_process, fork_safe_lock
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
 from fastdc.support.version import __version__
@@ -39,7 +40,9 @@ __all__ = [
     "ProcessLock",
     "__version__",
     "calls_left",
+    "check_process",
     "checks",
+    "fork_safe_lock",
     "installed",
     "interruptible",
     "lazy_names",

@@ -1,6 +1,5 @@
 """Stops at every line: a kill or a Ctrl-C at each line that an action executes in some source files, one at a time."""
 
-import gc
 import os
 import signal
 import sys
@@ -77,5 +76,4 @@ def interrupted_at_each_line(action: Callable[[], Any], *modules: ModuleType) ->
             return
         except KeyboardInterrupt:
             lines = at + 1
-        gc.collect()
         yield at

@@ -12,9 +12,10 @@ Captures are made one at a time (``capturing.CAPTURING``). torch.compile neither
 thread compiles, so compiled modules are called one at a time (:data:`COMPILING`).
 """
 
+import functools
 import inspect
 import math
-import threading
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,12 @@ from fastdc.backends.step_sizes import DEFAULT_BATCH, DEVICE_SLOTS, device_batch
 from fastdc.backends.torch.slots import CudaSlot, TorchSlot
 from fastdc.bundle import WEIGHTS, Bundle
 from fastdc.diffusion import kernels
-from fastdc.support import BackendError, BundleError, Float32, one_line, require
+from fastdc.support import BackendError, BundleError, Float32, fork_safe_lock, one_line, require
 
 if TYPE_CHECKING:
     import torch
 
-COMPILING = threading.Lock()
+COMPILING = fork_safe_lock()
 """Lock to hold while a compiled module is called."""
 
 # Number of step sizes that torch.compile may specialise for: enough for the halves of any batch.
@@ -78,6 +79,7 @@ class TorchNetwork:
         self.precision = "float32" if options.precision == "auto" else options.precision
         self.kept: dict[str, Any] = {}
         self.stream = 0
+        _work_alone_after_fork()
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         dtype = getattr(torch, self.precision)
@@ -241,3 +243,10 @@ def choose_device(wanted: str) -> str:
     if not torch.cuda.is_available():
         raise BackendError(f"device {wanted!r} was asked for, but torch {torch.__version__} finds no CUDA device")
     return f"cuda:{device_index(wanted)}"  # fastdc's kernels need the device, too
+
+
+@functools.cache
+def _work_alone_after_fork() -> None:
+    """Lets torch compute on one thread in forked children: its pools of threads do not survive a fork, and it hangs."""
+    torch = require("torch")
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
