@@ -34,5 +34,5 @@ def fork_safe_lock() -> threading.Lock:
         True
     """
     lock = threading.Lock()
-    os.register_at_fork(after_in_child=lock._at_fork_reinit)
+    os.register_at_fork(after_in_child=lock._at_fork_reinit)  # type: ignore[attr-defined]  # as in Python's own modules
     return lock

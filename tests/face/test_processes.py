@@ -56,6 +56,6 @@ def test_workers_give_the_errors_of_the_parent(tmp_path: Path, backend: str) -> 
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, script, backend]
+    command = [sys.executable, str(script), backend]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100, env=env)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr

@@ -71,9 +71,10 @@ def test_an_interrupt_at_any_line_of_a_call_leaves_the_session_usable() -> None:
     with Session(classifier(WORLD), **OPTIONS) as one:
         answers: list[Future[Classification]] = []
         stops = 0
-        for stops in interrupted_at_each_line(lambda: answers.append(one.submit(IMAGES[0])), session):
+        for _ in interrupted_at_each_line(lambda: answers.append(one.submit(IMAGES[0])), session):
+            stops += 1
             assert one.submit(IMAGES[1]).result(20).labels.shape == (1,)
-        assert stops > 20
+        assert stops > 10
         answer = one.submit(IMAGES[2])
         for call in (lambda: answer.result(20), lambda: answer.exception(20)):
             for _ in interrupted_at_each_line(call, session):

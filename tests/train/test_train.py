@@ -24,6 +24,7 @@ import torch
 
 from fastdc.train import RunFolder, TrainConfig, loop, train
 from fastdc.train.loop import schedule
+from fastdc.train.loss import edm_loss
 
 TINY: dict[str, Any] = {
     "model": "mlp",
@@ -187,7 +188,7 @@ def test_a_signal_saves_first_and_loses_nothing(
             if name.startswith("saving"):
                 signal.raise_signal(signal.SIGINT)  # the second one waits until the checkpoint is complete
 
-    step, save, validate = loop._Trainer._train_step, RunFolder.save_checkpoint, loop.edm_loss
+    step, save, validate = loop._Trainer._train_step, RunFolder.save_checkpoint, edm_loss
     evaluations = itertools.count(1)
 
     def stepping(self: Any) -> Any:
