@@ -170,7 +170,7 @@ def test_one_module_writes_files_under_a_temporary_name() -> None:
         for path, function in functions()
         if any(isinstance(node, ast.Call) and moves_a_file(node) for node in ast.walk(function))
     }
-    assert found == {"fastdc/support/atomic_files.py", "fastdc/bundle/folder.py"}
+    assert found == {"fastdc/support/atomic_files.py", "fastdc/bundle/place.py"}
 
 
 def test_nothing_is_unfinished() -> None:
