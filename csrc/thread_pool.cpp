@@ -24,8 +24,8 @@ int usable_cpus() {
 
 std::atomic<int> configured_threads{0};  // 0: not set
 
-// 0: not counted yet. Not a static variable of a function: its hidden lock, held by another thread at a fork, would stay
-// held in the child.
+// 0: not counted yet. Not a static variable of a function: another thread may hold its hidden lock at a fork, and the
+// child would wait for it.
 std::atomic<int> counted_cpus{0};
 
 struct Job {
