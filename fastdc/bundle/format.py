@@ -31,6 +31,7 @@ MAX_NOISED = 256
 
 # A reader of version 1 would overlook these fields, or refuse these files.
 _NEW_FIELDS = ("latent", "prompts", "class_of", "precision")
+_NEW_SCHEDULES = ("ddpm_table", "continuous")
 _NEW_FILES = frozenset(FILES) - {DENOISER, WEIGHTS}
 
 
@@ -41,9 +42,9 @@ def version_of_format(manifest: dict[str, Any]) -> int:
         manifest: The manifest, complete except for its version.
     """
     schedule = manifest.get("schedule")
-    tabulated = isinstance(schedule, dict) and schedule.get("kind") == "ddpm_table"
+    timed = isinstance(schedule, dict) and schedule.get("kind") in _NEW_SCHEDULES
     files = manifest.get("files") or {}
-    return 2 if tabulated or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
+    return 2 if timed or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
 
 
 def saved_by_parts(cost: dict[str, Any], classes: int) -> float:

@@ -1,12 +1,13 @@
 """Schedules of continuous time, and the reader of any schedule's manifest entry.
 
 * :class:`EDMSchedule`: alpha = 1, ln sigma linear in u (Karras et al., arXiv 2206.00364), time input scale * ln sigma.
+* :class:`ContinuousSchedule`: the same ratios sigma / alpha and time input, with alpha^2 + sigma^2 = 1.
 * :class:`FlowSchedule`: x_t = (1 - t) x + t e (rectified flow), t = shift u / (1 + (shift - 1) u), time scale * t.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,29 @@ class EDMSchedule:
 
 
 @dataclass(frozen=True)
+class ContinuousSchedule(EDMSchedule):
+    """Variance preserving levels, log-uniform in s = sigma / alpha, for networks that are told ln s instead of a step.
+
+    Published v-prediction models with continuous time have it (Blattmann et al., arXiv 2311.15127, appendix D.1).
+
+    Attributes:
+        sigma_min: s at u = 0, positive.
+        sigma_max: s at u = 1, above `sigma_min`.
+        timestep_scale: Factor of the network's time input, timestep_scale * ln s.
+    """
+
+    def levels(self, position: npt.ArrayLike) -> Levels:
+        """Implements :class:`AbstractSchedule`."""
+        ratio = super().levels(position)  # their sigma is s, because their alpha is 1
+        alpha = 1 / np.sqrt(1 + ratio.sigma**2)
+        return replace(ratio, alpha=alpha, sigma=alpha * ratio.sigma)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Implements :class:`AbstractSchedule`."""
+        return {**super().to_dict(), "kind": "continuous"}
+
+
+@dataclass(frozen=True)
 class FlowSchedule:
     """Straight paths x_t = (1 - t) x + t e, t in (0, 1).
 
@@ -110,6 +134,7 @@ class FlowSchedule:
 _KINDS: dict[str, type[DiscreteSchedule] | type[EDMSchedule] | type[FlowSchedule]] = {
     "ddpm": DiscreteSchedule,
     "edm": EDMSchedule,
+    "continuous": ContinuousSchedule,
     "flow": FlowSchedule,
 }
 _TABLE = "ddpm_table"

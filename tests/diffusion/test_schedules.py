@@ -13,7 +13,7 @@ from fastdc import InputError
 from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_dict
+from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule, schedule_from_dict
 from fastdc.diffusion.stepped_schedules import BETA_SCHEDULES, DiscreteSchedule, TableSchedule
 
 discrete = st.builds(
@@ -29,14 +29,16 @@ edm = st.builds(
     st.floats(1.5, 1e5),
     st.floats(-1000, 1000),
 )
+continuous = edm.map(lambda like: ContinuousSchedule(like.sigma_min, like.sigma_max, like.timestep_scale))
 flow = st.builds(FlowSchedule, st.floats(0.1, 20), st.floats(-1000, 1000))
 table = discrete.map(lambda schedule: TableSchedule(tuple(schedule.alphas_cumprod.tolist())))
-schedules = st.one_of(discrete, table, edm, flow)
+schedules = st.one_of(discrete, table, edm, continuous, flow)
 positions = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 EXAMPLES: list[AbstractSchedule] = [
     *(DiscreteSchedule(beta_schedule=name) for name in BETA_SCHEDULES),
     EDMSchedule(),
+    ContinuousSchedule(),
     FlowSchedule(),
     FlowSchedule(shift=3.0),
 ]
@@ -204,7 +206,7 @@ def test_dictionaries_round_trip(schedule: AbstractSchedule) -> None:
 
 
 BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
-    "no kind": ({}, "schedule kind must be one of ddpm, edm, flow, ddpm_table, got None"),
+    "no kind": ({}, "schedule kind must be one of ddpm, edm, continuous, flow, ddpm_table, got None"),
     "unknown kind": ({"kind": "cosine"}, "schedule kind must be one of"),
     "unhashable kind": ({"kind": []}, "schedule kind must be one of"),
     "unknown option": ({"kind": "edm", "beta": 1.0}, "schedule edm has no option 'beta'"),

@@ -4,7 +4,7 @@ import math
 
 from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
-from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule
+from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 
 SIGMA_DATA = 0.6
@@ -12,7 +12,7 @@ VP, VE, FLOW = DiscreteSchedule("scaled_linear", 0.00085, 0.012), EDMSchedule(),
 # The schedules that fit each kind.
 SCHEDULES: dict[str, list[AbstractSchedule]] = {
     "epsilon": [VP, VE, FLOW],
-    "v_prediction": [VP],
+    "v_prediction": [VP, ContinuousSchedule()],
     "sample": [VP, VE, FLOW],
     "edm": [VE],
     "flow": [FLOW],
