@@ -22,9 +22,11 @@ Examples:
     fastdc export ./ddpm-pipeline cats --calibrate val-photos/
   an NVlabs EDM pickle:
     fastdc export edm-cifar10-32x32-cond-vp.pkl cifar10 --classes names.txt
-  a hub id, with prompts as classes:
-    fastdc export org/stable-diffusion pets --prompts pets.csv
-    fastdc export ./sd pets --classes pets.txt --template "a photo of a {}."
+  a UNet without a pipeline:
+    fastdc export ./unet cats --scheduler ./scheduler_config.json
+  a model of the Hugging Face hub, with prompts as classes:
+    fastdc export hf://org/stable-diffusion pets --prompts pets.csv
+    fastdc export ./sd flowers --classes flowers.txt --template "a photo of a {}."
   and then:
     fastdc classify --model my-model some-image.png
 
@@ -42,6 +44,8 @@ _OF_SOURCES = {
     "image_size": "--image-size",
     "null_class": "--null-class",
     "lora": "--lora",
+    "variant": "--variant",
+    "scheduler": "--scheduler",
     "precision": "--precision",
     "opset": "--opset",
     "split": "--no-split",
@@ -50,6 +54,7 @@ _OF_SOURCES = {
     "engine": "--engine",
     "verify": "--verify",
 }
+_OF_READING = ("prompts", "classes", "template", "image_size", "null_class", "lora", "variant", "scheduler")
 _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
 
 
@@ -81,6 +86,18 @@ _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
     help='Whether a UNet\'s last class means "no class".  [default: inferred from the classes]',
 )
 @click.option("--lora", multiple=True, metavar="FILE[=SCALE]", help="LoRA weights to merge; repeat it for more files.")
+@click.option(
+    "--variant",
+    metavar="NAME",
+    help="Variant of the weights to read, such as fp16 or non_ema, where there are several.  [default: files without a "
+    "variant, otherwise fp32, fp16, bf16, or the only one]",
+)
+@click.option(
+    "--scheduler",
+    metavar="FILE|DIR",
+    help="The scheduler_config.json that describes the training, or a folder with it; a UNet without a pipeline needs "
+    "it.  [default: the model's]",
+)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -138,8 +155,9 @@ _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
 def command(source: str, out: str, quiet: bool, **options: Any) -> None:
     """Turn SOURCE into the folder BUNDLE, ready to classify and certify.
 
-    SOURCE is a run of fastdc train, a diffusers folder or hub id (class-conditional UNets, DiT, Stable Diffusion 1, 2,
-    XL and 3), or an NVlabs EDM pickle, none of which is executed. The bundle holds the network as ONNX, checked against
+    SOURCE is a run of fastdc train, a diffusers folder (class-conditional UNets, DiT, Stable Diffusion 1, 2, XL and 3),
+    the same on the Hugging Face hub as hf://org/name or hf://org/name@revision, or an NVlabs EDM pickle. None of them
+    is executed. The bundle holds the network as ONNX, checked against
     torch, and describes how to use it. It needs only ONNX Runtime. The same source gives the same bytes.
     """
     options["first"] = options["first"] or ()
@@ -206,7 +224,7 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
     verify, engine = options.pop("verify"), options.pop("engine")
     if engine is not None:
         _check_engine(engine, options["precision"])
-    kept = {name: options.pop(name) for name in ("prompts", "classes", "template", "image_size", "null_class", "lora")}
+    kept = {name: options.pop(name) for name in _OF_READING}
     loras = [_lora(text) for text in kept["lora"]]
     prompts, names = _conditions(source, kept)
     if prompts is None and not options["text"]:
@@ -219,6 +237,8 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
         image_size=kept["image_size"],
         null_class=kept["null_class"],
         lora=loras,
+        variant=kept["variant"],
+        scheduler=kept["scheduler"],
     )
     data, opset = options.pop("calibrate"), options.pop("opset")
     images = None if data is None else load_labelled(data, opened.model.image_shape)

@@ -1,4 +1,4 @@
-"""Recognises the kind of a model and opens it: a diffusers folder, a hub id, or an NVlabs EDM pickle."""
+"""Recognises the kind of a model and opens it: a diffusers folder, here or on the hub, or an NVlabs EDM pickle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,11 @@ from fastdc.bundle import Prompts
 from fastdc.sources.base import Source
 from fastdc.sources.image_size import ImageSize
 from fastdc.sources.lora import Lora
+from fastdc.sources.pipelines import TEXT_FAMILIES, family_of
 from fastdc.support import InputError
 
 if TYPE_CHECKING:
     from fastdc.sources.folder import ModelFolder
-
-_TEXT = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
 
 
 def open_source(
@@ -24,17 +23,24 @@ def open_source(
     image_size: ImageSize = None,
     null_class: bool | None = None,
     lora: Sequence[Lora] = (),
+    variant: str | None = None,
+    scheduler: str | Path | None = None,
 ) -> Source:
     """Opens a diffusion model in its own format; nothing in it is executed.
 
     Args:
-        path: A folder in diffusers' format, a hub id such as "facebook/DiT-XL-2-256", or an EDM ``.pkl`` file.
+        path: A folder in diffusers' format, a model of the Hugging Face hub as "hf://org/name" or
+            "hf://org/name@revision", or an EDM ``.pkl`` file.
         prompts: The prompts that describe the classes, for text-conditional models.
         class_names: One name per class, for class-conditional models; default: the model's own names.
         image_size: Side or (height, width) of the images in pixels; default: the size that the model was trained on.
         null_class: Whether the last index of a class-conditional UNet means "no class"; default: only if there is one
             class name fewer than indices.
         lora: LoRAs to merge into a text-conditional model, in this order.
+        variant: The variant of the weights to read, such as "fp16" or "non_ema"; default: the files without a variant,
+            or else fp32, fp16, bf16, or the only variant there is.
+        scheduler: A scheduler_config.json, or a folder that holds one, to use in place of the model's own; a UNet
+            without a pipeline needs it.
 
     Returns:
         The model, ready for ``fastdc.export.export_source``.
@@ -55,31 +61,33 @@ def open_source(
         from fastdc.sources.edm import open_edm
 
         _refuse("an EDM pickle", prompts=prompts, image_size=image_size, null_class=null_class, lora=lora or None)
+        _refuse("an EDM pickle", variant=variant, scheduler=scheduler)
         return open_edm(path, class_names=names)
     from fastdc.sources.folder import ModelFolder
 
-    folder = ModelFolder.open(path)
+    folder = ModelFolder.open(path, variant=variant, scheduler=scheduler)
     kind = folder.pipeline
-    if kind in _TEXT:
+    family = family_of(kind)
+    if family in TEXT_FAMILIES:
         return _text(folder, prompts, names, image_size, null_class, lora)
     from fastdc.sources.class_conditional import open_dit, open_unet2d
 
     _refuse(f"a {kind}", prompts=prompts, lora=lora or None)
-    if kind == "DiTPipeline":
+    if family == "dit":
         _refuse(f"a {kind}", null_class=null_class)
         return open_dit(folder, class_names=names, image_size=image_size)
     return open_unet2d(folder, class_names=names, image_size=image_size, null_class=null_class)
 
 
 def is_text_conditional(path: str | Path) -> bool:
-    """Whether the classes of a model are prompts. No weights are read, but a hub id is downloaded.
+    """Whether the classes of a model are prompts. No weights are read; of a model of the hub, the index is fetched.
 
     Args:
         path: The model, as for :func:`open_source`.
 
     Raises:
         InputError: The model cannot be found.
-        BundleError: The folder is broken.
+        BundleError: The folder is broken, or its pipeline cannot be exported.
 
     Example:
         >>> from fastdc.sources import is_text_conditional
@@ -90,7 +98,7 @@ def is_text_conditional(path: str | Path) -> bool:
 
     if str(path).endswith(".pkl"):
         return False
-    return ModelFolder.open(path).pipeline in _TEXT
+    return family_of(ModelFolder.open(path).pipeline) in TEXT_FAMILIES
 
 
 def _text(
@@ -108,7 +116,7 @@ def _text(
         raise InputError(
             f"{folder.name} is a {kind}: give the prompts that describe the classes (--prompts, --classes)"
         )
-    if kind == "StableDiffusion3Pipeline":
+    if family_of(kind) == "stable-diffusion-3":
         from fastdc.sources.stable_diffusion_3 import open_stable_diffusion_3
 
         return open_stable_diffusion_3(folder, prompts=prompts, image_size=image_size, lora=lora)

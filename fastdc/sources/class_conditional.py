@@ -75,7 +75,7 @@ def open_unet2d(
     """Opens a UNet2DModel on pixels.
 
     Args:
-        source: A folder in diffusers' format, of the pipeline or of the UNet alone, or a hub id.
+        source: A folder in diffusers' format, of the pipeline or of the UNet alone, or a model of the hub.
         class_names: One name per class; default: the class numbers, or "image" for a network without classes.
         image_size: Side or (height, width) of the images; default: the size that the network was trained on. Sides must
             be divisible by 2 once for each halving inside the network.
@@ -86,7 +86,7 @@ def open_unet2d(
         InputError: An option does not fit the model, the folder does not exist, or it holds no scheduler.
         BundleError: The folder is broken, or the network is of an unsupported kind.
     """
-    folder = ModelFolder.open(source)
+    folder = ModelFolder.open(source).ready()
     unet: Any = folder.component("unet", {"UNet2DModel": _diffusers("UNet2DModel")})
     config = unet.config
     for other in ("vae", "vqvae", "movq"):
@@ -99,7 +99,8 @@ def open_unet2d(
     height, width = image_sides(image_size, config.sample_size, multiple=2 ** (len(config.block_out_channels) - 1))
     if not folder.has("scheduler"):
         raise InputError(
-            f"{folder.name} has no scheduler: put the scheduler_config.json of its training beside its config.json"
+            f"{folder.name} has no scheduler: give the scheduler_config.json of its training (--scheduler), or put it "
+            "beside the config.json"
         )
     schedule, parameterization = schedule_of(folder.config("scheduler"))
     conditional = unet.class_embedding is not None
@@ -114,7 +115,7 @@ def open_unet2d(
             null_class=null,
         ),
         denoiser=UNet2DDenoiser(unet, channels, conditional=conditional).eval(),
-        provenance=_provenance(folder),
+        provenance=folder.provenance(),
     )
 
 
@@ -122,7 +123,7 @@ def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, im
     """Opens a DiTPipeline: a transformer on latents, with its image encoder.
 
     Args:
-        source: The pipeline's folder, or a hub id.
+        source: The pipeline's folder, or a model of the hub.
         class_names: One name per class; default: the names in the folder (id2label), or else the class numbers.
         image_size: Side of the images, which are square; default: the size that the network was trained on. For another
             size the position codes are interpolated, as diffusers does.
@@ -131,7 +132,7 @@ def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, im
         InputError: An option does not fit the model, or the folder does not exist.
         BundleError: The folder is broken, or the network is of an unsupported kind.
     """
-    folder = ModelFolder.open(source)
+    folder = ModelFolder.open(source).ready()
     kind = _diffusers("DiTTransformer2DModel")
     # The published folders use the name of the class from before DiT had a class of its own.
     transformer: Any = folder.component("transformer", {"DiTTransformer2DModel": kind, "Transformer2DModel": kind})
@@ -143,11 +144,13 @@ def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, im
     classes = int(config.num_embeds_ada_norm)
     names = _labels(folder, classes) if class_names is None else tuple(class_names)
     if len(names) != classes:
-        raise InputError(f"{folder.name} has {classes} classes: expected as many class_names, got {len(names)}")
+        raise InputError(
+            f"{folder.name} has {classes} classes: expected as many class names (--classes), got {len(names)}"
+        )
     multiple = encoder.factor * config.patch_size
     height, width = image_sides(image_size, config.sample_size, scale=encoder.factor, multiple=multiple)
     if height != width:
-        raise InputError(f"{folder.name} works on square images, got image_size {height} x {width}")
+        raise InputError(f"{folder.name} works on square images (--image-size), got {height} x {width}")
     latent = height // encoder.factor
     _set_positions(transformer, latent // config.patch_size)
     schedule, parameterization = schedule_of(folder.config("scheduler"))
@@ -164,7 +167,7 @@ def open_dit(source: FolderLike, *, class_names: Sequence[str] | None = None, im
         ),
         denoiser=DiTDenoiser(transformer, channels).eval(),
         encoder=encoder,
-        provenance=_provenance(folder),
+        provenance=folder.provenance(),
     )
 
 
@@ -188,13 +191,13 @@ def _unet_classes(
     kind, rows = config.class_embed_type, config.num_class_embeds
     if kind == "timestep":  # any number is a class, so only the caller knows how many there are
         if given is None:
-            raise InputError(f"{folder.name} does not say how many classes it has: give class_names")
+            raise InputError(f"{folder.name} does not say how many classes it has: give class names (--classes)")
         rows = len(given) + bool(null_class)
     elif kind is not None:
         raise BundleError(f"{folder.name}: class_embed_type must be None or timestep, got {shown(kind)}")
     elif rows is None:
         if null_class:
-            raise InputError(f"{folder.name} takes no classes: expected no null_class")
+            raise InputError(f"{folder.name} takes no classes: expected no null class (--null-class)")
         if given is not None and len(given) != 1:
             raise InputError(f"{folder.name} takes no classes: expected one class name, got {len(given)}")
         return given or ("image",), None
@@ -204,7 +207,9 @@ def _unet_classes(
         raise InputError(f"{folder.name} has {rows} class row: expected classes beside the null class")
     names = tuple(map(str, range(classes))) if given is None else given
     if len(names) != classes:
-        raise InputError(f"{folder.name} has {rows} class rows: expected {classes} class_names, got {len(names)}")
+        raise InputError(
+            f"{folder.name} has {rows} class rows: expected {classes} class names (--classes), got {len(names)}"
+        )
     return names, (classes if null else None)
 
 
@@ -215,7 +220,7 @@ def _labels(folder: ModelFolder, classes: int) -> tuple[str, ...]:
         return tuple(map(str, range(classes)))
     wanted = [str(k) for k in range(classes)]
     if not isinstance(known, dict) or set(known) != set(wanted) or not all(isinstance(v, str) for v in known.values()):
-        raise BundleError(f"{folder.name}: id2label must name classes 0 to {classes - 1}: give class_names")
+        raise BundleError(f"{folder.name}: id2label must name classes 0 to {classes - 1}: give class names (--classes)")
     return tuple(known[key] for key in wanted)
 
 
@@ -235,11 +240,3 @@ def _set_positions(transformer: Any, patches: int) -> None:
     )
     embed.pos_embed = codes.float()[None]
     embed.height = embed.width = patches
-
-
-def _provenance(folder: ModelFolder) -> dict[str, str | int | float]:
-    """The origin of a class-conditional model."""
-    found: dict[str, str | int | float] = {"pipeline": folder.pipeline, "source": folder.name}
-    if folder.revision:
-        found["revision"] = folder.revision
-    return found

@@ -1,4 +1,4 @@
-"""A model in diffusers' format: a folder of components, each a JSON config and safetensors weights, or a hub id.
+"""A model in diffusers' format: a folder of components, each a JSON config and safetensors weights, here or on the hub.
 
 Only components that a caller names are built, and only if their class is on the caller's list. A pipeline object is
 never built, because its index may name code to be run. Anybody may have written the folder. Therefore, before any
@@ -14,15 +14,24 @@ Weights in other formats than safetensors are refused: the older formats are pic
 
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-
-from fastdc.support import BundleError, InputError, checks, installed, one_line, require, shown, strict_json
+from fastdc.sources.configs import SCHEDULER_CONFIG, check_config, check_size, read_json, read_scheduler
+from fastdc.sources.hub import PREFIX, HubRepository, find_repository, is_hub_name
+from fastdc.sources.pipelines import family_of
+from fastdc.sources.weights import (
+    SINGLE_FILES,
+    VARIANT,
+    choose_weights,
+    count_numbers,
+    is_shard_index,
+    single_file,
+    variants_of,
+)
+from fastdc.support import BundleError, InputError, installed, one_line, require, shown
 
 require("torch", extra="export")
 
@@ -31,28 +40,19 @@ from torch import nn  # noqa: E402
 
 INDEX = "model_index.json"
 
-MAX_JSON_BYTES = 4 * 2**20
-"""Size limit of one JSON file. The largest published ones are shard indices and lists of a thousand class names."""
-
 MAX_PARAMETERS = 20_000_000_000
 """Limit of one component. The largest published ones that papers classify with have 8e9."""
 
-MAX_POSITIONS = 2**28
-"""Limit of numbers in a table of positions. A network computes the table, so no file bounds it; SD3's has 2.3e8."""
-
 _PLAIN = re.compile(r"[A-Za-z0-9_]{1,80}")
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
-_LAYERS = re.compile(r"layers|depth|num_blocks")
-_STEMS = ("diffusion_pytorch_model", "model")
 
-# Entries and files that would run code, fetch something, or load other weights than those that were checked.
-_REFUSED_KEYS = ("auto_map", "quantization_config", "transformers_weights", "_attn_implementation", "trust_remote_code")
+# Files that would load other weights than those that were checked.
 _REFUSED_FILES = ("adapter_config.json",)
 
-# A folder on the hub also holds the same weights in other formats and precisions.
-_WANTED = (INDEX, "*config.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors", "diffusion_*.safetensors")
-_UNWANTED = ("safety_checker/*", "*.fp16.*", "*.bf16.*", "*.non_ema.*", "*/openvino_*", "*/flax_*")
+# The components that are read, of all families. Others, such as safety checkers and ControlNets, are left alone.
+_NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+_OTHERS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
+_CONFIGS = ("config.json", SCHEDULER_CONFIG)
 
 _COMPONENT_OF = {
     "UNet2DModel": "unet",
@@ -70,38 +70,83 @@ class ModelFolder:
 
     Attributes:
         path: Path of the folder.
-        name: Short name for messages and results: the hub id, or the folder's own name.
+        name: Short name for messages and results: the hub's org/name, or the folder's own name.
         index: Content of model_index.json; made up for a folder that holds one network alone.
-        revision: Commit of a folder from the hub, or "".
+        repository: The repository on the hub that the folder is fetched from; None for a folder of the user.
+        variant: The variant of the weights that the user asks for, such as "fp16"; None: the default.
+        scheduler: Content of a scheduler_config.json that the user gives in place of the folder's own, or None.
     """
 
     path: Path
     name: str
     index: dict[str, Any] = field(repr=False)
-    revision: str = ""
+    repository: HubRepository | None = None
+    variant: str | None = None
+    scheduler: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, source: "FolderLike") -> "ModelFolder":
-        """Opens a local folder, or fetches one from the hub.
+    def open(
+        cls, source: "FolderLike", *, variant: str | None = None, scheduler: str | os.PathLike[str] | None = None
+    ) -> "ModelFolder":
+        """Opens a local folder, or a model of the hub, of which only the index is fetched.
 
         Args:
-            source: A folder, or a hub id such as "org/name". An open folder is returned unchanged.
+            source: A folder, or a model of the hub as "hf://org/name" or "hf://org/name@revision". An open folder is
+                returned unchanged.
+            variant: The variant of the weights to read where there are several, such as "fp16".
+            scheduler: A scheduler_config.json, or a folder that holds one, to use in place of the folder's own.
 
         Raises:
-            InputError: The folder does not exist and cannot be fetched.
+            InputError: The folder or the scheduler does not exist, or cannot be fetched.
             BundleError: The folder is not in diffusers' format.
         """
         if isinstance(source, ModelFolder):
             return source
-        path, text = Path(source), str(source)
-        if path.is_dir():
-            return cls(path, path.resolve().name, _index_of(path))
-        if path.exists():
-            raise InputError(f"{text} is a file: expected a folder with {INDEX}")
-        if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or ".." in source:
-            raise InputError(f"{text} does not exist: expected a folder with {INDEX}, or a hub id such as org/name")
-        path = _fetch(source)
-        return cls(path, source, _index_of(path), path.name)
+        if variant is not None and not VARIANT.fullmatch(variant):
+            raise InputError(f"a variant must be letters, digits and _, as in fp16 (--variant), got {shown(variant)}")
+        given = None if scheduler is None else read_scheduler(Path(scheduler))
+        text = str(source)
+        if text.startswith(PREFIX):
+            repository = find_repository(text)
+            path, name = _fetch_index(repository), repository.name
+        else:
+            repository, path = None, _local(text)
+            name = path.resolve().name
+        index = _index_of(path, name)
+        if given is not None:
+            index["scheduler"] = ["diffusers", "scheduler"]
+        return cls(path, name, index, repository, variant, given)
+
+    def ready(self) -> "ModelFolder":
+        """The folder with all files that a reader needs, which are fetched if it is on the hub.
+
+        Raises:
+            InputError: A file cannot be fetched, or no component has the variant.
+            BundleError: The pipeline cannot be exported, or weights are missing or pickles; nothing more is fetched.
+        """
+        family_of(self.pipeline)
+        if self.repository is None:
+            self._check_variant()
+            return self
+        small = sorted(file for file in self.repository.files if _is_small(file))
+        folder = replace(self, path=self.repository.fetch(small))
+        folder._check_variant()
+        weights = [file for name in _NETWORKS if folder.has(name) for file in folder._weights(name)[0]]
+        self.repository.fetch([*small, *(file.relative_to(folder.path).as_posix() for file in weights)])
+        return folder
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """Where the model comes from: its pipeline and name, the hub's commit, and variants that were read."""
+        found: dict[str, str | int | float] = {"pipeline": self.pipeline, "source": self.name}
+        if self.repository is not None:
+            found["revision"] = self.repository.commit
+        read = {name: self._weights(name)[1] for name in _NETWORKS if self.has(name)}
+        variants = [f"{name}: {variant}" for name, variant in read.items() if variant is not None]
+        if variants:
+            found["variant"] = ", ".join(variants)
+        if self.scheduler is not None:
+            found["scheduler"] = f"{self.scheduler.get('_class_name')!s:.80}, given"
+        return found
 
     @property
     def pipeline(self) -> str:
@@ -139,16 +184,18 @@ class ModelFolder:
         raise BundleError(f"{self.name} is incomplete: it has no folder {name}")
 
     def config(self, name: str) -> dict[str, Any]:
-        """A component's config: config.json, or scheduler_config.json.
+        """A component's config: config.json, or scheduler_config.json, or the scheduler that the user gives.
 
         Raises:
             BundleError: The config is missing, too large, not a JSON object, or asks for something unsupported.
         """
+        if name == "scheduler" and self.scheduler is not None:
+            return self.scheduler
         folder = self.folder(name)
         for file in _configs_of(name):
             if (folder / file).is_file():
-                config = _read_json(folder / file, self._where(name, file))
-                _check_config(config, self._where(name, file))
+                config = read_json(folder / file, self._where(name, file))
+                check_config(config, self._where(name, file))
                 return config
         raise BundleError(f"{self.name} is incomplete: {name} has no {_configs_of(name)[-1]}")
 
@@ -170,9 +217,9 @@ class ModelFolder:
         for file in _REFUSED_FILES:
             if (folder / file).exists():
                 raise BundleError(f"{self._where(name, file)} is not supported: expected complete weights")
-        weights, variant = self._weights(name, folder)
-        tensors, numbers = _count(weights, self._where(name, ""))
-        _check_size(config, tensors, self._where(name, "config"))
+        weights, variant = self._weights(name)
+        tensors, numbers = count_numbers(weights, self._where(name, ""))
+        check_size(config, tensors, self._where(name, "config"))
         self._check_layout(name, allowed[kind], config, numbers)
         module = self._load(name, allowed[kind], folder, variant)
         return module.eval().requires_grad_(False)
@@ -181,36 +228,42 @@ class ModelFolder:
         """A file's name for messages, without the folders above the model's."""
         return f"{self.name}/{name}" + (f"/{file}" if file else "")
 
-    def _weights(self, name: str, folder: Path) -> tuple[list[Path], str | None]:
-        """The safetensors files of a component, and the variant in their names ("fp16") or None."""
-        for variant in (None, "fp16"):
-            for stem in _STEMS:
-                middle = "" if variant is None else f".{variant}"
-                whole = folder / f"{stem}{middle}.safetensors"
-                shards = folder / f"{stem}.safetensors.index{middle}.json"
-                if whole.is_file():
-                    return [whole], variant
-                if shards.is_file():
-                    return self._shards(name, shards), variant
-        others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        if others:
-            raise BundleError(
-                f"{self._where(name, others[0])} is a pickle, which is not read: convert the model with its own "
-                "pipeline, save_pretrained(folder, safe_serialization=True)"
-            )
-        raise BundleError(f"{self.name} is incomplete: {name} has no {_STEMS[0]}.safetensors")
+    def _files(self, folder: Path) -> frozenset[str]:
+        """Names of the files in a folder, here or on the hub."""
+        if self.repository is None:
+            return frozenset(entry.name for entry in folder.iterdir() if entry.is_file())
+        start = "" if folder == self.path else f"{folder.name}/"
+        names = (file.removeprefix(start) for file in self.repository.files if file.startswith(start))
+        return frozenset(name for name in names if "/" not in name)
+
+    def _weights(self, name: str) -> tuple[list[Path], str | None]:
+        """The safetensors files of a component, and the variant in their names or None."""
+        folder = self.folder(name)
+        file, variant = choose_weights(self._files(folder), self.name, name, self.variant)
+        return self._shards(name, folder / file) if is_shard_index(file) else [folder / file], variant
+
+    def _check_variant(self) -> None:
+        """Refuses a variant that the user asks for if no component has it."""
+        if self.variant is None:
+            return
+        found: set[str | None] = set()
+        for name in filter(self.has, _NETWORKS):
+            found |= set(variants_of(self._files(self.folder(name))))
+        if self.variant not in found:
+            listed = ", ".join(sorted(map(str, found - {None}))) or "none"
+            raise InputError(f"{self.name} has no weights of the variant {self.variant} (--variant): it has {listed}")
 
     def _shards(self, name: str, index: Path) -> list[Path]:
         """The files that a shard index names; each must lie beside it."""
-        entry = _read_json(index, self._where(name, index.name))
+        entry = read_json(index, self._where(name, index.name))
         of_tensor = entry.get("weight_map")
         if not isinstance(of_tensor, dict) or not of_tensor:
             raise BundleError(f"{self._where(name, index.name)} has no weight_map")
-        files = sorted({str(file) for file in of_tensor.values()})
+        files, there = sorted({str(file) for file in of_tensor.values()}), self._files(index.parent)
         for file in files:
             if not _SHARD.fullmatch(file):
                 raise BundleError(f"{self._where(name, index.name)} names {shown(file)}: expected a file beside it")
-            if not (index.parent / file).is_file():
+            if file not in there:
                 raise BundleError(f"{self.name} is incomplete: {name} has no {file}")
         return [index.parent / file for file in files]
 
@@ -257,33 +310,19 @@ class ModelFolder:
 
 
 FolderLike = str | os.PathLike[str] | ModelFolder
-"""A folder in diffusers' format: its path, a hub id, or an open one."""
+"""A folder in diffusers' format: its path, a model of the hub as "hf://org/name", or an open one."""
 
 
 def _configs_of(name: str) -> tuple[str, ...]:
     """The file names that a component's config may have."""
-    return ("scheduler_config.json",) if name == "scheduler" else ("config.json",)
+    return (SCHEDULER_CONFIG,) if name == "scheduler" else ("config.json",)
 
 
-def _read_json(path: Path, where: str) -> dict[str, Any]:
-    """The content of a JSON file, which must be an object; `where` names the file in messages."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise BundleError(f"{where} must be at most {MAX_JSON_BYTES} bytes, got {size}")
-        content = strict_json(path.read_bytes(), Path(where), infinities=True)  # "lambda_min_clipped": -Infinity
-    except OSError as error:
-        raise BundleError(f"{where} cannot be read: {error.strerror}") from None
-    if not isinstance(content, dict):
-        raise BundleError(f"{where} must be a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _index_of(path: Path) -> dict[str, Any]:
+def _index_of(path: Path, name: str) -> dict[str, Any]:
     """The pipeline's index. For a network's own folder, an index is made of the network and its scheduler, if any."""
-    where = f"{path.name}/{INDEX}"
+    where = f"{name}/{INDEX}"
     if (path / INDEX).is_file():
-        index = _read_json(path / INDEX, where)
+        index = read_json(path / INDEX, where)
         kind = index.get("_class_name")
         if isinstance(kind, list) and len(kind) == 2:  # the folder's own pipeline: its file and its class
             kind = kind[1]
@@ -294,77 +333,54 @@ def _index_of(path: Path) -> dict[str, Any]:
             raise BundleError(f"{where} must name components by plain words, got {shown(bad[0])}")
         return {**index, "_class_name": kind}
     if not (path / "config.json").is_file():
-        raise BundleError(f"{path} is not a model in diffusers' format: expected {INDEX} or config.json")
-    kind = _read_json(path / "config.json", f"{path.name}/config.json").get("_class_name")
+        raise _no_index(str(path), [entry.name for entry in path.iterdir()])
+    kind = read_json(path / "config.json", f"{name}/config.json").get("_class_name")
     if not isinstance(kind, str) or kind not in _COMPONENT_OF:
-        raise BundleError(
-            f"{path.name}/config.json must be of a class in {', '.join(_COMPONENT_OF)}, got {shown(kind)}"
-        )
+        raise BundleError(f"{name}/config.json must be of a class in {', '.join(_COMPONENT_OF)}, got {shown(kind)}")
     made: dict[str, Any] = {"_class_name": kind, _COMPONENT_OF[kind]: ["diffusers", kind]}
-    if (path / "scheduler_config.json").is_file() or (path / "scheduler").is_dir():
+    if (path / SCHEDULER_CONFIG).is_file() or (path / "scheduler").is_dir():
         made["scheduler"] = ["diffusers", "scheduler"]
     return made
 
 
-def _fetch(source: str) -> Path:
-    """Downloads a folder from the hub, without weights in other formats."""
-    require("diffusers", extra="export")  # brings the hub's client
-    import huggingface_hub
+def _local(text: str) -> Path:
+    """The user's folder.
 
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(source, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED))
-        )
-    except Exception as error:  # errors of the hub, its HTTP client and the system
-        raise InputError(
-            f"{source} is not a folder here and cannot be fetched from the hub: {one_line(error)}"
-        ) from None
-
-
-def _check_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuses a config that asks for code, adapters or quantised weights."""
-    for key in _REFUSED_KEYS:
-        if config.get(key):
-            raise BundleError(f"{where}: {key} is not supported")
+    Raises:
+        InputError: It does not exist, or is a file.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return path
+    if path.is_file() and path.suffix in SINGLE_FILES:
+        raise InputError(single_file(text))
+    if path.exists():
+        raise InputError(f"{text} is a file: expected a folder with {INDEX}")
+    if is_hub_name(text):
+        raise InputError(f"{text} does not exist here; for the Hugging Face hub write {PREFIX}{text}")
+    raise InputError(
+        f"{text} does not exist: expected a folder with {INDEX}, or {PREFIX}org/name for the Hugging Face hub"
+    )
 
 
-def _count(files: list[Path], where: str) -> tuple[int, int]:
-    """The counts (tensors, numbers) in safetensors files, from headers that the library checks against the files."""
-    tensors = numbers = 0
-    for file in files:
-        try:
-            with safetensors.safe_open(str(file), framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118 - not a mapping
-                    count = 1
-                    for side in opened.get_slice(key).get_shape():
-                        count *= int(side)
-                    tensors, numbers = tensors + 1, numbers + count
-        except Exception as error:  # SafetensorError, OSError
-            raise BundleError(f"{where}/{file.name} is truncated or not safetensors: {one_line(error)}") from None
-    return tensors, numbers
+def _fetch_index(repository: HubRepository) -> Path:
+    """Fetches the index of a pipeline, or the config of a network alone."""
+    wanted = repository.files & {INDEX, *_CONFIGS}
+    if not wanted & {INDEX, "config.json"}:
+        raise _no_index(repository.name, repository.files)
+    return repository.fetch(wanted)
 
 
-def _check_size(config: Mapping[str, Any], tensors: int, where: str) -> None:
-    """Bounds the cost of laying out a network by the number of tensors in its weights."""
+def _no_index(name: str, files: Iterable[str]) -> BundleError:
+    """The refusal of a folder without an index; it says what to do about a model in one file."""
+    single = sorted(file for file in files if "/" not in file and file.endswith(SINGLE_FILES))
+    advice = f"; {single_file(single[0])}" if single else ""
+    return BundleError(f"{name} is not a model in diffusers' format: expected {INDEX} or config.json{advice}")
 
-    def check(key: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for inner, item in value.items():
-                check(inner, item)
-        elif isinstance(value, list):
-            if len(value) > min(tensors, 1000):
-                raise BundleError(f"{where}: {key} has {len(value)} entries, for {tensors} tensors")
-            for item in value:
-                check(key, item)
-        elif checks.is_whole(value):
-            most = tensors if _LAYERS.search(key) else 2**31
-            if abs(value) > most:
-                raise BundleError(f"{where}: {key} is {value}, for {tensors} tensors")
 
-    check("", dict(config))
-    count = 0
-    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # no table, or no config that can be built
-        side = max(int(config["sample_size"]) // int(config["patch_size"]), int(config.get("pos_embed_max_size") or 0))
-        count = side**2 * int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    if count > MAX_POSITIONS:
-        raise BundleError(f"{where}: a table of positions has at most {MAX_POSITIONS} numbers, got {count}")
+def _is_small(file: str) -> bool:
+    """Whether a file of the hub is a config, an index or part of a tokenizer that a reader may need."""
+    folder, _, name = file.rpartition("/")
+    if folder:
+        return folder in (*_NETWORKS, *_OTHERS) and name.endswith((".json", ".txt", ".model"))
+    return name in (INDEX, *_CONFIGS, *_REFUSED_FILES) or is_shard_index(name)

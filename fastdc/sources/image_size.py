@@ -26,7 +26,7 @@ def image_sides(image_size: ImageSize, trained: Any, *, multiple: int, scale: in
     """
     wanted = trained if image_size is None else image_size
     if wanted is None:
-        raise InputError("the model does not say what size it was trained on: give image_size")
+        raise InputError("the model does not say what size it was trained on: give the image size (--image-size)")
     sides = tuple(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else (wanted, wanted)
     plain = len(sides) == 2 and all(checks.is_whole(side) for side in sides)
     if plain:
@@ -35,7 +35,7 @@ def image_sides(image_size: ImageSize, trained: Any, *, multiple: int, scale: in
     if not plain or any(not 1 <= side <= MAX_SIDE or side % multiple for side in sides):
         got = sides if image_size is None else image_size
         raise InputError(
-            f"image_size must be a side or (height, width) of at most {MAX_SIDE}, divisible by {multiple}, "
-            f"got {shown(got)}"
+            f"the image size (--image-size) must be a side or (height, width) of at most {MAX_SIDE}, divisible by "
+            f"{multiple}, got {shown(got)}"
         )
     return sides[0], sides[1]

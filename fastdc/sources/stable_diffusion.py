@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.bundle import Model, Prompts
-from fastdc.support import BundleError, require, shown
+from fastdc.support import BundleError, checks, require, shown
 
 require("torch", extra="export")
 
@@ -29,6 +29,7 @@ from fastdc.sources.folder import FolderLike, ModelFolder  # noqa: E402
 from fastdc.sources.image_size import ImageSize, image_sides  # noqa: E402
 from fastdc.sources.latents import LatentEncoder, open_encoder  # noqa: E402
 from fastdc.sources.lora import Lora, fuse_lora  # noqa: E402
+from fastdc.sources.pipelines import PLAIN, family_of  # noqa: E402
 from fastdc.sources.schedule import schedule_of  # noqa: E402
 from fastdc.sources.text import (  # noqa: E402
     LastState,
@@ -38,7 +39,7 @@ from fastdc.sources.text import (  # noqa: E402
     read_tokenizer,
 )
 
-PIPELINES = {"StableDiffusionPipeline": "stable-diffusion", "StableDiffusionXLPipeline": "stable-diffusion-xl"}
+FAMILIES = ("stable-diffusion", "stable-diffusion-xl")
 
 # Options of a UNet for inputs that a diffusion classifier does not have, with their values if the UNet needs none.
 _NEEDS_MORE: dict[str, Any] = {
@@ -108,10 +109,10 @@ def open_stable_diffusion(
     image_size: ImageSize = None,
     lora: Sequence[Lora] = (),
 ) -> Source:
-    """Opens a StableDiffusionPipeline or StableDiffusionXLPipeline in diffusers' format.
+    """Opens a StableDiffusionPipeline, a StableDiffusionXLPipeline or a variant with the same networks.
 
     Args:
-        folder: The pipeline's folder, or a hub id.
+        folder: The pipeline's folder, or a model of the hub.
         prompts: The prompts that describe the classes.
         image_size: Side or (height, width) of the images in pixels; default: the size that the UNet was trained on.
         lora: LoRAs to merge into the UNet and the text encoders.
@@ -122,15 +123,18 @@ def open_stable_diffusion(
         MissingDependencyError: diffusers or transformers is not installed.
     """
     folder = ModelFolder.open(folder)
-    family = PIPELINES.get(folder.pipeline)
-    if family is None:
-        raise BundleError(f"expected one of {', '.join(PIPELINES)}, got {folder.pipeline}")
+    family = family_of(folder.pipeline)
+    if family not in FAMILIES:
+        raise BundleError(f"expected Stable Diffusion 1, 2 or XL, got {folder.pipeline}")
+    folder = folder.ready()
+    if folder.index.get("requires_aesthetics_score"):
+        raise BundleError(f"{folder.name} is a refiner, which reads an aesthetic score: expected a base model")
     large = family == "stable-diffusion-xl"
     names = ("text_encoder", "text_encoder_2") if large else ("text_encoder",)
     unet, encoder = load_network(folder, "unet", "UNet2DConditionModel"), load_encoder(folder)
     _check_unet(unet.config, encoder.channels, large)
     clips = {name: load_clip(folder, name, pooled=name == "text_encoder_2") for name in names}
-    fuse_lora(folder.pipeline, {"unet": unet, **clips}, lora)
+    fuse_lora(PLAIN[family], {"unet": unet, **clips}, lora)
     sides = image_sides(image_size, unet.config["sample_size"], scale=encoder.factor, multiple=encoder.factor)
     if large:
         module: nn.Module = PenultimateStates(*clips.values())
@@ -171,9 +175,19 @@ def _check_unet(config: Mapping[str, Any], channels: int, large: bool) -> None:
         raise BundleError(
             f"the unet must have addition_embed_type {added}, got {shown(config['addition_embed_type'], 40)}"
         )
+    check_further_channels("unet", config["in_channels"], channels)
     for name in ("in_channels", "out_channels"):
         if config[name] != channels:
             raise BundleError(f"the unet must have {channels} {name}, as the latents, got {config[name]}")
+
+
+def check_further_channels(name: str, taken: Any, channels: int) -> None:
+    """Refuses a network that reads further channels beside the latents, as for inpainting."""
+    if checks.is_whole(taken) and taken > channels:
+        raise BundleError(
+            f"the {name} reads {taken} channels, {taken - channels} more than the latents: models for inpainting, "
+            "depth or editing that read a mask or another image cannot be exported"
+        )
 
 
 def load_network(folder: ModelFolder, name: str, kind: str) -> Any:
@@ -231,7 +245,7 @@ def text_model(folder: ModelFolder, prompts: Prompts, sides: tuple[int, int], en
 
 def provenance(folder: ModelFolder, lora: Sequence[Lora]) -> dict[str, str | int | float]:
     """The origin of a text-conditional model."""
-    found: dict[str, str | int | float] = {"pipeline": folder.pipeline, "source": folder.name}
+    found = folder.provenance()
     if lora:
         found["lora"] = ", ".join(str(one) for one in lora)
     return found

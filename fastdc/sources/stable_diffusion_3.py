@@ -26,7 +26,9 @@ from fastdc.sources.base import Source  # noqa: E402
 from fastdc.sources.folder import FolderLike, ModelFolder  # noqa: E402
 from fastdc.sources.image_size import ImageSize, image_sides  # noqa: E402
 from fastdc.sources.lora import Lora, fuse_lora  # noqa: E402
+from fastdc.sources.pipelines import PLAIN, family_of  # noqa: E402
 from fastdc.sources.stable_diffusion import (  # noqa: E402
+    check_further_channels,
     clip_tokenizer,
     load_clip,
     load_encoder,
@@ -37,7 +39,7 @@ from fastdc.sources.stable_diffusion import (  # noqa: E402
 )
 from fastdc.sources.text import JointStates, TextSource, check_tokens, read_tokenizer, token_count  # noqa: E402
 
-PIPELINE = "StableDiffusion3Pipeline"
+FAMILY = "stable-diffusion-3"
 
 T5_TOKENS = 256
 """Number of tokens that T5 reads of a prompt, the pipeline's default; without T5, the number of zero states."""
@@ -88,10 +90,10 @@ def open_stable_diffusion_3(
     image_size: ImageSize = None,
     lora: Sequence[Lora] = (),
 ) -> Source:
-    """Opens a StableDiffusion3Pipeline in diffusers' format.
+    """Opens a StableDiffusion3Pipeline or a variant with the same networks.
 
     Args:
-        folder: The pipeline's folder, with or without the third text encoder, or a hub id.
+        folder: The pipeline's folder, with or without the third text encoder, or a model of the hub.
         prompts: The prompts that describe the classes.
         image_size: Side or (height, width) of the images in pixels; default: the size that the transformer was trained
             on.
@@ -104,19 +106,20 @@ def open_stable_diffusion_3(
         MissingDependencyError: diffusers or transformers is not installed.
     """
     folder = ModelFolder.open(folder)
-    if folder.pipeline != PIPELINE:
-        raise BundleError(f"expected {PIPELINE}, got {folder.pipeline}")
+    if family_of(folder.pipeline) != FAMILY:
+        raise BundleError(f"expected {PLAIN[FAMILY]}, got {folder.pipeline}")
+    folder = folder.ready()
     transformer, encoder = load_network(folder, "transformer", "SD3Transformer2DModel"), load_encoder(folder)
     names = ("text_encoder", "text_encoder_2")
     clips = {name: load_clip(folder, name, pooled=True) for name in names}
-    fuse_lora(PIPELINE, {"transformer": transformer, **clips}, lora)
+    fuse_lora(PLAIN[FAMILY], {"transformer": transformer, **clips}, lora)
     sides = _sides(image_size, transformer.config, encoder.factor)
     text = _text(folder, clips)
     tables = text.tables(prompts.texts)
     zeros = 0 if len(text.tokenizers) == 3 else T5_TOKENS
     _check(transformer.config, encoder.channels, tables, exact=not zeros)
     return Source(
-        family="stable-diffusion-3",
+        family=FAMILY,
         model=text_model(folder, prompts, sides, encoder),
         denoiser=JointTransformer(transformer, zeros).eval().requires_grad_(False),
         tables=tables,
@@ -155,12 +158,16 @@ def _sides(image_size: ImageSize, config: Mapping[str, Any], factor: int) -> tup
     largest = config["pos_embed_max_size"]
     if largest is not None and max(sides) > largest * factor * patch:
         most = largest * factor * patch
-        raise InputError(f"image_size must be at most {most}, where position codes end, got {sides[0]} x {sides[1]}")
+        raise InputError(
+            f"the image size (--image-size) must be at most {most}, where position codes end, "
+            f"got {sides[0]} x {sides[1]}"
+        )
     return sides
 
 
 def _check(config: Mapping[str, Any], channels: int, tables: Mapping[str, Any], *, exact: bool) -> None:
     """Refuses a transformer whose latents or texts have another width; texts may be narrower unless `exact`."""
+    check_further_channels("transformer", config["in_channels"], channels)
     for name in ("in_channels", "out_channels"):
         if config[name] not in (channels, None):
             raise BundleError(f"the transformer must have {channels} {name}, as the latents, got {config[name]}")

@@ -140,7 +140,8 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
     given = (
         "export the-model out --name N --description D --image-size 6 --null-class --lora a.safetensors=0.5 "
         "--lora b.safetensors --precision float16 --opset 21 --no-split --no-text-encoder --scored --delta 0.02 "
-        "--draws 5 --levels 0.2 2 --first 0.5,1 --weighting vlb --loss l1 --overwrite --classes"
+        "--draws 5 --levels 0.2 2 --first 0.5,1 --weighting vlb --loss l1 --overwrite --variant ema --scheduler s.json "
+        "--classes"
     )
     assert cli(*given.split(), names).code == 130
     lora = calls["open"].pop("lora")
@@ -151,6 +152,8 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
         "class_names": ("x", "y", "z"),
         "image_size": 6,
         "null_class": True,
+        "variant": "ema",
+        "scheduler": "s.json",
     }
     found = {key: value for key, value in calls["export"].items() if key not in ("progress", "notify")}
     assert found == {
@@ -234,8 +237,8 @@ def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> Non
     cli.refuses("export", sd, out, "--classes", "a,b", "--template", "no place", naming="exactly one {}")
     for other in (unet, pkl):
         cli.refuses("export", other, out, "--template", "a {}", naming="--template is for text-conditional models")
-        _refuses_quickly(cli, "export", other, out, "--lora", "x.safetensors", naming="lora cannot be given")
-        _refuses_quickly(cli, "export", other, out, "--prompts", prompts, naming="prompts cannot be given")
+        _refuses_quickly(cli, "export", other, out, "--lora", "x.safetensors", naming="lora (--lora) cannot be given")
+        _refuses_quickly(cli, "export", other, out, "--prompts", prompts, naming="prompts (--prompts) cannot be given")
     cli.refuses("export", unet, out, "--lora", "x.safetensors=much", naming="--lora must be FILE or FILE=SCALE")
     (tmp_path / "exists").mkdir()
     cli.refuses("export", unet, tmp_path / "exists", naming="choose another path, or replace it with --overwrite")
@@ -282,6 +285,8 @@ def test_what_does_not_fit_the_model_is_refused_before_the_export(cli: Cli, tmp_
         ("--null-class",),
         ("--no-null-class",),
         ("--lora", "a.safetensors"),
+        ("--variant", "fp16"),
+        ("--scheduler", "s.json"),
         ("--precision", "float16"),
         ("--opset", "18"),
         ("--no-split",),
@@ -396,10 +401,14 @@ def test_hostile_models_cost_a_line_and_no_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_hub_id_without_a_network_is_one_line(tmp_path: Path) -> None:
     """The error names the hub, because the kind of the model cannot be determined."""
-    done = _process("export", "no-such-org/no-such-model", tmp_path / "out", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    done = _process(
+        "export", "hf://no-such-org/no-such-model", tmp_path / "out", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)
+    )
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("fastdc: error: no-such-org/no-such-model is not a folder here and cannot be fetched from")
+    assert line.startswith(
+        "fastdc: error: hf://no-such-org/no-such-model cannot be fetched from the Hugging Face hub: "
+    )
     assert not (tmp_path / "out").exists()
 
 

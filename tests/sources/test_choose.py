@@ -90,7 +90,7 @@ def test_classes_and_sizes_that_do_not_fit_are_refused(models: dict[str, Path]) 
 def test_paths_without_a_model_are_refused(tmp_path: Path, models: dict[str, Path]) -> None:
     _refused(tmp_path / "nothing", "does not exist")
     _refused(tmp_path / "nothing.pkl", "nothing.pkl")
-    _refused("no such model", "does not exist", "hub id such as org/name")
+    _refused("no such model", "does not exist", "hf://org/name for the Hugging Face hub")
     (tmp_path / "file").write_text("x")
     _refused(tmp_path / "file", "is a file")
     (tmp_path / "empty").mkdir()
@@ -109,11 +109,11 @@ def test_a_hub_id_without_a_network_is_one_line(tmp_path: Path) -> None:
     """In a process of its own, because the hub's library reads its settings once."""
     program = (
         "from fastdc.support.exceptions import InputError\nfrom fastdc.sources import open_source\n"
-        "try:\n    open_source('no-such-org/no-such-model')\nexcept InputError as error:\n    print(error)\n"
+        "try:\n    open_source('hf://no-such-org/no-such-model')\nexcept InputError as error:\n    print(error)\n"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    assert line.startswith("no-such-org/no-such-model is not a folder here and cannot be fetched from the hub: ")
+    assert line.startswith("hf://no-such-org/no-such-model cannot be fetched from the Hugging Face hub: ")
     assert len(line) < 600

@@ -157,7 +157,10 @@ def test_a_unet_alone_takes_the_scheduler_beside_it(tmp_path: Path) -> None:
     folder = tiny_unet2d(tmp_path / "m", bare=True)
     with pytest.raises(InputError) as caught:
         open_unet2d(folder)
-    assert_one_line(caught.value, "m has no scheduler: put the scheduler_config.json of its training beside")
+    assert_one_line(
+        caught.value,
+        "m has no scheduler: give the scheduler_config.json of its training (--scheduler)",
+    )
     scheduler = diffusers.DDPMScheduler(**{**DDPM, "prediction_type": "sample"})
     scheduler.save_config(folder)
     source = open_unet2d(folder)
@@ -220,20 +223,30 @@ def test_the_published_name_of_dit_is_known(tmp_path: Path) -> None:
 
 
 UNETS: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = {
-    "too few names": ({}, {"class_names": ["a", "b"]}, InputError, "4 class rows: expected 4 class_names, got 2"),
-    "too many names": ({}, {"class_names": list("abcde")}, InputError, "expected 4 class_names, got 5"),
-    "names and null": ({}, {"class_names": list("abcd"), "null_class": True}, InputError, "expected 3 class_names"),
+    "too few names": (
+        {},
+        {"class_names": ["a", "b"]},
+        InputError,
+        "4 class rows: expected 4 class names (--classes), got 2",
+    ),
+    "too many names": ({}, {"class_names": list("abcde")}, InputError, "expected 4 class names (--classes), got 5"),
+    "names and null": ({}, {"class_names": list("abcd"), "null_class": True}, InputError, "expected 3 class names"),
     "only null": ({"classes": 1}, {"null_class": True}, InputError, "expected classes beside the null class"),
     "null of none": ({"classes": None}, {"null_class": True}, InputError, "takes no classes"),
     "names of none": ({"classes": None}, {"class_names": ["a", "b"]}, InputError, "takes no classes"),
-    "numbers, no names": ({"unet": {"class_embed_type": "timestep"}}, {}, InputError, "give class_names"),
+    "numbers, no names": ({"unet": {"class_embed_type": "timestep"}}, {}, InputError, "give class names (--classes)"),
     "vectors": ({"unet": {"class_embed_type": "identity"}}, {}, BundleError, "class_embed_type must be None or"),
     "odd": ({}, {"image_size": 9}, InputError, "divisible by 2, got 9"),
-    "no size": ({"unet": {"sample_size": None}}, {}, InputError, "give image_size"),
-    "three sides": ({}, {"image_size": (8, 8, 8)}, InputError, "image_size must be a side or (height, width)"),
-    "text": ({}, {"image_size": "8"}, InputError, "image_size must be a side"),
-    "zero": ({}, {"image_size": 0}, InputError, "image_size must be a side"),
-    "huge": ({}, {"image_size": 10**6}, InputError, "image_size must be a side"),
+    "no size": ({"unet": {"sample_size": None}}, {}, InputError, "give the image size (--image-size)"),
+    "three sides": (
+        {},
+        {"image_size": (8, 8, 8)},
+        InputError,
+        "(--image-size) must be a side or (height, width)",
+    ),
+    "text": ({}, {"image_size": "8"}, InputError, "(--image-size) must be a side"),
+    "zero": ({}, {"image_size": 0}, InputError, "(--image-size) must be a side"),
+    "huge": ({}, {"image_size": 10**6}, InputError, "(--image-size) must be a side"),
     "channels": ({"unet": {"out_channels": 5}}, {}, BundleError, "out_channels must be 3, or 6 with a variance, got 5"),
     "fourier": ({"unet": {"time_embedding_type": "fourier"}}, {}, BundleError, "time_embedding_type must be"),
     "levels": ({"scheduler": "ScoreSdeVeScheduler"}, {}, BundleError, "scheduler must be one of"),
@@ -256,9 +269,9 @@ def test_unets_that_cannot_be_used_are_refused(name: str, tmp_path: Path) -> Non
 def test_dits_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     folder = tiny_dit(tmp_path / "m")
     for options, message in (
-        ({"class_names": ["a"]}, "m has 5 classes: expected as many class_names, got 1"),
+        ({"class_names": ["a"]}, "m has 5 classes: expected as many class names (--classes), got 1"),
         ({"image_size": 18}, "divisible by 4, got 18"),
-        ({"image_size": (16, 32)}, "works on square images, got image_size 16 x 32"),
+        ({"image_size": (16, 32)}, "works on square images (--image-size), got 16 x 32"),
     ):
         with pytest.raises(InputError) as caught:
             open_dit(folder, **options)

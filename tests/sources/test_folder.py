@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-import huggingface_hub  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from fastdc import BundleError, InputError  # noqa: E402
-from fastdc.sources.folder import MAX_JSON_BYTES, MAX_PARAMETERS, ModelFolder  # noqa: E402
+from fastdc.sources.configs import MAX_JSON_BYTES  # noqa: E402
+from fastdc.sources.folder import MAX_PARAMETERS, ModelFolder  # noqa: E402
 from fastdc.testing.tiny_pipelines import tiny_dit, tiny_sd, tiny_unet2d, tiny_vae  # noqa: E402
 from helpers.worlds import assert_one_line  # noqa: E402
 
@@ -33,7 +33,7 @@ def edit(path: Path, **changes: Any) -> None:
 def test_the_index_and_the_configs_of_a_pipeline_are_read(tmp_path: Path) -> None:
     made = tiny_sd(tmp_path / "tiny")
     folder = ModelFolder.open(made)
-    assert (folder.name, folder.pipeline, folder.revision) == ("tiny", "StableDiffusionPipeline", "")
+    assert (folder.name, folder.pipeline, folder.repository) == ("tiny", "StableDiffusionPipeline", None)
     assert ModelFolder.open(folder) is folder
     assert ModelFolder.open(str(made)) == folder
     assert [name for name in folder.index if folder.has(name)] == [
@@ -281,59 +281,37 @@ def test_a_class_that_the_folder_defines_is_not_run(tmp_path: Path) -> None:
     assert isinstance(folder.component("unet", UNET), diffusers.UNet2DModel)
 
 
+ADVICE = (
+    "holds a model in one file, which is not read: convert it with diffusers, for example "
+    "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+)
+SINGLE = ("a.safetensors", "a.ckpt", "a.pt", "a.pth", "a.bin", "a.gguf")
+
+
 def test_folders_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    for name in (*SINGLE, "one/sd.ckpt"):
+        (tmp_path / name).write_text("")
     vae = tmp_path / "vae"
     tiny_vae().save_pretrained(vae)
     edit(vae / "config.json", _class_name="AutoencoderTiny")
     for source, kind, message in (
         (tmp_path / "none", InputError, "does not exist: expected a folder with model_index.json"),
-        ("./a/b", InputError, "./a/b does not exist"),
+        ("./a/b", InputError, "./a/b does not exist: expected a folder"),
+        ("a/b", InputError, "a/b does not exist here; for the Hugging Face hub write hf://a/b"),
         ("a/../b", InputError, "a/../b does not exist"),
-        ("name", InputError, "name does not exist: expected a folder with model_index.json, or a hub id"),
+        ("name", InputError, "name does not exist: expected a folder with model_index.json, or hf://org/name"),
         (tmp_path / "file", InputError, "is a file: expected a folder"),
+        *((tmp_path / name, InputError, f"{name} {ADVICE}") for name in SINGLE),
+        (tmp_path / "one", BundleError, "expected model_index.json or config.json; sd.ckpt holds a model in one file"),
         (tmp_path / "empty", BundleError, "is not a model in diffusers' format: expected model_index.json"),
         (vae, BundleError, "vae/config.json must be of a class in UNet2DModel"),
     ):
         with pytest.raises(kind) as caught:
             ModelFolder.open(source)
         assert_one_line(caught.value, message)
-
-
-def test_a_hubs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny_unet2d(tmp_path / "0123abc")
-    asked: dict[str, Any] = {}
-
-    def download(repo_id: str, **options: Any) -> str:
-        asked.update(repo_id=repo_id, **options)
-        return str(made)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    folder = ModelFolder.open("org/name")
-    assert (folder.name, folder.revision, folder.path) == ("org/name", "0123abc", made)
-    assert asked["repo_id"] == "org/name"
-    files = [
-        "model_index.json", "unet/config.json", f"unet/{WEIGHTS}", "scheduler/scheduler_config.json",
-        "tokenizer/merges.txt", "tokenizer_3/spiece.model", "config.json", "scheduler_config.json", WEIGHTS,
-        "unet/diffusion_pytorch_model.bin", "v1-5-pruned.safetensors", "v1-5-pruned.ckpt", "README.md", "code.py",
-        "unet/code.py", "unet/diffusion_pytorch_model.fp16.safetensors", "safety_checker/model.safetensors",
-        "unet/diffusion_pytorch_model.non_ema.safetensors",
-    ]  # fmt: skip
-    from huggingface_hub.utils._paths import filter_repo_objects
-
-    kept = list(
-        filter_repo_objects(files, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"])
-    )
-    assert kept == files[:9]
-
-
-def test_without_a_connection_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError) as caught:
-        ModelFolder.open("org/name")
-    assert_one_line(caught.value, "org/name is not a folder here and cannot be fetched from the hub: ")
 
 
 def test_infinities_of_other_tools_are_read(tmp_path: Path) -> None:

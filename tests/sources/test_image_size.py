@@ -33,14 +33,14 @@ def test_sides_are_pixels(image_size: Any, trained: Any, wanted: tuple[int, int]
     "image_size", [0, -16, 24, 16.0, True, "16", (16,), (16, 24), (16, 16, 16), (16, None), MAX_SIDE + 16, {}]
 )
 def test_other_sizes_are_refused(image_size: Any) -> None:
-    expected = f"image_size must be a side or \\(height, width\\) of at most {MAX_SIDE}, divisible by 16, got "
+    expected = rf"\(--image-size\) must be a side or \(height, width\) of at most {MAX_SIDE}, divisible by 16, got "
     with pytest.raises(InputError, match=expected) as caught:
         image_sides(image_size, 16, multiple=16)
     assert str(caught.value).endswith(repr(image_size))
 
 
 def test_a_config_without_a_usable_size_needs_one_from_the_user() -> None:
-    with pytest.raises(InputError, match="does not say what size it was trained on: give image_size"):
+    with pytest.raises(InputError, match="trained on: give the image size \\(--image-size\\)"):
         image_sides(None, None, multiple=2)
     with pytest.raises(InputError, match=r"divisible by 16, got \(24, 24\)"):
         image_sides(None, 3, scale=8, multiple=16)

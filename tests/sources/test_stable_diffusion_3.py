@@ -144,7 +144,7 @@ def test_pipelines_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="reads pooled texts of width 19, but they have width 20"):
         open_stable_diffusion_3(pooled, prompts=PROMPTS)
     channels = tiny_sd3(tmp_path / "channels", t5=False, transformer={"in_channels": 5})
-    with pytest.raises(BundleError, match="must have 4 in_channels, as the latents, got 5"):
+    with pytest.raises(BundleError, match="the transformer reads 5 channels, 1 more than the latents"):
         open_stable_diffusion_3(channels, prompts=PROMPTS)
 
 
