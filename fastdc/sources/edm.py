@@ -121,7 +121,7 @@ def _number(name: str, value: Any) -> float:
 def _class_names(label_dim: int, given: tuple[str, ...] | None) -> tuple[str, ...]:
     if given is not None:
         if len(given) != max(1, label_dim):
-            raise InputError(f"class_names must hold {max(1, label_dim)} names, got {len(given)}")
+            raise InputError(f"the class names (--classes) must hold {max(1, label_dim)} names, got {len(given)}")
         return tuple(given)
     return tuple(f"class {index}" for index in range(label_dim)) if label_dim else ("image",)
 

@@ -208,7 +208,7 @@ def _prediction(given: Mapping[str, Any]) -> str:
     return meant
 
 
-def _stepped(given: Mapping[str, Any]) -> SteppedSchedule:
+def _stepped(given: Mapping[str, Any]) -> DiscreteSchedule | TableSchedule:
     """The schedule of a scheduler over betas."""
     kind, rescaled = given["beta_schedule"], given.get("rescale_betas_zero_snr", False)
     if not isinstance(rescaled, bool):

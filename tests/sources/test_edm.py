@@ -86,7 +86,7 @@ def test_classes_null_class_and_names(tmp_path: Path) -> None:
     assert "denoising only" in str(none.provenance["use"])
     sample, timestep, labels = _inputs(3)
     assert torch.equal(none.denoiser(sample, timestep, labels), none.denoiser(sample, timestep, labels * 0))
-    with pytest.raises(InputError, match="class_names must hold 4 names, got 2"):
+    with pytest.raises(InputError, match=r"the class names \(--classes\) must hold 4 names, got 2"):
         open_edm(tmp_path / "a.pkl", class_names=("a", "b"))
 
 

@@ -297,7 +297,7 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
     vae = tmp_path / "vae"
     tiny_vae().save_pretrained(vae)
     edit(vae / "config.json", _class_name="AutoencoderTiny")
-    for source, kind, message in (
+    cases: tuple[tuple[str | Path, type[Exception], str], ...] = (
         (tmp_path / "none", InputError, "does not exist: expected a folder with model_index.json"),
         ("./a/b", InputError, "./a/b does not exist: expected a folder"),
         ("a/b", InputError, "a/b does not exist here; for the Hugging Face hub write hf://a/b"),
@@ -308,7 +308,8 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
         (tmp_path / "one", BundleError, "expected model_index.json or config.json; sd.ckpt holds a model in one file"),
         (tmp_path / "empty", BundleError, "is not a model in diffusers' format: expected model_index.json"),
         (vae, BundleError, "vae/config.json must be of a class in UNet2DModel"),
-    ):
+    )
+    for source, kind, message in cases:
         with pytest.raises(kind) as caught:
             ModelFolder.open(source)
         assert_one_line(caught.value, message)
