@@ -29,16 +29,14 @@ def open_source(
     """Opens a diffusion model in its own format; nothing in it is executed.
 
     Args:
-        path: A folder in diffusers' format, a model of the Hugging Face hub as "hf://org/name" or
-            "hf://org/name@revision", or an EDM ``.pkl`` file.
+        path: A folder in diffusers' format, "hf://org/name[@revision]" of the HF hub, or an EDM ``.pkl`` file.
         prompts: The prompts that describe the classes, for text-conditional models.
         class_names: One name per class, for class-conditional models; default: the model's own names.
         image_size: Side or (height, width) of the images in pixels; default: the size that the model was trained on.
         null_class: Whether the last index of a class-conditional UNet means "no class"; default: only if there is one
             class name fewer than indices.
         lora: LoRAs to merge into a text-conditional model, in this order.
-        variant: The variant of the weights to read, such as "fp16" or "non_ema"; default: the files without a variant,
-            or else fp32, fp16, bf16, or the only variant there is.
+        variant: Variant of the weights, as "ema"; default: none, or else fp32, fp16, bf16, or the only one there is.
         scheduler: A scheduler_config.json, or a folder that holds one, to use in place of the model's own; a UNet
             without a pipeline needs it.
 
