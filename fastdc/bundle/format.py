@@ -31,7 +31,7 @@ MAX_NOISED = 256
 
 # A reader of version 1 would overlook these fields, or refuse these files.
 _NEW_FIELDS = ("latent", "prompts", "class_of", "precision")
-_NEW_SCHEDULES = ("ddpm_table", "continuous")
+_NEW_SCHEDULES = ("ddpm_table", "continuous", "vp")
 _NEW_FILES = frozenset(FILES) - {DENOISER, WEIGHTS}
 
 
@@ -41,10 +41,11 @@ def version_of_format(manifest: dict[str, Any]) -> int:
     Args:
         manifest: The manifest, complete except for its version.
     """
-    schedule = manifest.get("schedule")
-    timed = isinstance(schedule, dict) and schedule.get("kind") in _NEW_SCHEDULES
+    schedule, parameterization = manifest.get("schedule"), manifest.get("parameterization")
+    timed = isinstance(schedule, dict) and (schedule.get("kind") in _NEW_SCHEDULES or "timestep_offset" in schedule)
+    scored = isinstance(parameterization, dict) and parameterization.get("kind") == "score"
     files = manifest.get("files") or {}
-    return 2 if timed or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
+    return 2 if timed or scored or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
 
 
 def saved_by_parts(cost: dict[str, Any], classes: int) -> float:

@@ -15,7 +15,7 @@ from fastdc.diffusion.noisy_copies import noisy_copies, one_copy_each
 from fastdc.diffusion.noisy_methods import METHODS, Method, method_of
 from fastdc.diffusion.parameterization import Parameterization, parameterization_from_dict
 from fastdc.diffusion.plan import MAX_DRAWS, ORDERS, Plan, PlanConfig, make_plan, random_positions
-from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule, schedule_from_dict
+from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule, VPSchedule, schedule_from_dict
 from fastdc.diffusion.stepped_schedules import (
     BETA_SCHEDULES,
     MAX_TABLE,
@@ -51,6 +51,7 @@ __all__ = [
     "PlanConfig",
     "SteppedSchedule",
     "TableSchedule",
+    "VPSchedule",
     "kernels",
     "make_plan",
     "method_of",

@@ -12,10 +12,12 @@ v_prediction   alpha e - sigma x      alpha, sig  a, as, -a^2        alpha F + s
 sample         x                      alpha, sig  1, -1, 0           F - x                   "x0"
 edm            (x - c_skip x_t)/c_out  c_in, c_in s  c_out, c_skip-1, c_skip s   D - x       "x0"
 flow           e - x                  1-t, t      1, 1, -1           F - (e - x)             "v"
+score          -e                     alpha, sig  -1, 0, -1          -F - e                  "eps"
 =============  =====================  ==========  =================  ======================  ============
 
 (v_prediction: Salimans & Ho, arXiv 2202.00512, appendix D, and alpha^2 + sigma^2 = 1; edm: Karras et al., arXiv
-2206.00364, eq. 7 and table 1; flow: Lipman et al., arXiv 2210.02747.) At fixed x_t, a factor converts a residual to
+2206.00364, eq. 7 and table 1; flow: Lipman et al., arXiv 2210.02747; score: F / sigma is the score of x_t given x, Song
+et al., arXiv 2011.13456, eq. 7.) At fixed x_t, a factor converts a residual to
 another space: r_eps = -(alpha / sigma) r_x0 and r_v = -r_x0 / sigma. So a weighting that is defined in one space serves
 every kind.
 """
@@ -31,7 +33,7 @@ from fastdc.diffusion.kernels import ROW_FIELDS
 from fastdc.diffusion.levels import Levels
 from fastdc.support import Float32, Float64, InputError, checks, shown
 
-KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow")
+KINDS = ("epsilon", "v_prediction", "sample", "edm", "flow", "score")
 SPACES = ("eps", "x0", "v")
 
 # For each kind, the condition that its formulas need of the levels, and by how much levels violate it.
@@ -169,6 +171,8 @@ class Parameterization:
         one, zero = np.ones_like(alpha), np.zeros_like(alpha)
         if self.kind == "epsilon":
             return alpha, sigma, one, zero, -one
+        if self.kind == "score":
+            return alpha, sigma, -one, zero, -one
         if self.kind == "v_prediction":
             return alpha, sigma, alpha, alpha * sigma, -(alpha**2)
         if self.kind == "sample":

@@ -10,7 +10,7 @@ The modules have the names of the original files, so that the files' parameters 
 is for inference only: no dropout, no initial values. Both networks compute F(sample, timestep, class_labels) with
 
     sample: (b, in_channels, h, w), c_in x_t, in the dtype of the parameters; h and w are multiples of 2^(levels - 1);
-    timestep: float32 (b,), c_noise = ln(sigma) / 4;
+    timestep: float32 (b,), c_noise of the preconditioning (EDM: ln(sigma) / 4);
     class_labels: int64 (b,) in [0, label_dim]; label_dim means "no class" (a label vector of zeros);
     returns: (b, out_channels, h, w).
 """
@@ -250,6 +250,25 @@ class DhariwalUNet(nn.Module):
             x = _decoded_level(self.dec, f"{side}x{side}_", x, skips, emb)
         out: Tensor = self.out_conv(functional.silu(self.out_norm(x)))
         return out
+
+
+class FirstChannels(nn.Module):
+    """A network without the outputs after its first ones, such as those that predict a variance.
+
+    Args:
+        network: The network F(sample, timestep, class_labels).
+        channels: Number of output channels to keep.
+    """
+
+    def __init__(self, network: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = channels
+
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        """The first channels of F, (b, channels, h, w)."""
+        out: Tensor = self.network(sample, timestep, class_labels)
+        return out[:, : self.channels]
 
 
 def build(options: SongOptions | DhariwalOptions) -> nn.Module:

@@ -139,8 +139,28 @@ def stored(module: nn.Module) -> nn.Module:
     return made
 
 
-def precond(variant: str, **more: Any) -> Persistent:
+def _levels_of_iddpm(steps: int) -> Tensor:
+    """The levels u (steps + 1,) of an ``iDDPMPrecond``, computed in float32 as the original does."""
+    grid = (0.5 * np.pi * torch.arange(steps + 1) / steps / 1.008).sin() ** 2
+    u = torch.zeros(steps + 1)
+    for j in range(steps, 0, -1):
+        u[j - 1] = ((u[j] ** 2 + 1) / (grid[j - 1] / grid[j]).clip(min=0.001) - 1).sqrt()
+    return u
+
+
+PRECONDITIONERS: dict[str, dict[str, Any]] = {
+    "EDMPrecond": {"sigma_min": 0, "sigma_max": float("inf"), "sigma_data": 0.5},
+    "VPPrecond": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5, "sigma_min": 1e-3, "sigma_max": 152.0},
+    "VEPrecond": {"sigma_min": 0.02, "sigma_max": 100},
+    "iDDPMPrecond": {"C_1": 0.001, "C_2": 0.008, "M": 1000, "sigma_min": 0.0064, "sigma_max": 20291.0},
+}
+"""Attributes of the preconditioners, as their constructors set them."""
+
+
+def precond(variant: str, *, preconditioner: str = "EDMPrecond", **more: Any) -> Persistent:
     """The object in a file: a preconditioner around a variant's network."""
+    if preconditioner == "iDDPMPrecond":
+        more = {"out_channels": 6, **more}
     inner_options = options(variant, **more)
     inner = stored(network(variant, **more))
     assert isinstance(inner, Persistent)
@@ -149,16 +169,16 @@ def precond(variant: str, **more: Any) -> Persistent:
     if kind_of(variant) == "SongUNet" and "map_noise" not in inner._modules:
         inner.add_module("map_noise", Persistent("PositionalEmbedding", {"num_channels": 16}, num_channels=16))
     made = Persistent(
-        "EDMPrecond",
+        preconditioner,
         {"img_resolution": 8, "img_channels": 3, "label_dim": inner_options["label_dim"], "use_fp16": True},
         img_resolution=8,
         img_channels=3,
         label_dim=inner_options["label_dim"],
         use_fp16=True,
-        sigma_min=0,
-        sigma_max=float("inf"),
-        sigma_data=0.5,
+        **PRECONDITIONERS[preconditioner],
     )
+    if preconditioner == "iDDPMPrecond":
+        made.register_buffer("u", _levels_of_iddpm(PRECONDITIONERS[preconditioner]["M"]))
     made.add_module("model", inner)
     return made
 
@@ -190,13 +210,14 @@ def dumped(content: Any, *, protocol: int = 4) -> bytes:
         return pickle.dumps(content, protocol=protocol)
 
 
-def write_edm(path: Path, variant: str, *, protocol: int = 4, **more: Any) -> Path:
+def write_edm(path: Path, variant: str, *, protocol: int = 4, preconditioner: str = "EDMPrecond", **more: Any) -> Path:
     """Writes a small EDM model with random weights, in NVlabs' format and with the objects besides the network.
 
     Args:
         path: The file to write.
         variant: Network: "ddpmpp", "ncsnpp" or "skips" (SongUNet), or "adm" (DhariwalUNet).
         protocol: Protocol of the pickle.
+        preconditioner: "EDMPrecond", "VPPrecond", "VEPrecond" or "iDDPMPrecond".
         **more: Options of the network that differ from the variant's, such as ``label_dim=10``.
 
     Returns:
@@ -209,7 +230,7 @@ def write_edm(path: Path, variant: str, *, protocol: int = 4, **more: Any) -> Pa
     """
     loss = Persistent("EDMLoss", {}, P_mean=-1.2, P_std=1.2, sigma_data=0.5)
     content = {
-        "ema": precond(variant, **more),
+        "ema": precond(variant, preconditioner=preconditioner, **more),
         "loss_fn": loss,
         "augment_pipe": Persistent("AugmentPipe", {"p": 0.12}, rotate_frac_max=np.float32(1.0)),
         "dataset_kwargs": {"path": "data.zip", "use_labels": True},

@@ -76,6 +76,7 @@ def test_a_perfect_network_makes_no_error(kind: str, schedule: AbstractSchedule,
         root = math.sqrt(sigma**2 + SIGMA_DATA**2)
         answer = {
             "epsilon": e,
+            "score": -e,
             "v_prediction": alpha * e - sigma * x,
             "sample": x,
             "flow": e - x,
@@ -158,7 +159,7 @@ def test_dictionaries_round_trip(kind: str, sigma_data: float) -> None:
     "entry",
     [
         {},
-        {"kind": "score"},
+        {"kind": "noise"},
         {"kind": None},
         {"kind": ["edm"]},
         {"kind": "edm"},

@@ -13,7 +13,7 @@ from fastdc import InputError
 from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig, make_plan
-from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule, schedule_from_dict
+from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule, VPSchedule, schedule_from_dict
 from fastdc.diffusion.stepped_schedules import BETA_SCHEDULES, DiscreteSchedule, TableSchedule
 
 discrete = st.builds(
@@ -24,21 +24,24 @@ discrete = st.builds(
     st.integers(1, 2000),
 )
 edm = st.builds(
-    lambda low, ratio, scale: EDMSchedule(low, low * ratio, scale),
+    lambda low, ratio, scale, offset: EDMSchedule(low, low * ratio, scale, offset),
     st.floats(1e-4, 1),
     st.floats(1.5, 1e5),
     st.floats(-1000, 1000),
+    st.floats(-1000, 1000),
 )
 continuous = edm.map(lambda like: ContinuousSchedule(like.sigma_min, like.sigma_max, like.timestep_scale))
+vp = st.builds(VPSchedule, st.floats(0, 40), st.floats(1e-3, 1), st.floats(1e-6, 0.1), st.floats(-1000, 1000))
 flow = st.builds(FlowSchedule, st.floats(0.1, 20), st.floats(-1000, 1000))
 table = discrete.map(lambda schedule: TableSchedule(tuple(schedule.alphas_cumprod.tolist())))
-schedules = st.one_of(discrete, table, edm, continuous, flow)
+schedules = st.one_of(discrete, table, edm, continuous, vp, flow)
 positions = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 EXAMPLES: list[AbstractSchedule] = [
     *(DiscreteSchedule(beta_schedule=name) for name in BETA_SCHEDULES),
     EDMSchedule(),
     ContinuousSchedule(),
+    VPSchedule(),
     FlowSchedule(),
     FlowSchedule(shift=3.0),
 ]
@@ -144,12 +147,31 @@ def test_edm_levels(schedule: EDMSchedule, u: list[float]) -> None:
     levels = schedule.levels(u)
     expected = schedule.sigma_min ** (1 - np.array(u)) * schedule.sigma_max ** np.array(u)
     np.testing.assert_allclose(levels.sigma, expected, rtol=1e-12)
-    np.testing.assert_allclose(levels.timestep, schedule.timestep_scale * np.log(expected), rtol=1e-9, atol=1e-9)
+    told = schedule.timestep_scale * np.log(expected) + schedule.timestep_offset
+    np.testing.assert_allclose(levels.timestep, told, rtol=1e-9, atol=1e-9)
     assert (levels.alpha == 1).all()
     for sigma, position in zip(levels.sigma.tolist(), u, strict=True):
         assert schedule.position_of(sigma) == pytest.approx(position, abs=1e-9)
     assert schedule.position_of(schedule.sigma_min / 2) == 0
     assert schedule.position_of(schedule.sigma_max * 2) == 1
+
+
+@given(vp, positions)
+def test_vp_levels(schedule: VPSchedule, u: list[float]) -> None:
+    """alpha solves d ln alpha / dt = -beta(t) / 2 with beta(t) = beta_min + t beta_d; the ratio is Karras et al.'s."""
+    levels = schedule.levels(u)
+    t = schedule.epsilon_t + np.array(u) * (1 - schedule.epsilon_t)
+    np.testing.assert_allclose(levels.timestep, schedule.timestep_scale * t, rtol=1e-12)
+    np.testing.assert_allclose(levels.alpha**2 + levels.sigma**2, 1, rtol=1e-12)
+    nodes, weights = np.polynomial.legendre.leggauss(5)
+    inside = t[:, None] * (nodes + 1) / 2
+    area = ((schedule.beta_min + schedule.beta_d * inside) * weights).sum(axis=1) * t / 2
+    np.testing.assert_allclose(levels.alpha, np.exp(-area / 2), rtol=1e-12)
+    np.testing.assert_allclose(levels.ratio, np.sqrt(np.expm1(area)), rtol=1e-9)
+    for ratio, position in zip(levels.ratio.tolist(), u, strict=True):
+        assert schedule.position_of(ratio) == pytest.approx(position, abs=1e-9)
+    assert schedule.position_of(1e-30) == 0
+    assert schedule.position_of(1e30) == 1
 
 
 @given(flow, positions)
@@ -174,7 +196,7 @@ def test_the_shift_of_flow_levels_is_that_of_its_source() -> None:
     np.testing.assert_allclose(b.sigma / b.alpha, 3 * a.sigma / a.alpha, rtol=1e-12)
 
 
-@given(st.one_of(edm, flow), st.floats(0.02, 0.98))
+@given(st.one_of(edm, vp, flow), st.floats(0.02, 0.98))
 def test_the_slope_is_the_derivative_of_snr(schedule: AbstractSchedule, u: float) -> None:
     step = 1e-5
     low, here, high = (schedule.levels([at]) for at in (u - step, u, u + step))
@@ -206,7 +228,7 @@ def test_dictionaries_round_trip(schedule: AbstractSchedule) -> None:
 
 
 BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
-    "no kind": ({}, "schedule kind must be one of ddpm, edm, continuous, flow, ddpm_table, got None"),
+    "no kind": ({}, "schedule kind must be one of ddpm, edm, continuous, vp, flow, ddpm_table, got None"),
     "unknown kind": ({"kind": "cosine"}, "schedule kind must be one of"),
     "unhashable kind": ({"kind": []}, "schedule kind must be one of"),
     "unknown option": ({"kind": "edm", "beta": 1.0}, "schedule edm has no option 'beta'"),
@@ -248,6 +270,13 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "sigmas equal": ({"kind": "edm", "sigma_min": 1.0, "sigma_max": 1.0}, "sigmas must satisfy"),
     "sigma infinite": ({"kind": "edm", "sigma_max": math.inf}, "sigmas must satisfy"),
     "edm scale": ({"kind": "edm", "timestep_scale": math.nan}, "timestep_scale must be a finite number, got nan"),
+    "edm offset": ({"kind": "edm", "timestep_offset": math.inf}, "timestep_offset must be a finite number, got inf"),
+    "vp without noise": ({"kind": "vp", "beta_min": 0.0}, "beta_min must be positive"),
+    "vp falling": ({"kind": "vp", "beta_d": -1.0}, "beta_d must be 0 or positive"),
+    "vp from 0": ({"kind": "vp", "epsilon_t": 0.0}, "epsilon_t must lie strictly between 0 and 1"),
+    "vp without an image": ({"kind": "vp", "beta_d": 1000.0}, "exponent of vp levels must stay in (1e-12, 100.0)"),
+    "vp vanishing noise": ({"kind": "vp", "epsilon_t": 1e-200}, "exponent of vp levels must stay in"),
+    "vp scale": ({"kind": "vp", "timestep_scale": math.nan}, "timestep_scale must be a finite number"),
     "shift of 0": ({"kind": "flow", "shift": 0.0}, "shift must be positive"),
     "shift NaN": ({"kind": "flow", "shift": math.nan}, "shift must be positive"),
     "flow scale": ({"kind": "flow", "timestep_scale": math.inf}, "timestep_scale must be a finite number, got inf"),

@@ -107,10 +107,10 @@ def _changed(tmp_path: Path, change: Any, variant: str = "adm") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["VPPrecond", "VEPrecond", "iDDPMPrecond", "Precond"])
-def test_other_preconditioners_are_refused(tmp_path: Path, name: str) -> None:
-    path = _changed(tmp_path, lambda made: made.__dict__.update(meta_class=name))
-    with pytest.raises(BundleError, match=f"expected an EDMPrecond around a SongUNet or DhariwalUNet, got '{name}'"):
+def test_other_preconditioners_are_refused(tmp_path: Path) -> None:
+    path = _changed(tmp_path, lambda made: made.__dict__.update(meta_class="Precond"))
+    wanted = "expected one of EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond around a SongUNet or DhariwalUNet"
+    with pytest.raises(BundleError, match=f"{wanted}, got 'Precond'"):
         open_edm(path)
 
 
@@ -127,7 +127,7 @@ def test_networks_that_do_not_fit_their_options_are_refused(tmp_path: Path) -> N
         (option(model_channels=8192, channel_mult=[64, 64]), "must be of floats|is not expected|is missing"),
         (option(img_resolution=10**9), "img_resolution"),
         (option(encoder_type="skip"), "no option"),
-        (option(in_channels=4), "as many outputs"),
+        (option(in_channels=4), "must have 4 outputs"),
         (inner(lambda model: model._parameters.update(more=torch.zeros(3))), "more is not expected"),
         (inner(lambda model: model._modules.pop("out_conv")), "out_conv.weight is missing"),
         (inner(lambda model: model.__dict__.update(meta_class="UNet")), "one of SongUNet"),
