@@ -29,6 +29,7 @@ from fastdc.bundle.pixel_range import PixelRange
 from fastdc.bundle.place import bundle_place
 from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts
 from fastdc.bundle.shipped import find_model, shipped_models
+from fastdc.bundle.tokenizer_file import checked_tokenizer
 from fastdc.support import lazy_names
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ __all__ = [
     "build_network",
     "bundle_place",
     "calibration_in",
+    "checked_tokenizer",
     "find_model",
     "load_bundle",
     "parameter_count",

@@ -4,10 +4,11 @@ Encoders are always float32: the encoder of images runs once per image, that of 
 """
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
-from fastdc.bundle import ENCODER, TABLES, TEXT, TOKENIZERS
+from fastdc.bundle import ENCODER, TABLES, TEXT, TOKENIZERS, checked_tokenizer
 from fastdc.export.graph import export_graph
 from fastdc.export.options import Files, Notify
 from fastdc.export.storage import LARGE, weight_bytes
@@ -64,8 +65,15 @@ def text_files(source: Source, opset: int, notify: Notify) -> tuple[Files, dict[
     if source.text is None:
         return {}, {}
     torch = require("torch", extra="export")
-    notify("exporting the text encoder")
     text = source.text
+    tokenizers: Files = {name: one.encode() for name, one in zip(TOKENIZERS, text.tokenizers, strict=False)}
+    try:
+        for name, one in tokenizers.items():
+            checked_tokenizer(bytes(one), Path(name))
+    except BundleError as error:  # a reader of the bundle would refuse it
+        notify(f"the text encoder is left out: {error}")
+        return {}, {}
+    notify("exporting the text encoder")
     ids = text.input_ids((*source.model.prompts[:2], "", "a")[:3])
     names = ["input_ids", *(f"input_ids_{i + 2}" for i in range(len(ids) - 1))]
 
@@ -79,5 +87,4 @@ def text_files(source: Source, opset: int, notify: Notify) -> tuple[Files, dict[
         return {}, {}
     content = bytes(graph.SerializeToString(deterministic=True))
     check = verify_graph(content, text.module, feeds, batches=_BATCHES)
-    tokenizers: Files = {name: one.encode() for name, one in zip(TOKENIZERS, text.tokenizers, strict=False)}
     return {TEXT: content, **tokenizers}, {"text": check}

@@ -4,8 +4,9 @@ A bundle with a text encoder can be asked about other classes than the ones it w
 prompts replace its own, and nothing else changes.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from fastdc.backends.condition_tables import condition_tables
 from fastdc.backends.onnx.graphs import evaluate, open_graph, values
-from fastdc.bundle import TEXT, TOKENIZERS, Bundle, Prompts
-from fastdc.support import BundleError, Float32, InputError, one_line, require
+from fastdc.bundle import TEXT, TOKENIZERS, Bundle, Prompts, checked_tokenizer
+from fastdc.support import BundleError, FastdcError, Float32, InputError, one_line, require
 
 _BATCH = 64  # texts encoded at a time
 
@@ -35,16 +36,16 @@ class OnnxTextEncoder:
         if TEXT not in bundle.files:
             raise InputError(f"model {bundle.name} has no text encoder: export it again with its prompts")
         tokenizers = require("tokenizers", extra="text")
+        self._bundle = bundle
         self._session: Any = open_graph(bundle, TEXT)
         self._inputs = [name for name, _, _ in values(self._session.get_inputs())]
         self._outputs = [name for name, _, _ in values(self._session.get_outputs())]
         self._tokenizers: dict[str, Any] = {}
         for index, file in enumerate(name for name in TOKENIZERS if name in bundle.files):
             name = "input_ids" if index == 0 else f"input_ids_{index + 1}"
-            try:
-                self._tokenizers[name] = tokenizers.Tokenizer.from_str(bundle.read(file).decode())
-            except Exception as error:  # the library raises bare exceptions
-                raise BundleError(f"{bundle.path / file} is no tokenizer: {one_line(error)}") from None
+            content = checked_tokenizer(bundle.read(file), bundle.path / file)
+            with _as_bundle_errors(bundle):
+                self._tokenizers[name] = tokenizers.Tokenizer.from_str(content)
         if sorted(self._tokenizers) != sorted(self._inputs):
             raise BundleError(
                 f"{bundle.path / TEXT} takes {', '.join(self._inputs)}: expected a tokenizer for each, "
@@ -56,15 +57,17 @@ class OnnxTextEncoder:
 
         Raises:
             BackendError: ONNX Runtime fails.
+            BundleError: A tokenizer fails.
         """
         once = list(dict.fromkeys(texts))
         parts = []
         for start in range(0, len(once), _BATCH):
             some = once[start : start + _BATCH]
-            feeds = {
-                name: np.array([found.ids for found in tokenizer.encode_batch(some)], np.int64)
-                for name, tokenizer in self._tokenizers.items()
-            }
+            with _as_bundle_errors(self._bundle):
+                feeds = {
+                    name: np.array([found.ids for found in tokenizer.encode_batch(some)], np.int64)
+                    for name, tokenizer in self._tokenizers.items()
+                }
             parts.append(evaluate(self._session, feeds, TEXT))
         place = {text: row for row, text in enumerate(once)}
         order = [place[text] for text in texts]
@@ -72,6 +75,17 @@ class OnnxTextEncoder:
             name: np.concatenate([part[index] for part in parts])[order].astype(np.float32)
             for index, name in enumerate(self._outputs)
         }
+
+
+@contextlib.contextmanager
+def _as_bundle_errors(bundle: Bundle) -> Iterator[None]:
+    """Turns whatever the package tokenizers raises into one line; its panics are not even an ``Exception``."""
+    try:
+        yield
+    except (FastdcError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise BundleError(f"a tokenizer of {bundle.path} does not work: {one_line(error)}") from None
 
 
 def with_prompts(bundle: Bundle, prompts: Prompts) -> Bundle:

@@ -200,7 +200,7 @@ def test_a_bundle_without_a_text_encoder_says_so(tmp_path: Path) -> None:
         (TABLES, b"", "conditions.safetensors cannot be read"),
         (TABLES, b"\xff" * 200, "conditions.safetensors cannot be read"),
         (TABLES, (8).to_bytes(8, "little") + b"{}      ", "must map"),
-        (TOKENIZERS[0], b"{}", "tokenizer.json is no tokenizer"),
+        (TOKENIZERS[0], b"{}", "tokenizer.json: truncation must be an object"),
         (TEXT, b"nothing", "text.onnx cannot be loaded"),
         (ENCODER, b"nothing", "encoder.onnx cannot be loaded"),
         (REST, b"nothing", "rest.onnx cannot be loaded"),
