@@ -3,7 +3,7 @@
 The package trusts its files. A padding of 2^40 tokens ends the process, a regular expression can run for years,
 normalizers can multiply a text without end, and numbers that do not fit together end in a panic. What is used of the
 format is little: BPE (CLIP), Unigram (T5) and whole words, with a fixed length. So every part must be of a type that is
-listed here, every number in a range, and a regular expression of a form that takes at most quadratic time. Decoders are
+listed here, every number in a range, and a regular expression of a form that takes linear time. Decoders are
 dropped: nothing is decoded.
 """
 
@@ -30,6 +30,7 @@ _MAX_ADDED = 10_000
 _MAX_CHARACTERS = 1000  # in a token
 _MAX_PARTS = 32  # in a sequence of normalizers or of others
 _MAX_GROWTH = 256  # of a text by all normalizers together; CLIP's make 18, T5's 36
+_MAX_TRIE_BYTES = 2**24  # of a character map; T5's has 177 152
 _MAX_ID = 2**31 - 1
 
 # The fields that each object may have.
@@ -52,8 +53,9 @@ _PRE_TOKENIZERS = (
     *("ByteLevel", "WhitespaceSplit", "Whitespace", "Metaspace", "Split", "BertPreTokenizer", "Punctuation", "Digits"),
 )
 
-# A regular expression has alternatives of characters, escapes and classes, none inside another. An alternative has at
-# most one repetition and one "?", so that a search tries at most all ends from all starts.
+# A regular expression has alternatives of characters, escapes and classes, none inside another. In an alternative, at
+# most one is optional, and only the last may be repeated: nothing that could fail follows it, so a search never goes
+# back over it.
 _ESCAPE = r"\\(?:[sSdDwWnrt]|[pP]\{\^?[A-Za-z_]{1,32}\}|[^A-Za-z0-9])"
 _ATOM = rf"{_ESCAPE}|\[\^?(?:{_ESCAPE}|[^\\\[\]&])+\]|[^\\\[\](){{}}*+?|^$]"
 _PIECE = re.compile(rf"(?:{_ATOM})(?P<mark>\?|[*+]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})?|(?P<bar>\|)")
@@ -166,26 +168,24 @@ def _growth(kind: str, part: dict[str, Any]) -> int:
 
 
 def _check_pattern(pattern: Any) -> None:
-    """Refuses a regular expression that could take more than quadratic time."""
-    ((kind, text),) = _object("pattern", pattern, {"String", "Regex"}).items() or ((None, None),)
-    _token("pattern", text)
-    if kind != "Regex":
+    """Refuses a regular expression that could take more than linear time."""
+    fields = _object("pattern", pattern, {"String", "Regex"})
+    if len(fields) != 1:
+        raise BundleError(f"pattern must be a String or a Regex, got {shown(fields)}")
+    text = _token("pattern", *fields.values())
+    if "String" in fields:
         return
-    at, optional, repeated = 0, 0, 0
-    while at < len(text) and optional <= 1 and repeated <= 1:
+    at, optional, ended = 0, 0, False
+    while at < len(text):
         found = _PIECE.match(text, at)
-        if found is None:
-            break
-        at = found.end()
-        if found["bar"]:
-            optional, repeated = 0, 0
-        elif found["mark"]:
-            optional, repeated = optional + (found["mark"] == "?"), repeated + (found["mark"] != "?")
-    if at < len(text) or optional > 1 or repeated > 1:
-        raise BundleError(
-            "a regular expression must consist of alternatives of characters and classes with one repetition each, "
-            f"got {shown(text)}"
-        )
+        if found is None or (ended and not found["bar"]) or optional > 1:
+            raise BundleError(
+                "a regular expression must have alternatives of characters and classes, of which the last may be "
+                f"repeated, got {shown(text)}"
+            )
+        at, mark = found.end(), found["mark"]
+        ended = mark not in (None, "?")
+        optional = 0 if found["bar"] else optional + (mark == "?")
 
 
 def _longest_replacement(charsmap: Any) -> int:
@@ -203,13 +203,13 @@ def _longest_replacement(charsmap: Any) -> int:
         raise BundleError("precompiled_charsmap must be base64") from None
     size = int.from_bytes(raw[:4], "little")
     texts = raw[4 + size :]
-    units = np.frombuffer(raw[4 : 4 + size], dtype="<u4") if size % 4 == 0 and len(raw) >= 4 + size else np.empty(0)
-    if not len(units) or len(units) % 256 or not texts:
+    if not 0 < size <= _MAX_TRIE_BYTES or size % 1024 or not texts:
         raise BundleError("precompiled_charsmap must be a trie in blocks of 1024 bytes, and texts")
+    units = np.frombuffer(raw[4 : 4 + size], dtype="<u4").astype(np.int64)
     inner = units >> 31 == 0
     if not inner[0]:
         raise BundleError("precompiled_charsmap: the trie must begin with its root")
-    offsets = ((units >> 10) << ((units & (1 << 9)) >> 6)).astype(np.int64)
+    offsets = (units >> 10) << ((units & (1 << 9)) >> 6)
     children = np.where(inner, np.arange(len(units)) ^ offsets, 0)
     if children.max() >= len(units):
         raise BundleError("precompiled_charsmap: a child lies outside the trie")

@@ -126,9 +126,23 @@ _REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": "  "}
 _MAP = "normalizer.normalizers.0.precompiled_charsmap"
 _PATTERN = "pre_tokenizer.pretokenizers.0.pattern"
 _ENDLESS = [
-    ("C", _PATTERN, {"Regex": regex}, "one repetition each")
+    ("C", _PATTERN, {"Regex": regex}, "the last may be repeated")
     for regex in (
-        *("(a+)+b", "(a|a)*b", "a+a+b", "(?:a+)", r"\s+(?!\S)", "a{1,99}a{1,99}b", "a++", "a{2}{3}", "a?a?b", "[a&&b]"),
+        *(
+            "(a+)+b",
+            "(a|a)*b",
+            "a+a+b",
+            "(?:a+)",
+            r"\s+(?!\S)",
+            "a{1,99}a{1,99}b",
+            "a++",
+            "a{2}{3}",
+            "a?a?b",
+            "a?b|a?a?b",
+            "a+b",
+            "x|.{2,}[bc]",
+            "[a&&b]",
+        ),
         *(r"(a)\1", "[[:alpha:]]", "a{", "a|*", r"\k", "^a", "a" * 900 + "*+"),
     )
 ]
@@ -151,7 +165,9 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("C", "pre_tokenizer", {"type": "UnicodeScripts"}, "pre_tokenizer must be of a type in"),
     ("C", "pre_tokenizer", {"type": ["Split"]}, "pre_tokenizer must have a type"),
     *_ENDLESS,
-    ("C", _PATTERN, {}, "pattern must be text"),
+    ("C", _PATTERN, {}, "pattern must be a String or a Regex"),
+    ("C", _PATTERN, {"Regex": "a", "String": "a"}, "pattern must be a String or a Regex"),
+    ("C", _PATTERN, {"Regex": ""}, "pattern must be text"),
     ("C", "post_processor", {"type": "Nothing"}, "post_processor must be of a type in"),
     ("C", "post_processor", {"type": "Sequence", "processors": [{"type": "BertProcessing"}] * 6}, "leaves none"),
     ("C", "model", {"type": "WordPiece", "vocab": {}}, "model must be of a type in BPE, Unigram, WordLevel"),
