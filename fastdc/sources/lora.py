@@ -5,12 +5,16 @@ A LoRA (Hu et al., arXiv 2106.09685) changes a linear map or a convolution W by 
     W' = W + scale * (alpha / r) * up down,    r: number of rows of down.
 
 Once merged, it costs nothing. Files are safetensors in the formats that diffusers reads: its own, peft's, and kohya's,
-which names modules in another way. Only diffusers knows which weight a name means, so its loader does the work. The
-loader merely warns about a layer that it cannot place; here every layer in the file must find its place.
+which names modules in another way. Only diffusers knows which module a name means, so its loader puts the matrices in
+place. It may lose alphas on the way, so the factor of each layer is read from the file itself, and the product is added
+here. Every tensor of the file must have been used, and every layer must have found its place.
 """
 
+import hashlib
 import inspect
+import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +27,19 @@ from fastdc.support import BundleError, InputError, checks, one_line, require
 
 require("torch", extra="export")
 
-from torch import nn  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
-# Suffixes of the thin matrix that is applied first, in peft's and diffusers' names (kohya's have been converted).
-_DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", "_lora.down.weight")
+# Suffixes of the thin matrices down and up in the formats of kohya, peft and diffusers.
+_PAIRS = {
+    ".lora_down.weight": ".lora_up.weight",
+    ".lora_A.weight": ".lora_B.weight",
+    ".lora.down.weight": ".lora.up.weight",
+    ".lora_linear_layer.down.weight": ".lora_linear_layer.up.weight",
+    "_lora.down.weight": "_lora.up.weight",
+}
+_ALPHA = ".alpha"
+_METADATA = "lora_adapter_metadata"  # where diffusers notes peft's options, among them alphas
 
 
 @dataclass(frozen=True)
@@ -102,35 +115,103 @@ def _holder(pipeline: str, components: Mapping[str, nn.Module]) -> Any:
     return kind(**options)
 
 
-def _merge(holder: Any, path: Path, adapter: str, scale: float) -> int:
-    """Loads, checks and merges one LoRA, then removes the adapter; returns the number of layers that it changed."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+@dataclass(frozen=True)
+class _File:
+    """The content of a file of LoRA weights.
 
-    where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
-    unet = getattr(holder, "unet", None)
-    blocks = {} if unet is None else {"unet_config": unet.config}
-    read = holder.lora_state_dict(str(path.parent), **where, **blocks)
-    weights = read[0] if isinstance(read, tuple) else read
+    Attributes:
+        weights: Its tensors, without the alphas.
+        factors: For each layer, alpha / r by the digest of its two matrices.
+        names: The layers' names in the file, by the same digests.
+        options: peft's options of the training, by dotted names such as "unet.lora_alpha"; empty if not noted.
+    """
+
+    weights: dict[str, Tensor]
+    factors: dict[bytes, float]
+    names: dict[bytes, str]
+    options: dict[str, Any]
+
+
+def _read(path: Path) -> tuple[_File, int]:
+    """The content of a file, and its number of layers; refuses tensors that no LoRA has, and contradicting factors."""
     with safe_open(str(path), framework="pt") as opened:
-        if any(name.endswith("dora_scale") for name in opened.keys()):  # noqa: SIM118 - not a mapping
-            raise BundleError(f"LoRA {path} is a DoRA with dora_scale, which the loader would leave out")
-    names = [name for name in holder._lora_loadable_modules if getattr(holder, name, None) is not None]
-    wanted: int = sum(name.endswith(_DOWN) for name in weights)
-    holder.load_lora_weights(str(path.parent), adapter_name=adapter, **where)
-    networks = [getattr(holder, name) for name in names]
-    layers = [
-        layer
-        for network in networks
-        for layer in network.modules()
-        if isinstance(layer, BaseTunerLayer)
-        and any(adapter in getattr(layer, kind) for kind in layer.adapter_layer_names)
-    ]
-    if len(layers) != wanted:
-        raise BundleError(f"LoRA {path} changes {wanted} layers, of which the model has {len(layers)}")
-    if wanted:
-        holder.fuse_lora(components=names, lora_scale=scale, safe_fusing=True, adapter_names=[adapter])
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
+        options = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
+    layers = {key.removesuffix(down): (key, down) for key in tensors for down in _PAIRS if key.endswith(down)}
+    used: set[str] = set()
+    file = _File({}, {}, {}, options)
+    for name, (key, suffix) in layers.items():
+        down, up, alpha = tensors[key], tensors.get(name + _PAIRS[suffix]), tensors.get(name + _ALPHA)
+        if up is None or down.ndim < 2 or up.ndim < 2 or up.shape[1] != len(down):
+            raise BundleError(f"LoRA {path}: {name} has no pair of matrices of one rank")
+        used |= {key, name + _PAIRS[suffix], name + _ALPHA}
+        if alpha is not None and (options or alpha.numel() != 1 or not torch.isfinite(alpha)):
+            raise BundleError(f"LoRA {path}: {name}{_ALPHA} must be a finite number, and the only one given")
+        factor, digest = 1.0 if alpha is None else float(alpha) / len(down), _digest(down, up)
+        if file.factors.setdefault(digest, factor) != factor and up.any():
+            raise BundleError(f"LoRA {path}: {name} and {file.names[digest]} hold the same matrices with other alphas")
+        file.names[digest] = name
+    unknown = sorted(tensors.keys() - used)
+    if unknown:
+        raise BundleError(f"LoRA {path} holds {unknown[0]:.120}, which is no part of a plain LoRA")
+    file.weights.update((key, value) for key, value in tensors.items() if not key.endswith(_ALPHA))
+    return file, len(layers)
+
+
+def _digest(down: Tensor, up: Tensor) -> bytes:
+    """Identifies a pair of matrices, whatever a loader calls them."""
+    parts = (str(tuple(one.shape)).encode() + one.detach().float().contiguous().numpy().tobytes() for one in (down, up))
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def _merge(holder: Any, path: Path, adapter: str, scale: float) -> int:
+    """Loads one LoRA, merges it, and removes the adapter; returns the number of layers that it changed."""
+    file, wanted = _read(path)
+    if file.options:  # the loader reads them from the file alone
+        where = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
+        holder.load_lora_weights(str(path.parent), adapter_name=adapter, **where)
+    else:
+        holder.load_lora_weights(dict(file.weights), adapter_name=adapter)
+    layers = _layers(holder, adapter)
+    placed = {_digest(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight) for layer in layers.values()}
+    lost = [name for digest, name in file.names.items() if digest not in placed]
+    if len(layers) != wanted or lost:
+        which = f": not {lost[0]:.120}" if lost else ""
+        raise BundleError(f"LoRA {path} changes {wanted} layers, of which the model has {len(layers)}{which}")
+    for name, layer in layers.items():
+        component = name.partition(".")[0]
+        if any(key.startswith(f"{component}.") for key in file.options):
+            factor = layer.scaling[adapter]  # peft's own, made of the options of the training
+        else:
+            factor = file.factors[_digest(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)]
+        _add(layer, adapter, scale * factor, f"LoRA {path}: {name}")
     holder.unload_lora_weights()
     return wanted
+
+
+def _layers(holder: Any, adapter: str) -> dict[str, Any]:
+    """The layers that an adapter changes, by "component.module"."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {
+        f"{component}.{name}": layer
+        for component in holder._lora_loadable_modules
+        if getattr(holder, component, None) is not None
+        for name, layer in getattr(holder, component).named_modules()
+        if isinstance(layer, BaseTunerLayer) and adapter in getattr(layer, "lora_A", ())
+    }
+
+
+def _add(layer: Any, adapter: str, factor: float, what: str) -> None:
+    """Adds factor * up down to a layer's weight, in float64 and rounded once; `what` names the layer in messages."""
+    down, up = layer.lora_A[adapter].weight.detach().double(), layer.lora_B[adapter].weight.detach().double()
+    weight = layer.get_base_layer().weight
+    if up[0, 0].numel() != 1 or len(up) * down[0].numel() != weight.numel() or layer.use_dora.get(adapter):
+        raise BundleError(f"{what} cannot be merged: its matrices are no plain product")
+    changed = weight.detach().double() + factor * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    if not torch.isfinite(changed).all():
+        raise BundleError(f"{what} leads to weights that are not finite")
+    weight.data.copy_(changed)
 
 
 @contextmanager
@@ -140,6 +221,8 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)

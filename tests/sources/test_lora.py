@@ -34,12 +34,12 @@ def _networks(folder: Path) -> dict[str, Any]:
     return {"unet": unet, "text_encoder": tiny_clip(clip_tokenizer())}
 
 
-def _pair(layer: nn.Module, seed: int) -> tuple[Tensor, Tensor]:
+def _pair(layer: nn.Module, seed: int, rank: int = RANK) -> tuple[Tensor, Tensor]:
     """Thin factors (down, up) for a linear map or a convolution, large enough that a wrong scale shows."""
     shape = layer.get_parameter("weight").shape
     generator = torch.Generator().manual_seed(seed)
-    down = torch.randn(RANK, *shape[1:], generator=generator)
-    up = torch.randn(shape[0], RANK, *(1 for _ in shape[2:]), generator=generator)
+    down = torch.randn(rank, *shape[1:], generator=generator)
+    up = torch.randn(shape[0], rank, *(1 for _ in shape[2:]), generator=generator)
     return down, up
 
 
@@ -124,6 +124,93 @@ def test_weights_are_changed_by_the_product(folder: Path, tmp_path: Path, kind: 
     changes = (_plain_file if kind == "plain" else _kohya_file)(networks, path)
     fuse_lora("StableDiffusionPipeline", networks, [Lora(path, scale)])
     _check(networks, before, {key: scale * change for key, change in changes.items()})
+
+
+# Of each layer: its rank, and its alpha or None if the file has none. No two layers have the same factor.
+_UNEQUAL: tuple[tuple[int, float | None], ...] = ((4, 4.0), (4, 1.0), (3, None), (2, 5.0), (4, 0.5), (1, 4.0), (2, 1.0))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_every_layer_has_its_own_rank_and_alpha(folder: Path, tmp_path: Path, large: bool) -> None:
+    networks = _networks(folder)
+    te = {"lora_te": "text_encoder"}
+    pipeline = "StableDiffusionPipeline"
+    if large:
+        from fastdc.testing.tiny_pipelines import tiny_sdxl
+
+        tokenizer, pipeline = clip_tokenizer(), "StableDiffusionXLPipeline"
+        networks["unet"] = UNet2DConditionModel.from_pretrained(tiny_sdxl(tmp_path / "xl"), subfolder="unet")
+        networks["text_encoder_2"] = tiny_clip(tokenizer, width=24, projection=12, seed=3)
+        te = {"lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
+    before = _copies(networks)
+    attention = "down_blocks.1" if large else "down_blocks.0"
+    block = f"{attention}.attentions.0.transformer_blocks.0"
+    unet = [f"{block}.{name}" for name in ("attn1.to_q", "attn1.to_k", "attn2.to_k", "attn2.to_out.0")]
+    unet += ["down_blocks.0.resnets.0.conv1"]  # LoCon: a convolution of 3 x 3
+    layers = [("lora_unet", "unet", name, name) for name in unet]
+    for prefix, name in te.items():
+        # The second encoder of XL keeps the prefix text_model in its modules, as its class does.
+        for inner in TEXT_LAYERS[:2]:
+            module = inner if hasattr(networks[name], "encoder") else f"text_model.{inner}"
+            layers.append((prefix, name, module, f"text_model.{inner}"))
+    weights, changes = {}, {}
+    for seed, (prefix, name, module, written) in enumerate(layers):
+        rank, alpha = _UNEQUAL[seed % len(_UNEQUAL)]
+        down, up = _pair(networks[name].get_submodule(module), seed, rank)
+        key = f"{prefix}_{written.replace('.', '_')}"
+        weights |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+        if alpha is not None:
+            weights[f"{key}.alpha"] = torch.tensor(alpha)
+        changes[f"{name}.{module}.weight"] = (1.0 if alpha is None else alpha / rank) * _product(down, up)
+    path = tmp_path / "unequal.safetensors"
+    safetensors.torch.save_file(weights, path)
+    fuse_lora(pipeline, networks, [Lora(path)])
+    _check(networks, before, changes)
+
+
+def test_ranks_and_alphas_in_the_names_of_peft(folder: Path, tmp_path: Path) -> None:
+    networks = _networks(folder)
+    before = _copies(networks)
+    weights, changes = {}, {}
+    for seed, layer in enumerate(UNET_LAYERS):
+        rank, alpha = _UNEQUAL[seed + 1]
+        down, up = _pair(networks["unet"].get_submodule(layer), seed, rank)
+        weights |= {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
+        if alpha is not None:
+            weights[f"unet.{layer}.alpha"] = torch.tensor(alpha)
+        changes[f"unet.{layer}.weight"] = (1.0 if alpha is None else alpha / rank) * _product(down, up)
+    path = tmp_path / "unequal.safetensors"
+    safetensors.torch.save_file(weights, path)
+    fuse_lora("StableDiffusionPipeline", networks, [Lora(path)])
+    _check(networks, before, changes)
+
+
+def test_tensors_that_are_no_part_of_a_lora_are_named(folder: Path, tmp_path: Path) -> None:
+    networks = _networks(folder)
+    path = tmp_path / "more.safetensors"
+    _kohya_file(networks, path)
+    plain = safetensors.torch.load_file(path)
+    key = "lora_unet_" + UNET_LAYERS[0].replace(".", "_")
+    elsewhere = "lora_unet_" + UNET_LAYERS[1].replace(".", "_").replace("attn1", "attn7")
+    for more, message in (
+        (
+            {f"{key}.lora_mid.weight": torch.ones(3, 3)},
+            f"holds {key}.lora_mid.weight, which is no part of a plain LoRA",
+        ),
+        ({f"{key}.hada_w1_a": torch.ones(3, 3)}, f"holds {key}.hada_w1_a"),
+        ({"lora_unet_conv_in.diff_b": torch.ones(8)}, "holds lora_unet_conv_in.diff_b"),
+        ({"lora_unet_conv_in.alpha": torch.ones(())}, "holds lora_unet_conv_in.alpha"),
+        ({f"{key}.alpha": torch.tensor(torch.nan)}, f"{key}.alpha must be a finite number"),
+        ({f"{key}.lora_up.weight": torch.ones(8, 2)}, f"{key} has no pair of matrices of one rank"),
+        (
+            {f"{elsewhere}.lora_down.weight": torch.ones(1, 8), f"{elsewhere}.lora_up.weight": torch.ones(8, 1)},
+            f"changes 8 layers, of which the model has 7: not {elsewhere}",
+        ),
+    ):
+        safetensors.torch.save_file({**plain, **more}, path)
+        with pytest.raises(BundleError, match=message):
+            fuse_lora("StableDiffusionPipeline", networks, [Lora(path)])
+        networks = _networks(folder)
 
 
 def test_several_are_merged_one_after_the_other(folder: Path, tmp_path: Path) -> None:
