@@ -7,6 +7,7 @@ from fastdc.backends.function import FunctionNetwork
 from fastdc.backends.host import usable_cpus
 from fastdc.backends.onnx import OnnxNetwork, widen, with_prompts
 from fastdc.backends.options import PRECISIONS, NetworkOptions
+from fastdc.backends.prompt_tokens import PromptTokenizer, check_prompts
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, AbstractSlot, Buffer
 from fastdc.backends.registry import BACKENDS, check_usable_here, open_encoder, open_network
 from fastdc.backends.rounding import rounding_tolerance
@@ -24,7 +25,9 @@ __all__ = [
     "ModuleEncoder",
     "NetworkOptions",
     "OnnxNetwork",
+    "PromptTokenizer",
     "TorchNetwork",
+    "check_prompts",
     "check_usable_here",
     "halves",
     "open_encoder",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fastdc.bundle import PRECISIONS, Bundle, saved_by_parts
-from fastdc.cli.options import first_option
+from fastdc.cli.options import first_option, prompt_notes
 from fastdc.cli.runner import progress_of, promise
 from fastdc.support import InputError
 
@@ -230,16 +230,17 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
     if prompts is None and not options["text"]:
         raise InputError(f"--no-text-encoder is for text-conditional models, and {source} is not one")
     say(f"reading {source}")
-    opened = open_source(
-        source,
-        prompts=prompts,
-        class_names=names,
-        image_size=kept["image_size"],
-        null_class=kept["null_class"],
-        lora=loras,
-        variant=kept["variant"],
-        scheduler=kept["scheduler"],
-    )
+    with prompt_notes(quiet=quiet):
+        opened = open_source(
+            source,
+            prompts=prompts,
+            class_names=names,
+            image_size=kept["image_size"],
+            null_class=kept["null_class"],
+            lora=loras,
+            variant=kept["variant"],
+            scheduler=kept["scheduler"],
+        )
     data, opset = options.pop("calibrate"), options.pop("opset")
     images = None if data is None else load_labelled(data, opened.model.image_shape)
     with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:

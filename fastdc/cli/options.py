@@ -1,6 +1,7 @@
 """Options, checks and the progress bar that several commands share."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from fastdc.diffusion import METHODS, ORDERS
 from fastdc.inference import DECISIONS, PlanOptions
 from fastdc.loading import load
 from fastdc.rules import RULES
-from fastdc.support import InputError, require
+from fastdc.support import InputError, PromptWarning, require
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Advance = Callable[[int, str], None]
@@ -197,7 +198,25 @@ def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
     from fastdc.backends import with_prompts
     from fastdc.bundle import read_prompts
 
-    return with_prompts(bundle, read_prompts(path))
+    with prompt_notes(quiet=options["quiet"]):
+        return with_prompts(bundle, read_prompts(path))
+
+
+@contextmanager
+def prompt_notes(*, quiet: bool) -> Iterator[None]:
+    """Prints what is lost of prompts as notes on stderr, in place of Python's warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PromptWarning)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, PromptWarning):
+                show(message, category, *where, **more)
+            elif not quiet:
+                click.echo(f"note: {message}", err=True)
+
+        warnings.showwarning = note
+        yield
 
 
 def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier:

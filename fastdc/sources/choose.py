@@ -44,9 +44,13 @@ def open_source(
         The model, ready for ``fastdc.export.export_source``.
 
     Raises:
-        InputError: An option does not fit the model, or the model cannot be found.
+        InputError: An option does not fit the model, the model cannot be found, or prompts of two classes become the
+            same tokens.
         BundleError: The model is corrupt, hostile, or of an unsupported kind.
         MissingDependencyError: A package of the extra export is not installed.
+
+    Warns:
+        PromptWarning: A prompt is longer than the text encoder reads, or is the same to it as another of its class.
 
     Example:
         >>> from fastdc.sources import open_source

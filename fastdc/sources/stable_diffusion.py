@@ -118,7 +118,8 @@ def open_stable_diffusion(
         lora: LoRAs to merge into the UNet and the text encoders.
 
     Raises:
-        InputError: The sides are not divisible by the autoencoder's factor.
+        InputError: The sides are not divisible by the autoencoder's factor, or prompts of two classes become the same
+            tokens.
         BundleError: The folder holds another pipeline, is broken, or has a network that needs other inputs.
         MissingDependencyError: diffusers or transformers is not installed.
     """
@@ -147,6 +148,7 @@ def open_stable_diffusion(
         names=("encoder_hidden_states", "text_embeds") if large else ("encoder_hidden_states",),
         null_is_zero=large and bool(folder.index.get("force_zeros_for_empty_prompt", True)),
     )
+    text.check(prompts)
     tables = text.tables(prompts.texts)
     width = tables["encoder_hidden_states"].shape[-1]
     if width != unet.config["cross_attention_dim"]:

@@ -37,7 +37,14 @@ from fastdc.sources.stable_diffusion import (  # noqa: E402
     text_model,
     tokenizer_of,
 )
-from fastdc.sources.text import JointStates, TextSource, check_tokens, read_tokenizer, token_count  # noqa: E402
+from fastdc.sources.text import (  # noqa: E402
+    JointStates,
+    TextSource,
+    check_tokens,
+    prompt_tokenizer,
+    read_tokenizer,
+    token_count,
+)
 
 FAMILY = "stable-diffusion-3"
 
@@ -101,7 +108,7 @@ def open_stable_diffusion_3(
 
     Raises:
         InputError: The sides are not divisible by the autoencoder's factor times the patch size, or are larger than the
-            position codes allow.
+            position codes allow, or prompts of two classes become the same tokens.
         BundleError: The folder holds another pipeline, is broken, or its parts do not fit together.
         MissingDependencyError: diffusers or transformers is not installed.
     """
@@ -115,6 +122,7 @@ def open_stable_diffusion_3(
     fuse_lora(PLAIN[FAMILY], {"transformer": transformer, **clips}, lora)
     sides = _sides(image_size, transformer.config, encoder.factor)
     text = _text(folder, clips)
+    text.check(prompts)
     tables = text.tables(prompts.texts)
     zeros = 0 if len(text.tokenizers) == 3 else T5_TOKENS
     _check(transformer.config, encoder.channels, tables, exact=not zeros)
@@ -143,6 +151,10 @@ def _text(folder: ModelFolder, clips: Mapping[str, Any]) -> TextSource:
         third = folder.component("text_encoder_3", {"T5EncoderModel": T5EncoderModel})
         tokenizers.append(read_tokenizer(*tokenizer_of(folder, "text_encoder_3"), length=T5_TOKENS))
         check_tokens(tokenizers[2], third, "text_encoder_3")
+    for one in map(prompt_tokenizer, tokenizers):
+        if one.vectors:
+            name = next(iter(one.vectors))
+            raise BundleError(f"{folder.name}: {PIPELINE} reads only the first vector of the placeholder {name!r}")
     module = JointStates(clips["text_encoder"], clips["text_encoder_2"], third)
     return TextSource(
         tokenizers=tuple(tokenizers),

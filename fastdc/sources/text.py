@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdc.backends import PromptTokenizer, check_prompts
+from fastdc.bundle import Prompts
 from fastdc.support import BundleError, Float32, InputError, Int64, one_line, require
 
 require("torch", extra="export")
@@ -59,18 +61,20 @@ class TextSource:
     null_is_zero: bool = False
 
     @cached_property
-    def _parsed(self) -> tuple[object, ...]:
-        """The tokenizers as objects of the package ``tokenizers``."""
-        tokenizers = require("tokenizers", extra="export")
-        return tuple(tokenizers.Tokenizer.from_str(text) for text in self.tokenizers)
+    def _parsed(self) -> tuple[PromptTokenizer, ...]:
+        return tuple(prompt_tokenizer(text) for text in self.tokenizers)
 
     def input_ids(self, texts: Sequence[str]) -> tuple[Int64, ...]:
         """The token ids of n texts: for each tokenizer, int64 (n, length)."""
-        found = []
-        for tokenizer in self._parsed:
-            encodings = tokenizer.encode_batch(list(texts))  # type: ignore[attr-defined]
-            found.append(np.array([encoding.ids for encoding in encodings], dtype=np.int64))
-        return tuple(found)
+        return tuple(tokenizer.encode(texts)[0] for tokenizer in self._parsed)
+
+    def check(self, prompts: Prompts) -> None:
+        """Refuses prompts of different classes that become the same tokens, and warns of what else is lost.
+
+        Raises:
+            InputError: Prompts of two classes become the same tokens.
+        """
+        check_prompts(prompts, self._parsed)
 
     def encode(self, texts: Sequence[str]) -> dict[str, Float32]:
         """Computes one row of each table per text.
@@ -159,6 +163,11 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
         raise BundleError(f"tokenizer {folder} cannot be read: {one_line(error)}") from None
     text: str = parsed.to_str()
     return text
+
+
+def prompt_tokenizer(text: str) -> PromptTokenizer:
+    """A tokenizer, given as JSON, as an object."""
+    return PromptTokenizer(require("tokenizers", extra="export").Tokenizer.from_str(text))
 
 
 def token_count(tokenizer: str) -> int:

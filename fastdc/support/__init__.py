@@ -11,6 +11,7 @@ from fastdc.support.exceptions import (
     InputError,
     Interrupted,
     MissingDependencyError,
+    PromptWarning,
 )
 from fastdc.support.lazy_names import lazy_names
 from fastdc.support.messages import one_line, shorten
@@ -38,6 +39,7 @@ __all__ = [
     "Mask",
     "MissingDependencyError",
     "ProcessLock",
+    "PromptWarning",
     "__version__",
     "calls_left",
     "check_process",

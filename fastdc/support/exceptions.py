@@ -26,6 +26,10 @@ class BackendError(FastdcError, RuntimeError):
     """A backend, device or precision that the user asked for is not available, or it failed."""
 
 
+class PromptWarning(UserWarning):
+    """A prompt says more than the text encoder reads; the message names the prompt and what is lost."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run. The images that were finished are in ``result``.
 

@@ -29,6 +29,7 @@ from fastdc.testing.tiny_pipelines import tiny_dit, tiny_sd, tiny_sdxl
 Floats = npt.NDArray[np.float32]
 
 one_thread = text_pipelines.one_thread  # applies to every test here
+pytestmark = pytest.mark.filterwarnings("ignore::fastdc.support.PromptWarning")  # one of PROMPTS is too long
 
 
 def texts_of(pipe: Any, prompt: str, sides: tuple[int, ...]) -> dict[str, Any]:

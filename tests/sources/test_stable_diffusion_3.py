@@ -27,6 +27,7 @@ from helpers.text_pipelines import DRAWS, PROMPTS, SEED, STREAMS, check_graphs, 
 Floats = npt.NDArray[np.float32]
 
 one_thread = text_pipelines.one_thread  # applies to every test here
+pytestmark = pytest.mark.filterwarnings("ignore::fastdc.support.PromptWarning")  # one of PROMPTS is too long
 
 
 def _pipeline(folder: Path, *, t5: bool) -> Any:

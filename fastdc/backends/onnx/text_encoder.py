@@ -14,6 +14,7 @@ import numpy as np
 
 from fastdc.backends.condition_tables import condition_tables
 from fastdc.backends.onnx.graphs import evaluate, open_graph, values
+from fastdc.backends.prompt_tokens import PromptTokenizer, check_prompts
 from fastdc.bundle import TEXT, TOKENIZERS, Bundle, Prompts, checked_tokenizer
 from fastdc.support import BundleError, FastdcError, Float32, InputError, one_line, require
 
@@ -40,17 +41,22 @@ class OnnxTextEncoder:
         self._session: Any = open_graph(bundle, TEXT)
         self._inputs = [name for name, _, _ in values(self._session.get_inputs())]
         self._outputs = [name for name, _, _ in values(self._session.get_outputs())]
-        self._tokenizers: dict[str, Any] = {}
+        self._tokenizers: dict[str, PromptTokenizer] = {}
         for index, file in enumerate(name for name in TOKENIZERS if name in bundle.files):
             name = "input_ids" if index == 0 else f"input_ids_{index + 1}"
             content = checked_tokenizer(bundle.read(file), bundle.path / file)
             with _as_bundle_errors(bundle):
-                self._tokenizers[name] = tokenizers.Tokenizer.from_str(content)
+                self._tokenizers[name] = PromptTokenizer(tokenizers.Tokenizer.from_str(content))
         if sorted(self._tokenizers) != sorted(self._inputs):
             raise BundleError(
                 f"{bundle.path / TEXT} takes {', '.join(self._inputs)}: expected a tokenizer for each, "
                 f"got {', '.join(self._tokenizers) or 'none'}"
             )
+
+    def check(self, prompts: Prompts) -> None:
+        """Refuses prompts of different classes that become the same tokens, and warns of what else is lost."""
+        with _as_bundle_errors(self._bundle):
+            check_prompts(prompts, tuple(self._tokenizers.values()))
 
     def encode(self, texts: Sequence[str]) -> dict[str, Float32]:
         """Condition tables by name, float32 (len(texts), ...); equal texts are encoded once.
@@ -64,10 +70,7 @@ class OnnxTextEncoder:
         for start in range(0, len(once), _BATCH):
             some = once[start : start + _BATCH]
             with _as_bundle_errors(self._bundle):
-                feeds = {
-                    name: np.array([found.ids for found in tokenizer.encode_batch(some)], np.int64)
-                    for name, tokenizer in self._tokenizers.items()
-                }
+                feeds = {name: tokenizer.encode(some)[0] for name, tokenizer in self._tokenizers.items()}
             parts.append(evaluate(self._session, feeds, TEXT))
         place = {text: row for row, text in enumerate(once)}
         order = [place[text] for text in texts]
@@ -82,7 +85,7 @@ def _as_bundle_errors(bundle: Bundle) -> Iterator[None]:
     """Turns whatever the package tokenizers raises into one line; its panics are not even an ``Exception``."""
     try:
         yield
-    except (FastdcError, KeyboardInterrupt, SystemExit):
+    except (FastdcError, Warning, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         raise BundleError(f"a tokenizer of {bundle.path} does not work: {one_line(error)}") from None
@@ -99,9 +102,12 @@ def with_prompts(bundle: Bundle, prompts: Prompts) -> Bundle:
         prompts: Prompts that describe each class.
 
     Raises:
-        InputError: The bundle has no text encoder.
+        InputError: The bundle has no text encoder, or prompts of two classes become the same tokens.
         MissingDependencyError: tokenizers or onnxruntime is not installed.
         BundleError: A tokenizer or the graph is corrupt.
+
+    Warns:
+        PromptWarning: A prompt is longer than the text encoder reads, or is the same to it as another of its class.
 
     Example:
         >>> from fastdc.backends import with_prompts
@@ -110,7 +116,9 @@ def with_prompts(bundle: Bundle, prompts: Prompts) -> Bundle:
         Traceback (most recent call last):
         fastdc.support.exceptions.InputError: model digits-mlp has no text encoder: export it again with its prompts
     """
-    tables = OnnxTextEncoder(bundle).encode(prompts.texts)
+    encoder = OnnxTextEncoder(bundle)
+    encoder.check(prompts)
+    tables = encoder.encode(prompts.texts)
     null = bundle.model.null_class
     if null is not None:  # the null class's row is not always the encoding of an empty text: keep the bundle's own row
         own = condition_tables(bundle)

@@ -13,6 +13,7 @@ from fastdc.backends import FunctionNetwork, NetworkOptions, OnnxNetwork
 from fastdc.backends.onnx.text_encoder import OnnxTextEncoder
 from fastdc.bundle import CLASSES, ENCODER, PREFIX, REST, TABLES, TEXT, TOKENIZERS, Prompts
 from fastdc.certification import Fixed, certify_table
+from fastdc.support import PromptWarning
 from helpers.latent_world import CLASS_OF, MODEL, PROMPTS, Encoder, graph, network, parts, table, write
 from helpers.worlds import fails_with, unit_images
 
@@ -175,6 +176,19 @@ def test_other_prompts_take_the_place_of_the_bundles_own(bundle: Bundle, tmp_pat
         model, FunctionNetwork(lambda u, t, k: network(u, t, k, rows), model.sample_shape), Encoder()
     )
     np.testing.assert_allclose(clf.errors(IMAGES).errors, world.errors(IMAGES).errors, rtol=2e-6, atol=1e-7)
+
+
+def test_what_is_lost_of_other_prompts_is_said(bundle: Bundle) -> None:
+    pytest.importorskip("tokenizers")
+    with pytest.warns(PromptWarning, match=r"at most 4 tokens: prompt 1 \('a a a a one'\) loses 1 token$"):
+        fastdc.load(bundle, prompts=Prompts(("red", "a a a a one"), (0, 1), ("x", "y")))
+    for texts in (("a a a a one", "a a a a blue"), ("red", " red ")):
+        message = "of the classes 'x' and 'y' are the same to the text encoder"
+        fails_with(
+            lambda texts=texts: fastdc.load(bundle, prompts=Prompts(texts, (0, 1), ("x", "y"))),
+            message,
+            kind=InputError,
+        )
 
 
 def test_the_text_encoder_gives_each_text_its_row(bundle: Bundle) -> None:
