@@ -55,7 +55,7 @@ def export_source(
     Raises:
         InputError: An option cannot be used, the images do not fit, or another process is writing to ``out``.
         BundleError: A default is out of range, or ``out`` exists and may not be replaced.
-        BackendError: A graph does not compute what torch computes.
+        BackendError: A graph does not compute what torch computes, or leaves the range of float16.
         MissingDependencyError: A package of the extra export is not installed.
 
     Example:

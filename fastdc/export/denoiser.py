@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastdc.bundle import CLASSES, DATA, DENOISER, PREFIX, REST, SCORED
+from fastdc.export.float16_range import check_range
 from fastdc.export.flops import Flops, input_shapes, measure_flops
 from fastdc.export.graph import DEFAULT_OPSET, export_graph
 from fastdc.export.options import Files, Notify
@@ -40,6 +41,7 @@ class DenoiserFiles:
         flops: Cost of the graph.
         split: The parts of the graph, or None.
         split_difference: Largest difference of an output between the parts and the whole.
+        largest: Largest magnitude of a value inside a float16 graph; None in other precisions.
     """
 
     files: Files = field(repr=False)
@@ -47,6 +49,7 @@ class DenoiserFiles:
     flops: Flops
     split: Split | None = field(repr=False)
     split_difference: float
+    largest: float | None = None
 
     def cost(self) -> dict[str, int]:
         """The manifest's field ``cost``: parameters, and operations per row of the whole and of the parts."""
@@ -80,7 +83,7 @@ def denoiser_files(
 
     Raises:
         InputError: Precision and opset do not fit each other, or the denoiser returns another shape than its sample's.
-        BackendError: The graph or its parts do not compute what torch computes.
+        BackendError: The graph or its parts do not compute what torch computes, or float16 overflows.
         MissingDependencyError: A package of the extra export is not installed.
     """
     require("onnx", extra="export")
@@ -97,6 +100,7 @@ def denoiser_files(
     batches = checked_batches(flops.per_row)
     notify(f"comparing it with torch at batches of {', '.join(map(str, batches))}")
     check = verify_graph(inside or folder / DENOISER, source.denoiser, feeds, precision=precision, batches=batches)
+    largest = check_range(model, feeds, folder) if precision == "float16" else None
     parts, difference = None, 0.0
     if split:
         notify("looking for what is computed twice")
@@ -108,7 +112,7 @@ def denoiser_files(
         files[name] = graph.SerializeToString(deterministic=True)
     if scored:
         files[SCORED] = _scored(model, inside, external_weights=DATA in files)
-    return DenoiserFiles(files, check, flops, parts, difference)
+    return DenoiserFiles(files, check, flops, parts, difference, largest)
 
 
 def checked_batches(flops: int) -> tuple[int, ...]:

@@ -91,6 +91,8 @@ def add_findings(
     for part, check in checks.items():
         provenance[f"{part}_max_difference"] = float(f"{check.difference:.2g}")
     provenance["denoiser_checked_at_batches"] = ", ".join(map(str, made.check.batches))
+    if made.largest is not None:
+        provenance["float16_largest_value"] = float(f"{made.largest:.3g}")
     if made.split is not None:
         provenance["parts_max_difference"] = float(f"{made.split_difference:.2g}")
     versions = {package: version for package in _PACKAGES if (version := version_of(package))}

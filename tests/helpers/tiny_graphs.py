@@ -80,7 +80,7 @@ class Attending(nn.Module):
         self.last = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor, table: Tensor) -> Tensor:
-        level = self.level(timestep[:, None] / 1000)
+        level = self.level((timestep[:, None] / 1000).to(self.level.weight.dtype))
         h = nn.functional.silu(self.norm(self.first(sample) + level[:, :, None, None]))
         pixels = h.flatten(2).transpose(1, 2)
         pixels = pixels + _attend(*self.own(pixels).chunk(3, -1))
