@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.backends import one_line
 from fastdc.export.inspection import value_types
 from fastdc.export.verify import Feeds
-from fastdc.support import BackendError, require
+from fastdc.support import BackendError, one_line, require
 
 if TYPE_CHECKING:
     import onnx
@@ -85,7 +84,7 @@ def _probed(model: "onnx.ModelProto") -> "tuple[onnx.ModelProto, list[str]]":
     constants = {one.name for one in graph.initializer if len(one.dims) > 1} - weights
     reader = {name: node for node in reversed(model.graph.node) for name in node.input}  # the first that reads a value
 
-    def named(node: "onnx.NodeProto") -> str | None:
+    def named(node: Any) -> str | None:
         """The layer whose weights a node reads; a transposed matrix has lost its name, but not the bias after it."""
         own = next((name for name in node.input if name in weights), None)
         if own is None and constants & set(node.input) and node.output[0] in reader:

@@ -206,7 +206,8 @@ def _export(
                 verbose=False,
             )
     except Exception as error:  # the exporter's own types, and any error of the module under tracing
-        raise BackendError(f"torch cannot export the network: {one_line(error)}") from error
+        # The exporter wraps the cause in advice of a page.
+        raise BackendError(f"torch cannot export the network: {one_line(error.__cause__ or error)}") from error
     assert program is not None  # dynamo=True always returns a program
     model = program.model_proto
     lower_types(model)

@@ -154,7 +154,9 @@ def _text(folder: ModelFolder, clips: Mapping[str, Any]) -> TextSource:
     for one in map(prompt_tokenizer, tokenizers):
         if one.vectors:
             name = next(iter(one.vectors))
-            raise BundleError(f"{folder.name}: {PIPELINE} reads only the first vector of the placeholder {name!r}")
+            raise BundleError(
+                f"{folder.name}: {folder.pipeline} reads only the first vector of the placeholder {name!r}"
+            )
     module = JointStates(clips["text_encoder"], clips["text_encoder_2"], third)
     return TextSource(
         tokenizers=tuple(tokenizers),

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastdc.backends import PromptTokenizer, check_prompts
 from fastdc.bundle import Prompts
-from fastdc.support import BundleError, Float32, InputError, Int64, one_line, require
+from fastdc.support import BundleError, Float32, InputError, Int64, MissingDependencyError, one_line, require
 
 require("torch", extra="export")
 
@@ -132,7 +132,7 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
 
     Raises:
         BundleError: The class is unknown, the files are missing or broken, or the length is not stated.
-        MissingDependencyError: transformers is not installed.
+        MissingDependencyError: transformers is not installed, or is too old.
     """
     if kind not in _TOKENIZERS:
         raise BundleError(f"{folder.name} must be one of {', '.join(_TOKENIZERS)}, got {kind!r:.80}")
@@ -142,6 +142,10 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
     if large:
         raise BundleError(f"{folder / large[0]} must have at most {MAX_TOKENIZER_BYTES // 10**6} MB")
     transformers = require("transformers", extra="export")
+    if int(transformers.__version__.partition(".")[0]) < 5:  # its CLIPTokenizer has no backend_tokenizer
+        raise MissingDependencyError(
+            f"transformers 5 or newer is needed here, got {transformers.__version__}: pip install -U 'fastdc[export]'"
+        )
     tokenizers = require("tokenizers", extra="export")
     try:
         loaded = getattr(transformers, _TOKENIZERS[kind]).from_pretrained(folder, local_files_only=True)

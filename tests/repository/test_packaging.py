@@ -97,6 +97,43 @@ def test_pins_satisfy_the_declared_requirements() -> None:
             assert requirement.specifier.contains(pinned[normalized(requirement.name)]), text
 
 
+# The first ONNX Runtime that reads an opset; https://onnxruntime.ai/docs/reference/compatibility.html.
+FIRST_RUNTIME = {20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23"}
+
+
+def lower_bounds() -> dict[str, set[str]]:
+    """The lower bounds of each distribution in pyproject.toml, over all extras."""
+    requirements = pytest.importorskip("packaging.requirements")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    found: dict[str, set[str]] = {}
+    for requirement in map(requirements.Requirement, texts):
+        bounds = {one.version for one in requirement.specifier if one.operator == ">="}
+        found.setdefault(normalized(requirement.name), set()).update(bounds)
+    return found
+
+
+def test_the_oldest_runtime_reads_what_the_exporter_writes() -> None:
+    version = pytest.importorskip("packaging.version").Version
+    pytest.importorskip("torch")
+    from fastdc.export import DEFAULT_OPSET
+
+    bounds = lower_bounds()
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        (bound,) = bounds[name]
+        assert version(bound) >= version(FIRST_RUNTIME[DEFAULT_OPSET])
+
+
+def test_packages_that_belong_together_have_bounds_that_do() -> None:
+    """Older ones read tokenizers, count T5's weights or place the LoRAs of text encoders in another way."""
+    version = pytest.importorskip("packaging.version").Version
+    bounds = lower_bounds()
+    (transformers,) = bounds["transformers"]
+    assert version(transformers) >= version("5.23")
+    for name, least in (("diffusers", "0.42"), ("peft", "0.21"), ("onnxscript", "0.6.2")):
+        assert max(map(version, bounds[name])) >= version(least), name
+
+
 def good_bundle(folder: str) -> dict[str, bytes]:
     data = b"network"
     entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}

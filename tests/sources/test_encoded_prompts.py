@@ -22,7 +22,7 @@ from fastdc.testing.tiny_pipelines import tiny_sd, tiny_sd3, tiny_sdxl
 
 one_thread = text_pipelines.one_thread  # applies to every test here
 
-TEXTS = (
+TEXTS: tuple[str, ...] = (
     "a photo of a red cube",
     "A  Photo\tof\na BLUE cube!",
     "it's the dog's, isn't it? 1234",

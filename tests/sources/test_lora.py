@@ -153,7 +153,8 @@ def test_every_layer_has_its_own_rank_and_alpha(folder: Path, tmp_path: Path, la
         for inner in TEXT_LAYERS[:2]:
             module = inner if hasattr(networks[name], "encoder") else f"text_model.{inner}"
             layers.append((prefix, name, module, f"text_model.{inner}"))
-    weights, changes = {}, {}
+    weights: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for seed, (prefix, name, module, written) in enumerate(layers):
         rank, alpha = _UNEQUAL[seed % len(_UNEQUAL)]
         down, up = _pair(networks[name].get_submodule(module), seed, rank)
@@ -171,7 +172,8 @@ def test_every_layer_has_its_own_rank_and_alpha(folder: Path, tmp_path: Path, la
 def test_ranks_and_alphas_in_the_names_of_peft(folder: Path, tmp_path: Path) -> None:
     networks = _networks(folder)
     before = _copies(networks)
-    weights, changes = {}, {}
+    weights: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for seed, layer in enumerate(UNET_LAYERS):
         rank, alpha = _UNEQUAL[seed + 1]
         down, up = _pair(networks["unet"].get_submodule(layer), seed, rank)

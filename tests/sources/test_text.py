@@ -21,7 +21,7 @@ from fastdc.sources.text import (
     check_tokens,
     read_tokenizer,
 )
-from fastdc.support.exceptions import BundleError, InputError
+from fastdc.support.exceptions import BundleError, InputError, MissingDependencyError
 from fastdc.testing.tiny_pipelines import clip_tokenizer, t5_tokenizer, tiny_clip, tiny_t5
 
 TEXTS = (
@@ -200,6 +200,13 @@ def test_tokenizers_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monk
         read_tokenizer(folder, "CLIPTokenizer")
     monkeypatch.setattr("fastdc.sources.text.MAX_TOKENIZER_BYTES", 1000)
     with pytest.raises(BundleError, match="at most"):
+        read_tokenizer(folder, "CLIPTokenizer")
+
+
+def test_transformers_4_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _saved(tmp_path, clip_tokenizer())
+    monkeypatch.setattr("transformers.__version__", "4.57.3")
+    with pytest.raises(MissingDependencyError, match=r"transformers 5 or newer is needed here, got 4\.57\.3"):
         read_tokenizer(folder, "CLIPTokenizer")
 
 
