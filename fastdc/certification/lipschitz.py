@@ -232,8 +232,12 @@ def bounded_errors(table: ErrorTable, model: Model, *, cap: float) -> BoundedErr
     cap = checks.positive("cap", cap)
     width = model.pixels.width
     weights = table.weights.astype(np.float64) * width**2
-    if weighting(plan["weighting"]).space == "eps":  # r_eps = -r_x0 / (sigma / alpha)
+    space = weighting(plan["weighting"]).space
+    if space == "eps":  # r_eps = -r_x0 / (sigma / alpha)
         weights = weights / table.sigma**2
+    elif space == "v":  # r_v = -r_x0 / sigma
+        schedule = model.schedule
+        weights = weights / schedule.levels([schedule.position_of(ratio) for ratio in table.sigma.tolist()]).sigma ** 2
     return BoundedErrors(
         sigma=table.sigma / width,
         weights=weights,

@@ -148,7 +148,11 @@ _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
     help="Default band of noise levels (sigma / alpha) of the draws.  [default: 0.2 2 for a run, otherwise all]",
 )
 @first_option("none")
-@click.option("--weighting", help="Default weighting of the noise levels.  [default: edm for a run, otherwise uniform]")
+@click.option(
+    "--weighting",
+    help="Default weighting of the noise levels.  [default: edm for a run, velocity for Stable Diffusion 3, otherwise "
+    "uniform]",
+)
 @click.option("--loss", help="Default loss between predicted and true image: l2, l1 or huber.  [default: l2]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")

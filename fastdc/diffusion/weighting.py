@@ -8,7 +8,13 @@ edm         x0     (sigma^2 + sigma_data^2) / (sigma sigma_data)^2   Karras et a
 vlb         x0     -dSNR/du / 2, the variational lower bound         Kingma et al., arXiv 2107.00630, eq. 17
 exp         x0     exp(-7 u), u in [0, 1] the position               Clark & Jaini, arXiv 2303.15233, section 3
 min_snr     eps    min(SNR, gamma) / SNR, gamma = 5                  Hang et al., arXiv 2303.09556, eq. 9
+velocity    v      1                                                 Lipman et al., arXiv 2210.02747, eq. 14
 ==========  =====  ================================================  ==============================================
+
+velocity: the squared error of the velocity, e - x on straight paths. For every kind of network it is 1 / sigma^2 times
+the squared error in x0 and 1 / alpha^2 times that in eps. On variance-preserving paths the velocity is
+v = alpha e - sigma x (Salimans & Ho, arXiv 2202.00512), the derivative by the angle; at alpha = 1 it is
+e = dx_t / d sigma, so that the weighting equals "uniform".
 
 Weights are relative: a common factor changes no decision, only the scale of errors and of the posterior's temperature.
 A curve fitted to labelled images (``level_weights``) may multiply any of them.
@@ -82,6 +88,7 @@ _ALL = {
         Weighting("vlb", "x0", _vlb),
         Weighting("exp", "x0", _exp),
         Weighting("min_snr", "eps", _min_snr),
+        Weighting("velocity", "v", _uniform),
     )
 }
 WEIGHTINGS = tuple(_ALL)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdc.bundle import Model, Prompts
+from fastdc.bundle import Defaults, Model, Prompts
 from fastdc.support import BundleError, checks, require, shown
 
 require("torch", extra="export")
@@ -229,8 +229,15 @@ def tokenizer_of(folder: ModelFolder, name: str) -> tuple[Path, str]:
     return folder.folder(name), folder.class_of(name)
 
 
-def text_model(folder: ModelFolder, prompts: Prompts, sides: tuple[int, int], encoder: LatentEncoder) -> Model:
-    """The description of a text-conditional model on latents."""
+def text_model(
+    folder: ModelFolder,
+    prompts: Prompts,
+    sides: tuple[int, int],
+    encoder: LatentEncoder,
+    *,
+    weighting: str = "uniform",
+) -> Model:
+    """The description of a text-conditional model on latents, with its default weighting."""
     schedule, parameterization = schedule_of(folder.config("scheduler"))
     return Model(
         name=folder.name,
@@ -242,6 +249,7 @@ def text_model(folder: ModelFolder, prompts: Prompts, sides: tuple[int, int], en
         schedule=schedule,
         parameterization=parameterization,
         null_class=len(prompts),
+        defaults=Defaults(weighting=weighting),
     )
 
 

@@ -2,11 +2,12 @@
 
     F = transformer(sample, timestep, encoder_hidden_states[class_labels], pooled_projections[class_labels])
 
-Here x_t = (1 - t) x + t e, the time input is 1000 t, and F estimates e - x. The table ``encoder_hidden_states`` (P + 1,
-tokens, width) holds the states of two CLIPs side by side, padded with zeros to T5's width, and then T5's states;
-``pooled_projections`` (P + 1, width) holds the pooled texts of the CLIPs. A folder may come without T5, which has more
-weights than all other parts together. The pipeline then reads zeros in place of T5's states. The zeros are the same for
-all prompts, so the table leaves them out and the denoiser adds them.
+Here x_t = (1 - t) x + t e, the time input is 1000 t, and F estimates the velocity e - x; by default its error counts
+alike at all levels. The table ``encoder_hidden_states`` (P + 1, tokens, width) holds the states of two CLIPs side by
+side, padded with zeros to T5's width, and then T5's states; ``pooled_projections`` (P + 1, width) holds the pooled
+texts of the CLIPs. A folder may come without T5, which has more weights than all other parts together. The pipeline
+then reads zeros in place of T5's states. The zeros are the same for all prompts, so the table leaves them out and the
+denoiser adds them.
 
 The transformer's position codes are a table of pos_embed_max_size squared; the size of the latents is cut from its
 middle.
@@ -128,7 +129,7 @@ def open_stable_diffusion_3(
     _check(transformer.config, encoder.channels, tables, exact=not zeros)
     return Source(
         family=FAMILY,
-        model=text_model(folder, prompts, sides, encoder),
+        model=text_model(folder, prompts, sides, encoder, weighting="velocity"),
         denoiser=JointTransformer(transformer, zeros).eval().requires_grad_(False),
         tables=tables,
         encoder=encoder,

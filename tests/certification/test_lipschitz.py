@@ -275,7 +275,7 @@ def test_weights_of_a_table_are_of_squared_pixels() -> None:
     """Two weightings of the same draws in different spaces give the same squared differences of pixels."""
     world = gaussian(3)
     found = []
-    for weighting in ("edm", "uniform", "min_snr"):
+    for weighting in ("edm", "uniform", "min_snr", "velocity"):
         table = classifier(world).errors(unit_images(2), draws=16, weighting=weighting)
         bounded = bounded_errors(table, world.model, cap=1.0)
         found.append(table.errors / bounded.weights)
@@ -283,6 +283,7 @@ def test_weights_of_a_table_are_of_squared_pixels() -> None:
         assert bounded.pixels == 16
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
+    np.testing.assert_allclose(found[3], found[0], rtol=1e-4)
     # On [-1, 1] a squared difference is four times as large.
     table = classifier(world).errors(unit_images(1), draws=2000, levels=(0.999, 1.001), weighting="edm")
     mean = np.mean(table.errors / bounded_errors(table, world.model, cap=1.0).weights, axis=2)

@@ -14,6 +14,7 @@ from fastdc.diffusion.parameterization import SPACES, Parameterization
 from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 from fastdc.diffusion.weighting import WEIGHTINGS, weighting
+from helpers.parameterizations import PAIRS, image_said, make
 
 VP, VE, FLOW = DiscreteSchedule(), EDMSchedule(), FlowSchedule()
 SCHEDULES: list[AbstractSchedule] = [VP, VE, FLOW]
@@ -33,7 +34,7 @@ def test_weights_are_positive_numbers_in_a_known_space(name: str, schedule: Abst
 
 
 def test_every_weighting_is_described_here() -> None:
-    assert WEIGHTINGS == ("uniform", "edm", "vlb", "exp", "min_snr")
+    assert WEIGHTINGS == ("uniform", "edm", "vlb", "exp", "min_snr", "velocity")
 
 
 def test_uniform() -> None:
@@ -118,6 +119,40 @@ def test_min_snr() -> None:
     assert (snr < 5).any()
 
 
+def velocity(x: float, e: float, alpha: float, sigma: float, schedule: AbstractSchedule) -> float:
+    """The derivative of x_t = alpha x + sigma e: by t on straight paths, by the angle on VP ones, by sigma on VE."""
+    if isinstance(schedule, FlowSchedule):
+        return e - x
+    return alpha * e - sigma * x if isinstance(schedule, DiscreteSchedule) else e
+
+
+@pytest.mark.parametrize(("kind", "schedule"), PAIRS, ids=repr)
+@given(x=st.floats(-1, 1), e=st.floats(-3, 3), f=st.floats(-3, 3))
+def test_velocity_is_the_squared_error_of_the_velocity(
+    kind: str, schedule: AbstractSchedule, x: float, e: float, f: float
+) -> None:
+    levels = schedule.levels(np.array([0.1, 0.5, 0.9]))
+    rule = weighting("velocity")
+    rows = make(kind).rows(levels, rule.weight(levels), rule.space).astype(float)
+    for (_, _, a, b, c, _, weight, _), alpha, sigma in zip(
+        rows, levels.alpha.tolist(), levels.sigma.tolist(), strict=True
+    ):
+        x_t = alpha * x + sigma * e
+        said = image_said(kind, f, x_t, alpha, sigma)
+        e_said = (x_t - alpha * said) / sigma
+        error = velocity(said, e_said, alpha, sigma, schedule) - velocity(x, e, alpha, sigma, schedule)
+        rounding = 2e-7 * (abs(a * f) + abs(b * x) + abs(c * e))  # coefficients are float32
+        rounding += 1e-14 * (abs(x) + abs(e) + abs(said) + abs(e_said)) / sigma  # and the differences here float64
+        got = math.sqrt(weight) * abs(a * f + b * x + c * e)
+        assert math.isclose(got, abs(error), rel_tol=1e-12, abs_tol=rounding)
+
+
+def test_the_velocity_of_a_flow_network_counts_as_it_is() -> None:
+    levels = FLOW.levels(U)
+    row = Parameterization("flow").rows(levels, weighting("velocity").weight(levels), "v")
+    assert (row[:, 2:7] == [1, 1, -1, 0, 1]).all()  # F + x - e, with weight 1
+
+
 @pytest.mark.parametrize("name", WEIGHTINGS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("kind", ["sample", "epsilon"])
@@ -146,5 +181,5 @@ def test_uniform_in_eps_is_one_over_sigma_squared_in_the_image() -> None:
 
 @pytest.mark.parametrize("name", ["", "Uniform", "snr", "none"])
 def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"^weighting must be one of uniform, edm, vlb, exp, min_snr, got "):
+    with pytest.raises(InputError, match=r"^weighting must be one of uniform, edm, vlb, exp, min_snr, velocity, got "):
         weighting(name)

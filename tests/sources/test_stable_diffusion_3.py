@@ -37,7 +37,7 @@ def _pipeline(folder: Path, *, t5: bool) -> Any:
 
 @torch.inference_mode()
 def naive(pipe: Any, images: npt.NDArray[np.uint8], ratios: npt.NDArray[np.float64]) -> Floats:
-    """mean |e - e_hat|^2 with x_t = (1 - t) x + t e and F = e - x, so e_hat = x_t + (1 - t) F; one row at a time."""
+    """mean |F - (e - z)|^2 with z_t = (1 - t) z + t e, one row at a time: F was trained to be the velocity e - z."""
     config = pipe.vae.config
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     texts = [pipe.encode_prompt(prompt, None, None, do_classifier_free_guidance=False) for prompt in PROMPTS.texts]
@@ -60,7 +60,7 @@ def naive(pipe: Any, images: npt.NDArray[np.uint8], ratios: npt.NDArray[np.float
                     encoder_hidden_states=states,
                     pooled_projections=pooled,
                 ).sample
-                out[i, p, j] = float(((e - (z_t + (1 - t) * f)) ** 2).mean())
+                out[i, p, j] = float(((f - (e - z)) ** 2).mean())
     return out
 
 
@@ -79,6 +79,7 @@ def test_errors_are_those_of_the_pipeline(tmp_path: Path, t5: bool, size: Any, o
     assert source.model.image_shape == (3, *sides)
     assert source.model.latent_shape == (4, sides[0] // 2, sides[1] // 2)
     assert source.model.parameterization.kind == "flow"
+    assert source.model.defaults.weighting == "velocity"
     assert source.model.schedule.to_dict() == {"kind": "flow", "shift": 3.0, "timestep_scale": 1000.0}
     images = images_of(source)
     table = classifier(source).errors(images, draws=DRAWS, seed=SEED, streams=STREAMS, levels=(0.1, 8.0))
