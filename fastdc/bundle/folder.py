@@ -223,7 +223,7 @@ def with_calibration(
     Args:
         bundle: The bundle, or its folder.
         calibration: The new calibration. It replaces the stored one; a calibration for noisy images replaces the one
-            for the same method and noise.
+            for the same method, noise and denoiser.
         level_weights: New level weights; None keeps the stored ones.
         first: New ``defaults.first``; None keeps the stored ones. A calibration whose plan differs from the defaults is
             used only if a classification asks for that plan.
@@ -250,7 +250,8 @@ def with_calibration(
             raise BundleError(f"{bundle.path / MANIFEST} was changed since it was loaded: load the bundle again")
         changes: dict[str, Any] = {"calibration": calibration.to_dict()}
         if calibration.noised:
-            kept = [other for other in current.model.noised_calibrations if other.noised != calibration.noised]
+            known, denoiser = current.model.noised_calibrations, calibration.plan.get("denoiser")
+            kept = [one for one in known if one.noised != calibration.noised or one.plan.get("denoiser") != denoiser]
             together = sorted([*kept, calibration], key=lambda other: other.noised or ("", 0.0))
             changes = {"noised_calibrations": [other.to_dict() for other in together]}
         if level_weights is not None:

@@ -17,8 +17,6 @@ from fastdc.engine import IN_FLIGHT, Finished, Request
 from fastdc.inference import Job
 from fastdc.support import Float32, InputError
 
-_ENCODED = 16  # copies that are encoded in one call, if the model works on latents
-
 
 @dataclass(frozen=True, eq=False)
 class Copy:
@@ -100,17 +98,14 @@ class DiffusionBase:
         """Classifies copies; votes come in the order in which the engine finishes them."""
         runner = self.job.runner(capacity=self.room)
         room = self.room * len(self.job.networks)
-        denoising, in_flight = len(self.job.denoising), 0
+        denoising, in_flight, together = self.job.denoisings, 0, self.job.together
         class_of = self.job.model.class_of
 
         def top_up() -> int:
             copies = feed(room - in_flight)
-            for start in range(0, len(copies), _ENCODED):
-                some = copies[start : start + _ENCODED]
-                samples = [copy.image for copy in some]
-                if self.job.encoder is not None:
-                    samples = list(self.job.encode(np.stack(samples)))
-                for copy, sample in zip(some, samples, strict=True):
+            for start in range(0, len(copies), together):
+                some = copies[start : start + together]
+                for copy, sample in zip(some, self.job.encode(np.stack([copy.image for copy in some])), strict=True):
                     runner.submit(Request(copy.key, sample, copy.stream, target=self._target(copy.target)))
             return in_flight + len(copies)
 

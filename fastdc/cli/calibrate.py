@@ -13,12 +13,15 @@ from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import (
+    DENOISER,
     FIRST,
     LEVELS,
+    LOSS,
     METHOD,
     PROMPTS,
     QUIET,
     SIGMA,
+    WEIGHTING,
     check_folder,
     check_output,
     network_options,
@@ -54,8 +57,13 @@ and models of other tools know nothing. Labels are not needed.
 
 Number of images: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the
 race faster at the same DELTA. The promise holds for the levels and weights that were calibrated; a
-run with other --levels, --first or --order uses paired tests instead. The command prints the most
-informative level for --first. Strictly, choose it on one half of the images and calibrate on the other.
+run with other --levels, --first, --order, --weighting or --loss uses paired tests instead. The
+command prints the most informative level for --first. Strictly, choose it on one half of the images
+and calibrate on the other.
+
+\b
+--weighting and --loss are choices, too: compare `fastdc classify val.npz --weighting velocity` with
+other weightings by the accuracy on labelled validation images, then calibrate with the best one.
 """
 
 
@@ -76,8 +84,11 @@ informative level for --first. Strictly, choose it on one half of the images and
 @PROMPTS
 @FIRST
 @LEVELS
+@WEIGHTING
+@LOSS
 @SIGMA
 @METHOD
+@DENOISER
 @click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights (needs labels).")
 @network_options
 @QUIET
@@ -90,8 +101,9 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
     if write and bundle in shipped_models():
         raise InputError(f"{bundle} comes with fastdc: name a folder to write to, or use --out and --calibration")
     noisy = bool(options["sigma"])
-    if write and options["levels"] is not None and not noisy:
-        raise InputError("--write is for the model's own levels, at which it runs: use --out for other --levels")
+    for name in ("levels", "weighting", "loss"):
+        if write and options[name] is not None and not noisy:
+            raise InputError(f"--write is for the model's own {name}, with which it runs: use --out for other --{name}")
     if write and options["prompts"] is not None:
         raise InputError("--write is for the model's own prompts: use --out and --calibration for others")
     opened = open_bundle(bundle, options)
@@ -205,10 +217,13 @@ def _how(bundle: str, out: str | None, write: bool, found: Calibration, options:
     words = [f"--model {bundle}"]
     if found.noised is not None:
         words.append("--sigma {:g} --method {}".format(options["sigma"], found.noised[0]))
+    if options["denoiser"] is not None:
+        words.append(f"--denoiser {options['denoiser']}")
     if not write:
         words.append(f"--calibration {out}" if out is not None else f"--rule calibrated -o limit={found.limit:.6g}")
     if found.noised is not None and (write or out):
-        return " ".join(words)  # the calibration brings its levels
+        return " ".join(words)  # the calibration brings its levels, weighting and loss
+    words += [f"--{name} {options[name]}" for name in ("weighting", "loss") if options[name] is not None]
     if options["levels"] is not None:
         words.append("--levels {:g} {:g}".format(*options["levels"]))
     if options["first"] and (options["levels"] is not None or not (write or out)):

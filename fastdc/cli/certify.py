@@ -40,6 +40,7 @@ from fastdc.certification import (
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import (
+    DENOISER,
     base_options,
     check_output,
     model_option,
@@ -117,6 +118,7 @@ class _Data:
     show_default=True,
     help="How the model classifies a noisy copy.",
 )
+@DENOISER
 @click.option(
     "--compat",
     type=click.Choice(("ndc",)),
@@ -189,12 +191,17 @@ def _base(classifier: DiffusionClassifier, options: dict[str, Any]) -> Diffusion
     rule, plan = options["rule"], plan_options(options, classifier.model)
     plan["method"], plan["sigma"] = options["method"], options["sigma"]
     if options["compat"] is not None:
-        given = [name for name in ("draws", "first", "levels", "calibration") if options[name] is not None]
+        brought = ("draws", "first", "levels", "weighting", "loss", "calibration")
+        given = [name for name in brought if options[name] is not None]
         if given:
-            raise InputError(f"--compat {options['compat']} brings its own levels: expected no --{given[0]} beside it")
+            raise InputError(
+                f"--compat {options['compat']} brings its own levels and weights: expected no --{given[0]} beside it"
+            )
         if rule == "race" and click.get_current_context().get_parameter_source("rule") is not ParameterSource.DEFAULT:
             raise InputError(f"--compat {options['compat']} has no calibrated race: expected another --rule")
+        denoiser = plan.get("denoiser")
         plan = released_plan(classifier.model, options["method"], options["sigma"])
+        plan["denoiser"] = denoiser
         rule = "full" if rule == "race" else rule
     return classifier.base(rule=rule, rule_options=rule_options(options["rule_option"]), seed=options["seed"], **plan)
 

@@ -38,7 +38,9 @@ drops classes that have lost before their last draw:
   full        never drop a class
 
 To change the result: --draws 256 makes it surer and slower, --rule full shows
-what the race saves, and --seed 1 shows how much the noise matters.
+what the race saves, and --seed 1 shows how much the noise matters. --weighting and
+--loss change what an error is; a race that was calibrated for others then gives way
+to paired tests. With labels, the last line shows which choice is more accurate.
 
 Images of any size and mode are accepted: fastdc resizes the shorter side, crops
 the centre and converts to the model's channels. Arrays hold uint8, or floats in

@@ -3,9 +3,19 @@
 import click
 
 HEADINGS = {
-    "Model": ("--model", "--prompts", "--calibration"),
+    "Model": ("--model", "--prompts", "--calibration", "--denoiser"),
     "Rule and decision": ("--rule", "--rule-option", "--decision"),
-    "Noise draws": ("--draws", "--first", "--levels", "--order", "--antithetic", "--level-weights", "--seed"),
+    "Noise draws": (
+        "--draws",
+        "--first",
+        "--levels",
+        "--order",
+        "--antithetic",
+        "--weighting",
+        "--loss",
+        "--level-weights",
+        "--seed",
+    ),
     "Network": ("--backend", "--device", "--precision", "--batch", "--compile", "--threads"),
     "Output": ("--json", "--save", "--plot", "--quiet", "--help"),
 }

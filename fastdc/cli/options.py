@@ -12,7 +12,7 @@ import click
 from fastdc.backends import BACKENDS, PRECISIONS
 from fastdc.bundle import Bundle, Model, find_model, load_bundle, with_calibration_file
 from fastdc.classifier import DiffusionClassifier
-from fastdc.diffusion import METHODS, ORDERS
+from fastdc.diffusion import LOSSES, MEAN, METHODS, ORDERS, WEIGHTINGS
 from fastdc.inference import DECISIONS, PlanOptions
 from fastdc.loading import load
 from fastdc.rules import RULES
@@ -54,6 +54,26 @@ METHOD = click.option(
     "--method",
     type=click.Choice(METHODS),
     help="Diffusion classifier of the noisy images.  [default: epndc with --sigma, otherwise dc]",
+)
+DENOISER = click.option(
+    "--denoiser",
+    metavar="BUNDLE",
+    help="Model that denoises the images for --method denoised, apndc and apndc-x if the classifier has no null class: "
+    "a shipped model or a bundle folder, unconditional or with a null class, of images of the same shape. mean: the "
+    "mean of the classifier's own classes, a poor estimate.  [default: the classifier's null class]",
+)
+WEIGHTING = click.option(
+    "--weighting",
+    type=click.Choice(WEIGHTINGS),
+    help="How much the error at each noise level counts. uniform: errors in epsilon alike (Li et al.); velocity: "
+    "errors in velocity alike, as flow models are trained; edm: EDM's training weights; vlb: the variational bound; "
+    "exp: mostly low noise (Clark & Jaini); min_snr: less at low noise.  [default: the model's]",
+)
+LOSS = click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    help="How the error of a pixel counts. l2: its square; l1: its magnitude, so that a few pixels matter less; huber: "
+    "its square below 1, its magnitude above.  [default: the model's]",
 )
 QUIET = click.option("--quiet", is_flag=True, help="Print results only: no progress bar and no notes.")
 
@@ -145,6 +165,8 @@ _RUN_OPTIONS = (
         "random.  [default: van_der_corput]",
     ),
     click.option("--antithetic", is_flag=True, help="Make draws in pairs of opposite noise."),
+    WEIGHTING,
+    LOSS,
     click.option(
         "--level-weights", is_flag=True, help="Weight noise levels by the curve that was fitted to the model."
     ),
@@ -152,7 +174,7 @@ _RUN_OPTIONS = (
     *_NETWORK_OPTIONS,
     QUIET,
 )
-_BASE_OPTIONS = (PROMPTS, *_RULE_OPTIONS, _DRAWS, FIRST, LEVELS, _SEED, *_NETWORK_OPTIONS, QUIET)
+_BASE_OPTIONS = (PROMPTS, *_RULE_OPTIONS, _DRAWS, FIRST, LEVELS, WEIGHTING, LOSS, _SEED, *_NETWORK_OPTIONS, QUIET)
 
 
 def run_options(command: Command) -> Command:
@@ -232,13 +254,25 @@ def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier
     )
 
 
+def open_denoiser(options: dict[str, Any]) -> DiffusionClassifier | str:
+    """The denoiser that the options name, on the same backend and device as the classifier."""
+    given: str = options["denoiser"]
+    return given if given == MEAN else open_network(load_bundle(find_model(given)), options)
+
+
 def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
     """The options of the plan: those that select the draws.
 
     Raises:
         InputError: The options ask for level weights, but the model has none.
     """
-    plan = PlanOptions(draws=options["draws"], levels=options["levels"], first=options["first"])
+    plan = PlanOptions(
+        draws=options["draws"],
+        levels=options["levels"],
+        first=options["first"],
+        weighting=options["weighting"],
+        loss=options["loss"],
+    )
     if options.get("order") is not None:
         plan["order"] = options["order"]
     if options.get("antithetic"):
@@ -246,6 +280,8 @@ def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
     if options.get("sigma") or options.get("method"):
         plan["sigma"] = options["sigma"] or 0.0
         plan["method"] = options["method"] or "epndc"
+    if options.get("denoiser") is not None:
+        plan["denoiser"] = open_denoiser(options)
     if options.get("level_weights"):
         if model.level_weights is None:
             raise InputError(f"model {model.name} has no level weights: fastdc calibrate --level-weights makes them")

@@ -12,7 +12,7 @@ from fastdc.diffusion.kernels import (
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.levels import AbstractSchedule, Levels
 from fastdc.diffusion.noisy_copies import noisy_copies, one_copy_each
-from fastdc.diffusion.noisy_methods import METHODS, Method, method_of
+from fastdc.diffusion.noisy_methods import MEAN, METHODS, Method, method_of
 from fastdc.diffusion.parameterization import Parameterization, parameterization_from_dict
 from fastdc.diffusion.plan import MAX_DRAWS, ORDERS, Plan, PlanConfig, make_plan, random_positions
 from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule, VPSchedule, schedule_from_dict
@@ -30,6 +30,7 @@ __all__ = [
     "LOSSES",
     "MAX_DRAWS",
     "MAX_TABLE",
+    "MEAN",
     "METHODS",
     "ORDERS",
     "PURPOSE_DIFFUSION",

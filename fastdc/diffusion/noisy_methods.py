@@ -18,7 +18,10 @@ apndc-x    x_tau               sqrt(s^2 - tau^2)   h(x_tau)                    a
                                                                                noise on noise ("correct APNDC")
 =========  ==================  ==================  ==========================  ================================
 
-h is the network at level tau without a class; if the network always needs a class, h is the mean over all classes.
+h is the network at level tau without a class. If the network always needs a class, h is another, unconditional model at
+the same noise-to-signal ratio, as in the released code. The mean over all classes (:data:`MEAN`) is an estimate of
+another image and is used only on request: h(x_tau) is the mean of the classes' estimates weighted by their posterior
+given x_tau, which at small tau is nearly the estimate of one class, and equal weights pull it to the average image.
 
 epndc: the paper compares the means of q(x_t | x_s, x_tau) and p(x_t | x_s, class) for a step from s to t. Their
 difference is (s^2 - t^2) / s^2 times D - m with m = (s^2 x_tau - tau^2 x_s) / (s^2 - tau^2). m is the target above and
@@ -92,6 +95,9 @@ _ALL = {
     )
 }
 METHODS = tuple(_ALL)
+
+MEAN = "mean"
+"""Names h as the mean over all classes, see above."""
 
 
 def method_of(name: str) -> Method:

@@ -19,7 +19,7 @@ import numpy as np
 from fastdc.diffusion.kernels import LOSSES, ROW_FIELDS
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.levels import AbstractSchedule, Levels
-from fastdc.diffusion.noisy_methods import Method, method_of
+from fastdc.diffusion.noisy_methods import MEAN, Method, method_of
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.stepped_schedules import SteppedSchedule
 from fastdc.diffusion.weighting import weighting
@@ -90,6 +90,8 @@ class PlanConfig:
             of different pairs are independent, those within a pair are not: a rule must count pairs.
         method: One of ``noisy_methods.METHODS``.
         noise: Noise-to-signal ratio tau of the images themselves, from 0; needed by every method but "dc".
+        denoiser: What makes h(x_tau), for methods that need it: None for the model itself without a class,
+            ``noisy_methods.MEAN`` for its mean over all classes, or the name of another model.
     """
 
     draws: int
@@ -105,6 +107,7 @@ class PlanConfig:
     antithetic: bool = False
     method: str = "dc"
     noise: float = 0.0
+    denoiser: str | None = None
 
     def __post_init__(self) -> None:
         # Python's own types: a float32 would compute the plan in float32, and a stored config would not repeat it.
@@ -125,6 +128,10 @@ class PlanConfig:
         object.__setattr__(self, "noise", checks.positive("noise", self.noise, zero=True))
         if self.method != "dc" and self.noise == 0:
             raise InputError(f"method {self.method} is for noisy images: expected their noise, got 0")
+        if self.denoiser is not None and not (isinstance(self.denoiser, str) and self.denoiser):
+            raise InputError(f"denoiser must be a name or None, got {self.denoiser!r:.80}")
+        if self.denoiser is not None and not method.denoises:
+            raise InputError(f"method {self.method} does not denoise: expected no denoiser")
         lowest = min((*self.first, *(self.levels or ())), default=float("inf"))
         if method.above and lowest <= self.noise:
             raise InputError(
@@ -163,7 +170,7 @@ class PlanConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, for JSON."""
-        return {
+        entry = {
             "draws": self.draws,
             "levels": None if self.levels is None else list(self.levels),
             "weighting": self.weighting,
@@ -178,6 +185,7 @@ class PlanConfig:
             "method": self.method,
             "noise": self.noise,
         }
+        return entry if self.denoiser is None else {**entry, "denoiser": self.denoiser}
 
     @classmethod
     def from_dict(cls, entry: dict[str, Any]) -> "PlanConfig":
@@ -203,7 +211,7 @@ class Plan:
         levels: Noise levels of the J draws, in order.
         rows: float32 (J, 8), the coefficient rows with the columns of ``kernels.ROW_FIELDS``.
         denoising_row: float32 (1, 8), a row whose residual is h(x_tau) itself, at the schedule's level nearest to tau;
-            None for methods that do not denoise.
+            None if the model does not make h(x_tau).
     """
 
     config: PlanConfig
@@ -249,11 +257,15 @@ def _positions(schedule: AbstractSchedule, config: PlanConfig) -> Float64:
 
 
 def _first_positions(schedule: AbstractSchedule, first: tuple[float, ...]) -> Float64:
+    return np.array([_position(schedule, ratio, "first") for ratio in first], dtype=np.float64)
+
+
+def _position(schedule: AbstractSchedule, ratio: float, name: str) -> float:
+    """Returns the position of a noise-to-signal ratio inside the schedule."""
     low, high = schedule.levels([0.0, 1.0]).ratio.tolist()
-    for ratio in first:
-        if not low * (1 - 1e-9) <= ratio <= high * (1 + 1e-9):  # position_of would silently take the nearest
-            raise InputError(f"first must lie in the schedule's {low:.4g} to {high:.4g}, got {ratio:.4g}")
-    return np.array([schedule.position_of(ratio) for ratio in first], dtype=np.float64)
+    if not low * (1 - 1e-9) <= ratio <= high * (1 + 1e-9):  # position_of would silently take the nearest
+        raise InputError(f"{name} must lie in the schedule's {low:.4g} to {high:.4g}, got {ratio:.4g}")
+    return schedule.position_of(ratio)
 
 
 def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, config: PlanConfig) -> Plan:
@@ -268,8 +280,8 @@ def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, co
         The plan.
 
     Raises:
-        InputError: A level lies outside the schedule, the band does not overlap it, timesteps are given for a schedule
-            that is not discrete, or a coefficient is not finite.
+        InputError: A level, or a noise that is to be removed, lies outside the schedule, the band does not overlap it,
+            timesteps are given for a schedule that is not discrete, or a coefficient is not finite.
 
     Example:
         >>> from fastdc.diffusion import EDMSchedule, Parameterization, PlanConfig, make_plan
@@ -289,12 +301,13 @@ def make_plan(schedule: AbstractSchedule, parameterization: Parameterization, co
         rows = parameterization.rows(levels, weights, rule.space, added=added, target=target)
     if config.antithetic:
         rows[1::2, [ROW_FIELDS.index("ge"), ROW_FIELDS.index("c")]] *= -1
-    row = _denoising_row(schedule, parameterization, config.noise) if method.denoises else None
+    own = method.denoises and config.denoiser in (None, MEAN)
+    row = _denoising_row(schedule, parameterization, config.noise) if own else None
     return Plan(config=config, levels=levels, rows=rows, denoising_row=row)
 
 
 def _denoising_row(schedule: AbstractSchedule, parameterization: Parameterization, tau: float) -> Float32:
     """Makes the row of u = scale alpha x_tau and r = D(x_tau) at the schedule's level nearest to tau; adds no noise."""
-    levels = schedule.levels([schedule.position_of(tau)])
+    levels = schedule.levels([_position(schedule, tau, "the images' noise (sigma / alpha)")])
     zero = np.zeros(1)
     return parameterization.rows(levels, 1.0, "x0", added=zero, target=(zero, zero, zero))

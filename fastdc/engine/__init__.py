@@ -1,6 +1,7 @@
 """Cells in, errors out, every slot of every device busy."""
 
 from fastdc.engine.arrays import Pool
+from fastdc.engine.denoiser import Denoiser
 from fastdc.engine.devices import check_replicas, device_name, devices_of, room_of
 from fastdc.engine.look_ahead import WORTH, Foresight, LookAhead
 from fastdc.engine.loop import evaluate
@@ -13,6 +14,7 @@ __all__ = [
     "IN_FLIGHT",
     "WORTH",
     "Cells",
+    "Denoiser",
     "Finished",
     "Foresight",
     "Lane",

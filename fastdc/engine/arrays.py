@@ -2,7 +2,7 @@
 
 An image occupies one *place* of the pool while its request is in flight. If the method denoises images first, one row
 after the plan's last does it, and a second pool holds the denoised images: one per class that the image is denoised
-under.
+under. An image that another network has denoised (``engine.denoiser``) comes in that state.
 
 If the network has steps of fixed sizes, captured steps refer to these arrays. The arrays are therefore kept with the
 network and filled anew by the next run of the same shape, so that a program that classifies one image after another
@@ -68,7 +68,7 @@ class Pool:
             capacity=capacity,
             rows=len(rows),
             maps=len(denoising),
-            target=bool(denoising) and not self._replaces,
+            target=plan.method.denoises and not self._replaces,
         )
         network.write(self.arrays.rows, rows)
         self.seed = seed
@@ -84,9 +84,19 @@ class Pool:
         return self.seed, self.antithetic, self.n_classes, self.loss, self.delta
 
     def put(self, place: int, image: Float32, stream: int) -> None:
-        """Puts an image, float32 (c, h, w) in the model's value range, at a place that no step in flight refers to."""
+        """Puts an image at a place that no step in flight refers to.
+
+        Args:
+            place: The place.
+            image: float32 (c, h, w) in the model's value range; or (2, c, h, w), the image and its target, if the
+                method compares with a denoised image that is not made here.
+            stream: Noise stream of the image.
+        """
         network, arrays = self._network, self.arrays
-        network.write(arrays.images[place : place + 1], image[None])
+        images = image.reshape(-1, *image.shape[-3:])
+        network.write(arrays.images[place : place + 1], images[:1])
+        if len(images) > 1:
+            network.write(arrays.targets[place : place + 1], images[1:])
         network.write(arrays.streams[place : place + 1], np.array([stream], np.int64))
         if arrays.maps is not None:
             network.write(arrays.maps[place : place + 1], np.zeros((1, *arrays.maps.shape[1:]), np.float32))
@@ -109,6 +119,10 @@ class Pool:
             loss="residual",
             stream=slot.stream,
         )
+
+    def maps(self, count: int) -> Float32:
+        """The denoised images of the first places, float32 (count, classes, c, h, w), once their cells have ended."""
+        return self._network.read(self.arrays.maps, count)
 
     def denoised(self, place: int) -> None:
         """Puts the mean of a place's denoised images where the method needs it."""

@@ -14,14 +14,35 @@ from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from queue import SimpleQueue
+from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from fastdc.backends import AbstractNetwork
 from fastdc.engine.arrays import Pool
 from fastdc.engine.requests import Work
-from fastdc.engine.scheduler import Scheduler
 from fastdc.engine.step import Step
 from fastdc.support import GRACE, BackendError, DaemonThreads, Float32, check_process
+
+
+class AbstractCells(Protocol):
+    """A source of cells, as the scheduler is one."""
+
+    @property
+    def flying(self) -> int:
+        """Cells proposed whose errors have not come."""
+
+    def key(self, place: int) -> int:
+        """The caller's name for the image at a place, for messages."""
+
+    def prepare(self) -> int:
+        """The number of cells that can be proposed now."""
+
+    def propose(self, room: int) -> Work:
+        """At most `room` cells for the next step."""
+
+    def observe(self, work: Work, errors: Float32) -> None:
+        """Takes the errors (m,) of a step."""
+
 
 _running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
 _threads: "WeakKeyDictionary[AbstractNetwork, DaemonThreads]" = WeakKeyDictionary()
@@ -53,7 +74,7 @@ def _alone(network: AbstractNetwork, wait: bool) -> Iterator[None]:
 
 
 def evaluate(
-    network: AbstractNetwork, pool: Pool, scheduler: Scheduler, *, wait: bool = False
+    network: AbstractNetwork, pool: Pool, scheduler: AbstractCells, *, wait: bool = False
 ) -> Generator[int, None, None]:
     """Evaluates the cells that the scheduler proposes, until it proposes none.
 
@@ -88,7 +109,7 @@ def evaluate(
 
 
 def _side_by_side(
-    steps: list[Step], network: AbstractNetwork, scheduler: Scheduler, threads: DaemonThreads
+    steps: list[Step], network: AbstractNetwork, scheduler: AbstractCells, threads: DaemonThreads
 ) -> Iterator[int]:
     """Steps on all slots at once, each on a thread. However this ends, no step is left in flight, or it was given up.
 
@@ -168,7 +189,7 @@ def give_up(network: AbstractNetwork) -> None:
     network.stop()
 
 
-def _one_by_one(step: Step, batch: int, scheduler: Scheduler) -> Iterator[int]:
+def _one_by_one(step: Step, batch: int, scheduler: AbstractCells) -> Iterator[int]:
     while len((work := scheduler.propose(batch)).cells):
         scheduler.observe(work, step.evaluate(work.cells, work.denoising))
         yield len(work.cells)

@@ -18,7 +18,7 @@ class Request:
 
     Attributes:
         key: The caller's name for the image.
-        image: float32 (c, h, w) in the model's value range.
+        image: float32 (c, h, w) in the model's value range, or an image and its target, see ``Pool.put``.
         stream: Noise stream, in [0, 2^56).
         classes: int32 (A,), candidate classes in increasing order; None: all classes.
         target: Ask only whether this class wins: once it is dropped the request ends, with another class left. None:

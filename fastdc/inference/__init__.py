@@ -2,6 +2,7 @@
 
 from fastdc.inference.candidates import Candidates, check_candidates
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
+from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
 from fastdc.inference.images import Images, check_streams, prepare, streams_of, to_model_range
 from fastdc.inference.job import Job
@@ -16,6 +17,7 @@ from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
 __all__ = [
     "CALIBRATION_DRAWS",
     "DECISIONS",
+    "AbstractDenoiser",
     "Candidates",
     "Classification",
     "Decision",

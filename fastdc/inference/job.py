@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from fastdc.backends import AbstractEncoder, AbstractNetwork
 from fastdc.bundle import Model
-from fastdc.diffusion import Plan, PlanConfig, make_plan
+from fastdc.diffusion import MEAN, Plan, PlanConfig, make_plan
 from fastdc.engine import (
     IN_FLIGHT,
     WORTH,
@@ -26,6 +28,7 @@ from fastdc.engine import (
     room_of,
     steps_of,
 )
+from fastdc.inference.denoisers import OtherDenoiser
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.options import Options
 from fastdc.inference.plan_options import as_the_rule_needs, check_used, plan_config
@@ -33,7 +36,7 @@ from fastdc.inference.results import OnProgress, Progress
 from fastdc.rules import AbstractRule, Calibrated, describe, make_rule
 from fastdc.support import Float32, InputError, Int32, Int64, __version__, checks
 
-_ENCODED = 16  # images encoded at a time, so that latents are made only when there is room for them
+_ENCODED = 16  # images whose latents are made at a time
 
 _DENOISED_BYTES = 2**28  # the most memory of images denoised under each class
 
@@ -52,6 +55,7 @@ class Job:
         rule: Rule that drops classes.
         seed: Philox key.
         encoder: Encoder that makes latents of images; None if the model works on images.
+        denoiser: The other model that makes h(x_tau), for methods that need it; None if this one does.
     """
 
     model: Model
@@ -60,6 +64,7 @@ class Job:
     rule: AbstractRule
     seed: int
     encoder: AbstractEncoder | None = None
+    denoiser: OtherDenoiser | None = None
 
     @classmethod
     def of(
@@ -83,7 +88,8 @@ class Job:
         if config.antithetic and any(one.assumes_independence for one in (rule, getattr(rule, "inner", rule))):
             raise InputError(f"rule {rule.name} needs independent draws for its promise: expected no antithetic pairs")
         plan = make_plan(model.schedule, model.parameterization, config)
-        return cls(model, tuple(networks), plan, rule, seed, encoder)
+        denoiser = OtherDenoiser.of(options.denoiser, model, networks, config)
+        return cls(model, tuple(networks), plan, rule, seed, encoder, denoiser)
 
     def but(self, *, rule: AbstractRule | None = None, seed: int | None = None) -> "Job":
         """The same plan under another rule or seed.
@@ -148,12 +154,20 @@ class Job:
     def denoising(self) -> tuple[int, ...]:
         """The classes that a noisy image is denoised under, as the network numbers them.
 
-        "No class" if the network has it, else all classes, whose mean is taken; empty if the method does not denoise.
+        "No class"; all classes, whose mean is taken, if the user asked for it; none if the method does not denoise or
+        another model does.
         """
-        if not self.plan.method.denoises:
+        if self.plan.denoising_row is None:
             return ()
         null = self.model.null_class
-        return tuple(range(len(self.model.conditions))) if null is None else (null,)
+        return (
+            tuple(range(len(self.model.conditions))) if self.plan.config.denoiser == MEAN or null is None else (null,)
+        )
+
+    @property
+    def denoisings(self) -> int:
+        """The evaluations that denoising an image takes, by whichever network."""
+        return len(self.denoising) + (self.denoiser is not None)
 
     def run(
         self,
@@ -172,7 +186,8 @@ class Job:
             progress: Called after every step.
         """
         n = len(x)
-        samples = (sample for i in range(0, n, _ENCODED) for sample in self.encode(x[i : i + _ENCODED]))
+        step = self.together
+        samples = (sample for i in range(0, n, step) for sample in self.encode(x[i : i + step]))
         requests = (
             Request(i, sample, int(streams[i]), None if candidates is None else candidates[i])
             for i, sample in enumerate(samples)
@@ -180,7 +195,7 @@ class Job:
         runner = self.runner(requests, total=n, capacity=min(n, IN_FLIGHT))
         done = 0
         fresh: list[Finished] = []  # finished and not yielded
-        most = len(self.model.conditions) * self.plan.draws
+        most = len(self.model.conditions) * self.plan.draws + len(self.denoising)
         with closing(runner.evaluate()) as steps:
             try:
                 for _ in steps:
@@ -209,13 +224,27 @@ class Job:
         finished = [row for row in rows if row is not None]
         return ErrorTable.from_rows(self.model, self.plan, streams, self.seed, finished, rule=self.rule.name)
 
+    @property
+    def together(self) -> int:
+        """Number of images to encode in a call, so that samples are made only when there is room for them."""
+        return _ENCODED if self.denoiser is None else self.denoiser.room
+
     def encode(self, x: Float32) -> Float32:
-        """The network's samples of images, float32 (n, *sample_shape): latents, or the images themselves."""
+        """The samples of images (n, c, h, w) that requests take.
+
+        Returns:
+            float32 (n, *sample_shape): latents, the images themselves, or what another model makes of them: denoised
+            images, or (n, 2, c, h, w), the images and their targets.
+        """
+        if self.denoiser is not None:
+            denoised = self.denoiser(x)
+            return denoised if self.plan.method.replaces else np.stack([x, denoised], axis=1)
         return x if self.encoder is None else self.encoder.encode(x)
 
     def describe(self) -> dict[str, Any]:
         """Everything that reproduces a run, as plain values."""
         network = self.networks[0]
+        other = {} if self.denoiser is None else {"denoiser": self.denoiser.describe()}
         return {
             "method": self.plan.config.method,
             "rule": describe(self.rule),
@@ -226,6 +255,7 @@ class Job:
             "backend": network.backend,
             "device": device_name(self.networks),
             "precision": network.precision,
+            **other,
             "fastdc": __version__,
         }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from fastdc.diffusion import LevelWeights
+from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.rules import AbstractRule
 from fastdc.support import InputError, shown
 
@@ -24,6 +25,7 @@ class PlanOptions(TypedDict, total=False):
     level_weights: LevelWeights | None
     method: str
     sigma: float
+    denoiser: AbstractDenoiser | str | None
 
 
 class RunOptions(PlanOptions, total=False):
@@ -58,7 +60,7 @@ class Options:
         draws: Draws per class, J.
         levels: Band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values, or
             "all".
-        weighting: "uniform", "edm", "vlb", "exp" or "min_snr".
+        weighting: "uniform", "edm", "vlb", "exp", "min_snr" or "velocity".
         loss: "l2", "l1" or "huber".
         first: Noise-to-signal ratios of the first draws, evaluated before the band.
         order: "van_der_corput" or "random", see ``diffusion.PlanConfig``.
@@ -67,6 +69,9 @@ class Options:
         level_weights: Fitted curve that multiplies the weights, such as ``model.level_weights``.
         method: Diffusion classifier of noisy images, one of ``diffusion.METHODS``; "dc" takes images for clean ones.
         sigma: Standard deviation of the images' own noise, in pixels in [0, 1].
+        denoiser: What denoises an image for the methods that need that without a class: another classifier, whose model
+            is unconditional or has a null class, or "mean" for the mean over all classes; None: the model itself,
+            which then needs a null class.
     """
 
     rule: str | AbstractRule = "race"
@@ -85,6 +90,7 @@ class Options:
     level_weights: LevelWeights | None = None
     method: str | None = None
     sigma: float | None = None
+    denoiser: AbstractDenoiser | str | None = None
 
     @property
     def plan(self) -> PlanOptions:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastdc.bundle import Model
 from fastdc.diffusion import PlanConfig, method_of
+from fastdc.inference.denoisers import check_denoiser, denoiser_name
 from fastdc.inference.options import PlanOptions
 from fastdc.rules import AbstractRule
 from fastdc.support import InputError, checks, shown
@@ -36,6 +37,9 @@ def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
     given["noise"] = model.noise_ratio(sigma)
     if model.latent_shape is not None and given.get("method", "dc") != "dc":
         raise InputError(f"method {given['method']} needs a model of images: noise is not Gaussian in latents, use dc")
+    if "denoiser" in given:
+        check_denoiser(given["denoiser"], model)
+        given["denoiser"] = denoiser_name(given["denoiser"])
     if "levels" in given:
         given["levels"] = _band(model, given["levels"])
         given.setdefault("first", ())  # chosen for the default band
@@ -53,8 +57,8 @@ def _noisy_band(model: Model, given: dict[str, Any]) -> None:
     noise = given["noise"]
     method = given.setdefault("method", "dc")
     for calibration in model.noised_calibrations:
-        if calibration.noised == (method, noise):
-            for name in ("levels", "first", "weighting"):
+        if calibration.noised == (method, noise) and calibration.plan.get("denoiser") == given.get("denoiser"):
+            for name in ("levels", "first", "weighting", "loss"):
                 if calibration.plan.get(name) is not None:
                     given.setdefault(name, calibration.plan[name])
             return

@@ -65,5 +65,5 @@ class Settings:
             provenance=provenance,
             class_names=job.model.class_names,
             class_of=job.model.class_of,
-            denoising=len(job.denoising),
+            denoising=job.denoisings,
         )

@@ -67,7 +67,7 @@ class ValidationRuns:
         x, streams, job = self._noisy(number)
         job = job.but(rule=rule)
         spent = sum(len(done.values) for finished in job.run(x, streams, progress=progress) for done in finished)
-        return spent / len(x) + len(job.denoising)
+        return spent / len(x) + job.denoisings
 
     def _noisy(self, number: int) -> tuple[Float32, Int64, Job]:
         """Images, streams and job of a run."""

@@ -59,7 +59,7 @@ def test_a_network_on_device_arrays_gives_the_numbers_of_the_cpu(method: str, gr
     images = unit_images(5)
     options: dict[str, Any] = {"draws": 6}
     if method != "dc":
-        options = {"draws": 4, "method": method, "sigma": 0.1, "levels": (0.3, 2.0)}
+        options = {"draws": 4, "method": method, "sigma": 0.1, "levels": (0.3, 2.0), "denoiser": "mean"}
     network = HostedNetwork(8, graphs=graphs)
     clf = DiffusionClassifier(WORLD.model, network)
     want = classifier(WORLD).errors(images, **options).errors

@@ -77,7 +77,7 @@ _manifests = st.fixed_dictionaries(
             optional={
                 "draws": st.integers(1, 10_000),
                 "levels": st.none() | _pair.map(list),
-                "weighting": st.sampled_from(["uniform", "edm", "vlb", "exp", "min_snr"]),
+                "weighting": st.sampled_from(["uniform", "edm", "vlb", "exp", "min_snr", "velocity"]),
                 "loss": st.sampled_from(["l2", "l1", "huber"]),
                 "temperature": _positive,
                 "first": st.lists(_positive, max_size=3),
@@ -314,6 +314,9 @@ def test_calibrations_for_noisy_images_stand_beside_the_plain_one(tmp_path: Path
         model = with_calibration(tmp_path / "b", made).model
     assert model.calibration == CALIBRATION
     assert model.noised_calibrations == (noised("apndc", 0.5), noised("epndc", 0.25), noised("epndc", 0.5, 2.0))
+    with_mean = dataclasses.replace(CALIBRATION, plan={**noised("apndc", 0.5).plan, "denoiser": "mean"})
+    first, *rest = model.noised_calibrations
+    assert with_calibration(tmp_path / "b", with_mean).model.noised_calibrations == (first, with_mean, *rest)
     plan = PlanConfig(8, levels=(0.6, 2), method="epndc", noise=0.5)
     assert model.calibration_for(plan) == noised("epndc", 0.5, 2.0)
     assert model.calibration_for(dataclasses.replace(plan, noise=0.4)) is None

@@ -123,6 +123,8 @@ def test_prediction_abstains_near_the_boundary() -> None:
 def base_of(*, batch: int = 64, slots: int = 1, room: int = 300, **options: Any) -> DiffusionBase:
     clf = classifier(WORLD, batch=batch, slots=slots)
     given: dict[str, Any] = {"rule": "calibrated", "rule_options": {"limit": 2.0}, "draws": 8, "levels": (0.6, 3.0)}
+    if options.get("method") in ("denoised", "apndc", "apndc-x"):
+        given["denoiser"] = "mean"
     return replace(clf.base(sigma=SIGMA, **{**given, **options}), room=room)
 
 

@@ -16,6 +16,7 @@ from fastdc.bundle.format import MANIFEST
 from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
 from fastdc.support.exceptions import FastdcError, InputError
+from fastdc.testing import GaussianWorld
 from helpers.cli_runs import Cli, place_digits
 from helpers.worlds import CALIBRATION, CURVE, fails_with
 
@@ -184,6 +185,40 @@ def test_a_calibration_for_noisy_images_is_used_by_certify(cli: Cli, folder: Pat
     assert '"paired"' in Path("other.tsv.json").read_text()
 
 
+def test_weighting_loss_and_denoiser_are_part_of_a_calibration(cli: Cli, folder: Path) -> None:
+    pytest.importorskip("onnx")
+    _edit(folder / "m" / MANIFEST, null_class=None, first=[])
+    GaussianWorld.random(1, (1, 8, 8)).write("bare")
+    noisy = ("--sigma", "0.25", "--method", "apndc", "--denoiser", "bare")
+    chosen = ("--weighting", "uniform", "--loss", "huber")
+    result = cli("calibrate", "m", "b.npz", *QUICK, *noisy, *chosen, "--levels", "0.6", "2", "--write")
+    assert result.code == 0, result.err
+    assert result.err.endswith("--model m --sigma 0.25 --method apndc --denoiser bare\n")
+    (made,) = load_bundle("m").model.noised_calibrations
+    identity = load_bundle("bare").model.identity
+    assert (made.plan["weighting"], made.plan["loss"], made.plan["denoiser"]) == ("uniform", "huber", identity)
+    certify = ("certify", "--data", "b.npz", "--model", "m", "--n0", "3", "--n", "10", "--max", "2", "--draws", "8")
+    assert cli(*certify, *noisy, "--out", "run.tsv").code == 0
+    assert '"calibrated"' in Path("run.tsv.json").read_text()
+    base = json.loads(Path("run.tsv.json").read_text())["base"]
+    assert (base["denoiser"]["sha256"], base["plan"]["loss"]) == (identity, "huber")
+    # A race that was calibrated with one denoiser does not fit another, nor is a run resumed with it.
+    noisy = (*noisy[:-1], "mean")
+    assert cli(*certify, *noisy, "--levels", "0.6", "2", "--out", "other.tsv").code == 0
+    assert '"paired"' in Path("other.tsv.json").read_text()
+    cli.refuses(*certify, *noisy, "--out", "run.tsv", naming="run.tsv belongs to another certification")
+    cli.refuses(*certify, *noisy[:-2], "--out", "new.tsv", naming="digits-mlp has no null class")
+    cli.refuses(*certify, *noisy[:-1], "no-such", "--out", "new.tsv", naming="no-such")
+    cli.refuses(*certify, *noisy[:-1], "digits", "--compat", "ndc", "--out", "new.tsv", naming="no --draws")
+    # For clean images, a file holds the race and the command repeats the choice.
+    result = cli("calibrate", "m", "b.npz", *QUICK, *chosen, "--out", "cal.json")
+    assert result.code == 0, result.err
+    assert result.err.endswith("--model m --calibration cal.json --weighting uniform --loss huber\n")
+    again = cli("classify", "a.npy", "--model", "m", "--calibration", "cal.json", *chosen, "--json")
+    told = json.loads(again.out.splitlines()[0])
+    assert (told["rule"]["name"], told["plan"]["weighting"], told["plan"]["loss"]) == ("calibrated", "uniform", "huber")
+
+
 # --- refusing --------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +239,9 @@ def test_a_calibration_for_noisy_images_is_used_by_certify(cli: Cli, folder: Pat
         (("m", "b.npz", *QUICK, "--first", "1e6"), "first"),
         (("m", "b.npz", *QUICK, "--levels", "2", "1"), "levels"),
         (("m", "b.npz", *QUICK, "--levels", "0.3", "2", "--write"), "--levels"),
+        (("m", "b.npz", *QUICK, "--weighting", "vlb", "--write"), "--weighting"),
+        (("m", "b.npz", *QUICK, "--loss", "l1", "--write"), "--loss"),
+        (("m", "b.npz", *QUICK, "--denoiser", "mean"), "method dc does not denoise"),
         (("m", "a.npy", "--delta", "0.2", "--level-weights"), ".npz"),
         (("m", "b.npz", "b.npz", "--level-weights"), "one labelled folder"),
         (("m", "b.npz", *QUICK, "--out", "b.npz"), "b.npz"),

@@ -181,6 +181,7 @@ def test_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
 
 def test_rule_and_plan_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
     plan = ("--first", "0.8,0.5", "--levels", "0.3", "3", "--order", "random", "--antithetic")
+    plan += ("--weighting", "velocity", "--loss", "l1")
     rule = ("--rule", "staged", "-o", "n_samples=2,6", "--rule-option", "to_keep=[4, 1]")
     (line,) = cli("classify", "digits/0.png", *MLP, *plan, *rule, "--json", "--quiet").out.splitlines()
     entry = strict(line)
@@ -190,6 +191,7 @@ def test_rule_and_plan_options_reach_the_classifier(cli: Cli, digits: Path) -> N
     assert entry["plan"]["draws"] == 6
     assert (entry["plan"]["first"], entry["plan"]["levels"]) == ([0.8, 0.5], [0.3, 3.0])
     assert (entry["plan"]["order"], entry["plan"]["antithetic"]) == ("random", True)
+    assert (entry["plan"]["weighting"], entry["plan"]["loss"]) == ("velocity", "l1")
     (line,) = cli("classify", "digits/0.png", *MLP, "--json", "--rule", "betting", "-o", "bound=8").out.splitlines()
     assert strict(line)["rule"]["bound"] == 8
 
@@ -318,6 +320,8 @@ def test_help_fits_a_terminal(cli: Cli, command: str) -> None:
         (("classify", "a.npy", "--levels", "3", "1"), "levels"),
         (("classify", "a.npy", "--levels", "1"), "--levels"),
         (("classify", "a.npy", "--order", "sorted"), "sorted"),
+        (("classify", "a.npy", "--weighting", "heavy"), "heavy"),
+        (("classify", "a.npy", "--loss", "l3"), "l3"),
         (("classify", "a.npy", "--calibration", "missing.json"), "missing.json"),
         (("classify", "a.npy", "--calibration", "empty"), "empty"),
         (("classify", "a.npy", "--calibration", "a.npy"), "a.npy"),

@@ -17,6 +17,7 @@ from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.noisy_methods import METHODS, method_of
 from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule
+from fastdc.inference import PlanOptions
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.testing.reference import normal
 from helpers.parameterizations import PAIRS, image_said, make
@@ -102,11 +103,18 @@ def slow_errors(method: str, x: Float64, streams: list[int], plan: Any, *, class
     return errors
 
 
+def mean(method: str) -> PlanOptions:
+    """The options of a method in a world that always needs a class."""
+    return {"denoiser": "mean"} if method_of(method).denoises else {}
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("batch", "slots"), [(1, 1), (5, 2), (64, 1)])
 def test_a_run_is_the_slow_loop(method: str, batch: int, slots: int) -> None:
     clf = classifier(WORLD, batch=batch, slots=slots)
-    job = clf.settings(rule="full", seed=7, draws=3, levels=(0.5, 3.0), method=method, sigma=TAU / 2).job
+    job = clf.settings(
+        rule="full", seed=7, draws=3, levels=(0.5, 3.0), method=method, sigma=TAU / 2, **mean(method)
+    ).job
     assert job.plan.config.noise == TAU
     x = to_model_range(unit_images(4), clf.model)
     x = x + np.float32(TAU) * np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
@@ -120,8 +128,10 @@ def test_denoising_evaluations_are_counted() -> None:
     clf = classifier(WORLD)
     images = unit_images(5)
     plain = clf.classify(images, rule="full", draws=2)
-    denoised = clf.classify(images, rule="full", draws=2, method="denoised", sigma=0.2, levels=(0.5, 3.0))
-    assert (denoised.evaluations == plain.evaluations + 3).all()  # this world has no "no class": the mean over all
+    noisy: dict[str, Any] = {"rule": "full", "draws": 2, "method": "denoised", "sigma": 0.2, "levels": (0.5, 3.0)}
+    denoised = clf.classify(images, **noisy, denoiser="mean")
+    assert (denoised.evaluations == plain.evaluations + 3).all()  # the mean over all classes
+    assert denoised.provenance["plan"]["denoiser"] == "mean"
     assert denoised.provenance["method"] == "denoised"
 
 

@@ -53,7 +53,7 @@ def test_noisy_images_take_the_levels_that_they_are_calibrated_at() -> None:
     assert plan_config(model, noisy) == replace(known, draws=24)
     assert job_of(options={**noisy, "draws": 16}, model=model).rule == made.rule
     assert isinstance(job_of(options={"method": "epndc", "sigma": 0.2}, model=model).rule, Paired)
-    assert isinstance(job_of(options={"method": "apndc", "sigma": 0.25}, model=model).rule, Paired)
+    assert isinstance(job_of(options={"method": "apndc", "sigma": 0.25, "denoiser": "mean"}, model=model).rule, Paired)
     assert isinstance(job_of(options={**noisy, "levels": (0.6, 3.0)}, model=model).rule, Paired)
 
 
