@@ -17,7 +17,6 @@ from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.noisy_methods import METHODS, method_of
 from fastdc.diffusion.plan import PlanConfig, make_plan
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule
-from fastdc.inference import PlanOptions
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.testing.reference import normal
 from helpers.parameterizations import PAIRS, image_said, make
@@ -103,7 +102,7 @@ def slow_errors(method: str, x: Float64, streams: list[int], plan: Any, *, class
     return errors
 
 
-def mean(method: str) -> PlanOptions:
+def mean(method: str) -> dict[str, Any]:
     """The options of a method in a world that always needs a class."""
     return {"denoiser": "mean"} if method_of(method).denoises else {}
 

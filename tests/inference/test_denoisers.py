@@ -6,6 +6,7 @@ their posterior given the noisy image.
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,8 @@ def test_progress_counts_images_of_several_calls() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_null_class_the_ways_out_are_named(method: str) -> None:
-    clf, options = classifier(WORLD), {"method": method, "sigma": 0.3, "draws": 2}
+    clf = classifier(WORLD)
+    options: dict[str, Any] = {"method": method, "sigma": 0.3, "draws": 2}
     calls: list[Any] = [
         lambda: clf.classify(IMAGES, **options),
         lambda: clf.errors(IMAGES, **options),
@@ -224,12 +226,11 @@ def test_what_cannot_denoise_is_refused() -> None:
         (type("Fake", (), {"model": latents, "networks": ()})(), ("denoiser bare", "latents")),
     ]
     for denoiser, named in cases:
-        fails_with(lambda d=denoiser: clf.base(method="apndc", sigma=0.3, denoiser=d), *named, kind=InputError)  # type: ignore[misc]
+        fails_with(partial(clf.base, method="apndc", sigma=0.3, denoiser=denoiser), *named, kind=InputError)
     fails_with(lambda: NULL.base(method="apndc", sigma=0.3, denoiser=NULL), "classifier itself", kind=InputError)
     for method in ("dc", "epndc"):
-        fails_with(
-            lambda m=method: clf.base(method=m, sigma=0.3, denoiser="mean"), method, "no denoiser", kind=InputError
-        )  # type: ignore[misc]
+        options: dict[str, Any] = {"method": method, "sigma": 0.3, "denoiser": "mean"}
+        fails_with(partial(clf.base, **options), f"method {method} does not denoise", kind=InputError)
 
 
 def test_noise_outside_the_schedule_is_refused_for_the_own_null_class_too() -> None:
@@ -269,8 +270,9 @@ def test_plans_keep_their_denoiser() -> None:
     plan = PlanConfig(4, levels=(0.8, 3.0), method="apndc", noise=0.6, denoiser="mean")
     assert PlanConfig.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     assert "denoiser" not in replace(plan, denoiser=None).to_dict()
+    wrong: Any
     for wrong in ("", 3):
-        fails_with(lambda w=wrong: replace(plan, denoiser=w), "denoiser must be a name", kind=InputError)  # type: ignore[misc]
+        fails_with(partial(replace, plan, denoiser=wrong), "denoiser must be a name", kind=InputError)
 
 
 def test_a_race_fits_the_denoiser_that_it_was_calibrated_with() -> None:
