@@ -129,7 +129,7 @@ class PlanConfig:
         if self.method != "dc" and self.noise == 0:
             raise InputError(f"method {self.method} is for noisy images: expected their noise, got 0")
         if self.denoiser is not None and not (isinstance(self.denoiser, str) and self.denoiser):
-            raise InputError(f"denoiser must be a name or None, got {self.denoiser!r:.80}")
+            raise InputError(f"denoiser must be a name or None, got {shown(self.denoiser)}")
         if self.denoiser is not None and not method.denoises:
             raise InputError(f"method {self.method} does not denoise: expected no denoiser")
         lowest = min((*self.first, *(self.levels or ())), default=float("inf"))

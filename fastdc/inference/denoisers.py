@@ -16,7 +16,7 @@ from fastdc.backends import AbstractNetwork
 from fastdc.bundle import Model
 from fastdc.diffusion import MEAN, PlanConfig, make_plan, method_of
 from fastdc.engine import Denoiser, device_name
-from fastdc.support import Float32, InputError
+from fastdc.support import Float32, InputError, shown
 
 
 class AbstractDenoiser(Protocol):
@@ -126,7 +126,7 @@ def check_denoiser(given: AbstractDenoiser | str, model: Model) -> None:
         return
     other = getattr(given, "model", None)
     if not isinstance(other, Model) or not hasattr(given, "networks"):
-        raise InputError(f'denoiser must be a classifier, such as fastdc.load returns, or "{MEAN}", got {given!r:.80}')
+        raise InputError(f'denoiser must be a classifier, such as fastdc.load returns, or "{MEAN}", got {shown(given)}')
     if other.latent_shape is not None:
         raise InputError(f"denoiser {other.name} works on latents: expected a model of images")
     if other.image_shape != model.image_shape:

@@ -180,8 +180,8 @@ def test_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
 
 
 def test_rule_and_plan_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
-    plan = ("--first", "0.8,0.5", "--levels", "0.3", "3", "--order", "random", "--antithetic")
-    plan += ("--weighting", "velocity", "--loss", "l1")
+    error = ("--weighting", "velocity", "--loss", "l1")
+    plan = ("--first", "0.8,0.5", "--levels", "0.3", "3", "--order", "random", "--antithetic", *error)
     rule = ("--rule", "staged", "-o", "n_samples=2,6", "--rule-option", "to_keep=[4, 1]")
     (line,) = cli("classify", "digits/0.png", *MLP, *plan, *rule, "--json", "--quiet").out.splitlines()
     entry = strict(line)
