@@ -10,6 +10,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import BackendError, DiffusionClassifier, Session
-from fastdc.backends import AbstractSlot, halves
+from fastdc.backends import AbstractSlot, FunctionNetwork, halves
 from fastdc.testing.gaussian_world import GaussianWorld
 from helpers.worlds import SHAPE, Float32, ManySlots, classifier, denoiser, gaussian, unit_images
 
@@ -164,6 +165,18 @@ def test_methods_that_denoise_first(method: str) -> None:
     for _ in range(2):
         np.testing.assert_array_equal(on(net).errors(images, **options).errors, plain(images, **options))
     assert len(net.kept["arrays"]) == 1
+
+
+@pytest.mark.parametrize("method", ["denoised", "apndc-x"])
+def test_a_denoiser_with_fixed_sizes(method: str) -> None:
+    images = unit_images(21)
+    model = replace(WORLD.model, null_class=0)  # any label serves as "no class"
+    options: dict[str, Any] = {"draws": 4, "method": method, "sigma": 0.1, "levels": (0.3, 2.0)}
+    want = DiffusionClassifier(model, FunctionNetwork(denoiser(WORLD), SHAPE)).errors(images, **options)
+    net = FixedSizes(batch=8)
+    for _ in range(2):
+        got = classifier(WORLD).errors(images, **options, denoiser=DiffusionClassifier(model, net))
+        np.testing.assert_array_equal(got.errors, want.errors)
 
 
 def test_a_step_that_fails_is_captured_when_it_works_again() -> None:
