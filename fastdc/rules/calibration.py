@@ -92,10 +92,11 @@ class Calibration:
         except InputError as error:  # stored by a version with other options
             return f"another version of fastdc: {error}"
         theirs = plan.to_dict()
-        for name in ("method", "noise", *ours):  # these two change the levels as well
-            if ours[name] != theirs[name] and name not in but:
+        for name in ("method", "noise", "denoiser", *ours):  # the first ones change the levels as well
+            was, now = ours.get(name), theirs.get(name)  # a plan without a denoiser has no such entry
+            if was != now and name not in but:
                 unit = " (sigma / alpha)" if name == "noise" else ""
-                return f"{name}{unit} {ours[name]!s:.80}, the run has {theirs[name]!s:.80}"
+                return f"{name}{unit} {was!s:.80}, the run has {now!s:.80}"
         return None
 
     def to_dict(self) -> dict[str, Any]:
