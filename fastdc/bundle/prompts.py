@@ -17,6 +17,9 @@ from fastdc.support import InputError, checks
 
 COLUMNS = ("prompt", "classname", "classidx")
 
+_ALIASES = {"prompt": (), "classname": (), "classidx": ("classindex", "classid")}
+"""Other names of the columns. Case, spaces, hyphens and underscores do not count: class_name is classname."""
+
 MAX_FILE_BYTES = 64_000_000
 MAX_PROMPTS = 1_000_000
 # Text encoders read 77 to 512 tokens; a longer text is from the wrong column.
@@ -70,8 +73,9 @@ class Prompts:
 def read_prompts(path: str | Path) -> Prompts:
     """Reads the prompts of a CSV file.
 
-    The header names at least the columns ``prompt``, ``classname`` and ``classidx``, in any order. Other columns, empty
-    lines and spaces around a field are ignored. Class indices run from 0 to K - 1, in any order; an index appears on
+    The header names at least the columns ``prompt``, ``classname`` and ``classidx``, in any order; ``class_name``,
+    ``class_idx``, ``class_index`` and ``class_id`` are understood, too. Other columns, empty lines and spaces around a
+    field are ignored. Class indices run from 0 to K - 1, in any order; an index appears on
     several rows if the class has several prompts, always with the same name.
 
     Args:
@@ -199,14 +203,20 @@ def _read(path: Path) -> str:
 
 
 def _columns(path: Path, header: list[str]) -> list[int]:
-    """Indices of :data:`COLUMNS` in a header."""
+    """Indices of :data:`COLUMNS` in a header. A column of the very name goes before its aliases."""
     names = [name.strip().lower() for name in header]
-    missing = [name for name in COLUMNS if names.count(name) != 1]
-    if missing:
-        raise InputError(
-            f"{path} must start with a header that names {', '.join(COLUMNS)} once each, got {','.join(header)!r:.80}"
-        )
-    return [names.index(name) for name in COLUMNS]
+    plain = ["".join(char for char in name if char not in "_- ") for name in names]
+    found: list[int] = []
+    for column in COLUMNS:
+        exact = [at for at, name in enumerate(names) if name == column]
+        places = exact or [at for at, name in enumerate(plain) if name in (column, *_ALIASES[column])]
+        if len(places) != 1:
+            raise InputError(
+                f"{path} must start with a header that names {', '.join(COLUMNS)} once each, "
+                f"got {','.join(header)!r:.80}"
+            )
+        found += places
+    return found
 
 
 def _fields(line: str, row: list[str], columns: list[int]) -> tuple[str, str, int]:

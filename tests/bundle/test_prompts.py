@@ -39,6 +39,19 @@ def test_spaces_empty_lines_unicode_and_classes_of_one_name(tmp_path: Path) -> N
     assert prompts == Prompts(("a crane", "鶴 é"), (0, 1), ("crane", "crane"))
 
 
+@pytest.mark.parametrize("name", ["class_name", "Class Name", "CLASSNAME", "class-name"])
+@pytest.mark.parametrize("index", ["classidx", "class_idx", "class_index", "Class ID", "classid"])
+def test_other_names_of_the_columns(tmp_path: Path, name: str, index: str) -> None:
+    assert read_prompts(_write(tmp_path, f"{index},prompt,{name}\n0,a cat,cat\n")) == Prompts(
+        ("a cat",), (0,), ("cat",)
+    )
+    both = f"class_id,{index},prompt,{name},classname,classidx\n7,8,a cat,no,cat,0\n"  # the exact names win
+    if "classidx" not in index and "CLASSNAME" not in name:
+        assert read_prompts(_write(tmp_path, both)).class_names == ("cat",)
+    with pytest.raises(InputError, match="once each"):
+        read_prompts(_write(tmp_path, "class_id,class_idx,prompt,class_name\n0,0,a cat,cat\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
