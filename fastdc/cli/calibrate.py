@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration, write_calibration_file
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.cli.grouped import GroupedCommand
+from fastdc.cli.images import Limits, image_options, read_images, read_labelled, take_limits
 from fastdc.cli.options import (
     DENOISER,
     FIRST,
@@ -90,6 +91,7 @@ other weightings by the accuracy on labelled validation images, then calibrate w
 @METHOD
 @DENOISER
 @click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights (needs labels).")
+@image_options
 @network_options
 @QUIET
 def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
@@ -112,10 +114,11 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
     if write:
         check_folder(opened.path)
         click.get_current_context().with_resource(bundle_place(opened.path))  # before the work, not after it
+    limits = take_limits(options)
     quiet, delta, seeds = options["quiet"], options["delta"], options["seeds"]
     if options["level_weights"] and opened.model.class_of not in ((), tuple(range(opened.model.num_classes))):
         raise InputError("--level-weights needs one prompt per class, in the order of the classes")
-    images, labels = _load(data, opened, labelled=options.pop("level_weights"), quiet=quiet)
+    images, labels = _load(data, opened, limits, labelled=options.pop("level_weights"), quiet=quiet)
     checks.whole("seeds", seeds)
     check_level(delta, len(images))  # before the work, not after it
     runs = open_network(opened, options).validation_runs(images, **plan_options(options, opened.model))
@@ -143,33 +146,23 @@ def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **
 
 
 def _load(
-    data: tuple[str, ...], bundle: Bundle, *, labelled: bool, quiet: bool
+    data: tuple[str, ...], bundle: Bundle, limits: Limits, *, labelled: bool, quiet: bool
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
     """The images (n, c, h, w), and their labels int64 (n,) if `labelled`.
 
     Raises:
         InputError: The images cannot be used, or their classes are not the model's.
     """
-    from fastdc.data import load_images, load_labelled
-
     shape, names = bundle.image_shape, bundle.class_names
     if not labelled:
-        loaded = load_images(list(data), shape)
-        same = loaded.class_names in (None, names)
-        check_unseen(" ".join(data), loaded.images, loaded.labels if same else None, bundle)
-        images, labels, notes = loaded.images, None, loaded.notes
-    else:
-        if len(data) != 1:
-            raise InputError(f"--level-weights needs one labelled folder or .npz file, got {len(data)}")
-        held = load_labelled(data[0], shape)
-        numbers = tuple(str(k) for k in range(len(held.class_names)))  # the names that an .npz without names gets
-        if held.class_names not in (names, numbers) or len(held.class_names) > len(names):
-            raise InputError(f"{data[0]} has other classes than the model {bundle.name}")
-        check_unseen(data[0], held.images, held.labels, bundle)
-        images, labels, notes = held.images, held.labels, held.notes
-    for note in () if quiet else notes:
-        click.echo(f"note: {note}", err=True)
-    return images, labels
+        loaded = read_images(data, shape, limits, quiet=quiet, classes=names, strict=False)
+        check_unseen(" ".join(data), loaded.images, loaded.labels, bundle)
+        return loaded.images, None
+    if len(data) != 1:
+        raise InputError(f"--level-weights needs one labelled folder or .npz file, got {len(data)}")
+    held = read_labelled(data[0], shape, limits, quiet=quiet, classes=names)
+    check_unseen(data[0], held.images, held.labels, bundle)
+    return held.images, held.labels
 
 
 def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64]) -> LevelWeights | None:

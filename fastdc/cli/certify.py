@@ -39,6 +39,7 @@ from fastdc.certification import (
 )
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.grouped import GroupedCommand
+from fastdc.cli.images import Limits, image_options, print_notes, read_images, take_limits
 from fastdc.cli.options import (
     DENOISER,
     base_options,
@@ -91,11 +92,10 @@ in the same file.
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Images (n, c, h, w), their classes int64 (n,) or ``UNKNOWN``, and notes for the user."""
+    """Images (n, c, h, w), and their classes int64 (n,) or ``UNKNOWN``."""
 
     images: npt.NDArray[Any]
     labels: Int64
-    notes: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -144,9 +144,11 @@ class _Data:
 @click.option("--skip", type=int, default=1, show_default=True, help="Certify every SKIP-th image.")
 @click.option("--max", "stop", type=int, metavar="MAX", help="Only images before this one.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Start FILE again.")
+@image_options
 @base_options
 def command(data: str, out: str, **options: Any) -> None:
     """Certify the images of DATA by randomized smoothing; the records go to FILE, a summary to the terminal."""
+    limits = take_limits(options)
     estimation = _estimation(options)
     smoothing = Smoothing(estimation, n0=options["n0"], seed=options["seed"])
     checks.whole("--skip", options["skip"])
@@ -156,9 +158,7 @@ def command(data: str, out: str, **options: Any) -> None:
     classifier = open_classifier(options)
     base = _base(classifier, options)
     check_calibration(base.job, options)  # a certificate holds whatever the race promises
-    loaded = _load(data, classifier.model)
-    for note in () if options["quiet"] else loaded.notes:
-        click.echo(f"note: {note}", err=True)
+    loaded = _load(data, classifier.model, limits, quiet=options["quiet"])
     n = len(loaded.images)
     manifest = {
         "indices": [0, min(n, options["stop"] or n), options["skip"]],
@@ -227,47 +227,24 @@ def _estimation(options: dict[str, Any]) -> AbstractEstimation:
     return Pilot(sigma, most, alpha, *extra) if kind == "pilot" else Anytime(sigma, most, alpha, *extra)
 
 
-def _load(source: str, model: Model) -> _Data:
+def _load(source: str, model: Model, limits: Limits, *, quiet: bool) -> _Data:
     """Loads the images of a data set, with the model's classes if they are known.
 
     Raises:
         InputError: The data set cannot be read, or has classes that the model does not have.
     """
-    from fastdc.data import DIGITS_TEST, load_images, load_labelled
+    from fastdc.data import DIGITS_TEST
 
-    path, shape = Path(source), model.image_shape
-    folders = (
-        {item.name for item in path.iterdir() if item.is_dir() and item.name[0] != "."} if path.is_dir() else set()
-    )
+    path = Path(source)
     shipped = source == DIGITS and not path.exists()
-    if shipped or (folders and folders <= set(model.class_names)):
-        held = load_labelled(DIGITS_TEST if shipped else path, shape)
-        return _Data(held.images, _classes(held.labels, held.class_names, model, source), held.notes)
-    loaded = load_images([source], shape)
-    notes = loaded.notes
-    if loaded.labels is None:
-        why = f": the folders in {source} are not named after its classes" if folders else ""
-        unknown = np.full(len(loaded), UNKNOWN, np.int64)
-        return _Data(loaded.images, unknown, (*notes, f"true classes are unknown{why}"))
-    return _Data(loaded.images, _classes(loaded.labels, loaded.class_names, model, source), notes)
-
-
-def _classes(labels: Int64, names: tuple[str, ...] | None, model: Model, source: str) -> Int64:
-    """Maps labels to classes of the model, by name if the data set has names.
-
-    Raises:
-        InputError: The model does not have one of the classes.
-    """
-    known = model.class_names
-    if names is None:
-        if labels.max() >= len(known):
-            raise InputError(f"{source} has label {labels.max()}: the model {model.name} has {len(known)} classes")
-        return labels
-    strange = [name for name in names if known.count(name) != 1]
-    if strange:
-        raise InputError(f"{source} has a class {strange[0]!r:.60}, which the model {model.name} does not have")
-    place = {name: k for k, name in enumerate(known)}
-    return np.array([place[name] for name in names], np.int64)[labels]
+    found = str(DIGITS_TEST) if shipped else source
+    loaded = read_images([found], model.image_shape, limits, quiet=quiet, classes=model.class_names)
+    if loaded.labels is not None:
+        return _Data(loaded.images, loaded.labels)
+    named = path.is_dir() and any(item.is_dir() and item.name[0] != "." for item in path.iterdir())
+    why = f": the folders in {source} are not named after its classes" if named else ""
+    print_notes([f"true classes are unknown{why}"], quiet=quiet)
+    return _Data(loaded.images, np.full(len(loaded), UNKNOWN, np.int64))
 
 
 def _environment(data: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.cli.grouped import GroupedCommand
+from fastdc.cli.images import image_options, read_images, take_limits
 from fastdc.cli.options import check_output, open_classifier, run_options
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import classify_chunks, settings_of
@@ -44,7 +45,9 @@ to paired tests. With labels, the last line shows which choice is more accurate.
 
 Images of any size and mode are accepted: fastdc resizes the shorter side, crops
 the centre and converts to the model's channels. Arrays hold uint8, or floats in
-[0, 1].
+[0, 1]; other numbers need --window. With the labels of an .npz file, or in
+folders named after the classes, the accuracy is counted: classes are matched by
+name, or else by number.
 
 Lines appear in the order of the images, as soon as they are known. Ctrl-C prints
 and saves the finished images. Printed lines are final: a second run repeats them.
@@ -54,22 +57,20 @@ and saves the finished images. Printed lines are final: a second run repeats the
 @click.command(name="classify", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
 @run_options
+@image_options
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per image: label, probabilities, errors, cost."
 )
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save all errors to this file.")
 def command(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any) -> None:
     """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
-    from fastdc.data import load_images
-
+    limits = take_limits(options)
     if save is not None:
         check_output(save, images)
     classifier = open_classifier(options)
     check_run(settings_of(classifier, options).job, options)
-    loaded = load_images(list(images), classifier.model.image_shape)
-    if not options["quiet"]:
-        for note in loaded.notes:
-            click.echo(f"note: {note}", err=True)
+    model, quiet = classifier.model, options["quiet"]
+    loaded = read_images(images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False)
     done = _Done()
     try:
         for result in classify_chunks(classifier, loaded.images, options):

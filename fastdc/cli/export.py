@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fastdc.bundle import PRECISIONS, Bundle, saved_by_parts
+from fastdc.cli.images import Limits, image_options, read_labelled, take_limits
 from fastdc.cli.options import first_option, prompt_notes
 from fastdc.cli.runner import progress_of, promise
 from fastdc.support import InputError
@@ -154,6 +155,7 @@ _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
     "uniform]",
 )
 @click.option("--loss", help="Default loss between predicted and true image: l2, l1 or huber.  [default: l2]")
+@image_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def command(source: str, out: str, quiet: bool, **options: Any) -> None:
@@ -166,9 +168,9 @@ def command(source: str, out: str, quiet: bool, **options: Any) -> None:
     """
     options["first"] = options["first"] or ()
     notes: list[str] = []
-    bundle = (
-        _run(source, out, quiet, notes, options) if _is_run(source) else _source(source, out, quiet, notes, options)
-    )
+    limits = take_limits(options)
+    make = _run if _is_run(source) else _source
+    bundle = make(source, out, quiet, limits, notes, options)
     if quiet:
         return
     manifest = bundle.manifest
@@ -201,21 +203,26 @@ def _is_run(source: str) -> bool:
         return (folder / "checkpoint.safetensors").exists() or (folder / "config.json").exists()
 
 
-def _run(source: str, out: str, quiet: bool, notes: list[str], options: dict[str, Any]) -> Bundle:
+def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], options: dict[str, Any]) -> Bundle:
     """The bundle of a training run."""
     from fastdc.export import CALIBRATION_SEEDS, export_run
+    from fastdc.train import RunFolder
 
     for name, option in _OF_SOURCES.items():
         if options.pop(name) not in (None, (), _UNLESS_GIVEN.get(name)):
             raise InputError(f"{option} is for models of other tools, but {source} is a run of fastdc train")
     given = {**options, **{name: default for name, default in _RUN_DEFAULTS.items() if options[name] is None}}
+    if given["calibrate"] is not None:
+        info = RunFolder(source).info()
+        given["calibrate"] = read_labelled(
+            given["calibrate"], info.shape, limits, quiet=quiet, classes=info.class_names
+        )
     with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
         return export_run(source, out, progress=progress, notify=notes.append, **given)
 
 
-def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[str, Any]) -> Bundle:
+def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], options: dict[str, Any]) -> Bundle:
     """The bundle of another tool's model."""
-    from fastdc.data import load_labelled
     from fastdc.export import CALIBRATION_SEEDS, DEFAULT_OPSET, compare_errors, export_source
     from fastdc.sources import open_source
 
@@ -246,7 +253,9 @@ def _source(source: str, out: str, quiet: bool, notes: list[str], options: dict[
             scheduler=kept["scheduler"],
         )
     data, opset = options.pop("calibrate"), options.pop("opset")
-    images = None if data is None else load_labelled(data, opened.model.image_shape)
+    model, images = opened.model, None
+    if data is not None:
+        images = read_labelled(data, model.image_shape, limits, quiet=quiet, classes=model.class_names)
     with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
         bundle = export_source(
             opened,

@@ -17,6 +17,7 @@ HEADINGS = {
         "--seed",
     ),
     "Network": ("--backend", "--device", "--precision", "--batch", "--compile", "--threads"),
+    "Images": ("--window", "--max-pixels"),
     "Output": ("--json", "--save", "--plot", "--quiet", "--help"),
 }
 """The options under each heading; all other options come first, under "Options"."""

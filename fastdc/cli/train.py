@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from fastdc.cli.images import image_options
 from fastdc.support import InputError
 
 _EPILOG = """\b
@@ -59,6 +60,7 @@ _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells repor
     metavar="FILE|FRACTION",
     help="Validation images: a folder or file like DATA, or a fraction of DATA such as 0.1.",
 )
+@image_options
 @click.option(
     "--seed",
     type=int,

@@ -8,17 +8,28 @@ All loaders check everything before they return anything, and never unpickle. A 
 one-line :class:`fastdc.InputError` that names it. No conversion is silent: ``notes`` has one line with a count for each
 kind of conversion.
 
-Modules: `convert` (grey/RGB, resize, crop, notes), `image_files` (Pillow, folders), `arrays` (.npy, .npz), `sets` (the
-public loaders).
+One budget bounds what an input may take (`max_pixels`), and one rule says which class of a model a label is.
+
+Modules: `convert` (grey/RGB, resize, crop), `notes`, `budget`, `levels` (values of more than 8 bits), `image_files` and
+`deep_files` (Pillow), `arrays` (.npy, .npz), `classes` (labels of a data set and classes of a model), `inputs` (sources
+as parts to read), `sets` (the public loaders).
 """
 
+from fastdc.data.budget import DEFAULT_MAX_PIXELS
+from fastdc.data.classes import match_classes, shortened
+from fastdc.data.levels import check_window, full_scale
 from fastdc.data.sets import DIGITS_TEST, ImageSet, LabelledImages, digits_test, load_images, load_labelled
 
 __all__ = [
+    "DEFAULT_MAX_PIXELS",
     "DIGITS_TEST",
     "ImageSet",
     "LabelledImages",
+    "check_window",
     "digits_test",
+    "full_scale",
     "load_images",
     "load_labelled",
+    "match_classes",
+    "shortened",
 ]

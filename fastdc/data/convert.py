@@ -11,83 +11,27 @@ Colour is converted before the size.
 """
 
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support import FastdcError, Float32, InputError, one_line
+from fastdc.data.notes import Notes, show
+from fastdc.support import Float32, InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 """Images: uint8 levels 0..255, or float32 in [0, 1]; shape (n, c, h, w) unless stated otherwise."""
-
-MAX_BYTES = 4 * 2**30
-"""Most memory for images: a few kB of archive can declare terabytes. 4 GiB hold 87,000 RGB images of 128 x 128."""
 
 LUMA = (19595, 38470, 7471)
 """BT.601 luma in 16-bit fixed point. The weights sum to 65536, so that grey stays exactly grey."""
 
 # An image is resized as a whole and then cropped if it holds at most this many crops: a 16:1 panorama, square crop.
 _WHOLE_CROPS = 16
-
-_DETAILS_SHOWN = 3
-
-
-def show(text: object) -> str:
-    """Makes a path or name fit for a one-line message: control and undecodable characters become '?'."""
-    return "".join(char if char.isprintable() else "?" for char in str(text))
-
-
-@contextmanager
-def reading(path: object, what: str) -> Iterator[None]:
-    """Turns any exception that a decoder raises on a bad file into one :class:`InputError` that names the file.
-
-    Decoders of arbitrary bytes raise many kinds (OSError, SyntaxError, struct.error, zlib.error, IndexError), so this
-    is one of the few places where catching Exception is right. The block decodes and does nothing else.
-    """
-    try:
-        yield
-    except FastdcError:
-        raise
-    except Exception as error:
-        reason = show(one_line(error))
-        raise InputError(f"{show(path)}: cannot be read as {what}: {reason}") from error
-
-
-class Notes:
-    """Counts conversions by kind and writes one line for each kind, in the order of first appearance."""
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], int] = {}
-        self._details: dict[tuple[str, str], dict[str, None]] = {}  # a dict keeps first-seen order
-
-    def add(self, text: str, detail: str = "", *, noun: str = "image", count: int = 1) -> None:
-        """Counts a conversion.
-
-        Args:
-            text: What happened, such as "resized to 8x8 from {}"; "{}" stands for the different details.
-            detail: One of the details, such as "640x640".
-            noun: Singular of the things that were converted.
-            count: Number of things that were converted.
-        """
-        key = (noun, text)
-        self._counts[key] = self._counts.get(key, 0) + count
-        details = self._details.setdefault(key, {})
-        if detail:
-            details[detail] = None
-
-    def lines(self) -> tuple[str, ...]:
-        """Returns one line for each kind, such as ``"3 images resized to 8x8 from 640x640, 16x16"``."""
-        lines = []
-        for (noun, text), count in self._counts.items():
-            shown = list(self._details[noun, text])
-            listing = ", ".join(shown[:_DETAILS_SHOWN])
-            if len(shown) > _DETAILS_SHOWN:
-                listing += f" and {len(shown) - _DETAILS_SHOWN} more"
-            lines.append(f"{count} {noun}{'s'[: count != 1]} {text.replace('{}', listing)}")
-        return tuple(lines)
 
 
 def check_shape(shape: object) -> tuple[int, int, int]:
@@ -103,19 +47,6 @@ def check_shape(shape: object) -> tuple[int, int, int]:
     if min(c, h, w) < 1:
         raise InputError(f"shape must have positive sides, got {(c, h, w)}")
     return c, h, w
-
-
-def check_bytes(count: int, shape: tuple[int, ...], itemsize: int, what: str) -> None:
-    """Refuses `count` images of `shape` that would take more than :data:`MAX_BYTES`.
-
-    Raises:
-        InputError: They would take more; the message begins with `what`.
-    """
-    size = itemsize * count
-    for side in shape:
-        size *= side
-    if size > MAX_BYTES:
-        raise InputError(f"{what} would take {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:g} GiB")
 
 
 def to_float(images: Pixels) -> Float32:
@@ -148,32 +79,85 @@ def fit(images: Pixels, shape: tuple[int, int, int], name: str, notes: Notes) ->
     Raises:
         InputError: The channel counts cannot be converted into each other.
     """
-    c, h, w = shape
-    images = _to_channels(images, c, name, notes)
-    n, _, height, width = images.shape
-    if (height, width) == (h, w):
+    images = _to_channels(images, shape[0], name, notes)
+    crop = _cropped(images.shape[2:], shape[1:], len(images), notes)
+    if crop is None:
         return np.ascontiguousarray(images)
-    size, (top, left) = _cover(height, width, h, w)
-    verbs = ["resized"] * (size != (height, width)) + ["centre-cropped"] * (size != (h, w))
-    notes.add(f"{' and '.join(verbs)} to {w}x{h} from {{}}", f"{width}x{height}", count=n)
-    if size == (height, width):
-        return np.ascontiguousarray(images[:, :, top : top + h, left : left + w])
-    return _resample(images, size, (top, left), (h, w))
+    out = np.empty((*images.shape[:2], *crop.window), dtype=images.dtype)
+    for i, image in enumerate(images):
+        for j, channel in enumerate(image):
+            out[i, j] = crop.apply(channel)
+    if out.dtype != np.uint8:
+        np.clip(out, 0, 1, out=out)  # bicubic overshoots at edges; Pillow clips uint8 itself
+    return out
+
+
+def fit_picture(picture: "Image.Image", shape: tuple[int, int, int], name: str, notes: Notes) -> NDArray[np.uint8]:
+    """Converts a Pillow image of mode L or RGB to `shape`, uint8 (1, c, h, w), like :func:`fit` and to the same levels.
+
+    Only the result is held beside the image.
+
+    Raises:
+        InputError: The channel counts cannot be converted into each other.
+    """
+    have, c = len(picture.getbands()), shape[0]
+    _check_channels(have, c, name, 1, notes)
+    if have > c:
+        picture = picture.convert("L")  # the same luma
+    crop = _cropped((picture.height, picture.width), shape[1:], 1, notes)
+    levels = np.asarray(picture) if crop is None else crop.resized(picture)
+    planes = levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
+    return np.ascontiguousarray(np.broadcast_to(planes, shape))[None]
+
+
+def fit_planes(
+    plane: Callable[[int], Float32], have: int, shape: tuple[int, int, int], name: str, notes: Notes
+) -> Float32:
+    """Converts a picture that is made channel by channel to `shape`, float32 (1, c, h, w), like :func:`fit`.
+
+    Args:
+        plane: The k-th of the picture's channels, float32 (h0, w0) in [0, 1].
+        have: Number of its channels.
+        shape: The wanted (c, h, w).
+        name: Name of the picture in an error.
+        notes: Receives the conversions.
+
+    Raises:
+        InputError: The channel counts cannot be converted into each other.
+    """
+    c, h, w = shape
+    _check_channels(have, c, name, 1, notes)
+    if have == c:
+        parts = [fit(plane(0)[None, None], (1, h, w), name, notes)]
+        parts += [fit(plane(k)[None, None], (1, h, w), name, Notes()) for k in range(1, c)]
+        return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
+    grey = plane(0)
+    if have == 3:
+        grey *= np.float32(LUMA[0] / 65536)
+        for k in (1, 2):
+            grey += plane(k) * np.float32(LUMA[k] / 65536)
+        np.clip(grey, 0, 1, out=grey)
+    fitted = fit(grey[None, None], (1, h, w), name, notes)
+    return np.repeat(fitted, c, axis=1).astype(np.float32, copy=False)
+
+
+def _check_channels(have: int, c: int, name: str, n: int, notes: Notes) -> None:
+    """Notes a conversion of channels, or refuses it."""
+    if have == c:
+        return
+    if (have, c) not in ((1, 3), (3, 1)):
+        raise InputError(
+            f"{show(name)}: has {have} channels and {c} are wanted; only grey (1) and RGB (3) can be converted"
+        )
+    notes.add("repeated from grey to RGB" if have == 1 else "converted from RGB to grey", count=n)
 
 
 def _to_channels(images: Pixels, c: int, name: str, notes: Notes) -> Pixels:
     n, have = images.shape[:2]
+    _check_channels(have, c, name, n, notes)
     if have == c:
         return images
-    if (have, c) == (1, 3):
-        notes.add("repeated from grey to RGB", count=n)
-        return np.repeat(images, 3, axis=1)
-    if (have, c) == (3, 1):
-        notes.add("converted from RGB to grey", count=n)
-        return _luma(images)
-    raise InputError(
-        f"{show(name)}: has {have} channels and {c} are wanted; only grey (1) and RGB (3) can be converted"
-    )
+    return np.repeat(images, 3, axis=1) if have == 1 else _luma(images)
 
 
 def _luma(images: Pixels) -> Pixels:
@@ -197,29 +181,51 @@ def _cover(height: int, width: int, h: int, w: int) -> tuple[tuple[int, int], tu
     return size, (round((size[0] - h) / 2), round((size[1] - w) / 2))
 
 
-def _resample(images: Pixels, size: tuple[int, int], offset: tuple[int, int], crop: tuple[int, int]) -> Pixels:
-    """Resizes images to `size` bicubically and returns the window `crop` at `offset`. Channels are independent.
+@dataclass(frozen=True)
+class _Crop:
+    """Resizing of an image of (height, width) to `size` and cropping of the `window` at `offset`, each (rows, columns).
 
     Pillow rounds levels between its two passes, and from version 13 on the sizes decide which pass comes first. So
     only resizing the whole image gives the levels of the usual "resize, then crop". Resizing just the window may differ
     from it by several levels at sharp edges; this is done only for images so long that resizing all would be wasteful.
     """
-    from PIL import Image
 
-    (height, width), (rows, columns), (top, left), (h, w) = images.shape[2:], size, offset, crop
-    whole = rows * columns <= _WHOLE_CROPS * h * w
-    dy, dx = height / rows, width / columns  # source pixels per resized pixel
-    # The window in source coordinates. min(): Pillow refuses a box that rounding moved past the edge.
-    box = (left * dx, top * dy, min((left + w) * dx, width), min((top + h) * dy, height))
-    out = np.empty((*images.shape[:2], h, w), dtype=images.dtype)
-    for i, image in enumerate(images):
-        for j, channel in enumerate(image):
-            source = Image.fromarray(np.ascontiguousarray(channel))
-            if whole:
-                resized = np.asarray(source.resize((columns, rows), Image.Resampling.BICUBIC))
-                out[i, j] = resized[top : top + h, left : left + w]
-            else:
-                out[i, j] = np.asarray(source.resize((w, h), Image.Resampling.BICUBIC, box=box))
-    if out.dtype != np.uint8:
-        np.clip(out, 0, 1, out=out)  # bicubic overshoots at edges; Pillow clips uint8 itself
-    return out
+    image: tuple[int, int]
+    size: tuple[int, int]
+    offset: tuple[int, int]
+    window: tuple[int, int]
+
+    def apply(self, channel: NDArray[np.generic]) -> NDArray[np.generic]:
+        """One channel (height, width), uint8 or float32, as the window."""
+        (top, left), (h, w) = self.offset, self.window
+        if self.size == self.image:
+            return channel[top : top + h, left : left + w]
+        from PIL import Image
+
+        return self.resized(Image.fromarray(np.ascontiguousarray(channel)))
+
+    def resized(self, source: "Image.Image") -> NDArray[np.uint8]:
+        """A Pillow image as the window: (h, w), or (h, w, 3). Channels are independent."""
+        from PIL import Image
+
+        (height, width), (rows, columns), (top, left), (h, w) = self.image, self.size, self.offset, self.window
+        if self.size == self.image:
+            return np.asarray(source.crop((left, top, left + w, top + h)))
+        if rows * columns <= _WHOLE_CROPS * h * w:
+            resized = source.resize((columns, rows), Image.Resampling.BICUBIC)
+            return np.asarray(resized)[top : top + h, left : left + w]
+        dy, dx = height / rows, width / columns  # source pixels per resized pixel
+        # The window in source coordinates. min(): Pillow refuses a box that rounding moved past the edge.
+        box = (left * dx, top * dy, min((left + w) * dx, width), min((top + h) * dy, height))
+        return np.asarray(source.resize((w, h), Image.Resampling.BICUBIC, box=box))
+
+
+def _cropped(image: tuple[int, ...], window: tuple[int, ...], n: int, notes: Notes) -> _Crop | None:
+    """The conversion of n images of one size (height, width) to another, noted; None if the sizes agree."""
+    (height, width), (h, w) = image, window
+    if (height, width) == (h, w):
+        return None
+    size, offset = _cover(height, width, h, w)
+    verbs = ["resized"] * (size != (height, width)) + ["centre-cropped"] * (size != (h, w))
+    notes.add(f"{' and '.join(verbs)} to {w}x{h} from {{}}", f"{width}x{height}", count=n)
+    return _Crop((height, width), size, offset, (h, w))

@@ -1,24 +1,35 @@
-"""Image files read with Pillow: any size and mode becomes uint8 grey (1, h, w) or RGB (3, h, w).
+"""Image files read with Pillow: any size and mode becomes grey or RGB in the wanted shape.
 
 Each of these conversions is counted in the notes: EXIF orientation is applied; transparency is laid over white (also
-for grey images, as viewers do); 16-bit grey keeps its range (65535 -> 255); palette, CMYK and YCbCr become RGB; the
-first frame stands for an animation or a multi-page file. Pillow's limit on pixels (decompression bombs) applies, and
-its warning is an error here.
+for grey images, as viewers do); palette, CMYK and YCbCr become RGB; the first frame stands for an animation or a
+multi-page file; colour profiles other than sRGB are ignored. Values of more than 8 bits keep their precision
+(:mod:`fastdc.data.deep_files`, :mod:`fastdc.data.levels`).
+
+The size in the header is compared with the budget before pixels are decoded. Pictures are converted in bands of rows,
+so that beside the decoded picture only the converted one is in memory. A JPEG of up to four times the largest picture
+is decoded at half its size.
 
 Only the formats of :data:`FORMATS` are opened, whatever the extension. Pillow knows further ones that start
 other programs (EPS starts Ghostscript) or open an embedded picture without checking its format (IPTC).
 """
 
+import io
 import os
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from fastdc.data.convert import Notes, reading, show
-from fastdc.support import InputError
+from fastdc.data.budget import Budget
+from fastdc.data.convert import Pixels, fit_picture, fit_planes
+from fastdc.data.deep_files import DeepPicture, is_deep
+from fastdc.data.levels import Levels
+from fastdc.data.notes import Notes, reading, show
+from fastdc.support import Float32, InputError
 
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX"),
@@ -26,61 +37,213 @@ FORMATS = (
 )
 """The formats that are read, by Pillow's names. JPEG includes MPO, which phones write."""
 
-_GREY_MODES = frozenset({"1", "L", "LA", "La"})
+GREY_MODES = frozenset({"1", "L", "LA", "La"})
+
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BAND = 2**20  # pixels that are converted at a time
+_SRGB_GAMMA = 0.45455
+_ICON = "ICO"  # which Pillow decodes when it is opened
+_OPENING = threading.Lock()
+
+Target: TypeAlias = Callable[[tuple[int, int, int]], tuple[int, int, int]]
+"""From the (c, h, w) of an image, c being 1 for grey and 3 otherwise, to the wanted one."""
 
 
-def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
-    """Decodes one image file.
+class Reader:
+    """What reading pictures shares: the notes, the budget and the levels of one input."""
 
-    Args:
-        path: An existing file.
-        notes: Receives the conversions.
+    def __init__(self, max_pixels: int | None = None, window: tuple[float, float] | None = None) -> None:
+        self.notes = Notes()
+        self.budget = Budget(max_pixels)
+        self.levels = Levels(window)
 
-    Returns:
-        uint8 (1, h, w) for grey images, (3, h, w) for all others.
+    def read(self, path: Path, target: Target) -> Pixels:
+        """Decodes one image file and converts it.
 
-    Raises:
-        InputError: The file is not an image, is truncated, corrupt or too large, or its values have no 8-bit meaning.
-    """
-    with reading(path, "an image"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # for example, about corrupt metadata beside good pixels
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        Args:
+            path: An existing file.
+            target: The wanted shape.
+
+        Returns:
+            (1, c, h, w), uint8 levels, or float32 in [0, 1] if the file has more than 8 bits.
+
+        Raises:
+            InputError: The file is not an image, is truncated, corrupt or too large, or its values have no meaning.
+        """
+        name = show(path)
+        if not path.is_file():
+            raise InputError(f"{name}: {'is not a file' if path.exists() else 'does not exist'}")
+        with reading(path, "an image"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # for example, about corrupt metadata beside good pixels
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # of an icon
+            with self._opened(path, name) as image:
+                if is_deep(image, self.levels, name, self.notes):
+                    fitted: Pixels = self._deep(image, path, target, name)
+                else:
+                    image.load()
+                    picture = self._upright(image)
+                    shape = target((len(picture.getbands()), picture.height, picture.width))
+                    fitted = fit_picture(picture, shape, name, self.notes)
+        return fitted
+
+    @contextmanager
+    def _opened(self, path: Path, name: str) -> Iterator[Image.Image]:
+        """Opens a picture and counts its pixels; after it was used, notes what its header says."""
         try:
-            image = Image.open(path, formats=_formats())
+            with open_picture(path, self.budget.max_pixels) as image:
+                self._check(image, name)
+                yield image
+                self._note_colours(image)
+                if getattr(image, "is_animated", False):  # asked last: Pillow may move to the second frame
+                    self.notes.add("read as its first frame")
         except UnidentifiedImageError:
-            raise InputError(f"{show(path)}: is not an image in a format that fastdc reads ({_names()})") from None
+            raise InputError(f"{name}: is not an image in a format that fastdc reads ({_names()})") from None
+
+    def _deep(self, image: Image.Image, path: Path, target: Target, name: str) -> Float32:
+        """A picture of more than 8 bits, converted."""
+
+        def turned(part: Image.Image) -> Image.Image:  # a PNG may hold its EXIF data behind the pixels
+            return _turned(part, _orientation(image))
+
+        deep = DeepPicture(image, lambda: open_picture(path, self.budget.max_pixels), turned, self.levels, name)
+        if deep.clear:
+            self.notes.add("laid over white where transparent")
+        if _orientation(image) in _UPRIGHT:
+            self.notes.add("turned upright by the EXIF orientation")
+        shape = target((deep.channels, *deep.size))
+        return fit_planes(deep.plane, deep.channels, shape, name, self.notes)
+
+    def _check(self, image: Image.Image, name: str) -> None:
+        """Compares a picture with the budget; a JPEG that is too large is to be decoded at half its size."""
+        width, height = image.size
+        most = self.budget.max_pixels
+        # A progressive JPEG is held as a whole while it is decoded, whatever the size of the result.
+        if most < width * height <= 4 * most and hasattr(image, "draft") and "progressive" not in image.info:
+            image.draft(None, (width // 2, height // 2))
+            if image.size != (width, height):
+                self.notes.add(f"of more than {most:,} pixels decoded at half the size")
+        self.budget.take(*image.size, name)
+
+    def _upright(self, image: Image.Image) -> Image.Image:
+        """A picture of 8 bits in mode L or RGB, upright."""
+        orientation = _orientation(image)
+        picture = self._opaque(image)
+        if orientation in _UPRIGHT:
+            self.notes.add("turned upright by the EXIF orientation")
+        return _turned(picture, orientation)
+
+    def _opaque(self, image: Image.Image) -> Image.Image:
+        """A picture of 8 bits in mode L or RGB, laid over white."""
+        mode = "L" if image.mode in GREY_MODES else "RGB"
+        clear = image.has_transparency_data
+        if image.mode == mode and not clear:
+            return image
+        if not clear and image.mode not in ("1", "L", "RGB"):
+            self.notes.add(f"converted from {'palette' if image.mode == 'P' else image.mode} to RGB")
+        out = Image.new(mode, image.size)
+        rows = max(1, _BAND // image.width)
+        seen_through = False
+        for top in range(0, image.height, rows):
+            part = image.crop((0, top, image.width, min(top + rows, image.height)))
+            if clear:
+                part = part.convert("RGBA")
+                seen_through = seen_through or part.getchannel("A").getextrema()[0] != 255
+                part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part)
+            out.paste(part.convert(mode), (0, top))
+        if seen_through:
+            self.notes.add("laid over white where transparent")
+        return out
+
+    def _note_colours(self, image: Image.Image) -> None:
+        """Notes colour information that is ignored: profiles other than sRGB, and unusual gammas."""
+        profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
+        if isinstance(profile, bytes) and not any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be")):
+            self.notes.add("read as sRGB, without their colour profile")
+        elif isinstance(gamma, float) and abs(gamma - _SRGB_GAMMA) > 0.01 and "srgb" not in image.info:
+            self.notes.add("read as sRGB, without their gamma of {}", f"{gamma:.3g}")
+
+
+def _orientation(image: Image.Image) -> int:
+    found = image.getexif().get(_ORIENTATION)
+    return found if isinstance(found, int) else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+class _File(io.BufferedReader):
+    """A file of which nobody reads more than there is: a few bytes can announce gigabytes, and Python makes room."""
+
+    def __init__(self, path: Path) -> None:
+        raw = io.FileIO(path)
+        super().__init__(raw)
+        self._size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Reads at most `size` bytes."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(size)
+
+
+@contextmanager
+def open_picture(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens a picture without decoding it; only icons are decoded, of at most `max_pixels`."""
+    names = _formats()
+    with _File(path) as file:
+        try:
+            image = _open(file, [name for name in names if name != _ICON], None)
+        except UnidentifiedImageError:
+            file.seek(0)
+            image = _open(file, [name for name in names if name == _ICON], max_pixels)
         with image:
-            image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            upright = ImageOps.exif_transpose(image)
-            animated = getattr(image, "is_animated", False)  # read last: Pillow may move to the second frame
-        pixels = _to_uint8(upright, path, notes)
-    if animated:
-        notes.add("read as its first frame")
-    if orientation in range(2, 9):
-        notes.add("turned upright by the EXIF orientation")
-    return np.ascontiguousarray(pixels)
+            yield image
+
+
+def _open(file: IO[bytes], formats: list[str], limit: int | None) -> Image.Image:
+    with _OPENING:  # Pillow's limit is a global variable
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+        try:
+            return Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def list_images(folder: Path, notes: Notes) -> list[Path]:
     """Lists all image files below a folder, by suffix, in sorted order.
 
-    Hidden files and folders are ignored; other files are skipped with a note. Links to files are followed. Links to
-    folders are not, because they may be circular.
+    Hidden files and folders are ignored; other files are skipped with a note. Links are followed; a folder that is
+    reached again, as by a circular link, is read once, which is noted.
 
     Raises:
         InputError: A folder cannot be listed.
     """
-    formats = {*_formats(), "MPO"}  # which the JPEG reader opens
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    suffixes = image_suffixes()
     found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{show(error.filename)}: cannot be listed: {error.strerror}") from error
 
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            notes.add("skipped, read under another name ({})", show(root), noun="folder")
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Links come last, so that a folder is read under its own name.
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=lambda name: _order(root, name))
         for name in names:
             if name.startswith("."):
                 continue
@@ -91,6 +254,16 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix())
 
 
+def image_suffixes() -> set[str]:
+    """The suffixes of image files, in lower case."""
+    formats = {*_formats(), "MPO"}  # which the JPEG reader opens
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+
+
+def _order(root: str, name: str) -> tuple[bool, str]:
+    return Path(root, name).is_symlink(), name
+
+
 def _formats() -> list[str]:
     Image.init()  # registers every plugin; later calls return at once
     return [name for name in FORMATS if name in Image.OPEN]  # an older Pillow lacks some
@@ -98,31 +271,3 @@ def _formats() -> list[str]:
 
 def _names() -> str:
     return ", ".join(name for name in FORMATS if name != "DIB")
-
-
-def _to_uint8(image: Image.Image, path: Path, notes: Notes) -> NDArray[np.uint8]:
-    """Converts an image of any Pillow mode to (1, h, w) or (3, h, w)."""
-    mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        return _wide_grey(np.asarray(image), mode, path, notes)[None]
-    channels = "L" if mode in _GREY_MODES else "RGB"
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] != 255:
-            notes.add("laid over white where transparent")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    elif channels == "RGB" and mode != "RGB":
-        notes.add(f"converted from {'palette' if mode == 'P' else mode} to RGB")
-    pixels = np.asarray(image.convert(channels))
-    return pixels[None] if channels == "L" else pixels.transpose(2, 0, 1)
-
-
-def _wide_grey(values: NDArray[np.generic], mode: str, path: Path, notes: Notes) -> NDArray[np.uint8]:
-    """Reduces grey (h, w) of more than 8 bits: 16-bit levels are scaled by 255/65535, floats in [0, 1] by 255."""
-    levels = values.astype(np.float64)
-    top = 1.0 if mode == "F" else 65535.0
-    if not (levels.min() >= 0 and levels.max() <= top):  # NaN fails both
-        found = f"{levels.min():g} to {levels.max():g}"
-        raise InputError(f"{show(path)}: mode {mode} values must be in [0, {top:g}], found {found}")
-    notes.add("reduced from float to 8 bits" if mode == "F" else "reduced from 16 to 8 bits")
-    return np.rint(levels * (255.0 / top)).astype(np.uint8)

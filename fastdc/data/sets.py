@@ -1,22 +1,33 @@
 """The public loaders: :func:`load_images`, :func:`load_labelled` and :func:`digits_test`, and their results."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.data.arrays import ArrayFile, read_arrays
-from fastdc.data.convert import Notes, Pixels, check_bytes, check_shape, fit, reading, show, to_float, to_uint8
-from fastdc.data.image_files import list_images, read_image
+from fastdc.data.classes import match_classes, model_labels
+from fastdc.data.convert import Pixels, check_shape, to_uint8
+from fastdc.data.image_files import Reader
+from fastdc.data.inputs import (
+    ARRAY_SUFFIXES,
+    Part,
+    Stack,
+    array_part,
+    class_folder_part,
+    existing,
+    existing_paths,
+    files_part,
+    is_class_folder,
+)
+from fastdc.data.levels import Window
+from fastdc.data.notes import Notes, show
 from fastdc.support import InputError, Int64, checks
 
 DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.npz"
 """The file of :func:`digits_test`."""
-
-_ARRAY_SUFFIXES = (".npy", ".npz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +35,13 @@ class ImageSet:
     """Images of one shape, ready to classify.
 
     Attributes:
-        images: (n, c, h, w), uint8 levels; float32 in [0, 1] if any source held floats.
+        images: (n, c, h, w), uint8 levels; float32 in [0, 1] if any source has floats or more than 8 bits.
         ids: n names: the path of each image file (below a folder: the given folder plus the rest), ``file.npy[3]`` for
             arrays, or the ``ids`` of an .npz file.
         labels: int64 (n,), or None unless every source has labels.
         notes: One line for each kind of conversion.
-        class_names: Names of the labels, or None unless every source is an .npz file with the same names.
+        class_names: Names of the labels: the model's, if its classes were given; otherwise None unless every source is
+            an .npz file with the same names.
     """
 
     images: Pixels
@@ -63,29 +75,56 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def with_classes(self, classes: Sequence[str]) -> "LabelledImages":
+        """The same images, labelled with the classes of a model, matched as :func:`match_classes` does.
+
+        Args:
+            classes: Names of the model's classes.
+
+        Raises:
+            InputError: A class of these images is not the model's.
+
+        Example:
+            >>> from fastdc.data import digits_test
+            >>> digits_test().with_classes([f"{k}" for k in reversed(range(10))]).class_names[0]
+            '9'
+        """
+        if self.class_names == tuple(classes):
+            return self
+        found = np.array(match_classes(self.class_names, classes, "the images"), np.int64)
+        return replace(self, labels=found[self.labels], class_names=tuple(classes))
+
 
 def load_images(
     sources: Sequence[str | os.PathLike[str]],
     shape: tuple[int, int, int],
     *,
+    classes: Sequence[str] | None = None,
+    strict: bool = True,
+    window: Window | None = None,
+    max_pixels: int | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> ImageSet:
     """Loads images from files, folders and arrays, and converts all of them to one shape.
 
     Args:
-        sources: Paths of image files (any format that Pillow reads), folders, .npy and .npz files; one path or a list.
-            Folders are searched recursively, in sorted order; hidden files are ignored and other files are skipped with
-            a note.
+        sources: Paths of image files, folders, .npy and .npz files; one path or a list. Folders are searched
+            recursively, in sorted order; hidden files are ignored and other files are skipped with a note.
         shape: The wanted (c, h, w), normally the bundle's. Colour is converted first (grey <-> RGB), then the image is
             resized bicubically to cover h x w and its centre is cropped.
+        classes: Names of the model's classes. The labels then are its classes, matched by name or number as
+            :func:`match_classes` does, and the sub-folders of a folder are labels if all of them are its classes.
+        strict: Whether labels that are not among `classes` are refused. Otherwise they are left out with a note.
+        window: Black and white in images of more than 8 bits, such as (0, 4095); default: 0 and what the file states.
+        max_pixels: Most pixels of one image, a 256th of those of all images; default: 2^26.
         on_note: Function that is called with each line of ``notes`` after everything has been read.
 
     Returns:
         The images, in the order of `sources`.
 
     Raises:
-        InputError: A path is missing, a folder or the list is empty, or a file cannot be used; the message names the
-            first one.
+        InputError: A path is missing, a folder or the list is empty, the input is too large, 16-bit images are nearly
+            black without a window, or a file cannot be used; the message names the first one.
 
     Example:
         >>> from fastdc.data import load_images
@@ -94,29 +133,24 @@ def load_images(
         (3, 1, 8, 8)
     """
     shape = check_shape(shape)
-    notes = Notes()
-    parts: list[Pixels] = []
-    labels: list[Int64 | None] = []
-    ids: list[str] = []
-    class_names: set[tuple[str, ...] | None] = set()
-
-    def append(images: Pixels, names: Iterable[str], classes: Int64 | None) -> None:
-        ids.extend(names)
-        check_bytes(len(ids), shape, 4, f"{len(ids)} images of {shape}")
-        parts.append(fit(images, shape, ids[-len(images)], notes))
-        labels.append(classes)
-
-    for path in _paths(sources):
-        if path.suffix.lower() in _ARRAY_SUFFIXES and path.is_file():
-            held = read_arrays(path, shape, notes)
-            append(held.images, held.ids or _numbered(path, len(held.images)), held.labels)
-            class_names.add(held.class_names)
-        else:
-            class_names.add(None)
-            for file in _image_files(path, notes):
-                append(read_image(file, notes)[None], [str(file)], None)
-    common = class_names.pop() if len(class_names) == 1 else None
-    result = ImageSet(_join(parts, notes), tuple(ids), _join_labels(labels, notes), notes.lines(), common)
+    reader = Reader(max_pixels, window)
+    parts = [_part(path, shape, classes, strict, reader) for path in existing_paths(sources)]
+    ids = tuple(name for part in parts for name in part.ids)
+    reader.budget.hold(len(ids), shape, 1)
+    names = {part.class_names for part in parts}
+    common = names.pop() if len(names) == 1 else None
+    labels = [part.labels for part in parts]
+    if classes is not None:
+        labels = [_known(part, classes, strict, reader.notes) for part in parts]
+    stack = Stack(len(ids), reader)
+    for part in parts:
+        for images in part.read(reader, lambda _: shape):
+            stack.add(images)
+    whole, joined = stack.whole(), _join_labels(labels, reader.notes)
+    if classes is not None:
+        common = None if joined is None else tuple(classes)
+    reader.levels.report(reader.notes)
+    result = ImageSet(whole, ids, joined, reader.notes.lines(), common)
     if on_note is not None:
         for line in result.notes:
             on_note(line)
@@ -124,7 +158,13 @@ def load_images(
 
 
 def load_labelled(
-    source: str | os.PathLike[str], shape: tuple[int, int, int] | None = None, *, size: int | None = None
+    source: str | os.PathLike[str],
+    shape: tuple[int, int, int] | None = None,
+    *,
+    size: int | None = None,
+    classes: Sequence[str] | None = None,
+    window: Window | None = None,
+    max_pixels: int | None = None,
 ) -> LabelledImages:
     """Loads a labelled set, for training or evaluation.
 
@@ -134,13 +174,16 @@ def load_labelled(
         shape: The (c, h, w) to convert all images to, as :func:`load_images` does.
         size: Side in pixels to resize and crop all images to. The channels are kept and must agree. If neither `shape`
             nor `size` is given, all images must have one shape.
+        classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
+        window: Black and white of more than 8 bits, as in :func:`load_images`.
+        max_pixels: Most pixels of one image, as in :func:`load_images`.
 
     Returns:
         The images as uint8 levels, with their labels and class names.
 
     Raises:
-        InputError: As :func:`load_images`. Also if images disagree (the message names the first one and the option that
-            helps), a class folder has no images, or labels are missing or out of range.
+        InputError: As :func:`load_images`; also if images disagree, a class folder has no images, labels are missing or
+            out of range, or classes are not the model's.
 
     Example:
         >>> from fastdc.data import load_labelled
@@ -150,26 +193,29 @@ def load_labelled(
     """
     if shape is not None and size is not None:
         raise InputError("give either shape or size, not both")
-    if shape is not None:
-        shape = check_shape(shape)
-    elif size is not None:
-        size = checks.whole("size", size)
-    path = _existing(source)
-    notes = Notes()
+    shape = None if shape is None else check_shape(shape)
+    size = None if size is None else checks.whole("size", size)
+    path, reader = existing(source), Reader(max_pixels, window)
     if path.is_dir():
-        return _labelled_folder(path, shape, size, notes)
-    if path.suffix.lower() != ".npz":
+        part = class_folder_part(path, reader.notes)
+    elif path.suffix.lower() == ".npz":
+        part = array_part(path, shape, reader)
+    else:
         raise InputError(f"{show(path)}: labelled images are a folder with one sub-folder per class, or an .npz file")
-    held = read_arrays(path, shape, notes)
-    if held.labels is None:
+    labels, names = part.labels, part.class_names
+    if labels is None:
         raise InputError(f"{show(path)}: has no array named 'labels'")
-    ids = held.ids or _numbered(path, len(held.images))
-    shape = _target(held.images.shape[1:], shape, size)
-    check_bytes(len(ids), shape, 4, f"{len(ids)} images of {shape}")
-    images = fit(held.images, shape, ids[0], notes)
-    if images.dtype != np.uint8:
-        notes.add("rounded from float to 8 bits", count=len(images))
-    return LabelledImages(to_uint8(images), held.labels, _class_names(held), ids, notes.lines())
+    if classes is not None:
+        labels, names = model_labels(labels, names, classes, path, reader.notes), tuple(classes)
+    elif names is None:
+        names = tuple(str(k) for k in range(int(labels.max()) + 1))
+    stack = Stack(len(labels), reader)
+    for images in part.read(reader, _Wanted(part.ids, shape, size)):
+        if images.dtype != np.uint8:
+            reader.notes.add("rounded from float to 8 bits", count=len(images))
+        stack.add(to_uint8(images))
+    reader.levels.report(reader.notes)
+    return LabelledImages(to_uint8(stack.whole()), labels, names, tuple(part.ids), reader.notes.lines())
 
 
 def digits_test() -> LabelledImages:
@@ -186,107 +232,60 @@ def digits_test() -> LabelledImages:
         (400, 1, 8, 8)
     """
     data = load_labelled(DIGITS_TEST)
-    return replace(data, ids=_numbered(Path("digits-test"), len(data)))
+    return replace(data, ids=tuple(f"digits-test[{i}]" for i in range(len(data))))
 
 
-def _labelled_folder(path: Path, shape: tuple[int, int, int] | None, size: int | None, notes: Notes) -> LabelledImages:
-    with reading(path, "a folder"):
-        items = sorted(item for item in path.iterdir() if not item.name.startswith("."))
-        folders = [item for item in items if item.is_dir()]
-    if not folders:
-        raise InputError(f"{show(path)}: has no sub-folders; a labelled folder has one for each class")
-    for item in items:
-        if item not in folders:
-            notes.add("skipped, not in a class folder ({})", show(item.name), noun="file")
-    files = [(file, label) for label, folder in enumerate(folders) for file in _image_files(folder, notes)]
-    parts: list[Pixels] = []
-    first: tuple[int, ...] = ()
-    for file, _ in files:
-        image: Pixels = read_image(file, notes)[None]
-        first = first or image.shape[1:]
-        if shape is None:
-            _check_agrees(image.shape[1:], first, size, (file, files[0][0]))
-        target = _target(first, shape, size)
-        check_bytes(len(files), target, 1, f"{len(files)} images of {target}")
-        parts.append(fit(image, target, str(file), notes))
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    names = tuple(folder.name for folder in folders)
-    return LabelledImages(to_uint8(_join(parts, notes)), labels, names, tuple(str(f) for f, _ in files), notes.lines())
-
-
-def _check_agrees(have: tuple[int, ...], first: tuple[int, ...], size: int | None, files: tuple[Path, Path]) -> None:
-    """Refuses an image that differs from the first one in a property that is not converted.
+class _Wanted:
+    """The shape to convert each image of a labelled set to: the given one, or the first image's.
 
     Raises:
-        InputError: The image has other channels, or another size while no `size` is given.
+        InputError: An image has other channels than the first, or another size while none is given.
     """
-    if have[0] != first[0]:
-        kinds = {1: "grey", 3: "RGB"}
-        message = f"{show(files[0])} is {kinds[have[0]]} and {show(files[1])} is {kinds[first[0]]}"
-        raise InputError(f"{message}: give shape=(channels, height, width) to convert all images")
-    if size is None and have != first:
-        sizes = f"{have[2]}x{have[1]} and {show(files[1])} is {first[2]}x{first[1]}"
-        raise InputError(f"{show(files[0])} is {sizes}: give size={min(first[1:])} to resize and crop all images")
+
+    def __init__(self, ids: Sequence[str], shape: tuple[int, int, int] | None, size: int | None) -> None:
+        self._ids, self._shape, self._size = ids, shape, size
+        self._first: tuple[int, int, int] | None = None
+        self._asked = 0
+
+    def __call__(self, have: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The wanted shape of the next image, which has the shape `have`."""
+        index, self._asked = self._asked, self._asked + 1
+        if self._shape is not None:
+            return self._shape
+        first = self._first = self._first or have
+        name, other = show(self._ids[index]), show(self._ids[0])
+        if have[0] != first[0]:
+            kinds = {1: "grey", 3: "RGB"}
+            message = f"{name} is {kinds[have[0]]} and {other} is {kinds[first[0]]}"
+            raise InputError(f"{message}: give shape=(channels, height, width) to convert all images")
+        if self._size is not None:
+            return (first[0], self._size, self._size)
+        if have != first:
+            sizes = f"{have[2]}x{have[1]} and {other} is {first[2]}x{first[1]}"
+            raise InputError(f"{name} is {sizes}: give size={min(first[1:])} to resize and crop all images")
+        return first
 
 
-def _target(native: tuple[int, ...], shape: tuple[int, int, int] | None, size: int | None) -> tuple[int, int, int]:
-    """Returns the shape to convert to: `shape`, else `size` x `size` with the native channels, else `native`."""
-    if shape is not None:
-        return shape
-    return (native[0], size, size) if size is not None else check_shape(native)
+def _part(path: Path, shape: tuple[int, int, int], classes: Sequence[str] | None, strict: bool, reader: Reader) -> Part:
+    """A source; a folder is labelled by its sub-folders if these are `classes`."""
+    if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
+        return array_part(path, shape, reader)
+    if classes is not None and path.is_dir() and is_class_folder(path, classes, loose=strict):
+        return class_folder_part(path, reader.notes)
+    return files_part(path, reader.notes)
 
 
-def _class_names(held: ArrayFile) -> tuple[str, ...]:
-    if held.class_names is not None or held.labels is None:
-        return held.class_names or ()
-    return tuple(str(k) for k in range(int(held.labels.max()) + 1))
-
-
-def _paths(sources: object) -> list[Path]:
-    if isinstance(sources, str | os.PathLike):
-        sources = [sources]
-    if not isinstance(sources, Iterable) or isinstance(sources, np.ndarray):
-        raise InputError(f"sources must be a list of paths, got {type(sources).__name__}")
-    paths = [_existing(source) for source in sources]
-    if not paths:
-        raise InputError("no images were given: the list of sources is empty")
-    return paths
-
-
-def _existing(source: object) -> Path:
-    """Returns `source` as the path of an existing file or folder."""
-    if not isinstance(source, str | os.PathLike) or not str(source):
-        raise InputError(f"a source must be a path, got {show(repr(source))[:80]}")
-    path = Path(source)
+def _known(part: Part, classes: Sequence[str], strict: bool, notes: Notes) -> Int64 | None:
+    """The labels of a part as classes of the model."""
+    if part.labels is None:
+        return None
     try:
-        usable = path.is_file() or path.is_dir()
-    except (OSError, ValueError) as error:  # for example, a NUL byte in the name
-        raise InputError(f"{show(path)}: {error}") from error
-    if not usable:
-        raise InputError(f"{show(path)}: {'is neither a file nor a folder' if path.exists() else 'does not exist'}")
-    return path
-
-
-def _image_files(path: Path, notes: Notes) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = list_images(path, notes)
-    if not files:
-        raise InputError(f"{show(path)}: there are no images in this folder")
-    return files
-
-
-def _numbered(path: Path, n: int) -> tuple[str, ...]:
-    return tuple(f"{path}[{i}]" for i in range(n))
-
-
-def _join(parts: Sequence[Pixels], notes: Notes) -> Pixels:
-    """Concatenates the parts. uint8 parts become float32 if other parts are."""
-    kinds = {part.dtype for part in parts}
-    if len(kinds) == 1:
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
-    notes.add("scaled from 0..255 to [0, 1]", count=sum(len(part) for part in parts if part.dtype == np.uint8))
-    return np.concatenate([to_float(part) for part in parts])
+        return model_labels(part.labels, part.class_names, classes, part.source, notes)
+    except InputError as error:
+        if strict:
+            raise
+        notes.add(f"not used: {error}", noun="label", count=len(part.labels))
+        return None
 
 
 def _join_labels(labels: Sequence[Int64 | None], notes: Notes) -> Int64 | None:

@@ -48,7 +48,8 @@ def export_source(
         split: Whether to write the denoiser also in parts, if that saves work.
         text: Whether to write the text encoder, so that the bundle can be asked about other prompts.
         scored: Whether to write one graph from images and noise to errors, for other runtimes.
-        images: Validation images, for the ranges of int8 and for the calibration.
+        images: Validation images, for the ranges of int8 and for the calibration. Their classes are the model's, by
+            name or number.
         calibrate: Whether to fit temperature and race to the images.
         **options: Options of every export, described by ``ExportOptions``; omitted ones are the model's own.
 
@@ -65,6 +66,8 @@ def export_source(
         ('0', '1', '2')
     """
     given = ExportOptions(**options)
+    if images is not None:
+        images = images.with_classes(source.model.class_names)
     used = images if calibrate else None
     with bundle_place(out), temporary_folder() as folder:
         manifest = _checked_manifest(source, Path(out), precision, opset, images, used, given)
@@ -109,11 +112,8 @@ def _checked_manifest(
         raise InputError("int8 needs images to take the ranges of activations from (--calibrate)")
     if precision == "bfloat16" and used is not None:
         raise InputError("a bundle in bfloat16 does not run on the CPU: calibrate it where it runs (fastdc calibrate)")
-    if images is not None:
-        if images.images.shape[1:] != source.model.image_shape:
-            raise InputError(f"images must have shape {source.model.image_shape}, got {images.images.shape[1:]}")
-        if images.class_names != source.model.class_names:
-            raise InputError("the images have other classes than the model")
+    if images is not None and images.images.shape[1:] != source.model.image_shape:
+        raise InputError(f"images must have shape {source.model.image_shape}, got {images.images.shape[1:]}")
     if len(source.tables) and source.model.null_class not in (None, len(source.model.conditions)):
         raise InputError("tables must have the row of the null class after those of all conditions")
     check_delta(given.delta, used)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DEFAULTS = {"draws": 16, "levels": [0.2, 2.0], "weighting": "edm", "loss": "l2", "temperature": 1.0}
 
 # Fields of a recipe that its command leaves out: the positional ones, and those that do not change the numbers.
-_NOT_IN_COMMAND = ("data", "out", "model", "threads", "checkpoint_every", "log_every", "device")
+_NOT_IN_COMMAND = ("data", "out", "model", "max_pixels", "threads", "checkpoint_every", "log_every", "device")
 
 
 def export_run(
@@ -124,9 +124,10 @@ def _weights(network: "nn.Module") -> bytes:
 
 
 def _calibration_images(source: str | Path | LabelledImages, info: RunInfo) -> LabelledImages:
-    images = source if isinstance(source, LabelledImages) else load_labelled(str(source), info.shape)
-    if images.class_names != info.class_names:
-        raise InputError("the calibration images have other classes than the run")
+    if isinstance(source, LabelledImages):
+        images = source.with_classes(info.class_names)
+    else:
+        images = load_labelled(str(source), info.shape, classes=info.class_names)
     if images.images.shape[1:] != info.shape:
         raise InputError(f"calibration images must have shape {info.shape}, got {images.images.shape[1:]}")
     if content_digest(images.images, images.labels, images.class_names) == info.data_digest:
@@ -172,5 +173,6 @@ def training_command(config: TrainConfig) -> str:
         option = "--" + field.name.replace("_", "-")
         if field.name == "val":
             value = value if config.val_fraction is not None else Path(value).name
-        words += [option] if value is True else [option, str(value)]
+        values = value if isinstance(value, tuple) else (value,)
+        words += [option] if value is True else [option, *map(str, values)]
     return shlex.join(words)

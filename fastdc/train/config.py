@@ -9,12 +9,13 @@ import dataclasses
 import math
 from typing import Any
 
+from fastdc.data import check_window
 from fastdc.support import InputError, checks
 
 MODELS = ("unet", "mlp")
 MAX_SIDE = 1024  # pixels
 
-OPERATIONAL = frozenset({"data", "val", "out", "threads", "device", "checkpoint_every", "log_every"})
+OPERATIONAL = frozenset({"data", "val", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"})
 """Options that may change when a run is resumed.
 
 The numbers do not depend on them (on threads and device only up to rounding), or, for data and val, the hash of the
@@ -55,6 +56,8 @@ class TrainConfig:
         flip: Whether to mirror images left to right at random; not for digits or text.
         seed: Seed of the initial weights, the order of the data, the noise, the dropout and the validation split.
         val: Validation images: a fraction of the data, such as "0.1", or a source like ``data``; None: no images.
+        window: Values that are black and white in images of more than 8 bits; None: what the files state.
+        max_pixels: Most pixels of one image, and a 256th of those of all images; None: 2^26.
         threads: Number of torch threads; None: torch's own choice.
         device: torch device, such as ``cpu`` or ``cuda``.
         checkpoint_every: Number of steps between checkpoints.
@@ -83,6 +86,8 @@ class TrainConfig:
     flip: bool = False
     seed: int = 0
     val: str | None = None
+    window: tuple[float, float] | None = None
+    max_pixels: int | None = None
     threads: int | None = None
     device: str = "cpu"
     checkpoint_every: int = 500
@@ -103,13 +108,14 @@ class TrainConfig:
             "batch": (1, 65_536),
             "warmup": (0, 100_000_000),
             "seed": (0, 2**63 - 1),
+            "max_pixels": (1, 2**48),
             "threads": (1, 4096),
             "checkpoint_every": (1, 100_000_000),
             "log_every": (1, 100_000_000),
         }
         for name, (low, high) in integers.items():
             value = getattr(self, name)
-            if value is None and name in ("width", "size", "threads"):
+            if value is None and name in ("width", "size", "max_pixels", "threads"):
                 continue
             object.__setattr__(self, name, checks.whole(name, value, low=low, high=high))
         reals = {
@@ -133,6 +139,8 @@ class TrainConfig:
             raise InputError(f"channels must be 1 or 3, got {self.channels!r}")
         if self.channels is not None and self.size is None:
             raise InputError("size must be given with channels, got None")
+        if self.window is not None:
+            object.__setattr__(self, "window", check_window(self.window))
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a path, got {getattr(self, name)!r}")

@@ -4,13 +4,15 @@ The hash covers pixels, labels and class names, so that a resumed run can tell w
 """
 
 import dataclasses
+import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.data import LabelledImages, load_labelled
+from fastdc.data import LabelledImages, load_labelled, shortened
 from fastdc.support import InputError, Int64, Mask, whole_file
 from fastdc.train.config import MAX_SIDE, TrainConfig
 
@@ -51,16 +53,25 @@ class TrainingData:
         return channels, height, width
 
 
-def load_training_data(config: TrainConfig) -> TrainingData:
+def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None = None) -> TrainingData:
     """Loads, checks and splits the images that ``config.data`` and ``config.val`` name.
 
+    Args:
+        config: The recipe.
+        notify: Called with a line for each kind of conversion.
+
     Raises:
-        InputError: Unreadable or mixed images, one class only, a class without images, or an image size out of range.
+        InputError: Unreadable or mixed images, one class only, a class without images, an image size out of range, or
+            validation images of other classes.
     """
+    say = notify or (lambda line: None)
+    read = functools.partial(load_labelled, window=config.window, max_pixels=config.max_pixels)
     if config.channels is not None and config.size is not None:
-        data = load_labelled(config.data, (config.channels, config.size, config.size))
+        data = read(config.data, (config.channels, config.size, config.size))
     else:
-        data = load_labelled(config.data, size=config.size)
+        data = read(config.data, size=config.size)
+    for note in data.notes:
+        say(f"note: {note}")
     check_labelled(data)
     images, labels = data.images, data.labels
     fraction = config.val_fraction
@@ -70,9 +81,9 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         images, labels = images[~kept], labels[~kept]
     elif config.val is not None:
         channels, height, width = images.shape[1:]
-        val = load_labelled(config.val, (channels, height, width))
-        if val.class_names != data.class_names:
-            raise InputError(f"{config.val} has other classes than {config.data}: {_few(val.class_names)}")
+        val = read(config.val, (channels, height, width), classes=data.class_names)
+        for note in val.notes:
+            say(f"note: validation: {note}")
         val_images, val_labels = val.images, val.labels
     else:
         val_images, val_labels = images[:0], labels[:0]
@@ -101,10 +112,10 @@ def check_labelled(data: LabelledImages) -> None:
     """
     count = len(data.class_names)
     if count < 2:
-        raise InputError(f"training needs at least 2 classes, got {count}: {_few(data.class_names)}")
+        raise InputError(f"training needs at least 2 classes, got {count}: {shortened(data.class_names)}")
     empty = [name for k, name in enumerate(data.class_names) if not np.any(data.labels == k)]
     if empty:
-        raise InputError(f"every class needs images, these have none: {_few(empty)}")
+        raise InputError(f"every class needs images, these have none: {shortened(empty)}")
     height, width = data.images.shape[2:]
     if not 2 <= min(height, width) <= max(height, width) <= MAX_SIDE:
         raise InputError(f"image sides must be 2 to {MAX_SIDE} pixels for training, got {height}x{width}")
@@ -169,8 +180,3 @@ def save_labelled(path: Path, images: NDArray[np.uint8], labels: Int64, class_na
     """Writes an .npz file that :func:`fastdc.data.load_labelled` reads, all of it or nothing."""
     with whole_file(path) as file:
         np.savez_compressed(file, images=images, labels=labels, class_names=np.array(class_names, dtype=np.str_))
-
-
-def _few(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown}, ... ({len(names)} in all)"

@@ -55,7 +55,7 @@ def run_training(
             kept.enter_context(folder.kept())
         else:
             folder.check_free()
-        data = load_training_data(config)
+        data = load_training_data(config, say)
         if not resume:
             kept.enter_context(folder.kept())
         return _run(config, data, folder, device, resume, progress, say)

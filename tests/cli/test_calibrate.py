@@ -158,7 +158,14 @@ def test_level_weights_take_a_folder_of_classes(cli: Cli, folder: Path) -> None:
     assert result.code == 0, result.err
     assert "weights" in result.rows
     (folder / "sorted" / "0").rename(folder / "sorted" / "zero")
-    cli.refuses("calibrate", "m", "sorted", *QUICK, "--level-weights", naming="other classes")
+    cli.refuses(
+        "calibrate",
+        "m",
+        "sorted",
+        *QUICK,
+        "--level-weights",
+        naming="sorted: has a class 'zero' that the model does not have",
+    )
 
 
 def test_a_calibration_for_noisy_images_is_used_by_certify(cli: Cli, folder: Path) -> None:

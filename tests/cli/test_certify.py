@@ -202,9 +202,11 @@ def test_an_npz_with_names_of_its_own(cli: Cli, folder: Path) -> None:
     assert cli("certify", "--data", "named.npz", *QUICK, "--out", "run.tsv").code == 0
     assert read_records("run.tsv").label.tolist() == [2, 7]
     np.savez("named.npz", images=images, labels=np.array([1, 0]), class_names=np.array(["cat", "2"]))
-    cli.refuses("certify", "--data", "named.npz", *QUICK, "--out", "new.tsv", naming="named.npz has a class 'cat'")
+    cli.refuses(
+        "certify", "--data", "named.npz", *QUICK, "--out", "new.tsv", naming="named.npz: has a class 'cat' that"
+    )
     np.savez("named.npz", images=images, labels=np.array([1, 10]))
-    cli.refuses("certify", "--data", "named.npz", *QUICK, "--out", "new.tsv", naming="named.npz has label 10")
+    cli.refuses("certify", "--data", "named.npz", *QUICK, "--out", "new.tsv", naming="named.npz: has label 10")
     assert not Path("new.tsv").exists()
 
 

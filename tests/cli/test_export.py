@@ -271,7 +271,9 @@ def test_what_does_not_fit_the_model_is_refused_before_the_export(cli: Cli, tmp_
     _refuses_quickly(cli, *run, "--calibrate", tmp_path / "none.npz", naming="none.npz")
     images = np.zeros((4, 3, 8, 8), np.uint8)
     np.savez(tmp_path / "val.npz", images=images, labels=np.arange(4), class_names=["a", "b", "c", "e"])
-    _refuses_quickly(cli, *run, "--calibrate", tmp_path / "val.npz", naming="other classes than the model")
+    _refuses_quickly(
+        cli, *run, "--calibrate", tmp_path / "val.npz", naming="has a class 'e' that the model does not have"
+    )
     assert not out.exists()
 
 

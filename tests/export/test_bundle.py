@@ -139,7 +139,10 @@ def test_images_that_do_not_fit_are_refused_before_the_work(tmp_path: Path, monk
     images = labelled(source)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"images": labelled(small_source(side=8))}, r"images must have shape \(2, 6, 6\), got \(2, 8, 8\)"),
-        ({"images": replace(images, class_names=("u", "v", "w"))}, "other classes than the model"),
+        (
+            {"images": replace(images, class_names=("u", "v", "w"))},
+            "the images: has a class .u. that the model does not have",
+        ),
         ({"images": images, "delta": 0.001}, "images"),
         ({"images": images, "precision": "bfloat16"}, "a bundle in bfloat16 does not run on the CPU"),
     ]
@@ -147,6 +150,8 @@ def test_images_that_do_not_fit_are_refused_before_the_work(tmp_path: Path, monk
         with pytest.raises(InputError, match=message) as caught:
             export_source(source, tmp_path / "b", **options)
         assert_one_line(caught.value)
+    with pytest.raises(AssertionError, match="work began"):  # a data set may order the classes in its own way
+        export_source(source, tmp_path / "b", images=replace(images, class_names=images.class_names[::-1]))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -154,7 +154,7 @@ def test_calibration_fits_a_temperature_and_refuses_the_training_images(workplac
     assert bundle.manifest["provenance"]["calibration"].startswith("20 images, 4 draws")
     with pytest.raises(InputError, match="these are the training images"):
         export_run(workplace / "run", tmp_path / "no", calibrate=workplace / "train.npz")
-    with pytest.raises(InputError, match="other classes"):
+    with pytest.raises(InputError, match="has a class '0' that the model does not have"):
         export_run(workplace / "run", tmp_path / "no", calibrate=SHIPPED / "digits-test.npz")
     assert not (tmp_path / "no").exists()
 
@@ -204,6 +204,8 @@ def test_the_recorded_command_repeats_the_recipe_without_paths() -> None:
     config = TrainConfig(data="/a/b/train.npz", out="/c/run", model="mlp", lr=0.01, flip=True, val="/d/val.npz", seed=3)
     line = training_command(config)
     assert line == "fastdc train train.npz --out run --model mlp --lr 0.01 --flip --seed 3 --val val.npz"
+    deep = TrainConfig(data="x", out="r", model="mlp", window=(0, 4095), max_pixels=9)
+    assert training_command(deep) == "fastdc train x --out r --model mlp --window 0.0 4095.0"
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-mlp"])

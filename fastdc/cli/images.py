@@ -1,0 +1,77 @@
+"""Images for a command: the options that every command has that reads images, and the notes that all of them print."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import click
+
+from fastdc.cli.options import Command
+
+if TYPE_CHECKING:
+    from fastdc.data import ImageSet, LabelledImages
+
+_WINDOW = click.option(
+    "--window",
+    type=(float, float),
+    metavar="LOW HIGH",
+    help="Values that are black and white in images of more than 8 bits, such as 0 4095 for 12 bits; values outside "
+    "are clipped.  [default: 0 65535 for 16 bits, 0 1 for floats]",
+)
+_MAX_PIXELS = click.option(
+    "--max-pixels",
+    type=int,
+    metavar="N",
+    help="Most pixels of one image file. All images together may have 256 times as many, and take 64 times as many "
+    "bytes when converted.  [default: 67108864, and so 4 GiB]",
+)
+
+
+class Limits(TypedDict):
+    """What the options of a command say about images."""
+
+    window: tuple[float, float] | None
+    max_pixels: int | None
+
+
+def image_options(command: Command) -> Command:
+    """Adds --window and --max-pixels."""
+    return _WINDOW(_MAX_PIXELS(command))
+
+
+def take_limits(options: dict[str, Any]) -> Limits:
+    """Removes the options of :func:`image_options` from a command's options, and returns them."""
+    return {"window": options.pop("window"), "max_pixels": options.pop("max_pixels")}
+
+
+def read_images(
+    sources: Sequence[str],
+    shape: tuple[int, int, int],
+    limits: Limits,
+    *,
+    quiet: bool,
+    classes: Sequence[str] | None = None,
+    strict: bool = True,
+) -> "ImageSet":
+    """The images of a command, as :func:`fastdc.data.load_images`; prints the notes unless `quiet`."""
+    from fastdc.data import load_images
+
+    loaded = load_images(sources, shape, classes=classes, strict=strict, **limits)
+    print_notes(loaded.notes, quiet=quiet)
+    return loaded
+
+
+def read_labelled(
+    source: str, shape: tuple[int, int, int], limits: Limits, *, quiet: bool, classes: Sequence[str]
+) -> "LabelledImages":
+    """Labelled images of a model's classes, as :func:`fastdc.data.load_labelled`; prints the notes unless `quiet`."""
+    from fastdc.data import load_labelled
+
+    loaded = load_labelled(source, shape, classes=classes, **limits)
+    print_notes(loaded.notes, quiet=quiet)
+    return loaded
+
+
+def print_notes(notes: Iterable[str], *, quiet: bool) -> None:
+    """Prints notes on stderr, one per line, unless `quiet`."""
+    for note in () if quiet else notes:
+        click.echo(f"note: {note}", err=True)

@@ -1,0 +1,185 @@
+"""The parts of an input: folders, image files and arrays. All are listed before any image is read."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastdc.data.arrays import read_arrays
+from fastdc.data.classes import match_classes
+from fastdc.data.convert import Pixels, fit, to_float
+from fastdc.data.image_files import Reader, Target, image_suffixes, list_images
+from fastdc.data.notes import Notes, reading, show
+from fastdc.support import InputError, Int64
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One source, listed but not read.
+
+    Attributes:
+        source: Its path.
+        ids: n names of its images.
+        read: Yields its images (k, c, h, w), converted to the shape that the target wants, in the order of the names.
+        labels: int64 (n,), not negative; None if it has none.
+        class_names: Names of the labels; None if they have no names.
+    """
+
+    source: Path
+    ids: Sequence[str]
+    read: Callable[[Reader, Target], Iterator[Pixels]]
+    labels: Int64 | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+def array_part(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -> Part:
+    """A .npy or .npz file.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    held = read_arrays(path, shape, reader)
+
+    def read(reader: Reader, target: Target) -> Iterator[Pixels]:
+        name, wanted = show(path), target(held.shape)
+        for images in held.images(reader):
+            yield fit(images, wanted, name, reader.notes)
+
+    ids = held.ids or tuple(f"{path}[{i}]" for i in range(held.count))
+    return Part(path, ids, read, held.labels, held.class_names)
+
+
+def files_part(path: Path, notes: Notes) -> Part:
+    """An image file, or all images below a folder.
+
+    Raises:
+        InputError: The folder cannot be listed, or has no images.
+    """
+    return _of_files(path, _image_files(path, notes))
+
+
+def class_folder_part(path: Path, notes: Notes) -> Part:
+    """A folder with one sub-folder per class, in the sorted order of their names.
+
+    Raises:
+        InputError: There are no sub-folders, or one has no images.
+    """
+    items, folders = _listed(path)
+    if not folders:
+        raise InputError(f"{show(path)}: has no sub-folders; a labelled folder has one for each class")
+    for item in items:
+        if item not in folders:
+            notes.add("skipped, not in a class folder ({})", show(item.name), noun="file")
+    files = [_image_files(folder, notes) for folder in folders]
+    labels = np.repeat(np.arange(len(folders)), [len(found) for found in files])
+    names = tuple(folder.name for folder in folders)
+    return _of_files(path, [file for found in files for file in found], labels.astype(np.int64), names)
+
+
+def is_class_folder(path: Path, classes: Sequence[str], *, loose: bool) -> bool:
+    """Whether all sub-folders of a folder are classes of a model; with images beside them only if `loose`."""
+    items, folders = _listed(path)
+    if not folders or (not loose and any(item.suffix.lower() in image_suffixes() for item in items)):
+        return False
+    try:
+        match_classes([folder.name for folder in folders], classes)
+    except InputError:
+        return False
+    return True
+
+
+def existing_paths(sources: object) -> list[Path]:
+    """The paths of a list of sources, or of one source.
+
+    Raises:
+        InputError: There are none, or one is no path or does not exist.
+    """
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    if not isinstance(sources, Iterable) or isinstance(sources, np.ndarray):
+        raise InputError(f"sources must be a list of paths, got {type(sources).__name__}")
+    paths = [existing(source) for source in sources]
+    if not paths:
+        raise InputError("no images were given: the list of sources is empty")
+    return paths
+
+
+def existing(source: object) -> Path:
+    """Returns `source` as the path of an existing file or folder."""
+    if not isinstance(source, str | os.PathLike) or not str(source):
+        raise InputError(f"a source must be a path, got {show(repr(source))[:80]}")
+    path = Path(source)
+    try:
+        usable = path.is_file() or path.is_dir()
+    except (OSError, ValueError) as error:  # for example, a NUL byte in the name
+        raise InputError(f"{show(path)}: {error}") from error
+    if not usable:
+        raise InputError(f"{show(path)}: {'is neither a file nor a folder' if path.exists() else 'does not exist'}")
+    return path
+
+
+class Stack:
+    """Images of one shape, collected in one array whose memory is taken as it is filled."""
+
+    def __init__(self, count: int, reader: Reader) -> None:
+        self._count, self._reader, self._filled = count, reader, 0
+        self._array: Pixels | None = None
+        self._scaled = 0  # images of levels among floats
+
+    def add(self, images: Pixels) -> None:
+        """Appends images (k, c, h, w). Levels become float32 if there are floats as well."""
+        shape, levels = images.shape[1:], images.dtype == np.uint8
+        if self._array is None:
+            self._array = self._made(shape, images.dtype)
+        if self._array.dtype == np.uint8 and not levels:
+            before, self._array = self._array, self._made(shape, images.dtype)
+            for start in range(0, self._filled, 1024):
+                stop = min(start + 1024, self._filled)
+                self._array[start:stop] = to_float(before[start:stop])
+            self._scaled = self._filled
+        elif levels and self._array.dtype != np.uint8:
+            images, self._scaled = to_float(images), self._scaled + len(images)
+        self._array[self._filled : self._filled + len(images)] = images
+        self._filled += len(images)
+
+    def whole(self) -> Pixels:
+        """All images."""
+        if self._array is None or self._filled != self._count:
+            raise AssertionError(f"{self._filled} of {self._count} images were read")
+        if self._scaled:
+            self._reader.notes.add("scaled from 0..255 to [0, 1]", count=self._scaled)
+        return self._array
+
+    def _made(self, shape: tuple[int, ...], dtype: np.dtype[np.uint8 | np.float32]) -> Pixels:
+        c, h, w = shape
+        self._reader.budget.hold(self._count, (c, h, w), dtype.itemsize)
+        return np.empty((self._count, c, h, w), dtype)
+
+
+def _listed(path: Path) -> tuple[list[Path], list[Path]]:
+    """The visible entries of a folder in sorted order, and those that are folders."""
+    with reading(path, "a folder"):
+        items = sorted(item for item in path.iterdir() if not item.name.startswith("."))
+        return items, [item for item in items if item.is_dir()]
+
+
+def _image_files(path: Path, notes: Notes) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = list_images(path, notes)
+    if not files:
+        raise InputError(f"{show(path)}: there are no images in this folder")
+    return files
+
+
+def _of_files(
+    path: Path, files: Sequence[Path], labels: Int64 | None = None, class_names: tuple[str, ...] | None = None
+) -> Part:
+    def read(reader: Reader, target: Target) -> Iterator[Pixels]:
+        return (reader.read(file, target) for file in files)
+
+    return Part(path, tuple(map(str, files)), read, labels, class_names)

@@ -1,0 +1,157 @@
+"""Values of more than 8 bits, and what they mean: which value is black and which is white.
+
+    unit = (value - low) / (high - low),  clipped to [0, 1]
+
+The user may give the window (low, high), a term of radiology. Without one, black is 0, and white is what the file
+states: 65535 for 16 bits, 1 for floats. Cameras and scanners often store 10, 12 or 14 bits in 16, which would read as
+nearly black pictures. So the values of a whole input are looked at: if they stay below 2^12, the input is refused, and
+below 2^14 a note says so; both name the window that would help.
+
+Results are float32 and keep the precision of 16 bits.
+"""
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdc.data.notes import Notes
+from fastdc.support import Float32, InputError, checks
+
+Window: TypeAlias = tuple[float, float]
+
+WHITE = 65535.0  # white of 16-bit levels
+
+_REFUSED, _NOTED = 2**12, 2**14
+_BAND = 2**18  # values that are converted at a time, in float64
+
+
+class _Found(NamedTuple):
+    """Pictures that share a white: their number, the range of their values, and the one with the largest."""
+
+    images: int
+    low: float
+    high: float
+    name: str
+
+
+class Levels:
+    """Maps values of more than 8 bits to [0, 1], and remembers the range that it saw."""
+
+    def __init__(self, window: Window | None = None) -> None:
+        self.window = None if window is None else check_window(window)
+        self._found: dict[float, _Found] = {}
+
+    def unit(self, values: NDArray[Any], white: float, name: str, *, count: int = 1, judge: bool = True) -> Float32:
+        """Maps the values of one picture, or of a part of an array.
+
+        Args:
+            values: Integers or floats of any shape.
+            white: The value that becomes 1 if there is no window.
+            name: Name of the picture.
+            count: Number of images that these values begin.
+            judge: Whether a low maximum is suspicious; not so if the file states how many bits its values have.
+
+        Raises:
+            InputError: There is no window and values are outside [0, white], or values are not finite.
+        """
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):  # min and max propagate NaN
+            raise InputError(f"{name}: values must be finite, found NaN or infinity")
+        if self.window is None and not 0 <= low <= high <= white:
+            raise InputError(f"{name}: values must be in [0, {white:g}], found {low:g} to {high:g}{way_out(low, high)}")
+        key = white if judge else -white
+        old = self._found.get(key, _Found(0, math.inf, -math.inf, name))
+        largest = name if high > old.high else old.name
+        self._found[key] = _Found(old.images + count, min(old.low, low), max(old.high, high), largest)
+        return _mapped(values, *(self.window or (0.0, white)))
+
+    def report(self, notes: Notes) -> None:
+        """Notes what was mapped, after all images have been read.
+
+        Raises:
+            InputError: 16-bit values use so little of their range that the pictures would be nearly black.
+        """
+        if self.window is not None:
+            self._report_window(notes)
+            return
+        for key, found in self._found.items():
+            text = f"of {_kind(abs(key))} read with {abs(key):g} as white, values {found.low:g} to {found.high:g}"
+            if key == WHITE and 0 < found.high < _REFUSED:
+                white = f"{full_scale(found.high):g}"
+                raise InputError(
+                    f"{found.name}: the 16-bit values of this input are {found.low:g} to {found.high:g} of 65535, "
+                    f"nearly black: give --window 0 {white} (window=(0, {white})) if {white} is white, or "
+                    f"--window 0 65535"
+                )
+            if key == WHITE and 0 < found.high < _NOTED:
+                text += f"; dark, unless --window 0 {full_scale(found.high):g} gives their white"
+            notes.add(text, count=found.images)
+
+    def _report_window(self, notes: Notes) -> None:
+        low, high = self.window or (0.0, 1.0)
+        if not self._found:
+            notes.add(f"{low:g} to {high:g} not used: no image has more than 8 bits", noun="window")
+            return
+        least, most = min(f.low for f in self._found.values()), max(f.high for f in self._found.values())
+        text = f"read through the window {low:g} to {high:g}, values {least:g} to {most:g}"
+        if least < low or most > high:
+            text += ", those outside clipped"
+        notes.add(text, count=sum(found.images for found in self._found.values()))
+
+
+def way_out(low: float, high: float) -> str:
+    """What to do about images with values from `low` to `high` that are neither uint8 nor in [0, 1], for a message."""
+    if -1 <= low < 0 <= high <= 1:
+        return ": map [-1, 1] by (x + 1) / 2"
+    black = min(0, math.floor(low))
+    white = max(high, black + 1.0) if low < 0 or high < 16 else full_scale(high)
+    return f": give the black and the white value, such as --window {black:g} {white:g} (window=({black:g}, {white:g}))"
+
+
+def full_scale(high: float) -> float:
+    """The largest value of as many bits as `high` takes, at least 8: what white may be.
+
+    Example:
+        >>> from fastdc.data import full_scale
+        >>> full_scale(3000)
+        4095.0
+    """
+    if not 0 < high < 2**53:
+        return max(high, 255.0)
+    return float(2 ** max(8, math.ceil(math.log2(high + 1))) - 1)
+
+
+def _kind(white: float) -> str:
+    return "float values" if white == 1 else f"{round(math.log2(white + 1))} bits"
+
+
+def check_window(window: object) -> Window:
+    """A window as two floats: the values that are black and white.
+
+    Raises:
+        InputError: It is something else, or the first is not the smaller one.
+
+    Example:
+        >>> from fastdc.data import check_window
+        >>> check_window([0, 4095])
+        (0.0, 4095.0)
+    """
+    if not isinstance(window, list | tuple) or len(window) != 2:
+        raise InputError(f"window must be two numbers, black and white, got {window!r:.80}")
+    low, high = (checks.number("window", value, low=-1e30, high=1e30) for value in window)
+    if not low < high:
+        raise InputError(f"window must begin with its smaller value, got {low:g} and {high:g}")
+    return low, high
+
+
+def _mapped(values: NDArray[Any], low: float, high: float) -> Float32:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    unit = np.empty(flat.shape, np.float32)
+    for start in range(0, len(flat), _BAND):
+        part = flat[start : start + _BAND].astype(np.float64)
+        part -= low
+        part /= high - low
+        unit[start : start + _BAND] = np.clip(part, 0, 1, out=part)
+    return unit.reshape(values.shape)

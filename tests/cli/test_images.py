@@ -1,0 +1,113 @@
+"""Images on the command line: every command that reads them says the same about them, and takes the same options."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastdc.data import LabelledImages, digits_test
+from fastdc.support import InputError
+from helpers.cli_runs import MLP, Cli
+
+pytest.importorskip("onnxruntime")
+
+FEW = ("--draws", "2")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(monkeypatch, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Digits of two classes in set/: one picture of each class has 16 bits. In dark/, all have 12 bits in 16."""
+    monkeypatch.chdir(tmp_path)
+    test = digits_test()
+    for place, deep in (("set", 257), ("dark", 16)):
+        for name in ("7", "3"):
+            at = Path(place, name)
+            at.mkdir(parents=True)
+            for i in np.flatnonzero(test.labels == int(name))[:6]:
+                image = test.images[i, 0]
+                first = not any(at.iterdir())
+                levels = image.astype(np.uint16) * deep if first or place == "dark" else image
+                Image.fromarray(levels).save(at / f"{i}.PNG")
+        Path(place, "3", "notes.txt").write_text("skipped")
+    return tmp_path
+
+
+def commands(data: str, out: str) -> dict[str, tuple[str, ...]]:
+    """A command line of each command that reads images."""
+    quick = ("--n0", "2", "--n", "4", "--sigma", "0.25", "--max", "1", *FEW)
+    return {
+        "classify": ("classify", data, *MLP, *FEW),
+        "certify": ("certify", "--data", data, *MLP, *quick, "--out", f"{out}.tsv"),
+        "calibrate": ("calibrate", MLP[1], data, "--delta", "0.2", "--draws", "2", "--seeds", "1", "--level-weights"),
+    }
+
+
+@pytest.mark.parametrize("command", ["classify", "certify", "calibrate"])
+def test_every_command_prints_the_notes_and_takes_the_options(cli: Cli, folder: Path, command: str) -> None:
+    args = commands("set", "a")[command]
+    result = cli(*args)
+    assert result.code == 0, result.err
+    notes = result.err.splitlines()
+    assert "note: 1 file skipped, not an image (notes.txt)" in notes
+    assert any(note.startswith("note: 2 images of 16 bits read with 65535 as white, values ") for note in notes)
+    quiet = cli(*args[:-1], args[-1].replace("a.tsv", "b.tsv"), "--quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    cli.refuses(*commands("dark", "c")[command], naming="nearly black: give --window 0 4095")
+    result = cli(*commands("dark", "c")[command], "--window", "0", "4080")
+    assert result.code == 0, result.err
+    assert "note: 12 images read through the window 0 to 4080, values 0 to 4080" in result.err.splitlines()
+    cli.refuses(*commands("set", "d")[command], "--max-pixels", "63", naming="raise --max-pixels")
+    cli.refuses(*commands("set", "d")[command], "--window", "9", "2", naming="window must begin with its smaller value")
+
+
+def test_train_and_export_print_the_notes_as_well(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    train = ("train", "--model", "mlp", "--width", "8", "--steps", "2")
+    cli.refuses(*train, "dark", "--out", "run", naming="nearly black: give --window 0 4095")
+    result = cli(*train, "dark", "--out", "run", "--window", "0", "4080", "--val", "set")
+    assert result.code == 0, result.err
+    notes = result.err.splitlines()
+    assert "note: 12 images read through the window 0 to 4080, values 0 to 4080" in notes
+    assert "note: 1 file skipped, not an image (notes.txt)" in notes
+    assert "note: validation: 1 file skipped, not an image (notes.txt)" in notes
+    taken: list[LabelledImages] = []
+
+    def export_run(*_: Any, calibrate: LabelledImages, **__: Any) -> None:
+        taken.append(calibrate)
+        raise InputError("enough")
+
+    monkeypatch.setattr("fastdc.export.export_run", export_run)
+    test = digits_test()
+    chosen = np.flatnonzero((test.labels == 3) | (test.labels == 7))[12:32]
+    kinds = {"images": test.images[chosen] / 255, "labels": (test.labels[chosen] == 3).astype(int)}
+    np.savez("val.npz", **kinds, class_names=["7", "3"])  # the run's classes are 3 and 7
+    result = cli("export", "run", "out", "--calibrate", "val.npz", *FEW)
+    assert result.err == "note: 20 images rounded from float to 8 bits\nfastdc: error: enough\n"
+    assert (taken[0].class_names, taken[0].labels.tolist()) == (("3", "7"), (test.labels[chosen] == 7).tolist())
+    np.savez("val.npz", **kinds, class_names=["7", "9"])
+    cli.refuses("export", "run", "new", "--calibrate", "val.npz", naming="has a class '9' that the model does not have")
+    cli.refuses("export", "run", "new", "--calibrate", "dark", naming="nearly black")
+
+
+def test_the_accuracy_is_that_of_the_named_classes(cli: Cli, folder: Path) -> None:
+    """Counted by position, classes in another order would be wrong in nine of ten images."""
+    test = digits_test()
+    order = np.roll(np.arange(10), 3)
+    labels = np.argsort(order)[test.labels[:40]]
+    np.savez("turned.npz", images=test.images[:40], labels=labels, class_names=[str(k) for k in order])
+    np.savez("plain.npz", images=test.images[:40], labels=test.labels[:40])
+    found = [cli("classify", name, *MLP, "--draws", "16").err.splitlines()[-1] for name in ("turned.npz", "plain.npz")]
+    assert found[0].rsplit(",", 1)[1] == found[1].rsplit(",", 1)[1]
+    assert float(found[0].rsplit(" ", 2)[1]) > 90
+    assert ", accuracy " in cli("classify", "set", *MLP, "--draws", "16").err
+    np.savez("other.npz", images=test.images[:4], labels=labels[:4], class_names=[f"c{k}" for k in range(10)])
+    result = cli("classify", "other.npz", *MLP, *FEW)
+    assert "accuracy" not in result.err
+    assert "note: 4 labels not used: other.npz: has a class 'c0' that the model does not have" in result.err
