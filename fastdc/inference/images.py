@@ -138,7 +138,8 @@ def _checked(images: Any, model: Model, bounded: bool = True) -> npt.NDArray[Any
     if array.dtype == np.uint8:
         return array
     if array.dtype not in (np.float16, np.float32, np.float64):
-        raise InputError(f"images must be uint8 or float in [0, 1], got {array.dtype}")
+        found = f"{array.dtype} from {array.min()} to {array.max()}" if array.dtype.kind in "iu" else str(array.dtype)
+        raise InputError(f"images must be uint8 or float in [0, 1], got {found}{_way_out(array)}")
     if not np.all(np.isfinite(array)):
         index = np.argwhere(~np.isfinite(array))[0]
         raise InputError(f"images must be finite, got {array[tuple(index)]} in image {index[0]}")
@@ -149,7 +150,7 @@ def _checked(images: Any, model: Model, bounded: bool = True) -> npt.NDArray[Any
             raise InputError(f"images must fit into float32, got {np.abs(array).max():.4g}")
         return unit
     if unit.min() < 0 or unit.max() > 1:
-        hint = ": divide 8-bit values by 255, or pass uint8" if unit.max() > 1.5 else ""
+        hint = _way_out(array) if unit.max() > 1.5 else ""
         raise InputError(f"float images must be in [0, 1], got [{unit.min():.4g}, {unit.max():.4g}]{hint}")
     return unit
 
@@ -159,6 +160,18 @@ def _unit(checked: npt.NDArray[Any]) -> Float32:
     if checked.dtype == np.uint8:
         return checked.astype(np.float32) / np.float32(255)
     return checked
+
+
+def _way_out(array: npt.NDArray[Any]) -> str:
+    """How to map images of other numbers to [0, 1], for a message."""
+    if array.dtype.kind not in "iuf":
+        return ""
+    from fastdc.data import full_scale  # which loads Pillow
+
+    if array.min() < 0:
+        return ": map black to 0 and white to 1"
+    white = f"{full_scale(float(array.max())):.15g}"
+    return f": divide by the value of white, such as (images / {white}).astype('float32')"
 
 
 def _as_numpy(images: Any) -> npt.NDArray[Any]:

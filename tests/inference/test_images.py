@@ -95,12 +95,26 @@ def test_a_value_that_is_not_finite_is_refused_with_its_image(value: float, dtyp
 
 def test_values_out_of_range_are_refused() -> None:
     images = unit_images(2)
-    refused(images * 255, "[0, 1]", "divide 8-bit values by 255")
+    refused(images * 255, "[0, 1]", "divide by the value of white, such as (images / 255)")
     refused(images * 2 - 1, "[0, 1]")
     refused(images * np.float32(1.2), "[0, 1]")
     refused(images.astype(np.float64) * 1e300, "[0, 1]")
     images[1, 0, 2, 2] = -1e-6
     refused(images, "[0, 1]", "-1e-06")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top", "white"), [("u2", 4095, 4095), ("u2", 3000, 4095), ("i8", 255, 255), ("i4", 65535, 65535)]
+)
+def test_other_integers_are_refused_with_a_way_out(dtype: str, top: int, white: int) -> None:
+    """Read as uint8 they would wrap around."""
+    images = (unit_images(2) * top).astype(dtype)
+    images[0, 0, 0, :2] = 0, top
+    kind = np.dtype(dtype).name
+    refused(images, f"got {kind} from 0 to {top}: divide by", f"(images / {white}).astype('float32')")
+    assert to_model_range((images / white).astype("float32"), MODEL).shape == images.shape
+    refused(images.astype("i8") - 1, "map black to 0 and white to 1")
+    refused(images == 0, "got bool")
 
 
 def test_rounding_beyond_one_is_forgiven() -> None:
