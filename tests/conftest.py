@@ -1,7 +1,9 @@
 """Fixtures shared by all tests, and the settings that make the suite deterministic."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +14,10 @@ from fastdc.diffusion import kernels
 
 # Subprocesses of tests run in the source folder; they, too, must import the installed package.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+# A shell that starts the suite in the background lets it ignore Ctrl-C, which its subprocesses would inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Derandomised: a run finds what every run finds. No deadline: the machines that run this are busy.
 settings.register_profile(

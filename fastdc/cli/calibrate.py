@@ -62,7 +62,6 @@ run with other --levels, --first, --order, --weighting or --loss uses paired tes
 command prints the most informative level for --first. Strictly, choose it on one half of the images
 and calibrate on the other.
 
-\b
 --weighting and --loss are choices, too: compare `fastdc classify val.npz --weighting velocity` with
 other weightings by the accuracy on labelled validation images, then calibrate with the best one.
 """

@@ -27,7 +27,7 @@ Examples:
     fastdc export ./unet cats --scheduler ./scheduler_config.json
   a model of the Hugging Face hub, with prompts as classes:
     fastdc export hf://org/stable-diffusion pets --prompts pets.csv
-    fastdc export ./sd flowers --classes flowers.txt --template "a photo of a {}."
+    fastdc export ./sd pets --classes pets.txt --template "a photo of a {}."
   and then:
     fastdc classify --model my-model some-image.png
 
@@ -169,6 +169,9 @@ def command(source: str, out: str, quiet: bool, **options: Any) -> None:
     options["first"] = options["first"] or ()
     notes: list[str] = []
     limits = take_limits(options)
+    given = [f"--{name.replace('_', '-')}" for name, value in limits.items() if value is not None]
+    if given and options["calibrate"] is None:
+        raise InputError(f"{given[0]} is for the images of --calibrate: expected both or neither")
     make = _run if _is_run(source) else _source
     bundle = make(source, out, quiet, limits, notes, options)
     if quiet:
@@ -199,7 +202,7 @@ def _is_run(source: str) -> bool:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return isinstance(config, dict) and "_class_name" not in config
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return (folder / "checkpoint.safetensors").exists() or (folder / "config.json").exists()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 
 from fastdc.cli.options import Command
+from fastdc.support import checks
 
 if TYPE_CHECKING:
     from fastdc.data import ImageSet, LabelledImages
@@ -39,7 +40,16 @@ def image_options(command: Command) -> Command:
 
 
 def take_limits(options: dict[str, Any]) -> Limits:
-    """Removes the options of :func:`image_options` from a command's options, and returns them."""
+    """Removes the options of :func:`image_options` from a command's options, and returns them.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    from fastdc.data import DEFAULT_MAX_PIXELS, check_window
+
+    if options["window"] is not None:
+        check_window(options["window"])
+    checks.whole_or("max_pixels", options["max_pixels"], DEFAULT_MAX_PIXELS)
     return {"window": options.pop("window"), "max_pixels": options.pop("max_pixels")}
 
 

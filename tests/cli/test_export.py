@@ -139,7 +139,7 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
     names.write_text("x\ny\nz\n")
     given = (
         "export the-model out --name N --description D --image-size 6 --null-class --lora a.safetensors=0.5 "
-        "--lora b.safetensors --precision float16 --opset 21 --no-split --no-text-encoder --scored --delta 0.02 "
+        "--lora b.safetensors --precision float16 --opset 21 --no-split --scored --delta 0.02 "
         "--draws 5 --levels 0.2 2 --first 0.5,1 --weighting vlb --loss l1 --overwrite --variant ema --scheduler s.json "
         "--classes"
     )
@@ -163,7 +163,7 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
         "precision": "float16",
         "opset": 21,
         "split": False,
-        "text": False,
+        "text": True,
         "scored": True,
         "draws": 5,
         "levels": (0.2, 2.0),
@@ -237,8 +237,8 @@ def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> Non
     cli.refuses("export", sd, out, "--classes", "a,b", "--template", "no place", naming="exactly one {}")
     for other in (unet, pkl):
         cli.refuses("export", other, out, "--template", "a {}", naming="--template is for text-conditional models")
-        _refuses_quickly(cli, "export", other, out, "--lora", "x.safetensors", naming="lora (--lora) cannot be given")
-        _refuses_quickly(cli, "export", other, out, "--prompts", prompts, naming="prompts (--prompts) cannot be given")
+        _refuses_quickly(cli, "export", other, out, "--lora", "x.safetensors", naming="--lora cannot be given")
+        _refuses_quickly(cli, "export", other, out, "--prompts", prompts, naming="--prompts cannot be given")
     cli.refuses("export", unet, out, "--lora", "x.safetensors=much", naming="--lora must be FILE or FILE=SCALE")
     (tmp_path / "exists").mkdir()
     cli.refuses("export", unet, tmp_path / "exists", naming="choose another path, or replace it with --overwrite")

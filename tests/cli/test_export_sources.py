@@ -79,7 +79,7 @@ def test_a_unet_alone_takes_a_scheduler_and_a_variant(cli: Cli, exported: Export
     )
     pkl = edm_files.write_edm(tmp_path / "m.pkl", "ddpmpp")
     for option, value in (("--scheduler", pipeline), ("--variant", "fp16")):
-        naming = f"({option}) cannot be given for an EDM pickle"
+        naming = f"{option} cannot be given for an EDM pickle"
         _refuses_late(cli, "export", pkl, out, option, value, naming=naming)
     weights = unet / "diffusion_pytorch_model.safetensors"
     for name in ("ema", "non_ema"):

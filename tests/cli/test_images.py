@@ -41,9 +41,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def commands(data: str, out: str) -> dict[str, tuple[str, ...]]:
     """A command line of each command that reads images."""
-    quick = ("--n0", "2", "--n", "4", "--sigma", "0.25", "--max", "1", *FEW)
+    quick = ("--n0", "2", "--n", "10", "--sigma", "0.25", "--max", "1", *FEW)
     return {
-        "classify": ("classify", data, *MLP, *FEW),
+        "classify": ("classify", data, *MLP, *FEW, "--rule", "full"),
         "certify": ("certify", "--data", data, *MLP, *quick, "--out", f"{out}.tsv"),
         "calibrate": ("calibrate", MLP[1], data, "--delta", "0.2", "--draws", "2", "--seeds", "1", "--level-weights"),
     }

@@ -74,7 +74,7 @@ def test_only_the_index_is_fetched_to_learn_the_kind(tmp_path: Path, monkeypatch
     hub = served(tiny_sd(tmp_path / "repository"), tmp_path / "cache", monkeypatch)
     assert is_text_conditional(HUB)
     fails_with(lambda: open_source(HUB), "is a StableDiffusionPipeline: give the prompts", kind=InputError)
-    fails_with(lambda: open_source(HUB, null_class=True, prompts=PROMPTS), "null class", kind=InputError)
+    fails_with(lambda: open_source(HUB, null_class=True, prompts=PROMPTS), "null_class", kind=InputError)
     assert hub.fetched == ["model_index.json"]
 
 
