@@ -205,7 +205,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], Work]] = {
     ),
     "tiny": (
         _song(img_resolution=8, model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]),
-        Work(batch=32, draws=8, full=4, raced=8, plain=2, latency=5, copies=20, limit=0.05, check=2),
+        Work(batch=32, draws=8, full=4, raced=8, plain=2, latency=5, copies=40, limit=0.05, check=2),
     ),
     "tiny-text": (
         _text_unet(

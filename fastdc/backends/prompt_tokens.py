@@ -83,6 +83,12 @@ def check_prompts(prompts: Prompts, tokenizers: Sequence[PromptTokenizer]) -> No
 
     Raises:
         InputError: Prompts of two classes become the same tokens.
+
+    Example:
+        >>> from fastdc.backends import PromptTokenizer, check_prompts
+        >>> from tokenizers import Tokenizer
+        >>> shapes = Tokenizer.from_file(str(fastdc.bundle.find_model("shapes") / "tokenizer.json"))
+        >>> check_prompts(fastdc.bundle.prompts_of(["red cube", "red cone"]), [PromptTokenizer(shapes)])
     """
     encoded = [tokenizer.encode(prompts.texts) for tokenizer in tokenizers]
     lost = [max(counts) for counts in zip(*(counts for _, counts in encoded), strict=True)]

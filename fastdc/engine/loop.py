@@ -119,8 +119,7 @@ def _side_by_side(
     for step in steps:
         idle.put(step)
     in_flight: dict[Future[Float32], Work] = {}
-    batch = network.batch
-    process = os.getpid()
+    batch, process = network.batch, os.getpid()
 
     def evaluate_one(work: Work) -> Float32:
         step = idle.get()  # never empty: there are as many threads as steps
@@ -150,10 +149,7 @@ def _side_by_side(
 
     try:
         while True:
-            while cells := room():
-                work = scheduler.propose(cells)
-                if not len(work.cells):
-                    break
+            while (cells := room()) and len((work := scheduler.propose(cells)).cells):
                 in_flight[threads.submit(evaluate_one, work)] = work
             if not in_flight:
                 return

@@ -60,16 +60,12 @@ def open_source(
     """
     names = None if class_names is None else tuple(class_names)
     if str(path).endswith(".pkl"):
-        from fastdc.sources.edm import open_edm
-
-        _refuse("an EDM pickle", prompts=prompts, image_size=image_size, null_class=null_class, lora=lora or None)
-        _refuse("an EDM pickle", variant=variant, scheduler=scheduler)
-        return open_edm(path, class_names=names)
+        others = {"prompts": prompts, "image_size": image_size, "null_class": null_class, "lora": lora or None}
+        return _edm(path, names, **others, variant=variant, scheduler=scheduler)
     from fastdc.sources.folder import ModelFolder
 
     folder = ModelFolder.open(path, variant=variant, scheduler=scheduler)
-    kind = folder.pipeline
-    family = family_of(kind)
+    kind, family = folder.pipeline, family_of(folder.pipeline)
     if family in TEXT_FAMILIES:
         return _text(folder, prompts, names, image_size, null_class, lora)
     from fastdc.sources.class_conditional import open_dit, open_unet2d
@@ -101,6 +97,14 @@ def is_text_conditional(path: str | Path) -> bool:
     if str(path).endswith(".pkl"):
         return False
     return family_of(ModelFolder.open(path).pipeline) in TEXT_FAMILIES
+
+
+def _edm(path: str | Path, names: tuple[str, ...] | None, **others: object) -> Source:
+    """Opens an EDM pickle, which takes none of the other options."""
+    from fastdc.sources.edm import open_edm
+
+    _refuse("an EDM pickle", **others)
+    return open_edm(path, class_names=names)
 
 
 def _text(

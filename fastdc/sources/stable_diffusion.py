@@ -150,9 +150,8 @@ def open_stable_diffusion(
     )
     text.check(prompts)
     tables = text.tables(prompts.texts)
-    width = tables["encoder_hidden_states"].shape[-1]
-    if width != unet.config["cross_attention_dim"]:
-        expected = unet.config["cross_attention_dim"]
+    width, expected = tables["encoder_hidden_states"].shape[-1], unet.config["cross_attention_dim"]
+    if width != expected:
         raise BundleError(f"the unet reads texts of width {expected}, but they have width {width}")
     return Source(
         family=family,

@@ -11,7 +11,7 @@ from scipy import integrate
 from fastdc import InputError
 from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import SPACES, Parameterization
-from fastdc.diffusion.schedules import EDMSchedule, FlowSchedule
+from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule
 from fastdc.diffusion.weighting import WEIGHTINGS, weighting
 from helpers.parameterizations import PAIRS, image_said, make
@@ -123,7 +123,8 @@ def velocity(x: float, e: float, alpha: float, sigma: float, schedule: AbstractS
     """The derivative of x_t = alpha x + sigma e: by t on straight paths, by the angle on VP ones, by sigma on VE."""
     if isinstance(schedule, FlowSchedule):
         return e - x
-    return alpha * e - sigma * x if isinstance(schedule, DiscreteSchedule) else e
+    exploding = isinstance(schedule, EDMSchedule) and not isinstance(schedule, ContinuousSchedule)
+    return e if exploding else alpha * e - sigma * x
 
 
 @pytest.mark.parametrize(("kind", "schedule"), PAIRS, ids=repr)
