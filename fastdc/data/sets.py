@@ -75,6 +75,16 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def part(self, rows: slice) -> "LabelledImages":
+        """Some of the images, such as every second one.
+
+        Example:
+            >>> from fastdc.data import digits_test
+            >>> len(digits_test().part(slice(0, None, 2)))
+            200
+        """
+        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
+
     def with_classes(self, classes: Sequence[str]) -> "LabelledImages":
         """The same images, labelled with the classes of a model, matched as :func:`match_classes` does.
 

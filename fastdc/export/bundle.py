@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from fastdc.bundle import PRECISIONS, Bundle, bundle_place, write_bundle
 from fastdc.data import LabelledImages
-from fastdc.export.calibrate import calibrate_manifest, check_delta
+from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
 from fastdc.export.encoders import encoder_files, table_files, text_files
 from fastdc.export.graph import DEFAULT_OPSET, LEAST_OPSET_BFLOAT16
@@ -79,7 +79,7 @@ def export_source(
             manifest["provenance"] |= compared
         if used is not None:
             given.say(f"calibrating on {len(used)} images")
-            calibrate_manifest(manifest, files, used, delta=given.delta, progress=given.progress, notify=given.say)
+            calibrate_manifest(manifest, files, used, given)
         return write_bundle(out, manifest, files, overwrite=given.overwrite)
 
 
@@ -116,7 +116,7 @@ def _checked_manifest(
         raise InputError(f"images must have shape {source.model.image_shape}, got {images.images.shape[1:]}")
     if len(source.tables) and source.model.null_class not in (None, len(source.model.conditions)):
         raise InputError("tables must have the row of the null class after those of all conditions")
-    check_delta(given.delta, used)
+    check_calibration(given, used)
     manifest = source_manifest(source, precision, given)
     check_manifest(out, manifest)
     return manifest

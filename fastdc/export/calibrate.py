@@ -6,7 +6,7 @@ of fewer, so that the temperature, which is that of the default number of draws,
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from fastdc.bundle import Model, write_bundle
 from fastdc.calibration import calibrate_errors, check_level, fit_temperature, with_doubt
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
+from fastdc.export.options import ExportOptions
+from fastdc.export.weighting_choice import AUTO, check_loss, choose_weighting
 from fastdc.inference import CALIBRATION_DRAWS, OnProgress, by_class, decide
 from fastdc.loading import load
 from fastdc.rules import Calibration
@@ -30,52 +32,65 @@ _MOST_FLOPS = 2e13
 _LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
 
 
-def check_delta(delta: float | None, images: LabelledImages | None) -> None:
-    """Refuses a level or images that would be refused after the work.
+def check_calibration(given: ExportOptions, images: LabelledImages | None) -> None:
+    """Refuses options of a calibration, or images, that would be refused after the work.
 
     Raises:
         InputError: There are no images, too few for the level, or images of one class only.
     """
-    if images is not None and len(images.class_names) < 2:
-        raise InputError("a calibration needs two classes or more, the images have one")
-    if delta is None:
-        return
+    chosen = given.weighting == AUTO
     if images is None:
-        raise InputError(f"delta = {delta:g} is of a calibration: give the images to calibrate on")
-    check_level(delta, len(images))
+        if chosen:
+            raise InputError(f"weighting cannot be {AUTO} without images: give those to calibrate on")
+        if given.delta is not None:
+            raise InputError(f"delta = {given.delta:g} is of a calibration: give the images to calibrate on")
+        return
+    if len(images.class_names) < 2:
+        raise InputError("a calibration needs two classes or more, the images have one")
+    if chosen:
+        check_loss(given.loss or "l2")
+        if len(images) < 2:
+            raise InputError(
+                f"weighting cannot be {AUTO} with one image: expected 2 images or more, to choose and to calibrate"
+            )
+    if given.delta is not None:
+        check_level(given.delta, len(images) // 2 if chosen else len(images))
 
 
 def calibrate_manifest(
     manifest: dict[str, Any],
     files: Mapping[str, bytes | Path],
     images: LabelledImages,
-    *,
-    delta: float | None = None,
-    progress: OnProgress | None = None,
-    notify: Callable[[str], None] | None = None,
+    given: ExportOptions,
 ) -> None:
     """Fits temperature and race with the very bundle that is being made, and puts both into its manifest.
+
+    With the weighting "auto", it is chosen first on every second image, and the rest is fitted to the others: the
+    race's promise needs images by which nothing was chosen.
 
     Args:
         manifest: Manifest of the bundle; changed.
         files: Files of the bundle.
         images: Images to fit to; their classes are the model's.
-        delta: Level of the race; default: 0.01, or the next whole percent that the images support, up to 0.05.
-        progress: Called after every step.
-        notify: Called with a line if the race is not calibrated.
+        given: Options of every export, of which the level of the race, the weighting and the reports count here.
     """
     classifier = _classifier(manifest, files)
     full, seeds = _full_runs(manifest, len(images) * len(classifier.model.conditions))
+    if given.weighting == AUTO:
+        choice = choose_weighting(classifier, images.part(slice(0, None, 2)), seeds)
+        given.say(str(choice))
+        manifest["defaults"]["weighting"] = choice.weighting
+        manifest.setdefault("provenance", {})["weighting"] = str(choice)
+        classifier, images = _classifier(manifest, files), images.part(slice(1, None, 2))
     means: list[Float64] = []
     try:
-        level = supported_delta(len(images)) if delta is None else delta
-        manifest["calibration"] = _race(classifier, images, means, full, seeds, level, progress).to_dict()
+        level = supported_delta(len(images)) if given.delta is None else given.delta
+        manifest["calibration"] = _race(classifier, images, means, full, seeds, level, given.progress).to_dict()
     except InputError as error:
-        if notify is not None:
-            notify(f"the race is not calibrated: {error}")
+        given.say(f"the race is not calibrated: {error}")
     draws = classifier.model.defaults.draws
     if not means:  # the race was refused before the work
-        tables = classifier.validation_runs(images.images, draws=draws).tables(seeds, progress)
+        tables = classifier.validation_runs(images.images, draws=draws).tables(seeds, given.progress)
         means = [_means(table.errors, classifier.model) for table in tables]
     errors, labels = with_doubt(np.concatenate(means), np.tile(images.labels, seeds), seeds)
     manifest["defaults"]["temperature"] = float(f"{fit_temperature(errors, labels):.4g}")

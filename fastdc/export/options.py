@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fastdc.bundle import MANIFEST
+from fastdc.export.weighting_choice import AUTO
 from fastdc.inference import OnProgress
 from fastdc.support import BundleError
 
@@ -41,7 +42,8 @@ class ExportOptions:
         description: One line about the bundle.
         draws: Default number of draws per image and class.
         levels: Default band of noise-to-signal ratios (low, high) of the draws, in the units of the model's pixels.
-        weighting: Default weighting of the noise levels.
+        weighting: Default weighting of the noise levels; "auto": the most accurate one on half of the images to
+            calibrate on, see ``weighting_choice``.
         loss: Default loss between predicted and true image, such as "l2".
         first: Default noise-to-signal ratios of the first draws.
         delta: Level of the race's calibration; None: 0.01, or the next whole percent that the images support, up to
@@ -74,7 +76,7 @@ class ExportOptions:
         given = {
             "draws": self.draws,
             "levels": levels,
-            "weighting": self.weighting,
+            "weighting": None if self.weighting == AUTO else self.weighting,
             "loss": self.loss,
             "first": list(self.first) or None,
         }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, bundle_place, parameter_count, write_bundle
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.export.calibrate import calibrate_manifest, check_delta
+from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.graph import export_onnx
 from fastdc.export.manifest import check_manifest
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
@@ -65,7 +65,7 @@ def export_run(
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
         images = None if calibrate is None else _calibration_images(calibrate, info)
-        check_delta(given.delta, images)
+        check_calibration(given, images)
         defaults = {**_DEFAULTS, **given.defaults()}
         check_manifest(out, {"name": given.name or out.resolve().name, **_manifest(info, defaults, {})})
         network, steps = _averaged_network(folder, info)
@@ -79,7 +79,7 @@ def export_run(
             **_manifest(info, defaults, _provenance(info, steps, network, difference)),
         }
         if images is not None:
-            calibrate_manifest(manifest, files, images, delta=given.delta, progress=given.progress, notify=given.say)
+            calibrate_manifest(manifest, files, images, given)
         return write_bundle(out, manifest, files, overwrite=given.overwrite)
 
 

@@ -15,7 +15,8 @@ from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.calibration.temperature import fit_temperature, with_doubt
 from fastdc.data import LabelledImages
-from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_delta, supported_delta
+from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_calibration, supported_delta
+from fastdc.export.options import ExportOptions
 from fastdc.loading import load
 from helpers.exported import exported, labelled, shared_folder
 
@@ -35,7 +36,7 @@ def test_temperature_and_race_are_those_of_the_bundle(tmp_path_factory: pytest.T
     images = labelled(source, 40)
     manifest = _manifest(bundle)
     lines: list[str] = []
-    calibrate_manifest(manifest, _files(bundle), images, notify=lines.append)
+    calibrate_manifest(manifest, _files(bundle), images, ExportOptions(notify=lines.append))
     assert lines == []
     classifier = load(bundle, backend="onnx", device="cpu")
     runs = [classifier.classify(images.images, rule="full", seed=seed).errors for seed in range(CALIBRATION_SEEDS)]
@@ -61,7 +62,7 @@ def test_too_few_images_leave_the_race_alone(tmp_path_factory: pytest.TempPathFa
     source, bundle = exported("module", shared_folder(tmp_path_factory))
     manifest = _manifest(bundle)
     lines: list[str] = []
-    calibrate_manifest(manifest, _files(bundle), labelled(source, 10), notify=lines.append)
+    calibrate_manifest(manifest, _files(bundle), labelled(source, 10), ExportOptions(notify=lines.append))
     assert "calibration" not in manifest
     assert lines == ["the race is not calibrated: 10 images support no level below 9.1 %: it takes 19, and 99 for 1 %"]
     assert manifest["defaults"]["temperature"] != 1.0  # type: ignore[index]
@@ -80,11 +81,11 @@ def test_a_level_that_cannot_be_is_refused_at_once(tmp_path_factory: pytest.Temp
     with pytest.raises(InputError, match="18 images support no level below"):
         supported_delta(18)
     with pytest.raises(InputError, match=r"delta = 0\.01 is of a calibration: give the images"):
-        check_delta(0.01, None)
+        check_calibration(ExportOptions(delta=0.01), None)
     with pytest.raises(InputError, match="images"):
-        check_delta(0.01, labelled(source, 50))
-    check_delta(0.02, labelled(source, 50))
-    check_delta(None, None)
+        check_calibration(ExportOptions(delta=0.01), labelled(source, 50))
+    check_calibration(ExportOptions(delta=0.02), labelled(source, 50))
+    check_calibration(ExportOptions(), None)
 
 
 def test_doubt_is_the_runner_up_of_a_hard_image() -> None:
@@ -101,4 +102,4 @@ def test_doubt_needs_a_second_class() -> None:
             with_doubt(np.zeros(shape), np.zeros(shape[0], int), 1)
     one = LabelledImages(np.zeros((30, 1, 8, 8), np.uint8), np.zeros(30, np.int64), ("only",), ("",) * 30)
     with pytest.raises(InputError, match="a calibration needs two classes or more"):
-        check_delta(None, one)
+        check_calibration(ExportOptions(), one)
