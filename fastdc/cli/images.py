@@ -22,7 +22,7 @@ _MAX_PIXELS = click.option(
     "--max-pixels",
     type=int,
     metavar="N",
-    help="Most pixels of one image file. All images together may have 256 times as many, and take 64 times as many "
+    help="Most pixels of one image file. All images together may have 4096 times as many, and take 64 times as many "
     "bytes when converted.  [default: 67108864, and so 4 GiB]",
 )
 

@@ -4,12 +4,12 @@ A few kB of a compressed file can declare terabytes, and a folder can hold many 
 bounds all of it, and sizes are compared with it before anything is decoded:
 
     one image          max_pixels pixels, and 4 max_pixels bytes as it is stored in an array
-    all images         256 max_pixels pixels together, as they are stored
+    all images         4096 max_pixels pixels together, as they are stored
     images in memory   64 max_pixels bytes in the shape that they are converted to, at least 1024 bytes each, since
                        the name and the results of an image take memory, too
 
-The default of 2^26 pixels (8192 x 8192) allows 17 billion pixels together, 1,400 photos of 12 million pixels, and 4 GiB
-of images in memory: 1.3 million RGB images of 32 x 32, or four million small ones. Images are converted as they are
+The default of 2^26 pixels (8192 x 8192) allows 275 billion pixels together, 22,000 photos of 12 million, and 4 GiB of
+images in memory: 1.3 million RGB images of 32 x 32, or four million small ones. Images are converted as they are
 read, so that the originals are never held together.
 """
 
@@ -19,7 +19,7 @@ from fastdc.support import InputError, checks
 
 DEFAULT_MAX_PIXELS = 2**26
 
-_ALL = 256
+_ALL = 4096
 _HELD = 64
 _LEAST = 1024
 

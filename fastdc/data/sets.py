@@ -126,7 +126,7 @@ def load_images(
             :func:`match_classes` does, and the sub-folders of a folder are labels if all of them are its classes.
         strict: Whether labels that are not among `classes` are refused. Otherwise they are left out with a note.
         window: Black and white in images of more than 8 bits, such as (0, 4095); default: 0 and what the file states.
-        max_pixels: Most pixels of one image, a 256th of those of all images; default: 2^26.
+        max_pixels: Most pixels of one image, a 4096th of those of all images; default: 2^26.
         on_note: Function that is called with each line of ``notes`` after everything has been read.
 
     Returns:

@@ -57,7 +57,7 @@ class TrainConfig:
         seed: Seed of the initial weights, the order of the data, the noise, the dropout and the validation split.
         val: Validation images: a fraction of the data, such as "0.1", or a source like ``data``; None: no images.
         window: Values that are black and white in images of more than 8 bits; None: what the files state.
-        max_pixels: Most pixels of one image, and a 256th of those of all images; None: 2^26.
+        max_pixels: Most pixels of one image, and a 4096th of those of all images; None: 2^26.
         threads: Number of torch threads; None: torch's own choice.
         device: torch device, such as ``cpu`` or ``cuda``.
         checkpoint_every: Number of steps between checkpoints.

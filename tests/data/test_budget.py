@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fastdc.data import DEFAULT_MAX_PIXELS, load_images, load_labelled
+from fastdc.data.budget import Budget
 from fastdc.support import InputError
 
 SHAPE = (1, 8, 8)
@@ -38,18 +39,22 @@ def test_one_image_is_bounded_in_every_kind_of_source(tmp_path: Path) -> None:
             load_images([tmp_path / "a.png"], SHAPE, max_pixels=wrong)  # type: ignore[arg-type]
 
 
-def test_many_images_are_bounded_together(tmp_path: Path) -> None:
+def test_many_images_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of pictures that are each allowed, and an array that declares more than was meant."""
-    sources = [picture(tmp_path / "a.png", 70)] * 300
-    with pytest.raises(
-        InputError, match=r"a\.png: the images up to here have 1,259,300 pixels, the limit is 256 x 4,900"
-    ):
-        load_images(sources, SHAPE, max_pixels=4900)
+    monkeypatch.setattr("fastdc.data.budget._ALL", 256)  # a quick test
+    said = "the images up to here have 1,259,300 pixels, the limit is 256 x 4,900"
+    with pytest.raises(InputError, match=rf"a\.png: {said}"):
+        load_images([picture(tmp_path / "a.png", 70)] * 300, SHAPE, max_pixels=4900)
     np.savez_compressed(tmp_path / "many.npz", images=np.zeros((257, 70, 70), np.uint8))
-    with pytest.raises(
-        InputError, match="images: the images up to here have 1,259,300 pixels, the limit is 256 x 4,900"
-    ):
+    with pytest.raises(InputError, match=f"images: {said}"):
         load_images([tmp_path / "many.npz"], SHAPE, max_pixels=4900)
+
+
+def test_a_photo_collection_is_allowed() -> None:
+    budget = Budget()
+    budget.take(4000, 3000, "photos", count=22_000)
+    with pytest.raises(InputError, match="the limit is 4096 x 67,108,864"):
+        budget.take(4000, 3000, "photos", count=1_000)
 
 
 def test_images_in_memory_are_bounded(tmp_path: Path) -> None:
