@@ -4,6 +4,7 @@ A change of bytes is mostly refused by the outermost check. A change of structur
 reaches the code behind it. Every function takes the input and a random generator, which determines the result.
 """
 
+import copy
 import io
 import itertools
 import json
@@ -111,7 +112,7 @@ def _change_node(holder: list[Any], rng: random.Random) -> None:
         values = list(other.values()) if isinstance(other, dict) else other
         container[key] = json.loads(json.dumps(rng.choice(values)))
     else:
-        container[key] = rng.choice(VALUES)
+        container[key] = copy.deepcopy(rng.choice(VALUES))  # later edits may change it
 
 
 def change_table(data: bytes, rng: random.Random) -> bytes:
