@@ -27,12 +27,14 @@ class Copy:
         image: float32 (c, h, w), in the base classifier's value range and, because of the noise, beyond it.
         stream: Noise stream of the copy, in [0, 2^56).
         target: Class in question: does it win? None: which class wins?
+        image_index: Index of the image, so that the copies of an image are finished before those of later ones.
     """
 
     key: int
     image: Float32 = field(repr=False)
     stream: int
     target: int | None = None
+    image_index: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class DiffusionBase:
             for start in range(0, len(copies), together):
                 some = copies[start : start + together]
                 for copy, sample in zip(some, self.job.encode(np.stack([copy.image for copy in some])), strict=True):
-                    runner.submit(Request(copy.key, sample, copy.stream, target=self._target(copy.target)))
+                    target, group = self._target(copy.target), copy.image_index
+                    runner.submit(Request(copy.key, sample, copy.stream, target=target, group=group))
             return in_flight + len(copies)
 
         while in_flight := top_up():

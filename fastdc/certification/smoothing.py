@@ -182,7 +182,7 @@ class _OpenImage:
                 purpose=purpose,
             )
             first = self.index * _KEY + self._given
-            made += [Copy(first + i, images[i], int(streams[i]), self._selected) for i in range(count)]
+            made += [Copy(first + i, images[i], int(streams[i]), self._selected, self.index) for i in range(count)]
             self._given += count
         return made
 

@@ -23,6 +23,8 @@ class Request:
         classes: int32 (A,), candidate classes in increasing order; None: all classes.
         target: Ask only whether this class wins: once it is dropped the request ends, with another class left. None:
             ask which class wins. Not for rules that expand.
+        group: Requests of a lower group go first, from 0; within a group, early looks go before late ones, so that the
+            hard requests that remain at the end fill their steps together. It changes no result.
     """
 
     key: int
@@ -30,6 +32,7 @@ class Request:
     stream: int
     classes: Int32 | None = None
     target: int | None = None
+    group: int = 0
 
 
 @dataclass(frozen=True, eq=False)

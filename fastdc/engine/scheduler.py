@@ -24,6 +24,8 @@ from fastdc.engine.requests import IN_FLIGHT, Finished, Request, Work
 from fastdc.rules import AbstractRule, Look
 from fastdc.support import Float32, InputError, Int32, Mask
 
+_LOOKS, _GROUPS = 2**10, 2**21  # looks and groups that the ledger's priorities, 32 bits wide, tell apart
+
 
 class Scheduler:
     """Requests of one run under one rule, on one network. All calls belong to one thread.
@@ -67,6 +69,7 @@ class Scheduler:
         self._keys = [0] * capacity
         self._candidates: list[Int32 | None] = [None] * capacity
         self._target = np.full(capacity, -1, np.int32)
+        self._group = np.zeros(capacity, np.int32)
         self._denoising = DenoisingCells(denoising, draws, capacity)
         self._denoised = denoised
         self._look = np.zeros(capacity, np.int32)
@@ -147,6 +150,7 @@ class Scheduler:
             self._keys[place] = request.key
             self._candidates[place] = request.classes
             self._target[place] = -1 if request.target is None else request.target
+            self._group[place] = min(request.group, _GROUPS - 1)
             self._look[place] = 0
             self._alive[place] = len(classes)
             self._most[place] = len(candidates) * self._looks[-1] + self._denoising.per_image
@@ -154,7 +158,11 @@ class Scheduler:
             if self._denoising.per_image:
                 self._denoising.open(place)
             else:
-                self._ledger.open(place, classes, self._looks[0], 0)
+                self._ledger.open(place, classes, self._looks[0], self._priority(place, 0))
+
+    def _priority(self, place: int, look: int) -> int:
+        """The ledger's priority of a look of the request at a place: by group, then by look."""
+        return -int(self._group[place]) * _LOOKS - min(look, _LOOKS - 1)
 
     def _begin(self, places: Int32) -> None:
         """Takes denoising cells of these places; the looks of an image begin when its last one has ended."""
@@ -162,7 +170,7 @@ class Scheduler:
             self._denoised(place)
             candidates = self._candidates[place]
             classes = self._rule.begin(self._all if candidates is None else candidates)
-            self._ledger.open(place, classes, self._looks[0], 0)
+            self._ledger.open(place, classes, self._looks[0], self._priority(place, 0))
 
     def _decide(self, places: Int32, index: int) -> None:
         """Takes the look that the requests at these places have completed."""
@@ -188,7 +196,7 @@ class Scheduler:
         if added is not None:
             grows = np.array([len(new) > 0 for new in added])
             for row in np.flatnonzero(grows).tolist():
-                self._ledger.add(int(places[row]), added[row], -index)
+                self._ledger.add(int(places[row]), added[row], self._priority(int(places[row]), index))
             self._alive[places] += np.array([len(new) for new in added], np.int32)
             places, over = places[~grows], over[~grows]
         if over.any():
@@ -196,7 +204,10 @@ class Scheduler:
             places = places[~over]
         if len(places):
             self._look[places] = index + 1
-            self._ledger.extend(places, self._looks[index + 1], -(index + 1))
+            groups = self._group[places]
+            for group in np.unique(groups):
+                some = places[groups == group]
+                self._ledger.extend(some, self._looks[index + 1], self._priority(int(some[0]), index + 1))
 
     def _settled_targets(self, look: Look, keep: Mask, targets: Int32) -> Mask:
         """Keeps only the best class of each request whose target class is lost."""
