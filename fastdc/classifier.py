@@ -298,6 +298,8 @@ class DiffusionClassifier:
         """
         smoothing = Smoothing(estimation, n0=n0, seed=seed)
         chosen = self.base(sigma=smoothing.sigma, seed=seed) if base is None else base
+        if isinstance(chosen, DiffusionBase):
+            chosen.check_sigma(smoothing.sigma)
         ready = prepare(images, self.model, streams)
         return certify_images(chosen, self._seen_by(chosen, ready), ready.streams, smoothing, progress=progress)
 

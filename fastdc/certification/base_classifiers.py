@@ -6,6 +6,7 @@ the image that was copied, or on earlier answers. A certificate is then a statem
 classifier, however its work is batched.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -95,6 +96,19 @@ class DiffusionBase:
     def value_range(self) -> tuple[float, float]:
         """Range (low, high) of the model's pixel values."""
         return self.job.model.value_range
+
+    def check_sigma(self, sigma: float) -> None:
+        """Refuses copies with another noise than the one that the base classifier was made for.
+
+        Args:
+            sigma: Standard deviation of the copies' noise, in pixels in [0, 1].
+
+        Raises:
+            InputError: The noises differ.
+        """
+        own, theirs = self.job.plan.config.noise, self.job.model.noise_ratio(sigma)
+        if own and not math.isclose(own, theirs, rel_tol=1e-6):
+            raise InputError(f"base must be made for the copies' sigma {sigma:g}, got one for {sigma * own / theirs:g}")
 
     def votes(self, feed: Feed) -> Iterator[list[Vote]]:
         """Classifies copies; votes come in the order in which the engine finishes them."""

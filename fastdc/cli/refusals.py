@@ -53,7 +53,10 @@ def check_calibration(job: Job, options: dict[str, Any]) -> None:
     )  # takes the bound on differences only, which does not depend on all of the plan
     if bound and "bound" in rule_options(options["rule_option"]):
         raise InputError("--calibration brings the bound of --rule betting: expected no -o bound=... beside it")
-    misfit = found.misfit(config, but=("first", "order", "order_seed", "antithetic") if bound else ())
+    but = ("first", "order", "order_seed", "antithetic") if bound else ()
+    if options.get("level_weights"):  # which the file brings; the race was calibrated without them, and a note says so
+        but = (*but, "level_weights")
+    misfit = found.misfit(config, but=but)
     if misfit is not None and rule in _OF_CALIBRATION:
         raise InputError(f"--calibration {path} is for {misfit}")
     if isinstance(job.rule, Calibrated) and found.draws != config.draws:
@@ -83,8 +86,9 @@ def check_unseen(
 ) -> None:
     """Refuses to calibrate on the images that a bundle says it was trained on.
 
-    A bundle of a training run has the hash of its whole training set: images, labels and class names, in order. A part
-    of the set, another order and images without labels cannot be told from new images.
+    A bundle of a training run has the hash of its whole training set, also of the set before validation images were
+    kept aside: images, labels and class names, in order. A part of the set, another order and images without labels
+    cannot be told from new images.
 
     Args:
         source: Name of the images, for the message.
@@ -97,8 +101,9 @@ def check_unseen(
     """
     from fastdc.train import content_digest
 
-    trained_on = bundle.manifest.get("provenance", {}).get("data_sha256")
-    if trained_on is None or labels is None or images.dtype != np.uint8:
+    provenance = bundle.manifest.get("provenance", {})
+    trained_on = {provenance.get("data_sha256"), provenance.get("source_sha256")} - {None}
+    if not trained_on or labels is None or images.dtype != np.uint8:
         return
-    if content_digest(images, labels.astype(np.int64), bundle.class_names) == trained_on:
+    if content_digest(images, labels.astype(np.int64), bundle.class_names) in trained_on:
         raise InputError(f"{source} holds the images that {bundle.name} was trained on: calibrate on others")

@@ -80,6 +80,11 @@ def class_folder_part(path: Path, notes: Notes) -> Part:
     return _of_files(path, [file for found in files for file in found], labels.astype(np.int64), names)
 
 
+def has_folders(path: Path) -> bool:
+    """Whether a path is a folder that holds folders."""
+    return path.is_dir() and bool(_listed(path)[1])
+
+
 def is_class_folder(path: Path, classes: Sequence[str], *, loose: bool) -> bool:
     """Whether all sub-folders of a folder are classes of a model; with images beside them only if `loose`."""
     items, folders = _listed(path)

@@ -28,9 +28,10 @@ _BAND = 2**18  # values that are converted at a time, in float64
 
 
 class _Found(NamedTuple):
-    """Pictures that share a white: their number, the range of their values, and the one with the largest."""
+    """Pictures that share a white: their number, how many are dark, the values' range, and the one with the largest."""
 
     images: int
+    dark: int
     low: float
     high: float
     name: str
@@ -62,9 +63,10 @@ class Levels:
         if self.window is None and not 0 <= low <= high <= white:
             raise InputError(f"{name}: values must be in [0, {white:g}], found {low:g} to {high:g}{way_out(low, high)}")
         key = white if judge else -white
-        old = self._found.get(key, _Found(0, math.inf, -math.inf, name))
+        old = self._found.get(key, _Found(0, 0, math.inf, -math.inf, name))
         largest = name if high > old.high else old.name
-        self._found[key] = _Found(old.images + count, min(old.low, low), max(old.high, high), largest)
+        dark = old.dark + (count if 0 < high < _REFUSED else 0)
+        self._found[key] = _Found(old.images + count, dark, min(old.low, low), max(old.high, high), largest)
         return _mapped(values, *(self.window or (0.0, white)))
 
     def report(self, notes: Notes) -> None:
@@ -87,6 +89,9 @@ class Levels:
                 )
             if key == WHITE and 0 < found.high < _NOTED:
                 text += f"; dark, unless --window 0 {full_scale(found.high):g} gives their white"
+            elif key == WHITE and found.dark:
+                stays = "stays below {}: is its" if found.dark == 1 else "stay below {}: is their"
+                text += f"; {found.dark} of them {stays.format(_REFUSED)} white less (--window)?"
             notes.add(text, count=found.images)
 
     def _report_window(self, notes: Notes) -> None:

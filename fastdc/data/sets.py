@@ -20,6 +20,7 @@ from fastdc.data.inputs import (
     existing,
     existing_paths,
     files_part,
+    has_folders,
     is_class_folder,
 )
 from fastdc.data.levels import Window
@@ -282,6 +283,8 @@ def _part(path: Path, shape: tuple[int, int, int], classes: Sequence[str] | None
         return array_part(path, shape, reader)
     if classes is not None and path.is_dir() and is_class_folder(path, classes, loose=strict):
         return class_folder_part(path, reader.notes)
+    if classes is not None and not strict and has_folders(path):
+        reader.notes.add("without labels: not sorted into the model's classes alone", noun="folder")
     return files_part(path, reader.notes)
 
 

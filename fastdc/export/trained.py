@@ -130,7 +130,12 @@ def _calibration_images(source: str | Path | LabelledImages, info: RunInfo) -> L
         images = load_labelled(str(source), info.shape, classes=info.class_names)
     if images.images.shape[1:] != info.shape:
         raise InputError(f"calibration images must have shape {info.shape}, got {images.images.shape[1:]}")
-    if content_digest(images.images, images.labels, images.class_names) == info.data_digest:
+    digest = content_digest(images.images, images.labels, images.class_names)
+    if digest == info.source_digest:
+        raise InputError(
+            "calibrate on images that the model was not trained on: most of these are, take the run's val.npz"
+        )
+    if digest == info.data_digest:
         raise InputError("calibrate on images that the model was not trained on: these are the training images")
     return images
 
@@ -146,6 +151,7 @@ def _provenance(info: RunInfo, steps: int, network: "nn.Module", difference: flo
         "command": training_command(info.config),
         "data": Path(info.config.data).name,
         "data_sha256": info.data_digest,
+        **({"source_sha256": info.source_digest} if info.source_digest else {}),
         "training_images": info.images,
         "seed": info.config.seed,
         "steps": steps,

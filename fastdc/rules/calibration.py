@@ -96,6 +96,8 @@ class Calibration:
             was, now = ours.get(name), theirs.get(name)  # a plan without a denoiser has no such entry
             if was != now and name not in but:
                 unit = " (sigma / alpha)" if name == "noise" else ""
+                if name == "level_weights":
+                    was, now = ("none" if value is None else "a curve" for value in (was, now))
                 return f"{name}{unit} {was!s:.80}, the run has {now!s:.80}"
         return None
 

@@ -32,6 +32,7 @@ class TrainingData:
         val_labels: Classes of the validation images, int64 (m,).
         digest: sha256 of the training images, labels and class names.
         val_digest: sha256 of the validation images, labels and class names.
+        source_digest: sha256 of both together, as ``data`` holds them, if ``val`` is a fraction; else empty.
         sigma_data: Standard deviation of the training images in [-1, 1], to four digits.
         repeated: Number of validation images that equal a training image, pixel for pixel.
     """
@@ -43,6 +44,7 @@ class TrainingData:
     val_labels: Int64
     digest: str
     val_digest: str
+    source_digest: str
     sigma_data: float
     repeated: int
 
@@ -73,9 +75,10 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
     for note in data.notes:
         say(f"note: {note}")
     check_labelled(data)
-    images, labels = data.images, data.labels
+    images, labels, whole = data.images, data.labels, ""
     fraction = config.val_fraction
     if fraction is not None:
+        whole = content_digest(images, labels, data.class_names)
         kept = held_out(labels, fraction, config.seed)
         val_images, val_labels = images[kept], labels[kept]
         images, labels = images[~kept], labels[~kept]
@@ -99,6 +102,7 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
         val_labels=val_labels,
         digest=content_digest(images, labels, data.class_names),
         val_digest=content_digest(val_images, val_labels, data.class_names),
+        source_digest=whole,
         sigma_data=sigma_data,
         repeated=sum(image.tobytes() in seen for image in val_images),
     )

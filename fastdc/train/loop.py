@@ -103,6 +103,7 @@ def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
         class_names=data.class_names,
         sigma_data=data.sigma_data if config.sigma_data is None else config.sigma_data,
         network={"kind": kind, "config": network},
+        source_digest=data.source_digest,
     )
 
 

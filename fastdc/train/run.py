@@ -58,6 +58,7 @@ class RunInfo:
         config: The recipe.
         data_digest: sha256 of the training images, labels and class names.
         val_digest: sha256 of the validation images, labels and class names.
+        source_digest: sha256 of both together, before a fraction was kept aside; empty if none was.
         images: Number of training images.
         val_images: Number of validation images.
         shape: Image shape (c, h, w).
@@ -75,6 +76,7 @@ class RunInfo:
     class_names: tuple[str, ...]
     sigma_data: float
     network: dict[str, Any]
+    source_digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +175,7 @@ class RunFolder:
                 class_names=tuple(values["class_names"]),
                 sigma_data=float(values["sigma_data"]),
                 network=dict(values["network"]),
+                source_digest=str(values.get("source_digest", "")),  # runs of earlier versions have none
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}") from error

@@ -343,6 +343,14 @@ def test_a_function_that_answers_something_else_is_one_line(answer: Any, named: 
     )
 
 
+def test_a_base_for_other_noise_is_refused() -> None:
+    clf = classifier(gaussian(3))
+    images = np.zeros((1, 1, 4, 4), np.float32)
+    says = "base must be made for the copies' sigma 0.5, got one for 0.25"
+    fails_with(lambda: clf.certify(images, Fixed(0.5, 20, 0.05), base=clf.base(sigma=0.25)), says, kind=InputError)
+    assert len(clf.certify(images, Fixed(0.25, 20, 0.05), base=clf.base(sigma=0.25), n0=4)) == 1
+
+
 def test_bad_options_are_refused_before_the_work() -> None:
     clf = classifier(WORLD)
     good = Fixed(SIGMA, 10, 0.5)

@@ -243,10 +243,11 @@ def test_training_images_are_no_calibration_images(cli: Cli, folder: Path) -> No
     test = digits_test()
     shutil.copytree("m", "trained", dirs_exist_ok=True)
     manifest = json.loads(Path("trained", MANIFEST).read_text())
-    manifest["provenance"]["data_sha256"] = content_digest(test.images, test.labels, test.class_names)
-    Path("trained", MANIFEST).write_text(json.dumps(manifest))
-    for more in ((), ("--level-weights",)):
-        cli.refuses("calibrate", "trained", DIGITS_TEST, *more, naming="was trained on: calibrate on others")
+    for field in ("data_sha256", "source_sha256"):  # the training set, and the set before a part was kept aside
+        hashed = {**manifest["provenance"], field: content_digest(test.images, test.labels, test.class_names)}
+        Path("trained", MANIFEST).write_text(json.dumps({**manifest, "provenance": hashed}))
+        for more in ((), ("--level-weights",)):
+            cli.refuses("calibrate", "trained", DIGITS_TEST, *more, naming="was trained on: calibrate on others")
 
 
 def test_a_calibration_of_other_prompts_is_refused(cli: Cli, folder: Path) -> None:

@@ -92,3 +92,17 @@ def test_labelled_images_take_the_classes_of_a_model() -> None:
     assert test.with_classes(test.class_names) is test
     with pytest.raises(InputError, match="the images: has a class '0'"):
         test.with_classes(["a", "b"])
+
+
+def test_a_folder_of_other_classes_is_said_to_have_no_labels(tmp_path: Path) -> None:
+    for name in ("cat", "cow"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "set" / name / "a.png")
+    note = "1 folder without labels: not sorted into the model's classes alone"
+    read = load_images([tmp_path / "set"], (1, 8, 8), classes=("cat", "dog"), strict=False)
+    assert (read.labels, read.notes) == (None, (note,))
+    known = load_images([tmp_path / "set"], (1, 8, 8), classes=("cat", "cow"), strict=False)
+    assert known.labels is not None
+    assert known.notes == ()
+    plain = load_images([tmp_path / "set" / "cat"], (1, 8, 8), classes=("cat", "dog"), strict=False)
+    assert plain.notes == ()

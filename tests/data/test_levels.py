@@ -118,7 +118,10 @@ def test_the_range_is_that_of_the_whole_input(tmp_path: Path) -> None:
     dark = write_png(tmp_path / "dark.png", np.full((4, 4, 1), 900, np.uint16), 0)
     bright = write_png(tmp_path / "light.png", np.full((4, 4, 1), 60000, np.uint16), 0)
     read = load_images([dark, bright], (1, 4, 4))
-    assert read.notes == ("2 images of 16 bits read with 65535 as white, values 900 to 60000",)
+    assert read.notes == (
+        "2 images of 16 bits read with 65535 as white, values 900 to 60000"
+        "; 1 of them stays below 4096: is its white less (--window)?",
+    )
     fourteen = write_png(tmp_path / "raw.png", np.full((4, 4, 1), 16000, np.uint16), 0)
     (note,) = one(fourteen)[1]
     assert note.endswith("values 16000 to 16000; dark, unless --window 0 16383 gives their white")
@@ -249,3 +252,10 @@ def test_colour_profiles_and_gammas_are_noted(tmp_path: Path) -> None:
     assert load_images([tmp_path / "lab.png"], (3, *SIDE)).notes == (
         "1 image read as sRGB, without their colour profile",
     )
+
+
+def test_dark_pictures_among_bright_ones_are_counted(tmp_path: Path) -> None:
+    for name, most in (("a", 65535), ("b", 4000), ("c", 900)):
+        Image.fromarray(np.linspace(0, most, 64).reshape(8, 8).astype(np.uint16)).save(tmp_path / f"{name}.png")
+    read = load_images([tmp_path], (1, 8, 8))
+    assert read.notes[0].endswith("values 0 to 65535; 2 of them stay below 4096: is their white less (--window)?")

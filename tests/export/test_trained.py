@@ -30,7 +30,7 @@ import torch
 from fastdc.bundle import build_network
 from fastdc.export import export_onnx, export_run, tolerance, verify_onnx
 from fastdc.export.trained import training_command
-from fastdc.train import RunFolder, TrainConfig, train
+from fastdc.train import RunFolder, TrainConfig, content_digest, train
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,18 @@ def test_calibration_fits_a_temperature_and_refuses_the_training_images(workplac
     with pytest.raises(InputError, match="has a class '0' that the model does not have"):
         export_run(workplace / "run", tmp_path / "no", calibrate=SHIPPED / "digits-test.npz")
     assert not (tmp_path / "no").exists()
+
+
+def test_the_set_before_the_split_is_refused_as_well(workplace: Path, tmp_path: Path) -> None:
+    """Most of its images are training images: the most natural mistake after ``--val 0.1``."""
+    data, out = str(workplace / "train.npz"), str(tmp_path / "run")
+    train(TrainConfig(data=data, out=out, model="mlp", width=8, steps=2, val="0.2"), progress=False)
+    with pytest.raises(InputError, match=r"most of these are, take the run's val\.npz"):
+        export_run(tmp_path / "run", tmp_path / "no", calibrate=workplace / "train.npz")
+    bundle = export_run(tmp_path / "run", tmp_path / "yes", calibrate=tmp_path / "run" / "val.npz", draws=2)
+    whole = load_labelled(workplace / "train.npz")
+    digest = content_digest(whole.images, whole.labels, whole.class_names)
+    assert bundle.manifest["provenance"]["source_sha256"] == digest != bundle.manifest["provenance"]["data_sha256"]
 
 
 def test_the_temperature_stays_sensible_when_every_calibration_image_is_right() -> None:
