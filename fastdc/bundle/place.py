@@ -1,8 +1,9 @@
 """The place of a bundle: one process writes there at a time, and a kill at any moment leaves a complete bundle.
 
-A bundle NAME is written to ``.NAME.new`` beside it, which then takes its name. Where the system cannot exchange two
-folders in one step, the replaced bundle is called ``.NAME.old`` for a moment; if its process is killed then, whoever
-looks for the bundle next gets it back.
+A bundle NAME is written to ``.NAME.staging/new`` beside it, which then takes its name. Where the system cannot exchange
+two folders in one step, the replaced bundle is ``.NAME.staging/old`` for a moment; if its process is killed then,
+whoever looks for the bundle next gets it back. A file in the staging folder says that it is fastdc's; another folder of
+that name is left alone.
 """
 
 import contextlib
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from fastdc.bundle.format import MANIFEST
 from fastdc.support import BundleError, FastdcError, ProcessLock, replace_folder, sync_folder
+
+_NEW, _OLD, _MARK = "new", "old", "fastdc-staging"
+_MARK_TEXT = b"fastdc writes a bundle here, and removes this folder. It may be deleted if no fastdc runs.\n"
 
 _kept: set[tuple[Path, int]] = set()
 """Places that are kept, and the threads that keep them."""
@@ -33,7 +37,7 @@ def bundle_place(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         InputError: Another process is writing there, or the place cannot be locked.
-        BundleError: No bundle can have this path.
+        BundleError: No bundle can have this path, or something else has the name of its staging folder.
         OSError: The folders above cannot be made.
 
     Example:
@@ -55,6 +59,8 @@ def bundle_place(path: str | os.PathLike[str]) -> Iterator[Path]:
             return
         with ProcessLock(place.with_name(f".{place.name}.lock"), Path(path)):
             _tidy(place)
+            if os.path.lexists(_staging(place)):
+                raise BundleError(f"{_staging(place)} is in the way: rename it, or choose another path than {path}")
             yield from _keep(place)
     finally:
         for folder in missing:
@@ -81,8 +87,11 @@ def put_in_place(place: Path, files: Mapping[str, bytes | Path]) -> None:
     Raises:
         OSError: The folder cannot be written; an existing one is unchanged.
     """
-    new, old = _new(place), _old(place)
+    staging = _staging(place)
+    new, old = staging / _NEW, staging / _OLD
     try:
+        staging.mkdir()
+        (staging / _MARK).write_bytes(_MARK_TEXT)
         new.mkdir()
         new.chmod(0o755)
         for name, data in files.items():
@@ -111,29 +120,39 @@ def recover(path: str | os.PathLike[str]) -> None:
         BundleError: The bundle is there under another name, but cannot be given its own.
     """
     place = Path(os.path.realpath(path))
-    if place.exists() or not place.name or not _old(place).is_dir():
+    if place.exists() or not place.name or not _ours(place):
         return
     try:
         with bundle_place(path):
             pass
     except (FastdcError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise BundleError(f"{path} was being replaced, and its last version is {_old(place)}: {why}") from None
+        raise BundleError(
+            f"{path} was being replaced, and its last version is {_staging(place) / _OLD}: {why}"
+        ) from None
 
 
 def _tidy(place: Path) -> None:
-    """Removes the folders that writing leaves; gives a bundle its name back first."""
-    new, old = _new(place), _old(place)
-    if not place.exists() and (old / MANIFEST).is_file():
-        old.rename(place)
-    shutil.rmtree(new, ignore_errors=True)
-    if place.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    """Removes the staging folder, if it is fastdc's; gives a bundle its name back first."""
+    staging = _staging(place)
+    if _ours(place):
+        if not place.exists() and (staging / _OLD / MANIFEST).is_file():
+            (staging / _OLD).rename(place)
+        for part in (_NEW, _OLD):
+            shutil.rmtree(staging / part, ignore_errors=True)
+        if any((staging / part).exists() for part in (_NEW, _OLD)):
+            return  # and keeps the mark for the next try
+        (staging / _MARK).unlink()
+    with contextlib.suppress(OSError):
+        staging.rmdir()  # if it is empty: its maker may have been killed before the mark was made, or after its removal
 
 
-def _new(place: Path) -> Path:
-    return place.with_name(f".{place.name}.new")
+def _ours(place: Path) -> bool:
+    """Whether there is a staging folder that fastdc made."""
+    staging = _staging(place)
+    mark = staging / _MARK
+    return mark.is_file() and not mark.is_symlink() and not staging.is_symlink()
 
 
-def _old(place: Path) -> Path:
-    return place.with_name(f".{place.name}.old")
+def _staging(place: Path) -> Path:
+    return place.with_name(f".{place.name}.staging")

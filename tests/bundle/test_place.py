@@ -1,6 +1,7 @@
 """The place of a bundle: a kill at any line leaves a complete bundle, and two processes do not write to one place."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,17 +60,26 @@ def test_a_kill_at_any_line_of_a_first_export_leaves_nothing_or_a_bundle(tmp_pat
     assert found == {False, True}
 
 
+def half_replaced(target: Path) -> Path:
+    """A bundle whose process was killed between the two steps of its replacement; the bundle as it is called now."""
+    if not target.exists():
+        tiny_bundle(target, b"old")
+    old = target.with_name(f".{target.name}.staging") / "old"
+    old.parent.mkdir()
+    (old.parent / "fastdc-staging").touch()
+    return target.rename(old)
+
+
 def test_a_bundle_whose_replacement_was_killed_is_found_or_named(tmp_path: Path) -> None:
-    tiny_bundle(tmp_path / "b", b"old")
-    (tmp_path / "b").rename(tmp_path / ".b.old")
+    old = half_replaced(tmp_path / "b")
     with bundle_place(tmp_path / "other"):
         assert load_bundle(tmp_path / "b").read(DENOISER) == b"old"
-    (tmp_path / "b").rename(tmp_path / ".b.old")
+    half_replaced(tmp_path / "b")
     with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "b"], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()  # which gives the bundle its name back
-        (tmp_path / "b").rename(tmp_path / ".b.old")
-        fails_with(lambda: load_bundle(tmp_path / "b"), ".b.old", f"process {child.pid} is writing")
+        half_replaced(tmp_path / "b")
+        fails_with(lambda: load_bundle(tmp_path / "b"), str(old), f"process {child.pid} is writing")
         child.kill()
     assert load_bundle(tmp_path / "b").read(DENOISER) == b"old"
 
@@ -101,4 +111,19 @@ def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
 def test_impossible_places_are_refused(tmp_path: Path) -> None:
     fails_with(lambda: write_bundle("/", manifest(), {DENOISER: b""}, overwrite=True), "not a bundle")
     (tmp_path / ".b.lock").mkdir()
-    fails_with(lambda: tiny_bundle(tmp_path / "b"), "cannot be written", kind=InputError)
+    fails_with(lambda: tiny_bundle(tmp_path / "b"), "is not a file", kind=InputError)
+
+
+def test_folders_of_the_user_beside_a_bundle_are_left_alone(tmp_path: Path) -> None:
+    for name in (".b.new", ".b.old", ".b.staging"):
+        (tmp_path / name / "new").mkdir(parents=True)
+        (tmp_path / name / "new" / "thesis.txt").write_text("mine")
+    (tmp_path / ".c.staging").symlink_to(".b.staging")
+    for name in ("b", "c"):
+        fails_with(lambda name=name: tiny_bundle(tmp_path / name), f".{name}.staging is in the way: rename it")
+    shutil.move(tmp_path / ".b.staging", tmp_path / "renamed")
+    for _ in range(2):
+        write_bundle(tmp_path / "b", manifest(), {DENOISER: b"new"}, overwrite=True)
+    for name in (".b.new", ".b.old", "renamed"):
+        assert (tmp_path / name / "new" / "thesis.txt").read_text() == "mine"
+    assert not (tmp_path / ".b.staging").exists()

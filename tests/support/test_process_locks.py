@@ -4,9 +4,11 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,17 +73,82 @@ def test_a_forked_child_neither_keeps_nor_frees_the_lock(tmp_path: Path) -> None
     os.waitpid(child, 0)
 
 
-@pytest.mark.parametrize(
-    ("code", "says"), [(errno.ENOLCK, "its file system has no locks"), (errno.EIO, "Input/output error")]
-)
-def test_a_place_without_locks_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, says: str
-) -> None:
-    def broken(*_: object) -> None:
+def broken(code: int) -> Callable[..., None]:
+    def flock(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(fcntl, "flock", broken)
-    assert held(tmp_path / "lock") == f"run cannot be locked for writing: {says}"
+    return flock
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_in_the_file_system_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", broken(code))
+    file, others = tmp_path / "lock", tmp_path / "others"
+    others.write_text("1 node7")
+    for name in (file, others):
+        with pytest.warns(RuntimeWarning, match="^run is not locked, as its file system has no locks") as caught:
+            lock = ProcessLock(name, Path("run"))
+        assert len(caught) == 1
+        assert not file.exists()
+        lock.release()
+    assert others.read_text() == "1 node7"
+
+
+def test_a_lock_that_fails_is_named_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", broken(errno.EIO))
+    assert held(tmp_path / "lock") == f"run cannot be locked for writing: {tmp_path / 'lock'}: Input/output error"
+    assert os.listdir(tmp_path) == []
+
+
+def as_another_user(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs an action for which files without write permission are read-only, also if root runs the tests."""
+    real = os.open
+
+    def unprivileged(path: Path, flags: int, *mode: int) -> int:
+        wanted = 0o444 if flags & os.O_ACCMODE == os.O_RDONLY else 0o222
+        if os.path.exists(path) and not os.stat(path).st_mode & wanted:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", unprivileged)
+        action()
+
+
+def test_a_lock_file_of_another_user_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "lock"
+
+    def use() -> None:
+        file.write_text("999999999 " + socket.gethostname())
+        file.chmod(0o444)
+        with ProcessLock(file, Path("run")):
+            assert file.read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+        assert not file.exists()
+
+    as_another_user(use, monkeypatch)
+
+
+def test_a_lock_file_that_cannot_be_removed_is_locked_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with the sticky bit, such as /tmp."""
+    file = tmp_path / "lock"
+    file.write_text(f"999999999 {socket.gethostname()}")
+    file.chmod(0o444)
+
+    def use() -> None:
+        monkeypatch.setattr(process_locks, "_unlinked", lambda _: False)
+        with ProcessLock(file, Path("run")):
+            assert held(file) == "run is in use: another process is writing to it"  # not the one that has ended
+
+    as_another_user(use, monkeypatch)
+
+
+def test_a_lock_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "lock"
+    file.touch(0o000)
+    said = f"run cannot be written: its lock {file}: Permission denied"
+    as_another_user(lambda: held(file) == said or pytest.fail(held(file)), monkeypatch)
 
 
 def test_impossible_locks_are_refused(tmp_path: Path) -> None:
