@@ -83,10 +83,9 @@ def mean(values: Float64, *, lowest: float = -math.inf) -> Estimate:
     from scipy import special
 
     n, value = len(values), float(values.mean())
-    spread = float(values.std(ddof=1)) if n > 1 else 0.0
-    if spread == 0:  # from which no spread of other images follows
-        return Estimate(value, math.nan, math.nan)
-    half = float(special.stdtrit(n - 1, _TAIL)) * spread / math.sqrt(n)
+    if values.min() == values.max():  # from which no spread of other images follows; std() may be a rounding error
+        return Estimate(float(values[0]), math.nan, math.nan)
+    half = float(special.stdtrit(n - 1, _TAIL)) * float(values.std(ddof=1)) / math.sqrt(n)
     return Estimate(value, max(lowest, value - half), value + half)
 
 

@@ -32,7 +32,11 @@ def test_means_have_students_interval() -> None:
     assert mean(values) == pytest.approx((values.mean(), *expected))
     assert mean(values[:3] - 1, lowest=-0.5).low >= -0.5
     assert np.isnan(mean(values[:1])[1:]).all()
-    assert np.isnan(mean(np.zeros(9))[1:]).all()
+    for equal in (0.0, 0.1, 1 / 3):  # the standard deviation of seven times 0.1 is 1.5e-17
+        for n in (1, 7, 9):
+            estimate = mean(np.full(n, equal))
+            assert estimate.value == equal
+            assert np.isnan(estimate[1:]).all()
 
 
 def test_paired_differences_are_inside_their_interval() -> None:
