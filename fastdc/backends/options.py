@@ -49,7 +49,7 @@ class NetworkOptions:
             if value is not None:
                 checks.whole(name, value, high=most)
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
-            raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+            raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {shown(self.device)}")
         for name, flag in (("compile", self.compile), ("graphs", self.graphs), ("tf32", self.tf32)):
             checks.flag(name, flag)
         given = self.provider_options

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 COLUMNS = ("prompt", "classname", "classidx")
 
@@ -141,7 +141,9 @@ def prompts_of(class_names: Sequence[str], templates: Sequence[str] = ("a photo 
         raise InputError("templates must hold at least one text")
     for template in templates:
         if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
-            raise InputError(f"a template must have exactly one {{}} for the name and no other brace, got {template!r}")
+            raise InputError(
+                f"a template must have exactly one {{}} for the name and no other brace, got {shown(template)}"
+            )
     return Prompts(
         texts=tuple(template.replace("{}", name) for name in class_names for template in templates),
         class_of=tuple(k for k in range(len(class_names)) for _ in templates),

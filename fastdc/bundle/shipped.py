@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastdc.bundle.format import MANIFEST
 from fastdc.bundle.place import recover
-from fastdc.support import BundleError
+from fastdc.support import BundleError, shown
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "models"
 
@@ -41,5 +41,5 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     path = Path(name)
     recover(path)
     if not path.exists():
-        raise BundleError(f"no model {name!r}: expected a bundle folder or one of {', '.join(shipped_models())}")
+        raise BundleError(f"no model {shown(name)}: expected a bundle folder or one of {', '.join(shipped_models())}")
     return path

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fastdc.diffusion import PlanConfig
 from fastdc.rules import Calibration, geometric_looks, plan_without_draws
-from fastdc.support import Float64, InputError, checks
+from fastdc.support import Float64, InputError, checks, shown
 
 
 def needed_limits(errors: npt.NDArray[np.floating]) -> Float64:
@@ -64,7 +64,7 @@ def check_level(delta: float, images: int) -> None:
         InputError: delta is out of range or below 1 / (images + 1).
     """
     if not checks.is_number(delta) or not 0 < delta < 1:
-        raise InputError(f"delta must lie strictly between 0 and 1, got {delta!r}")
+        raise InputError(f"delta must lie strictly between 0 and 1, got {shown(delta)}")
     need = math.ceil(1 / delta - 1 - 1e-9)
     if images < need:
         raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {images}")

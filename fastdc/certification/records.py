@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from fastdc.bundle import MAX_MANIFEST_BYTES
 from fastdc.certification.certificate import ABSTAIN, Certificate
-from fastdc.support import BundleError, Float64, InputError, Int64, Mask, strict_json
+from fastdc.support import BundleError, Float64, InputError, Int64, Mask, shown, strict_json
 
 FORMAT = "fastdc-certification"
 VERSION = 1
@@ -194,7 +194,7 @@ def read_manifest(file: Path, *, ours: bool = False) -> dict[str, Any] | None:
         return None
     version = manifest.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise InputError(f"{path} has format version {version!r:.80}, this fastdc reads up to {VERSION}")
+        raise InputError(f"{path} has format version {shown(version)}, this fastdc reads up to {VERSION}")
     check_indices(manifest, str(path))
     return manifest
 

@@ -80,7 +80,7 @@ class DeepPicture:
         modes = _raw_modes(image)
         self._bytes: tuple[tuple[Image.Image, int], ...] = ()  # of the higher bytes and of the lower ones
         self._stride, alpha = 1, None
-        self._opacity: Float32 | None = None
+        self._opacity: Float32 | None = None  # (h, w) in [0, 1]
         if modes == ["LA;16B"]:
             _set_raw_modes(image, lambda _: "RGBA")
             image.load()
@@ -93,6 +93,7 @@ class DeepPicture:
                 lower.load()
                 self._bytes, self.channels = ((turn(image), 0), (turn(lower.copy()), 0)), 3
             alpha = 3 if image.mode == "RGBA" else None
+            self._opacity = self._colour_key(image.info.get("transparency"))
         else:
             self._grey, self.channels = self._grey_values(turn, image), 1
         height, width = self._grey.shape if not self._bytes else self._bytes[0][0].size[::-1]
@@ -129,6 +130,15 @@ class DeepPicture:
         values <<= 8
         values |= np.asarray(lower[0].getchannel(band + lower[1]))
         return values
+
+    def _colour_key(self, clear: object) -> Float32 | None:
+        """Opacity of a picture in which one colour of three 16-bit values is transparent; None if nothing is."""
+        if not (isinstance(clear, tuple) and len(clear) == 3):
+            return None
+        seen = np.zeros(self._bytes[0][0].size[::-1], bool)
+        for band, value in enumerate(clear):
+            seen |= self._values(band) != value
+        return None if seen.all() else seen.astype(np.float32)
 
     def _grey_values(self, turn: Callable[[Image.Image], Image.Image], image: Image.Image) -> NDArray[Any]:
         """The values of a grey picture, and what its header says about them."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data.notes import Notes
-from fastdc.support import Float32, InputError, checks
+from fastdc.support import Float32, InputError, checks, shown
 
 Window: TypeAlias = tuple[float, float]
 
@@ -144,7 +144,7 @@ def check_window(window: object) -> Window:
         (0.0, 4095.0)
     """
     if not isinstance(window, list | tuple) or len(window) != 2:
-        raise InputError(f"window must be two numbers, black and white, got {window!r:.80}")
+        raise InputError(f"window must be two numbers, black and white, got {shown(window)}")
     low, high = (checks.number("window", value, low=-1e30, high=1e30) for value in window)
     if not low < high:
         raise InputError(f"window must begin with its smaller value, got {low:g} and {high:g}")

@@ -4,6 +4,7 @@ Its cells are denoising cells and nothing else: no look, no class that loses. Th
 network, on every slot.
 """
 
+import os
 import threading
 
 import numpy as np
@@ -42,8 +43,9 @@ class Denoiser:
         self.room = min(IN_FLIGHT, network.batch * len(network.slots))
         self._network, self._label, self._row = network, label, plan.draws
         self._shape, self._plan = image_shape, plan
-        self._pool: Pool | None = None
-        self._lock = threading.Lock()
+        # By process: in a forked child, a lock and a pool of the parent may be in the middle of a call.
+        self._pools: dict[int, Pool] = {}
+        self._locks: dict[int, threading.Lock] = {}
 
     def __call__(self, x: Float32) -> Float32:
         """The denoised images of x, both float32 (n, c, h, w) in the network's value range.
@@ -51,13 +53,14 @@ class Denoiser:
         Raises:
             BackendError: The network fails, or is busy with another run.
         """
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             parts = [self._denoise(x[start : start + self.room]) for start in range(0, len(x), self.room)]
         return np.concatenate(parts)
 
     def _denoise(self, x: Float32) -> Float32:
-        if self._pool is None:  # made once: a network with fixed sizes keeps the steps that it captured on the arrays
-            self._pool = Pool(
+        pool = self._pools.get(os.getpid())
+        if pool is None:  # made once: a network with fixed sizes keeps the steps that it captured on the arrays
+            pool = self._pools[os.getpid()] = Pool(
                 self._network,
                 self._shape,
                 self._plan,
@@ -68,11 +71,11 @@ class Denoiser:
             )
         cells = _Cells(DenoisingCells((self._label,), self._row, self.room))
         for place, image in enumerate(x):
-            self._pool.put(place, image, 0)
+            pool.put(place, image, 0)
             cells.own.open(place)
-        for _ in evaluate(self._network, self._pool, cells):
+        for _ in evaluate(self._network, pool, cells):
             pass
-        return self._pool.maps(len(x))[:, 0]
+        return pool.maps(len(x))[:, 0]
 
 
 class _Cells:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fastdc.backends import AbstractNetwork
 from fastdc.engine.requests import IN_FLIGHT
-from fastdc.support import InputError
+from fastdc.support import InputError, shown
 
 _TURNS = 4  # a device holds at most this part of its even share of a run at once, if that fills its steps
 
@@ -24,7 +24,7 @@ def devices_of(device: str) -> tuple[str, ...]:
     if not isinstance(device, str) or "," not in device:
         return (device,)
     if not re.fullmatch(r"cuda:[0-9]{1,3}(,[0-9]{1,3})+", device):
-        raise InputError(f"several devices must be given as cuda:N,M,..., got {device!r:.80}")
+        raise InputError(f"several devices must be given as cuda:N,M,..., got {shown(device)}")
     numbers = [int(number) for number in device.removeprefix("cuda:").split(",")]
     if len(set(numbers)) < len(numbers):
         raise InputError(f"devices must be named once each, got {device!r}")

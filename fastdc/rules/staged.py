@@ -17,7 +17,7 @@ from itertools import accumulate, chain, pairwise
 import numpy as np
 
 from fastdc.rules.protocol import AbstractRule, Look, check_draws
-from fastdc.support import Float64, InputError, Mask, checks
+from fastdc.support import Float64, InputError, Mask, checks, shown
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Staged(AbstractRule):
         if any(a < b for a, b in pairwise(to_keep)):
             raise InputError(f"rule staged: to_keep must never increase, got {to_keep}")
         if self.compat not in (None, "li"):
-            raise InputError(f"rule staged: compat must be 'li' or None, got {self.compat!r}")
+            raise InputError(f"rule staged: compat must be 'li' or None, got {shown(self.compat)}")
         object.__setattr__(self, "n_samples", n_samples)
         object.__setattr__(self, "to_keep", to_keep)
         object.__setattr__(self, "draws", n_samples[-1])  # with "li", too: its last stage completes the grid

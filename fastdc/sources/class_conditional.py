@@ -93,7 +93,9 @@ def open_unet2d(
         if folder.has(other):
             raise BundleError(f"{folder.name}: a UNet2DModel on latents ({other}) is not supported: expected pixels")
     if config.time_embedding_type != "positional":
-        raise BundleError(f"{folder.name}: time_embedding_type must be positional, got {config.time_embedding_type!r}")
+        raise BundleError(
+            f"{folder.name}: time_embedding_type must be positional, got {shown(config.time_embedding_type)}"
+        )
     channels = _channels(folder, config.in_channels, config.out_channels)
     names, null = _unet_classes(folder, config, class_names, null_class)
     height, width = image_sides(image_size, config.sample_size, multiple=2 ** (len(config.block_out_channels) - 1))

@@ -23,7 +23,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from fastdc.support import BundleError, InputError, checks, one_line, require
+from fastdc.support import BundleError, InputError, checks, one_line, require, shown
 
 require("torch", extra="export")
 
@@ -59,7 +59,7 @@ class Lora:
 
     def __post_init__(self) -> None:
         if not checks.is_finite(self.scale):
-            raise InputError(f"the scale of a LoRA must be finite, got {self.scale!r:.80}")
+            raise InputError(f"the scale of a LoRA must be finite, got {shown(self.scale)}")
 
     def __str__(self) -> str:
         return f"{Path(self.path).name} x {self.scale:g}"

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastdc.backends import PromptTokenizer, check_prompts
 from fastdc.bundle import Prompts
-from fastdc.support import BundleError, Float32, InputError, Int64, MissingDependencyError, one_line, require
+from fastdc.support import BundleError, Float32, InputError, Int64, MissingDependencyError, one_line, require, shown
 
 require("torch", extra="export")
 
@@ -89,7 +89,7 @@ class TextSource:
             InputError: There are no texts, or `texts` is a single one.
         """
         if isinstance(texts, str) or not texts:
-            raise InputError(f"texts must be a list of at least one text, got {texts!r:.80}")
+            raise InputError(f"texts must be a list of at least one text, got {shown(texts)}")
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         ids = self.input_ids(tuple(row_of))
         parts: list[list[Float32]] = [[] for _ in self.names]
@@ -114,7 +114,7 @@ class TextSource:
             InputError: There are no prompts, or `prompts` is a single one.
         """
         if isinstance(prompts, str) or not prompts:
-            raise InputError(f"prompts must be a list of at least one text, got {prompts!r:.80}")
+            raise InputError(f"prompts must be a list of at least one text, got {shown(prompts)}")
         tables = self.encode([*prompts, ""])
         if self.null_is_zero:
             for table in tables.values():
@@ -135,7 +135,7 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
         MissingDependencyError: transformers is not installed, or is too old.
     """
     if kind not in _TOKENIZERS:
-        raise BundleError(f"{folder.name} must be one of {', '.join(_TOKENIZERS)}, got {kind!r:.80}")
+        raise BundleError(f"{folder.name} must be one of {', '.join(_TOKENIZERS)}, got {shown(kind)}")
     if not folder.is_dir():
         raise BundleError(f"tokenizer {folder} is missing")
     large = [file.name for file in folder.iterdir() if file.is_file() and file.stat().st_size > MAX_TOKENIZER_BYTES]

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from fastdc.data import check_window
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, checks, shown
 
 MODELS = ("unet", "mlp")
 MAX_SIDE = 1024  # pixels
@@ -136,14 +136,14 @@ class TrainConfig:
                 continue
             object.__setattr__(self, name, checks.number(name, value, low=lo, high=hi))
         if self.channels not in (None, 1, 3):
-            raise InputError(f"channels must be 1 or 3, got {self.channels!r}")
+            raise InputError(f"channels must be 1 or 3, got {shown(self.channels)}")
         if self.channels is not None and self.size is None:
             raise InputError("size must be given with channels, got None")
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise InputError(f"{name} must be a path, got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be a path, got {shown(getattr(self, name))}")
 
     @property
     def val_fraction(self) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.support import BackendError, InputError, Int64, one_line, require
+from fastdc.support import BackendError, InputError, Int64, one_line, require, shown
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, load_training_data, save_labelled
 from fastdc.train.run import Checkpoint, RunFolder, RunInfo, RunSummary
@@ -349,11 +349,11 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"device must be a torch device such as cpu or cuda:0, got {name!r}") from None
+        raise InputError(f"device must be a torch device such as cpu or cuda:0, got {shown(name)}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendError("device cuda was asked for, but this torch sees no CUDA device")
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be cpu or cuda, got {name!r}")
+        raise InputError(f"device must be cpu or cuda, got {shown(name)}")
     return device
 
 

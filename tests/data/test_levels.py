@@ -17,15 +17,19 @@ RNG = np.random.default_rng(5)
 SIDE = (6, 8)
 
 
-def write_png(path: Path, values: NDArray[np.uint16], kind: int) -> Path:
-    """A PNG of 16 bits from (h, w, c), which Pillow cannot write; kind 0: grey, 2: RGB, 4: grey and alpha, 6: RGBA."""
+def write_png(path: Path, values: NDArray[np.uint16], kind: int, clear: NDArray[np.uint16] | None = None) -> Path:
+    """A PNG of 16 bits from (h, w, c), which Pillow cannot write.
+
+    kind 0: grey, 2: RGB, 4: grey and alpha, 6: RGBA; clear: the transparent colour (c,).
+    """
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    key = b"" if clear is None else chunk(b"tRNS", clear.astype(">u2").tobytes())
+    body = chunk(b"IHDR", head) + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
 
@@ -87,6 +91,24 @@ def test_16_bit_transparency_is_laid_over_white(tmp_path: Path, kind: int) -> No
     assert notes[0] == "1 image laid over white where transparent"
     values[..., -1] = 65535
     assert "transparent" not in " ".join(one(write_png(tmp_path / "a.png", values, kind), 3)[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_16_bits_is_laid_over_white(tmp_path: Path, channels: int) -> None:
+    values = wide(channels)
+    values[1, :3] = values[2, 4]
+    values[3, :2] = values[2, 4]
+    values[3, 0, 0] ^= 1  # another colour, though its higher bytes are the same
+    values[3, 1, -1] ^= 1
+    key, kind = values[2, 4].copy(), 0 if channels == 1 else 2
+    got, notes = one(write_png(tmp_path / "a.png", values, kind, key), channels)
+    clear = (values == key).all(axis=-1)
+    assert clear.sum() == 4
+    expected = np.where(clear[..., None], 1, values / 65535).astype(np.float32)
+    np.testing.assert_allclose(got, expected.transpose(2, 0, 1), atol=1e-7)
+    assert notes[0] == "1 image laid over white where transparent"
+    values[clear] = values[0, 0]
+    assert "transparent" not in " ".join(one(write_png(tmp_path / "a.png", values, kind, key), channels)[1])
 
 
 @pytest.mark.parametrize("bits", [9, 10, 12])
@@ -259,3 +281,11 @@ def test_dark_pictures_among_bright_ones_are_counted(tmp_path: Path) -> None:
         Image.fromarray(np.linspace(0, most, 64).reshape(8, 8).astype(np.uint16)).save(tmp_path / f"{name}.png")
     read = load_images([tmp_path], (1, 8, 8))
     assert read.notes[0].endswith("values 0 to 65535; 2 of them stay below 4096: is their white less (--window)?")
+
+
+def test_a_window_of_many_levels_is_refused_in_one_line() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InputError, match=r"^window must be two numbers, black and white, got \[\[.*\.\.\.[\]]*$"):
+        check_window(deep)
