@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from fastdc import BackendError, DiffusionClassifier
-from fastdc.engine import Finished, Request, Work
+from fastdc.diffusion import PlanConfig, make_plan
+from fastdc.engine import Denoiser, Finished, Request, Work
 from fastdc.engine.loop import evaluate
 from fastdc.inference.images import streams_of, to_model_range
 from fastdc.rules.full import Full
@@ -162,6 +163,34 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         signal.alarm(20)  # instead of a hang
         os._exit(0 if sum(evaluate(net, *prepared(net, 5, 6))) == 5 * 3 * 6 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_denoises_while_the_parent_does() -> None:
+    parent, begun, go = os.getpid(), threading.Event(), threading.Event()
+
+    def function(*cells: Any) -> Any:
+        if os.getpid() == parent:
+            begun.set()
+            go.wait(20)
+        return denoiser(WORLD)(*cells)
+
+    config = PlanConfig(draws=1, method="denoised", noise=0.5)
+    plan = make_plan(MODEL.schedule, MODEL.parameterization, config)
+    made = Denoiser(network(function=function), SHAPE, plan, label=0)
+    images = np.zeros((2, *SHAPE), np.float32)
+    thread = threading.Thread(target=made, args=(images,))
+    thread.start()
+    assert begun.wait(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        signal.alarm(10)
+        os._exit(0 if made(images).shape == images.shape else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    go.set()
+    thread.join()
 
 
 # --- interruptions and failures --------------------------------------------------------------------------------------
