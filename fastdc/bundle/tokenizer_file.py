@@ -3,8 +3,9 @@
 The package trusts its files. A padding of 2^40 tokens ends the process, a regular expression can run for years,
 normalizers can multiply a text without end, and numbers that do not fit together end in a panic. What is used of the
 format is little: BPE (CLIP), Unigram (T5) and whole words, with a fixed length. So every part must be of a type that is
-listed here, every number in a range, and a regular expression of a form that takes linear time. Decoders are
-dropped: nothing is decoded.
+listed here, every number in a range, and a regular expression of a form that takes linear time. Growth, parts and the
+length of tokens are limited so that a prompt of 10,000 characters takes about a second at most. Decoders are dropped:
+nothing is decoded.
 """
 
 import base64
@@ -28,8 +29,10 @@ MAX_TOKENS = 4096
 _MAX_VOCABULARY = 2_000_000
 _MAX_ADDED = 10_000
 _MAX_CHARACTERS = 1000  # in a token
-_MAX_PARTS = 32  # in a sequence of normalizers or of others
-_MAX_GROWTH = 256  # of a text by all normalizers together; CLIP's make 18, T5's 36
+_MAX_PARTS = 16  # in a sequence of normalizers or of others
+_MAX_SPLITTERS = 4  # parts of the pre_tokenizer, each of which takes 0.3 s for 400,000 pieces; CLIP and T5 have 3
+_MAX_GROWTH = 40  # of a text by all normalizers together; CLIP's make 18, T5's 36
+_MAX_LOOKS = 2048  # growth times bytes of the longest token: what Unigram reads per character; T5 makes 36 * 20
 _MAX_TRIE_BYTES = 2**24  # of a character map; T5's has 177 152
 _MAX_ID = 2**31 - 1
 
@@ -102,9 +105,13 @@ def _check(tokenizer: Any) -> None:
         growth *= _growth(kind, part)
     if growth > _MAX_GROWTH:
         raise BundleError(f"normalizers may lengthen a text by at most {_MAX_GROWTH}, these by up to {growth}")
-    for kind, part in _parts("pre_tokenizer", entry.get("pre_tokenizer"), "pretokenizers"):
-        if _known("pre_tokenizer", kind, _PRE_TOKENIZERS) == "Split":
+    splitters = []
+    for kind, part in _parts("pre_tokenizer", entry.get("pre_tokenizer"), "pretokenizers", _MAX_SPLITTERS):
+        splitters.append(_known("pre_tokenizer", kind, _PRE_TOKENIZERS))
+        if kind == "Split":
             _check_pattern(part.get("pattern"))
+    if splitters.count("ByteLevel") > 1:  # each one writes a byte as a character of up to two bytes
+        raise BundleError("pre_tokenizer must have at most one ByteLevel")
     added = 0
     for kind, part in _parts("post_processor", entry.get("post_processor"), "processors"):
         added += _PROCESSORS[_known("post_processor", kind, _PROCESSORS)](part)
@@ -112,6 +119,13 @@ def _check(tokenizer: Any) -> None:
         raise BundleError(f"truncation to {length} tokens leaves none beside the {added} that post_processor adds")
     model = _object("model", entry.get("model"), None)
     _MODELS[_known("model", model.get("type"), _MODELS)](model)
+    if model["type"] == "Unigram":
+        longest = max(len(token.encode(errors="replace")) for token, _ in model["vocab"])
+        if growth * longest > _MAX_LOOKS:
+            raise BundleError(
+                f"a Unigram model's longest token may have at most {_MAX_LOOKS // growth} bytes if normalizers "
+                f"lengthen a text by up to {growth}, got {longest}"
+            )
 
 
 def _fixed_length(entry: dict[str, Any]) -> int:
@@ -137,15 +151,15 @@ def _fixed_length(entry: dict[str, Any]) -> int:
     return int(length)
 
 
-def _parts(name: str, part: Any, listed: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parts(name: str, part: Any, listed: str, most: int = _MAX_PARTS) -> Iterator[tuple[str, dict[str, Any]]]:
     """The type and the fields of each part that is not a sequence, in order."""
     waiting = [] if part is None else [part]
     count = 0
     while waiting:
         fields = _object(name, waiting.pop(0), None)
         count += 1
-        if count > _MAX_PARTS:
-            raise BundleError(f"{name} must have at most {_MAX_PARTS} parts, but has more")
+        if count > most:
+            raise BundleError(f"{name} must have at most {most} parts, but has more")
         kind = fields.get("type")
         if kind == "Sequence":
             waiting = [*_list(f"{name}.{listed}", fields.get(listed), _MAX_PARTS), *waiting]
