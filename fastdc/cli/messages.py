@@ -23,6 +23,14 @@ _ALIASES = {
 _SAYS = r"(?= (?:must|cannot|lies?|needs?|has|is|are|comes?|as a fraction|=|\(|draws come)(?: |$|\())"
 
 
+# Text in quotes, which is the user's own. An apostrophe begins none.
+_QUOTED = r"""(?<![\w])(?:'[^']*'|"[^"]*")"""
+
+# What is no path and no part of one: a word after a space or a bracket, and a value without a separator or a suffix.
+_WORD_BEGINS = r"(?<![^\s(])"
+_PLAIN_VALUE = r"(?=[-\w(\[])(?!\S*[/\\])(?!\S*\.[A-Za-z]\w*)"
+
+
 def as_typed(message: str, command: click.Command | None) -> str:
     """A message of the library in one line, with a command's options in place of arguments.
 
@@ -41,7 +49,11 @@ def as_typed(message: str, command: click.Command | None) -> str:
     word = "|".join(sorted(map(re.escape, typed), key=len, reverse=True))
 
     def option(match: "re.Match[str]") -> str:
-        return match[0].replace(match["name"], typed[match["name"]], 1)
+        name = match["name"]
+        return match[0] if name is None else match[0].replace(name, typed[name], 1)
+
+    def given(match: "re.Match[str]") -> str:
+        return match[0] if match["name"] is None else f"{typed[match['name']]} "
 
     if "rule" in typed:
         line = re.sub(r"^((?:each of )?)rule (\w+): (\w+)(?= )", r"\1--rule \2: -o \3", line)
@@ -51,8 +63,8 @@ def as_typed(message: str, command: click.Command | None) -> str:
     if command is not None and command.name == "export":  # which checks defaults as a loader will
         line = re.sub(rf"^.*?: defaults\.(?P<name>{word})(?= must)", lambda m: typed[m["name"]], line)
     line = re.sub(r"^(?P<name>rule|method|backend|compat|decision|order)(?= \w)", lambda m: typed.get(m[0], m[0]), line)
-    line = re.sub(rf"\b(?:expected no|got) (?P<name>{word})(?= ['\w])", option, line)
-    return re.sub(rf"(?<![-\w])(?P<name>{word})=(?=[-\w(\[])", lambda m: f"{typed[m['name']]} ", line)
+    line = re.sub(rf"{_QUOTED}|{_WORD_BEGINS}(?:expected no|got) (?P<name>{word})(?= ['\w])", option, line)
+    return re.sub(rf"{_QUOTED}|{_WORD_BEGINS}(?P<name>{word})={_PLAIN_VALUE}", given, line)
 
 
 def _typed(command: click.Command | None) -> dict[str, str]:

@@ -269,6 +269,16 @@ def test_messages_keep_words_that_are_no_options() -> None:
     command = importlib.import_module("fastdc.cli.certify").command
     for text in ("n0/x.tsv is not a file", "the rule of three", "seeds must be positive", "interrupted: 3 of 4"):
         assert as_typed(text, command) == text
+    for text in (
+        *("/tmp/x/seed=3/a.png is not readable", "seed=3/a.png: broken", "seed=3.png: broken", "b seed=3\\a: broken"),
+        *("no image in 'my seed=3 pictures'", 'no "seed=3"', "a,seed=3,b is no folder", "run-seed=3 is no folder"),
+        *("/data/got seed 3/x is no folder", "'got seed 3' is no folder", "the model's 'seed=3' is none"),
+    ):
+        assert as_typed(text, command) == text
+    assert as_typed("the model's seed=3 (draws=8), got seed 4", command) == (
+        "the model's --seed 3 (--draws 8), got --seed 4"
+    )
+    assert as_typed("it needs sigma=0.5, draws=[1, 2]", command) == "it needs --sigma 0.5, --draws [1, 2]"
     assert as_typed("a\nb", None) == "a b"
     assert as_typed("gain must be positive", command) == "--tolerance must be positive"
 
