@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_folders_of_the_user_beside_a_bundle_are_left_alone(tmp_path: Path) -> N
         (tmp_path / name / "new" / "thesis.txt").write_text("mine")
     (tmp_path / ".c.staging").symlink_to(".b.staging")
     for name in ("b", "c"):
-        fails_with(lambda name=name: tiny_bundle(tmp_path / name), f".{name}.staging is in the way: rename it")
+        fails_with(partial(tiny_bundle, tmp_path / name), f".{name}.staging is in the way: rename it")
     shutil.move(tmp_path / ".b.staging", tmp_path / "renamed")
     for _ in range(2):
         write_bundle(tmp_path / "b", manifest(), {DENOISER: b"new"}, overwrite=True)
