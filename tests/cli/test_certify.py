@@ -308,7 +308,7 @@ def test_a_run_killed_twenty_times_ends_in_the_file_of_an_uninterrupted_one(fold
         with_progress += size() > before
     assert with_progress >= 10
     for out in ("killed.tsv", "whole.tsv"):
-        subprocess.run(command(out), check=True, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(command(out), check=True, stdout=subprocess.DEVNULL, timeout=300)
     assert read_records("whole.tsv").idx.tolist() == list(range(150))
     assert untimed("killed.tsv") == untimed("whole.tsv")
     assert manifest("killed.tsv") == manifest("whole.tsv")

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
 import fastdc
 from fastdc import InputError
 from fastdc.data import LabelledImages, digits_test
@@ -15,8 +18,6 @@ from fastdc.export import weighting_choice
 from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.options import ExportOptions
 from fastdc.export.weighting_choice import choose_weighting, weighting_factors
-
-pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")

@@ -172,6 +172,7 @@ def used_by_a_build_and_a_step(version: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_list_is_what_a_build_and_a_step_use(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
     used = used_by_a_build_and_a_step(version, monkeypatch).used
     wanted = used_of(version)
     if version.startswith("rtx"):  # its timing cache does nothing
