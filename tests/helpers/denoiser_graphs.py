@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 Values = dict[str, tuple[str, list[Any]]]
@@ -38,3 +39,18 @@ def graph(
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
     content: bytes = model.SerializeToString()
     return content
+
+
+def node(operator: str, *inputs: str, output: str = "made", **attributes: Any) -> Any:
+    """A node with one output."""
+    return onnx_package().helper.make_node(operator, list(inputs), [output], **attributes)
+
+
+def whole(name: str, *numbers: int) -> Any:
+    """A constant vector of whole numbers."""
+    return node("Constant", output=name, value=onnx_package().numpy_helper.from_array(np.array(numbers, np.int64)))
+
+
+def returned(*nodes: Any) -> bytes:
+    """A right graph with further nodes, whose values are not used."""
+    return graph(nodes=[*nodes, node("Identity", "sample", output="output")])

@@ -3,12 +3,16 @@
 A library that loads a graph reads the files that it names, runs the graphs inside its nodes, and computes everything
 that depends on no input. A graph passes here only if
 
-* its bytes are a ModelProto as writers emit it (:mod:`fastdc.backends.onnx.wire`), with the fields that a network
-  needs: no functions, no graphs inside nodes, no sparse tensors, no training;
+* its bytes, in every message, are a ModelProto as writers emit it (:mod:`fastdc.backends.onnx.wire`), with the fields
+  that a network needs (:mod:`fastdc.backends.onnx.messages`): no functions, no graphs inside nodes, no sparse tensors,
+  no training;
 * every operator is one of :mod:`fastdc.backends.onnx.shapes`, of ONNX's own set;
-* weights have as many bytes as their dimensions say, in the graph or in ``denoiser.data``, inside that file;
-* every value is made before it is used, has a shape that is known, and no more than ``MOST_ELEMENTS`` elements at one
-  row per symbolic dimension;
+* weights have as many bytes as their dimensions say, in the graph or in ``denoiser.data``, inside that file, and those
+  in the file have together no more bytes than it;
+* whole numbers among the attributes are within the bounds of :mod:`fastdc.backends.onnx.attributes`;
+* every value is made before it is used, has a shape that is known, no more than ``MOST_ELEMENTS`` elements at one row
+  per symbolic dimension, and at more rows no more than in proportion (:mod:`fastdc.backends.onnx.rows`). The same holds
+  for the scratch memory of convolutions, attention and products of three operands;
 * values that depend on no input have together no more than ``MOST_FIXED`` elements beyond those of the weights.
 
 What remains is work: a graph within these limits may still take long, or more memory at larger batches. Ctrl-C ends it.
@@ -21,9 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.backends.onnx.followed import FLOAT, FLOATS, FOLLOWED, INT64, NUMBERS_OF, kind_of
-from fastdc.backends.onnx.shapes import MOST_FOLLOWED, SHAPE_OF, Node, Shape, Value, split_shapes
-from fastdc.backends.onnx.wire import BYTES, EIGHT, FOUR, VARINT, Known, Reader, message, varints
+from fastdc.backends.onnx import messages
+from fastdc.backends.onnx.attributes import check_whole_numbers
+from fastdc.backends.onnx.followed import FLOAT, FLOATS, FOLLOWED, INT64
+from fastdc.backends.onnx.node import MOST_FOLLOWED, Node, Shape, Value
+from fastdc.backends.onnx.rows import ROWS, Rows, check_growth, gathered, made_by, steady
+from fastdc.backends.onnx.shapes import SHAPE_OF
+from fastdc.backends.onnx.wire import Known, Reader, message, varints
 from fastdc.bundle import DATA
 
 MOST_NODES = 20_000
@@ -37,93 +45,6 @@ MOST_FIXED = 2**25
 
 _MOST_FIELDS = 2_000_000
 _MOST_DIMENSION = 2**48
-
-_B, _V = (BYTES,), (VARINT,)
-_MODEL: Known = {
-    1: ("ir_version", _V, False),
-    2: ("producer_name", _B, False),
-    3: ("producer_version", _B, False),
-    4: ("domain", _B, False),
-    5: ("model_version", _V, False),
-    6: ("doc_string", _B, False),
-    7: ("graph", _B, False),
-    8: ("opset_import", _B, True),
-    14: ("metadata_props", _B, True),
-}
-_OPSET: Known = {1: ("domain", _B, False), 2: ("version", _V, False)}
-_GRAPH: Known = {
-    1: ("node", _B, True),
-    2: ("name", _B, False),
-    5: ("initializer", _B, True),
-    10: ("doc_string", _B, False),
-    11: ("input", _B, True),
-    12: ("output", _B, True),
-    13: ("value_info", _B, True),
-    14: ("quantization_annotation", _B, True),
-    16: ("metadata_props", _B, True),
-}
-_NODE: Known = {
-    1: ("input", _B, True),
-    2: ("output", _B, True),
-    3: ("name", _B, False),
-    4: ("op_type", _B, False),
-    5: ("attribute", _B, True),
-    6: ("doc_string", _B, False),
-    7: ("domain", _B, False),
-    9: ("metadata_props", _B, True),
-}
-_ATTRIBUTE: Known = {
-    1: ("name", _B, False),
-    2: ("f", (FOUR,), False),
-    3: ("i", _V, False),
-    4: ("s", _B, False),
-    5: ("t", _B, False),
-    7: ("floats", (FOUR, BYTES), True),
-    8: ("ints", (VARINT, BYTES), True),
-    13: ("doc_string", _B, False),
-    20: ("type", _V, False),
-}
-_TENSOR: Known = {
-    1: ("dims", (VARINT, BYTES), True),
-    2: ("data_type", _V, False),
-    4: ("float_data", (FOUR, BYTES), True),
-    5: ("int32_data", (VARINT, BYTES), True),
-    7: ("int64_data", (VARINT, BYTES), True),
-    8: ("name", _B, False),
-    9: ("raw_data", _B, False),
-    10: ("double_data", (EIGHT, BYTES), True),
-    11: ("uint64_data", (VARINT, BYTES), True),
-    12: ("doc_string", _B, False),
-    13: ("external_data", _B, True),
-    14: ("data_location", _V, False),
-    16: ("metadata_props", _B, True),
-}
-_ENTRY: Known = {1: ("key", _B, False), 2: ("value", _B, False)}
-_INPUT: Known = {
-    1: ("name", _B, False),
-    2: ("type", _B, False),
-    3: ("doc_string", _B, False),
-    4: ("metadata_props", _B, True),
-}
-_TYPE: Known = {1: ("tensor_type", _B, False), 6: ("denotation", _B, False)}
-_TENSOR_TYPE: Known = {1: ("elem_type", _V, False), 2: ("shape", _B, False)}
-_SHAPE: Known = {1: ("dim", _B, True)}
-_DIM: Known = {1: ("dim_value", _V, False), 2: ("dim_param", _B, False), 3: ("denotation", _B, False)}
-
-# Bytes of an element and the field that may hold it instead of raw bytes, by ONNX's number of the type. Texts, complex
-# numbers and types of less than a byte are in no denoiser.
-_ELEMENTS: dict[int, tuple[int, str]] = {
-    1: (4, "float_data"),
-    **dict.fromkeys((2, 3, 9, 17, 18, 19, 20), (1, "int32_data")),
-    **dict.fromkeys((4, 5, 10, 16), (2, "int32_data")),
-    6: (4, "int32_data"),
-    7: (8, "int64_data"),
-    11: (8, "double_data"),
-    12: (4, "uint64_data"),
-    13: (8, "uint64_data"),
-}
-_TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-_FIXED_WIDTH = {"float_data": np.float32, "double_data": np.float64}
 
 _Fields = dict[str, list["int | memoryview"]]
 
@@ -166,10 +87,10 @@ def screen(content: bytes, data_bytes: int | None) -> tuple[External, ...]:
 
 
 def screened_values(content: bytes, data_bytes: int | None = None) -> Mapping[str, Value]:
-    """The values of a graph that passes, by name; the arguments are those of :func:`screen`."""
+    """The values of a graph that passes at one row, by name; the arguments are those of :func:`screen`."""
     screening = _Screening(data_bytes)
     screening.graph_of(memoryview(content))
-    return screening.values
+    return {name: rows[0] for name, rows in screening.values.items()}
 
 
 class _Screening:
@@ -179,57 +100,78 @@ class _Screening:
         self._data_bytes = data_bytes
         self._reader = Reader(_MOST_FIELDS)
         self.external: list[External] = []
-        self.values: dict[str, Value] = {}
+        self.values: dict[str, Rows] = {}
         self._fixed = MOST_FIXED  # elements that may still be made of no input
 
     def graph_of(self, content: memoryview) -> None:
-        model = self._reader.read(content, "ModelProto", _MODEL)
+        model = self._reader.read(content, "ModelProto", messages.MODEL)
         if "graph" not in model:
             raise ValueError("it has no graph")
+        self._properties(model)
         for given in model.get("opset_import", []):
-            self._reader.read(message(given), "OperatorSetIdProto", _OPSET)
-        graph = self._reader.read(message(model["graph"][0]), "GraphProto", _GRAPH)
+            self._reader.read(message(given), "OperatorSetIdProto", messages.OPSET)
+        graph = self._reader.read(message(model["graph"][0]), "GraphProto", messages.GRAPH)
+        self._properties(graph)
         nodes = graph.get("node", [])
         if len(nodes) > MOST_NODES:
             raise ValueError(f"it has {len(nodes)} nodes, at most {MOST_NODES} are read")
         for given in graph.get("initializer", []):
             name, value = self._tensor(message(given), shared=True)
-            self._define(name, value)
+            self._define(name, (value,) * len(ROWS))
             self._fixed += math.prod(value.shape)
+        if (total := sum(one.length for one in self.external)) > (self._data_bytes or 0):
+            raise ValueError(f"its weights have {total} bytes, more than the {self._data_bytes} of {DATA}")
         for given in graph.get("input", []):
             self._input(message(given))
-        for given in graph.get("output", []):
+        for given in (*graph.get("output", []), *graph.get("value_info", [])):
             self._declared(message(given))
+        for given in graph.get("quantization_annotation", []):
+            annotation = self._reader.read(message(given), "TensorAnnotation", messages.ANNOTATION)
+            _text(annotation, "tensor_name")
+            self._properties(annotation, "quant_parameter_tensor_names")
         for given in nodes:
             self._node(message(given))
 
-    def _define(self, name: str, value: Value) -> None:
+    def _properties(self, fields: _Fields, field: str = "metadata_props") -> None:
+        for given in fields.get(field, []):
+            entry = self._reader.read(message(given), "StringStringEntryProto", messages.ENTRY)
+            _text(entry, "key")
+            _text(entry, "value")
+
+    def _define(self, name: str, value: Rows) -> None:
         if name in self.values:
             raise ValueError(f"value {name!r:.80} is made twice")
         self.values[name] = value
 
     def _input(self, content: memoryview) -> None:
-        """An input, with one row in each symbolic dimension."""
+        """An input, with as many rows in each symbolic dimension."""
         name, shape, kind = self._declared(content)
-        if name not in self.values:  # it may be a weight, as in old graphs
-            self._define(name, self._sized(f"input {name!r:.80}", shape, kind))
+        if name in self.values:  # it may be a weight, as in old graphs
+            return
+        shapes = [tuple(rows if size is None else size for size in shape) for rows in ROWS]
+        values = [Value(one, kind) for one in shapes] if None in shape else [Value(shapes[0], kind)] * len(ROWS)
+        self._check_size(f"input {name!r:.80}", shapes)
+        self._define(name, tuple(values))
 
-    def _declared(self, content: memoryview) -> tuple[str, Shape, int]:
-        """Name, shape and element type of an input or output; the names must be texts, which Python is given."""
-        given = self._reader.read(content, "ValueInfoProto", _INPUT)
-        tensor = self._inner(self._inner(given, "type", _TYPE), "tensor_type", _TENSOR_TYPE)
-        shape = []
-        for one in self._inner(tensor, "shape", _SHAPE).get("dim", []):
-            dim = self._reader.read(message(one), "Dimension", _DIM)
-            _text(dim, "dim_param")
-            shape.append(_size(dim.get("dim_value", [1])[0]))
+    def _declared(self, content: memoryview) -> tuple[str, tuple[int | None, ...], int]:
+        """Name, shape (None: symbolic) and element type of a value; names must be texts, which Python is given."""
+        given = self._reader.read(content, "ValueInfoProto", messages.INPUT)
+        self._properties(given)
+        tensor = self._inner(self._inner(given, "type", messages.TYPE), "tensor_type", messages.TENSOR_TYPE)
+        shape: list[int | None] = []
+        for one in self._inner(tensor, "shape", messages.SHAPE).get("dim", []):
+            dim = self._reader.read(message(one), "Dimension", messages.DIM)
+            if _text(dim, "dim_param") and "dim_value" in dim:
+                raise ValueError("a dimension has a number and a name")
+            shape.append(_size(dim["dim_value"][0]) if "dim_value" in dim else None)
         return _text(given, "name"), tuple(shape), _number(tensor, "elem_type")
 
     def _inner(self, fields: _Fields, name: str, known: Known) -> _Fields:
         return self._reader.read(message(fields[name][0]), name, known) if name in fields else {}
 
     def _node(self, content: memoryview) -> None:
-        given = self._reader.read(content, "NodeProto", _NODE)
+        given = self._reader.read(content, "NodeProto", messages.NODE)
+        self._properties(given)
         operator, domain = _text(given, "op_type"), _text(given, "domain")
         if domain not in ("", "ai.onnx") or operator not in SHAPE_OF:
             raise ValueError(
@@ -246,53 +188,53 @@ class _Screening:
             raise ValueError(f"{what} has an attribute twice")
         if operator == "Constant" and "value" not in attributes:
             attributes = {"value": _constant(attributes)}
-        node = Node(operator, inputs, attributes, len(made))
+        check_whole_numbers(what, attributes)
         if operator in ("Div", "Mod") and not _divides_safely(inputs):
             raise ValueError(f"{what} divides whole numbers by what is not known to be positive")
-        for name, value in zip(made, self._outputs(what, node), strict=False):
+        once = all(rows is None or steady(rows) for rows in inputs)
+        nodes = [
+            Node(operator, [None if rows is None else rows[place] for rows in inputs], attributes, len(made))
+            for place in range(1 if once else len(ROWS))
+        ]
+        for name, rows in zip(made, self._outputs(what, nodes), strict=False):
             if name:
-                self._define(name, value)
+                self._define(name, rows)
 
-    def _outputs(self, what: str, node: Node) -> list[Value]:
+    def _outputs(self, what: str, nodes: Sequence[Node]) -> list[Rows]:
         # Shapes count as well: a library knows all but their rows when it loads the graph.
-        fixed = node.operator in ("Shape", "Size") or all(value is None or value.fixed for value in node.inputs)
+        fixed = nodes[0].operator in ("Shape", "Size") or all(value is None or value.fixed for value in nodes[0].inputs)
         try:
             with np.errstate(all="ignore"):
-                shapes = split_shapes(node) if node.operator == "Split" else [SHAPE_OF[node.operator](node)]
-                shapes = [tuple(int(size) for size in shape) for shape in shapes]
-                kind = kind_of(node)
+                made = [made_by(node, fixed=fixed) for node in nodes]
         except Exception as error:  # a rule takes the node to be valid
             raise ValueError(
                 f"the shape of what {what} makes is not known beforehand ({error or 'invalid'!s:.80})"
             ) from None
-        values = [self._sized(what, shape, kind, fixed=fixed) for shape in shapes]
-        if node.operator != "Split":  # further outputs are at most as large as the first, and of any type
-            others = () if node.operator == "DynamicQuantizeLinear" else shapes[0]
-            values += [self._sized(what, others, 0, fixed=fixed) for _ in range(node.outputs - 1)]
-        follow = NUMBERS_OF.get(node.operator)
-        if follow is None or math.prod(shapes[0]) > MOST_FOLLOWED:
-            return values
-        try:
-            with np.errstate(all="ignore"):
-                numbers = np.asarray(follow(node))
-        except Exception:  # not known, or a node that is not valid
-            return values
-        return [Value(shapes[0], kind, numbers if numbers.shape == shapes[0] else None, fixed), *values[1:]]
+        outputs = list(zip(*(values for values, _ in made), strict=True))
+        for values in outputs:
+            self._check_size(what, [value.shape for value in values], fixed=fixed)
+        self._check_size(f"{what} inside", [scratch for _, scratch in made], fixed=fixed)
+        if len(nodes) == 1:
+            return [values * len(ROWS) for values in outputs]
+        with np.errstate(all="ignore"):
+            return [gathered(nodes, values) for values in outputs]
 
-    def _sized(self, what: str, shape: Shape, kind: int, *, fixed: bool = False) -> Value:
-        elements = math.prod(shape)
+    def _check_size(self, what: str, shapes: Sequence[Shape], *, fixed: bool = False) -> None:
+        """Refuses a value of too many elements; `shapes`: at each of ``ROWS``, or at any."""
+        elements = math.prod(shapes[0])
         if elements > MOST_ELEMENTS:
-            raise ValueError(f"{what} has the shape {shape!s:.80}, at most {MOST_ELEMENTS} elements are made")
+            raise ValueError(f"{what} has the shape {shapes[0]!s:.80}, at most {MOST_ELEMENTS} elements are made")
+        if len(shapes) > 1:
+            check_growth(what, shapes)
         if fixed:
             self._fixed -= elements
             if self._fixed < 0:
                 raise ValueError(
                     f"{what} and other values that depend on no input have more than {MOST_FIXED} elements"
                 )
-        return Value(shape, kind, None, fixed)
 
     def _attribute(self, content: memoryview) -> tuple[str, Any]:
-        given = self._reader.read(content, "AttributeProto", _ATTRIBUTE)
+        given = self._reader.read(content, "AttributeProto", messages.ATTRIBUTE)
         kind = given.get("type", [0])[0]
         name = _text(given, "name")
         values: dict[int, Any] = {
@@ -309,14 +251,15 @@ class _Screening:
 
     def _tensor(self, content: memoryview, *, shared: bool) -> tuple[str, Value]:
         """Name and value of a tensor; `shared`: its data may lie in ``denoiser.data``."""
-        given = self._reader.read(content, "TensorProto", _TENSOR)
+        given = self._reader.read(content, "TensorProto", messages.TENSOR)
+        self._properties(given)
         name, kind = _text(given, "name"), _number(given, "data_type")
         entries = self._entries(name, given["external_data"]) if "external_data" in given else None
-        if kind not in _ELEMENTS:
+        if kind not in messages.ELEMENTS:
             raise ValueError(f"tensor {name!r:.80} is of the element type {kind}, which no denoiser needs")
         shape = tuple(_size(size) for size in _unpacked(given.get("dims", []), "int64_data"))
-        (width, field), elements = _ELEMENTS[kind], math.prod(shape)
-        holders = [one for one in (*_TYPED, "raw_data") if one in given]
+        (width, field), elements = messages.ELEMENTS[kind], math.prod(shape)
+        holders = [one for one in (*messages.TYPED, "raw_data") if one in given]
         if len(holders) + (entries is not None) > 1 or (_number(given, "data_location") == 1) != (entries is not None):
             raise ValueError(f"tensor {name!r:.80} has data in two places, or nowhere")
         if entries is not None:
@@ -337,7 +280,7 @@ class _Screening:
         """What a tensor says of data outside the file, which is only that they lie in ``denoiser.data``."""
         entries: dict[str, str] = {}
         for one in given:
-            entry = self._reader.read(message(one), "StringStringEntryProto", _ENTRY)
+            entry = self._reader.read(message(one), "StringStringEntryProto", messages.ENTRY)
             key = _text(entry, "key")
             if key not in ("location", "offset", "length", "checksum") or key in entries:
                 raise ValueError(
@@ -374,13 +317,14 @@ def _constant(attributes: dict[str, Any]) -> Value:
     return Value(numbers.shape, kind, numbers if numbers.size <= MOST_FOLLOWED else None, fixed=True)
 
 
-def _divides_safely(inputs: Sequence[Value | None]) -> bool:
+def _divides_safely(inputs: Sequence[Rows | None]) -> bool:
     """Whether a division cannot end the process, as that of the least whole number by -1 does in ONNX Runtime."""
-    if len(inputs) != 2 or any(value is None for value in inputs):
+    if len(inputs) != len(("dividend", "divisor")) or inputs[0] is None or inputs[1] is None:
         return False
-    divisor = inputs[1]
-    assert divisor is not None
-    return divisor.kind in FLOATS or (divisor.numbers is not None and bool(np.all(divisor.numbers > 0)))
+    return all(
+        divisor.kind in FLOATS or (divisor.numbers is not None and bool(np.all(divisor.numbers > 0)))
+        for divisor in inputs[1]
+    )
 
 
 def _text(fields: _Fields, name: str) -> str:
@@ -417,8 +361,8 @@ def _unpacked(parts: list["int | memoryview"], field: str) -> list[Any]:
     for part in parts:
         if isinstance(part, int):
             found.append(part)
-        elif field in _FIXED_WIDTH:
-            found += np.frombuffer(part, _FIXED_WIDTH[field]).tolist()
+        elif field in messages.FIXED_WIDTH:
+            found += np.frombuffer(part, messages.FIXED_WIDTH[field]).tolist()
         else:
             found += varints(part)
     return found
@@ -430,8 +374,8 @@ def _count(parts: list["int | memoryview"], field: str) -> float:
     for part in parts:
         if isinstance(part, int):
             total += 1
-        elif field in _FIXED_WIDTH:
-            total += len(part) / np.dtype(_FIXED_WIDTH[field]).itemsize
+        elif field in messages.FIXED_WIDTH:
+            total += len(part) / np.dtype(messages.FIXED_WIDTH[field]).itemsize
         else:
             total += int((np.frombuffer(part, np.uint8) < 0x80).sum())
     return total
@@ -445,6 +389,6 @@ def _numbers(parts: list["int | memoryview"], holder: str, kind: int, shape: Sha
         raw = message(parts[0]) if parts else b""
         return np.frombuffer(raw, FOLLOWED[kind]).reshape(shape)
     given = _unpacked(parts, holder)
-    if holder not in _FIXED_WIDTH:
+    if holder not in messages.FIXED_WIDTH:
         given = [_signed(number) for number in given]
     return np.array(given).astype(FOLLOWED[kind]).reshape(shape)

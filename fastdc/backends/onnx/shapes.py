@@ -12,80 +12,14 @@ valid. The meaning of the operators is that of onnx.ai/onnx/operators, in every 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Shape = tuple[int, ...]
+from fastdc.backends.onnx.node import Node, Shape, exact, positive
+from fastdc.backends.onnx.windows import conv, conv_transpose, pool
 
-MOST_FOLLOWED = 4096
-"""Elements of the largest value whose numbers are followed: shapes and indices, not weights."""
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """A value of a graph, at one row per symbolic dimension.
-
-    Attributes:
-        shape: Its dimensions.
-        kind: ONNX's number of its element type.
-        numbers: Its elements, if they are known and few.
-        fixed: Whether it depends on no input, so that a library may compute it when it loads the graph.
-    """
-
-    shape: Shape
-    kind: int
-    numbers: npt.NDArray[Any] | None = field(default=None, repr=False)
-    fixed: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A node with the values that it reads.
-
-    Attributes:
-        operator: Name of the operator.
-        inputs: Its inputs; None for an omitted one.
-        attributes: Numbers (int, float), lists of them, bytes and tensors, by name.
-        outputs: Number of outputs.
-    """
-
-    operator: str
-    inputs: Sequence[Value | None]
-    attributes: Mapping[str, Any]
-    outputs: int = 1
-
-    def shape(self, index: int = 0) -> Shape:
-        """Shape of an input."""
-        value = self.inputs[index]
-        assert value is not None
-        return value.shape
-
-    def has(self, index: int) -> bool:
-        """Whether an input is given."""
-        return index < len(self.inputs) and self.inputs[index] is not None
-
-    def numbers(self, index: int, name: str | None = None) -> Any:
-        """The elements of an input, or of the attribute that older versions have in its place; None if absent."""
-        if name is not None and name in self.attributes:
-            return np.asarray(self.attributes[name])
-        if not self.has(index):
-            return None
-        value = self.inputs[index]
-        if value is None or value.numbers is None:
-            raise ValueError(f"input {index} is not known beforehand")
-        return value.numbers
-
-    def whole(self, index: int, name: str | None = None) -> list[int] | None:
-        """The same as whole numbers."""
-        found = self.numbers(index, name)
-        return None if found is None else [int(number) for number in np.ravel(found)]
-
-    def get(self, name: str, default: Any) -> Any:
-        """An attribute."""
-        return self.attributes.get(name, default)
+_LARGEST_SCALE = 2**20
+_ATTENTION_INPUTS = 4  # queries, keys, values and a mask
 
 
 def _axis(axis: int, rank: int) -> int:
@@ -124,68 +58,25 @@ def _gemm(node: Node) -> Shape:
 def _einsum(node: Node) -> Shape:
     equation = node.get("equation", b"").decode().replace(" ", "")
     operands, _, result = equation.partition("->")
-    sizes: dict[str, int] = {}
-    for index, letters in enumerate(operands.split(",")):
-        if not (letters.isalpha() or not letters):
+    terms = operands.split(",")
+    sizes: dict[str, Shape] = {"...": ()}  # of a letter: one dimension
+    for index, term in enumerate(terms):
+        before, dots, after = term.partition("...")
+        if not (before + after).isalpha() and before + after:
             raise ValueError(f"equation {equation!r:.80}")
-        for letter, size in zip(letters, node.shape(index), strict=True):
-            sizes[letter] = max(size, sizes.get(letter, 1))
+        given, rest = node.shape(index), len(node.shape(index)) - len(after)
+        if len(before) > rest or (not dots and len(before) != rest):
+            raise ValueError(f"equation {equation!r:.80}")
+        parts = [*zip(before, given, strict=False), *zip(after, given[rest:], strict=True)]
+        for name, size in [*((letter, (one,)) for letter, one in parts), (dots, given[len(before) : rest])]:
+            sizes[name] = np.broadcast_shapes(size, sizes.get(name, (1,)[: len(size)]))
     if "->" not in equation:
-        result = "".join(sorted(letter for letter in sizes if operands.count(letter) == 1))
-    return tuple(sizes[letter] for letter in result)
-
-
-def _window(node: Node, sizes: Shape, kernel: Sequence[int]) -> Shape:
-    """Spatial dimensions of what a window gives that slides over spatial dimensions."""
-    rank = len(sizes)
-    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
-    pads, automatic = node.get("pads", [0] * 2 * rank), node.get("auto_pad", b"NOTSET")
-    if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
-        raise ValueError("strides, dilations or pads")
-    found = []
-    for place, size in enumerate(sizes):
-        if automatic in (b"SAME_UPPER", b"SAME_LOWER"):
-            found.append(-(-size // strides[place]))
-            continue
-        room = size + (0 if automatic == b"VALID" else pads[place] + pads[place + rank])
-        room -= dilations[place] * (kernel[place] - 1) + 1
-        steps = room // strides[place]
-        if node.get("ceil_mode", 0):  # one more, unless it would begin behind the end
-            steps = -(-room // strides[place])
-            steps -= steps * strides[place] >= size + pads[place]
-        found.append(steps + 1)
-    return tuple(found)
-
-
-def _conv(node: Node) -> Shape:
-    given, kernel = node.shape(0), node.shape(1)
-    return (given[0], kernel[0], *_window(node, given[2:], kernel[2:]))
-
-
-def _conv_transpose(node: Node) -> Shape:
-    given, kernel = node.shape(0), node.shape(1)
-    rank = len(given) - 2
-    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
-    pads, more = node.get("pads", [0] * 2 * rank), node.get("output_padding", [0] * rank)
-    sizes = node.get("output_shape", None)
-    if sizes is None and node.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
-        sizes = [size * stride for size, stride in zip(given[2:], strides, strict=True)]
-    if sizes is None:
-        sizes = [
-            strides[i] * (given[i + 2] - 1)
-            + more[i]
-            + (kernel[i + 2] - 1) * dilations[i]
-            + 1
-            - pads[i]
-            - pads[i + rank]
-            for i in range(rank)
-        ]
-    return (given[0], kernel[1] * node.get("group", 1), *_positive(sizes))
-
-
-def _pool(node: Node) -> Shape:
-    given = node.shape()
-    return (*given[:2], *_window(node, given[2:], node.attributes["kernel_shape"]))
+        once = [letter for letter in set(operands) - {*",."} if operands.count(letter) == 1]
+        result = "..." * ("..." in operands) + "".join(sorted(once))
+    before, dots, after = result.partition("...")
+    if len(set(before + after)) != len(before + after):
+        raise ValueError(f"equation {equation!r:.80}")
+    return tuple(size for name in (*before, dots, *after) for size in sizes[name or "..."] if name)
 
 
 def _global_pool(node: Node) -> Shape:
@@ -314,13 +205,13 @@ def _gather_nd(node: Node) -> Shape:
 def _expand(node: Node) -> Shape:
     target = node.whole(1)
     assert target is not None
-    return np.broadcast_shapes(node.shape(), _positive(target))
+    return np.broadcast_shapes(node.shape(), positive(target))
 
 
 def _tile(node: Node) -> Shape:
     given, times = node.shape(), node.whole(1)
     assert times is not None
-    return tuple(size * many for size, many in zip(given, _positive(times), strict=True))
+    return tuple(size * many for size, many in zip(given, positive(times), strict=True))
 
 
 def _pad(node: Node) -> Shape:
@@ -346,17 +237,25 @@ def _resize(node: Node) -> Shape:
     else:
         scales = np.ravel(node.numbers(2 if len(node.inputs) > 2 else 1))
         for axis, scale in zip(axes, scales.tolist(), strict=True):
+            if not 0 < scale < _LARGEST_SCALE:
+                raise ValueError("scales")
             found[axis] = math.floor(given[axis] * scale)
-    return _positive(found)
+            if found[axis] != math.floor(np.float32(given[axis]) * np.float32(scale)):
+                raise ValueError("a size depends on how a product is rounded")
+    return positive(found)
 
 
 def _depth_to_space(node: Node) -> Shape:
     (rows, channels, height, width), block = node.shape(), node.attributes["blocksize"]
+    if channels % block**2:
+        raise ValueError("the blocks do not fit")
     return (rows, channels // block**2, height * block, width * block)
 
 
 def _space_to_depth(node: Node) -> Shape:
     (rows, channels, height, width), block = node.shape(), node.attributes["blocksize"]
+    if height % block or width % block:
+        raise ValueError("the blocks do not fit")
     return (rows, channels * block**2, height // block, width // block)
 
 
@@ -370,50 +269,88 @@ def dimensions(node: Node) -> Shape:
 
 
 def _constant_of_shape(node: Node) -> Shape:
-    return _positive(node.whole(0) or [])
+    return positive(node.whole(0) or [])
 
 
 def _range(node: Node) -> Shape:
-    start, limit, step = (float(np.ravel(node.numbers(index))[0]) for index in range(3))
-    return (max(0, math.ceil((limit - start) / step)),)
+    start, limit, step = (np.ravel(node.numbers(index))[0].item() for index in range(3))
+    if isinstance(start, int):
+        return (max(0, -((start - exact(limit)) // exact(step))),)
+    size = math.ceil((limit - start) / step)
+    if size != math.ceil(np.float32(np.float32(limit) - np.float32(start)) / np.float32(step)):
+        raise ValueError("a size depends on how a difference is rounded")
+    return (max(0, size),)
 
 
 def _one_hot(node: Node) -> Shape:
     given, depth = node.shape(), node.whole(1)
     assert depth is not None
     axis = _axis(node.get("axis", -1), len(given) + 1)
-    return (*given[:axis], *_positive(depth[:1]), *given[axis:])
+    return (*given[:axis], *positive(depth[:1]), *given[axis:])
 
 
 def _attention(node: Node) -> Shape:
-    query, value = node.shape(0), node.shape(2)
-    if len(query) == 4:
-        return (*query[:3], value[3])
-    heads, groups = node.attributes["q_num_heads"], node.attributes["kv_num_heads"]
-    return (*query[:2], value[2] // groups * heads)
+    """One output of queries, keys and values of the same layout, without those of earlier calls."""
+    (rows, *query), value = _heads(node)[0], _heads(node)[2]
+    if node.outputs > 1 or len(node.inputs) > _ATTENTION_INPUTS:
+        raise ValueError("attention with earlier keys, or several outputs")
+    if len(node.shape()) == len(("row", "head", "token", "feature")):
+        return (rows, *query[:2], value[3])
+    return (rows, query[1], query[0] * value[3])
 
 
-def _positive(sizes: Sequence[int]) -> Shape:
-    if min(sizes, default=0) < 0:
-        raise ValueError(f"a dimension is negative: {list(sizes)}")
-    return tuple(sizes)
+def _heads(node: Node) -> list[Shape]:
+    """Shapes (rows, heads, tokens, features) of the queries, keys and values of an Attention."""
+    found = []
+    for index, name in enumerate(("q_num_heads", "kv_num_heads", "kv_num_heads")):
+        shape = node.shape(index)
+        if len(shape) == len(("row", "token", "features")):
+            heads = node.attributes[name]
+            if shape[2] % heads:
+                raise ValueError("the heads do not fit")
+            shape = (shape[0], heads, shape[1], shape[2] // heads)
+        elif len(shape) != len(("row", "head", "token", "feature")):
+            raise ValueError("attention of other dimensions")
+        found.append(shape)
+    (rows, many, _, features), key, value = found
+    if key[:3] != value[:3] or (key[0], key[3]) != (rows, features) or not key[1] or many % key[1]:
+        raise ValueError("queries, keys and values do not fit")
+    return found
+
+
+def scratch_of(node: Node) -> Shape:
+    """Dimensions of what a library may hold while it computes a node, besides its inputs and outputs.
+
+    These are all windows of a convolution in a matrix, the scores of an attention, and the product of three operands.
+    """
+    name = node.operator
+    if name in ("Conv", "ConvInteger"):
+        return (*node.shape(1)[1:], *conv(node)[2:])
+    if name == "ConvTranspose":
+        return (*node.shape(1)[1:], *node.shape(0)[2:])
+    if name == "Attention":
+        query, key, value = _heads(node)
+        return (*query[:3], max(key[2], key[3], value[3]))
+    if name == "Einsum" and len(node.inputs) > len(("first", "second")):
+        return tuple(size for index in range(len(node.inputs)) for size in node.shape(index))
+    return ()
 
 
 _RULES: dict[Callable[[Node], Shape], str] = {
     _same: "Abs BatchNormalization Cast CastLike Ceil Celu Clip Cos CumSum DequantizeLinear Dropout "
     "DynamicQuantizeLinear Elu Erf Exp EyeLike Floor Gelu GroupNormalization HardSigmoid HardSwish Identity "
     "InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization "
-    "MeanVarianceNormalization Mish Neg Not PRelu QuantizeLinear RMSNormalization Reciprocal Relu "
+    "MeanVarianceNormalization Mish Neg Not QuantizeLinear RMSNormalization Reciprocal Relu "
     "RotaryEmbedding Round ScatterElements ScatterND Selu Sigmoid Sign Sin Softmax Softplus Softsign Sqrt "
     "Swish Tan Tanh ThresholdedRelu Trilu",
-    _broadcast: "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum "
+    _broadcast: "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum "
     "Where Xor",
     _matmul: "MatMul MatMulInteger QLinearMatMul",
     _gemm: "Gemm",
     _einsum: "Einsum",
-    _conv: "Conv ConvInteger",
-    _conv_transpose: "ConvTranspose",
-    _pool: "AveragePool MaxPool",
+    conv: "Conv ConvInteger",
+    conv_transpose: "ConvTranspose",
+    pool: "AveragePool MaxPool",
     _global_pool: "GlobalAveragePool GlobalMaxPool",
     _reduce: "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
     "ReduceSumSquare",
