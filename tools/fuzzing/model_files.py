@@ -8,10 +8,11 @@ import numpy as np
 
 import fastdc
 from fastdc.bundle import DENOISER, Prompts
-from fastdc.support import installed
+from fastdc.support import installed, one_line
 from fastdc.testing import GaussianWorld
 from fuzzing import routes
 from fuzzing.mutations import change_json, change_pickle, change_protobuf, change_safetensors
+from fuzzing.operators import change_operator, seeds_of_operators
 from fuzzing.record_files import bundle_copy, replace_file
 from fuzzing.target import Target
 
@@ -27,6 +28,21 @@ def graph(scratch: Path) -> Target:
         return fastdc.load(bundle, backend="onnx", threads=1).errors(image, draws=1)
 
     return Target([seed], read, change_protobuf)
+
+
+def operators(scratch: Path) -> Target:
+    """Graphs of a single node, of each operator that a bundle's graph may use; they are loaded, which computes them."""
+    from fastdc.backends.onnx.graphs import Graph, session_of
+    from fastdc.backends.onnx.screen import screen
+
+    def read(data: bytes) -> object:
+        try:
+            screen(data, None)
+        except ValueError as error:
+            raise fastdc.BundleError(one_line(error)) from None
+        return session_of(Graph(data), scratch)
+
+    return Target(seeds_of_operators(read), read, change_operator)
 
 
 def parts(scratch: Path) -> Target:
@@ -161,6 +177,7 @@ if installed("onnxruntime"):
     TARGETS["parts"] = parts
 if installed("onnxruntime") and installed("onnx"):
     TARGETS["graph"] = graph
+    TARGETS["operators"] = operators
 if installed("onnxruntime") and installed("tokenizers"):
     TARGETS["tokenizer"] = tokenizer
 if installed("torch"):
