@@ -13,7 +13,7 @@ from fuzzing.mutations import change_protobuf
 
 OPSET = 23
 LARGEST_SEED = 20_000  # bytes
-NUMBERS = (0, -1, 1, 2, 3, 7, 2**31, 2**31 - 1, -(2**31), 2**53 + 1, 2**62, 2**63 - 1, -(2**63))
+NUMBERS = (0, 0, 0, 0, -1, -1, 1, 2, 3, 7, 2**31, 2**31 - 1, -(2**31), 2**53 + 1, 2**62, 2**63 - 1, -(2**63))
 
 
 def seeds_of_operators(read: Callable[[bytes], Any]) -> list[bytes]:

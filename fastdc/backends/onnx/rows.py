@@ -70,8 +70,11 @@ def gathered(nodes: Sequence[Node], values: Sequence[Value]) -> Rows:
     if any(one is None for one in numbers) or not _may_follow(nodes) or not _straight(numbers):
         values = [Value(value.shape, value.kind, None, value.fixed) for value in values]
     first = values[0]
-    same = all(value.shape == first.shape for value in values)
-    if same and all(np.array_equal(value.numbers, first.numbers) for value in values if value.numbers is not None):
+    # All have numbers, or none.
+    pairs = [(value.numbers, first.numbers) for value in values]
+    if all(value.shape == first.shape for value in values) and all(
+        one is None or other is None or np.array_equal(one, other) for one, other in pairs
+    ):
         return (first,) * len(ROWS)
     return tuple(values)
 
