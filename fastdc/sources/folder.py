@@ -212,7 +212,7 @@ class ModelFolder:
         """
         kind = self.class_of(name)
         if kind not in allowed:
-            raise BundleError(f"{self.name}: {name} must be of class {', '.join(allowed)}, got {kind:.80}")
+            raise BundleError(f"{self.name}: {name} must be of class {', '.join(allowed)}, got {shown(kind)}")
         config, folder = self.config(name), self.folder(name)
         for file in _REFUSED_FILES:
             if (folder / file).exists():

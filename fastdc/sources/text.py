@@ -10,7 +10,8 @@ truncation and padding set, so that they give the same ids even if transformers 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +94,7 @@ class TextSource:
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         ids = self.input_ids(tuple(row_of))
         parts: list[list[Float32]] = [[] for _ in self.names]
-        with torch.inference_mode():
+        with _computing(), torch.inference_mode():
             for start in range(0, len(row_of), _BATCH):
                 rows = self.module(*(torch.from_numpy(part[start : start + _BATCH]) for part in ids))
                 for part, values in zip(parts, rows, strict=True):
@@ -120,6 +121,15 @@ class TextSource:
             for table in tables.values():
                 table[-1] = 0
         return tables
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Turns torch's exceptions on a text encoder whose config and weights disagree into one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise BundleError(f"the text encoder cannot be computed: {one_line(error)}") from None
 
 
 def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str:

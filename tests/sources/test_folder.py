@@ -189,7 +189,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda p: (p / "unet").rename(p / "other"), "m is incomplete: it has no folder unet"),
     "other class": (
         lambda p: edit(p / "model_index.json", unet=["diffusers", "UNet3DModel"]),
-        "m: unet must be of class UNet2DModel, got UNet3DModel",
+        "m: unet must be of class UNet2DModel, got 'UNet3DModel'",
     ),
     "absent": (lambda p: edit(p / "model_index.json", unet=[None, None]), "m has no component 'unet'"),
     "path": (lambda p: edit(p / "model_index.json", **{"../x": ["a", "b"]}), "plain words, got '../x'"),

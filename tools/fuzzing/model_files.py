@@ -1,5 +1,6 @@
 """Targets that read models: graphs, tokenizers and weights of bundles, and models of other tools."""
 
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,7 @@ def lora(scratch: Path) -> Target:
 
     tiny_sd(scratch / "sd")
     unet = UNet2DConditionModel.from_pretrained(scratch / "sd" / "unet")
-    state = {name: value.clone() for name, value in unet.state_dict().items()}
+    state = unet.state_dict()
     layers = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_{one}" for one in "qk"]
     tensors = {}
     for layer in layers:
@@ -135,8 +136,7 @@ def lora(scratch: Path) -> Target:
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
-        unet.load_state_dict(state)
-        fuse_lora("StableDiffusionPipeline", {"unet": unet}, [Lora(file)])
+        fuse_lora("StableDiffusionPipeline", {"unet": copy.deepcopy(unet)}, [Lora(file)])  # a failure leaves it spoilt
 
     return Target([file.read_bytes()], read, change_safetensors)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdc.backends.onnx.screen import External, screen
 from fastdc.bundle import DATA, Bundle
-from fastdc.support import BackendError, BundleError, Float32, interruptible, one_line, require
+from fastdc.support import BackendError, BundleError, Float32, interruptible, one_line, require, shown
 
 OUTPUT = "output"
 """Name of a denoiser's output."""
@@ -182,11 +182,14 @@ def values(nodes: Iterable[Any]) -> list[Value]:
 
 
 def check_graph(bundle: Bundle, name: str, session: Any, inputs: Iterable[Value], outputs: Iterable[Value]) -> None:
-    """Refuses a graph whose inputs and outputs are not the expected ones.
+    """Refuses a graph whose inputs and outputs are not the expected ones, or that gives one of them twice.
 
     Raises:
         BundleError: They are not.
     """
+    names = [value[0] for value in values(session.get_outputs())]
+    if len(set(names)) != len(names):
+        raise BundleError(f"{bundle.path / name} must give each output once, it gives {shown(names)}")
     wanted, found = (
         (_text(given), _text(made))
         for given, made in ((inputs, outputs), (values(session.get_inputs()), values(session.get_outputs())))
