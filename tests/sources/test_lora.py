@@ -133,7 +133,7 @@ _UNEQUAL: tuple[tuple[int, float | None], ...] = ((4, 4.0), (4, 1.0), (3, None),
 @pytest.mark.parametrize("large", [False, True])
 def test_every_layer_has_its_own_rank_and_alpha(folder: Path, tmp_path: Path, large: bool) -> None:
     networks = _networks(folder)
-    te = {"lora_te": "text_encoder"}
+    encoders = {"lora_te": "text_encoder"}
     pipeline = "StableDiffusionPipeline"
     if large:
         from fastdc.testing.tiny_pipelines import tiny_sdxl
@@ -141,14 +141,14 @@ def test_every_layer_has_its_own_rank_and_alpha(folder: Path, tmp_path: Path, la
         tokenizer, pipeline = clip_tokenizer(), "StableDiffusionXLPipeline"
         networks["unet"] = UNet2DConditionModel.from_pretrained(tiny_sdxl(tmp_path / "xl"), subfolder="unet")
         networks["text_encoder_2"] = tiny_clip(tokenizer, width=24, projection=12, seed=3)
-        te = {"lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
+        encoders = {"lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
     before = _copies(networks)
     attention = "down_blocks.1" if large else "down_blocks.0"
     block = f"{attention}.attentions.0.transformer_blocks.0"
     unet = [f"{block}.{name}" for name in ("attn1.to_q", "attn1.to_k", "attn2.to_k", "attn2.to_out.0")]
     unet += ["down_blocks.0.resnets.0.conv1"]  # LoCon: a convolution of 3 x 3
     layers = [("lora_unet", "unet", name, name) for name in unet]
-    for prefix, name in te.items():
+    for prefix, name in encoders.items():
         # The second encoder of XL keeps the prefix text_model in its modules, as its class does.
         for inner in TEXT_LAYERS[:2]:
             module = inner if hasattr(networks[name], "encoder") else f"text_model.{inner}"
