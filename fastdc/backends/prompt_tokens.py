@@ -101,8 +101,8 @@ def check_prompts(prompts: Prompts, tokenizers: Sequence[PromptTokenizer]) -> No
             names = " and ".join(_short(prompts.class_names[prompts.class_of[one]]) for one in (q, p))
             cut = f", cut to {encoded[0][0].shape[1]} tokens" if lost[p] else ""
             raise InputError(
-                f"{both} of the classes {names} are the same to the text encoder{cut}: expected prompts that differ "
-                "in what it reads"
+                f"{both} of the classes {names} are the same to the text encoder{cut}: expected prompts that it can "
+                "tell apart"
             )
         if p != q:
             twice.append(f"{both} of class {_short(prompts.class_names[prompts.class_of[p]])}")

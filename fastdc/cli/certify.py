@@ -157,7 +157,7 @@ def command(data: str, out: str, **options: Any) -> None:
     check_output(out, [data])
     classifier = open_classifier(options)
     base = _base(classifier, options)
-    check_calibration(base.job, options)  # a certificate holds whatever the race promises
+    check_calibration(base.job, options)  # no notes: certificates do not depend on what the race promises
     loaded = _load(data, classifier.model, limits, quiet=options["quiet"])
     n = len(loaded.images)
     manifest = {

@@ -9,7 +9,7 @@ The size in the header is compared with the budget before pixels are decoded. Pi
 so that beside the decoded picture only the converted one is in memory. A JPEG of up to four times the largest picture
 is decoded at half its size.
 
-Only the formats of :data:`FORMATS` are opened, whatever the extension. Pillow knows further ones that start
+Only the formats of :data:`FORMATS` are opened; the file extension does not matter. Pillow knows further ones that start
 other programs (EPS starts Ghostscript) or open an embedded picture without checking its format (IPTC).
 """
 
@@ -126,7 +126,7 @@ class Reader:
         """Compares a picture with the budget; a JPEG that is too large is to be decoded at half its size."""
         width, height = image.size
         most = self.budget.max_pixels
-        # A progressive JPEG is held as a whole while it is decoded, whatever the size of the result.
+        # A progressive JPEG is held as a whole while it is decoded, even if the result is small.
         if most < width * height <= 4 * most and hasattr(image, "draft") and "progressive" not in image.info:
             image.draft(None, (width // 2, height // 2))
             if image.size != (width, height):

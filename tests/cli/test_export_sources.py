@@ -13,8 +13,10 @@ pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
 import fastdc.export
+import fastdc.sources
 from fastdc.sources import Source, open_source
 from fastdc.testing import edm_files, tiny_pipelines
+from helpers.exported import small_source
 from helpers.hub import COMMIT, served
 
 
@@ -93,3 +95,21 @@ def test_a_unet_alone_takes_a_scheduler_and_a_variant(cli: Cli, exported: Export
     read = exported.of("export", unet, out, "--scheduler", config, "--variant", "ema")
     assert read.model.parameterization.kind == "sample"
     assert (read.provenance["variant"], read.provenance["scheduler"]) == ("unet: ema", "DDPMScheduler, given")
+
+
+def test_no_text_encoder_reaches_the_export(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bool] = []
+
+    def made(*_: Any, text: bool, **__: Any) -> Any:
+        taken.append(text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastdc.sources, "open_source", lambda *_, **__: small_source())
+    monkeypatch.setattr(fastdc.sources, "is_text_conditional", lambda _: True)
+    monkeypatch.setattr(fastdc.export, "export_source", made)
+    prompts = tmp_path / "p.csv"
+    prompts.write_text("prompt,classname,classidx\na cat,cat,0\na dog,dog,1\n")
+    line = ("export", "the-model", tmp_path / "out", "--prompts", prompts)
+    for more in ((), ("--no-text-encoder",)):
+        assert cli(*line, *more).code == 130
+    assert taken == [True, False]

@@ -157,7 +157,7 @@ def stop(options: Any) -> None:
 def _give_weights(ort: Any, options: Any, graph: Graph) -> list[Any]:
     """Gives a session the weights in ``denoiser.data``; returns what must live as long as the session."""
     give_files = getattr(options, "add_external_initializers_from_files_in_memory", None)
-    if give_files is not None:  # the session copies what it needs
+    if give_files is not None:  # the session copies them
         give_files([DATA], [graph.data], [len(graph.data)])
         return []
     made = []  # until ONNX Runtime 1.23

@@ -82,7 +82,7 @@ class OnnxTextEncoder:
 
 @contextlib.contextmanager
 def _as_bundle_errors(bundle: Bundle) -> Iterator[None]:
-    """Turns whatever the package tokenizers raises into one line; its panics are not even an ``Exception``."""
+    """Turns every error of the package tokenizers into one line; its panics are not even an ``Exception``."""
     try:
         yield
     except (FastdcError, Warning, KeyboardInterrupt, SystemExit):
