@@ -7,7 +7,7 @@ import platform
 from typing import Any
 
 from fastdc.diffusion import kernels
-from fastdc.support import __version__, version_of
+from fastdc.support import __version__, install_hint, version_of
 
 CAPABILITIES = {
     "onnx backend": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
@@ -46,7 +46,7 @@ def build_config() -> dict[str, Any]:
         if found:
             present[capability] = found[0]
         else:
-            missing[capability] = f"pip install 'fastdc[{extra}]'"
+            missing[capability] = install_hint(extra)
     return {
         **kernels.build_config(),
         "version": __version__,

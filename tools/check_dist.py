@@ -24,6 +24,7 @@ SDIST_NEEDS = (
     *LICENCES,
     "CMakeLists.txt",
     "README.md",
+    "SECURITY.md",
     "constraints.txt",
     "csrc/bindings.cpp",
     "csrc/kernels_cuda.cu",

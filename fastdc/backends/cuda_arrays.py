@@ -32,7 +32,7 @@ import numpy.typing as npt
 from fastdc.backends.capturing import CAPTURING, first_cause
 from fastdc.backends.step_sizes import ELEMENT_BYTES
 from fastdc.diffusion import kernels
-from fastdc.support import BackendError, InputError, MissingDependencyError, checks, one_line
+from fastdc.support import BackendError, InputError, MissingDependencyError, checks, install_hint, one_line
 
 ALIGNMENT = 256
 """Device memory starts at a multiple of this many bytes, as the kernels and TensorRT need it."""
@@ -53,7 +53,7 @@ def cuda_core() -> ModuleType:
     try:
         return importlib.import_module("cuda.core")
     except ImportError as error:  # cuda.core without cuda.bindings raises an ImportError that names no module
-        message = "cuda-core is needed here and is not installed: pip install 'fastdc[tensorrt]'"
+        message = f"cuda-core is needed here and is not installed: {install_hint('tensorrt')}"
         raise MissingDependencyError(f"{message} ({one_line(error)})", name="cuda.core") from None
 
 

@@ -12,7 +12,7 @@ from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle import Bundle
-from fastdc.support import InputError, MissingDependencyError, check_process, checks, installed
+from fastdc.support import InputError, MissingDependencyError, check_process, checks, install_hint, installed
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 """Names of the backends that run bundles."""
@@ -127,4 +127,4 @@ def _choose(options: NetworkOptions) -> str:
         return "onnx"
     if installed("torch"):
         return "torch"
-    raise MissingDependencyError("no backend is installed: pip install 'fastdc[cpu]' for ONNX Runtime")
+    raise MissingDependencyError(f"no backend is installed: {install_hint('cpu')} for ONNX Runtime")

@@ -20,7 +20,17 @@ import numpy as np
 
 from fastdc.backends import PromptTokenizer, check_prompts
 from fastdc.bundle import Prompts
-from fastdc.support import BundleError, Float32, InputError, Int64, MissingDependencyError, one_line, require, shown
+from fastdc.support import (
+    BundleError,
+    Float32,
+    InputError,
+    Int64,
+    MissingDependencyError,
+    install_hint,
+    one_line,
+    require,
+    shown,
+)
 
 require("torch", extra="export")
 
@@ -154,7 +164,7 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
     transformers = require("transformers", extra="export")
     if int(transformers.__version__.partition(".")[0]) < 5:  # its CLIPTokenizer has no backend_tokenizer
         raise MissingDependencyError(
-            f"transformers 5 or newer is needed here, got {transformers.__version__}: pip install -U 'fastdc[export]'"
+            f"transformers 5 or newer is needed here, got {transformers.__version__}: {install_hint('export')}"
         )
     tokenizers = require("tokenizers", extra="export")
     try:

@@ -1,9 +1,10 @@
 """Code that every wing uses and that knows nothing of diffusion: exceptions, checks, array types, packages, files."""
 
-from fastdc.support import checks
+from fastdc.support import checks, telemetry
 from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
 from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
 from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
+from fastdc.support.distribution import DISTRIBUTION, find_version, install_hint
 from fastdc.support.exceptions import (
     BackendError,
     BundleError,
@@ -20,10 +21,15 @@ from fastdc.support.process_locks import ProcessLock
 from fastdc.support.processes import check_process, fork_safe_lock
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
-from fastdc.support.version import __version__
+
+# Before any library can be imported by way of fastdc.
+telemetry.switch_off()
+
+__version__ = find_version()
 
 __all__ = [
     "DEVICE_THREAD",
+    "DISTRIBUTION",
     "GRACE",
     "BackendError",
     "BundleError",
@@ -45,6 +51,7 @@ __all__ = [
     "check_process",
     "checks",
     "fork_safe_lock",
+    "install_hint",
     "installed",
     "interruptible",
     "lazy_names",

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 from types import ModuleType
 
+from fastdc.support.distribution import install_hint
 from fastdc.support.exceptions import MissingDependencyError
 
 EXTRA_OF = {
@@ -48,7 +49,7 @@ def require(module: str, *, extra: str | None = None) -> ModuleType:
         if (error.name or "").partition(".")[0] != root:  # the package is installed, but one of its own needs is not
             raise
         wanted = extra or EXTRA_OF.get(root, "dev")
-        message = f"{root} is needed here and is not installed: pip install 'fastdc[{wanted}]'"
+        message = f"{root} is needed here and is not installed: {install_hint(wanted)}"
         raise MissingDependencyError(message, name=root) from None
 
 

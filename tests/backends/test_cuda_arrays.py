@@ -17,6 +17,7 @@ from fastdc import BackendError, InputError
 from fastdc.backends.capturing import CAPTURING
 from fastdc.backends.cuda_arrays import DeviceArray, DeviceArrays, device_index
 from fastdc.diffusion import kernels
+from fastdc.support import install_hint
 from helpers.cuda_doubles import Builder, Core, HostedArrays
 from helpers.worlds import fails_with
 
@@ -297,7 +298,7 @@ except MissingDependencyError as error:
 """
     hiding = "import sys; sys.modules[sys.argv[1]] = None\n"
     run = subprocess.run([sys.executable, "-c", hiding + code, missing], capture_output=True, text=True, check=True)
-    assert "pip install 'fastdc[tensorrt]'" in run.stdout
+    assert install_hint("tensorrt") in run.stdout
     assert run.stdout.count("\n") == 1
 
 

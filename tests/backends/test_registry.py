@@ -12,6 +12,7 @@ import fastdc
 from fastdc import BackendError, Bundle, InputError
 from fastdc.backends import NetworkOptions, OnnxNetwork, open_network
 from fastdc.diffusion import kernels
+from fastdc.support import install_hint
 from helpers.paths import SHIPPED
 from helpers.subprocesses import without
 from helpers.worlds import fails_with, tiny_bundle
@@ -104,19 +105,19 @@ def attempt(**options):
 def test_without_onnxruntime() -> None:
     pytest.importorskip("torch")
     out = without("onnxruntime", f"import fastdc{_TRY}attempt(backend='onnx'); attempt(backend='auto')").splitlines()
-    assert out == ["onnxruntime is needed here and is not installed: pip install 'fastdc[cpu]'", "torch"]
+    assert out == [f"onnxruntime is needed here and is not installed: {install_hint('cpu')}", "torch"]
 
 
 def test_without_torch() -> None:
     pytest.importorskip("onnxruntime")
     code = f"import fastdc{_TRY}attempt(backend='torch'); attempt(precision='bfloat16'); attempt()"
-    needed = "torch is needed here and is not installed: pip install 'fastdc[cuda]'"
+    needed = f"torch is needed here and is not installed: {install_hint('cuda')}"
     assert without("torch", code).splitlines() == [needed, needed, "onnx"]
 
 
 def test_without_any_backend() -> None:
     out = without("torch,onnxruntime", f"import fastdc{_TRY}attempt()").splitlines()
-    assert out == ["no backend is installed: pip install 'fastdc[cpu]' for ONNX Runtime"]
+    assert out == [f"no backend is installed: {install_hint('cpu')} for ONNX Runtime"]
 
 
 def test_without_diffusers() -> None:

@@ -21,6 +21,7 @@ import pytest
 
 import check_dist
 from fastdc.bundle.shipped import shipped_models
+from fastdc.support import DISTRIBUTION
 from helpers.paths import ROOT
 
 EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "test", "dev", "text", "tensorrt-rtx"}
@@ -38,9 +39,50 @@ def pins() -> dict[str, str]:
 def test_extras_are_the_documented_ones() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(project["optional-dependencies"]) == EXTRAS
-    assert set(importlib.metadata.metadata("fastdc").get_all("Provides-Extra") or []) == EXTRAS
+    assert set(importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []) == EXTRAS
     documented = (ROOT / "docs" / "building.md").read_text(encoding="utf-8")
     assert all(f"| `{extra}` |" in documented for extra in EXTRAS)
+
+
+def test_the_name_of_the_distribution_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == DISTRIBUTION
+    assert importlib.metadata.version(DISTRIBUTION) == project["version"]
+
+
+# On the package index, "fastdc" is another project: nobody may be told to install it, and no requirement may name it.
+_FOREIGN = re.compile(r"\bpip3? install\b[^\n|#&]*(?<![\w./-])fastdc(?![\w./-])|(?<![\w-])fastdc\[[a-z]")
+
+
+def test_what_the_foreign_name_is() -> None:
+    for text in ("pip install fastdc", "pip install -U 'fastdc[cpu]'", "`pip install fastdc==1`", "needs fastdc[cpu]"):
+        assert _FOREIGN.search(text), text
+    for text in (
+        "pip install -e .",
+        f"pip install '{DISTRIBUTION}[cpu]' && fastdc demo".partition("&")[0],
+        "fastdc.load",
+    ):
+        assert not _FOREIGN.search(text), text
+
+
+def test_nobody_is_told_to_install_the_package_of_the_same_name() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    kinds = {".py", ".md", ".toml", ".sh", ".yml", ".yaml", ".txt", ".cff", ".ipynb", ".cpp", ".h", ".cu", ""}
+    names = [name for name in listed.stdout.splitlines() if Path(name).suffix in kinds and (ROOT / name).is_file()]
+    if not names:
+        pytest.skip("not a git checkout")
+    found = []
+    for name in names:
+        if name != "tests/repository/test_packaging.py":
+            text = (ROOT / name).read_text(encoding="utf-8", errors="replace")
+            found += [f"{name}: {match[0]}" for match in _FOREIGN.finditer(text)]
+    assert found == []
+
+
+def test_only_one_place_in_the_code_spells_an_installation() -> None:
+    for path in (ROOT / "fastdc").rglob("*.py"):
+        if path.name not in ("distribution.py", "native.py"):
+            assert "pip install" not in path.read_text(encoding="utf-8"), path
 
 
 def test_package_data_is_installed() -> None:
@@ -79,7 +121,7 @@ def installed_requirements(name: str, extras: frozenset[str], seen: set[tuple[st
 
 
 def test_every_installed_requirement_is_pinned() -> None:
-    required = installed_requirements("fastdc", frozenset(EXTRAS), set()) - {"fastdc"}
+    required = installed_requirements(DISTRIBUTION, frozenset(EXTRAS), set()) - {DISTRIBUTION}
     assert {"numpy", "onnxruntime", "pytest"} <= required
     assert required - pins().keys() == set()
 
@@ -93,7 +135,7 @@ def test_pins_satisfy_the_declared_requirements() -> None:
     pinned = pins()
     for text in declared:
         requirement = requirements.Requirement(text)
-        if requirement.name != "fastdc":
+        if requirement.name != DISTRIBUTION:
             assert requirement.specifier.contains(pinned[normalized(requirement.name)]), text
 
 
@@ -144,7 +186,7 @@ def good_bundle(folder: str) -> dict[str, bytes]:
 def good_wheel() -> dict[str, bytes]:
     files = dict.fromkeys(check_dist.WHEEL_NEEDS, b"")
     files["fastdc/_C.cpython-311-x86_64-linux-gnu.so"] = b""
-    files |= {f"fastdc-0.1.0.dist-info/licenses/{name}": b"" for name in check_dist.LICENCES}
+    files |= {f"fast_diffusion_classifier-0.1.0.dist-info/licenses/{name}": b"" for name in check_dist.LICENCES}
     for folder in check_dist.BUNDLES:
         files |= good_bundle(folder)
     return files
@@ -221,7 +263,7 @@ def write_sdist(path: Path, files: dict[str, bytes]) -> None:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(data)
     with tarfile.open(path, "w:gz") as sdist:
-        sdist.add(source, arcname="fastdc-0.1.0")
+        sdist.add(source, arcname="fast_diffusion_classifier-0.1.0")
 
 
 @pytest.mark.parametrize(

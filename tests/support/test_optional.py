@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fastdc import FastdcError, InputError, MissingDependencyError
+from fastdc.support import install_hint
 from fastdc.support.exceptions import BackendError, BundleError
 from fastdc.support.lazy_names import lazy_names
 from fastdc.support.optional import installed, require, version_of
@@ -23,7 +24,7 @@ def test_an_installed_package_is_returned() -> None:
 def test_a_missing_package_is_one_line_that_names_the_extra() -> None:
     with pytest.raises(MissingDependencyError) as caught:
         require("no_such_package.part", extra="train")
-    assert_one_line(caught.value, "no_such_package", "pip install 'fastdc[train]'")
+    assert_one_line(caught.value, "no_such_package", install_hint("train"))
     assert caught.value.name == "no_such_package"
     assert not installed("no_such_package")
     assert not installed("no_such_package.part")

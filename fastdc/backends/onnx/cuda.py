@@ -46,7 +46,7 @@ from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
 from fastdc.backends.step_sizes import DEVICE_SLOTS, ELEMENT_BYTES, device_batch, halves
 from fastdc.bundle import DENOISER, Bundle
-from fastdc.support import BackendError, Float32, InputError, checks, one_line, require
+from fastdc.support import BackendError, Float32, InputError, checks, install_hint, one_line, require
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 """ONNX Runtime's names of the providers."""
@@ -219,7 +219,7 @@ def open_session(ort: Any, bundle: Bundle, provider: str, options: dict[str, str
     graph = graph_source(bundle, DENOISER)
     missing = f"ONNX Runtime {ort.__version__} has no {provider}"
     if provider not in ort.get_available_providers():
-        raise BackendError(f"{missing}: install onnxruntime-gpu in place of onnxruntime (pip install 'fastdc[cuda]')")
+        raise BackendError(f"{missing}: install onnxruntime-gpu in place of onnxruntime ({install_hint('cuda')})")
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     providers: list[Any] = [(provider, options)]

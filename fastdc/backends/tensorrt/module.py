@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from fastdc.backends.tensorrt import driver
-from fastdc.support import BackendError, MissingDependencyError, checks, installed, one_line, shorten
+from fastdc.support import BackendError, MissingDependencyError, checks, install_hint, installed, one_line, shorten
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 _MAJORS = {"tensorrt": (10, 11), "tensorrt_rtx": (1,)}
@@ -87,8 +87,8 @@ def open_tensorrt(flavour: str = "auto") -> TensorRT:
         flavour = next(filter(installed, FLAVOURS), "tensorrt")
     if not installed(flavour):
         raise MissingDependencyError(
-            f"{flavour} is needed here and is not installed: pip install 'fastdc[tensorrt]', or, for RTX GPUs alone, "
-            "'fastdc[tensorrt-rtx]'",
+            f"{flavour} is needed here and is not installed: {install_hint('tensorrt')}, or, for RTX GPUs alone, "
+            f"{install_hint('tensorrt-rtx')}",
             name=flavour,
         )
     driver.check_driver()

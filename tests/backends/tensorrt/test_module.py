@@ -1,6 +1,7 @@
 """TensorRT as a module: refusals before any of its objects is made, versions, and the log."""
 
 import ctypes
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from fastdc import BackendError, InputError, MissingDependencyError
 from fastdc.backends.tensorrt import driver, module
 from fastdc.backends.tensorrt.module import FLAVOURS, import_tensorrt, open_tensorrt, use_module
+from fastdc.support import install_hint
 
 
 class Severity(int):
@@ -45,7 +47,7 @@ def test_the_driver_is_asked_before_the_module_is_imported(monkeypatch: pytest.M
 def test_a_missing_module_is_named_with_its_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "installed", lambda name: False)
     for flavour, name in (("auto", "tensorrt"), ("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt_rtx")):
-        with pytest.raises(MissingDependencyError, match=rf"^{name} is needed .*pip install 'fastdc\[tensorrt\]'"):
+        with pytest.raises(MissingDependencyError, match=rf"^{name} is needed .*{re.escape(install_hint('tensorrt'))}"):
             open_tensorrt(flavour)
     with pytest.raises(InputError, match="flavour must be one of auto, tensorrt, tensorrt_rtx, got 'trt'"):
         open_tensorrt("trt")
