@@ -23,14 +23,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
-from fastdc.engine import IN_FLIGHT, Finished, Request, Runner
+from fastdc.engine import IN_FLIGHT, STUCK, Finished, Request, Runner, holds
 from fastdc.inference import Classification, Options, RunOptions, Settings, check_candidates, prepare
-from fastdc.support import BackendError, Float32, Int32, check_process, checks
+from fastdc.support import GRACE, BackendError, Flag, Float32, InputError, Int32, check_process, checks
 
 MODES = ("throughput", "latency")
 
@@ -41,7 +41,8 @@ class Session:
     """Classifies images as they come.
 
     Args:
-        classifier: Classifier whose network is used; other runs of the network are refused while the session is open.
+        classifier: Classifier whose network is used. Other runs of the network and the session take turns: images that
+            come while another run waits are evaluated after it.
         options: Options of the run.
         capacity: Images in flight at once on a device; more wait their turn.
         mode: "throughput" or "latency"; see the module.
@@ -118,14 +119,23 @@ class Session:
 
         Example:
             >>> fastdc.Session(clf).close()
+
+        Raises:
+            BackendError: Images wait for a run that this thread has begun and not ended. The session ends after them.
         """
         server = self._server
         if server.process != os.getpid():
             return
         server.closed = True
         server.inbox.put(None)
-        if threading.current_thread() is not server.thread:
-            server.over.wait()
+        if threading.current_thread() is server.thread:
+            return
+        server.over.wait(GRACE if holds(server.networks) else None)
+        if not server.over.is_set:
+            raise BackendError(STUCK)
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError("a session cannot be pickled or copied: pickle its classifier, and open a session there")
 
     def __enter__(self) -> "Session":
         return self
@@ -136,38 +146,14 @@ class Session:
         self.close()
 
 
-class _Flag:
-    """An event that survives a Ctrl-C at any moment of a wait, since no waiter ever holds a lock that others need."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self._waiters: list[threading.Lock] = []
-
-    def set(self) -> None:
-        self.is_set = True
-        with contextlib.suppress(IndexError):
-            while True:
-                self._waiters.pop().release()
-
-    def wait(self, timeout: float | None = None) -> None:
-        mine = threading.Lock()
-        mine.acquire()
-        self._waiters.append(mine)
-        try:
-            if not self.is_set:  # set() sees the waiter, or the waiter sees that it was set
-                mine.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
-        finally:
-            with contextlib.suppress(ValueError):
-                self._waiters.remove(mine)
-
-
 class _Answer(Future[Classification]):
     """The future of an image; it raises instead of waiting for what cannot come."""
 
     def __init__(self, server: "_Server") -> None:
         super().__init__()
         self._process, self._thread = server.process, server.thread  # not the server, whose arrays are large
-        self._known = known = _Flag()
+        self._networks = server.networks
+        self._known = known = Flag()
         self.set_running_or_notify_cancel()
         self.add_done_callback(lambda _: known.set())  # the first one: those of the user come after it
 
@@ -185,6 +171,8 @@ class _Answer(Future[Classification]):
         check_process(self._process, "the session of this result")
         if threading.current_thread() is self._thread:
             raise BackendError("a callback of a session cannot wait for another result of the session")
+        if timeout is None and holds(self._networks):
+            raise BackendError(STUCK)
         self._known.wait(timeout)
 
 
@@ -208,10 +196,11 @@ class _Server:
 
     def __init__(self, settings: Settings, runner: Runner) -> None:
         self.runner = runner
+        self.networks = settings.job.networks
         self.inbox: SimpleQueue[_Image | None] = SimpleQueue()
         self.process = os.getpid()
         self.closed = False
-        self.over = _Flag()
+        self.over = Flag()
         self.failure: BaseException | None = None
         self.exiting = False
         self.thread = threading.Thread(target=self._serve, name="fastdc-session", daemon=True)
@@ -260,7 +249,7 @@ class _Server:
                     self._changed.wait_for(lambda: self._waiting or self._ending)
                     if not self._waiting:
                         break
-                for _ in self.runner.evaluate(wait=True):
+                for _ in self.runner.evaluate(gives_way=True):
                     self._deliver()
                     if self.exiting:
                         raise BackendError("the interpreter exits")

@@ -7,7 +7,7 @@ classifier, however its work is batched.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -111,7 +111,10 @@ class DiffusionBase:
             raise InputError(f"base must be made for the copies' sigma {sigma:g}, got one for {sigma * own / theirs:g}")
 
     def votes(self, feed: Feed) -> Iterator[list[Vote]]:
-        """Classifies copies; votes come in the order in which the engine finishes them."""
+        """Classifies copies when it is the run's turn; votes come in the order in which the engine finishes them."""
+        return self.job.turn().run(self._votes(feed))
+
+    def _votes(self, feed: Feed) -> Generator[list[Vote], None, None]:
         runner = self.job.runner(capacity=self.room)
         room = self.room * len(self.job.networks)
         denoising, in_flight, together = self.job.denoisings, 0, self.job.together
@@ -121,19 +124,22 @@ class DiffusionBase:
             copies = feed(room - in_flight)
             for start in range(0, len(copies), together):
                 some = copies[start : start + together]
-                for copy, sample in zip(some, self.job.encode(np.stack([copy.image for copy in some])), strict=True):
+                for copy, sample in zip(some, self._encoded(some), strict=True):
                     target, group = self._target(copy.target), copy.image_index
                     runner.submit(Request(copy.key, sample, copy.stream, target=target, group=group))
             return in_flight + len(copies)
 
         while in_flight := top_up():
-            with closing(runner.evaluate()) as steps:
+            with closing(runner.evaluate(held=True)) as steps:
                 for _ in steps:
                     votes = [_vote(finished, denoising, class_of) for finished in runner.finished()]
                     if votes:
                         in_flight -= len(votes)
                         yield votes
                         in_flight = top_up()
+
+    def _encoded(self, copies: list[Copy]) -> Float32:
+        return self.job.encode(np.stack([copy.image for copy in copies]), held=True)
 
     def _target(self, label: int | None) -> int | None:
         """The condition that loses only if its class loses; None if several prompts describe the class."""

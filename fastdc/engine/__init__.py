@@ -9,9 +9,11 @@ from fastdc.engine.requests import IN_FLIGHT, Cells, Finished, Request, Work
 from fastdc.engine.runner import Lane, NextRequest, Runner
 from fastdc.engine.scheduler import Scheduler
 from fastdc.engine.step_times import StepTable, measure_steps, steps_of
+from fastdc.engine.turns import STUCK, Turn, holds
 
 __all__ = [
     "IN_FLIGHT",
+    "STUCK",
     "WORTH",
     "Cells",
     "Denoiser",
@@ -25,11 +27,13 @@ __all__ = [
     "Runner",
     "Scheduler",
     "StepTable",
+    "Turn",
     "Work",
     "check_replicas",
     "device_name",
     "devices_of",
     "evaluate",
+    "holds",
     "measure_steps",
     "room_of",
     "steps_of",

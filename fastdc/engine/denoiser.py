@@ -5,7 +5,6 @@ network, on every slot.
 """
 
 import os
-import threading
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from fastdc.support import Float32
 
 
 class Denoiser:
-    """Denoises images with one network; callable from any thread, one call at a time.
+    """Denoises images with one network; callable from any thread that has the network's turn (``engine.Turn``).
 
     Args:
         network: The network.
@@ -43,19 +42,15 @@ class Denoiser:
         self.room = min(IN_FLIGHT, network.batch * len(network.slots))
         self._network, self._label, self._row = network, label, plan.draws
         self._shape, self._plan = image_shape, plan
-        # By process: in a forked child, a lock and a pool of the parent may be in the middle of a call.
-        self._pools: dict[int, Pool] = {}
-        self._locks: dict[int, threading.Lock] = {}
+        self._pools: dict[int, Pool] = {}  # by process: in a forked child, one of the parent may be in use
 
     def __call__(self, x: Float32) -> Float32:
         """The denoised images of x, both float32 (n, c, h, w) in the network's value range.
 
         Raises:
-            BackendError: The network fails, or is busy with another run.
+            BackendError: The network fails.
         """
-        with self._locks.setdefault(os.getpid(), threading.Lock()):
-            parts = [self._denoise(x[start : start + self.room]) for start in range(0, len(x), self.room)]
-        return np.concatenate(parts)
+        return np.concatenate([self._denoise(x[at : at + self.room]) for at in range(0, len(x), self.room)])
 
     def _denoise(self, x: Float32) -> Float32:
         pool = self._pools.get(os.getpid())
@@ -73,7 +68,7 @@ class Denoiser:
         for place, image in enumerate(x):
             pool.put(place, image, 0)
             cells.own.open(place)
-        for _ in evaluate(self._network, pool, cells):
+        for _ in evaluate(self._network, pool, cells, held=True):
             pass
         return pool.maps(len(x))[:, 0]
 

@@ -8,11 +8,9 @@ in a fixed order over one cell. Only the network's own arithmetic may depend on 
 """
 
 import os
-import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
@@ -21,6 +19,7 @@ from fastdc.backends import AbstractNetwork
 from fastdc.engine.arrays import Pool
 from fastdc.engine.requests import Work
 from fastdc.engine.step import Step
+from fastdc.engine.turns import Turn
 from fastdc.support import GRACE, BackendError, DaemonThreads, Float32, check_process
 
 
@@ -44,11 +43,9 @@ class AbstractCells(Protocol):
         """Takes the errors (m,) of a step."""
 
 
-_running: "WeakKeyDictionary[AbstractNetwork, threading.Lock]" = WeakKeyDictionary()
 _threads: "WeakKeyDictionary[AbstractNetwork, DaemonThreads]" = WeakKeyDictionary()
 _given_up: "WeakSet[AbstractNetwork]" = WeakSet()
-os.register_at_fork(after_in_child=_threads.clear)  # a child process has none of their threads,
-os.register_at_fork(after_in_child=_running.clear)  # and runs of the parent are none of the child's
+os.register_at_fork(after_in_child=_threads.clear)  # a child process has none of their threads
 
 
 def _threads_of(network: AbstractNetwork) -> DaemonThreads:
@@ -59,22 +56,8 @@ def _threads_of(network: AbstractNetwork) -> DaemonThreads:
     return threads
 
 
-@contextmanager
-def _alone(network: AbstractNetwork, wait: bool) -> Iterator[None]:
-    """Reserves a network, whose buffers serve one run at a time."""
-    if network in _given_up:
-        raise BackendError("a step of the network did not return and was given up: load the model again")
-    lock = _running.setdefault(network, threading.Lock())
-    if not lock.acquire(blocking=wait):
-        raise BackendError("the network is busy with another run: share it between threads through fastdc.Session")
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def evaluate(
-    network: AbstractNetwork, pool: Pool, scheduler: AbstractCells, *, wait: bool = False
+    network: AbstractNetwork, pool: Pool, scheduler: AbstractCells, *, held: bool = False
 ) -> Generator[int, None, None]:
     """Evaluates the cells that the scheduler proposes, until it proposes none.
 
@@ -82,7 +65,7 @@ def evaluate(
         network: The network.
         pool: Arrays that the cells index.
         scheduler: Source of the cells; it is told the errors as they come.
-        wait: Whether to wait for another run of the network to end; otherwise the second run is refused.
+        held: Whether the caller has the network's turn; otherwise the run waits for its own.
 
     Yields:
         Number of cells evaluated, whenever steps have ended.
@@ -95,17 +78,23 @@ def evaluate(
         []
 
     Raises:
-        BackendError: The network fails, or is busy with another run.
+        BackendError: The network fails, or the thread would wait for a run of its own.
         KeyboardInterrupt: Ctrl-C, after the steps in flight have ended and the scheduler has observed all errors. The
             same holds if the caller closes the generator. A second Ctrl-C gives up steps that do not return; the
             network then takes no further run.
     """
-    with _alone(network, wait):
-        steps = [Step(network, slot, pool, scheduler.key) for slot in network.slots]
-        if len(steps) == 1:
-            yield from _one_by_one(steps[0], network.batch, scheduler)
-        else:
-            yield from _side_by_side(steps, network, scheduler, _threads_of(network))
+    steps = _steps(network, pool, scheduler)
+    return steps if held else Turn((network,)).run(steps)
+
+
+def _steps(network: AbstractNetwork, pool: Pool, scheduler: AbstractCells) -> Generator[int, None, None]:
+    if network in _given_up:
+        raise BackendError("a step of the network did not return and was given up: load the model again")
+    steps = [Step(network, slot, pool, scheduler.key) for slot in network.slots]
+    if len(steps) == 1:
+        yield from _one_by_one(steps[0], network.batch, scheduler)
+    else:
+        yield from _side_by_side(steps, network, scheduler, _threads_of(network))
 
 
 def _side_by_side(

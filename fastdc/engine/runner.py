@@ -29,6 +29,7 @@ from fastdc.engine.arrays import Pool
 from fastdc.engine.loop import evaluate, give_up
 from fastdc.engine.requests import IN_FLIGHT, Finished, Request
 from fastdc.engine.scheduler import Scheduler
+from fastdc.engine.turns import Turn
 from fastdc.support import DEVICE_THREAD, GRACE, check_process
 
 NextRequest: TypeAlias = Callable[[], Request | None]
@@ -67,6 +68,18 @@ class _Deal:
         self._reading = threading.Lock()  # held while the source makes a request, which may take an encoder's time
         self._unread = total
         self._submitted: deque[Request] = deque()
+        self._others_wait: Callable[[], bool] | None = None
+        self._sure = 0  # requests that are dealt whoever waits
+        self._closed = False
+
+    def open(self, others_wait: Callable[[], bool] | None) -> None:
+        """Deals requests from now on. Those that come later are kept back once another run waits for the networks.
+
+        Args:
+            others_wait: Says whether another run waits; None: it does not matter.
+        """
+        with self.changed:
+            self._others_wait, self._sure, self._closed = others_wait, self.waiting, False
 
     @property
     def waiting(self) -> int:
@@ -79,11 +92,19 @@ class _Deal:
             self._submitted.append(request)
             self.changed.notify_all()
 
+    def deals(self) -> bool:
+        """Whether there are requests that may be dealt."""
+        if not self.waiting or self._closed:
+            return False
+        if self._sure < 1 and self._others_wait is not None and self._others_wait():
+            self._closed = True
+            self.changed.notify_all()  # for whoever has found that there are some
+        return not self._closed
+
     def may_take(self, number: int) -> bool:
         """Whether a device may hold one more request."""
-        held, waiting = self.held[number], self.waiting
-        share = -(-(waiting + sum(self.held)) // len(self.held))
-        return waiting > 0 and held < min(self.rooms[number], share)
+        held, share = self.held[number], -(-(self.waiting + sum(self.held)) // len(self.held))
+        return held < min(self.rooms[number], share) and self.deals()
 
     def next_request(self, number: int) -> Request | None:
         """The next request for a device, if it may take one."""
@@ -94,6 +115,7 @@ class _Deal:
                 return None
             submitted = self._submitted.popleft() if self._submitted else None
             self._unread -= submitted is None
+            self._sure -= 1
             self.held[number] += 1
         if submitted is not None:
             return submitted
@@ -155,21 +177,29 @@ class Runner:
             finished, self._finished = self._finished, []
             return finished
 
-    def evaluate(self, *, wait: bool = False) -> Generator[int, None, None]:
+    def evaluate(self, *, held: bool = False, gives_way: bool = False) -> Generator[int, None, None]:
         """Evaluates until nothing is left: see ``loop.evaluate``, whose promises it keeps.
 
         If one device fails, the others end after their steps in flight.
-        """
-        if len(self._lanes) == 1:
-            yield from self._steps(0, wait)
-        else:
-            yield from self._on_threads(wait)
 
-    def _steps(self, number: int, wait: bool) -> Generator[int, None, None]:
+        Args:
+            held: Whether the caller has the turn of all networks; otherwise the run waits for its own.
+            gives_way: Whether to end early if another run waits: requests submitted after the start are left then, for
+                the next call.
+        """
+        turn = Turn(lane.network for lane in self._lanes)
+        steps = self._evaluate(turn.is_awaited if gives_way else None)
+        return steps if held else turn.run(steps)
+
+    def _evaluate(self, others_wait: Callable[[], bool] | None) -> Generator[int, None, None]:
+        self._deal.open(others_wait)
+        yield from self._steps(0) if len(self._lanes) == 1 else self._on_threads()
+
+    def _steps(self, number: int) -> Generator[int, None, None]:
         """The steps of one device until its scheduler has no more cells; hands over the requests that finish."""
         lane = self._lanes[number]
         try:
-            with closing(evaluate(lane.network, lane.pool, lane.scheduler, wait=wait)) as steps:
+            with closing(evaluate(lane.network, lane.pool, lane.scheduler, held=True)) as steps:
                 for cells in steps:
                     self._collect(number, cells)
                     yield cells
@@ -187,7 +217,7 @@ class Runner:
 
     # --- several devices ---------------------------------------------------------------------------------------------
 
-    def _on_threads(self, wait: bool) -> Generator[int, None, None]:
+    def _on_threads(self) -> Generator[int, None, None]:
         """The steps of all devices, each on its thread."""
         mine = self._current = object()
         self._cells = 0
@@ -196,7 +226,7 @@ class Runner:
         try:
             for number in range(len(self._lanes)):
                 thread = threading.Thread(
-                    target=self._drive, args=(number, mine, wait), name=f"{DEVICE_THREAD}-{number}", daemon=True
+                    target=self._drive, args=(number, mine), name=f"{DEVICE_THREAD}-{number}", daemon=True
                 )
                 thread.start()
                 started.append(thread)
@@ -224,13 +254,13 @@ class Runner:
         """Cells evaluated since the last call, once there are any; 0 if nothing is left or a device failed."""
         deal = self._deal
         with self._changed:
-            self._changed.wait_for(lambda: self._cells or self._failure or not (deal.waiting or sum(deal.held)))
+            self._changed.wait_for(lambda: self._cells or self._failure or not (deal.deals() or sum(deal.held)))
             if self._failure is not None:
                 return 0
             cells, self._cells = self._cells, 0
             return cells
 
-    def _drive(self, number: int, mine: object, wait: bool) -> None:
+    def _drive(self, number: int, mine: object) -> None:
         """The work of a device's thread, until its call of evaluate() is over."""
         with self._changed:
             if self._current is not mine:  # Ctrl-C came while the thread was started
@@ -238,7 +268,7 @@ class Runner:
             self._driving += 1
         try:
             while self._work_comes(number, mine):
-                with closing(self._steps(number, wait)) as steps:
+                with closing(self._steps(number)) as steps:
                     for _ in steps:
                         if self._current is not mine:
                             break

@@ -22,7 +22,7 @@ from fastdc.engine.arrays import Pool
 from fastdc.engine.loop import evaluate
 from fastdc.engine.requests import Work
 from fastdc.engine.scheduler import Scheduler
-from fastdc.support import InputError, fork_safe_lock, shown
+from fastdc.support import InputError, shown
 
 _WARMUP = 3  # rounds of a size that are not timed: captured steps run differently in their first two rounds
 
@@ -156,7 +156,7 @@ def measure_steps(
     """The median times of steps of each size as the engine runs them, alone and on all slots.
 
     Args:
-        network: The network; the call waits while another run uses it.
+        network: The network; the call waits for its turn.
         pool: Arrays on this network, without images yet. Steps are captured on the way if the network captures.
         sizes: Sizes to time, increasing; default: the network's fixed sizes, or the batch and its halves.
         draws: J, draws of the plan.
@@ -181,7 +181,7 @@ def measure_steps(
 
     def median(size: int, steps: int) -> float:
         rehearsal.begin(size, steps, _WARMUP + repeats)
-        for _ in evaluate(network, pool, cast(Scheduler, rehearsal), wait=True):
+        for _ in evaluate(network, pool, cast(Scheduler, rehearsal)):
             pass
         return float(np.median(rehearsal.seconds[_WARMUP:]))
 
@@ -200,7 +200,6 @@ def measure_steps(
 
 
 _tables: "WeakKeyDictionary[AbstractNetwork, StepTable]" = WeakKeyDictionary()
-_measuring = fork_safe_lock()
 
 
 def steps_of(network: AbstractNetwork, pool: Pool, *, draws: int) -> StepTable:
@@ -217,8 +216,7 @@ def steps_of(network: AbstractNetwork, pool: Pool, *, draws: int) -> StepTable:
         >>> steps_of(clf.network, pool, draws=4).sizes[-1] == clf.network.batch
         True
     """
-    with _measuring:
-        table = _tables.get(network)
-        if table is None:
-            table = _tables[network] = measure_steps(network, pool, draws=draws)
-        return table
+    table = _tables.get(network)
+    if table is None:  # two threads may both measure: a lock, held while the network is in use, could lock others out
+        table = _tables.setdefault(network, measure_steps(network, pool, draws=draws))
+    return table

@@ -15,7 +15,7 @@ import numpy as np
 from fastdc.backends import AbstractNetwork
 from fastdc.bundle import Model
 from fastdc.diffusion import MEAN, PlanConfig, make_plan, method_of
-from fastdc.engine import Denoiser, device_name
+from fastdc.engine import Denoiser, Turn, device_name
 from fastdc.support import Float32, InputError, shown
 
 
@@ -81,12 +81,19 @@ class OtherDenoiser:
         """Number of images that fill the steps of a call."""
         return sum(one.room for one in self._each)
 
-    def __call__(self, x: Float32) -> Float32:
+    def __call__(self, x: Float32, *, held: bool = False) -> Float32:
         """Estimates of the clean images, of noisy ones x; both float32 (n, c, h, w) on the classifier's range.
 
+        Args:
+            x: The noisy images.
+            held: Whether the caller has the networks' turn; otherwise the call waits for its own.
+
         Raises:
-            BackendError: The network fails, or is busy with another run.
+            BackendError: The network fails, or the thread would wait for a run of its own.
         """
+        return self._denoised(x) if held else Turn(self.networks).call(lambda: self._denoised(x))
+
+    def _denoised(self, x: Float32) -> Float32:
         ours, theirs = self.images.pixels, self.model.pixels
         if ours != theirs:
             x = theirs.from_unit(ours.to_unit(x))

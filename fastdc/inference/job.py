@@ -1,7 +1,7 @@
 """A job: plan, rule and networks, checked and ready to run; shared by ``classify``, certification and sessions."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from fastdc.engine import (
     Request,
     Runner,
     Scheduler,
+    Turn,
     device_name,
     room_of,
     steps_of,
@@ -177,7 +178,7 @@ class Job:
         candidates: Sequence[Int32] | None = None,
         progress: OnProgress | None = None,
     ) -> Iterator[list[Finished]]:
-        """Runs over images; yields the requests that finished, keyed by the image's index, after every step.
+        """Runs over images when it is its turn; yields the requests that finished, keyed by the image's index.
 
         Args:
             x: float32 (n, c, h, w), images in the model's value range; encoded as they are admitted.
@@ -185,9 +186,18 @@ class Job:
             candidates: Candidate conditions of each image, increasing; None: all.
             progress: Called after every step.
         """
+        return self.turn().run(self._run(x, streams, candidates, progress))
+
+    def turn(self) -> Turn:
+        """The turn of a run that encodes images on its way."""
+        return Turn((*self.networks, *(() if self.denoiser is None else self.denoiser.networks)))
+
+    def _run(
+        self, x: Float32, streams: Int64, candidates: Sequence[Int32] | None, progress: OnProgress | None
+    ) -> Generator[list[Finished], None, None]:
         n = len(x)
         step = self.together
-        samples = (sample for i in range(0, n, step) for sample in self.encode(x[i : i + step]))
+        samples = (sample for i in range(0, n, step) for sample in self.encode(x[i : i + step], held=True))
         requests = (
             Request(i, sample, int(streams[i]), None if candidates is None else candidates[i])
             for i, sample in enumerate(samples)
@@ -196,7 +206,7 @@ class Job:
         done = 0
         fresh: list[Finished] = []  # finished and not yielded
         most = len(self.model.conditions) * self.plan.draws + len(self.denoising)
-        with closing(runner.evaluate()) as steps:
+        with closing(runner.evaluate(held=True)) as steps:
             try:
                 for _ in steps:
                     fresh = runner.finished()
@@ -229,15 +239,19 @@ class Job:
         """Number of images to encode in a call, so that samples are made only when there is room for them."""
         return _ENCODED if self.denoiser is None else self.denoiser.room
 
-    def encode(self, x: Float32) -> Float32:
+    def encode(self, x: Float32, *, held: bool = False) -> Float32:
         """The samples of images (n, c, h, w) that requests take.
+
+        Args:
+            x: float32 (n, c, h, w), images in the model's value range.
+            held: Whether the caller has the :meth:`turn`.
 
         Returns:
             float32 (n, *sample_shape): latents, the images themselves, or what another model makes of them: denoised
             images, or (n, 2, c, h, w), the images and their targets.
         """
         if self.denoiser is not None:
-            denoised = self.denoiser(x)
+            denoised = self.denoiser(x, held=held)
             return denoised if self.plan.method.replaces else np.stack([x, denoised], axis=1)
         return x if self.encoder is None else self.encoder.encode(x)
 

@@ -14,6 +14,7 @@ from fastdc.support.exceptions import (
     MissingDependencyError,
     PromptWarning,
 )
+from fastdc.support.flag import Flag
 from fastdc.support.lazy_names import lazy_names
 from fastdc.support.messages import one_line, shorten
 from fastdc.support.optional import installed, require, version_of
@@ -35,6 +36,7 @@ __all__ = [
     "BundleError",
     "DaemonThreads",
     "FastdcError",
+    "Flag",
     "Float32",
     "Float64",
     "Floats",

@@ -249,7 +249,7 @@ class Gate:
         return denoiser(WORLD)(*cells)
 
 
-def test_a_device_that_is_busy_refuses() -> None:
+def test_a_device_that_is_busy_with_a_run_of_the_same_thread_refuses() -> None:
     def unhurried(*cells: Any) -> Any:
         time.sleep(0.005)
         return denoiser(WORLD)(*cells)

@@ -117,17 +117,17 @@ def test_requests_submitted_between_steps_are_evaluated_too(slots: int) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_a_busy_network_refuses_another_run_or_makes_it_wait(slots: int) -> None:
+def test_a_busy_network_refuses_its_own_thread_and_makes_others_wait(slots: int) -> None:
     net = network(batch=4, slots=slots)
     run, scheduler = prepared(net, 5, 6)
     steps = evaluate(net, run, scheduler)
     next(steps)
-    fails_with(lambda: next(evaluate(net, *prepared(net, 1, 1))), "busy with another run", kind=BackendError)
+    fails_with(lambda: next(evaluate(net, *prepared(net, 1, 1))), "busy", "this thread", kind=BackendError)
     done: list[int] = []
 
     def follow() -> None:
         other_run, other = prepared(net, 1, 1)
-        done.append(sum(evaluate(net, other_run, other, wait=True)))
+        done.append(sum(evaluate(net, other_run, other)))
 
     waiting = threading.Thread(target=follow)
     waiting.start()

@@ -133,11 +133,11 @@ def test_a_failing_network_fails_every_waiting_image_and_ends_the_session() -> N
         fails_with(lambda: session.submit(unit_images(1)[0]), "over", "not finite", kind=BackendError)
 
 
-def test_a_network_serves_one_run_at_a_time() -> None:
+def test_a_thread_cannot_wait_for_its_own_run() -> None:
     clf = classifier(WORLD)
     results = clf.stream(unit_images(8), chunk=1, rule="full", draws=100)
     next(results)
-    fails_with(lambda: clf.classify(unit_images(1)), "busy", "Session", kind=BackendError)
+    fails_with(lambda: clf.classify(unit_images(1)), "busy", "this thread", kind=BackendError)
     results.close()  # type: ignore[attr-defined]
     clf.classify(unit_images(1))
 

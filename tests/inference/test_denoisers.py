@@ -5,6 +5,7 @@ their posterior given the noisy image.
 """
 
 import json
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -237,14 +238,37 @@ def test_noise_outside_the_schedule_is_refused_for_the_own_null_class_too() -> N
     fails_with(lambda: NULL.base(method="apndc", sigma=0.01), "0.05 to 5", "0.02", kind=InputError)
 
 
-def test_a_denoiser_that_runs_elsewhere_is_busy() -> None:
+def test_a_denoiser_in_the_middle_of_a_run_is_busy() -> None:
     denoiser = SAME.open(batch=1)
     options: dict[str, Any] = {"method": "apndc", "denoiser": denoiser, **NOISY}
     running = denoiser.stream(IMAGES, chunk=1, draws=2)
     next(running)
-    fails_with(lambda: bare_classifier().classify(IMAGES, **options), "busy with another run", kind=BackendError)
+    fails_with(lambda: bare_classifier().classify(IMAGES, **options), "busy", "this thread", kind=BackendError)
     list(running)
     bare_classifier().classify(IMAGES, **options)
+
+
+def test_two_models_that_denoise_for_each_other_do_not_lock_each_other_out() -> None:
+    """Each run needs both networks, one of them only now and then."""
+    pair = [DiffusionClassifier(NULL.model, FunctionNetwork(with_null, SHAPE)) for _ in range(2)]
+    options = [{"method": "apndc", "denoiser": other, **NOISY} for other in pair[::-1]]
+    want = pair[0].classify(IMAGES, **options[0]).errors
+    found: list[Any] = []
+
+    def work(i: int) -> None:
+        for _ in range(8):
+            found.append(pair[i].classify(IMAGES, **options[i]).errors)
+        base = pair[i].base(method="apndc", sigma=0.3, denoiser=pair[1 - i])
+        pair[i].certify(IMAGES[:2], Fixed(0.3, 20, 0.1), n0=8, base=base)
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in (0, 1, 0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(found) == 32
+    assert all(np.array_equal(errors, want) for errors in found)
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
