@@ -10,10 +10,10 @@ denoise the image under each class? All classes see the same noise, and a rule s
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-from fastdc.backends import AbstractEncoder, AbstractNetwork
+from fastdc.backends import AbstractEncoder, AbstractNetwork, check_pickles, copied
 from fastdc.bundle import Model, PixelRange
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.certification import (
@@ -71,6 +71,18 @@ class DiffusionClassifier:
         if self.model.latent_shape is not None and self.encoder is None:
             raise InputError(f"model {self.model.name} works on latents: expected the encoder that makes them")
         check_replicas(self.networks)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As its parts: networks of a bundle are opened again, from the same bundle and options."""
+        check_pickles((*self.networks, self.encoder))
+        return super().__reduce_ex__(protocol)
+
+    def __copy__(self) -> "DiffusionClassifier":
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionClassifier":
+        network, encoder, *others = (copied(part, memo) for part in (self.network, self.encoder, *self.replicas))
+        return replace(self, network=network, encoder=encoder, replicas=tuple(others))
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from fastdc.backends.options import PRECISIONS, NetworkOptions
 from fastdc.backends.prompt_tokens import PromptTokenizer, check_prompts
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, AbstractSlot, Buffer
 from fastdc.backends.registry import BACKENDS, check_usable_here, open_encoder, open_network
+from fastdc.backends.reopening import check_pickles, copied
 from fastdc.backends.rounding import rounding_tolerance
 from fastdc.backends.step_sizes import halves
 from fastdc.backends.torch import ModuleEncoder, TorchNetwork
@@ -27,8 +28,10 @@ __all__ = [
     "OnnxNetwork",
     "PromptTokenizer",
     "TorchNetwork",
+    "check_pickles",
     "check_prompts",
     "check_usable_here",
+    "copied",
     "halves",
     "open_encoder",
     "open_network",

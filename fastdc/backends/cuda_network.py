@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fastdc.backends.cuda_arrays import DeviceArrays
 from fastdc.backends.protocol import AbstractSlot, Buffer
+from fastdc.backends.reopening import Reopened
 from fastdc.support import Float32
 
 
@@ -49,7 +50,7 @@ class DeviceBuffers:
         return self.arrays.read(buffer, count)
 
 
-class DeviceNetwork:
+class DeviceNetwork(Reopened):
     """Base of networks on a device; implements ``AbstractNetwork`` except for the slots.
 
     Args:

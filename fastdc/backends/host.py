@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.backends.protocol import AbstractSlot, Buffer
+from fastdc.backends.reopening import Reopened
 from fastdc.support import Float32
 
 
@@ -38,7 +39,7 @@ class _HostCopies:
         return copy
 
 
-class HostNetwork(_HostCopies):
+class HostNetwork(_HostCopies, Reopened):
     """Base of networks whose buffers are NumPy arrays; implements ``AbstractNetwork`` except for the slots."""
 
     device = "cpu"

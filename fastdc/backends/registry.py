@@ -6,12 +6,14 @@ fastdc never falls back silently: a backend or device that is not available rais
 import os
 from weakref import WeakKeyDictionary
 
-from fastdc.backends.host import usable_cpus
+from fastdc.backends.cuda_network import DeviceNetwork
+from fastdc.backends.host import HostNetwork, usable_cpus
 from fastdc.backends.onnx import OnnxCudaNetwork, OnnxEncoder, OnnxNetwork
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle import Bundle
+from fastdc.diffusion import kernels
 from fastdc.support import InputError, MissingDependencyError, check_process, checks, install_hint, installed
 
 BACKENDS = ("onnx", "torch", "tensorrt")
@@ -43,9 +45,18 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
         >>> open_network(fastdc.load_bundle(find_model("digits-mlp")), "onnx").precision
         'float32'
     """
-    network = _opened(bundle, backend, options or NetworkOptions())
+    chosen = options or NetworkOptions()
+    network = _opened(bundle, backend, chosen)
+    network.again = (_network_again, (bundle, backend, chosen))
     _makers[network] = os.getpid()
     return network
+
+
+def _network_again(bundle: Bundle, backend: str, options: NetworkOptions) -> AbstractNetwork:
+    """A network of a pickle, with the threads that its options ask for (``fastdc.load``)."""
+    if options.threads is not None:
+        kernels.set_num_threads(options.threads)
+    return open_network(bundle, backend, options)
 
 
 def check_usable_here(network: AbstractNetwork) -> None:
@@ -65,7 +76,7 @@ def check_usable_here(network: AbstractNetwork) -> None:
         check_process(_makers.get(network, os.getpid()), f"the network on {network.device}")
 
 
-def _opened(bundle: Bundle, backend: str, options: NetworkOptions) -> AbstractNetwork:
+def _opened(bundle: Bundle, backend: str, options: NetworkOptions) -> HostNetwork | DeviceNetwork | TorchNetwork:
     checks.one_of("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
         backend = _choose(options)
@@ -100,7 +111,9 @@ def open_encoder(bundle: Bundle, options: NetworkOptions | None = None) -> Abstr
     """
     if bundle.model.latent_shape is None:
         return None
-    return OnnxEncoder(bundle, (options and options.threads) or usable_cpus())
+    encoder = OnnxEncoder(bundle, (options and options.threads) or usable_cpus())
+    encoder.again = (open_encoder, (bundle, options))
+    return encoder
 
 
 def _check_used(backend: str, options: NetworkOptions) -> None:

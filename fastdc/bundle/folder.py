@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastdc.bundle.format import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, ve
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Model
 from fastdc.bundle.place import bundle_place, put_in_place, recover
+from fastdc.bundle.shipped import find_model, place_of
 from fastdc.diffusion import LevelWeights
 from fastdc.rules import Calibration
 from fastdc.support import BundleError, Float32, strict_json, write_whole
@@ -32,12 +33,22 @@ class Bundle:
         model: The model that the manifest describes.
         manifest: The manifest as read.
         tables: Condition tables of other prompts, used instead of the bundle's own; None: the bundle's.
+        digest: sha256 of the manifest as read.
     """
 
     path: Path
     model: Model
     manifest: dict[str, Any] = field(repr=False)
     tables: Mapping[str, Float32] | None = field(default=None, repr=False)
+    digest: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_place", place_of(self.path))  # now: the working folder may change
+
+    def __reduce__(self) -> Any:
+        """The place and the digest: a pickle holds no file, and is read only where the bundle is still the same."""
+        other = None if self.tables is None else (self.model, dict(self.tables))
+        return _again, (vars(self)["_place"], self.digest, other)
 
     @property
     def name(self) -> str:
@@ -156,7 +167,8 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     except OSError as error:
         raise BundleError(f"{folder} cannot be read: {error.strerror}") from None
     manifest = strict_json(content, folder / MANIFEST)
-    bundle = Bundle(folder, parse_manifest(folder / MANIFEST, manifest, hashlib.sha256(content).hexdigest()), manifest)
+    digest = hashlib.sha256(content).hexdigest()
+    bundle = Bundle(folder, parse_manifest(folder / MANIFEST, manifest, digest), manifest, digest=digest)
     for name, entry in manifest["files"].items():
         file = folder / name
         if file.is_symlink() or not file.is_file():
@@ -164,6 +176,26 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         if file.stat().st_size != entry["bytes"]:
             raise BundleError(f"{file} is truncated or changed: {file.stat().st_size} bytes, expected {entry['bytes']}")
     return bundle
+
+
+def _again(place: str, digest: str, other: tuple[Model, dict[str, Float32]] | None) -> Bundle:
+    """The bundle of a pickle.
+
+    Args:
+        place: Name of a shipped model, or a folder.
+        digest: sha256 of its manifest, which has those of all files.
+        other: Model and condition tables of other prompts, if there are any.
+
+    Raises:
+        BundleError: It is not there any more, or another one is.
+    """
+    bundle = load_bundle(find_model(place))
+    if bundle.digest != digest:
+        raise BundleError(
+            f"{bundle.path} is not the bundle that was pickled: its sha256 is {bundle.digest[:12]}..., expected "
+            f"{digest[:12]}...: load the model again"
+        )
+    return bundle if other is None else replace(bundle, model=other[0], tables=other[1])
 
 
 def write_bundle(

@@ -43,3 +43,9 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise BundleError(f"no model {shown(name)}: expected a bundle folder or one of {', '.join(shipped_models())}")
     return path
+
+
+def place_of(folder: Path) -> str:
+    """What :func:`find_model` finds a folder by, from any working folder and, for shipped models, any installation."""
+    shipped = folder.parent == _SHIPPED and folder.name in shipped_models()
+    return folder.name if shipped else os.path.abspath(folder)

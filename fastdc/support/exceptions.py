@@ -37,6 +37,6 @@ class Interrupted(KeyboardInterrupt):
         result: A ``Classification`` of the images that were finished, with their indices; None if there are none.
     """
 
-    def __init__(self, message: str, result: Any) -> None:
+    def __init__(self, message: str, result: Any = None) -> None:  # pickle gives the message alone
         super().__init__(message)
         self.result = result

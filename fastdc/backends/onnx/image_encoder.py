@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastdc.backends.onnx.graphs import check_graph, evaluate, open_graph
+from fastdc.backends.reopening import Reopened
 from fastdc.bundle import ENCODER, Bundle
 from fastdc.support import BackendError, Float32
 
@@ -12,7 +13,7 @@ BATCH = 4
 """Images encoded at a time: the activations of an encoder take tens of megabytes per image of 512 x 512."""
 
 
-class OnnxEncoder:
+class OnnxEncoder(Reopened):
     """Encodes images with a bundle's ``encoder.onnx``; implements ``AbstractEncoder``.
 
     Args:

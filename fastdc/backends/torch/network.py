@@ -27,6 +27,7 @@ from fastdc.backends.capturing import CAPTURING, first_cause
 from fastdc.backends.cuda_arrays import device_index
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractSlot, Buffer
+from fastdc.backends.reopening import Reopened
 from fastdc.backends.step_sizes import DEFAULT_BATCH, DEVICE_SLOTS, device_batch, halves
 from fastdc.backends.torch.slots import CudaSlot, TorchSlot
 from fastdc.bundle import WEIGHTS, Bundle
@@ -43,7 +44,7 @@ COMPILING = fork_safe_lock()
 _RECOMPILE_LIMIT = 64
 
 
-class TorchNetwork:
+class TorchNetwork(Reopened):
     """Runs a torch module as the network; implements ``AbstractNetwork``.
 
     Args:
