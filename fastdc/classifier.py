@@ -19,13 +19,14 @@ from fastdc.calibration import calibrate_errors, check_level
 from fastdc.certification import (
     AbstractBase,
     AbstractEstimation,
-    Certificate,
+    Certificates,
+    CertificateStream,
     DiffusionBase,
     OnCertifyProgress,
     Smoothing,
     certify_images,
 )
-from fastdc.engine import check_replicas
+from fastdc.engine import check_replicas, device_name
 from fastdc.inference import (
     CALIBRATION_DRAWS,
     Candidates,
@@ -48,7 +49,7 @@ from fastdc.rules import Calibration
 from fastdc.support import Float32, InputError, Mask, checks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DiffusionClassifier:
     """A model and the network that runs it. :func:`fastdc.load` makes one; so can you, for a network given from Python.
 
@@ -72,6 +73,11 @@ class DiffusionClassifier:
             raise InputError(f"model {self.model.name} works on latents: expected the encoder that makes them")
         check_replicas(self.networks)
 
+    def __repr__(self) -> str:
+        network = self.network
+        where = f"{network.backend} on {device_name(self.networks)} in {network.precision}, batch {network.batch}"
+        return f"DiffusionClassifier({self.model!r}, {where})"
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """As its parts: networks of a bundle are opened again, from the same bundle and options."""
         check_pickles((*self.networks, self.encoder))
@@ -81,8 +87,8 @@ class DiffusionClassifier:
         return replace(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionClassifier":
-        network, encoder, *others = (copied(part, memo) for part in (self.network, self.encoder, *self.replicas))
-        return replace(self, network=network, encoder=encoder, replicas=tuple(others))
+        network, *others = (copied(one, memo) for one in self.networks)
+        return replace(self, network=network, encoder=copied(self.encoder, memo), replicas=tuple(others))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -287,7 +293,7 @@ class DiffusionClassifier:
         base: AbstractBase | None = None,
         streams: Any = None,
         progress: OnCertifyProgress | None = None,
-    ) -> Iterator[tuple[int, Certificate]]:
+    ) -> CertificateStream:
         """Certifies images by randomized smoothing; yields (index, certificate) in order, as soon as they are known.
 
         Args:
@@ -315,15 +321,15 @@ class DiffusionClassifier:
         ready = prepare(images, self.model, streams)
         return certify_images(chosen, self._seen_by(chosen, ready), ready.streams, smoothing, progress=progress)
 
-    def certify(self, images: Any, estimation: AbstractEstimation, **options: Any) -> list[Certificate]:
-        """Certificates of all images, in order; arguments are those of :meth:`certify_stream`.
+    def certify(self, images: Any, estimation: AbstractEstimation, **options: Any) -> Certificates:
+        """Certificates of all images, a sequence in order; arguments are those of :meth:`certify_stream`.
 
         Example:
             >>> from fastdc.certification import Fixed
             >>> bool(clf.certify(images[:1], Fixed(0.25, most=100, alpha=0.01), n0=8)[0].label == labels[0])
             True
         """
-        return [certificate for _, certificate in self.certify_stream(images, estimation, **options)]
+        return Certificates.of(self.certify_stream(images, estimation, **options), self.class_names)
 
     def as_module(self, **options: Any) -> Any:
         """The classifier as a differentiable ``torch.nn.Module``: see :func:`fastdc.robust.as_module`.

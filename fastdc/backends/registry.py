@@ -6,11 +6,11 @@ fastdc never falls back silently: a backend or device that is not available rais
 import os
 from weakref import WeakKeyDictionary
 
-from fastdc.backends.cuda_network import DeviceNetwork
-from fastdc.backends.host import HostNetwork, usable_cpus
+from fastdc.backends.host import usable_cpus
 from fastdc.backends.onnx import OnnxCudaNetwork, OnnxEncoder, OnnxNetwork
 from fastdc.backends.options import NetworkOptions
 from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork
+from fastdc.backends.reopening import Reopened
 from fastdc.backends.torch import TorchNetwork
 from fastdc.bundle import Bundle
 from fastdc.diffusion import kernels
@@ -47,6 +47,7 @@ def open_network(bundle: Bundle, backend: str = "auto", options: NetworkOptions 
     """
     chosen = options or NetworkOptions()
     network = _opened(bundle, backend, chosen)
+    assert isinstance(network, Reopened)
     network.again = (_network_again, (bundle, backend, chosen))
     _makers[network] = os.getpid()
     return network
@@ -76,7 +77,7 @@ def check_usable_here(network: AbstractNetwork) -> None:
         check_process(_makers.get(network, os.getpid()), f"the network on {network.device}")
 
 
-def _opened(bundle: Bundle, backend: str, options: NetworkOptions) -> HostNetwork | DeviceNetwork | TorchNetwork:
+def _opened(bundle: Bundle, backend: str, options: NetworkOptions) -> AbstractNetwork:
     checks.one_of("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
         backend = _choose(options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.diffusion import AbstractSchedule, LevelWeights, Parameterization, PlanConfig
 from fastdc.rules import Calibration
-from fastdc.support import InputError
+from fastdc.support import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Defaults:
     first: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A class-conditional diffusion model, without its network.
 
@@ -87,6 +87,14 @@ class Model:
             raise InputError(f"{len(self.prompts)} prompts need a class each, got {len(self.class_of)}")
         if self.prompts and set(self.class_of) != set(range(self.num_classes)):
             raise InputError(f"every class in [0, {self.num_classes}) needs a prompt, got prompts of {self.class_of}")
+
+    def __repr__(self) -> str:
+        latent = "" if self.latent_shape is None else f", latents {self.latent_shape}"
+        prompts = f", {len(self.prompts)} prompts" if self.prompts else ""
+        return (
+            f"Model({shown(self.name)}: {self.num_classes} classes{prompts}, images {self.image_shape}{latent}, "
+            f"{type(self.schedule).__name__}, {self.parameterization.kind})"
+        )
 
     @property
     def num_classes(self) -> int:

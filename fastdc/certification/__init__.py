@@ -2,6 +2,7 @@
 
 from fastdc.certification.base_classifiers import AbstractBase, Copy, DiffusionBase, Feed, FunctionBase, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
+from fastdc.certification.certificates import Certificates
 from fastdc.certification.confidence import certified_radius, clopper_pearson
 from fastdc.certification.estimation import AbstractEstimation, Anytime, Fixed, Pilot, Predict, Target
 from fastdc.certification.intervals import Estimate, wilson_interval
@@ -9,7 +10,13 @@ from fastdc.certification.lipschitz import LipschitzCertificates, certify_errors
 from fastdc.certification.lipschitz_radii import BoundedErrors
 from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
 from fastdc.certification.records import UNKNOWN, Records, read_records, records_of
-from fastdc.certification.smoothing import CertifyProgress, OnCertifyProgress, Smoothing, certify_images
+from fastdc.certification.smoothing import (
+    CertificateStream,
+    CertifyProgress,
+    OnCertifyProgress,
+    Smoothing,
+    certify_images,
+)
 from fastdc.certification.summary import (
     certified_curve,
     compare,
@@ -29,6 +36,8 @@ __all__ = [
     "Anytime",
     "BoundedErrors",
     "Certificate",
+    "CertificateStream",
+    "Certificates",
     "CertifyProgress",
     "Copy",
     "DiffusionBase",

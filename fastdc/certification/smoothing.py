@@ -11,7 +11,7 @@ share steps with the first copies of the next. How copies are batched changes no
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,6 +78,34 @@ class Smoothing:
         return {**self.estimation.describe(), "n0": self.n0, "copies_seed": self.seed}
 
 
+class CertificateStream(Iterator[tuple[int, Certificate]]):
+    """Certificates of images with their indices, in order, as soon as they are known.
+
+    Args:
+        certified: The certificates.
+        base: Base classifier.
+        smoothing: How it is smoothed and certified.
+
+    Attributes:
+        n_classes: Number of classes, K.
+        provenance: Everything that reproduces the certificates, as plain values.
+    """
+
+    def __init__(
+        self, certified: Generator[tuple[int, Certificate], None, None], base: AbstractBase, smoothing: Smoothing
+    ) -> None:
+        self.n_classes = base.n_classes
+        self.provenance: dict[str, Any] = {"smoothing": smoothing.describe(), "base": base.describe()}
+        self._certified = certified
+
+    def __next__(self) -> tuple[int, Certificate]:
+        return next(self._certified)
+
+    def close(self) -> None:
+        """Ends the run; the network is free for the next one."""
+        self._certified.close()
+
+
 def certify_images(
     base: AbstractBase,
     x: Float32,
@@ -85,7 +113,7 @@ def certify_images(
     smoothing: Smoothing,
     *,
     progress: OnCertifyProgress | None = None,
-) -> Iterator[tuple[int, Certificate]]:
+) -> CertificateStream:
     """Certifies images; yields (index, certificate) in order, as soon as they are known.
 
     Guarantee: that of the estimation, for each image.
@@ -104,6 +132,12 @@ def certify_images(
         >>> [found.label for _, found in certify_images(bright, x, np.zeros(1, int), Smoothing(Fixed(0.25, 100, 0.01)))]
         [1]
     """
+    return CertificateStream(_certified(base, x, streams, smoothing, progress), base, smoothing)
+
+
+def _certified(
+    base: AbstractBase, x: Float32, streams: Int64, smoothing: Smoothing, progress: OnCertifyProgress | None
+) -> Generator[tuple[int, Certificate], None, None]:
     queue = _Queue(base, x, streams, smoothing)
     done: dict[int, Certificate] = {}
     given = 0

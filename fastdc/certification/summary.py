@@ -62,6 +62,9 @@ class Summary:
     copies: float | None
     seconds: float
 
+    def __str__(self) -> str:
+        return summary_table([self])
+
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON values: estimates as their ``to_dict`` says."""
         return {field: _plain(value) for field, value in vars(self).items()}

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from fastdc.cli.options import check_output, open_classifier, run_options
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import classify_chunks, settings_of
 from fastdc.cli.stop_signals import held_back
-from fastdc.inference import Classification, ErrorTable
+from fastdc.inference import Classification, ErrorTable, class_keys
 
 _EPILOG = """\b
 Examples:
@@ -114,12 +113,6 @@ class _Done:
             "" if truth is None else f", accuracy {100 * np.mean(labels == truth[np.concatenate(self.indices)]):.2f} %"
         )
         return f"{n} image{'s'[: n != 1]}, {self.evaluations:,} evaluations, {self.seconds:.2f} s{correct}"
-
-
-def class_keys(names: tuple[str, ...]) -> tuple[str, ...]:
-    """One key per class: its name, with the index if several classes share it (ImageNet has two of "crane")."""
-    shared = {name for name, count in Counter(names).items() if count > 1}
-    return tuple(f"{name} [{k}]" if name in shared else name for k, name in enumerate(names))
 
 
 def text_line(image: str, result: Classification, row: int) -> str:

@@ -254,7 +254,7 @@ class Runner:
         """Cells evaluated since the last call, once there are any; 0 if nothing is left or a device failed."""
         deal = self._deal
         with self._changed:
-            self._changed.wait_for(lambda: self._cells or self._failure or not (deal.deals() or sum(deal.held)))
+            self._changed.wait_for(lambda: self._cells or self._failure or not (deal.deals() or any(deal.held)))
             if self._failure is not None:
                 return 0
             cells, self._cells = self._cells, 0

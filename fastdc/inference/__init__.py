@@ -9,7 +9,7 @@ from fastdc.inference.job import Job
 from fastdc.inference.options import Options, PlanOptions, RunOptions, merged
 from fastdc.inference.plan_options import plan_config
 from fastdc.inference.released_plans import released_plan
-from fastdc.inference.results import Classification, OnProgress, Progress
+from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
 from fastdc.inference.settings import Settings
 from fastdc.inference.stream import stream_results
 from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
@@ -22,6 +22,7 @@ __all__ = [
     "Classification",
     "Decision",
     "ErrorTable",
+    "ImageResult",
     "Images",
     "Job",
     "OnProgress",
@@ -34,6 +35,7 @@ __all__ = [
     "by_class",
     "check_candidates",
     "check_streams",
+    "class_keys",
     "decide",
     "decide_table",
     "mean_errors",

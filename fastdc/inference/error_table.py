@@ -11,17 +11,18 @@ and :meth:`ErrorTable.chunks` bounds how much is dense at a time.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fastdc.bundle import Model
 from fastdc.diffusion import ROW_FIELDS, Plan
-from fastdc.inference.error_table_file import META, read_table, write_table
-from fastdc.support import Float32, Float64, Floats, InputError, Int32, Int64, __version__
+from fastdc.inference.error_table_file import META, meta_member, read_table, write_table
+from fastdc.support import Float32, Float64, Floats, InputError, Int32, Int64, __version__, shown
 
 CHUNK_CELLS = 2**21
 """Cells of a chunk made dense: 8 MiB of float32."""
@@ -70,7 +71,7 @@ def dense(counts: Int32, values: Float32, draws: int) -> Float32:
     return errors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ErrorTable:
     """Errors of a run over n images, K classes and at most J draws.
 
@@ -95,11 +96,11 @@ class ErrorTable:
             finite.
     """
 
-    counts: Int32 = field(repr=False)
-    values: Float32 = field(repr=False)
-    sigma: Float64 = field(repr=False)
-    weights: Float32 = field(repr=False)
-    streams: Int64 = field(repr=False)
+    counts: Int32
+    values: Float32
+    sigma: Float64
+    weights: Float32
+    streams: Int64
     seed: int
     class_names: tuple[str, ...]
     plan: dict[str, Any]
@@ -218,6 +219,11 @@ class ErrorTable:
         """n, the number of images."""
         return len(self.counts)
 
+    def __repr__(self) -> str:
+        n, k = self.counts.shape
+        shape = f"{n} images x {k} classes x at most {self.draws} draws, {len(self.values):,} evaluations"
+        return f"ErrorTable({shape}; rule {shown(self.rule)}, model {shown(self.model)}, seed {self.seed})"
+
     @property
     def draws(self) -> int:
         """J, the draws of the plan."""
@@ -257,6 +263,24 @@ class ErrorTable:
             streams=self.streams[first:last],
         )
 
+    def take(self, rows: Int64) -> "ErrorTable":
+        """The table of these images, in this order.
+
+        Args:
+            rows: int64 (m,), numbers of images in [0, n).
+
+        Example:
+            >>> len(clf.errors(images, draws=2).take(np.array([5, 3])))
+            2
+        """
+        values = [self.values[self._offsets[row] : self._offsets[row + 1]] for row in rows]
+        return replace(
+            self,
+            counts=self.counts[rows],
+            values=np.concatenate([np.empty(0, np.float32), *values]),
+            streams=self.streams[rows],
+        )
+
     def chunks(self, cells: int = CHUNK_CELLS) -> Iterator["ErrorTable"]:
         """The table in parts of at most `cells` cells (n, K, J), for work on dense errors in bounded memory.
 
@@ -290,9 +314,18 @@ class ErrorTable:
         Raises:
             InputError: The file cannot be written.
         """
+        write_table(Path(path), self.members())
+
+    def members(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of the table's file, by name.
+
+        Example:
+            >>> sorted(clf.errors(images, draws=2).members())
+            ['counts', 'meta', 'sigma', 'streams', 'values', 'weights']
+        """
         meta = {name: getattr(self, name) for name in META if name not in ("fastdc", "class_names")}
         meta |= {"class_names": list(self.class_names), "fastdc": self.version}
-        write_table(Path(path), {name: getattr(self, name) for name in _ARRAYS}, meta)
+        return {**{name: getattr(self, name) for name in _ARRAYS}, "meta": meta_member(meta)}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ErrorTable":

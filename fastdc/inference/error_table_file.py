@@ -29,16 +29,19 @@ META = {
 """The fields beside the arrays, and their types in JSON."""
 
 
-def write_table(target: Path, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]) -> None:
-    """Writes the parts of a table to a file, all of it or nothing.
+def meta_member(meta: dict[str, Any]) -> npt.NDArray[Any]:
+    """The member of a table's file that has everything beside the arrays."""
+    return np.array(json.dumps({"format": FORMAT, "version": VERSION, **meta}))
+
+
+def write_table(target: Path, members: dict[str, Any]) -> None:
+    """Writes the members of a table to a file, all of it or nothing.
 
     Raises:
         InputError: The file cannot be written.
     """
-    text = json.dumps({"format": FORMAT, "version": VERSION, **meta})
     try:
         with whole_file(target) as file:
-            members: dict[str, Any] = {**arrays, "meta": np.array(text)}
             np.savez_compressed(file, **members)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from None

@@ -1,12 +1,19 @@
 """Results of classification, and the progress of a run."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from fastdc.inference.decide import by_class, decide_table
 from fastdc.inference.error_table import ErrorTable
-from fastdc.support import Float64, Int64
+from fastdc.support import SHOWN_ROWS, Float64, Int64, chosen_rows, data_frame, html_table, plain, save_table, shown
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,77 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-@dataclass(frozen=True, eq=False)
+def class_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """One key per class: its name, with the index if several classes share it (ImageNet has two of "crane").
+
+    Args:
+        names: Name of each class.
+
+    Example:
+        >>> from fastdc.inference import class_keys
+        >>> class_keys(("crane", "dog", "crane"))
+        ('crane [0]', 'dog', 'crane [2]')
+    """
+    counts = Counter(names)
+    keys = tuple(f"{name} [{k}]" if counts[name] > 1 else name for k, name in enumerate(names))
+    return keys if len(set(keys)) == len(keys) else tuple(f"{name} [{k}]" for k, name in enumerate(names))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageResult:
+    """The result of one image.
+
+    Attributes:
+        index: Index of the image among the images given.
+        label: The predicted class.
+        name: Its name.
+        probability: Its probability.
+        evaluations: Network evaluations spent on the image (NFE).
+        keys: The K class names, each with its index if several classes share it.
+        arrays: probabilities, errors and votes of the classes, (K,) each, as in :class:`Classification`.
+    """
+
+    index: int
+    label: int
+    name: str
+    probability: float
+    evaluations: int
+    keys: tuple[str, ...]
+    arrays: tuple[Float64, Float64, Int64]
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """The probability of each class, by name."""
+        return dict(zip(self.keys, self.arrays[0].tolist(), strict=True))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The mean denoising error of each class, by name; NaN if it was never evaluated."""
+        return dict(zip(self.keys, self.arrays[1].tolist(), strict=True))
+
+    @property
+    def votes(self) -> dict[str, int]:
+        """The draws won by each class, by name."""
+        return dict(zip(self.keys, self.arrays[2].tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values; an error that is not known is None."""
+        names = ("index", "label", "name", "probability", "evaluations", "probabilities", "errors", "votes")
+        return {name: plain(getattr(self, name)) for name in names}
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageResult(index={self.index}, label={self.label}, name={shown(self.name)}, "
+            f"probability={self.probability:.3g}, evaluations={self.evaluations})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Classification:
-    """The result of classifying m images.
+    """The result of classifying m images; a sequence of one :class:`ImageResult` per image.
+
+    ``result[3]`` is the result of one image, and ``result[:10]``, ``result[rows]`` or ``result[mask]`` is a
+    Classification of several.
 
     Attributes:
         indices: int64 (m,), index of each row's image among the images given: 0 ... n - 1 unless the run was
@@ -50,21 +125,152 @@ class Classification:
         table: Every error, to replay decisions or to save. If prompts describe the classes, its classes are prompts.
     """
 
-    indices: Int64 = field(repr=False)
+    indices: Int64
     labels: Int64
-    probabilities: Float64 = field(repr=False)
-    errors: Float64 = field(repr=False)
-    evaluations: Int64 = field(repr=False)
-    votes: Int64 = field(repr=False)
-    class_names: tuple[str, ...] = field(repr=False)
+    probabilities: Float64
+    errors: Float64
+    evaluations: Int64
+    votes: Int64
+    class_names: tuple[str, ...]
     seconds: float
-    provenance: dict[str, Any] = field(repr=False)
-    table: ErrorTable = field(repr=False)
+    provenance: dict[str, Any]
+    table: ErrorTable
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the predicted classes."""
         return tuple(self.class_names[label] for label in self.labels)
+
+    def __len__(self) -> int:
+        """m, the number of images."""
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[ImageResult]:
+        return (self._image(row) for row in range(len(self)))
+
+    @overload
+    def __getitem__(self, key: int) -> ImageResult: ...
+    @overload
+    def __getitem__(self, key: slice | npt.ArrayLike) -> "Classification": ...
+    def __getitem__(self, key: Any) -> "ImageResult | Classification":
+        rows = chosen_rows(key, len(self))
+        if isinstance(rows, int):
+            return self._image(rows)
+        arrays = ("indices", "labels", "probabilities", "errors", "evaluations", "votes")
+        return replace(self, **{name: getattr(self, name)[rows] for name in arrays}, table=self.table.take(rows))
+
+    @cached_property
+    def _keys(self) -> tuple[str, ...]:
+        return class_keys(self.class_names)
+
+    def _image(self, row: int) -> ImageResult:
+        label = int(self.labels[row])
+        return ImageResult(
+            index=int(self.indices[row]),
+            label=label,
+            name=self.class_names[label],
+            probability=float(self.probabilities[row, label]),
+            evaluations=int(self.evaluations[row]),
+            keys=self._keys,
+            arrays=(self.probabilities[row], self.errors[row], self.votes[row]),
+        )
+
+    def _columns(self, classes: bool) -> dict[str, Any]:
+        top = self.probabilities[np.arange(len(self)), self.labels]
+        columns = {
+            "index": self.indices,
+            "label": self.labels,
+            "name": self.names,
+            "probability": top,
+            "evaluations": self.evaluations,
+        }
+        if classes:
+            columns |= {f"p({name})": self.probabilities[:, k] for k, name in enumerate(self._keys)}
+        return columns
+
+    def to_pandas(self, *, classes: bool = False) -> Any:
+        """A ``pandas.DataFrame`` with a row per image: index, label, name, probability and evaluations.
+
+        Args:
+            classes: Whether to add a column p(NAME) with the probability of each class.
+
+        Example:
+            >>> clf.classify(images).to_pandas(classes=True).shape
+            (20, 15)
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return data_frame(self._columns(classes))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A dictionary of JSON values per image, with probabilities, errors and votes by class name.
+
+        Example:
+            >>> clf.classify(images).to_dicts()[0]["name"]
+            '7'
+        """
+        return [image.to_dict() for image in self]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything except the table of errors as JSON values: images, class names, seconds and provenance.
+
+        Example:
+            >>> list(clf.classify(images).to_dict())
+            ['images', 'class_names', 'seconds', 'provenance']
+        """
+        rest = {name: plain(getattr(self, name)) for name in ("class_names", "seconds", "provenance")}
+        return {"images": self.to_dicts(), **rest}
+
+    def save(self, path: str | os.PathLike[str], *, classes: bool = False) -> None:
+        """Writes the result to a file, all of it or nothing, in the format that its name asks for.
+
+        Args:
+            path: A name that ends in .csv (the table of :meth:`to_pandas`), .jsonl (:meth:`to_dicts`, one per line),
+                .json (:meth:`to_dict`), or .npz: all arrays and the table of errors, which
+                ``fastdc.ErrorTable.load`` reads too.
+            classes: Whether a .csv gets a column with the probability of each class.
+
+        Example:
+            >>> clf.classify(images).save(folder / "result.csv")
+            >>> (folder / "result.csv").read_text().splitlines()[0]
+            'index,label,name,probability,evaluations'
+
+        Raises:
+            InputError: The name has another end, or the file cannot be written.
+        """
+        save_table(path, columns=self._columns(classes), entries=self.to_dicts, whole=self.to_dict, arrays=self._arrays)
+
+    def _arrays(self) -> dict[str, Any]:
+        names = ("indices", "labels", "probabilities", "evaluations", "votes")
+        rest = {"class_names": self.class_names, "seconds": self.seconds, "provenance": self.provenance}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "mean_errors": self.errors,
+            "result": np.array(json.dumps(plain(rest))),
+            **self.table.members(),
+        }
+
+    def __repr__(self) -> str:
+        n = len(self)
+        if n <= 3:
+            told = [f"{shown(one.name, 40)} {one.probability:.3g}" for one in self]
+        else:
+            counts = Counter(self.labels.tolist()).most_common()
+            told = [f"{count} x {shown(self.class_names[label], 40)}" for label, count in counts[:4]]
+            told += [f"{len(counts) - 4} other classes"] if len(counts) > 4 else []
+        cost = f"{self.evaluations.mean():.1f} evaluations per image, " if n else ""
+        return f"Classification({n} image{'s'[: n != 1]}: {', '.join(told) or 'none'}; {cost}{self.seconds:.2f} s)"
+
+    def _repr_html_(self) -> str:
+        """The first images and their three likeliest classes, for notebooks."""
+        order = np.argsort(-self.probabilities[:SHOWN_ROWS], axis=1, kind="stable")[:, 1:3]
+        others = [
+            ", ".join(f"{self.class_names[k]} {self.probabilities[row, k]:.3g}" for k in classes)
+            for row, classes in enumerate(order)
+        ]
+        columns = {name: column[:SHOWN_ROWS] for name, column in self._columns(False).items()}
+        return html_table(repr(self), {**columns, "next": others}, rows=len(self))
 
     @classmethod
     def of_table(

@@ -22,6 +22,7 @@ from fastdc.support.process_locks import ProcessLock
 from fastdc.support.processes import check_process, fork_safe_lock
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
+from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, html_table, plain, save_table
 
 # Before any library can be imported by way of fastdc.
 telemetry.switch_off()
@@ -32,8 +33,10 @@ __all__ = [
     "DEVICE_THREAD",
     "DISTRIBUTION",
     "GRACE",
+    "SHOWN_ROWS",
     "BackendError",
     "BundleError",
+    "Columns",
     "DaemonThreads",
     "FastdcError",
     "Flag",
@@ -52,14 +55,19 @@ __all__ = [
     "calls_left",
     "check_process",
     "checks",
+    "chosen_rows",
+    "data_frame",
     "fork_safe_lock",
+    "html_table",
     "install_hint",
     "installed",
     "interruptible",
     "lazy_names",
     "one_line",
+    "plain",
     "replace_folder",
     "require",
+    "save_table",
     "shorten",
     "shown",
     "strict_json",

@@ -20,6 +20,7 @@ EXTRA_OF = {
     "tokenizers": "text",
     "transformers": "export",
     "matplotlib": "plot",
+    "pandas": "pandas",
 }
 """For each import name, the extra that an error names unless the caller says otherwise."""
 

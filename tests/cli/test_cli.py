@@ -22,7 +22,7 @@ from PIL import Image
 import fastdc
 from fastdc import ErrorTable, Progress
 from fastdc.bundle.shipped import find_model
-from fastdc.cli.classify import class_keys, json_line
+from fastdc.cli.classify import json_line
 from fastdc.cli.grouped import HEADINGS
 from fastdc.cli.main import main
 from fastdc.cli.runner import progress_of, rule_options
@@ -422,11 +422,6 @@ def test_running_out_of_memory_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("fastdc.data.digits_test", exhausted)
     cli.refuses("demo", naming="out of memory")
-
-
-def test_classes_of_one_name_keep_a_key_each_in_json() -> None:
-    assert class_keys(("crane", "dog", "crane")) == ("crane [0]", "dog", "crane [2]")
-    assert class_keys(("cat", "dog")) == ("cat", "dog")
 
 
 def test_values_of_rule_options_are_json_lists_without_brackets_or_text() -> None:

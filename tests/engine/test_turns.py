@@ -121,7 +121,7 @@ def test_a_thread_that_would_wait_for_itself_is_told(slots: int) -> None:
         fails_with(call, "busy", "this thread", kind=BackendError)
     assert len(list(results)) == 3, "the refused runs do not end it"
     with pytest.raises(BackendError, match="callback"):
-        clf.classify(images, progress=lambda _: clf.classify(images), **FULL)
+        clf.classify(images, progress=lambda _: print(clf.classify(images)), **FULL)
     prefilter = clf.classify(images, candidates=lambda x: clf.classify(x, **FULL).probabilities > -1, **FULL)
     np.testing.assert_array_equal(prefilter.errors, want.errors)  # it is called before the run
 
@@ -192,7 +192,12 @@ def test_a_run_may_go_on_in_another_thread() -> None:
     ended(begun(lambda: next(results)))
     assert not holds(clf.networks)
     found: list[Any] = []
-    rest = threading.Thread(target=lambda: (time.sleep(0.05), found.extend(results)))
+
+    def go_on() -> None:
+        time.sleep(0.05)
+        found.extend(results)
+
+    rest = threading.Thread(target=go_on)
     rest.start()
     clf.classify(unit_images(1), **FULL)
     assert len(found) == 2

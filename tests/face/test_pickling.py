@@ -27,6 +27,7 @@ from fastdc import (
 from fastdc.backends import FunctionNetwork, OnnxNetwork
 from fastdc.bundle import Prompts, find_model, with_calibration
 from fastdc.data import digits_test
+from fastdc.support import installed
 from helpers.worlds import CALIBRATION, SHAPE, Float32, classifier, denoiser, fails_with, gaussian, unit_images
 
 WORLD = gaussian(3)
@@ -91,12 +92,7 @@ def test_a_pickle_gives_the_same_numbers_in_other_processes(
     (tmp_path / "clf.pickle").write_bytes(pickle.dumps(clf))
     np.save(tmp_path / "errors.npy", clf.classify(IMAGES, **OPTIONS).errors)
     (tmp_path / "program.py").write_text(PROGRAM)
-    try:
-        import joblib  # noqa: F401
-    except ModuleNotFoundError:
-        packages = "none"
-    else:
-        packages = "joblib"
+    packages = "joblib" if installed("joblib") else "none"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "program.py", "clf.pickle", "errors.npy", packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100, env=env, cwd=tmp_path)

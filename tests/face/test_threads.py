@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_64_threads_are_all_answered_with_the_numbers_of_single_calls() -> None:
     pytest.importorskip("onnxruntime")
     clf, images = fastdc.load("digits-mlp", threads=2), digits_test().images[:64]
     alone = [clf.classify(image[None]) for image in images]
-    found = together([lambda image=image: clf.classify(image[None]) for image in images])  # type: ignore[misc]
+    found = together([partial(clf.classify, image[None]) for image in images])
     for one, want in zip(found, alone, strict=True):
         same(one, want)
 
@@ -117,7 +118,8 @@ def test_one_encoder_serves_many_threads() -> None:
     clf = fastdc.load("shapes", threads=1)
     images = np.random.default_rng(0).integers(0, 256, (4, *clf.model.image_shape), np.uint8)
     want = [clf.classify(image[None], draws=1, rule="full") for image in images]
-    found = together([lambda image=image: clf.classify(image[None], draws=1, rule="full") for image in images] * 2)  # type: ignore[misc]
+    calls: list[Callable[[], Any]] = [partial(clf.classify, image[None], draws=1, rule="full") for image in images]
+    found = together(calls * 2)
     for i, one in enumerate(found):
         same(one, want[i % 4])
 
