@@ -1,6 +1,5 @@
 """Results of classification, and the progress of a run."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from fastdc.inference.decide import by_class, decide_table
 from fastdc.inference.error_table import ErrorTable
+from fastdc.inference.result_file import members_of, read_result
 from fastdc.support import SHOWN_ROWS, Float64, Int64, chosen_rows, data_frame, html_table, plain, save_table, shown
 
 
@@ -227,8 +227,8 @@ class Classification:
 
         Args:
             path: A name that ends in .csv (the table of :meth:`to_pandas`), .jsonl (:meth:`to_dicts`, one per line),
-                .json (:meth:`to_dict`), or .npz: all arrays and the table of errors, which
-                ``fastdc.ErrorTable.load`` reads too.
+                .json (:meth:`to_dict`), or .npz: everything, which :meth:`load` reads back and of which
+                ``fastdc.ErrorTable.load`` reads the errors.
             classes: Whether a .csv gets a column with the probability of each class.
 
         Example:
@@ -242,14 +242,23 @@ class Classification:
         save_table(path, columns=self._columns(classes), entries=self.to_dicts, whole=self.to_dict, arrays=self._arrays)
 
     def _arrays(self) -> dict[str, Any]:
-        names = ("indices", "labels", "probabilities", "evaluations", "votes")
-        rest = {"class_names": self.class_names, "seconds": self.seconds, "provenance": self.provenance}
-        return {
-            **{name: getattr(self, name) for name in names},
-            "mean_errors": self.errors,
-            "result": np.array(json.dumps(plain(rest))),
-            **self.table.members(),
-        }
+        arrays = {name: getattr(self, name) for name in ("indices", "labels", "probabilities", "evaluations", "votes")}
+        rest = {name: plain(getattr(self, name)) for name in ("class_names", "seconds", "provenance")}
+        return members_of({**arrays, "mean_errors": self.errors}, rest, self.table)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Classification":
+        """Reads an .npz that :meth:`save` wrote.
+
+        Example:
+            >>> clf.classify(images).save(folder / "result.npz")
+            >>> bool((fastdc.Classification.load(folder / "result.npz").labels == labels).all())
+            True
+
+        Raises:
+            InputError: The file is not a result, or is corrupt.
+        """
+        return cls(**read_result(path))
 
     def __repr__(self) -> str:
         n = len(self)

@@ -174,9 +174,38 @@ def test_results_are_saved_as_their_name_asks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(arrays["mean_errors"], made.errors)
         assert json.loads(str(arrays["result"]))["class_names"] == list(made.class_names)
     np.testing.assert_array_equal(ErrorTable.load(tmp_path / "r.npz").errors, made.table.errors)
+    again = Classification.load(tmp_path / "r.npz")
+    for name in ("indices", "labels", "probabilities", "errors", "evaluations", "votes"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(made, name), strict=True)
+    np.testing.assert_array_equal(again.table.values, made.table.values)
+    assert again.to_dict() == made.to_dict()
     made.save(tmp_path / "r.csv", classes=True)
     assert (tmp_path / "r.csv").read_text().splitlines()[0].endswith(",p(class 0),p(class 1),p(class 2),p(class 3)")
     fails_with(lambda: made.save(tmp_path / "r.parquet"), ".csv, .json, .jsonl, .npz", kind=InputError)
+
+
+def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
+    made = result(2)
+    made.save(tmp_path / "r.npz")
+    with np.load(tmp_path / "r.npz") as file:
+        members = dict(file)
+    rest = json.loads(str(members["result"]))
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"labels": np.array([0, 4])}, "labels must be in [0, 4), got 0 to 4"),
+        ({"labels": np.array([0.0, 1.0])}, "labels must be int64 of shape (2,), got float64"),
+        ({"votes": np.zeros((2, 5), np.int64)}, "votes must be int64 of shape (2, 4)"),
+        ({"result": np.array("{")}, "result must be JSON"),
+        ({"result": np.array(json.dumps({**rest, "class_names": [1]}))}, "class_names must be strings"),
+        ({"result": np.array(json.dumps({**rest, "seconds": None}))}, "seconds must be a number"),
+        ({"result": np.array(json.dumps({**rest, "provenance": []}))}, "provenance must be an object"),
+        ({"result": np.array("[]")}, "class_names must be strings"),
+    ]
+    for changes, named in wrong:
+        np.savez(tmp_path / "w.npz", **{**members, **changes})
+        fails_with(lambda: Classification.load(tmp_path / "w.npz"), "w.npz", named, kind=InputError)
+    made.table.save(tmp_path / "table.npz")
+    fails_with(lambda: Classification.load(tmp_path / "table.npz"), "table.npz", kind=InputError)
+    fails_with(lambda: Classification.load(tmp_path / "none.npz"), "none.npz", kind=InputError)
 
 
 # --- as people see it ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Targets that read what fastdc writes: descriptions of bundles, calibrations, certificates, error tables, runs."""
+"""Targets that read what fastdc writes: descriptions of bundles, calibrations, certificates, error tables, results, runs."""
 
 import hashlib
 import json
@@ -106,6 +106,21 @@ def error_table(scratch: Path) -> Target:
     )
 
 
+def result(scratch: Path) -> Target:
+    """Results of classification, .npz."""
+    file = scratch / "result.npz"
+    classifier = fastdc.load("digits-mlp", threads=1)
+    classifier.classify(np.zeros((2, 1, 8, 8), np.uint8), draws=2, rule="full").save(file)
+
+    def read(data: bytes) -> object:
+        file.write_bytes(data)
+        return fastdc.Classification.load(file).to_dicts()
+
+    return Target(
+        [file.read_bytes()], read, lambda data, rng: change_zip(data, rng, member=rng.choice((change_npy, change_json)))
+    )
+
+
 def run_folder(scratch: Path) -> Target:
     """Training runs: config.json and the checkpoint."""
     from fastdc.train import RunFolder, TrainConfig, train
@@ -133,6 +148,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "calibration": calibration,
     "records": records,
     "error-table": error_table,
+    "result": result,
 }
 if installed("torch"):
     TARGETS["run-folder"] = run_folder
