@@ -60,16 +60,16 @@ class Turn:
             BackendError: The thread would wait for a run of its own.
         """
         try:
-            self._begin()
-            with closing(steps):
-                for step in steps:
-                    yield step
-                    self._thread = threading.current_thread()
-        finally:
             try:
+                self._begin()
+                with closing(steps):
+                    for step in steps:
+                        yield step
+                        self._thread = threading.current_thread()
+            finally:
                 self._end()
-            finally:  # again, as a Ctrl-C may have struck the first call
-                self._end()
+        finally:  # again, as a Ctrl-C may have struck the first one
+            self._end()
 
     def call(self, function: Callable[[], T]) -> T:
         """The result of a call, made when it is its turn.
@@ -78,13 +78,13 @@ class Turn:
             BackendError: The thread would wait for a run of its own.
         """
         try:
-            self._begin()
-            return function()
-        finally:
             try:
-                self._end()
+                self._begin()
+                return function()
             finally:
                 self._end()
+        finally:
+            self._end()
 
     def is_awaited(self) -> bool:
         """Whether another run waits for this one to end."""

@@ -54,12 +54,15 @@ def stream_results(
         for finished in job.run(images.x, images.streams, candidates=candidates, progress=progress):
             for done in finished:
                 rows[done.key] = (done.counts, done.values)
-            while given < n and all(row is not None for row in rows[given : given + size]):
-                end = min(given + size, n)
-                known = result(np.arange(given, end, dtype=np.int64))
-                rows[given:end] = [None] * (end - given)  # handed on, and not needed again
-                given = end
+            while given + size < n and all(row is not None for row in rows[given : given + size]):
+                known = result(np.arange(given, given + size, dtype=np.int64))
+                rows[given : given + size] = [None] * size  # handed on, and not needed again
+                given += size
                 yield known
+        if n:  # the rest, once the run has ended: whoever has it all may begin another run
+            last = result(np.arange(given, n, dtype=np.int64))
+            given = n
+            yield last
     except KeyboardInterrupt:
         left = np.array([i for i in range(given, n) if rows[i] is not None], dtype=np.int64)
         partial = result(left) if len(left) else None

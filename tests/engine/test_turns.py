@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from fastdc import BackendError, DiffusionClassifier, Interrupted, Session
-from fastdc.engine import Turn, holds
+from fastdc.engine import Turn, holds, turns
 from fastdc.engine.turns import _turns
+from fastdc.support import flag
+from helpers.stops import interrupted_at_each_line
 from helpers.worlds import ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
 WORLD = gaussian(3)
@@ -119,7 +121,8 @@ def test_a_thread_that_would_wait_for_itself_is_told(slots: int) -> None:
         lambda: next(clf.stream(images)),
     ):
         fails_with(call, "busy", "this thread", kind=BackendError)
-    assert len(list(results)) == 3, "the refused runs do not end it"
+    assert [len(next(results)) for _ in range(3)] == [1] * 3, "the refused runs do not end it"
+    np.testing.assert_array_equal(clf.classify(images, **FULL).errors, want.errors)  # whoever has all results may ask
     with pytest.raises(BackendError, match="callback"):
         clf.classify(images, progress=lambda _: print(clf.classify(images)), **FULL)
     prefilter = clf.classify(images, candidates=lambda x: clf.classify(x, **FULL).probabilities > -1, **FULL)
@@ -233,38 +236,25 @@ def test_ctrl_c_while_waiting_gives_the_place_up() -> None:
     assert len(clf.classify(unit_images(2), **FULL).labels) == 2
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_at_any_moment_leaves_no_network_taken() -> None:
-    """Signals at random moments of many short turns, most of them within the bookkeeping."""
-    (net,) = networks(1)
-    main, stop = threading.get_ident(), threading.Event()
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_interrupt_at_any_line_leaves_no_network_taken(waits: bool) -> None:
+    """``waits``: another run has the network for a moment."""
+    clf, opened = classifier(WORLD), threading.Event()
+    others: list[threading.Thread] = []
 
-    def interrupt() -> None:
-        pause = np.random.default_rng(0)
-        while not stop.wait(pause.uniform(0.0002, 0.002)):
-            signal.pthread_kill(main, signal.SIGINT)
+    def use() -> None:
+        if waits:
+            opened.clear()
+            others.append(begun(lambda: Turn(clf.networks).call(lambda: opened.wait(0.02))))
+        clf.classify(unit_images(1), **FULL)
 
-    thread = threading.Thread(target=interrupt)
-    struck = 0
-    thread.start()
-    try:
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
-            try:
-                for _ in range(50):
-                    Turn([net]).call(lambda: None)
-            except KeyboardInterrupt:
-                struck += 1
-    except KeyboardInterrupt:
-        pass
-    finally:
-        try:
-            stop.set()
-            thread.join()
-        except KeyboardInterrupt:
-            thread.join()
-    assert struck > 20
-    assert _turns == []
+    stops = 0
+    for line in interrupted_at_each_line(use, turns, flag):
+        stops += 1
+        opened.set()
+        ended(*others)
+        assert _turns == [], f"line {line}"
+    assert stops > 30
 
 
 # --- sessions --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from fastdc import BackendError, Classification, DiffusionClassifier, Session, session
+from fastdc.support import flag
 from helpers.stops import interrupted_at_each_line
 from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, fails_with, gaussian, unit_images
 
@@ -60,7 +61,7 @@ def test_an_interrupt_at_any_line_leaves_no_thread_behind() -> None:
             assert one.submit(IMAGES[0]).result(20).labels.shape == (1,)
 
     stops = 0
-    for line in interrupted_at_each_line(use, session):
+    for line in interrupted_at_each_line(use, session, flag):
         stops += 1
         assert threads_end(), f"line {line}"
     assert stops > 60
@@ -77,7 +78,7 @@ def test_an_interrupt_at_any_line_of_a_call_leaves_the_session_usable() -> None:
         assert stops > 10
         answer = one.submit(IMAGES[2])
         for call in (lambda: answer.result(20), lambda: answer.exception(20)):
-            for _ in interrupted_at_each_line(call, session):
+            for _ in interrupted_at_each_line(call, session, flag):
                 answer.result(20)
         assert answers[0].result(20).labels.shape == (1,)
     for _ in interrupted_at_each_line(one.close, session):
