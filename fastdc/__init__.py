@@ -9,13 +9,9 @@ A diffusion classifier asks a conditional diffusion model how well it denoises a
 the smallest error wins (Li et al., arXiv 2303.16203).
 """
 
-from fastdc.build_info import build_config
-from fastdc.bundle import Bundle, Defaults, Model, load_bundle, shipped_models
-from fastdc.classifier import DiffusionClassifier
-from fastdc.inference import Classification, ErrorTable, Options, Progress
-from fastdc.loading import load
-from fastdc.rules import Calibration
-from fastdc.session import Session
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fastdc.support import (
     BackendError,
     BundleError,
@@ -23,8 +19,17 @@ from fastdc.support import (
     InputError,
     Interrupted,
     MissingDependencyError,
-    __version__,
 )
+
+if TYPE_CHECKING:
+    from fastdc.build_info import build_config
+    from fastdc.bundle import Bundle, Defaults, Model, load_bundle, shipped_models
+    from fastdc.classifier import DiffusionClassifier
+    from fastdc.inference import Classification, ErrorTable, Options, Progress
+    from fastdc.loading import load
+    from fastdc.rules import Calibration
+    from fastdc.session import Session
+    from fastdc.support import __version__
 
 __all__ = [
     "BackendError",
@@ -49,3 +54,35 @@ __all__ = [
     "load_bundle",
     "shipped_models",
 ]
+
+_WING_OF = {
+    "build_config": "build_info",
+    **dict.fromkeys(("Bundle", "Defaults", "Model", "load_bundle", "shipped_models"), "bundle"),
+    "DiffusionClassifier": "classifier",
+    **dict.fromkeys(("Classification", "ErrorTable", "Options", "Progress"), "inference"),
+    "load": "loading",
+    "Calibration": "rules",
+    "Session": "session",
+    "__version__": "support",
+}
+"""Where each name is imported from, on first use: the command line answers --help and typing errors without NumPy."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in _WING_OF:
+            value = getattr(import_module(f"{__name__}.{_WING_OF[name]}"), name)
+            globals()[name] = value
+            return value
+        module = f"{__name__}.{name}"
+        if not name.startswith("_"):  # a wing, as in fastdc.bundle
+            try:
+                return import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name != module:
+                    raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

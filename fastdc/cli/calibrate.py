@@ -11,89 +11,17 @@ import numpy.typing as npt
 
 from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration, write_calibration_file
 from fastdc.calibration import calibrate_errors, check_level
-from fastdc.cli.grouped import GroupedCommand
-from fastdc.cli.images import Limits, image_options, read_images, read_labelled, take_limits
-from fastdc.cli.options import (
-    DENOISER,
-    FIRST,
-    LEVELS,
-    LOSS,
-    METHOD,
-    PROMPTS,
-    QUIET,
-    SIGMA,
-    WEIGHTING,
-    check_folder,
-    check_output,
-    network_options,
-    open_bundle,
-    open_network,
-    plan_options,
-)
+from fastdc.cli.images import Limits, read_images, read_labelled, take_limits
+from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
 from fastdc.cli.refusals import check_unseen
 from fastdc.cli.runner import progress_of, promise
 from fastdc.diffusion import LevelWeights
-from fastdc.inference import CALIBRATION_DRAWS, ErrorTable
+from fastdc.inference import ErrorTable
 from fastdc.rules import Calibration
 from fastdc.support import InputError, checks
 
-_EPILOG = """\b
-Examples:
-  the model then races by default:
-    fastdc calibrate my-model val.npz --write
-  the model stays unchanged:
-    fastdc calibrate my-model val-photos/ --out cal.json
-    fastdc classify test.npz --model my-model --calibration cal.json
-  begin at an informative noise level:
-    fastdc calibrate my-model val.npz --first 0.8 --write
-  for fastdc certify --sigma 0.25:
-    fastdc calibrate my-model val.npz --sigma 0.25 --delta 0.02 --write
 
-Every image is run in full under several noise seeds, which takes classes x draws x seeds evaluations
-per image: seconds with the shipped MLP and 197 images, but a job for a GPU with a large model. The
-images must be like those to be classified, and used for neither training nor testing: a race that is
-calibrated on training images does not keep its promise. A model made by fastdc train knows the hash of its
-training set and refuses the whole set; a part of it, and images without labels, it cannot tell from others,
-and models of other tools know nothing. Labels are not needed.
-
-Number of images: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the
-race faster at the same DELTA. The promise holds for the levels and weights that were calibrated; a
-run with other --levels, --first, --order, --weighting or --loss uses paired tests instead. The
-command prints the most informative level for --first. Strictly, choose it on one half of the images
-and calibrate on the other.
-
---weighting and --loss are choices, too: compare `fastdc classify val.npz --weighting velocity` with
-other weightings by the accuracy on labelled validation images, then calibrate with the best one.
-"""
-
-
-@click.command(name="calibrate", cls=GroupedCommand, epilog=_EPILOG)
-@click.argument("bundle", metavar="BUNDLE")
-@click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.json", help="Write the calibration to a file.")
-@click.option("--write", is_flag=True, help="Write the calibration into BUNDLE, with --first as its default.")
-@click.option(
-    "--delta",
-    type=float,
-    default=0.01,
-    show_default=True,
-    help="Share of answers that may differ from the full run's; a smaller share makes the race slower.",
-)
-@click.option("--draws", type=int, default=CALIBRATION_DRAWS, show_default=True, help="Draws of the full run.")
-@click.option("--seeds", type=int, default=8, show_default=True, help="Number of noise seeds per image.")
-@PROMPTS
-@FIRST
-@LEVELS
-@WEIGHTING
-@LOSS
-@SIGMA
-@METHOD
-@DENOISER
-@click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights (needs labels).")
-@image_options
-@network_options
-@QUIET
-def command(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
+def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
     """Calibrate the race of BUNDLE on the validation images DATA.
 
     DATA are images as `fastdc classify` takes them. The command finds the smallest lead at which a class may be

@@ -8,60 +8,15 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.cli.grouped import GroupedCommand
-from fastdc.cli.images import image_options, read_images, take_limits
-from fastdc.cli.options import check_output, open_classifier, run_options
+from fastdc.cli.images import read_images, take_limits
+from fastdc.cli.options import check_output, open_classifier
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import classify_chunks, settings_of
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, class_keys
 
-_EPILOG = """\b
-Examples:
-  fastdc classify three.png                      one image, shipped model
-  fastdc classify photos/ --model my-model       every image below a folder
-  fastdc classify batch.npz --json > out.jsonl   one JSON object per line
-  fastdc classify batch.npz --rule full          every class at every draw
-  fastdc classify batch.npz --rule paired -o alpha=0.001   a stricter test
 
-\b
-How it works: the network denoises each image under each class at several
-noise levels, the draws. The class with the smallest mean error wins. A rule
-drops classes that have lost before their last draw:
-  race        the model's calibrated race; without a calibration, paired
-  calibrated  drop a class once its lead in error exceeds a calibrated limit
-  paired      paired t-tests, corrected for looks and rivals
-  betting     like paired, without assuming a normal distribution
-  ttest       uncorrected t-tests (Clark & Jaini)
-  staged      keep the best to_keep[i] after n_samples[i] draws (Li et al.)
-  sift        drop many classes early by a threshold (Chen et al.)
-  full        never drop a class
-
-To change the result: --draws 256 makes it surer and slower, --rule full shows
-what the race saves, and --seed 1 shows how much the noise matters. --weighting and
---loss change what an error is; a race that was calibrated for others then gives way
-to paired tests. With labels, the last line shows which choice is more accurate.
-
-Images of any size and mode are accepted: fastdc resizes the shorter side, crops
-the centre and converts to the model's channels. Arrays hold uint8, or floats in
-[0, 1]; other numbers need --window. With the labels of an .npz file, or in
-folders named after the classes, the accuracy is counted: classes are matched by
-name, or else by number.
-
-Lines appear in the order of the images, as soon as they are known. Ctrl-C prints
-and saves the finished images. Printed lines are final: a second run repeats them.
-"""
-
-
-@click.command(name="classify", cls=GroupedCommand, epilog=_EPILOG)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
-@run_options
-@image_options
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per image: label, probabilities, errors, cost."
-)
-@click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save all errors to this file.")
-def command(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any) -> None:
+def run(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any) -> None:
     """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
     limits = take_limits(options)
     if save is not None:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from fastdc.cli.grouped import GroupedCommand
-from fastdc.cli.options import check_plot, open_classifier, run_options
+from fastdc.cli.options import check_plot, open_classifier
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import classify_chunks, rule_text, settings_of
 from fastdc.inference import Classification, Settings
@@ -15,29 +14,8 @@ from fastdc.support import Interrupted
 if TYPE_CHECKING:
     from fastdc.data import LabelledImages
 
-_EPILOG = """\b
-Examples:
-  fastdc demo                          the shipped UNet, with the race
-  fastdc demo --rule full --draws 16   every class at every draw, to compare
-  fastdc demo --model digits-mlp       a network some 20 times cheaper
-  fastdc demo --draws 4                faster, slightly less accurate
-  fastdc demo --plot sheet.png         images and errors (needs matplotlib)
 
-The output: "evaluations" is the number of network calls per image; a full run
-needs one per class and draw. The race drops classes that have lost, so it needs
-far fewer. "fastdc classify --help" describes every rule.
-"""
-
-
-@click.command(name="demo", cls=GroupedCommand, epilog=_EPILOG)
-@run_options
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Plot the images and their errors per class: .png, .svg or .pdf.",
-)
-def command(plot: str | None, **options: Any) -> None:
+def run(plot: str | None, **options: Any) -> None:
     """Classify the 400 images of handwritten digits that come with fastdc; report accuracy, cost and speed."""
     from fastdc.data import digits_test
 

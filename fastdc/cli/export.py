@@ -9,33 +9,10 @@ from typing import Any
 
 import click
 
-from fastdc.bundle import PRECISIONS, Bundle, saved_by_parts
-from fastdc.cli.images import Limits, image_options, read_labelled, take_limits
-from fastdc.cli.options import first_option, prompt_notes
+from fastdc.bundle import Bundle, saved_by_parts
+from fastdc.cli.images import Limits, read_labelled, take_limits
 from fastdc.cli.runner import progress_of, promise
 from fastdc.support import InputError
-
-_EPILOG = """\b
-Examples:
-  a run of fastdc train:
-    fastdc export run my-model --calibrate run/val.npz
-  a diffusers folder:
-    fastdc export ./ddpm-pipeline cats --calibrate val-photos/
-  an NVlabs EDM pickle:
-    fastdc export edm-cifar10-32x32-cond-vp.pkl cifar10 --classes names.txt
-  a UNet without a pipeline:
-    fastdc export ./unet cats --scheduler ./scheduler_config.json
-  a model of the Hugging Face hub, with prompts as classes:
-    fastdc export hf://org/stable-diffusion pets --prompts pets.csv
-    fastdc export ./sd pets --classes pets.txt --template "a photo of a {}."
-  and then:
-    fastdc classify --model my-model some-image.png
-
-The noise levels matter most for accuracy: choose those that separate the
-classes. 0.2 to 2 (for images in [-1, 1]) suits 8x8 digits. Larger images keep
-their class under more noise: try higher ranges, and compare them on validation
-images.
-"""
 
 _RUN_DEFAULTS = {"draws": 16, "levels": (0.2, 2.0), "weighting": "edm", "loss": "l2"}
 _OF_SOURCES = {
@@ -59,106 +36,7 @@ _OF_READING = ("prompts", "classes", "template", "image_size", "null_class", "lo
 _UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
 
 
-@click.command(name="export", epilog=_EPILOG)
-@click.argument("source", metavar="SOURCE")
-@click.argument("out", metavar="BUNDLE")
-@click.option("--name", help="Name of the model.  [default: name of the BUNDLE folder, or of the source]")
-@click.option("--description", help="One line about the model.")
-@click.option(
-    "--prompts",
-    metavar="CSV",
-    help="Prompts of a text-conditional model: a CSV file with the columns prompt, classname and classidx.",
-)
-@click.option(
-    "--classes",
-    metavar="LIST",
-    help="Class names: a,b,c, or a file with one name per line. For a text-conditional model they fill the templates.",
-)
-@click.option(
-    "--template",
-    multiple=True,
-    metavar="TEXT",
-    help='Prompt with {} for the class; repeat it for several prompts per class.  [default: "a photo of a {}."]',
-)
-@click.option("--image-size", type=int, help="Side of the images in pixels.  [default: the model's]")
-@click.option(
-    "--null-class/--no-null-class",
-    default=None,
-    help='Whether a UNet\'s last class means "no class".  [default: inferred from the classes]',
-)
-@click.option("--lora", multiple=True, metavar="FILE[=SCALE]", help="LoRA weights to merge; repeat it for more files.")
-@click.option(
-    "--variant",
-    metavar="NAME",
-    help="Variant of the weights to read, such as fp16 or non_ema, where there are several.  [default: files without a "
-    "variant, otherwise fp32, fp16, bf16, or the only one]",
-)
-@click.option(
-    "--scheduler",
-    metavar="FILE|DIR",
-    help="The scheduler_config.json that describes the training, or a folder with it; a UNet without a pipeline needs "
-    "it.  [default: the model's]",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Precision of the network. int8 is for CPUs and takes its ranges from --calibrate.  [default: float32]",
-)
-@click.option("--opset", type=int, help="Version of the ONNX operator set.  [default: 22]")
-@click.option(
-    "--split/--no-split",
-    default=True,
-    help="Also write the network in parts, which share computation between classes and images.",
-)
-@click.option(
-    "--text-encoder/--no-text-encoder",
-    "text",
-    default=True,
-    help="Include the text encoder, so that classify --prompts can ask about other classes.",
-)
-@click.option(
-    "--scored", is_flag=True, help="Also write one graph from images and noise to errors, for other runtimes."
-)
-@click.option(
-    "--engine",
-    metavar="DIR",
-    help="Also build a TensorRT engine for this machine's GPU in DIR; set FASTDC_CACHE=DIR to use it.",
-)
-@click.option(
-    "--verify", is_flag=True, help="Classify a few images with torch and with the bundle, and compare the errors."
-)
-@click.option(
-    "--calibrate",
-    metavar="DATA",
-    help="Labelled images on which to fit the temperature of the probabilities and to calibrate the race; use neither "
-    "training nor test images.",
-)
-@click.option(
-    "--delta",
-    type=float,
-    help="With --calibrate: share of answers that the race may change.  [default: 0.01, or more if there are few "
-    "images]",
-)
-@click.option(
-    "--draws", type=int, help="Default noise draws per image and class.  [default: 16 for a run, otherwise 100]"
-)
-@click.option(
-    "--levels",
-    type=(float, float),
-    metavar="LO HI",
-    help="Default band of noise levels (sigma / alpha) of the draws.  [default: 0.2 2 for a run, otherwise all]",
-)
-@first_option("none")
-@click.option(
-    "--weighting",
-    help="Default weighting of the noise levels, such as velocity; auto chooses by the accuracy on half of the images "
-    "of --calibrate.  [default: edm for a run, velocity for Stable Diffusion 3, otherwise uniform]",
-)
-@click.option("--loss", help="Default loss between predicted and true image: l2, l1 or huber.  [default: l2]")
-@image_options
-@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
-def command(source: str, out: str, quiet: bool, **options: Any) -> None:
+def run(source: str, out: str, quiet: bool, **options: Any) -> None:
     """Turn SOURCE into the folder BUNDLE, ready to classify and certify.
 
     SOURCE is a run of fastdc train, a diffusers folder (class-conditional UNets, DiT, Stable Diffusion 1, 2, XL and 3),
@@ -244,17 +122,16 @@ def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str]
     if prompts is None and not options["text"]:
         raise InputError(f"--no-text-encoder is for text-conditional models, and {source} is not one")
     say(f"reading {source}")
-    with prompt_notes(quiet=quiet):
-        opened = open_source(
-            source,
-            prompts=prompts,
-            class_names=names,
-            image_size=kept["image_size"],
-            null_class=kept["null_class"],
-            lora=loras,
-            variant=kept["variant"],
-            scheduler=kept["scheduler"],
-        )
+    opened = open_source(
+        source,
+        prompts=prompts,
+        class_names=names,
+        image_size=kept["image_size"],
+        null_class=kept["null_class"],
+        lora=loras,
+        variant=kept["variant"],
+        scheduler=kept["scheduler"],
+    )
     data, opset = options.pop("calibrate"), options.pop("opset")
     model, images = opened.model, None
     if data is not None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 
 from fastdc.cli.options import Command
-from fastdc.support import checks
 
 if TYPE_CHECKING:
     from fastdc.data import ImageSet, LabelledImages
@@ -46,6 +45,7 @@ def take_limits(options: dict[str, Any]) -> Limits:
         InputError: An option is out of range.
     """
     from fastdc.data import DEFAULT_MAX_PIXELS, check_window
+    from fastdc.support import checks
 
     if options["window"] is not None:
         check_window(options["window"])

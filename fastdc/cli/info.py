@@ -11,21 +11,8 @@ from fastdc.bundle import REST, TEXT, Bundle, Model, find_model, load_bundle, sa
 from fastdc.cli.runner import promise
 from fastdc.inference import plan_config
 
-_EPILOG = """\b
-Examples:
-  fastdc info                this installation
-  fastdc info digits         a shipped model
-  fastdc info my-model       a bundle folder; every file is verified
-  fastdc info --json         the same facts, for scripts
 
-An extra that is missing is shown with the command that installs it.
-"""
-
-
-@click.command(name="info", epilog=_EPILOG)
-@click.argument("model", required=False, metavar="[MODEL]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-def command(model: str | None, as_json: bool) -> None:
+def run(model: str | None, as_json: bool, quiet: bool) -> None:
     """Describe this installation, or MODEL after verifying its files."""
     if model is None:
         facts = _installation()

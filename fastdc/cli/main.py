@@ -13,8 +13,9 @@ import sys
 import click
 
 from fastdc.cli.messages import as_typed
+from fastdc.cli.noise import warnings_as_notes
 from fastdc.cli.stop_signals import exit_code, sigterm_as_ctrl_c
-from fastdc.support import FastdcError, Interrupted, __version__, calls_left
+from fastdc.support import FastdcError, Interrupted
 
 # Each command and its description, in the order of --help. A module is imported when its command runs.
 _COMMANDS = {
@@ -56,7 +57,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"fastdc.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"fastdc.cli.commands.{cmd_name}").command
         self.running = command
         return command
 
@@ -65,8 +66,18 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from fastdc.support import __version__
+
+        click.echo(f"fastdc, version {__version__}")
+        ctx.exit()
+
+
 @click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="fastdc")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
 def cli() -> None:
     """Classify and certify images with diffusion models, fast.
 
@@ -79,7 +90,7 @@ def main() -> None:
     """Runs the command line. If FASTDC_TRACEBACK is set, errors show their traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may be unable to show the name of a class or file
         sys.stdout.reconfigure(errors="backslashreplace")
-    with sigterm_as_ctrl_c():
+    with sigterm_as_ctrl_c(), warnings_as_notes():
         _run()
 
 
@@ -102,6 +113,8 @@ def _run() -> None:
             stop.__cause__ or stop.__context__ if isinstance(stop, click.Abort) else stop
         )  # click's own exception for Ctrl-C
         click.echo(f"fastdc: {cause if isinstance(cause, Interrupted) else 'interrupted'}", err=True)
+        from fastdc.support import calls_left
+
         if calls_left():  # an interpreter that ends beside a library at work may crash
             sys.stdout.flush()
             os._exit(exit_code())

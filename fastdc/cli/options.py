@@ -1,22 +1,22 @@
 """Options, checks and the progress bar that several commands share."""
 
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fastdc.backends import BACKENDS, PRECISIONS
-from fastdc.bundle import Bundle, Model, find_model, load_bundle, with_calibration_file
-from fastdc.classifier import DiffusionClassifier
-from fastdc.diffusion import LOSSES, MEAN, METHODS, ORDERS, WEIGHTINGS
-from fastdc.inference import DECISIONS, PlanOptions
-from fastdc.loading import load
-from fastdc.rules import RULES
-from fastdc.support import InputError, PromptWarning, require
+from fastdc.cli.names import BACKENDS, DECISIONS, LOSSES, METHODS, ORDERS, PRECISIONS, RULES, WEIGHTINGS
+from fastdc.cli.noise import hushed
+from fastdc.support import InputError, require
+
+if TYPE_CHECKING:
+    from fastdc.bundle import Bundle, Model
+    from fastdc.classifier import DiffusionClassifier
+    from fastdc.inference import PlanOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Advance = Callable[[int, str], None]
@@ -75,7 +75,22 @@ LOSS = click.option(
     help="How the error of a pixel counts. l2: its square; l1: its magnitude, so that a few pixels matter less; huber: "
     "its square below 1, its magnitude above.  [default: the model's]",
 )
-QUIET = click.option("--quiet", is_flag=True, help="Print results only: no progress bar and no notes.")
+
+
+def _hush(ctx: click.Context, param: click.Parameter, quiet: bool) -> bool:
+    """Silences warnings and other libraries until the command ends, if --quiet is given."""
+    if quiet:
+        ctx.with_resource(hushed())
+    return quiet
+
+
+QUIET = click.option(
+    "--quiet",
+    is_flag=True,
+    is_eager=True,
+    callback=_hush,
+    help="Print results and errors only: no progress bar, notes or warnings.",
+)
 
 _NETWORK_OPTIONS = (
     click.option(
@@ -203,16 +218,24 @@ def _with(command: Command, options: tuple[Callable[[Command], Command], ...]) -
     return command
 
 
-def open_classifier(options: dict[str, Any]) -> DiffusionClassifier:
+def open_classifier(options: dict[str, Any]) -> "DiffusionClassifier":
     """The classifier that the options describe."""
+    return open_network(open_model(options), options)
+
+
+def open_model(options: dict[str, Any]) -> "Bundle":
+    """The bundle that the options name, with their prompts and calibration; no network is opened."""
+    from fastdc.bundle import with_calibration_file
+
     bundle = open_bundle(options["model"], options)
-    if options.get("calibration") is not None:
-        bundle = with_calibration_file(bundle, options["calibration"])
-    return open_network(bundle, options)
+    path = options.get("calibration")
+    return bundle if path is None else with_calibration_file(bundle, path)
 
 
-def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
+def open_bundle(model: str, options: dict[str, Any]) -> "Bundle":
     """The bundle of a name or folder, with the prompts that the options give."""
+    from fastdc.bundle import find_model, load_bundle
+
     bundle = load_bundle(find_model(model))
     path = options.get("prompts")
     if path is None:
@@ -220,29 +243,13 @@ def open_bundle(model: str, options: dict[str, Any]) -> Bundle:
     from fastdc.backends import with_prompts
     from fastdc.bundle import read_prompts
 
-    with prompt_notes(quiet=options["quiet"]):
-        return with_prompts(bundle, read_prompts(path))
+    return with_prompts(bundle, read_prompts(path))
 
 
-@contextmanager
-def prompt_notes(*, quiet: bool) -> Iterator[None]:
-    """Prints what is lost of prompts as notes on stderr, in place of Python's warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", PromptWarning)
-        show = warnings.showwarning
-
-        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, PromptWarning):
-                show(message, category, *where, **more)
-            elif not quiet:
-                click.echo(f"note: {message}", err=True)
-
-        warnings.showwarning = note
-        yield
-
-
-def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier:
+def open_network(bundle: "Bundle", options: dict[str, Any]) -> "DiffusionClassifier":
     """The classifier of a bundle, on the backend and device that the options name."""
+    from fastdc.loading import load
+
     return load(
         bundle,
         backend=options["backend"],
@@ -254,18 +261,29 @@ def open_network(bundle: Bundle, options: dict[str, Any]) -> DiffusionClassifier
     )
 
 
-def open_denoiser(options: dict[str, Any]) -> DiffusionClassifier | str:
-    """The denoiser that the options name, on the same backend and device as the classifier."""
-    given: str = options["denoiser"]
-    return given if given == MEAN else open_network(load_bundle(find_model(given)), options)
+@dataclass(frozen=True)
+class _Unopened:
+    """A model as a denoiser whose network is not open, which suffices to check the options."""
+
+    model: "Model"
+    networks: tuple[()] = ()
 
 
-def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
+def plan_options(options: dict[str, Any], model: "Model", *, dry: bool = False) -> "PlanOptions":
     """The options of the plan: those that select the draws.
+
+    Args:
+        options: Options of the command.
+        model: The classifier's model.
+        dry: Whether the plan is only to be checked: then the network of ``--denoiser`` is not opened.
 
     Raises:
         InputError: The options ask for level weights, but the model has none.
     """
+    from fastdc.bundle import find_model, load_bundle
+    from fastdc.diffusion import MEAN
+    from fastdc.inference import PlanOptions
+
     plan = PlanOptions(
         draws=options["draws"],
         levels=options["levels"],
@@ -280,8 +298,12 @@ def plan_options(options: dict[str, Any], model: Model) -> PlanOptions:
     if options.get("sigma") or options.get("method"):
         plan["sigma"] = options["sigma"] or 0.0
         plan["method"] = options["method"] or "epndc"
-    if options.get("denoiser") is not None:
-        plan["denoiser"] = open_denoiser(options)
+    denoiser = options.get("denoiser")
+    if denoiser == MEAN:
+        plan["denoiser"] = denoiser
+    elif denoiser is not None:
+        bundle = load_bundle(find_model(denoiser))
+        plan["denoiser"] = _Unopened(bundle.model) if dry else open_network(bundle, options)
     if options.get("level_weights"):
         if model.level_weights is None:
             raise InputError(f"model {model.name} has no level weights: fastdc calibrate --level-weights makes them")

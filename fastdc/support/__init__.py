@@ -1,10 +1,8 @@
 """Code that every wing uses and that knows nothing of diffusion: exceptions, checks, array types, packages, files."""
 
-from fastdc.support import checks, telemetry
-from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
-from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
-from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
-from fastdc.support.distribution import DISTRIBUTION, find_version, install_hint
+from typing import TYPE_CHECKING
+
+from fastdc.support import telemetry
 from fastdc.support.exceptions import (
     BackendError,
     BundleError,
@@ -18,8 +16,6 @@ from fastdc.support.flag import Flag
 from fastdc.support.lazy_names import lazy_names
 from fastdc.support.messages import one_line, shorten
 from fastdc.support.optional import installed, require, version_of
-from fastdc.support.process_locks import ProcessLock
-from fastdc.support.processes import check_process, fork_safe_lock
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
 from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, html_table, plain, save_table
@@ -27,7 +23,32 @@ from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, 
 # Before any library can be imported by way of fastdc.
 telemetry.switch_off()
 
-__version__ = find_version()
+if TYPE_CHECKING:
+    from fastdc.support import checks
+    from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
+    from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
+    from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
+    from fastdc.support.distribution import DISTRIBUTION, find_version, install_hint
+    from fastdc.support.process_locks import ProcessLock
+    from fastdc.support.processes import check_process, fork_safe_lock
+    from fastdc.support.version import __version__
+else:  # NumPy and other modules that take a while, on first use
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            **dict.fromkeys(("Float32", "Float64", "Floats", "Int32", "Int64", "Mask"), "arrays"),
+            **dict.fromkeys(
+                ("replace_folder", "sync_folder", "temporary_folder", "whole_file", "write_whole"), "atomic_files"
+            ),
+            **dict.fromkeys(
+                ("DEVICE_THREAD", "GRACE", "DaemonThreads", "calls_left", "interruptible"), "daemon_threads"
+            ),
+            **dict.fromkeys(("DISTRIBUTION", "find_version", "install_hint"), "distribution"),
+            "ProcessLock": "process_locks",
+            **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
+            "__version__": "version",
+        },
+    )
 
 __all__ = [
     "DEVICE_THREAD",

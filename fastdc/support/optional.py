@@ -4,11 +4,9 @@
 """
 
 import importlib
-import importlib.metadata
 import importlib.util
 from types import ModuleType
 
-from fastdc.support.distribution import install_hint
 from fastdc.support.exceptions import MissingDependencyError
 
 EXTRA_OF = {
@@ -50,6 +48,8 @@ def require(module: str, *, extra: str | None = None) -> ModuleType:
         if (error.name or "").partition(".")[0] != root:  # the package is installed, but one of its own needs is not
             raise
         wanted = extra or EXTRA_OF.get(root, "dev")
+        from fastdc.support.distribution import install_hint
+
         message = f"{root} is needed here and is not installed: {install_hint(wanted)}"
         raise MissingDependencyError(message, name=root) from None
 
@@ -88,6 +88,8 @@ def version_of(*distributions: str) -> str | None:
         >>> version_of("no-such-package", "numpy") == np.__version__
         True
     """
+    import importlib.metadata  # takes a while, and --help does without
+
     for name in distributions:
         try:
             return importlib.metadata.version(name)

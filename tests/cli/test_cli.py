@@ -270,7 +270,7 @@ def test_help_has_examples_and_appears_without_arguments(cli: Cli) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_describes_every_option(cli: Cli, command: str) -> None:
     shown = cli(command, "--help").out
-    module = importlib.import_module(f"fastdc.cli.{command}")
+    module = importlib.import_module(f"fastdc.cli.commands.{command}")
     for parameter in module.command.params:
         if isinstance(parameter, click.Option) and not parameter.hidden:
             assert parameter.help, parameter.name

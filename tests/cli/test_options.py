@@ -52,7 +52,7 @@ BAD_OF = {
 
 def cases() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for name in LINES:
-        for option in importlib.import_module(f"fastdc.cli.{name}").command.params:
+        for option in importlib.import_module(f"fastdc.cli.commands.{name}").command.params:
             if not isinstance(option, click.Option) or option.is_flag:
                 continue
             typed = next(opt for opt in option.opts if opt.startswith("--"))
@@ -272,7 +272,7 @@ def test_a_calibration_of_other_prompts_is_refused(cli: Cli, folder: Path) -> No
 
 
 def test_messages_keep_words_that_are_no_options() -> None:
-    command = importlib.import_module("fastdc.cli.certify").command
+    command = importlib.import_module("fastdc.cli.commands.certify").command
     for text in ("n0/x.tsv is not a file", "the rule of three", "seeds must be positive", "interrupted: 3 of 4"):
         assert as_typed(text, command) == text
     for text in (

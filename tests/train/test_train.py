@@ -148,7 +148,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(
 ) -> None:
     run = tmp_path / "run"
     options = ["--model", "mlp", "--width", "16", "--batch", "16", "--steps", "100000", "--threads", "1"]
-    script = "import sys; from fastdc.cli.train import command; command(sys.argv[1:])"
+    script = "import sys; from fastdc.cli.commands.train import command; command(sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(data), "--out", str(run), *options],
         stdout=subprocess.PIPE,
