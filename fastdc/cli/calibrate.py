@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration, write_calibration_file
 from fastdc.calibration import calibrate_errors, check_level
-from fastdc.cli.images import Limits, read_images, read_labelled, take_limits
+from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, take_limits
 from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
 from fastdc.cli.refusals import check_unseen
 from fastdc.cli.runner import progress_of, promise
+from fastdc.cli.sources import expanded
 from fastdc.diffusion import LevelWeights
-from fastdc.inference import ErrorTable
+from fastdc.inference import ErrorTable, Job, Options, merged
 from fastdc.rules import Calibration
 from fastdc.support import InputError, checks
 
@@ -35,9 +36,10 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
             raise InputError(f"--write is for the model's own {name}, with which it runs: use --out for other --{name}")
     if write and options["prompts"] is not None:
         raise InputError("--write is for the model's own prompts: use --out and --calibration for others")
+    sources = expanded(data)
     opened = open_bundle(bundle, options)
     if out is not None:
-        check_output(out, data)
+        check_output(out, sources)
     if write:
         check_folder(opened.path)
         click.get_current_context().with_resource(bundle_place(opened.path))  # before the work, not after it
@@ -45,8 +47,10 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
     quiet, delta, seeds = options["quiet"], options["delta"], options["seeds"]
     if options["level_weights"] and opened.model.class_of not in ((), tuple(range(opened.model.num_classes))):
         raise InputError("--level-weights needs one prompt per class, in the order of the classes")
-    images, labels = _load(data, opened, limits, labelled=options.pop("level_weights"), quiet=quiet)
     checks.whole("seeds", seeds)
+    curve_wanted, plan = options.pop("level_weights"), plan_options(options, opened.model, dry=True)
+    Job.of(opened.model, (), merged(Options(rule="full"), plan))
+    images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
     check_level(delta, len(images))  # before the work, not after it
     runs = open_network(opened, options).validation_runs(images, **plan_options(options, opened.model))
     with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
@@ -54,7 +58,7 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
     found = calibrate_errors([table.errors for table in tables], runs.config, delta=delta)
     # As defaults.first it belongs to the model's band; a calibration for noisy images brings its own.
     first = options["first"] if options["levels"] is None and not noisy else None
-    curve = None if labels is None else _level_weights(tables, labels)
+    curve = None if labels is None else _level_weights(tables, labels, quiet=quiet)
     _show(found, tables[0], curve)
     if out is not None:
         write_calibration_file(out, opened, found, level_weights=curve, first=first)
@@ -92,14 +96,14 @@ def _load(
     return held.images, held.labels
 
 
-def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64]) -> LevelWeights | None:
+def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64], *, quiet: bool) -> LevelWeights | None:
     from fastdc.calibration import fit_level_weights
 
     errors = np.concatenate([table.errors for table in tables])
     try:
         return fit_level_weights(errors, tables[0].sigma, np.tile(labels, len(tables)))
     except InputError as error:  # known only now, and no reason to lose the calibration
-        click.echo(f"note: no level weights: {error}", err=True)
+        print_notes([f"no level weights: {error}"], quiet=quiet)
         return None
 
 

@@ -25,7 +25,6 @@ from fastdc.certification import (
     Anytime,
     Certificate,
     CertifyProgress,
-    DiffusionBase,
     Fixed,
     Pilot,
     RecordWriter,
@@ -37,14 +36,15 @@ from fastdc.certification import (
     summarize,
     summary_table,
 )
-from fastdc.classifier import DiffusionClassifier
-from fastdc.cli.images import Limits, print_notes, read_images, take_limits
+from fastdc.cli.images import Limits, digits_only, print_notes, read_images, take_limits
 from fastdc.cli.names import COPIES, TARGET_COPIES
-from fastdc.cli.options import check_output, open_classifier, plan_options, progress_bar
+from fastdc.cli.noise import note
+from fastdc.cli.options import check_output, open_model, open_network, plan_options, progress_bar
 from fastdc.cli.refusals import check_calibration
 from fastdc.cli.runner import rule_options
+from fastdc.cli.sources import expanded
 from fastdc.cli.stop_signals import held_back
-from fastdc.inference import released_plan
+from fastdc.inference import Job, merged, released_plan
 from fastdc.support import InputError, Int64, Interrupted, checks, version_of
 
 DIGITS = "digits"  # the name of the data set that comes with fastdc
@@ -75,10 +75,14 @@ def run(data: str, out: str, **options: Any) -> None:
     if options["stop"] is not None:
         checks.whole("--max", options["stop"])
     check_output(out, [data])
-    classifier = open_classifier(options)
-    base = _base(classifier, options)
-    check_calibration(base.job, options)  # no notes: certificates do not depend on what the race promises
-    loaded = _load(data, classifier.model, limits, quiet=options["quiet"])
+    if data != DIGITS:
+        expanded([data])
+    bundle = open_model(options)
+    job = Job.of(bundle.model, (), merged(None, _base_options(bundle.model, options, dry=True)))
+    check_calibration(job, options)  # no notes: certificates do not depend on what the race promises
+    loaded = _load(data, bundle.model, limits, quiet=options["quiet"])
+    classifier = open_network(bundle, options)
+    base = classifier.base(**_base_options(bundle.model, options))
     n = len(loaded.images)
     manifest = {
         "indices": [0, min(n, options["stop"] or n), options["skip"]],
@@ -90,7 +94,7 @@ def run(data: str, out: str, **options: Any) -> None:
     with RecordWriter.open(out, manifest, overwrite=options["overwrite"]) as writer:
         if writer.finished and not options["quiet"]:
             done, left = len(writer.finished), len(writer.remaining)
-            click.echo(f"note: {out} already holds {done} image{'s'[: done != 1]}, {left} to go", err=True)
+            note(f"{out} already holds {done} image{'s'[: done != 1]}, {left} to go")
         if writer.remaining:
             images = loaded.images[np.array(writer.remaining)]
             with progress_bar(len(images), quiet=options["quiet"]) as advance:
@@ -102,13 +106,13 @@ def run(data: str, out: str, **options: Any) -> None:
     click.echo(summary_table([summarize(records, default_radii([records]), name=names_of([Path(out)])[0])]))
 
 
-def _base(classifier: DiffusionClassifier, options: dict[str, Any]) -> DiffusionBase:
-    """Makes the base classifier that the options ask for.
+def _base_options(model: Model, options: dict[str, Any], *, dry: bool = False) -> dict[str, Any]:
+    """The options of the base classifier; if `dry`, only to be checked.
 
     Raises:
         InputError: The options exclude each other, or one cannot be used.
     """
-    rule, plan = options["rule"], plan_options(options, classifier.model)
+    rule, plan = options["rule"], plan_options(options, model, dry=dry)
     plan["method"], plan["sigma"] = options["method"], options["sigma"]
     if options["compat"] is not None:
         brought = ("draws", "first", "levels", "weighting", "loss", "calibration")
@@ -120,10 +124,10 @@ def _base(classifier: DiffusionClassifier, options: dict[str, Any]) -> Diffusion
         if rule == "race" and click.get_current_context().get_parameter_source("rule") is not ParameterSource.DEFAULT:
             raise InputError(f"--compat {options['compat']} has no calibrated race: expected another --rule")
         denoiser = plan.get("denoiser")
-        plan = released_plan(classifier.model, options["method"], options["sigma"])
+        plan = released_plan(model, options["method"], options["sigma"])
         plan["denoiser"] = denoiser
         rule = "full" if rule == "race" else rule
-    return classifier.base(rule=rule, rule_options=rule_options(options["rule_option"]), seed=options["seed"], **plan)
+    return {"rule": rule, "rule_options": rule_options(options["rule_option"]), "seed": options["seed"], **plan}
 
 
 def _estimation(options: dict[str, Any]) -> AbstractEstimation:
@@ -158,7 +162,7 @@ def _load(source: str, model: Model, limits: Limits, *, quiet: bool) -> _Data:
     path = Path(source)
     shipped = source == DIGITS and not path.exists()
     found = str(DIGITS_TEST) if shipped else source
-    loaded = read_images([found], model.image_shape, limits, quiet=quiet, classes=model.class_names)
+    loaded = read_images([found], model.image_shape, limits, quiet=quiet, classes=model.class_names, look=digits_only())
     if loaded.labels is not None:
         return _Data(loaded.images, loaded.labels)
     named = path.is_dir() and any(item.is_dir() and item.name[0] != "." for item in path.iterdir())

@@ -8,23 +8,27 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.cli.images import read_images, take_limits
-from fastdc.cli.options import check_output, open_classifier
+from fastdc.cli.images import digits_only, read_images, take_limits
+from fastdc.cli.options import check_output, open_model, open_network
 from fastdc.cli.refusals import check_run
-from fastdc.cli.runner import classify_chunks, settings_of
+from fastdc.cli.runner import checked_settings, classify_chunks
+from fastdc.cli.sources import expanded
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, class_keys
 
 
 def run(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any) -> None:
     """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
-    limits = take_limits(options)
+    limits, sources, quiet = take_limits(options), expanded(images), options["quiet"]
     if save is not None:
-        check_output(save, images)
-    classifier = open_classifier(options)
-    check_run(settings_of(classifier, options).job, options)
-    model, quiet = classifier.model, options["quiet"]
-    loaded = read_images(images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False)
+        check_output(save, sources)
+    bundle = open_model(options)
+    model = bundle.model
+    check_run(checked_settings(model, options).job, options)
+    loaded = read_images(
+        sources, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, look=digits_only()
+    )
+    classifier = open_network(bundle, options)
     done = _Done()
     try:
         for result in classify_chunks(classifier, loaded.images, options):

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from fastdc.cli.options import check_plot, open_classifier
+from fastdc.cli.options import check_plot, open_model, open_network
 from fastdc.cli.refusals import check_run
-from fastdc.cli.runner import classify_chunks, rule_text, settings_of
+from fastdc.cli.runner import checked_settings, classify_chunks, rule_text, settings_of
 from fastdc.inference import Classification, Settings
 from fastdc.support import Interrupted
 
@@ -22,9 +22,10 @@ def run(plot: str | None, **options: Any) -> None:
     test = digits_test()
     if plot is not None:
         check_plot(plot)
-    classifier = open_classifier(options)
+    bundle = open_model(options)
+    check_run(checked_settings(bundle.model, options).job, options)
+    classifier = open_network(bundle, options)
     settings = settings_of(classifier, options)
-    check_run(settings.job, options)
     results: list[Classification] = []
     try:
         for result in classify_chunks(classifier, test.images, options):

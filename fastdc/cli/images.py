@@ -1,14 +1,18 @@
 """Images for a command: the options that every command has that reads images, and the notes that all of them print."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
+from click.core import ParameterSource
 
+from fastdc.cli.noise import note
 from fastdc.cli.options import Command
+from fastdc.cli.sources import STDIN, expanded, on_disk
 
 if TYPE_CHECKING:
-    from fastdc.data import ImageSet, LabelledImages
+    from fastdc.data import ImageSet, LabelledImages, Look
 
 _WINDOW = click.option(
     "--window",
@@ -61,13 +65,22 @@ def read_images(
     quiet: bool,
     classes: Sequence[str] | None = None,
     strict: bool = True,
+    look: "Look | None" = None,
 ) -> "ImageSet":
-    """The images of a command, as :func:`fastdc.data.load_images`; prints the notes unless `quiet`."""
+    """The images of a command, as :func:`fastdc.data.load_images`; prints the notes unless `quiet`.
+
+    Patterns are expanded, and "-" is standard input.
+    """
     from fastdc.data import load_images
 
-    loaded = load_images(sources, shape, classes=classes, strict=strict, **limits)
+    with on_disk(expanded(sources), _most_pixels(limits)) as (paths, stdin):
+        loaded = load_images(paths, shape, classes=classes, strict=strict, look=look, **limits)
     print_notes(loaded.notes, quiet=quiet)
-    return loaded
+    if stdin is None:
+        return loaded
+    return replace(
+        loaded, ids=tuple(STDIN + name.removeprefix(stdin) if name.startswith(stdin) else name for name in loaded.ids)
+    )
 
 
 def read_labelled(
@@ -76,12 +89,27 @@ def read_labelled(
     """Labelled images of a model's classes, as :func:`fastdc.data.load_labelled`; prints the notes unless `quiet`."""
     from fastdc.data import load_labelled
 
-    loaded = load_labelled(source, shape, classes=classes, **limits)
+    with on_disk([source], _most_pixels(limits)) as ((path,), _):
+        loaded = load_labelled(path, shape, classes=classes, **limits)
     print_notes(loaded.notes, quiet=quiet)
     return loaded
 
 
+def _most_pixels(limits: Limits) -> int:
+    from fastdc.data import DEFAULT_MAX_PIXELS
+
+    return DEFAULT_MAX_PIXELS if limits["max_pixels"] is None else limits["max_pixels"]
+
+
+def digits_only() -> "Look | None":
+    """What refuses pictures of anything but digits, if the command runs with the default model and none was given."""
+    from fastdc.cli.digit_pictures import refuse_others
+
+    given = click.get_current_context().get_parameter_source("model")
+    return refuse_others if given is ParameterSource.DEFAULT else None
+
+
 def print_notes(notes: Iterable[str], *, quiet: bool) -> None:
     """Prints notes on stderr, one per line, unless `quiet`."""
-    for note in () if quiet else notes:
-        click.echo(f"note: {note}", err=True)
+    for line in () if quiet else notes:
+        note(line)

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import click
 import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle import Bundle, calibration_in
+from fastdc.cli.noise import note
 from fastdc.cli.runner import rule_options
 from fastdc.inference import Job
 from fastdc.rules import Betting, Calibrated, Paired
@@ -26,8 +26,8 @@ def check_run(job: Job, options: dict[str, Any]) -> None:
         InputError: A ``--calibration`` has no effect on this run.
     """
     check_calibration(job, options)
-    for note in () if options["quiet"] else _notes(job, options):
-        click.echo(f"note: {note}", err=True)
+    for line in () if options["quiet"] else _notes(job, options):
+        note(line)
 
 
 def check_calibration(job: Job, options: dict[str, Any]) -> None:

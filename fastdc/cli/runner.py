@@ -5,10 +5,11 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
+from fastdc.bundle import Model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.options import Advance, plan_options, progress_bar
 from fastdc.cli.stop_signals import held_back
-from fastdc.inference import Classification, OnProgress, Progress, Settings
+from fastdc.inference import Classification, OnProgress, Progress, RunOptions, Settings, merged
 from fastdc.rules import Calibrated, describe
 from fastdc.support import InputError, Interrupted
 
@@ -32,12 +33,8 @@ def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[
         stream = classifier.stream(
             images,
             chunk=CHUNK,
-            rule=options["rule"],
-            rule_options=rule_options(options["rule_option"]),
-            decision=options["decision"],
-            seed=options["seed"],
             progress=progress,
-            **plan_options(options, classifier.model),
+            **_run_options(options, classifier.model),
         )
         results = cast("Generator[Classification, None, None]", stream)
         try:
@@ -90,14 +87,27 @@ def settings_of(classifier: DiffusionClassifier, options: dict[str, Any]) -> Set
     Raises:
         InputError: An option is not valid.
     """
-    return classifier.settings(
-        rule=options["rule"],
-        rule_options=rule_options(options["rule_option"]),
-        decision=options["decision"],
-        seed=options["seed"],
-        temperature=None,
-        **plan_options(options, classifier.model),
-    )
+    return classifier.settings(**_run_options(options, classifier.model))
+
+
+def checked_settings(model: Model, options: dict[str, Any]) -> Settings:
+    """The settings that a command's options describe, without networks: to check them before one is opened.
+
+    Raises:
+        InputError: An option is not valid.
+    """
+    return Settings.of(model, (), merged(None, _run_options(options, model)))
+
+
+def _run_options(options: dict[str, Any], model: Model) -> RunOptions:
+    return {
+        "rule": options["rule"],
+        "rule_options": rule_options(options["rule_option"]),
+        "decision": options["decision"],
+        "seed": options["seed"],
+        "temperature": None,
+        **plan_options(options, model),
+    }
 
 
 def rule_text(settings: Settings) -> str:

@@ -17,6 +17,7 @@ as parts to read), `sets` (the public loaders).
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS
 from fastdc.data.classes import match_classes, shortened
+from fastdc.data.image_files import Look
 from fastdc.data.levels import check_window, full_scale
 from fastdc.data.sets import DIGITS_TEST, ImageSet, LabelledImages, digits_test, load_images, load_labelled
 
@@ -25,6 +26,7 @@ __all__ = [
     "DIGITS_TEST",
     "ImageSet",
     "LabelledImages",
+    "Look",
     "check_window",
     "digits_test",
     "full_scale",

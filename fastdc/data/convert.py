@@ -30,6 +30,9 @@ Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 LUMA = (19595, 38470, 7471)
 """BT.601 luma in 16-bit fixed point. The weights sum to 65536, so that grey stays exactly grey."""
 
+MUCH_SMALLER = 4
+"""The factor per side beyond which shrinking an image has a note of its own."""
+
 # An image is resized as a whole and then cropped if it holds at most this many crops: a 16:1 panorama, square crop.
 _WHOLE_CROPS = 16
 
@@ -228,4 +231,6 @@ def _cropped(image: tuple[int, ...], window: tuple[int, ...], n: int, notes: Not
     size, offset = _cover(height, width, h, w)
     verbs = ["resized"] * (size != (height, width)) + ["centre-cropped"] * (size != (h, w))
     notes.add(f"{' and '.join(verbs)} to {w}x{h} from {{}}", f"{width}x{height}", count=n)
+    if max(height / size[0], width / size[1]) > MUCH_SMALLER:
+        notes.add(f"shrunk by more than a factor of {MUCH_SMALLER} per side: small details are lost", count=n)
     return _Crop((height, width), size, offset, (h, w))

@@ -22,10 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fastdc.data.budget import Budget
-from fastdc.data.convert import Pixels, fit_picture, fit_planes
+from fastdc.data.convert import Pixels, fit, fit_picture, fit_planes, to_uint8
 from fastdc.data.deep_files import DeepPicture, is_deep
 from fastdc.data.levels import Levels
 from fastdc.data.notes import Notes, reading, show
@@ -57,14 +59,28 @@ _OPENING = threading.Lock()
 Target: TypeAlias = Callable[[tuple[int, int, int]], tuple[int, int, int]]
 """From the (c, h, w) of an image, c being 1 for grey and 3 otherwise, to the wanted one."""
 
+THUMBNAIL = (3, 32, 32)
+
+Look: TypeAlias = Callable[[str, tuple[int, int], NDArray[np.uint8]], None]
+"""Shown a name, the stored (height, width), and a thumbnail uint8 of shape :data:`THUMBNAIL`."""
+
 
 class Reader:
     """What reading pictures shares: the notes, the budget and the levels of one input."""
 
-    def __init__(self, max_pixels: int | None = None, window: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self, max_pixels: int | None = None, window: tuple[float, float] | None = None, look: Look | None = None
+    ) -> None:
         self.notes = Notes()
         self.budget = Budget(max_pixels)
         self.levels = Levels(window)
+        self.look = look
+
+    def show(self, name: str, size: tuple[int, int], images: Pixels) -> None:
+        """Shows images (n, c, h, w), whose stored size was `size`, to whoever wants to look at them."""
+        if self.look is not None:
+            for thumbnail in fit(to_uint8(images), THUMBNAIL, name, Notes()):
+                self.look(name, size, thumbnail)
 
     def read(self, path: Path, target: Target) -> Pixels:
         """Decodes one image file and converts it.
@@ -88,11 +104,15 @@ class Reader:
             with self._opened(path, name) as image:
                 if is_deep(image, self.levels, name, self.notes):
                     fitted: Pixels = self._deep(image, path, target, name)
+                    self.show(name, (image.height, image.width), to_uint8(fitted))
                 else:
                     image.load()
                     picture = self._upright(image)
                     shape = target((len(picture.getbands()), picture.height, picture.width))
                     fitted = fit_picture(picture, shape, name, self.notes)
+                    if self.look is not None and picture.size != (shape[2], shape[1]):
+                        thumbnail = fit_picture(picture, THUMBNAIL, name, Notes())
+                        self.look(name, (picture.height, picture.width), thumbnail[0])
         return fitted
 
     @contextmanager

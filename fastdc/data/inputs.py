@@ -47,6 +47,8 @@ def array_part(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -
     def read(reader: Reader, target: Target) -> Iterator[Pixels]:
         name, wanted = show(path), target(held.shape)
         for images in held.images(reader):
+            if held.shape[1:] != wanted[1:]:
+                reader.show(name, held.shape[1:], images)
             yield fit(images, wanted, name, reader.notes)
 
     ids = held.ids or tuple(f"{path}[{i}]" for i in range(held.count))

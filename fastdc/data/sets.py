@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastdc.data.classes import match_classes, model_labels
 from fastdc.data.convert import Pixels, check_shape, to_uint8
-from fastdc.data.image_files import Reader
+from fastdc.data.image_files import Look, Reader
 from fastdc.data.inputs import (
     ARRAY_SUFFIXES,
     Part,
@@ -115,6 +115,7 @@ def load_images(
     window: Window | None = None,
     max_pixels: int | None = None,
     on_note: Callable[[str], None] | None = None,
+    look: Look | None = None,
 ) -> ImageSet:
     """Loads images from files, folders and arrays, and converts all of them to one shape.
 
@@ -129,6 +130,8 @@ def load_images(
         window: Black and white in images of more than 8 bits, such as (0, 4095); default: 0 and what the file states.
         max_pixels: Most pixels of one image, a 4096th of those of all images; default: 2^26.
         on_note: Function that is called with each line of ``notes`` after everything has been read.
+        look: Function that is called with the name, the stored (height, width) and a thumbnail uint8 (3, 32, 32) of
+            every image that is not stored in the wanted size, as they are read; what it raises ends the reading.
 
     Returns:
         The images, in the order of `sources`.
@@ -144,7 +147,7 @@ def load_images(
         (3, 1, 8, 8)
     """
     shape = check_shape(shape)
-    reader = Reader(max_pixels, window)
+    reader = Reader(max_pixels, window, look)
     parts = [_part(path, shape, classes, strict, reader) for path in existing_paths(sources)]
     ids = tuple(name for part in parts for name in part.ids)
     reader.budget.hold(len(ids), shape, 1)

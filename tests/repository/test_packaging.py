@@ -282,6 +282,6 @@ def test_without_the_native_module_the_error_says_what_to_do(tmp_path: Path) -> 
     shutil.copytree(ROOT / "fastdc", tmp_path / "fastdc", ignore=shutil.ignore_patterns("_C*.so", "models"))
     # -S -P: without the finder of an editable installation; the path holds the copy and the installed packages.
     path = [str(tmp_path), *(entry for entry in sys.path if entry.endswith("site-packages"))]
-    code = f"import sys; sys.path[:0] = {path!r}; import fastdc"
+    code = f"import sys; sys.path[:0] = {path!r}; import fastdc; fastdc.load"
     done = subprocess.run([sys.executable, "-S", "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].startswith("ImportError: fastdc._C, the compiled part, is missing")
