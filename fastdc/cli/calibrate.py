@@ -15,7 +15,6 @@ from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, t
 from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
 from fastdc.cli.refusals import check_unseen
 from fastdc.cli.runner import progress_of, promise
-from fastdc.cli.sources import expanded
 from fastdc.diffusion import LevelWeights
 from fastdc.inference import ErrorTable, Job, Options, merged
 from fastdc.rules import Calibration
@@ -36,10 +35,9 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
             raise InputError(f"--write is for the model's own {name}, with which it runs: use --out for other --{name}")
     if write and options["prompts"] is not None:
         raise InputError("--write is for the model's own prompts: use --out and --calibration for others")
-    sources = expanded(data)
     opened = open_bundle(bundle, options)
     if out is not None:
-        check_output(out, sources)
+        check_output(out, data)
     if write:
         check_folder(opened.path)
         click.get_current_context().with_resource(bundle_place(opened.path))  # before the work, not after it

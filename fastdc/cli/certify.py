@@ -42,12 +42,10 @@ from fastdc.cli.noise import note
 from fastdc.cli.options import check_output, open_model, open_network, plan_options, progress_bar
 from fastdc.cli.refusals import check_calibration
 from fastdc.cli.runner import rule_options
-from fastdc.cli.sources import expanded
+from fastdc.cli.sources import DIGITS
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Job, merged, released_plan
 from fastdc.support import InputError, Int64, Interrupted, checks, version_of
-
-DIGITS = "digits"  # the name of the data set that comes with fastdc
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +73,6 @@ def run(data: str, out: str, **options: Any) -> None:
     if options["stop"] is not None:
         checks.whole("--max", options["stop"])
     check_output(out, [data])
-    if data != DIGITS:
-        expanded([data])
     bundle = open_model(options)
     job = Job.of(bundle.model, (), merged(None, _base_options(bundle.model, options, dry=True)))
     check_calibration(job, options)  # no notes: certificates do not depend on what the race promises

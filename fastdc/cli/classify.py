@@ -12,21 +12,20 @@ from fastdc.cli.images import digits_only, read_images, take_limits
 from fastdc.cli.options import check_output, open_model, open_network
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import checked_settings, classify_chunks
-from fastdc.cli.sources import expanded
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, class_keys
 
 
 def run(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any) -> None:
     """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
-    limits, sources, quiet = take_limits(options), expanded(images), options["quiet"]
+    limits, quiet = take_limits(options), options["quiet"]
     if save is not None:
-        check_output(save, sources)
+        check_output(save, images)
     bundle = open_model(options)
     model = bundle.model
     check_run(checked_settings(model, options).job, options)
     loaded = read_images(
-        sources, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, look=digits_only()
+        images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, look=digits_only()
     )
     classifier = open_network(bundle, options)
     done = _Done()

@@ -10,30 +10,13 @@ from typing import Any
 import click
 
 from fastdc.bundle import Bundle, saved_by_parts
+from fastdc.cli.export_checks import OF_SOURCES, check_export
 from fastdc.cli.images import Limits, read_labelled, take_limits
 from fastdc.cli.runner import progress_of, promise
 from fastdc.support import InputError
 
 _RUN_DEFAULTS = {"draws": 16, "levels": (0.2, 2.0), "weighting": "edm", "loss": "l2"}
-_OF_SOURCES = {
-    "prompts": "--prompts",
-    "classes": "--classes",
-    "template": "--template",
-    "image_size": "--image-size",
-    "null_class": "--null-class",
-    "lora": "--lora",
-    "variant": "--variant",
-    "scheduler": "--scheduler",
-    "precision": "--precision",
-    "opset": "--opset",
-    "split": "--no-split",
-    "text": "--no-text-encoder",
-    "scored": "--scored",
-    "engine": "--engine",
-    "verify": "--verify",
-}
 _OF_READING = ("prompts", "classes", "template", "image_size", "null_class", "lora", "variant", "scheduler")
-_UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
 
 
 def run(source: str, out: str, quiet: bool, **options: Any) -> None:
@@ -50,7 +33,9 @@ def run(source: str, out: str, quiet: bool, **options: Any) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in limits.items() if value is not None]
     if given and options["calibrate"] is None:
         raise InputError(f"{given[0]} is for the images of --calibrate: expected both or neither")
-    make = _run if _is_run(source) else _source
+    is_run = _is_run(source)
+    check_export(source, out, options, is_run=is_run)
+    make = _run if is_run else _source
     bundle = make(source, out, quiet, limits, notes, options)
     if quiet:
         return
@@ -86,18 +71,19 @@ def _is_run(source: str) -> bool:
 
 def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], options: dict[str, Any]) -> Bundle:
     """The bundle of a training run."""
-    from fastdc.export import CALIBRATION_SEEDS, export_run
+    from fastdc.export import CALIBRATION_SEEDS
     from fastdc.train import RunFolder
 
-    for name, option in _OF_SOURCES.items():
-        if options.pop(name) not in (None, (), _UNLESS_GIVEN.get(name)):
-            raise InputError(f"{option} is for models of other tools, but {source} is a run of fastdc train")
+    for name in OF_SOURCES:
+        del options[name]
     given = {**options, **{name: default for name, default in _RUN_DEFAULTS.items() if options[name] is None}}
     if given["calibrate"] is not None:
         info = RunFolder(source).info()
         given["calibrate"] = read_labelled(
             given["calibrate"], info.shape, limits, quiet=quiet, classes=info.class_names
         )
+    from fastdc.export import export_run  # and torch with it
+
     with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
         return export_run(source, out, progress=progress, notify=notes.append, **given)
 
@@ -111,8 +97,6 @@ def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str]
         if not quiet:
             click.echo(f"{line} ...", err=True)
 
-    if Path(out).exists() and not options["overwrite"]:  # checked before a large model is read
-        raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
     verify, engine = options.pop("verify"), options.pop("engine")
     if engine is not None:
         _check_engine(engine, options["precision"])

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
 from fastdc.support import InputError, shown
 
 STDIN = "-"
+DIGITS = "digits"  # the data set that comes with fastdc, for certify --data
 
 _BYTES_PER_PIXEL = 64  # of --max-pixels: what all images of an input may take, 4 GiB by default
 _SUFFIXES = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz"}
@@ -39,6 +42,20 @@ def expanded(sources: Sequence[str]) -> list[str]:
     return found
 
 
+def check_sources(
+    ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
+    """The callback of an argument or option that names sources: several are :func:`expanded`, one must exist.
+
+    It is called before anything else is imported.
+    """
+    if isinstance(value, tuple):
+        return tuple(expanded(value))
+    if value is not None and not (value == DIGITS and param.name == "data"):
+        expanded([value])
+    return value
+
+
 @contextmanager
 def on_disk(sources: Sequence[str], max_pixels: int) -> Iterator[tuple[list[str], str | None]]:
     """Copies standard input to a temporary file if a source is "-".
@@ -61,7 +78,7 @@ def on_disk(sources: Sequence[str], max_pixels: int) -> Iterator[tuple[list[str]
         try:
             yield [path if source == STDIN else source for source in sources], path
         except InputError as error:
-            raise InputError(str(error).replace(path, STDIN)) from None
+            raise InputError(str(error).replace(path, "standard input")) from None
 
 
 def _copied(folder: Path, most: int) -> Path:

@@ -37,6 +37,10 @@ def check_calibration(given: ExportOptions, images: LabelledImages | None) -> No
 
     Raises:
         InputError: There are no images, too few for the level, or images of one class only.
+
+    Example:
+        >>> from fastdc.export import ExportOptions, check_calibration
+        >>> check_calibration(ExportOptions(draws=8), None)
     """
     chosen = given.weighting == AUTO
     if images is None:

@@ -15,7 +15,7 @@ from fastdc.support.exceptions import (
 from fastdc.support.flag import Flag
 from fastdc.support.lazy_names import lazy_names
 from fastdc.support.messages import one_line, shorten
-from fastdc.support.optional import installed, require, version_of
+from fastdc.support.optional import check_installed, installed, require, version_of
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
 from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, html_table, plain, save_table
@@ -74,6 +74,7 @@ __all__ = [
     "PromptWarning",
     "__version__",
     "calls_left",
+    "check_installed",
     "check_process",
     "checks",
     "chosen_rows",

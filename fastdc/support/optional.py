@@ -47,11 +47,32 @@ def require(module: str, *, extra: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != root:  # the package is installed, but one of its own needs is not
             raise
-        wanted = extra or EXTRA_OF.get(root, "dev")
-        from fastdc.support.distribution import install_hint
+        raise _missing(root, extra) from None
 
-        message = f"{root} is needed here and is not installed: {install_hint(wanted)}"
-        raise MissingDependencyError(message, name=root) from None
+
+def check_installed(module: str, *, extra: str | None = None) -> None:
+    """As :func:`require`, without importing the package: for the checks before one that takes seconds to import.
+
+    Args:
+        module: Import name.
+        extra: The extra to name in the error; default from :data:`EXTRA_OF`.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+
+    Example:
+        >>> from fastdc.support import check_installed
+        >>> check_installed("numpy")
+    """
+    if not installed(module):
+        raise _missing(module, extra)
+
+
+def _missing(module: str, extra: str | None) -> MissingDependencyError:
+    from fastdc.support.distribution import install_hint
+
+    hint = install_hint(extra or EXTRA_OF.get(module, "dev"))
+    return MissingDependencyError(f"{module} is needed here and is not installed: {hint}", name=module)
 
 
 def installed(module: str) -> bool:

@@ -54,6 +54,6 @@ def train(
         >>> train(recipe, progress=False).finished
         True
     """
-    from fastdc.train.loop import run_training
+    from fastdc.train.start import run_training
 
     return run_training(config, resume=resume, progress=progress, notify=notify)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastdc.support import BackendError, InputError, Int64, one_line, require, shown
 from fastdc.train.config import TrainConfig, network_config
-from fastdc.train.dataset import TrainingData, load_training_data, save_labelled
+from fastdc.train.dataset import TrainingData, save_labelled
 from fastdc.train.run import Checkpoint, RunFolder, RunInfo, RunSummary
 
 require("torch", extra="train")
@@ -38,39 +38,16 @@ _EVALUATION_REPEATS = 4  # noise draws per validation image, which steady the va
 _EVALUATION_BATCH = 256
 
 
-def run_training(
-    config: TrainConfig,
-    *,
-    resume: bool,
-    progress: bool | None,
-    notify: Callable[[str], None] | None,
-) -> RunSummary:
-    """Runs or resumes one training; :func:`fastdc.train.train` describes arguments, result and errors."""
-    say = notify or (lambda line: None)
-    folder = RunFolder(config.out)
-    device = _device(config.device)
-    with ExitStack() as kept:
-        if resume:
-            folder.info()
-            kept.enter_context(folder.kept())
-        else:
-            folder.check_free()
-        data = load_training_data(config, say)
-        if not resume:
-            kept.enter_context(folder.kept())
-        return _run(config, data, folder, device, resume, progress, say)
-
-
-def _run(
+def run_steps(
     config: TrainConfig,
     data: TrainingData,
     folder: RunFolder,
-    device: torch.device,
     resume: bool,
     progress: bool | None,
     say: Callable[[str], None],
 ) -> RunSummary:
-    """The run in a folder that is kept for this process."""
+    """The run in a folder that is kept for this process; ``fastdc.train.start`` has read the data."""
+    device = _device(config.device)
     info = _describe(config, data)
     if resume:
         folder.check_same(info)

@@ -19,6 +19,7 @@ from fastdc.cli.options import (
     WEIGHTING,
     network_options,
 )
+from fastdc.cli.sources import check_sources
 
 _EPILOG = """\b
 Examples:
@@ -52,7 +53,7 @@ other weightings by the accuracy on labelled validation images, then calibrate w
 
 @click.command(name="calibrate", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("bundle", metavar="BUNDLE")
-@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...", callback=check_sources)
 @click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.json", help="Write the calibration to a file.")
 @click.option("--write", is_flag=True, help="Write the calibration into BUNDLE, with --first as its default.")
 @click.option(

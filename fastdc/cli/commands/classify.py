@@ -7,6 +7,7 @@ import click
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.images import image_options
 from fastdc.cli.options import run_options
+from fastdc.cli.sources import check_sources
 
 _EPILOG = """\b
 Examples:
@@ -46,7 +47,7 @@ and saves the finished images. Printed lines are final: a second run repeats the
 
 
 @click.command(name="classify", cls=GroupedCommand, epilog=_EPILOG)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...", callback=check_sources)
 @run_options
 @image_options
 @click.option(

@@ -38,7 +38,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 
 @click.command(name="evaluate", epilog=_EPILOG)
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", callback=check_sources)
 @click.option("--radii", callback=_numbers, metavar="R,R,...", help="Radii of the table.  [default: round steps]")
 @click.option(
     "--plot",

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fastdc.cli.images import image_options
-from fastdc.cli.names import EXPORT_PRECISIONS
+from fastdc.cli.names import EXPORT_PRECISIONS, LOSSES, WEIGHTINGS
 from fastdc.cli.options import QUIET, first_option
 
 _EPILOG = """\b
@@ -123,10 +123,11 @@ images.
 @first_option("none")
 @click.option(
     "--weighting",
+    type=click.Choice(("auto", *WEIGHTINGS)),
     help="Default weighting of the noise levels, such as velocity; auto chooses by the accuracy on half of the images "
     "of --calibrate.  [default: edm for a run, velocity for Stable Diffusion 3, otherwise uniform]",
 )
-@click.option("--loss", help="Default loss between predicted and true image: l2, l1 or huber.  [default: l2]")
+@click.option("--loss", type=click.Choice(LOSSES), help="Default loss between predicted and true image.  [default: l2]")
 @image_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @QUIET

@@ -6,6 +6,7 @@ import click
 
 from fastdc.cli.images import image_options
 from fastdc.cli.options import QUIET
+from fastdc.cli.sources import check_sources
 
 _EPILOG = """\b
 Examples:
@@ -24,7 +25,7 @@ their class.
 
 
 @click.command(name="train", epilog=_EPILOG)
-@click.argument("data", required=False, metavar="DATA")
+@click.argument("data", required=False, metavar="DATA", callback=check_sources)
 @click.option("--out", required=True, metavar="RUN", help="Run folder to make, or with --resume to continue.")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN. Omitted options keep the run's values.")
 @click.option("--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate [default]. mlp: many times cheaper.")

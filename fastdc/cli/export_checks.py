@@ -1,0 +1,65 @@
+"""What ``fastdc export`` can refuse before torch is imported, which takes seconds."""
+
+from pathlib import Path
+from typing import Any
+
+from fastdc.support import InputError, checks
+
+OF_SOURCES = {
+    "prompts": "--prompts",
+    "classes": "--classes",
+    "template": "--template",
+    "image_size": "--image-size",
+    "null_class": "--null-class",
+    "lora": "--lora",
+    "variant": "--variant",
+    "scheduler": "--scheduler",
+    "precision": "--precision",
+    "opset": "--opset",
+    "split": "--no-split",
+    "text": "--no-text-encoder",
+    "scored": "--scored",
+    "engine": "--engine",
+    "verify": "--verify",
+}
+"""The options of models of other tools, as typed."""
+
+_UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
+
+
+def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool) -> None:
+    """Refuses what is missing, in the way, or without effect.
+
+    Args:
+        source: The model to export.
+        out: Folder of the bundle.
+        options: Options of the command.
+        is_run: Whether the source is a run of ``fastdc train``.
+
+    Raises:
+        InputError: See above.
+    """
+    from fastdc.export import ExportOptions, check_calibration
+
+    if not Path(source).exists() and not source.startswith("hf://"):
+        raise InputError(
+            f"{source} does not exist: expected a run of fastdc train, a diffusers folder (for one on the Hugging Face "
+            f"hub write hf://org/name), or an EDM .pkl"
+        )
+    for name, typed in OF_SOURCES.items() if is_run else ():
+        if options[name] not in (None, (), _UNLESS_GIVEN.get(name)):
+            raise InputError(f"{typed} is for models of other tools, but {source} is a run of fastdc train")
+    if Path(out).exists() and not options["overwrite"]:
+        raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
+    loras = [text.rpartition("=")[0] or text for text in options["lora"]]
+    named = (("calibrate", [options["calibrate"]]), ("prompts", [options["prompts"]]))
+    for name, paths in (*named, ("scheduler", [options["scheduler"]]), ("lora", loras)):
+        for path in paths:
+            if path not in (None, "-") and not Path(path).exists():
+                raise InputError(f"--{name} {path} does not exist")
+    if options["draws"] is not None:
+        checks.whole("draws", options["draws"])
+    if options["calibrate"] is None:
+        if options["precision"] == "int8":
+            raise InputError("--precision int8 takes the ranges of activations from images: give them with --calibrate")
+        check_calibration(ExportOptions(weighting=options["weighting"], delta=options["delta"]), None)
