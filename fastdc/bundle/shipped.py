@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastdc.bundle.format import MANIFEST
 from fastdc.bundle.place import recover
-from fastdc.support import BundleError, shown
+from fastdc.support import BundleError, did_you_mean, shown
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "models"
 
@@ -41,7 +41,11 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     path = Path(name)
     recover(path)
     if not path.exists():
-        raise BundleError(f"no model {shown(name)}: expected a bundle folder or one of {', '.join(shipped_models())}")
+        folders = {str(found.parent) for found in path.parent.glob(f"*/{MANIFEST}")}
+        meant = did_you_mean(name, {*shipped_models(), *folders})
+        raise BundleError(
+            f"no model {shown(name)}: expected a bundle folder or one of {', '.join(shipped_models())}{meant}"
+        )
     return path
 
 

@@ -8,6 +8,7 @@ then ends the command quietly).
 import importlib
 import io
 import os
+import re
 import sys
 
 import click
@@ -15,7 +16,7 @@ import click
 from fastdc.cli.messages import as_typed
 from fastdc.cli.noise import warnings_as_notes
 from fastdc.cli.stop_signals import exit_code, sigterm_as_ctrl_c
-from fastdc.support import FastdcError, Interrupted
+from fastdc.support import FastdcError, Interrupted, did_you_mean
 
 # Each command and its description, in the order of --help. A module is imported when its command runs.
 _COMMANDS = {
@@ -27,6 +28,7 @@ _COMMANDS = {
     "info": "Describe this installation or a model.",
     "train": "Train a diffusion model on your own labelled images.",
     "export": "Turn a training run or a published model into a bundle that runs without torch.",
+    "completion": "Print the script that completes commands and options in your shell.",
 }
 
 _EPILOG = """\b
@@ -60,6 +62,17 @@ class _LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"fastdc.cli.commands.{cmd_name}").command
         self.running = command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, but a typing error is answered with the command that was probably meant."""
+        name = args[0]
+        if not name.startswith("-") and name not in _COMMANDS:
+            from fastdc.support import shown
+
+            ctx.fail(f"no command {shown(name)}: expected one of {', '.join(_COMMANDS)}{did_you_mean(name, _COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -103,7 +116,7 @@ def _run() -> None:
             click.echo(error.ctx.get_help() if error.ctx else "")
             sys.exit(0)
         help_hint = f" (try '{error.ctx.command_path} --help')" if error.ctx else ""
-        _fail(error.format_message() + help_hint)
+        _fail(error.format_message().removesuffix(".") + _meant(error) + help_hint)
     except (FastdcError, click.ClickException) as error:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise
@@ -125,6 +138,13 @@ def _run() -> None:
         _fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except MemoryError as error:
         _fail(f"out of memory: {error or 'try fewer images or draws'}")
+
+
+def _meant(error: click.UsageError) -> str:
+    """The choice that was probably meant by the value of an option."""
+    kind = getattr(getattr(error, "param", None), "type", None)
+    came = re.match(r"'(.*)' is not one of ", error.message)
+    return did_you_mean(came[1], kind.choices) if isinstance(kind, click.Choice) and came else ""
 
 
 def _fail(message: str) -> None:

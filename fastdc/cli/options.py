@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fastdc.cli.completing import files, models
 from fastdc.cli.names import BACKENDS, DECISIONS, LOSSES, METHODS, ORDERS, PRECISIONS, RULES, WEIGHTINGS
 from fastdc.cli.noise import hushed
 from fastdc.support import InputError, require
@@ -58,6 +59,7 @@ METHOD = click.option(
 DENOISER = click.option(
     "--denoiser",
     metavar="BUNDLE",
+    shell_complete=models,
     help="Model that denoises the images for --method denoised, apndc and apndc-x if the classifier has no null class: "
     "a shipped model or a bundle folder, unconditional or with a null class, of images of the same shape. mean: the "
     "mean of the classifier's own classes, a poor estimate.  [default: the classifier's null class]",
@@ -141,11 +143,16 @@ _RULE_OPTIONS = (
     ),
 )
 _MODEL = click.option(
-    "--model", default="digits", show_default=True, help="Name of a shipped model, or a bundle folder."
+    "--model",
+    default="digits",
+    show_default=True,
+    shell_complete=models,
+    help="Name of a shipped model, or a bundle folder.",
 )
 PROMPTS = click.option(
     "--prompts",
     metavar="CSV",
+    shell_complete=files,
     help="Prompts that replace the classes of a text-conditional model: a CSV file with the columns prompt, classname "
     "and classidx, one or more prompts per class.  [default: the model's]",
 )

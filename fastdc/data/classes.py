@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastdc.data.notes import Notes, show
-from fastdc.support import InputError, Int64
+from fastdc.support import InputError, Int64, did_you_mean
 
 _SHOWN = 5
 
@@ -54,7 +54,7 @@ def match_classes(names: Sequence[str], known: Sequence[str], source: object = "
         strange = next(name for name in names if name not in places)
         raise InputError(
             f"{show(source)}: has a class {show(strange)!r:.60} that the model does not have: expected names or "
-            f"numbers of {shortened(known)}; got {shortened(names)}"
+            f"numbers of {shortened(known)}; got {shortened(names)}{did_you_mean(strange, known)}"
         )
     if len(set(found)) != len(found):
         raise InputError(f"{show(source)}: two of its classes are the same class of the model: {shortened(names)}")

@@ -11,7 +11,7 @@ from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
-from fastdc.support import InputError, shown
+from fastdc.support import InputError, did_you_mean, shown
 
 KINDS: dict[str, type[AbstractRule]] = {
     kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)
@@ -83,7 +83,10 @@ def _known(kind: type[AbstractRule], options: dict[str, Any]) -> dict[str, Any]:
     fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(options) - set(fields))
     if unknown:
-        raise InputError(f"rule {kind.name} has no option {shown(unknown[0])}: it has {', '.join(fields) or 'none'}")
+        raise InputError(
+            f"rule {kind.name} has no option {shown(unknown[0])}: it has {', '.join(fields) or 'none'}"
+            f"{did_you_mean(unknown[0], fields)}"
+        )
     return options
 
 

@@ -18,6 +18,7 @@ from fastdc.support.messages import one_line, shorten
 from fastdc.support.optional import check_installed, installed, require, version_of
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
+from fastdc.support.suggestions import did_you_mean
 from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, html_table, plain, save_table
 
 # Before any library can be imported by way of fastdc.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
     from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
     from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
-    from fastdc.support.distribution import DISTRIBUTION, find_version, install_hint
+    from fastdc.support.distribution import DISTRIBUTION, install_hint
     from fastdc.support.process_locks import ProcessLock
     from fastdc.support.processes import check_process, fork_safe_lock
     from fastdc.support.version import __version__
@@ -43,7 +44,7 @@ else:  # NumPy and other modules that take a while, on first use
             **dict.fromkeys(
                 ("DEVICE_THREAD", "GRACE", "DaemonThreads", "calls_left", "interruptible"), "daemon_threads"
             ),
-            **dict.fromkeys(("DISTRIBUTION", "find_version", "install_hint"), "distribution"),
+            **dict.fromkeys(("DISTRIBUTION", "install_hint"), "distribution"),
             "ProcessLock": "process_locks",
             **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
             "__version__": "version",
@@ -79,6 +80,7 @@ __all__ = [
     "checks",
     "chosen_rows",
     "data_frame",
+    "did_you_mean",
     "fork_safe_lock",
     "html_table",
     "install_hint",

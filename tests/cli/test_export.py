@@ -137,6 +137,9 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
     monkeypatch.setattr(fastdc.export, "export_source", made)
     names = tmp_path / "names.txt"
     names.write_text("x\ny\nz\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("the-model", "a.safetensors", "b.safetensors", "s.json"):
+        Path(name).touch()
     given = (
         "export the-model out --name N --description D --image-size 6 --null-class --lora a.safetensors=0.5 "
         "--lora b.safetensors --precision float16 --opset 21 --no-split --scored --delta 0.02 "

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from fastdc.cli.completing import files, models
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.images import image_options
 from fastdc.cli.names import CALIBRATION_DRAWS
@@ -52,8 +53,8 @@ other weightings by the accuracy on labelled validation images, then calibrate w
 
 
 @click.command(name="calibrate", cls=GroupedCommand, epilog=_EPILOG)
-@click.argument("bundle", metavar="BUNDLE")
-@click.argument("data", nargs=-1, required=True, metavar="DATA...", callback=check_sources)
+@click.argument("bundle", metavar="BUNDLE", shell_complete=models)
+@click.argument("data", nargs=-1, required=True, metavar="DATA...", callback=check_sources, shell_complete=files)
 @click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.json", help="Write the calibration to a file.")
 @click.option("--write", is_flag=True, help="Write the calibration into BUNDLE, with --first as its default.")
 @click.option(

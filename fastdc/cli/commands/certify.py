@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from fastdc.cli.completing import files
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.images import image_options
 from fastdc.cli.names import COPIES, METHODS, TARGET_COPIES
@@ -41,7 +42,14 @@ in the same file.
 
 
 @click.command(name="certify", cls=GroupedCommand, epilog=_EPILOG)
-@click.option("--data", required=True, metavar="DATA", callback=check_sources, help="Folder, .npz, .npy or digits.")
+@click.option(
+    "--data",
+    required=True,
+    metavar="DATA",
+    callback=check_sources,
+    shell_complete=files,
+    help="Folder, .npz, .npy or digits.",
+)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="FILE", help="Records, one per image.")
 @model_option
 @click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, in pixels in [0, 1].")

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from fastdc.cli.completing import files
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.images import image_options
 from fastdc.cli.options import run_options
@@ -47,7 +48,7 @@ and saves the finished images. Printed lines are final: a second run repeats the
 
 
 @click.command(name="classify", cls=GroupedCommand, epilog=_EPILOG)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...", callback=check_sources)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...", callback=check_sources, shell_complete=files)
 @run_options
 @image_options
 @click.option(

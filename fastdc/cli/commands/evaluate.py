@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
+from fastdc.cli.completing import files
 from fastdc.cli.options import QUIET
+from fastdc.cli.sources import check_sources
 
 _EPILOG = """\b
 Examples:
@@ -38,7 +40,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 
 @click.command(name="evaluate", epilog=_EPILOG)
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", callback=check_sources)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", callback=check_sources, shell_complete=files)
 @click.option("--radii", callback=_numbers, metavar="R,R,...", help="Radii of the table.  [default: round steps]")
 @click.option(
     "--plot",

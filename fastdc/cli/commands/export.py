@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from fastdc.cli.completing import files
 from fastdc.cli.images import image_options
 from fastdc.cli.names import EXPORT_PRECISIONS, LOSSES, WEIGHTINGS
 from fastdc.cli.options import QUIET, first_option
@@ -32,18 +33,20 @@ images.
 
 
 @click.command(name="export", epilog=_EPILOG)
-@click.argument("source", metavar="SOURCE")
-@click.argument("out", metavar="BUNDLE")
+@click.argument("source", metavar="SOURCE", shell_complete=files)
+@click.argument("out", metavar="BUNDLE", shell_complete=files)
 @click.option("--name", help="Name of the model.  [default: name of the BUNDLE folder, or of the source]")
 @click.option("--description", help="One line about the model.")
 @click.option(
     "--prompts",
     metavar="CSV",
+    shell_complete=files,
     help="Prompts of a text-conditional model: a CSV file with the columns prompt, classname and classidx.",
 )
 @click.option(
     "--classes",
     metavar="LIST",
+    shell_complete=files,
     help="Class names: a,b,c, or a file with one name per line. For a text-conditional model they fill the templates.",
 )
 @click.option(
@@ -58,7 +61,13 @@ images.
     default=None,
     help='Whether a UNet\'s last class means "no class".  [default: inferred from the classes]',
 )
-@click.option("--lora", multiple=True, metavar="FILE[=SCALE]", help="LoRA weights to merge; repeat it for more files.")
+@click.option(
+    "--lora",
+    multiple=True,
+    metavar="FILE[=SCALE]",
+    shell_complete=files,
+    help="LoRA weights to merge; repeat it for more files.",
+)
 @click.option(
     "--variant",
     metavar="NAME",
@@ -68,6 +77,7 @@ images.
 @click.option(
     "--scheduler",
     metavar="FILE|DIR",
+    shell_complete=files,
     help="The scheduler_config.json that describes the training, or a folder with it; a UNet without a pipeline needs "
     "it.  [default: the model's]",
 )
@@ -94,6 +104,7 @@ images.
 @click.option(
     "--engine",
     metavar="DIR",
+    shell_complete=files,
     help="Also build a TensorRT engine for this machine's GPU in DIR; set FASTDC_CACHE=DIR to use it.",
 )
 @click.option(
@@ -102,6 +113,7 @@ images.
 @click.option(
     "--calibrate",
     metavar="DATA",
+    shell_complete=files,
     help="Labelled images on which to fit the temperature of the probabilities and to calibrate the race; use neither "
     "training nor test images.",
 )

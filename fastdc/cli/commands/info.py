@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from fastdc.cli.completing import models
 from fastdc.cli.options import QUIET
 
 _EPILOG = """\b
@@ -18,7 +19,7 @@ An extra that is missing is shown with the command that installs it.
 
 
 @click.command(name="info", epilog=_EPILOG)
-@click.argument("model", required=False, metavar="[MODEL]")
+@click.argument("model", required=False, metavar="[MODEL]", shell_complete=models)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @QUIET
 def command(**options: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from fastdc.cli.completing import files
 from fastdc.cli.images import image_options
 from fastdc.cli.options import QUIET
 from fastdc.cli.sources import check_sources
@@ -25,8 +26,14 @@ their class.
 
 
 @click.command(name="train", epilog=_EPILOG)
-@click.argument("data", required=False, metavar="DATA", callback=check_sources)
-@click.option("--out", required=True, metavar="RUN", help="Run folder to make, or with --resume to continue.")
+@click.argument("data", required=False, metavar="DATA", callback=check_sources, shell_complete=files)
+@click.option(
+    "--out",
+    required=True,
+    metavar="RUN",
+    shell_complete=files,
+    help="Run folder to make, or with --resume to continue.",
+)
 @click.option("--resume", is_flag=True, help="Continue the run in RUN. Omitted options keep the run's values.")
 @click.option("--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate [default]. mlp: many times cheaper.")
 @click.option(
@@ -56,6 +63,7 @@ their class.
 @click.option(
     "--val",
     metavar="FILE|FRACTION",
+    shell_complete=files,
     help="Validation images: a folder or file like DATA, or a fraction of DATA such as 0.1.",
 )
 @image_options
