@@ -1,7 +1,9 @@
 """``fastdc classify``: the classes of image files, folders and arrays, one line per image as soon as it is known."""
 
+import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,13 +16,14 @@ from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import checked_settings, classify_chunks
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, class_keys
+from fastdc.support import write_whole
 
 
-def run(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any) -> None:
+def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: str | None, **options: Any) -> None:
     """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
     limits, quiet = take_limits(options), options["quiet"]
-    if save is not None:
-        check_output(save, images)
+    for path in filter(None, (save, provenance)):
+        check_output(path, images)
     bundle = open_model(options)
     model = bundle.model
     check_run(checked_settings(model, options).job, options)
@@ -31,8 +34,12 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, **options: Any
     done = _Done()
     try:
         for result in classify_chunks(classifier, loaded.images, options):
+            name = run_name(result.provenance)
+            if provenance is not None and not done.labels:
+                write_whole(Path(provenance), json.dumps({"run": name, **result.provenance}, indent=2).encode() + b"\n")
             for row, index in enumerate(result.indices):
-                click.echo((json_line if as_json else text_line)(loaded.ids[index], result, row))
+                image = loaded.ids[index]
+                click.echo(json_line(image, result, row, name) if as_json else text_line(image, result, row))
             done.add(result, keep_table=save is not None)
     finally:  # also after an interruption
         if save is not None and done.tables:
@@ -81,8 +88,13 @@ def text_line(image: str, result: Classification, row: int) -> str:
     return f"{name}\t{result.names[row]}\t{', '.join(shown)}"
 
 
-def json_line(image: str, result: Classification, row: int) -> str:
-    """An image's complete result, and the settings that reproduce it, as one JSON object."""
+def run_name(provenance: dict[str, Any]) -> str:
+    """A name for everything that reproduces a run: the beginning of its sha256."""
+    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def json_line(image: str, result: Classification, row: int, run: str) -> str:
+    """An image's complete result as one JSON object, with the name of the run whose settings reproduce it."""
     names = class_keys(result.class_names)
     errors = zip(names, result.errors[row].tolist(), strict=True)
     entry = {
@@ -94,7 +106,7 @@ def json_line(image: str, result: Classification, row: int) -> str:
             name: float(f"{e:.7g}") if math.isfinite(e) else None for name, e in errors
         },  # None: never evaluated
         "evaluations": int(result.evaluations[row]),
-        **result.provenance,
+        "run": run,
     }
     # ASCII can represent file names that are not UTF-8.
     return json.dumps(entry, allow_nan=False)

@@ -18,7 +18,7 @@ HEADINGS = {
     ),
     "Network": ("--backend", "--device", "--precision", "--batch", "--compile", "--threads"),
     "Images": ("--window", "--max-pixels"),
-    "Output": ("--json", "--save", "--plot", "--quiet", "--help"),
+    "Output": ("--json", "--provenance", "--save", "--plot", "--quiet", "--help"),
 }
 """The options under each heading; all other options come first, under "Options"."""
 

@@ -1,8 +1,8 @@
 """``fastdc``: the command group. Here errors become one line and an exit code.
 
-Exit codes: 0 for success, 2 for bad input or usage (one line, before the work starts), 130 for Ctrl-C, 143 for
-SIGTERM, which acts like Ctrl-C, and 1 if the reader of a pipe has gone, as in ``fastdc classify ... | head`` (click
-then ends the command quietly).
+Exit codes: 0 for success; 2 for bad input or usage (one line, before the work starts); 1 if the machine failed, as with
+no space on a disk or no memory, or if the reader of a pipe has gone, as in ``fastdc classify ... | head`` (click then
+ends the command quietly); 130 for Ctrl-C; 143 for SIGTERM, which acts like Ctrl-C.
 """
 
 import importlib
@@ -16,7 +16,7 @@ import click
 from fastdc.cli.messages import as_typed
 from fastdc.cli.noise import warnings_as_notes
 from fastdc.cli.stop_signals import exit_code, sigterm_as_ctrl_c
-from fastdc.support import FastdcError, Interrupted, did_you_mean
+from fastdc.support import FastdcError, Interrupted, did_you_mean, one_line
 
 # Each command and its description, in the order of --help. A module is imported when its command runs.
 _COMMANDS = {
@@ -33,9 +33,9 @@ _COMMANDS = {
 
 _EPILOG = """\b
 Start here:
-  fastdc demo                  real data, in under a minute
-  fastdc classify photo.png    one image, with the shipped model
-  fastdc COMMAND --help        every option, with examples
+  fastdc demo                   real data, in under a minute
+  fastdc classify digit.png     a handwritten digit, with the shipped model
+  fastdc COMMAND --help         every option, with examples
 
 \b
 From your own images to certificates:
@@ -135,9 +135,13 @@ def _run() -> None:
     except OSError as error:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}", code=1)
     except MemoryError as error:
-        _fail(f"out of memory: {error or 'try fewer images or draws'}")
+        _fail(f"out of memory: {error or 'try fewer images or draws'}", code=1)
+    except ImportError as error:  # an installation that is broken
+        if os.environ.get("FASTDC_TRACEBACK"):
+            raise
+        _fail(one_line(error, most=500), code=1)
 
 
 def _meant(error: click.UsageError) -> str:
@@ -147,6 +151,6 @@ def _meant(error: click.UsageError) -> str:
     return did_you_mean(came[1], kind.choices) if isinstance(kind, click.Choice) and came else ""
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, *, code: int = 2) -> None:
     click.echo(f"fastdc: error: {as_typed(message, cli.running)}", err=True)
-    sys.exit(2)
+    sys.exit(code)

@@ -35,7 +35,10 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 def first_option(default: str) -> Callable[[Command], Command]:
     """The option --first, with the text that describes the command's default."""
-    text = "Noise levels (sigma / alpha) of the first draws; choose the levels that separate the classes best."
+    text = (
+        "Noise levels of the first draws, as ratios of noise to signal (sigma / alpha); choose those that separate the "
+        "classes best."
+    )
     return click.option("--first", callback=_ratios, metavar="R[,R...]", help=f"{text}  [default: {default}]")
 
 
@@ -44,7 +47,8 @@ LEVELS = click.option(
     "--levels",
     type=(float, float),
     metavar="LO HI",
-    help="Band of noise levels (sigma / alpha) that the draws cover.  [default: the model's]",
+    help="Band of noise levels that the draws cover, as ratios of noise to signal (sigma / alpha).  [default: the "
+    "model's]",
 )
 SIGMA = click.option(
     "--sigma",
@@ -102,7 +106,13 @@ _NETWORK_OPTIONS = (
         show_default=True,
         help="Library that runs the network. auto: onnx if it is installed, but torch on a GPU.",
     ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or several GPUs: cuda:N,M."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:N, or several GPUs: cuda:N,M.",
+    ),
     click.option(
         "--precision",
         type=click.Choice(("auto", *PRECISIONS)),
@@ -146,8 +156,9 @@ _MODEL = click.option(
     "--model",
     default="digits",
     show_default=True,
+    metavar="NAME|FOLDER",
     shell_complete=models,
-    help="Name of a shipped model, or a bundle folder.",
+    help="A shipped model (fastdc info lists and describes them), or the folder of your own from fastdc export.",
 )
 PROMPTS = click.option(
     "--prompts",

@@ -144,8 +144,9 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
         "export the-model out --name N --description D --image-size 6 --null-class --lora a.safetensors=0.5 "
         "--lora b.safetensors --precision float16 --opset 21 --no-split --scored --delta 0.02 "
         "--draws 5 --levels 0.2 2 --first 0.5,1 --weighting vlb --loss l1 --overwrite --variant ema --scheduler s.json "
-        "--classes"
+        "--calibrate names.txt --classes"
     )
+    monkeypatch.setattr("fastdc.cli.export.read_labelled", lambda *_, **__: "the images")
     assert cli(*given.split(), names).code == 130
     lora = calls["open"].pop("lora")
     assert [(str(one.path), one.scale) for one in lora] == [("a.safetensors", 0.5), ("b.safetensors", 1.0)]
@@ -173,7 +174,7 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
         "first": (0.5, 1.0),
         "weighting": "vlb",
         "loss": "l1",
-        "images": None,
+        "images": "the images",
         "delta": 0.02,
         "overwrite": True,
     }

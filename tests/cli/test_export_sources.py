@@ -109,7 +109,7 @@ def test_no_text_encoder_reaches_the_export(cli: Cli, tmp_path: Path, monkeypatc
     monkeypatch.setattr(fastdc.export, "export_source", made)
     prompts = tmp_path / "p.csv"
     prompts.write_text("prompt,classname,classidx\na cat,cat,0\na dog,dog,1\n")
-    line = ("export", "the-model", tmp_path / "out", "--prompts", prompts)
+    line = ("export", tmp_path, tmp_path / "out", "--prompts", prompts)
     for more in ((), ("--no-text-encoder",)):
         assert cli(*line, *more).code == 130
     assert taken == [True, False]

@@ -79,10 +79,11 @@ other weightings by the accuracy on labelled validation images, then calibrate w
 @network_options
 @QUIET
 def command(**options: Any) -> None:
-    """Calibrate the race of BUNDLE on the validation images DATA.
+    """Calibrate the race of BUNDLE, the folder of a model, on the validation images DATA.
 
-    DATA are images as `fastdc classify` takes them. The command finds the smallest lead at which a class may be
-    dropped, such that a new image like these loses the answer of the full run with probability at most DELTA.
+    The race is the default rule of `fastdc classify`: it stops evaluating a class once its error lags too far behind
+    the best one. DATA are images as `fastdc classify` takes them. The command finds the smallest lead at which a class
+    may be dropped, such that a new image like these loses the answer of the full run with probability at most DELTA.
     """
     from fastdc.cli.calibrate import run
 

@@ -48,9 +48,15 @@ in the same file.
     metavar="DATA",
     callback=check_sources,
     shell_complete=files,
-    help="Folder, .npz, .npy or digits.",
+    help="Images: a folder, a file, a pattern, .npz, .npy, - (standard input), or digits.",
 )
-@click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="FILE", help="Records, one per image.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="File of the records, one line per image.",
+)
 @model_option
 @click.option("--sigma", required=True, type=float, help="Standard deviation of the noise, in pixels in [0, 1].")
 @click.option(
@@ -74,7 +80,7 @@ in the same file.
     help=f"Number of copies that bound its probability.  [default: {COPIES}; with --radius {TARGET_COPIES}]",
 )
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Probability of a false certificate.")
-@click.option("--radius", type=float, metavar="R", help="Certify this radius or refuse.")
+@click.option("--radius", type=float, metavar="R", help="Ask only whether this radius can be certified.")
 @click.option(
     "--estimation",
     type=click.Choice(("fixed", "pilot", "anytime")),
@@ -89,7 +95,10 @@ in the same file.
 @image_options
 @base_options
 def command(**options: Any) -> None:
-    """Certify the images of DATA by randomized smoothing; the records go to FILE, a summary to the terminal."""
+    """Give each image of DATA a class and a radius: no change of the image within this L2 distance changes the class.
+
+    The method is randomized smoothing, described below. The records go to FILE, a summary to the terminal.
+    """
     from fastdc.cli.certify import run
 
     run(**options)

@@ -12,9 +12,11 @@ from fastdc.cli.sources import check_sources
 
 _EPILOG = """\b
 Examples:
-  fastdc classify three.png                      one image, shipped model
+  fastdc classify three.png                      a digit, with the shipped model
   fastdc classify photos/ --model my-model       every image below a folder
-  fastdc classify batch.npz --json > out.jsonl   one JSON object per line
+  fastdc classify 'photos/*.png' --model my-model     files that match a pattern
+  curl https://.../cat.png | fastdc classify - --model my-model    a pipe
+  fastdc classify batch.npz --json --provenance run.json > out.jsonl
   fastdc classify batch.npz --rule full          every class at every draw
   fastdc classify batch.npz --rule paired -o alpha=0.001   a stricter test
 
@@ -30,13 +32,22 @@ drops classes that have lost before their last draw:
   staged      keep the best to_keep[i] after n_samples[i] draws (Li et al.)
   sift        drop many classes early by a threshold (Chen et al.)
   full        never drop a class
+A wrong -o NAME=VALUE is answered with the options that the rule has.
 
 To change the result: --draws 256 makes it surer and slower, --rule full shows
 what the race saves, and --seed 1 shows how much the noise matters. --weighting and
 --loss change what an error is; a race that was calibrated for others then gives way
 to paired tests. With labels, the last line shows which choice is more accurate.
 
-Images of any size and mode are accepted: fastdc resizes the shorter side, crops
+Each line has an image, its class, and the three most probable classes, between tabs.
+With --json, each is an object with the same fields, for jq and pandas.read_json(...,
+lines=True): image, label, class, probabilities, errors (null: never evaluated),
+evaluations, and run, a name for the model and the options. --provenance writes
+what the name stands for, once: all that reproduces the run.
+
+IMAGES may be patterns in quotes, and - for standard input: one image file, .npy or
+.npz. The default model knows handwritten digits only; pictures that could be none
+need --model. Images of any size and mode are accepted: fastdc resizes the shorter side, crops
 the centre and converts to the model's channels. Arrays hold uint8, or floats in
 [0, 1]; other numbers need --window. With the labels of an .npz file, or in
 folders named after the classes, the accuracy is counted: classes are matched by
@@ -52,11 +63,20 @@ and saves the finished images. Printed lines are final: a second run repeats the
 @run_options
 @image_options
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per image: label, probabilities, errors, cost."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object per image: label, class, probabilities, errors, evaluations, run.",
+)
+@click.option(
+    "--provenance",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.json",
+    help="Write to this file what reproduces the run: the model and its hash, the options, the versions.",
 )
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save all errors to this file.")
 def command(**options: Any) -> None:
-    """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
+    """Classify IMAGES: image files, folders, patterns, .npy and .npz arrays, or - for standard input."""
     from fastdc.cli.classify import run
 
     run(**options)

@@ -46,7 +46,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     "--plot",
     type=click.Path(dir_okay=False),
     metavar="OUT.png",
-    help="Draw certified accuracy over the radius, one line per file; .png, .svg or .pdf.",
+    help="Draw certified accuracy over the radius, one line per file; .png, .svg or .pdf (needs matplotlib).",
 )
 @click.option("--compare", "paired", is_flag=True, help="Compare the first file with each other one, image by image.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -144,7 +144,7 @@ images.
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @QUIET
 def command(**options: Any) -> None:
-    """Turn SOURCE into the folder BUNDLE, ready to classify and certify.
+    """Turn SOURCE, a model as it was trained, into the folder BUNDLE, which --model of the other commands takes.
 
     SOURCE is a run of fastdc train, a diffusers folder (class-conditional UNets, DiT, Stable Diffusion 1, 2, XL and 3),
     the same on the Hugging Face hub as hf://org/name or hf://org/name@revision, or an NVlabs EDM pickle. None of them

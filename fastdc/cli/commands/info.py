@@ -11,10 +11,10 @@ _EPILOG = """\b
 Examples:
   fastdc info                this installation
   fastdc info digits         a shipped model
-  fastdc info my-model       a bundle folder; every file is verified
+  fastdc info my-model       a folder of your own; every file is verified
   fastdc info --json         the same facts, for scripts
 
-An extra that is missing is shown with the command that installs it.
+"models" lists the shipped ones. An extra that is missing is shown with the command that installs it.
 """
 
 
