@@ -22,11 +22,7 @@ from fastdc.support import InputError, checks
 
 
 def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
-    """Calibrate the race of BUNDLE on the validation images DATA.
-
-    DATA are images as `fastdc classify` takes them. The command finds the smallest lead at which a class may be
-    dropped, such that a new image like these loses the answer of the full run with probability at most DELTA.
-    """
+    """Does the command with the options of :mod:`fastdc.cli.commands.calibrate`."""
     if write and bundle in shipped_models():
         raise InputError(f"{bundle} comes with fastdc: name a folder to write to, or use --out and --calibration")
     noisy = bool(options["sigma"])

@@ -65,7 +65,7 @@ class _Data:
 
 
 def run(data: str, out: str, **options: Any) -> None:
-    """Certify the images of DATA by randomized smoothing; the records go to FILE, a summary to the terminal."""
+    """Does the command with the options of :mod:`fastdc.cli.commands.certify`."""
     limits = take_limits(options)
     estimation = _estimation(options)
     smoothing = Smoothing(estimation, n0=options["n0"], seed=options["seed"])

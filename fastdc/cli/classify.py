@@ -20,7 +20,7 @@ from fastdc.support import write_whole
 
 
 def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: str | None, **options: Any) -> None:
-    """Classify IMAGES: image files, folders of images, and .npy or .npz arrays."""
+    """Does the command with the options of :mod:`fastdc.cli.commands.classify`."""
     limits, quiet = take_limits(options), options["quiet"]
     for path in filter(None, (save, provenance)):
         check_output(path, images)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(plot: str | None, **options: Any) -> None:
-    """Classify the 400 images of handwritten digits that come with fastdc; report accuracy, cost and speed."""
+    """Does the command with the options of :mod:`fastdc.cli.commands.demo`."""
     from fastdc.data import digits_test
 
     test = digits_test()

@@ -32,7 +32,7 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Tabulate and plot certified accuracy from FILES that `fastdc certify` has written."""
+    """Does the command with the options of :mod:`fastdc.cli.commands.evaluate`."""
     if paired and len(files) < 2:
         raise InputError("--compare needs two files or more, got one")
     if plot is not None:

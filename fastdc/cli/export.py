@@ -20,13 +20,7 @@ _OF_READING = ("prompts", "classes", "template", "image_size", "null_class", "lo
 
 
 def run(source: str, out: str, quiet: bool, **options: Any) -> None:
-    """Turn SOURCE into the folder BUNDLE, ready to classify and certify.
-
-    SOURCE is a run of fastdc train, a diffusers folder (class-conditional UNets, DiT, Stable Diffusion 1, 2, XL and 3),
-    the same on the Hugging Face hub as hf://org/name or hf://org/name@revision, or an NVlabs EDM pickle. None of them
-    is executed. The bundle holds the network as ONNX, checked against
-    torch, and describes how to use it. It needs only ONNX Runtime. The same source gives the same bytes.
-    """
+    """Does the command with the options of :mod:`fastdc.cli.commands.export`."""
     options["first"] = options["first"] or ()
     notes: list[str] = []
     limits = take_limits(options)

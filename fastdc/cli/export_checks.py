@@ -1,8 +1,10 @@
 """What ``fastdc export`` can refuse before torch is imported, which takes seconds."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+from fastdc.cli.sources import STDIN
 from fastdc.support import InputError, checks
 
 OF_SOURCES = {
@@ -39,12 +41,15 @@ def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool
     Raises:
         InputError: See above.
     """
+    from fastdc.bundle import read_prompts
     from fastdc.export import ExportOptions, check_calibration
 
     if not Path(source).exists() and not source.startswith("hf://"):
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+            raise InputError(f"{source} does not exist here; for the Hugging Face hub write hf://{source}")
         raise InputError(
-            f"{source} does not exist: expected a run of fastdc train, a diffusers folder (for one on the Hugging Face "
-            f"hub write hf://org/name), or an EDM .pkl"
+            f"{source} does not exist: expected a run of fastdc train, a diffusers folder (on the Hugging Face hub: "
+            "hf://org/name), or an EDM .pkl"
         )
     for name, typed in OF_SOURCES.items() if is_run else ():
         if options[name] not in (None, (), _UNLESS_GIVEN.get(name)):
@@ -52,14 +57,19 @@ def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool
     if Path(out).exists() and not options["overwrite"]:
         raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
     loras = [text.rpartition("=")[0] or text for text in options["lora"]]
-    named = (("calibrate", [options["calibrate"]]), ("prompts", [options["prompts"]]))
-    for name, paths in (*named, ("scheduler", [options["scheduler"]]), ("lora", loras)):
-        for path in paths:
-            if path not in (None, "-") and not Path(path).exists():
-                raise InputError(f"--{name} {path} does not exist")
+    for name, path in (("calibrate", options["calibrate"]), *(("lora", path) for path in loras)):
+        if path not in (None, STDIN) and not Path(path).exists():
+            raise InputError(f"--{name} {path} does not exist")
+    scheduler = options["scheduler"]
+    if scheduler is not None and not Path(scheduler).exists():
+        raise InputError(
+            f"{scheduler} is no scheduler (--scheduler): expected a scheduler_config.json, or a folder with one"
+        )
+    if options["prompts"] is not None:
+        read_prompts(options["prompts"])
     if options["draws"] is not None:
         checks.whole("draws", options["draws"])
     if options["calibrate"] is None:
-        if options["precision"] == "int8":
-            raise InputError("--precision int8 takes the ranges of activations from images: give them with --calibrate")
+        if options["precision"] == "int8" and options["engine"] is None:
+            raise InputError("int8 needs images to take the ranges of activations from (--calibrate)")
         check_calibration(ExportOptions(weighting=options["weighting"], delta=options["delta"]), None)

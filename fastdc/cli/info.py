@@ -13,7 +13,7 @@ from fastdc.inference import plan_config
 
 
 def run(model: str | None, as_json: bool, quiet: bool) -> None:
-    """Describe this installation, or MODEL after verifying its files."""
+    """Does the command with the options of :mod:`fastdc.cli.commands.info`."""
     if model is None:
         facts = _installation()
     else:

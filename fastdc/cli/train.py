@@ -11,14 +11,7 @@ _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells repor
 
 
 def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -> None:
-    """Train a class-conditional diffusion model from labelled images.
-
-    DATA is a folder with one sub-folder per class, or an .npz file with the arrays `images` (uint8: n,h,w or n,c,h,w or
-    n,h,w,c), `labels` (integers from 0) and optionally `class_names`.
-
-    The folder RUN receives the configuration, a log and a checkpoint. Ctrl-C saves the state and stops; --resume
-    continues from there and ends with the same weights as an uninterrupted run.
-    """
+    """Does the command with the options of :mod:`fastdc.cli.commands.train`."""
     from fastdc.train import RunFolder, TrainConfig, train
 
     if options["channels"] is not None:

@@ -22,7 +22,7 @@ from PIL import Image
 import fastdc
 from fastdc import ErrorTable, Progress
 from fastdc.bundle.shipped import find_model
-from fastdc.cli.classify import json_line
+from fastdc.cli.classify import json_line, run_name
 from fastdc.cli.grouped import HEADINGS
 from fastdc.cli.main import main
 from fastdc.cli.runner import progress_of, rule_options
@@ -30,7 +30,7 @@ from fastdc.data import digits_test
 from helpers.cli_runs import MLP, Cli, Result, place_digits
 
 FULL = (*MLP, "--rule", "full")
-COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export")
+COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "completion")
 
 
 @pytest.fixture
@@ -118,12 +118,20 @@ def test_classify_reports_the_accuracy_if_labels_are_known(cli: Cli, digits: Pat
     assert np.mean(right) > 0.9
 
 
-def test_classify_json_holds_what_reproduces_each_line(cli: Cli, digits: Path) -> None:
-    code, out, _ = cli("classify", "digits", *FULL, "--json", "--seed", "7", "--draws", "3")
+def test_classify_json_has_lines_of_one_shape_and_a_file_that_reproduces_them(cli: Cli, digits: Path) -> None:
+    code, out, _ = cli("classify", "digits", *FULL, "--json", "--seed", "7", "--draws", "3", "--provenance", "run.json")
     assert code == 0
     entries = [strict(line) for line in out.splitlines()]
     assert [entry["image"] for entry in entries] == ["digits/0.png", "digits/1.png", "digits/2.png"]
     result = fastdc.load("digits-mlp").classify(digits_test().images[:3], rule="full", draws=3, seed=7)
+    provenance = strict(Path("run.json").read_text())
+    assert provenance == {"run": entries[0]["run"], **result.provenance}
+    assert provenance["rule"] == {"name": "full"}
+    fields = ["image", "label", "class", "probabilities", "errors", "evaluations", "run"]
+    assert [list(entry) for entry in entries] == [fields] * 3
+    assert {entry["run"] for entry in entries} == {run_name(result.provenance)}
+    (other,) = cli("classify", "digits/0.png", *FULL, "--json", "--seed", "8", "--draws", "3").out.splitlines()
+    assert strict(other)["run"] != entries[0]["run"]
     for row, entry in enumerate(entries):
         assert entry["label"] == result.labels[row]
         assert entry["class"] == result.names[row]
@@ -131,13 +139,11 @@ def test_classify_json_holds_what_reproduces_each_line(cli: Cli, digits: Path) -
         assert list(entry["probabilities"]) == list("0123456789")
         np.testing.assert_allclose(list(entry["probabilities"].values()), result.probabilities[row], atol=1e-6)
         np.testing.assert_allclose(list(entry["errors"].values()), result.errors[row], rtol=1e-4)
-        assert {key: entry[key] for key in result.provenance} == result.provenance
-        assert entry["rule"] == {"name": "full"}
 
 
 def test_a_class_that_was_never_evaluated_is_null_in_json(digits: Path) -> None:
     result = fastdc.load("digits-mlp").classify(digits_test().images[:2], candidates=[[3, 5], [0, 1]], draws=4)
-    entries = [strict(json_line("x", result, row)) for row in range(2)]
+    entries = [strict(json_line("x", result, row, "r")) for row in range(2)]
     assert [name for name, error in entries[0]["errors"].items() if error is not None] == ["3", "5"]
     assert [name for name, error in entries[1]["errors"].items() if error is not None] == ["0", "1"]
     assert entries[0]["probabilities"]["0"] == 0
@@ -173,9 +179,10 @@ def test_options_reach_the_classifier(cli: Cli, digits: Path) -> None:
         "--device",
         "cpu",
     )
-    (line,) = cli("classify", "digits/0.png", *MLP, *options, "--json", "--quiet").out.splitlines()
+    kept = ("--json", "--provenance", "run.json", "--quiet")
+    (line,) = cli("classify", "digits/0.png", *MLP, *options, *kept).out.splitlines()
     entry = json.loads(line)
-    assert entry["decision"] == "vote"
+    assert strict(Path("run.json").read_text())["decision"] == "vote"
     assert all(round(3 * share, 3) in (0, 1, 2, 3) for share in entry["probabilities"].values())
 
 
@@ -183,8 +190,9 @@ def test_rule_and_plan_options_reach_the_classifier(cli: Cli, digits: Path) -> N
     error = ("--weighting", "velocity", "--loss", "l1")
     plan = ("--first", "0.8,0.5", "--levels", "0.3", "3", "--order", "random", "--antithetic", *error)
     rule = ("--rule", "staged", "-o", "n_samples=2,6", "--rule-option", "to_keep=[4, 1]")
-    (line,) = cli("classify", "digits/0.png", *MLP, *plan, *rule, "--json", "--quiet").out.splitlines()
-    entry = strict(line)
+    kept = ("--json", "--provenance", "run.json", "--quiet")
+    (line,) = cli("classify", "digits/0.png", *MLP, *plan, *rule, *kept).out.splitlines()
+    entry = strict(line) | strict(Path("run.json").read_text())
     assert entry["rule"]["name"] == "staged"
     assert (entry["rule"]["n_samples"], entry["rule"]["to_keep"]) == ([2, 6], [4, 1])
     assert entry["evaluations"] == 10 * 2 + 4 * 4
@@ -192,8 +200,8 @@ def test_rule_and_plan_options_reach_the_classifier(cli: Cli, digits: Path) -> N
     assert (entry["plan"]["first"], entry["plan"]["levels"]) == ([0.8, 0.5], [0.3, 3.0])
     assert (entry["plan"]["order"], entry["plan"]["antithetic"]) == ("random", True)
     assert (entry["plan"]["weighting"], entry["plan"]["loss"]) == ("velocity", "l1")
-    (line,) = cli("classify", "digits/0.png", *MLP, "--json", "--rule", "betting", "-o", "bound=8").out.splitlines()
-    assert strict(line)["rule"]["bound"] == 8
+    assert cli("classify", "digits/0.png", *MLP, *kept, "--rule", "betting", "-o", "bound=8").code == 0
+    assert strict(Path("run.json").read_text())["rule"]["bound"] == 8
 
 
 def test_strange_file_names_stay_on_their_line(cli: Cli, digits: Path) -> None:
@@ -421,7 +429,9 @@ def test_running_out_of_memory_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyP
         raise MemoryError
 
     monkeypatch.setattr("fastdc.data.digits_test", exhausted)
-    cli.refuses("demo", naming="out of memory")
+    result = cli("demo")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("fastdc: error: out of memory")
 
 
 def test_values_of_rule_options_are_json_lists_without_brackets_or_text() -> None:

@@ -1,0 +1,217 @@
+"""Help, completion, typing errors and refusals are quick: they import no library that they do not need.
+
+Times depend on the machine, so the tests look at the modules that command lines import, many in one process.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from fastdc import backends, bundle, diffusion, inference, rules
+from fastdc.cli import names
+from helpers.cli_runs import place_digits
+
+COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "completion")
+LIBRARIES = ("numpy", "scipy", "PIL", "tqdm", "safetensors", "fastdc._C")
+HEAVY = ("torch", "onnxruntime", "onnx", "diffusers", "transformers", "tokenizers", "matplotlib")
+CODE = """
+import contextlib, io, json, os, sys
+from fastdc.cli.main import main
+
+libraries, lines = json.load(sys.stdin)
+told = []
+for args, environment in lines:
+    sys.argv = ["fastdc", *args]
+    os.environ.update(environment)
+    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    found = [name for name in libraries if name in sys.modules]
+    said = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    told.append([*said, code, len(sys.modules), found])
+json.dump(told, sys.stdout)
+"""
+
+
+class Told(NamedTuple):
+    out: str
+    err: str
+    code: int
+    modules: int
+    libraries: list[str]
+
+
+Line = tuple[str, ...]
+
+
+def tell(lines: Sequence[Line], cwd: Path | None = None, environment: Sequence[dict[str, str]] = ()) -> list[Told]:
+    """What each of several command lines says in one process, and which libraries are imported after it."""
+    each = [list(pair) for pair in zip(lines, environment or [{}] * len(lines), strict=True)]
+    given = json.dumps([[*LIBRARIES, *HEAVY], each])
+    run = [sys.executable, "-c", CODE]
+    done = subprocess.run(run, input=given, capture_output=True, text=True, check=True, cwd=cwd, timeout=120)
+    return [Told(*one) for one in json.loads(done.stdout)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = place_digits(tmp_path_factory.mktemp("inputs"))
+    np.savez(folder / "few.npz", images=np.zeros((3, 1, 8, 8), np.uint8), labels=[0, 1, 2])
+    (folder / "net.pkl").touch()  # nothing gets as far as reading it
+    return folder
+
+
+def test_help_imports_no_library() -> None:
+    for told in tell([(*command.split(), "--help") for command in ("", *COMMANDS)]):
+        assert (told.code, told.err, told.libraries) == (0, "", [])
+        assert "Usage: fastdc" in told.out
+        assert told.modules < 250
+
+
+MISTYPED: list[Line] = [
+    ("clasify",),
+    ("classify",),
+    ("classify", "missing.png"),
+    ("classify", "missing/*.png", "--backend", "torch"),
+    ("classify", "a.npy", "--rool", "race"),
+    ("classify", "a.npy", "--rule", "pared"),
+    ("calibrate", "digits", "missing", "--out", "c.json"),
+    ("certify", "--data", "missing", "--sigma", "0.25", "--out", "run.tsv"),
+    ("certify", "--data", "a.npy", "--out", "run.tsv"),
+    ("evaluate", "missing.tsv"),
+    ("train", "missing", "--out", "run"),
+    ("export", "net.pkl", "out", "--loss", "l4"),
+    ("demo", "extra"),
+    ("completion", "tcsh"),
+]
+
+
+def test_typing_errors_and_missing_files_need_no_library(inputs: Path) -> None:
+    for args, told in zip(MISTYPED, tell(MISTYPED, inputs), strict=True):
+        assert told.libraries == [], args
+        assert told.code == 2, args
+        assert told.err.count("\n") == 1, args
+
+
+TORCH = ("--backend", "torch")
+CERTIFY = ("certify", "--data", "a.npy", "--out", "run.tsv", *TORCH)
+
+
+REFUSED: list[Line] = [
+    ("classify", "a.npy", "--model", "no-such-model", *TORCH),
+    ("classify", "a.npy", "--draws", "0", *TORCH),
+    ("classify", "a.npy", "--rule", "paired", "-o", "alpha=2", *TORCH),
+    ("classify", "a.npy", "--levels", "3", "1", *TORCH),
+    ("classify", "a.npy", "--calibration", "missing.json", *TORCH),
+    ("classify", "a.npy", "--prompts", "missing.csv", *TORCH),
+    ("classify", "net.pkl", *TORCH),
+    ("classify", "a.npy", "--window", "2", "1", *TORCH),
+    ("classify", "a.npy", "--save", "missing/e.npz", *TORCH),
+    ("classify", "a.npy", "--provenance", "missing/p.json", *TORCH),
+    ("demo", "--draws", "0", *TORCH),
+    ("demo", "--seed", "-1", *TORCH),
+    ("calibrate", "no-such-model", "a.npy", *TORCH),
+    ("calibrate", "digits", "few.npz", *TORCH),
+    ("calibrate", "digits", "a.npy", "--draws", "0", *TORCH),
+    ("calibrate", "digits", "a.npy", "--sigma", "0.25", "--denoiser", "no-such-model", *TORCH),
+    (*CERTIFY, "--sigma", "-1"),
+    (*CERTIFY, "--sigma", "0.25", "--n", "3"),
+    (*CERTIFY, "--sigma", "0.25", "--draws", "0"),
+    (*CERTIFY, "--sigma", "0.25", "--model", "no-such-model"),
+    (*CERTIFY, "--sigma", "0.25", "--method", "denoised", "--denoiser", "no-such-model"),
+    ("evaluate", "a.npy"),
+    ("info", "no-such-model"),
+    ("train", "few.npz", "--out", "run", "--steps", "0"),
+    ("train", "a.npy", "--out", "run"),
+    ("train", "--out", "run", "--resume"),
+    ("train", "--out", "run"),
+    ("export", "missing", "out"),
+    ("export", "net.pkl", "digits"),
+    ("export", "net.pkl", "out", "--calibrate", "missing"),
+    ("export", "net.pkl", "out", "--draws", "0"),
+    ("export", "net.pkl", "out", "--delta", "0.1"),
+    ("export", "net.pkl", "out", "--weighting", "auto"),
+    ("export", "net.pkl", "out", "--precision", "int8"),
+    ("export", "net.pkl", "out", "--lora", "missing.safetensors"),
+    ("export", "net.pkl", "out", "--max-pixels", "3"),
+]
+
+
+def test_options_and_data_are_refused_before_torch_is_imported(inputs: Path) -> None:
+    before = sorted(inputs.rglob("*"))
+    for args, told in zip(REFUSED, tell(REFUSED, inputs), strict=True):
+        assert not set(HEAVY).intersection(told.libraries), args
+        assert told.code == 2, args
+        assert told.err.count("\n") == 1, args
+        assert told.modules < 800
+    assert sorted(inputs.rglob("*")) == before
+
+
+OFFERED: list[tuple[str, set[str]]] = [
+    ("fastdc cl", {"plain,classify"}),
+    ("fastdc classify --ru", {"plain,--rule", "plain,--rule-option"}),
+    ("fastdc classify --rule bet", {"plain,betting"}),
+    ("fastdc classify --model digits-", {"plain,digits-mlp", "dir,digits-"}),
+    ("fastdc classify pho", {"file,pho"}),
+    ("fastdc info sha", {"plain,shapes", "dir,sha"}),
+    ("fastdc export sou", {"file,sou"}),
+    ("fastdc completion z", {"plain,zsh"}),
+]
+
+
+def test_completion_imports_no_library() -> None:
+    asked = [
+        {"_FASTDC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        for words, _ in OFFERED
+    ]
+    for (words, offered), told in zip(OFFERED, tell([()] * len(OFFERED), environment=asked), strict=True):
+        assert set(told.out.splitlines()) == offered, words
+        assert (told.err, told.code, told.libraries) == ("", 0, []), words
+
+
+def test_completion_scripts_call_fastdc() -> None:
+    shells = ("bash", "zsh", "fish")
+    for shell, told in zip(shells, tell([("completion", shell) for shell in shells]), strict=True):
+        assert (told.err, told.code, told.libraries) == ("", 0, [])
+        assert f"_FASTDC_COMPLETE={shell}_complete" in told.out
+
+
+def test_words_are_those_of_the_library() -> None:
+    assert names.BACKENDS == backends.BACKENDS
+    assert names.PRECISIONS == backends.PRECISIONS
+    assert names.EXPORT_PRECISIONS == bundle.PRECISIONS
+    assert names.METHODS == diffusion.METHODS
+    assert names.WEIGHTINGS == diffusion.WEIGHTINGS
+    assert names.LOSSES == diffusion.LOSSES
+    assert names.ORDERS == diffusion.ORDERS
+    assert names.DECISIONS == inference.DECISIONS
+    assert names.RULES == rules.RULES
+    assert names.CALIBRATION_DRAWS == inference.CALIBRATION_DRAWS
+
+
+def test_the_package_imports_its_names_on_first_use() -> None:
+    code = (
+        "import sys, fastdc\n"
+        "assert 'numpy' not in sys.modules\n"
+        "assert set(fastdc.__all__) <= set(dir(fastdc))\n"
+        "assert all(getattr(fastdc, name) is not None for name in fastdc.__all__)\n"
+        "assert fastdc.data.digits_test is not None\n"
+        "assert not hasattr(fastdc, 'nothing')\n"
+        "from fastdc import *\n"
+        "assert load is fastdc.load\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_module_is_the_command() -> None:
+    run = [sys.executable, "-m", "fastdc", "--version"]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout.startswith("fastdc, version ")
