@@ -17,7 +17,7 @@ from fastdc.bundle.shipped import find_model
 from fastdc.data import digits_test
 from fastdc.support.exceptions import FastdcError, InputError
 from fastdc.testing import GaussianWorld
-from helpers.cli_runs import Cli, place_digits
+from helpers.cli_runs import Cli, place_digits, provenance_of
 from helpers.worlds import CALIBRATION, CURVE, fails_with
 
 # A small calibration: 70 images allow a delta of 1 / 71.
@@ -88,8 +88,8 @@ def test_the_model_then_races_by_default(cli: Cli, folder: Path) -> None:
     assert cli("demo", "--model", "m", "--levels", "0.3", "3").rows["rule"].startswith("paired, ")
     smaller = ("--rule", "calibrated", "-o", f"limit={calibration.limit / 2}")
     assert cli("demo", "--model", "m", *smaller).rows["rule"] == f"calibrated, limit {calibration.limit / 2:.4g}"
-    (line,) = cli("classify", "digits/0.png", "--model", "m", "--json", "--quiet").out.splitlines()
-    assert json.loads(line)["rule"] == {"name": "calibrated", "limit": calibration.limit, "draws": 8}
+    told = provenance_of(cli, "digits/0.png", "--model", "m")
+    assert told["rule"] == {"name": "calibrated", "limit": calibration.limit, "draws": 8}
     info = json.loads(cli("info", "m", "--json").out)
     assert info["calibration"] == calibration.to_dict()
     assert info["race"] == "calibrated: at most 5 % of answers differ from the full run"
@@ -112,14 +112,15 @@ def test_a_calibration_in_a_file_leaves_the_model_as_it_is(cli: Cli, folder: Pat
     assert result.code == 0
     assert result.err == "next         fastdc classify IMAGE... --model m --calibration cal.json\n"
     assert _states(folder / "m") == before
-    with_file = cli("classify", "b.npz", "--model", "m", "--calibration", "cal.json", "--json", "--quiet").out
-    entry = json.loads(with_file.splitlines()[0])
+    line = ("b.npz", "--model", "m", "--json", "--quiet")
+    with_file = cli("classify", *line, "--calibration", "cal.json").out
+    entry = provenance_of(cli, *line, "--calibration", "cal.json")
     assert entry["rule"]["name"] == "calibrated"
     assert entry["plan"]["first"] == [0.8, 0.5]
     cli("calibrate", "m", "b.npz", *QUICK, "--first", "0.8,0.5", "--write")
-    written = cli("classify", "b.npz", "--model", "m", "--json", "--quiet").out
-    identity = json.loads(written.splitlines()[0])["sha256"]
-    assert with_file.replace(entry["sha256"], identity) == written
+    written, told = cli("classify", *line).out, provenance_of(cli, *line)
+    assert told == {**entry, "run": told["run"], "sha256": told["sha256"]}
+    assert with_file.replace(entry["run"], told["run"]) == written
 
 
 def test_a_limit_that_was_not_saved_can_be_given(cli: Cli, folder: Path) -> None:
@@ -140,7 +141,7 @@ def test_level_weights_are_fitted_to_labels_and_used_when_asked_for(cli: Cli, fo
     assert curve == fit_level_weights(errors, tables[0].sigma, np.tile(digits_test().labels[:70], 2))
     assert result.rows["weights"].startswith(f"{len(curve.ratio)} knots, largest at ")
     plain, weighted = (
-        json.loads(cli("classify", "digits/0.png", "--model", "m", "--json", *extra).out)["plan"]["level_weights"]
+        provenance_of(cli, "digits/0.png", "--model", "m", *extra)["plan"]["level_weights"]
         for extra in ((), ("--level-weights",))
     )
     assert (plain, weighted) == (None, curve.to_dict())
@@ -221,8 +222,7 @@ def test_weighting_loss_and_denoiser_are_part_of_a_calibration(cli: Cli, folder:
     result = cli("calibrate", "m", "b.npz", *QUICK, *chosen, "--out", "cal.json")
     assert result.code == 0, result.err
     assert result.err.endswith("--model m --calibration cal.json --weighting uniform --loss huber\n")
-    again = cli("classify", "a.npy", "--model", "m", "--calibration", "cal.json", *chosen, "--json")
-    told = json.loads(again.out.splitlines()[0])
+    told = provenance_of(cli, "a.npy", "--model", "m", "--calibration", "cal.json", *chosen)
     assert (told["rule"]["name"], told["plan"]["weighting"], told["plan"]["loss"]) == ("calibrated", "uniform", "huber")
 
 

@@ -98,7 +98,7 @@ def test_bad_files_and_options_are_refused(cli: Cli, folder: Path) -> None:
     Path("bad").write_text(COHENS.replace("1.21", "nan"))
     before = sorted(folder.iterdir())
     cli.refuses("evaluate", naming="FILE...")
-    cli.refuses("evaluate", "none.tsv", naming="none.tsv is not a file")
+    cli.refuses("evaluate", "none.tsv", naming="none.tsv: does not exist")
     cli.refuses("evaluate", "a.tsv", "bad", naming="bad, line 2: radius must be a number of at least 0, got 'nan'")
     cli.refuses("evaluate", "a.tsv", "--radii", "0,x", naming="expected numbers such as 0,0.25,0.5, got '0,x'")
     cli.refuses("evaluate", "a.tsv", "--radii", "-1", naming="radii must be numbers of at least 0, got -1")

@@ -1,8 +1,10 @@
 """Runs the command line in this process, as the installed script does, and says what came of it."""
 
+import json
 import sys
+import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -49,6 +51,16 @@ class Cli:
         assert line.startswith("fastdc: error: "), line
         assert naming in line, line
         assert len(line) < 1000
+
+
+def provenance_of(cli: Cli, *args: str | Path) -> dict[str, Any]:
+    """What `fastdc classify` says of a run with --provenance."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "run.json")
+        result = cli("classify", *args, "--provenance", file)
+        assert result.code == 0, result.err
+        told: dict[str, Any] = json.loads(file.read_text())
+    return told
 
 
 def place_digits(folder: Path) -> Path:

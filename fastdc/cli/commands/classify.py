@@ -12,10 +12,10 @@ from fastdc.cli.sources import check_sources
 
 _EPILOG = """\b
 Examples:
-  fastdc classify three.png                      a digit, with the shipped model
-  fastdc classify photos/ --model my-model       every image below a folder
-  fastdc classify 'photos/*.png' --model my-model     files that match a pattern
-  curl https://.../cat.png | fastdc classify - --model my-model    a pipe
+  fastdc classify three.png                      a digit, shipped model
+  fastdc classify --model my-model photos/       every image below a folder
+  fastdc classify --model my-model 'in/*.png'    files that match a pattern
+  fastdc classify --model my-model - < cat.png   standard input
   fastdc classify batch.npz --json --provenance run.json > out.jsonl
   fastdc classify batch.npz --rule full          every class at every draw
   fastdc classify batch.npz --rule paired -o alpha=0.001   a stricter test
