@@ -16,12 +16,14 @@ from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import checked_settings, classify_chunks
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, class_keys
-from fastdc.support import write_whole
+from fastdc.support import InputError, write_whole
 
 
 def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: str | None, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.classify`."""
     limits, quiet = take_limits(options), options["quiet"]
+    if save is not None and save == provenance:
+        raise InputError(f"--save and --provenance are both {save}: expected two files")
     for path in filter(None, (save, provenance)):
         check_output(path, images)
     bundle = open_model(options)

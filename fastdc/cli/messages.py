@@ -20,7 +20,7 @@ _ALIASES = {
 }
 
 # What follows an argument's name at the beginning of a message.
-_SAYS = r"(?= (?:must|cannot|lies?|needs?|has|is|are|comes?|as a fraction|=|\(|draws come)(?: |$|\())"
+_SAYS = r"(?= (?:of the \w+ )?(?:must|cannot|lies?|needs?|has|is|are|comes?|as a fraction|=|\(|draws come)(?: |$|\())"
 
 
 # Text in quotes, which is the user's own. An apostrophe begins none.

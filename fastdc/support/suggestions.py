@@ -18,5 +18,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches  # takes a while
 
     spelled = {name.casefold(): name for name in known}
-    found = get_close_matches(word[:100].casefold(), spelled, n=1)
+    found = get_close_matches(word[:100].casefold(), spelled, n=1, cutoff=0.7)  # owl is no cow
     return f"; did you mean {spelled[found[0]]!r:.100}?" if found else ""

@@ -286,6 +286,8 @@ def test_messages_keep_words_that_are_no_options() -> None:
     )
     assert as_typed("it needs sigma=0.5, draws=[1, 2]", command) == "it needs --sigma 0.5, --draws [1, 2]"
     assert as_typed("a\nb", None) == "a b"
+    train = importlib.import_module("fastdc.cli.commands.train").command
+    assert as_typed("width of the unet must be even, got 3", train) == "--width of the unet must be even, got 3"
     assert as_typed("gain must be positive", command) == "--tolerance must be positive"
 
 

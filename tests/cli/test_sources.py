@@ -42,7 +42,7 @@ def could_be(image: Image.Image, tmp_path: Path) -> bool:
     """What a command says of an image file."""
     said: list[bool] = []
     image.save(tmp_path / "x.png")
-    load_images(tmp_path / "x.png", (1, 8, 8), look=lambda _, size, small: said.append(could_be_a_digit(size, small)))
+    load_images([tmp_path / "x.png"], (1, 8, 8), look=lambda _, size, small: said.append(could_be_a_digit(size, small)))
     return said == [] or said[0]
 
 

@@ -136,7 +136,9 @@ def test_resize_covers_then_crops(
         assert notes == ()
     else:
         verbs = ["resized"] * ((rows, columns) != size) + ["centre-cropped"] * ((rows, columns) != target)
-        assert notes == (f"1 image {' and '.join(verbs)} to {w}x{h} from {width}x{height}",)
+        much = scale < 1 / 4
+        lost = ("1 image shrunk by more than a factor of 4 per side: small details are lost",)
+        assert notes == (f"1 image {' and '.join(verbs)} to {w}x{h} from {width}x{height}", *lost * much)
 
 
 def test_a_very_long_strip_is_no_bomb(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from fastdc import FastdcError, InputError, MissingDependencyError
 from fastdc.support import install_hint
 from fastdc.support.exceptions import BackendError, BundleError
 from fastdc.support.lazy_names import lazy_names
-from fastdc.support.optional import installed, require, version_of
+from fastdc.support.optional import check_installed, installed, require, version_of
 from helpers.worlds import assert_one_line
 
 
@@ -29,6 +29,16 @@ def test_a_missing_package_is_one_line_that_names_the_extra() -> None:
     assert not installed("no_such_package")
     assert not installed("no_such_package.part")
     assert version_of("no-such-package") is None
+
+
+def test_a_missing_package_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_installed("numpy")
+    with pytest.raises(MissingDependencyError) as caught:
+        check_installed("no_such_package", extra="train")
+    assert_one_line(caught.value, "no_such_package", install_hint("train"))
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    check_installed("this")
+    assert "this" not in sys.modules
 
 
 def test_a_package_whose_own_needs_are_missing_is_not_called_missing(tmp_path: Path) -> None:
