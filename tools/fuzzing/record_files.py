@@ -1,4 +1,4 @@
-"""Targets that read what fastdc writes: descriptions of bundles, calibrations, certificates, error tables, results, runs."""
+"""Targets that read what fastdc writes: descriptions of bundles, calibrations, certificates, results, tables, runs."""
 
 import hashlib
 import json
