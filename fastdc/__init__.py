@@ -2,7 +2,7 @@
 
     import fastdc
     clf = fastdc.load("digits")
-    result = clf.classify(images)      # uint8, or float in [0, 1]; (n, channels, height, width)
+    result = clf(images)               # pictures, paths, bytes, arrays, tensors, or an iterable of them
     result.labels, result.probabilities, result.evaluations
 
 A diffusion classifier asks a conditional diffusion model how well it denoises an image under each class; the class with

@@ -1,7 +1,7 @@
 """The public object: a diffusion classifier that is loaded once and asked many times.
 
     clf = fastdc.load("digits")
-    result = clf.classify(images)          # uint8 or float in [0, 1], (n, c, h, w)
+    result = clf(images)                   # pictures, paths, arrays, tensors, or an iterable of them
     result.labels, result.probabilities, result.evaluations
 
 The method is the Diffusion Classifier (Li et al., arXiv 2303.16203, algorithm 1): how well does the conditional model
@@ -9,7 +9,7 @@ denoise the image under each class? All classes see the same noise, and a rule s
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -17,6 +17,7 @@ from fastdc.backends import AbstractEncoder, AbstractNetwork, check_pickles, cop
 from fastdc.bundle import Model, PixelRange
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.certification import (
+    SELECTION_COPIES,
     AbstractBase,
     AbstractEstimation,
     Certificates,
@@ -25,6 +26,8 @@ from fastdc.certification import (
     OnCertifyProgress,
     Smoothing,
     certify_images,
+    check_base,
+    estimation_of,
 )
 from fastdc.engine import check_replicas, device_name
 from fastdc.inference import (
@@ -36,22 +39,25 @@ from fastdc.inference import (
     Job,
     OnProgress,
     Options,
-    PlanOptions,
     RunOptions,
     Settings,
+    TableOptions,
     ValidationRuns,
     check_candidates,
+    class_indices,
     merged,
-    prepare,
     stream_results,
 )
 from fastdc.rules import Calibration
-from fastdc.support import Float32, InputError, Mask, checks
+from fastdc.support import Float32, Float64, InputError, Int64, checks
 
 
 @dataclass(frozen=True, repr=False)
 class DiffusionClassifier:
     """A model and the network that runs it. :func:`fastdc.load` makes one; so can you, for a network given from Python.
+
+    Methods take images of any kind: :func:`fastdc.data.prepare` lists them. Pictures and files are resized to the
+    model's shape; arrays in memory only get their axes in order.
 
     Several methods take the options of a run, as a :class:`fastdc.Options` object, as keywords, or both. Its docstring
     explains each option once for all of them.
@@ -107,17 +113,17 @@ class DiffusionClassifier:
         seed: int = 0,
         streams: Any = None,
         progress: OnProgress | None = None,
-        **plan: Unpack[PlanOptions],
+        **plan: Unpack[TableOptions],
     ) -> ErrorTable:
         """The error of every image, class and draw.
 
         Args:
-            images: (n, c, h, w), uint8 or float in [0, 1].
+            images: Images of any kind, see :func:`fastdc.data.prepare`.
             seed: Seed of the noise, in [0, 2^64).
             streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels, so that
                 order and batch change nothing.
             progress: Called after every step.
-            **plan: Options that select the draws, see :class:`fastdc.Options`.
+            **plan: Options of the draws and of the images, see :class:`fastdc.Options`.
 
         Example:
             >>> clf.errors(images, draws=4).errors.shape
@@ -126,17 +132,18 @@ class DiffusionClassifier:
         Raises:
             InputError: Images or options cannot be used; raised before any work starts.
         """
-        job = self._full_run(seed, plan)
-        ready = prepare(images, self.model, streams)
+        wanted = merged(Options(rule="full", seed=seed), plan)
+        job = self._job(wanted)
+        ready = Images.of(images, self.model, streams, **wanted.reading)
         return job.table(ready.x, ready.streams, progress)
 
-    def validation_runs(self, images: Any, **plan: Unpack[PlanOptions]) -> ValidationRuns:
+    def validation_runs(self, images: Any, **plan: Unpack[TableOptions]) -> ValidationRuns:
         """Full runs over the same images under different noise, prepared once: the material of calibrations.
 
         Args:
-            images: (n, c, h, w), uint8 or float in [0, 1], without noise. With the option sigma, run k sees noisy copy
+            images: Images of any kind, without noise. With the option sigma, run k sees noisy copy
                 k of each image, as randomized smoothing makes them.
-            **plan: Options that select the draws, see :class:`fastdc.Options`.
+            **plan: Options of the draws and of the images, see :class:`fastdc.Options`.
 
         Example:
             >>> [table.mean().shape for table in clf.validation_runs(images, draws=2).tables(seeds=3)]
@@ -145,14 +152,15 @@ class DiffusionClassifier:
         Raises:
             InputError: Images or options cannot be used.
         """
-        return ValidationRuns(self._full_run(0, plan), prepare(images, self.model))
+        wanted = merged(Options(rule="full"), plan)
+        return ValidationRuns(self._job(wanted), Images.of(images, self.model, **wanted.reading))
 
     def classify(
         self,
         images: Any,
         options: Options | None = None,
         *,
-        candidates: Sequence[Sequence[int]] | Mask | Candidates | None = None,
+        candidates: Candidates | None = None,
         streams: Any = None,
         progress: OnProgress | None = None,
         **keywords: Unpack[RunOptions],
@@ -160,12 +168,12 @@ class DiffusionClassifier:
         """Classifies images.
 
         Args:
-            images: (n, c, h, w), uint8 or float in [0, 1].
+            images: Images of any kind, see :func:`fastdc.data.prepare`.
             options: Options of the run.
-            candidates: Classes to consider for each image: a mask (n, K), lists of class indices, or a prefilter. A
-                prefilter is called with the images as float32 in [0, 1] and returns a mask or lists. The rule's
-                guarantee is then about the best candidate: a class that the prefilter leaves out can never be the
-                answer.
+            candidates: Classes to consider: a list of class names or indices for all images, such as ["cat", "dog"],
+                such a list for each image, a mask (n, K), or a prefilter. A prefilter is called with the images as
+                float32 in [0, 1] and returns one of these. The rule's guarantee is then about the best candidate: a
+                class that is left out can never be the answer.
             streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called after every step.
             **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
@@ -186,13 +194,65 @@ class DiffusionClassifier:
         )
         return next(results)
 
+    def __call__(self, images: Any, options: Options | None = None, **keywords: Any) -> Classification:
+        """Classifies images: :meth:`classify`."""
+        return self.classify(images, options, **keywords)
+
+    def predict(self, images: Any, options: Options | None = None, **keywords: Any) -> Int64:
+        """The class of each image, int64 (n,); arguments are those of :meth:`classify`.
+
+        Example:
+            >>> bool((clf.predict(images) == labels).all())
+            True
+        """
+        return self.classify(images, options, **keywords).labels
+
+    def predict_proba(self, images: Any, options: Options | None = None, **keywords: Any) -> Float64:
+        """The probability of each class, float64 (n, K); arguments are those of :meth:`classify`.
+
+        Example:
+            >>> clf.predict_proba(images).shape
+            (20, 10)
+        """
+        return self.classify(images, options, **keywords).probabilities
+
+    def score(
+        self,
+        images: Any,
+        labels: Any,
+        options: Options | None = None,
+        *,
+        candidates: Candidates | None = None,
+        streams: Any = None,
+        progress: OnProgress | None = None,
+        **keywords: Unpack[RunOptions],
+    ) -> float:
+        """The accuracy: the share of images whose class is found.
+
+        `labels` are the true classes, n indices or names; the other arguments are those of :meth:`classify`.
+
+        Example:
+            >>> clf.score(images, labels)
+            1.0
+
+        Raises:
+            InputError: Labels, images or options cannot be used; raised before any work starts.
+        """
+        truth = class_indices(labels, self.model, "labels")
+        wanted = merged(options, keywords)
+        ready = Images.of(images, self.model, streams, **wanted.reading)
+        if len(truth) != len(ready):
+            raise InputError(f"labels must be one for each of {len(ready)} images, got {len(truth)}")
+        found = self.classify(ready, wanted, candidates=candidates, progress=progress)
+        return float((found.labels == truth).mean())
+
     def stream(
         self,
         images: Any,
         options: Options | None = None,
         *,
         chunk: int | None = 64,
-        candidates: Sequence[Sequence[int]] | Mask | Candidates | None = None,
+        candidates: Candidates | None = None,
         streams: Any = None,
         progress: OnProgress | None = None,
         **keywords: Unpack[RunOptions],
@@ -203,10 +263,10 @@ class DiffusionClassifier:
         result is asked for.
 
         Args:
-            images: (n, c, h, w), uint8 or float in [0, 1].
+            images: Images of any kind, see :func:`fastdc.data.prepare`.
             options: Options of the run.
             chunk: Images per result; None: all in one.
-            candidates: Classes to consider for each image, see :meth:`classify`.
+            candidates: Classes to consider, see :meth:`classify`.
             streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called after every step.
             **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
@@ -222,8 +282,9 @@ class DiffusionClassifier:
         start = time.perf_counter()
         if chunk is not None:
             checks.whole_or("chunk", chunk, 1)
-        settings = self.settings(options, **keywords)
-        ready = prepare(images, self.model, streams)
+        wanted = merged(options, keywords)
+        settings = self.settings(wanted)
+        ready = Images.of(images, self.model, streams, **wanted.reading)
         chosen = None if candidates is None else check_candidates(candidates, ready.unit, self.model)
         yield from stream_results(settings, ready, chunk=chunk, candidates=chosen, progress=progress, start=start)
 
@@ -234,18 +295,18 @@ class DiffusionClassifier:
         delta: float = 0.01,
         seeds: int = 8,
         progress: OnProgress | None = None,
-        **plan: Unpack[PlanOptions],
+        **plan: Unpack[TableOptions],
     ) -> Calibration:
         """Calibrates the race on validation images: see :mod:`fastdc.calibration.race` for what is promised.
 
         Args:
-            images: (n, c, h, w), uint8 or float in [0, 1]: like those to be classified, and neither trained on nor
-                used for results. Labels are not needed. With the option sigma, noise is added to them.
+            images: Images of any kind: like those to be classified, and neither trained on nor used for results. Labels
+                are not needed. With the option sigma, noise is added to them.
             delta: Probability with which the race may lose the class of the full run, at least 1 / (n + 1).
             seeds: Number of noise seeds per image.
             progress: Called after every step.
-            **plan: Options that select the draws, see :class:`fastdc.Options`; the calibration holds for these levels
-                and weights. draws are those of the full run, 128 unless given.
+            **plan: Options of the draws and of the images, see :class:`fastdc.Options`; the calibration holds for
+                these levels and weights. draws are those of the full run, 128 unless given.
 
         Returns:
             The calibration: classify with ``rule=calibration.rule``, or store it with the model.
@@ -281,55 +342,70 @@ class DiffusionClassifier:
         wanted = merged(options, keywords)
         if wanted.method is None:
             wanted = wanted.but(method="epndc" if self.model.latent_shape is None else "dc")
-        return DiffusionBase(Job.of(self.model, self.networks, wanted, self.encoder))
+        return DiffusionBase(self._job(wanted))
 
     def certify_stream(
         self,
         images: Any,
-        estimation: AbstractEstimation,
+        sigma: float | AbstractEstimation | None = None,
         *,
-        n0: int = 100,
+        n0: int = SELECTION_COPIES,
+        n: int | None = None,
+        alpha: float | None = None,
+        radius: float | None = None,
+        estimation: str | AbstractEstimation = "fixed",
+        tolerance: float | None = None,
         seed: int = 0,
         base: AbstractBase | None = None,
         streams: Any = None,
         progress: OnCertifyProgress | None = None,
+        **options: Any,
     ) -> CertificateStream:
         """Certifies images by randomized smoothing; yields (index, certificate) in order, as soon as they are known.
 
+        The words and their defaults are those of ``fastdc certify``.
+
         Args:
-            images: (n, c, h, w), uint8 or float in [0, 1].
-            estimation: How the radius is estimated: ``certification.Fixed``, ``Pilot``, ``Target``, ``Anytime``, or
-                ``Predict`` for a class without a radius. It has sigma and alpha.
-            n0: Selection copies per image.
-            seed: Seed of the copies' noise.
-            base: The base classifier; default: ``base(sigma=estimation.sigma, seed=seed)``.
+            images: Images of any kind, see :func:`fastdc.data.prepare`.
+            sigma: Standard deviation of the noise, in pixels in [0, 1]. Or a whole estimation, which has sigma, n and
+                alpha, such as ``certification.Fixed(0.25, n=1000)``, or ``Predict``, for a class without a radius.
+            n0: Copies per image that select its class.
+            n: Largest number of copies that bound its probability; default: 1000, with `radius` 10,000.
+            alpha: Probability of a false certificate; default: 0.001.
+            radius: Radius in pixels in [0, 1] to certify or refuse, which takes fewer copies.
+            estimation: "fixed", "pilot" or "anytime".
+            tolerance: Radius that "pilot" and "anytime" may lose; default: 0.05.
+            seed: Seed of the copies' noise, and of the base classifier's.
+            base: The base classifier; default: :meth:`base` with sigma, seed and `options`.
             streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called whenever copies were classified.
+            **options: Options of the base classifier, such as method, denoiser, rule and draws, and of the images, see
+                :class:`fastdc.Options`.
 
         Example:
-            >>> from fastdc.certification import Fixed
-            >>> [index for index, _ in clf.certify_stream(images[:2], Fixed(0.25, most=20, alpha=0.01), n0=8)]
+            >>> [index for index, _ in clf.certify_stream(images[:2], 0.25, n0=8, n=20, alpha=0.01)]
             [0, 1]
 
         Raises:
             InputError: Images or options cannot be used; raised before any work starts.
         """
-        smoothing = Smoothing(estimation, n0=n0, seed=seed)
-        chosen = self.base(sigma=smoothing.sigma, seed=seed) if base is None else base
+        how = estimation_of(sigma, n=n, alpha=alpha, radius=radius, estimation=estimation, tolerance=tolerance)
+        smoothing = Smoothing(how, n0=n0, seed=seed)
+        wanted = merged(None, options)
+        chosen = self.base(wanted, sigma=how.sigma, seed=smoothing.seed) if base is None else check_base(base, options)
         if isinstance(chosen, DiffusionBase):
             chosen.check_sigma(smoothing.sigma)
-        ready = prepare(images, self.model, streams)
+        ready = Images.of(images, self.model, streams, **wanted.reading)
         return certify_images(chosen, self._seen_by(chosen, ready), ready.streams, smoothing, progress=progress)
 
-    def certify(self, images: Any, estimation: AbstractEstimation, **options: Any) -> Certificates:
+    def certify(self, images: Any, sigma: float | AbstractEstimation | None = None, **options: Any) -> Certificates:
         """Certificates of all images, a sequence in order; arguments are those of :meth:`certify_stream`.
 
         Example:
-            >>> from fastdc.certification import Fixed
-            >>> bool(clf.certify(images[:1], Fixed(0.25, most=100, alpha=0.01), n0=8)[0].label == labels[0])
+            >>> bool(clf.certify(images[:1], sigma=0.25, n0=8, n=100, alpha=0.01)[0].label == labels[0])
             True
         """
-        return Certificates.of(self.certify_stream(images, estimation, **options), self.class_names)
+        return Certificates.of(self.certify_stream(images, sigma, **options), self.class_names)
 
     def as_module(self, **options: Any) -> Any:
         """The classifier as a differentiable ``torch.nn.Module``: see :func:`fastdc.robust.as_module`.
@@ -365,8 +441,8 @@ class DiffusionClassifier:
         """
         return Settings.of(self.model, self.networks, merged(options, keywords), self.encoder)
 
-    def _full_run(self, seed: int, plan: PlanOptions) -> Job:
-        return Job.of(self.model, self.networks, merged(Options(rule="full", seed=seed), plan), self.encoder)
+    def _job(self, options: Options) -> Job:
+        return Job.of(self.model, self.networks, options, self.encoder)
 
     def _seen_by(self, base: AbstractBase, images: Images) -> Float32:
         """The images in the range that a base classifier takes."""

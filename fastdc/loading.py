@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fastdc.backends import NetworkOptions, open_encoder, open_network, with_prompts
 from fastdc.bundle import Bundle, Prompts, find_model, load_bundle, read_prompts
@@ -10,12 +11,15 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.diffusion import kernels
 from fastdc.engine import devices_of
 
+if TYPE_CHECKING:
+    import torch
+
 
 def load(
     model: str | os.PathLike[str] | Bundle,
     *,
     backend: str = "auto",
-    device: str = "auto",
+    device: "str | torch.device" = "auto",
     precision: str = "auto",
     batch: int | None = None,
     threads: int | None = None,
@@ -30,7 +34,8 @@ def load(
     Args:
         model: Name of a shipped model ("digits", "digits-mlp", "shapes"), a bundle folder, or a loaded bundle.
         backend: "auto", "onnx", "torch" or "tensorrt".
-        device: "auto", "cpu", "cuda" or "cuda:N"; "cuda:N,M" shares images out among several devices.
+        device: "auto", "cpu", "cuda" or "cuda:N", or the torch.device of that name; "cuda:N,M" shares images out among
+            several devices.
         precision: "auto", "float32", "float16" or "bfloat16".
         batch: Largest number of network evaluations in a step; default: at most 128 on the CPU; on a CUDA device
             chosen by its memory and the network's cost.

@@ -29,7 +29,7 @@ import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
 from fastdc.engine import IN_FLIGHT, STUCK, Finished, Request, Runner, holds
-from fastdc.inference import Classification, Options, RunOptions, Settings, check_candidates, prepare
+from fastdc.inference import Classification, Images, Options, RunOptions, Settings, check_candidates, merged
 from fastdc.support import GRACE, BackendError, Flag, Float32, InputError, Int32, check_process, checks
 
 MODES = ("throughput", "latency")
@@ -61,7 +61,8 @@ class Session:
         mode: str = "throughput",
         **keywords: Unpack[RunOptions],
     ) -> None:
-        self._settings = classifier.settings(options, **keywords)
+        wanted = merged(options, keywords)
+        self._settings, self._reading = classifier.settings(wanted), wanted.reading
         checks.one_of("mode", mode, MODES)
         runner = self._settings.job.runner(capacity=capacity, latency=mode == "latency")
         self._model = classifier.model
@@ -75,9 +76,9 @@ class Session:
         """Adds an image; returns at once.
 
         Args:
-            image: (c, h, w), uint8 or float in [0, 1].
+            image: One image of any kind, see :func:`fastdc.data.prepare`; window and layout are the session's options.
             stream: Noise stream in [0, 2^56); default: from the image's pixels.
-            candidates: Class indices to consider, or a prefilter; see ``DiffusionClassifier.classify``.
+            candidates: Class names or indices to consider, or a prefilter; see ``DiffusionClassifier.classify``.
 
         Returns:
             A future of the result, which has one row. It cannot be cancelled. Its callbacks run on the session's
@@ -93,10 +94,10 @@ class Session:
         """
         server = self._server
         check_process(server.process, "the session")
-        one = image[None] if hasattr(image, "detach") else np.asarray(image)[None]
-        ready = prepare(one, self._model, None if stream is None else [stream])
-        given = candidates if candidates is None or callable(candidates) else [candidates]
-        classes = None if given is None else check_candidates(given, ready.unit, self._model)[0]
+        ready = Images.of(image, self._model, None if stream is None else [stream], **self._reading)
+        if len(ready) != 1:
+            raise InputError(f"submit takes one image, got {len(ready)}")
+        classes = None if candidates is None else check_candidates(candidates, ready.unit, self._model)[0]
         sample, noise = self._settings.job.encode(ready.x)[0], int(ready.streams[0])
         if server.closed or server.failure is not None:
             raise server.refusal()

@@ -18,7 +18,7 @@ class NetworkOptions:
     """How to run a network. None and "auto" leave the choice to the backend.
 
     Attributes:
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda" or "cuda:N", or the torch.device of that name.
         precision: Element type of the network's input and output: "auto" or one of :data:`PRECISIONS`.
         batch: Largest number of cells in a step, 1 to 65,536. Default: 128 on the CPU; on a CUDA device as many as its
             memory and the network's cost allow.
@@ -44,6 +44,7 @@ class NetworkOptions:
     provider_options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "device", checks.device_text(self.device))
         checks.one_of("precision", self.precision, ("auto", *PRECISIONS))
         for name, value, most in (("batch", self.batch, MAX_BATCH), ("threads", self.threads, MAX_THREADS)):
             if value is not None:

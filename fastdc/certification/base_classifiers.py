@@ -7,7 +7,7 @@ classifier, however its work is batched.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastdc.engine import IN_FLIGHT, Finished, Request
-from fastdc.inference import Job
-from fastdc.support import Float32, InputError
+from fastdc.inference import ImageOptions, Job
+from fastdc.support import Float32, InputError, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,30 @@ class AbstractBase(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Everything that reproduces the classifier, as plain values."""
+
+
+def check_base(base: Any, options: Mapping[str, Any]) -> AbstractBase:
+    """A base classifier that a user gives; options of the classifier's own make no sense beside it.
+
+    Args:
+        base: The base classifier.
+        options: Options that the user gives beside it, by name; those that say how images are read are fine.
+
+    Example:
+        >>> from fastdc.certification import check_base
+        >>> check_base(clf.base(sigma=0.25), {}).n_classes
+        10
+
+    Raises:
+        InputError: It is something else, or there are other options.
+    """
+    if isinstance(base, type) or not all(hasattr(base, name) for name in ("votes", "n_classes", "value_range")):
+        raise InputError(f"base must be a base classifier, such as clf.base(sigma=0.25), got {shown(base)}")
+    beside = [name for name, value in options.items() if value is not None and name not in ImageOptions.__annotations__]
+    if beside:
+        raise InputError(f"base has options of its own: expected no {beside[0]} beside it")
+    given: AbstractBase = base
+    return given
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Certificates(Sequence[Certificate]):
 
         Example:
             >>> from fastdc.certification import Fixed
-            >>> made = clf.certify(images[:4], Fixed(0.25, most=100, alpha=0.01), n0=8)
+            >>> made = clf.certify(images[:4], Fixed(0.25, n=100, alpha=0.01), n0=8)
             >>> made.summary(labels[:4], radii=[0, 0.1]).certified[0].value
             1.0
 
@@ -127,7 +127,7 @@ class Certificates(Sequence[Certificate]):
 
         Example:
             >>> from fastdc.certification import Fixed
-            >>> clf.certify(images[:2], Fixed(0.25, most=20, alpha=0.01), n0=8).to_pandas().shape
+            >>> clf.certify(images[:2], Fixed(0.25, n=20, alpha=0.01), n0=8).to_pandas().shape
             (2, 10)
 
         Raises:
@@ -156,7 +156,7 @@ class Certificates(Sequence[Certificate]):
 
         Example:
             >>> from fastdc.certification import Fixed, read_records
-            >>> made = clf.certify(images[:2], Fixed(0.25, most=20, alpha=0.01), n0=8)
+            >>> made = clf.certify(images[:2], Fixed(0.25, n=20, alpha=0.01), n0=8)
             >>> made.save(folder / "made.tsv", labels[:2])
             >>> len(read_records(folder / "made.tsv"))
             2

@@ -20,6 +20,15 @@ from fastdc.support import InputError, Int64, checks
 
 MAX_COPIES = 10_000_000
 
+ALPHA = 0.001
+"""Default probability of a false certificate."""
+
+COPIES, TARGET_COPIES = 1000, 10_000
+"""Default of n, and of n where one radius is asked about."""
+
+TOLERANCE = 0.05
+"""Default radius that :class:`Pilot` and :class:`Anytime` may lose, in pixels in [0, 1]."""
+
 _FIRST_POINT = 32
 
 
@@ -74,12 +83,12 @@ class AbstractEstimation(ABC):
 class AbstractCounting(AbstractEstimation):
     """An estimation that counts copies up to one point after another."""
 
-    most: int
+    n: int
     """Largest number of copies that are counted."""
 
     @abstractmethod
     def verdict(self, successes: int, copies: int) -> Verdict | None:
-        """Decides from the counts at a point; None: count on. At `most` copies there is always a verdict."""
+        """Decides from the counts at a point; None: count on. At `n` copies there is always a verdict."""
 
     def begin(self, counts: Int64) -> "AbstractCounting | Verdict":
         """Returns the estimation itself: nothing but the selected class comes from the selection copies."""
@@ -87,7 +96,7 @@ class AbstractCounting(AbstractEstimation):
 
     def next_point(self, copies: int) -> int:
         """The point after the one at `copies`."""
-        return min(self.most, copies + max(_FIRST_POINT, copies // 8))
+        return min(self.n, copies + max(_FIRST_POINT, copies // 8))
 
 
 def _store(estimation: AbstractEstimation, **values: Any) -> None:
@@ -101,7 +110,7 @@ def _store_common(estimation: "Fixed | Target | Anytime | Pilot") -> None:
         estimation,
         sigma=checks.positive("sigma", estimation.sigma),
         alpha=checks.fraction("alpha", estimation.alpha),
-        most=checks.whole("n", estimation.most, high=MAX_COPIES),
+        n=checks.whole("n", estimation.n, high=MAX_COPIES),
     )
 
 
@@ -109,14 +118,14 @@ def _check_reach(estimation: "Fixed | Target | Anytime | Pilot", aim: str, certi
     """Refuses a number of copies that certifies nothing, even if the class wins all of them.
 
     Args:
-        estimation: The estimation, whose `most` copies are too few or not.
+        estimation: The estimation, whose `n` copies are too few or not.
         aim: What it would certify, for the message.
         certifies: Whether a number of copies, all won, suffices; then every larger number does.
 
     Raises:
         InputError: There are too few copies.
     """
-    low, high = estimation.most, MAX_COPIES
+    low, high = estimation.n, MAX_COPIES
     if certifies(low):
         return
     if not certifies(high):
@@ -125,7 +134,7 @@ def _check_reach(estimation: "Fixed | Target | Anytime | Pilot", aim: str, certi
         middle = (low + high) // 2
         low, high = (low, middle) if certifies(middle) else (middle, high)
     raise InputError(
-        f"n must be at least {high} to certify {aim} with alpha {estimation.alpha:g}, got {estimation.most}: even if "
+        f"n must be at least {high} to certify {aim} with alpha {estimation.alpha:g}, got {estimation.n}: even if "
         f"the class wins every copy"
     )
 
@@ -145,27 +154,27 @@ class Fixed(AbstractCounting):
 
     Attributes:
         sigma: Standard deviation of the noise, in pixels in [0, 1].
-        most: Number of copies, n.
+        n: Number of copies.
         alpha: Probability of a false certificate.
     """
 
     name = "fixed"
 
     sigma: float
-    most: int
-    alpha: float
+    n: int = COPIES
+    alpha: float = ALPHA
     _failures: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _store_common(self)
         _check_reach_of_bound(self)
-        _store(self, _failures=confidence.most_failures(self.most, 0.5, self.alpha))
+        _store(self, _failures=confidence.most_failures(self.n, 0.5, self.alpha))
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
         """Bounds p at n copies; abstains before, if n copies cannot reach a bound above 1/2."""
         if copies - successes > self._failures:
             return _ABSTAIN
-        if copies < self.most:
+        if copies < self.n:
             return None
         p_lower = float(confidence.clopper_pearson(successes, copies, self.alpha))
         return Verdict(float(confidence.certified_radius(p_lower, self.sigma)), p_lower)
@@ -182,7 +191,7 @@ class Target(AbstractCounting):
     Attributes:
         sigma: Standard deviation of the noise, in pixels in [0, 1].
         radius: L2 radius to certify, in pixels in [0, 1]; positive.
-        most: Number of copies after which the test refuses.
+        n: Number of copies after which the test refuses.
         alpha: Probability of a false certificate.
     """
 
@@ -190,8 +199,8 @@ class Target(AbstractCounting):
 
     sigma: float
     radius: float
-    most: int
-    alpha: float
+    n: int = TARGET_COPIES
+    alpha: float = ALPHA
     _test: sequential.FixedRadius = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -203,14 +212,14 @@ class Target(AbstractCounting):
         threshold = -math.log(self.alpha)
         aim = f"radius {self.radius:g} at sigma {self.sigma:g}"
         _check_reach(self, aim, lambda n: float(sequential.log_evidence(n, 0, p0)) >= threshold)
-        _store(self, _test=sequential.FixedRadius(p0=p0, alpha=self.alpha, most=self.most))
+        _store(self, _test=sequential.FixedRadius(p0=p0, alpha=self.alpha, n=self.n))
 
     def verdict(self, successes: int, copies: int) -> Verdict | None:
-        """Answers as the sequential test does, and refuses at `most` copies."""
+        """Answers as the sequential test does, and refuses at `n` copies."""
         answer = self._test.decide(successes, copies - successes)
         if answer == "certify":
             return Verdict(self.radius, self._test.p0)
-        if answer == "refuse" or copies == self.most:
+        if answer == "refuse" or copies == self.n:
             return _ABSTAIN
         return None
 
@@ -228,12 +237,12 @@ class Anytime(AbstractCounting):
     Guarantee: with probability at least 1 - alpha, the bound is at most the selected class's probability at all points
     (``sequential.anytime_lower`` has the theorem).
 
-    Counting stops when all `most` copies, at the share of successes so far, would add no more than `gain` to the
+    Counting stops when all `n` copies, at the share of successes so far, would add no more than `gain` to the
     radius, or when they could not reach any radius.
 
     Attributes:
         sigma: Standard deviation of the noise, in pixels in [0, 1].
-        most: Largest number of copies.
+        n: Largest number of copies.
         alpha: Probability of a false certificate.
         gain: Gain in radius that is worth more copies, in pixels in [0, 1].
     """
@@ -241,9 +250,9 @@ class Anytime(AbstractCounting):
     name = "anytime"
 
     sigma: float
-    most: int
-    alpha: float
-    gain: float = 0.05
+    n: int = COPIES
+    alpha: float = ALPHA
+    gain: float = TOLERANCE
 
     def __post_init__(self) -> None:
         _store_common(self)
@@ -254,10 +263,10 @@ class Anytime(AbstractCounting):
         """Returns the bound at this point if more copies would gain too little, or no radius can be reached."""
         p_lower = _anytime(successes, copies - successes, self.alpha)
         radius = float(confidence.certified_radius(p_lower, self.sigma))
-        if copies < self.most:
-            ahead = round(self.most * successes / copies)
-            p_hoped = _anytime(ahead, self.most - ahead, self.alpha)
-            hopeless = _anytime(self.most - copies + successes, copies - successes, self.alpha) <= 0.5
+        if copies < self.n:
+            ahead = round(self.n * successes / copies)
+            p_hoped = _anytime(ahead, self.n - ahead, self.alpha)
+            hopeless = _anytime(self.n - copies + successes, copies - successes, self.alpha) <= 0.5
             if not hopeless and float(confidence.certified_radius(p_hoped, self.sigma)) > radius + self.gain:
                 return None
         return Verdict(radius, p_lower) if p_lower > 0.5 else _ABSTAIN
@@ -272,7 +281,7 @@ class Pilot(AbstractEstimation):
 
     Attributes:
         sigma: Standard deviation of the noise, in pixels in [0, 1].
-        most: Largest number of copies, n.
+        n: Largest number of copies.
         alpha: Probability of a false certificate.
         loss: Radius that may be lost against n copies if the pilot's estimate of p is right; in pixels in [0, 1].
     """
@@ -280,9 +289,9 @@ class Pilot(AbstractEstimation):
     name = "pilot"
 
     sigma: float
-    most: int
-    alpha: float
-    loss: float = 0.05
+    n: int = COPIES
+    alpha: float = ALPHA
+    loss: float = TOLERANCE
 
     def __post_init__(self) -> None:
         _store_common(self)
@@ -292,7 +301,7 @@ class Pilot(AbstractEstimation):
     def begin(self, counts: Int64) -> Fixed:
         """Returns :class:`Fixed` with as many copies as the selection copies, as a pilot, suggest."""
         top, n0 = int(counts.max()), int(counts.sum())
-        copies = sequential.copies_for(top, n0, sigma=self.sigma, alpha=self.alpha, largest=self.most, loss=self.loss)
+        copies = sequential.copies_for(top, n0, sigma=self.sigma, alpha=self.alpha, n=self.n, loss=self.loss)
         least = math.floor(-math.log2(self.alpha)) + 1  # fewer than these certify nothing
         return Fixed(self.sigma, max(copies, least), self.alpha)
 
@@ -312,7 +321,7 @@ class Predict(AbstractEstimation):
     name = "predict"
 
     sigma: float
-    alpha: float
+    alpha: float = ALPHA
 
     def __post_init__(self) -> None:
         _store(self, sigma=checks.positive("sigma", self.sigma), alpha=checks.fraction("alpha", self.alpha))

@@ -196,6 +196,9 @@ def read_manifest(file: Path, *, ours: bool = False) -> dict[str, Any] | None:
     if type(version) is not int or not 1 <= version <= VERSION:
         raise InputError(f"{path} has format version {shown(version)}, this fastdc reads up to {VERSION}")
     check_indices(manifest, str(path))
+    smoothing = manifest.get("smoothing")
+    if isinstance(smoothing, dict) and "most" in smoothing and "n" not in smoothing:  # its former name
+        manifest["smoothing"] = {"n" if name == "most" else name: value for name, value in smoothing.items()}
     return manifest
 
 

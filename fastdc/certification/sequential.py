@@ -123,30 +123,30 @@ class FixedRadius:
     Attributes:
         p0: Probability that p must exceed, in (0, 1).
         alpha: Probability of a wrong certificate, in (0, 1).
-        beta: Probability of giving up, before `most` copies, on a p above p0; in (0, 1).
-        most: Largest number of copies, at least 1.
+        beta: Probability of giving up, before `n` copies, on a p above p0; in (0, 1).
+        n: Largest number of copies, at least 1.
     """
 
     p0: float
     alpha: float = 0.001
     beta: float = 0.01
-    most: int = 10_000
+    n: int = 10_000
 
     def __post_init__(self) -> None:
         for name in ("p0", "alpha", "beta"):
             object.__setattr__(self, name, checks.fraction(name, getattr(self, name)))
-        object.__setattr__(self, "most", checks.whole("most", self.most))
+        object.__setattr__(self, "n", checks.whole("n", self.n))
 
     @cached_property
     def boundary(self) -> tuple[Int64, Int64]:
         """Stopping table, so that no special function is evaluated while copies are counted.
 
         Returns:
-            Two int64 arrays (most + 1,), indexed by the number of copies. The test certifies if there are at most as
+            Two int64 arrays (n + 1,), indexed by the number of copies. The test certifies if there are at most as
             many failures as the first says (-1: not yet possible), and refuses if there are at least as many as the
             second says.
         """
-        copies = np.arange(self.most + 1)
+        copies = np.arange(self.n + 1)
         certified_at = self._certified_at()
         allowed = np.searchsorted(certified_at, copies, side="right") - 1
         # With more failures than these, not even successes alone would certify.
@@ -159,34 +159,34 @@ class FixedRadius:
         """Returns "certify", "refuse", or None: count more copies.
 
         Raises:
-            InputError: A count is negative, or there are more than `most` copies.
+            InputError: A count is negative, or there are more than `n` copies.
         """
         copies = successes + failures
-        if min(successes, failures) < 0 or copies > self.most:
-            raise InputError(f"counts must be 0 to {self.most} together, got {successes} and {failures}")
+        if min(successes, failures) < 0 or copies > self.n:
+            raise InputError(f"counts must be 0 to {self.n} together, got {successes} and {failures}")
         allowed, refused = self.boundary
         if failures <= allowed[copies]:
             return "certify"
         return "refuse" if failures >= refused[copies] else None
 
     def _certified_at(self) -> Int64:
-        """Numbers of copies, increasing and up to `most`, from which 0, 1, 2, ... failures certify.
+        """Numbers of copies, increasing and up to `n`, from which 0, 1, 2, ... failures certify.
 
-        With f failures the evidence grows with the number of successes, so bisection finds it. With (1 - p0) `most`
+        With f failures the evidence grows with the number of successes, so bisection finds it. With (1 - p0) `n`
         failures there is no evidence left.
         """
-        failures = np.arange(int((1 - self.p0) * self.most) + 2)
-        low, high = np.full(len(failures), -1), np.full(len(failures), self.most + 1)
+        failures = np.arange(int((1 - self.p0) * self.n) + 2)
+        low, high = np.full(len(failures), -1), np.full(len(failures), self.n + 1)
         while np.any(high - low > 1):
             middle = (low + high) // 2
             enough = log_evidence(np.maximum(middle, 0), failures, self.p0) >= -math.log(self.alpha)
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         copies = high + failures
-        return copies[copies <= self.most]
+        return copies[copies <= self.n]
 
     def _refused_until(self, failures: Int64) -> Int64:
         """Largest number of copies at which each number of failures refuses, by evidence of the opposite; -1: never."""
-        low, high = np.full(len(failures), -1), np.full(len(failures), self.most + 1)
+        low, high = np.full(len(failures), -1), np.full(len(failures), self.n + 1)
         while np.any(high - low > 1):
             middle = (low + high) // 2
             against = log_evidence(failures, np.maximum(middle, 0), 1 - self.p0, prior=OPPOSITE_PRIOR)
@@ -195,15 +195,15 @@ class FixedRadius:
         return np.where(low >= 0, low + failures, -1)
 
 
-def copies_for(pilot_successes: int, pilot_n: int, *, sigma: float, alpha: float, largest: int, loss: float) -> int:
+def copies_for(pilot_successes: int, pilot_n: int, *, sigma: float, alpha: float, n: int, loss: float) -> int:
     """Number of copies that an image needs, from its pilot: the fewest that lose little radius (arXiv 2112.12084).
 
-    This is the smallest n of the grid largest, largest / sqrt 2, largest / 2, ... down to 100 whose expected radius is
-    within `loss` of that of `largest` copies. The expectation is at the pilot's estimate of p, (s + 1/2) / (n + 1).
+    This is the smallest number m of the grid n, n / sqrt 2, n / 2, ... down to 100 whose expected radius is within
+    `loss` of that of n copies. The expectation is at the pilot's estimate of p, (s + 1/2) / (pilot_n + 1).
 
-    Guarantee: n depends on the pilot only. If the n copies are fresh and independent of the pilot, their
-    Clopper-Pearson bound holds at level alpha for each n, hence for the n that was chosen, and alpha is not split. A
-    poor guess costs copies or radius, never validity. The pilot's copies must not be counted again: n would then depend
+    Guarantee: m depends on the pilot only. If the m copies are fresh and independent of the pilot, their
+    Clopper-Pearson bound holds at level alpha for each m, hence for the m that was chosen, and alpha is not split. A
+    poor guess costs copies or radius, never validity. The pilot's copies must not be counted again: m would then depend
     on the counts that are bounded, as in the source's released code. There is no option to do so.
 
     Args:
@@ -211,7 +211,7 @@ def copies_for(pilot_successes: int, pilot_n: int, *, sigma: float, alpha: float
         pilot_n: Number of pilot copies.
         sigma: Standard deviation of the smoothing noise.
         alpha: Probability of error of the bound.
-        largest: Largest number of copies.
+        n: Largest number of copies.
         loss: Expected radius that may be given up, in the unit of sigma, not negative.
 
     Raises:
@@ -220,11 +220,11 @@ def copies_for(pilot_successes: int, pilot_n: int, *, sigma: float, alpha: float
     from scipy import stats
 
     s, total = check_counts("pilot_successes", pilot_successes, pilot_n)
-    largest, loss = checks.whole("largest", largest), checks.positive("loss", loss, zero=True)
+    n, loss = checks.whole("n", n), checks.positive("loss", loss, zero=True)
     p = (float(s) + 0.5) / (float(total) + 1)
-    steps = max(0, math.floor(2 * math.log2(largest / _FEWEST) + 1e-9))
-    grid = np.round(largest * 2.0 ** (-np.arange(steps + 1) / 2)).astype(np.int64)
-    quantiles = (np.arange(64) + 0.5) / 64  # a sum over all counts would be long for large n
+    steps = max(0, math.floor(2 * math.log2(n / _FEWEST) + 1e-9))
+    grid = np.round(n * 2.0 ** (-np.arange(steps + 1) / 2)).astype(np.int64)
+    quantiles = (np.arange(64) + 0.5) / 64  # a sum over all counts would be long for large numbers
     counts = stats.binom.ppf(quantiles, grid[:, None], p)
     radii = certified_radius(clopper_pearson(counts, grid[:, None], alpha), sigma).mean(axis=1)
     return int(grid[radii >= radii[0] - loss].min())

@@ -22,7 +22,10 @@ from fastdc.certification.base_classifiers import AbstractBase, Copy, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.estimation import MAX_COPIES, AbstractCounting, AbstractEstimation, Verdict
 from fastdc.diffusion import PURPOSE_ESTIMATION, PURPOSE_SELECTION, noisy_copies
-from fastdc.support import Float32, Int64, checks
+from fastdc.support import Float32, InputError, Int64, checks, shown
+
+SELECTION_COPIES = 100
+"""Default of n0, the number of copies that select a class."""
 
 _OPEN = 64  # images that are open at once
 _KEY = 2**32  # the key of a copy is its image's index times this, plus the number of the copy
@@ -60,10 +63,12 @@ class Smoothing:
     """
 
     estimation: AbstractEstimation
-    n0: int = 100
+    n0: int = SELECTION_COPIES
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.estimation, AbstractEstimation):
+            raise InputError(f"estimation must be one, such as certification.Fixed, got {shown(self.estimation)}")
         object.__setattr__(self, "n0", checks.whole("n0", self.n0, high=MAX_COPIES))
         object.__setattr__(self, "seed", checks.seed(self.seed))
         self.estimation.check_selection(self.n0)

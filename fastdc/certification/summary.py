@@ -110,7 +110,7 @@ def summarize(records: Records, radii: Sequence[float], *, name: str | None = No
 
     Example:
         >>> from fastdc.certification import Fixed, records_of, summarize
-        >>> made = clf.certify(images[:2], Fixed(sigma=0.25, most=32, alpha=0.05), n0=8)
+        >>> made = clf.certify(images[:2], Fixed(sigma=0.25, n=32, alpha=0.05), n0=8)
         >>> summarize(records_of(made, labels[:2]), radii=[0, 0.1]).images
         2
     """

@@ -46,7 +46,7 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
     Job.of(opened.model, (), merged(Options(rule="full"), plan))
     images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
     check_level(delta, len(images))  # before the work, not after it
-    runs = open_network(opened, options).validation_runs(images, **plan_options(options, opened.model))
+    runs = open_network(opened, options).validation_runs(images, layout="NCHW", **plan_options(options, opened.model))
     with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
         tables = list(runs.tables(seeds, progress))
     found = calibrate_errors([table.errors for table in tables], runs.config, delta=delta)

@@ -21,23 +21,18 @@ from fastdc.bundle import Model
 from fastdc.certification import (
     ENVIRONMENT,
     UNKNOWN,
-    AbstractEstimation,
-    Anytime,
     Certificate,
     CertifyProgress,
-    Fixed,
-    Pilot,
     RecordWriter,
     Smoothing,
-    Target,
     default_radii,
+    estimation_of,
     names_of,
     read_records,
     summarize,
     summary_table,
 )
 from fastdc.cli.images import Limits, digits_only, print_notes, read_images, take_limits
-from fastdc.cli.names import COPIES, TARGET_COPIES
 from fastdc.cli.noise import note
 from fastdc.cli.options import check_output, open_model, open_network, plan_options, progress_bar
 from fastdc.cli.refusals import check_calibration
@@ -67,7 +62,8 @@ class _Data:
 def run(data: str, out: str, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.certify`."""
     limits = take_limits(options)
-    estimation = _estimation(options)
+    words = {name: options[name] for name in ("n", "alpha", "radius", "estimation", "tolerance")}
+    estimation = estimation_of(options["sigma"], **words)
     smoothing = Smoothing(estimation, n0=options["n0"], seed=options["seed"])
     checks.whole("--skip", options["skip"])
     if options["stop"] is not None:
@@ -95,7 +91,13 @@ def run(data: str, out: str, **options: Any) -> None:
             images = loaded.images[np.array(writer.remaining)]
             with progress_bar(len(images), quiet=options["quiet"]) as advance:
                 stream = classifier.certify_stream(
-                    images, estimation, n0=smoothing.n0, seed=smoothing.seed, base=base, progress=_Shown(advance)
+                    images,
+                    estimation,
+                    n0=smoothing.n0,
+                    seed=smoothing.seed,
+                    base=base,
+                    progress=_Shown(advance),
+                    layout="NCHW",
                 )
                 _write(writer, loaded.labels, stream)
     records = read_records(out)
@@ -124,27 +126,6 @@ def _base_options(model: Model, options: dict[str, Any], *, dry: bool = False) -
         plan["denoiser"] = denoiser
         rule = "full" if rule == "race" else rule
     return {"rule": rule, "rule_options": rule_options(options["rule_option"]), "seed": options["seed"], **plan}
-
-
-def _estimation(options: dict[str, Any]) -> AbstractEstimation:
-    """Makes the estimation that the options ask for.
-
-    Raises:
-        InputError: The options exclude each other, or one is out of range.
-    """
-    kind, radius, tolerance, n = (options[name] for name in ("estimation", "radius", "tolerance", "n"))
-    sigma, alpha = options["sigma"], options["alpha"]
-    if tolerance is not None and (kind == "fixed" or radius is not None):
-        raise InputError("--tolerance belongs to --estimation pilot and anytime: expected one of them and no --radius")
-    if radius is not None:
-        if kind != "fixed":
-            raise InputError(f"--radius brings its own estimation: expected no --estimation {kind} beside it")
-        return Target(sigma, radius, TARGET_COPIES if n is None else n, alpha)
-    most = COPIES if n is None else n
-    if kind == "fixed":
-        return Fixed(sigma, most, alpha)
-    extra = () if tolerance is None else (tolerance,)
-    return Pilot(sigma, most, alpha, *extra) if kind == "pilot" else Anytime(sigma, most, alpha, *extra)
 
 
 def _load(source: str, model: Model, limits: Limits, *, quiet: bool) -> _Data:

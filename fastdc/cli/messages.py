@@ -13,7 +13,6 @@ _ALIASES = {
     "class_names": "classes",
     "gain": "tolerance",
     "loss": "tolerance",
-    "most": "n",
     "noise": "sigma",
     "stop": "max",
     "bundle": "model",

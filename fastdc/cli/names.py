@@ -15,3 +15,7 @@ RULES = ("race", "full", "staged", "ttest", "paired", "betting", "calibrated", "
 CALIBRATION_DRAWS = 128
 COPIES, TARGET_COPIES = 1000, 10_000
 """Default of ``certify --n``, without and with ``--radius``."""
+SELECTION_COPIES = 100
+ALPHA = 0.001
+ESTIMATIONS = ("fixed", "pilot", "anytime")
+TOLERANCE = 0.05

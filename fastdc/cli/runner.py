@@ -9,12 +9,15 @@ from fastdc.bundle import Model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.options import Advance, plan_options, progress_bar
 from fastdc.cli.stop_signals import held_back
-from fastdc.inference import Classification, OnProgress, Progress, RunOptions, Settings, merged
+from fastdc.inference import Classification, ImageOptions, OnProgress, Progress, RunOptions, Settings, merged
 from fastdc.rules import Calibrated, describe
 from fastdc.support import InputError, Interrupted
 
 # Images per result: enough to decide them together, few enough that lines appear steadily.
 CHUNK = 16
+
+# The images of a command are in order and mapped to [0, 1] before a classifier gets them.
+IN_ORDER: ImageOptions = {"window": None, "layout": "NCHW", "max_pixels": None}
 
 
 def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[str, Any]) -> Iterator[Classification]:
@@ -106,6 +109,7 @@ def _run_options(options: dict[str, Any], model: Model) -> RunOptions:
         "decision": options["decision"],
         "seed": options["seed"],
         "temperature": None,
+        **IN_ORDER,
         **plan_options(options, model),
     }
 

@@ -1,5 +1,6 @@
 """Loaders that turn image files and arrays into arrays of one shape, for `classify`, `certify` and `train`.
 
+    prepare(images, shape)        whatever a user has in hand -> array (n, c, h, w)
     load_images(sources, shape)   image files, folders, .npy and .npz -> ImageSet, converted to the bundle's (c, h, w)
     load_labelled(source)         a folder with one sub-folder per class, or an .npz with labels -> LabelledImages
     digits_test()                 the 400 test digits that the package ships
@@ -11,14 +12,15 @@ kind of conversion.
 One budget bounds what an input may take (`max_pixels`), and one rule says which class of a model a label is.
 
 Modules: `convert` (grey/RGB, resize, crop), `notes`, `budget`, `levels` (values of more than 8 bits), `image_files` and
-`deep_files` (Pillow), `arrays` (.npy, .npz), `classes` (labels of a data set and classes of a model), `inputs` (sources
-as parts to read), `sets` (the public loaders).
+`deep_files` (Pillow), `layouts` (the axes of arrays), `arrays` (.npy, .npz), `classes` (labels of a data set and
+classes of a model), `inputs` (sources as parts to read), `sets` (the public loaders), `given_images` (`prepare`).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS
 from fastdc.data.classes import match_classes, shortened
+from fastdc.data.given_images import prepare
 from fastdc.data.image_files import Look
-from fastdc.data.levels import check_window, full_scale
+from fastdc.data.levels import check_window
 from fastdc.data.sets import DIGITS_TEST, ImageSet, LabelledImages, digits_test, load_images, load_labelled
 
 __all__ = [
@@ -29,9 +31,9 @@ __all__ = [
     "Look",
     "check_window",
     "digits_test",
-    "full_scale",
     "load_images",
     "load_labelled",
     "match_classes",
+    "prepare",
     "shortened",
 ]

@@ -5,10 +5,7 @@ A .npy file holds images. An .npz file holds them under ``images``, optionally w
 other integers and floats need a window (:mod:`fastdc.data.levels`). They are read some at a time, so that the whole
 array is never in memory unless it is in Fortran order.
 
-Layouts are (n, c, h, w), (n, h, w, c), (n, h, w), or one image as (c, h, w), (h, w, c), (h, w); c is 1, 3 or the
-channels of the target shape. A shape can fit several layouts: (3, 8, 8) is three grey images or one RGB image. Three
-criteria decide, in this order: the number of labels, the exact target shape, and that no side is below 5 pixels. The
-decision is noted. A shape that stays ambiguous is an error.
+Their axes are read as :mod:`fastdc.data.layouts` describes.
 """
 
 import io
@@ -25,17 +22,16 @@ from numpy.typing import NDArray
 
 from fastdc.data.convert import Pixels
 from fastdc.data.image_files import Reader
+from fastdc.data.layouts import LAYOUTS, choose_layout
 from fastdc.data.levels import way_out
-from fastdc.data.notes import Notes, reading, show
+from fastdc.data.notes import reading, show
 from fastdc.support import InputError, Int64
 
 MAX_CLASSES = 100_000  # ImageNet-21k has 21,843; a larger label is a mistake, and names for it would fill the memory
-_MIN_SIDE = 5
 _MAX_HEADER = 10_000  # bytes; NumPy's own limit, which it applies after reading
 _CHUNK = 2**24  # bytes that are read at a time
 _MAX_TEXT = 4 * 1024  # bytes of an id or a class name, 4 per character
 _HELD_AT_ONCE = 64  # times max_pixels bytes that an array takes if it must be read at once
-_LAYOUTS = {2: ("hw",), 3: ("nhw", "chw", "hwc"), 4: ("nchw", "nhwc")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +81,6 @@ class _Header(NamedTuple):
     fortran: bool
 
 
-class _Reading(NamedTuple):
-    layout: str
-    n: int
-    shape: tuple[int, int, int]
-
-    def __str__(self) -> str:
-        c, h, w = self.shape
-        kind = {1: "grey ", 3: "RGB "}.get(c, f"{c}-channel ")
-        return f"{self.n} {kind}image{'s'[: self.n != 1]} {w}x{h}"
-
-
 def read_arrays(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -> ArrayFile:
     """Reads all of a .npy or .npz file but the values of its images.
 
@@ -119,7 +104,7 @@ def read_arrays(path: Path, shape: tuple[int, int, int] | None, reader: Reader) 
     _check_images(header, what)
     labels = held.get("labels")
     count = None if labels is None else _check_labels_header(labels, name)
-    chosen = _choose_layout(header.shape, shape, count, what, reader.notes)
+    chosen = choose_layout(header.shape, shape, count, what, reader.notes)
     _, height, width = chosen.shape
     reader.budget.take(width, height, what, chosen.n)
     reader.budget.stored(chosen.shape, header.dtype.itemsize, f"{what}: an image of")
@@ -281,7 +266,7 @@ def _check_images(header: _Header, what: str) -> None:
     shape, dtype, _ = header
     if dtype.kind not in "fiu":
         raise InputError(f"{what}: must be uint8, or float in [0, 1], got {show(dtype)[:80]}")
-    if len(shape) not in _LAYOUTS:
+    if len(shape) not in LAYOUTS:
         raise InputError(f"{what}: must be (n, c, h, w), (n, h, w, c), (n, h, w) or one image, got shape {shape}")
     if 0 in shape:
         raise InputError(f"{what}: holds no images, its shape is {shape}")
@@ -309,44 +294,3 @@ def _as_labels(labels: NDArray[Any], names: tuple[str, ...] | None, name: str) -
     if low < 0 or high >= limit:
         raise InputError(f"{name}: labels must be in 0..{limit - 1}, found {low} to {high}")
     return labels.astype(np.int64)
-
-
-def _readings(dims: tuple[int, ...], channels: set[int]) -> list[_Reading]:
-    """Lists the ways to read an array of `dims`. Ways that give the same images appear once."""
-    found: dict[tuple[object, ...], _Reading] = {}
-    for layout in _LAYOUTS[len(dims)]:
-        size = {"n": 1, "c": 1} | dict(zip(layout, dims, strict=True))
-        if size["c"] in channels:
-            order = tuple(axis for axis in layout if size[axis] > 1)  # axes of length 1 change no pixel's place
-            option = _Reading(layout, size["n"], (size["c"], size["h"], size["w"]))
-            found.setdefault((option.n, option.shape, order), option)
-    return list(found.values())
-
-
-def _choose_layout(
-    dims: tuple[int, ...], target: tuple[int, int, int] | None, labels: int | None, what: str, notes: Notes
-) -> _Reading:
-    """Chooses the way to read an array of `dims`, by the rules in this module's docstring."""
-    channels = {1, 3} | ({target[0]} if target else set())
-    options = _readings(dims, channels)
-    if not options:
-        raise InputError(f"{what}: no axis of shape {dims} can be the channels, which must be {sorted(channels)}")
-    if len(dims) == 2 and target is not None and dims[1] == math.prod(target) and dims != target[1:]:
-        ways = f"{(dims[0], *target)} if it is flattened images, to {(1, *dims)} if it is one image"
-        raise InputError(f"{what}: shape {dims} is ambiguous: reshape it to {ways}")
-    if labels is not None:
-        matching = [option for option in options if option.n == labels]
-        if not matching:
-            counts = " or ".join(str(option.n) for option in options)
-            raise InputError(f"{what}: shape {dims} means {counts} images, but there are {labels} labels")
-        options = matching
-    exact = [option for option in options if option.shape == target]
-    large = [option for option in options if min(option.shape[1:]) >= _MIN_SIDE]
-    for narrowed in (exact, large):
-        if len(options) > 1 and len(narrowed) == 1:
-            notes.add(f"read as {narrowed[0]} ({{}})", what, noun="array")
-            options = narrowed
-    if len(options) > 1:
-        both = " or ".join(str(option) for option in options)
-        raise InputError(f"{what}: shape {dims} is ambiguous, it may be {both}: save it as (n, c, h, w)")
-    return options[0]

@@ -35,8 +35,8 @@ def is_deep(image: Image.Image, levels: Levels, name: str, notes: Notes) -> bool
     """
     if image.mode.startswith("I") or image.mode == "F" or _is_signed_byte(image):
         return True
-    modes = _raw_modes(image)
-    if any(mode[:-1].endswith(";16") for mode in modes):
+    if has_colour_of_16_bits(image):
+        modes = _raw_modes(image)
         if modes[0].startswith("RGB") or modes == ["LA;16B"]:
             return True
         raise InputError(f"{name}: {modes[0]} is not read: save it as a 16-bit PNG, grey or RGB")
@@ -48,6 +48,11 @@ def is_deep(image: Image.Image, levels: Levels, name: str, notes: Notes) -> bool
             raise InputError(f"{name}: no window can be given for colour in PPM: save it as a 16-bit PNG")
         notes.add("reduced to 8 bits")
     return False
+
+
+def has_colour_of_16_bits(image: Image.Image) -> bool:
+    """Whether a picture that is not decoded yet has 16 bits per channel of colour or alpha, of which Pillow keeps 8."""
+    return any(mode[:-1].endswith(";16") for mode in _raw_modes(image)) and image.mode[0] not in "IF"
 
 
 class DeepPicture:

@@ -18,9 +18,9 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fastdc.data.budget import Budget
 from fastdc.data.convert import Pixels, fit, fit_picture, fit_planes, to_uint8
-from fastdc.data.deep_files import DeepPicture, is_deep
+from fastdc.data.deep_files import DeepPicture, has_colour_of_16_bits, is_deep
 from fastdc.data.levels import Levels
 from fastdc.data.notes import Notes, reading, show
 from fastdc.support import Float32, InputError
@@ -82,12 +82,13 @@ class Reader:
             for thumbnail in fit(to_uint8(images), THUMBNAIL, name, Notes()):
                 self.look(name, size, thumbnail)
 
-    def read(self, path: Path, target: Target) -> Pixels:
+    def read(self, source: Path | bytes, target: Target, name: str | None = None) -> Pixels:
         """Decodes one image file and converts it.
 
         Args:
-            path: An existing file.
+            source: An existing file, or its content.
             target: The wanted shape.
+            name: Name of the picture in an error; None: the path.
 
         Returns:
             (1, c, h, w), uint8 levels, or float32 in [0, 1] if the file has more than 8 bits.
@@ -95,31 +96,59 @@ class Reader:
         Raises:
             InputError: The file is not an image, is truncated, corrupt or too large, or its values have no meaning.
         """
-        name = show(path)
-        if not path.is_file():
-            raise InputError(f"{name}: {'is not a file' if path.exists() else 'does not exist'}")
-        with reading(path, "an image"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # for example, about corrupt metadata beside good pixels
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # of an icon
-            with self._opened(path, name) as image:
-                if is_deep(image, self.levels, name, self.notes):
-                    fitted: Pixels = self._deep(image, path, target, name)
-                    self.show(name, (image.height, image.width), to_uint8(fitted))
-                else:
-                    image.load()
-                    picture = self._upright(image)
-                    shape = target((len(picture.getbands()), picture.height, picture.width))
-                    fitted = fit_picture(picture, shape, name, self.notes)
-                    if self.look is not None and picture.size != (shape[2], shape[1]):
-                        thumbnail = fit_picture(picture, THUMBNAIL, name, Notes())
-                        self.look(name, (picture.height, picture.width), thumbnail[0])
+        name = show(source) if name is None else name
+        if isinstance(source, Path) and not source.is_file():
+            raise InputError(f"{name}: {'is not a file' if source.exists() else 'does not exist'}")
+        with _decoding(name), self._opened(source, name) as image:
+            return self._fitted(image, source, target, name)
+
+    def picture(self, image: Image.Image, target: Target, name: str) -> Pixels:
+        """Converts a Pillow image as :meth:`read` converts the file that it comes from; the image stays as it is.
+
+        Args:
+            image: The image, decoded or not. Of an animation its present frame counts.
+            target: The wanted shape.
+            name: Name of the picture in an error.
+
+        Returns:
+            (1, c, h, w), uint8 levels, or float32 in [0, 1] if the image has more than 8 bits.
+
+        Raises:
+            InputError: See :meth:`read`.
+        """
+        if 0 in image.size:
+            raise InputError(f"{name}: is an image without pixels, {image.width}x{image.height}")
+        with _decoding(name):
+            deep, large = has_colour_of_16_bits(image), image.width * image.height > self.budget.max_pixels
+            if (deep or large) and (content := _file_behind(image)) is not None:
+                return self.read(content, target, name)
+            if deep:
+                raise InputError(f"{name}: 16-bit colour of a later frame is not read: save the frame as a file")
+            self.budget.take(*image.size, name)
+            fitted = self._fitted(image, None, target, name)
+            self._note_colours(image)
+        return fitted
+
+    def _fitted(self, image: Image.Image, source: Path | bytes | None, target: Target, name: str) -> Pixels:
+        """An opened picture, converted; source: where it can be opened once more."""
+        if is_deep(image, self.levels, name, self.notes):
+            deep = self._deep(image, source, target, name)
+            self.show(name, (image.height, image.width), to_uint8(deep))
+            return deep
+        image.load()
+        picture = self._upright(image)
+        shape = target((len(picture.getbands()), picture.height, picture.width))
+        fitted = fit_picture(picture, shape, name, self.notes)
+        if self.look is not None and picture.size != (shape[2], shape[1]):
+            thumbnail = fit_picture(picture, THUMBNAIL, name, Notes())
+            self.look(name, (picture.height, picture.width), thumbnail[0])
         return fitted
 
     @contextmanager
-    def _opened(self, path: Path, name: str) -> Iterator[Image.Image]:
+    def _opened(self, source: Path | bytes, name: str) -> Iterator[Image.Image]:
         """Opens a picture and counts its pixels; after it was used, notes what its header says."""
         try:
-            with open_picture(path, self.budget.max_pixels) as image:
+            with open_picture(source, self.budget.max_pixels) as image:
                 self._check(image, name)
                 yield image
                 self._note_colours(image)
@@ -128,13 +157,17 @@ class Reader:
         except UnidentifiedImageError:
             raise InputError(f"{name}: is not an image in a format that fastdc reads ({_names()})") from None
 
-    def _deep(self, image: Image.Image, path: Path, target: Target, name: str) -> Float32:
+    def _deep(self, image: Image.Image, source: Path | bytes | None, target: Target, name: str) -> Float32:
         """A picture of more than 8 bits, converted."""
 
         def turned(part: Image.Image) -> Image.Image:  # a PNG may hold its EXIF data behind the pixels
             return _turned(part, _orientation(image))
 
-        deep = DeepPicture(image, lambda: open_picture(path, self.budget.max_pixels), turned, self.levels, name)
+        def reopened() -> AbstractContextManager[Image.Image]:
+            assert source is not None  # colour of 16 bits is read from files alone
+            return open_picture(source, self.budget.max_pixels)
+
+        deep = DeepPicture(image, reopened, turned, self.levels, name)
         if deep.clear:
             self.notes.add("laid over white where transparent")
         if _orientation(image) in _UPRIGHT:
@@ -216,11 +249,38 @@ class _File(io.BufferedReader):
         return super().read(size)
 
 
+def _file_behind(image: Image.Image) -> bytes | None:
+    """The file of a Pillow image that is not decoded yet and stands at its first frame; None for others.
+
+    It is decoded in place of the image where the image would have to be changed: for colour of 16 bits, of which Pillow
+    would keep 8, and for a JPEG that is to be decoded at half its size.
+    """
+    file: Any = getattr(image, "fp", None)
+    if file is None or not getattr(image, "tile", None) or image.tell():
+        return None
+    place = file.tell()
+    try:
+        file.seek(0)  # where Pillow, too, begins
+        content: bytes = file.read()
+    finally:
+        file.seek(place)
+    return content
+
+
 @contextmanager
-def open_picture(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _decoding(name: str) -> Iterator[None]:
+    """Around Pillow's work on a picture: its exceptions become one error, and its warnings are not shown."""
+    with reading(name, "an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # for example, about corrupt metadata beside good pixels
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # of an icon
+        yield
+
+
+@contextmanager
+def open_picture(source: Path | bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a picture without decoding it; only icons are decoded, of at most `max_pixels`."""
     names = _formats()
-    with _File(path) as file:
+    with _File(source) if isinstance(source, Path) else io.BytesIO(source) as file:
         try:
             image = _open(file, [name for name in names if name != _ICON], None)
         except UnidentifiedImageError:

@@ -82,6 +82,28 @@ def class_folder_part(path: Path, notes: Notes) -> Part:
     return _of_files(path, [file for found in files for file in found], labels.astype(np.int64), names)
 
 
+def part_of(
+    path: Path,
+    shape: tuple[int, int, int],
+    reader: Reader,
+    classes: Sequence[str] | None = None,
+    *,
+    strict: bool = True,
+) -> Part:
+    """A source of any kind; a folder is labelled by its sub-folders if these are `classes`.
+
+    Raises:
+        InputError: The source cannot be used.
+    """
+    if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
+        return array_part(path, shape, reader)
+    if classes is not None and path.is_dir() and is_class_folder(path, classes, loose=strict):
+        return class_folder_part(path, reader.notes)
+    if classes is not None and not strict and has_folders(path):
+        reader.notes.add("without labels: not sorted into the model's classes alone", noun="folder")
+    return files_part(path, reader.notes)
+
+
 def has_folders(path: Path) -> bool:
     """Whether a path is a folder that holds folders."""
     return path.is_dir() and bool(_listed(path)[1])

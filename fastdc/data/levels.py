@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data.notes import Notes
-from fastdc.support import Float32, InputError, checks, shown
+from fastdc.support import Float32, InputError, checks, full_scale, shown
 
 Window: TypeAlias = tuple[float, float]
 
@@ -113,19 +113,6 @@ def way_out(low: float, high: float) -> str:
     black = min(0, math.floor(low))
     white = max(high, black + 1.0) if low < 0 or high < 16 else full_scale(high)
     return f": give the black and the white value, such as --window {black:g} {white:g} (window=({black:g}, {white:g}))"
-
-
-def full_scale(high: float) -> float:
-    """The largest value of as many bits as `high` takes, at least 8: what white may be.
-
-    Example:
-        >>> from fastdc.data import full_scale
-        >>> full_scale(3000)
-        4095.0
-    """
-    if not 0 < high < 2**53:
-        return max(high, 255.0)
-    return float(2 ** max(8, math.ceil(math.log2(high + 1))) - 1)
 
 
 def _kind(white: float) -> str:

@@ -11,18 +11,7 @@ from numpy.typing import NDArray
 from fastdc.data.classes import match_classes, model_labels
 from fastdc.data.convert import Pixels, check_shape, to_uint8
 from fastdc.data.image_files import Look, Reader
-from fastdc.data.inputs import (
-    ARRAY_SUFFIXES,
-    Part,
-    Stack,
-    array_part,
-    class_folder_part,
-    existing,
-    existing_paths,
-    files_part,
-    has_folders,
-    is_class_folder,
-)
+from fastdc.data.inputs import Part, Stack, array_part, class_folder_part, existing, existing_paths, part_of
 from fastdc.data.levels import Window
 from fastdc.data.notes import Notes, show
 from fastdc.support import InputError, Int64, checks
@@ -148,7 +137,7 @@ def load_images(
     """
     shape = check_shape(shape)
     reader = Reader(max_pixels, window, look)
-    parts = [_part(path, shape, classes, strict, reader) for path in existing_paths(sources)]
+    parts = [part_of(path, shape, reader, classes, strict=strict) for path in existing_paths(sources)]
     ids = tuple(name for part in parts for name in part.ids)
     reader.budget.hold(len(ids), shape, 1)
     names = {part.class_names for part in parts}
@@ -278,17 +267,6 @@ class _Wanted:
             sizes = f"{have[2]}x{have[1]} and {other} is {first[2]}x{first[1]}"
             raise InputError(f"{name} is {sizes}: give size={min(first[1:])} to resize and crop all images")
         return first
-
-
-def _part(path: Path, shape: tuple[int, int, int], classes: Sequence[str] | None, strict: bool, reader: Reader) -> Part:
-    """A source; a folder is labelled by its sub-folders if these are `classes`."""
-    if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
-        return array_part(path, shape, reader)
-    if classes is not None and path.is_dir() and is_class_folder(path, classes, loose=strict):
-        return class_folder_part(path, reader.notes)
-    if classes is not None and not strict and has_folders(path):
-        reader.notes.add("without labels: not sorted into the model's classes alone", noun="folder")
-    return files_part(path, reader.notes)
 
 
 def _known(part: Part, classes: Sequence[str], strict: bool, notes: Notes) -> Int64 | None:

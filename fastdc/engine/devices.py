@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from fastdc.backends import AbstractNetwork
 from fastdc.engine.requests import IN_FLIGHT
-from fastdc.support import InputError, shown
+from fastdc.support import InputError, checks, shown
 
 _TURNS = 4  # a device holds at most this part of its even share of a run at once, if that fills its steps
 
 
-def devices_of(device: str) -> tuple[str, ...]:
-    """The devices that a user names: "cuda:0,1" is ("cuda:0", "cuda:1"), any other name is itself.
+def devices_of(device: Any) -> tuple[str, ...]:
+    """The devices that a user names: "cuda:0,1" is ("cuda:0", "cuda:1"), any other name, or torch.device, is itself.
 
     Example:
         >>> from fastdc.engine import devices_of
@@ -21,6 +22,7 @@ def devices_of(device: str) -> tuple[str, ...]:
     Raises:
         InputError: The list of devices is malformed, or names one twice.
     """
+    device = checks.device_text(device)
     if not isinstance(device, str) or "," not in device:
         return (device,)
     if not re.fullmatch(r"cuda:[0-9]{1,3}(,[0-9]{1,3})+", device):

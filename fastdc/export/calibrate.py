@@ -94,7 +94,7 @@ def calibrate_manifest(
         given.say(f"the race is not calibrated: {error}")
     draws = classifier.model.defaults.draws
     if not means:  # the race was refused before the work
-        tables = classifier.validation_runs(images.images, draws=draws).tables(seeds, given.progress)
+        tables = classifier.validation_runs(images.images, layout="NCHW", draws=draws).tables(seeds, given.progress)
         means = [_means(table.errors, classifier.model) for table in tables]
     errors, labels = with_doubt(np.concatenate(means), np.tile(images.labels, seeds), seeds)
     manifest["defaults"]["temperature"] = float(f"{fit_temperature(errors, labels):.4g}")
@@ -113,7 +113,7 @@ def _race(
     """The calibrated race; fills `means` with the mean errors at the default draws, one array per run."""
     check_level(delta, len(images))
     model = classifier.model
-    runs = classifier.validation_runs(images.images, draws=max(full, model.defaults.draws))
+    runs = classifier.validation_runs(images.images, layout="NCHW", draws=max(full, model.defaults.draws))
 
     def errors() -> Iterator[Float32]:
         for table in runs.tables(seeds, progress):

@@ -97,7 +97,7 @@ def compare_errors(
     # The bundle may have other defaults than the source, and its defaults select the levels.
     source = replace(source, model=replace(source.model, defaults=opened.model.defaults))
     both = (torch_classifier(source, batch=opened.network.batch), opened)
-    want, got = (clf.errors(images, draws=draws, seed=seed).errors.astype(np.float64) for clf in both)
+    want, got = (clf.errors(images, layout="NCHW", draws=draws, seed=seed).errors.astype(np.float64) for clf in both)
     relative = float((np.abs(got - want) / np.abs(want)).max())
     ours, theirs = got.mean(axis=2), want.mean(axis=2)
     same = ours.argmin(axis=1) == theirs.argmin(axis=1)

@@ -51,7 +51,7 @@ def quantized_files(
         write_bundle(place / "float32", {**manifest, "precision": "float32"}, files)
         plain = load(place / "float32", backend="onnx", device="cpu")
         model = plain.model
-        samples = to_model_range(few.images[:_IMAGES], model)
+        samples = to_model_range(few.images[:_IMAGES], model, layout="NCHW")
         if plain.encoder is not None:
             samples = plain.encoder.encode(samples)
         rows = make_plan(model.schedule, model.parameterization, plan_config(model, {"draws": _LEVELS})).rows
@@ -66,7 +66,7 @@ def quantized_files(
 
 def _compare(plain: DiffusionClassifier, small: DiffusionClassifier, images: LabelledImages) -> dict[str, float | str]:
     """How often both give the same class, and how often each is right, at every class and draw of the default plan."""
-    labels = [clf.classify(images.images, rule="full").labels for clf in (plain, small)]
+    labels = [clf.classify(images.images, layout="NCHW", rule="full").labels for clf in (plain, small)]
     truth = images.labels
     return {
         "int8_images": str(len(truth)),

@@ -70,7 +70,7 @@ def choose_weighting(classifier: DiffusionClassifier, images: LabelledImages, se
         InputError: The model's loss is not homogeneous.
     """
     model = classifier.model
-    runs = classifier.validation_runs(images.images)
+    runs = classifier.validation_runs(images.images, layout="NCHW")
     own = runs.config.weighting
     factors = weighting_factors(model, runs.config)
     right = {name: np.zeros(len(images)) for name in factors}

@@ -1,12 +1,13 @@
 """Images in, answers out: options, jobs, the table of errors, decisions, results."""
 
 from fastdc.inference.candidates import Candidates, check_candidates
+from fastdc.inference.class_names import class_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
-from fastdc.inference.images import Images, check_streams, prepare, streams_of, to_model_range
+from fastdc.inference.images import Images, check_streams, streams_of, to_model_range
 from fastdc.inference.job import Job
-from fastdc.inference.options import Options, PlanOptions, RunOptions, merged
+from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_options import plan_config
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
@@ -22,6 +23,7 @@ __all__ = [
     "Classification",
     "Decision",
     "ErrorTable",
+    "ImageOptions",
     "ImageResult",
     "Images",
     "Job",
@@ -31,10 +33,12 @@ __all__ = [
     "Progress",
     "RunOptions",
     "Settings",
+    "TableOptions",
     "ValidationRuns",
     "by_class",
     "check_candidates",
     "check_streams",
+    "class_indices",
     "class_keys",
     "decide",
     "decide_table",
@@ -42,7 +46,6 @@ __all__ = [
     "merged",
     "plan_config",
     "posterior",
-    "prepare",
     "released_plan",
     "stream_results",
     "streams_of",

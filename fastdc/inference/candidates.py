@@ -1,61 +1,64 @@
 """Candidate classes: the classes that a user or a prefilter lets an image compete for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdc.bundle import Model
-from fastdc.support import Float32, InputError, Int32, shown
+from fastdc.inference.class_names import class_indices
+from fastdc.support import Float32, InputError, Int32, checks, shown
 
-Candidates: TypeAlias = Callable[[Float32], Any]
-"""Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of class indices."""
+Prefilter: TypeAlias = Callable[[Float32], Any]
+"""Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of classes."""
+
+Candidates: TypeAlias = Prefilter | NDArray[Any] | Sequence[int | str] | Sequence[Sequence[int | str] | NDArray[Any]]
+"""A prefilter, a mask (n, K), one list of class indices or names for all images, or a list for each image."""
 
 
-def check_candidates(candidates: Any, unit_images: Float32, model: Model) -> list[Int32]:
+def check_candidates(candidates: Candidates, unit_images: Float32, model: Model) -> list[Int32]:
     """The candidate conditions of each image: classes, or their prompts, int32 in increasing order.
 
     Args:
-        candidates: A mask (n, K), n lists of class indices, or a callable that returns either for images in [0, 1].
+        candidates: A mask (n, K), a list of class indices or names for all images, n such lists, or a callable that
+            returns one of these for images in [0, 1].
         unit_images: float32 (n, c, h, w) in [0, 1].
         model: The model, with K classes.
 
     Example:
         >>> from fastdc.inference import check_candidates
-        >>> check_candidates([[3, 8]], images[:1] / 255, clf.model)
+        >>> check_candidates(["8", 3], images[:1] / 255, clf.model)
         [array([3, 8], dtype=int32)]
 
     Raises:
         InputError: Wrong shape, type or class, or an image without a candidate.
     """
-    given = candidates(unit_images) if callable(candidates) else candidates
+    given: Any = candidates(unit_images) if callable(candidates) else candidates
     n, n_classes = len(unit_images), model.num_classes
     if isinstance(given, np.ndarray) and given.dtype == np.bool_:
         if given.shape != (n, n_classes):
             raise InputError(f"a mask of candidates must have shape ({n}, {n_classes}), got {given.shape}")
         lists: list[Any] = [np.flatnonzero(row) for row in given]
     else:
-        try:
-            lists = list(given)
-        except TypeError:
-            raise InputError(f"candidates must be a mask or a list of classes per image, got {shown(given)}") from None
+        lists = _lists(given)
+        if lists and all(isinstance(one, str) or checks.is_whole(one) for one in lists):
+            return [_conditions("candidates", lists, model)] * n
         if len(lists) != n:
             raise InputError(f"candidates must be a list of classes for each of {n} images, got {len(lists)}")
-    return [_conditions(i, classes, model) for i, classes in enumerate(lists)]
+    return [_conditions(f"candidates of image {i}", classes, model) for i, classes in enumerate(lists)]
 
 
-def _conditions(index: int, classes: Any, model: Model) -> Int32:
+def _lists(given: Any) -> list[Any]:
+    if isinstance(given, str | bytes | dict) or not hasattr(given, "__iter__"):
+        raise InputError(f"candidates must be a mask or a list of classes, got {shown(given)}")
+    return list(given)
+
+
+def _conditions(what: str, classes: Any, model: Model) -> Int32:
     """The conditions of the candidate classes of one image."""
-    try:
-        array = np.asarray(classes)
-    except ValueError:  # lists of different lengths
-        array = np.empty(0)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        got = " ".join(repr(classes).split())
-        raise InputError(f"candidates of image {index} must be one class index or more, got {got:.80}")
-    if array.min() < 0 or array.max() >= model.num_classes:
-        raise InputError(
-            f"candidates of image {index} must be in [0, {model.num_classes}), got {array.min()} to {array.max()}"
-        )
+    if isinstance(classes, str) or not hasattr(classes, "__len__") or len(classes) == 0:
+        raise InputError(f"{what} must be one class or more, got {shown(classes)}")
+    array = class_indices(classes, model, what)
     chosen = np.flatnonzero(np.isin(model.class_of, array)) if model.class_of else np.unique(array)
     return chosen.astype(np.int32)

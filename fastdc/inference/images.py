@@ -5,15 +5,15 @@ A user's image is uint8 in 0 ... 255 or float in [0, 1]; the network's is float3
 """
 
 import hashlib
-import sys
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle import Model, PixelRange
-from fastdc.support import Float32, InputError, Int64
+from fastdc.inference.options import ImageOptions
+from fastdc.support import Float32, InputError, Int64, as_array, as_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,39 +39,54 @@ class Images:
         """The images in [0, 1], float32 (n, c, h, w): what a prefilter and a foreign classifier see."""
         return _unit(self.given)
 
+    @classmethod
+    def of(
+        cls,
+        images: Any,
+        model: Model,
+        streams: Any = None,
+        *,
+        bounded: bool = True,
+        **reading: Unpack[ImageOptions],
+    ) -> "Images":
+        """Whatever a user has in hand as images of a model: every method that takes images reads them here.
+
+        An array (n, c, h, w) of the model's shape is taken as it is. All else goes through :func:`fastdc.data.prepare`:
+        pictures and files are resized, arrays in memory only brought into this order.
+
+        Args:
+            images: What :func:`fastdc.data.prepare` takes, or images that were checked for the same model.
+            model: The model.
+            streams: Noise stream of each image, n whole numbers in [0, 2^56); None: :func:`streams_of`.
+            bounded: Whether float images outside [0, 1] are refused. An optimizer may step outside for a moment.
+            **reading: How images are read, see :class:`fastdc.Options`.
+
+        Example:
+            >>> from fastdc.inference import Images
+            >>> Images.of(images, clf.model).x.shape
+            (20, 1, 8, 8)
+
+        Raises:
+            InputError: Wrong type, shape, range, NaN, or no image.
+        """
+        if isinstance(images, Images):
+            return images if streams is None else replace(images, streams=check_streams(streams, len(images)))
+        given = _checked(images, model, bounded=bounded, **reading)
+        x = np.ascontiguousarray(model.pixels.from_unit(_unit(given)))
+        return cls(given, x, streams_of(x) if streams is None else check_streams(streams, len(x)))
+
     def on(self, pixels: PixelRange) -> Float32:
         """The images in another range of pixel values, float32 (n, c, h, w)."""
         return pixels.from_unit(self.unit)
 
 
-def prepare(images: Any, model: Model, streams: Any = None, *, bounded: bool = True) -> Images:
-    """Checks images and names their noise.
+def to_model_range(images: Any, model: Model, **reading: Unpack[ImageOptions]) -> Float32:
+    """Images for a model's network, float32 (n, c, h, w) in the model's value range: ``Images.of(images, model).x``.
 
     Args:
-        images: (n, c, h, w) with the model's (c, h, w) and n > 0: uint8, or float in [0, 1]; NumPy or torch on the CPU.
+        images: See :meth:`Images.of`.
         model: The model.
-        streams: Noise stream of each image, n whole numbers in [0, 2^56); None: :func:`streams_of`.
-        bounded: Whether float images outside [0, 1] are refused. An optimizer may step outside for a moment.
-
-    Example:
-        >>> from fastdc.inference import prepare
-        >>> prepare(images, clf.model).x.shape
-        (20, 1, 8, 8)
-
-    Raises:
-        InputError: Wrong type, shape, range, NaN, or no image.
-    """
-    given = _checked(images, model, bounded)
-    x = np.ascontiguousarray(model.pixels.from_unit(_unit(given)))
-    return Images(given, x, streams_of(x) if streams is None else check_streams(streams, len(x)))
-
-
-def to_model_range(images: Any, model: Model) -> Float32:
-    """Images for a model's network, float32 (n, c, h, w) in the model's value range.
-
-    Args:
-        images: See :func:`prepare`.
-        model: The model.
+        **reading: How images are read, see :class:`fastdc.Options`.
 
     Example:
         >>> from fastdc.inference import to_model_range
@@ -82,7 +97,7 @@ def to_model_range(images: Any, model: Model) -> Float32:
     Raises:
         InputError: Wrong type, shape, range, NaN, or no image.
     """
-    return np.ascontiguousarray(model.pixels.from_unit(_unit(_checked(images, model))))
+    return np.ascontiguousarray(model.pixels.from_unit(_unit(_checked(images, model, **reading))))
 
 
 def streams_of(images: Float32) -> Int64:
@@ -125,34 +140,32 @@ def check_streams(streams: Any, count: int) -> Int64:
     return array.astype(np.int64)
 
 
-def _checked(images: Any, model: Model, bounded: bool = True) -> npt.NDArray[Any]:
-    """The images as uint8, or as float32, in [0, 1] if `bounded`."""
-    array = _as_numpy(images)
-    shape = model.image_shape
-    if array.ndim == 3 and array.shape == shape:
-        raise InputError(f"images must have shape (n, {', '.join(map(str, shape))}), got one image: pass images[None]")
+def _checked(images: Any, model: Model, *, bounded: bool = True, **reading: Unpack[ImageOptions]) -> npt.NDArray[Any]:
+    """The images (n, c, h, w) as uint8, or as float32, in [0, 1] if `bounded`."""
+    plain = reading.get("window") is None and reading.get("max_pixels") is None
+    array = _exact(images, model.image_shape, reading.get("layout")) if plain else None
+    if array is None:
+        from fastdc.data import prepare  # which loads Pillow
+
+        array = prepare(images, model.image_shape, resize=False, bounded=bounded, **reading)
+    return as_pixels(array, bounded=bounded)
+
+
+def _exact(images: Any, shape: tuple[int, int, int], layout: str | None) -> npt.NDArray[Any] | None:
+    """Images that are an array (n, c, h, w) already, or one image (c, h, w): a view of them; None for all others.
+
+    If c = h = w > 1, nobody can see which axis is which, unless the layout is stated.
+    """
+    array = as_array(images)
+    if array is None or layout not in (None, "NCHW") or (layout is None and 1 < shape[0] == shape[1] == shape[2]):
+        return None
+    if array.shape == shape:
+        return array[None]
     if array.ndim != 4 or array.shape[1:] != shape:
-        raise InputError(f"images must have shape (n, {', '.join(map(str, shape))}), got {array.shape}")
+        return None
     if len(array) == 0:
         raise InputError("images is empty: expected at least one image")
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype not in (np.float16, np.float32, np.float64):
-        found = f"{array.dtype} from {array.min()} to {array.max()}" if array.dtype.kind in "iu" else str(array.dtype)
-        raise InputError(f"images must be uint8 or float in [0, 1], got {found}{_way_out(array)}")
-    if not np.all(np.isfinite(array)):
-        index = np.argwhere(~np.isfinite(array))[0]
-        raise InputError(f"images must be finite, got {array[tuple(index)]} in image {index[0]}")
-    with np.errstate(over="ignore"):  # a value that float32 cannot hold is outside the range, which comes next
-        unit = array.astype(np.float32)
-    if not bounded:
-        if not np.all(np.isfinite(unit)):
-            raise InputError(f"images must fit into float32, got {np.abs(array).max():.4g}")
-        return unit
-    if unit.min() < 0 or unit.max() > 1:
-        hint = _way_out(array) if unit.max() > 1.5 else ""
-        raise InputError(f"float images must be in [0, 1], got [{unit.min():.4g}, {unit.max():.4g}]{hint}")
-    return unit
+    return array
 
 
 def _unit(checked: npt.NDArray[Any]) -> Float32:
@@ -160,28 +173,3 @@ def _unit(checked: npt.NDArray[Any]) -> Float32:
     if checked.dtype == np.uint8:
         return checked.astype(np.float32) / np.float32(255)
     return checked
-
-
-def _way_out(array: npt.NDArray[Any]) -> str:
-    """How to map images of other numbers to [0, 1], for a message."""
-    if array.dtype.kind not in "iuf":
-        return ""
-    from fastdc.data import full_scale  # which loads Pillow
-
-    if array.min() < 0:
-        return ": map black to 0 and white to 1"
-    white = f"{full_scale(float(array.max())):.15g}"
-    return f": divide by the value of white, such as (images / {white}).astype('float32')"
-
-
-def _as_numpy(images: Any) -> npt.NDArray[Any]:
-    if isinstance(images, np.ndarray):
-        return images
-    torch = sys.modules.get("torch")  # a caller who passes a tensor has imported it
-    if torch is not None and isinstance(images, torch.Tensor):
-        tensor = images.detach().cpu()
-        if tensor.dtype == torch.bfloat16:  # exact in float32, and unknown to NumPy
-            tensor = tensor.float()
-        array: npt.NDArray[Any] = tensor.numpy()
-        return array
-    raise InputError(f"images must be a NumPy array or a torch tensor, got {type(images).__name__}")

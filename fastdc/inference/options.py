@@ -11,6 +11,14 @@ from fastdc.rules import AbstractRule
 from fastdc.support import InputError, shown
 
 
+class ImageOptions(TypedDict, total=False):
+    """The keywords that say how images are read. Omitted ones, and None, are the defaults. See :class:`Options`."""
+
+    window: tuple[float, float] | None
+    layout: str | None
+    max_pixels: int | None
+
+
 class PlanOptions(TypedDict, total=False):
     """The keywords that select the draws. Omitted ones, and None, use the model's defaults. See :class:`Options`."""
 
@@ -28,7 +36,11 @@ class PlanOptions(TypedDict, total=False):
     denoiser: AbstractDenoiser | str | None
 
 
-class RunOptions(PlanOptions, total=False):
+class TableOptions(PlanOptions, ImageOptions, total=False):
+    """The keywords of a run that evaluates every class: its images and its draws. See :class:`Options`."""
+
+
+class RunOptions(TableOptions, total=False):
     """The keywords of a run: those of its plan, and how it is decided. See :class:`Options`."""
 
     rule: str | AbstractRule
@@ -72,6 +84,10 @@ class Options:
         denoiser: What denoises an image for the methods that need that without a class: another classifier, whose model
             is unconditional or has a null class, or "mean" for the mean over all classes; None: the model itself,
             which then needs a null class.
+        window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095);
+            those outside are clipped.
+        layout: Axes of arrays whose shape can be read in two ways: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW".
+        max_pixels: Most pixels of one picture, a 4096th of those of all; None: 2^26. See :func:`fastdc.data.prepare`.
     """
 
     rule: str | AbstractRule = "race"
@@ -91,6 +107,14 @@ class Options:
     method: str | None = None
     sigma: float | None = None
     denoiser: AbstractDenoiser | str | None = None
+    window: tuple[float, float] | None = None
+    layout: str | None = None
+    max_pixels: int | None = None
+
+    @property
+    def reading(self) -> ImageOptions:
+        """The options of the images."""
+        return {"window": self.window, "layout": self.layout, "max_pixels": self.max_pixels}
 
     @property
     def plan(self) -> PlanOptions:

@@ -32,8 +32,8 @@ def stream_results(
         start: Time that ``seconds`` counts from, as of ``time.perf_counter``; None: now.
 
     Example:
-        >>> from fastdc.inference import prepare, stream_results
-        >>> ready = prepare(images, clf.model)
+        >>> from fastdc.inference import Images, stream_results
+        >>> ready = Images.of(images, clf.model)
         >>> [len(part.labels) for part in stream_results(clf.settings(), ready, chunk=10)]
         [10, 10]
 

@@ -23,7 +23,7 @@ nothing.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastdc.bundle import Model
 from fastdc.diffusion import make_plan, random_positions
-from fastdc.inference import PlanOptions, plan_config, prepare
+from fastdc.inference import ImageOptions, Images, PlanOptions, plan_config
 from fastdc.robust.denoiser import ModelAndNetwork, denoiser_of, place_of
 from fastdc.robust.torch_errors import Draws, cell_errors
 from fastdc.support import Float32, InputError, checks, shown
@@ -215,18 +215,20 @@ def maximize_likelihood(
     method: Maximization | str = "paper",
     streams: Any = None,
     chunk: int | None = None,
+    **reading: Unpack[ImageOptions],
 ) -> Float32:
     """Moves images to where the model without a class denoises them better; classify the result in their place.
 
     Args:
         classifier: A ``DiffusionClassifier`` on the torch backend whose model has a null class.
-        images: (n, c, h, w), uint8 or float. Pixels belong in [0, 1]; values outside are moved inside, as far as it
-            takes.
+        images: Images of any kind, see :func:`fastdc.data.prepare`. Pixels belong in [0, 1]; floats outside are moved
+            inside, as far as it takes.
         method: "paper", "rdc" (the released program), or a :class:`LikelihoodMaximization` or
             :class:`ReleasedMaximization` with other parameters.
         streams: Noise stream of each image, n whole numbers in [0, 2^56); default: the hash of its pixels.
         chunk: Number of images per step of the network; default: the network's batch. Numbers change only as far as
             the network's rounding depends on the batch.
+        **reading: How images are read: window, layout and max_pixels, see :class:`fastdc.Options`.
 
     Returns:
         float32 (n, c, h, w) in [0, 1].
@@ -250,7 +252,7 @@ def maximize_likelihood(
     how, denoiser = maximization_of(method), denoiser_of(classifier)
     null_class_of(model)
     size = checks.whole_or("chunk", chunk, classifier.network.batch)
-    given = prepare(images, model, streams, bounded=False)
+    given = Images.of(images, model, streams, bounded=False, **reading)
     device, _ = place_of(denoiser, classifier.network.device)
     parts = [
         maximize_tensor(how, denoiser, model, unit.to(device), noise.to(device)).cpu()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fastdc.bundle import Model
 from fastdc.diffusion import Plan, make_plan
-from fastdc.inference import PlanOptions, check_streams, plan_config, prepare
+from fastdc.inference import Images, PlanOptions, check_streams, plan_config
 from fastdc.robust.denoiser import ModelAndNetwork, denoiser_of, place_of
 from fastdc.robust.likelihood import Maximization, maximization_of, maximize_tensor, null_class_of
 from fastdc.robust.torch_errors import Draws, cell_errors
@@ -93,6 +93,10 @@ class ClassifierModule(nn.Module):
         if not isinstance(images, Tensor) or not images.is_floating_point():
             got = images.dtype if isinstance(images, Tensor) else type(images).__name__
             raise InputError(f"images must be a floating-point tensor, got {got}")
+        if images.ndim != 4 or images.shape[1:] != self.model.image_shape:
+            wanted = ", ".join(map(str, self.model.image_shape))
+            one = ": one image is images[None]" if images.shape == self.model.image_shape else ""
+            raise InputError(f"images must have shape (n, {wanted}), got {tuple(images.shape)}{one}")
         if images.shape == (0, *self.model.image_shape):
             return images.flatten(1).sum(1, keepdim=True).expand(0, self.model.num_classes)
         logits: Tensor = _Logits.apply(images, self)  # type: ignore[no-untyped-call]
@@ -106,7 +110,7 @@ class ClassifierModule(nn.Module):
         """
         device, _ = place_of(self.denoiser, self._device)
         streams = None if self._stream is None else [self._stream] * len(images)
-        given = prepare(images, self.model, streams, bounded=False)
+        given = Images.of(images, self.model, streams, bounded=False, layout="NCHW")
         unit, x, names = (torch.from_numpy(array).to(device) for array in (given.unit, given.x, given.streams))
         if self._likelihood is None:
             return unit, x, names

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
     from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
     from fastdc.support.distribution import DISTRIBUTION, install_hint
+    from fastdc.support.pixel_values import as_array, as_pixels, full_scale
     from fastdc.support.process_locks import ProcessLock
     from fastdc.support.processes import check_process, fork_safe_lock
     from fastdc.support.version import __version__
@@ -45,6 +46,7 @@ else:  # NumPy and other modules that take a while, on first use
                 ("DEVICE_THREAD", "GRACE", "DaemonThreads", "calls_left", "interruptible"), "daemon_threads"
             ),
             **dict.fromkeys(("DISTRIBUTION", "install_hint"), "distribution"),
+            **dict.fromkeys(("as_array", "as_pixels", "full_scale"), "pixel_values"),
             "ProcessLock": "process_locks",
             **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
             "__version__": "version",
@@ -74,6 +76,8 @@ __all__ = [
     "ProcessLock",
     "PromptWarning",
     "__version__",
+    "as_array",
+    "as_pixels",
     "calls_left",
     "check_installed",
     "check_process",
@@ -82,6 +86,7 @@ __all__ = [
     "data_frame",
     "did_you_mean",
     "fork_safe_lock",
+    "full_scale",
     "html_table",
     "install_hint",
     "installed",

@@ -6,6 +6,7 @@ check their arguments here on every call, hence the quick tests for Python's own
 """
 
 import math
+import sys
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeGuard
@@ -189,6 +190,19 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
+
+
+def device_text(value: Any) -> Any:
+    """The name of a torch.device, such as "cuda:0"; anything else as it is, to be checked where it is used.
+
+    torch is not imported: whoever passes a torch.device has imported it.
+
+    Example:
+        >>> device_text("cpu")
+        'cpu'
+    """
+    torch = sys.modules.get("torch")
+    return str(value) if torch is not None and isinstance(value, torch.device) else value
 
 
 def _wholes(low: int, high: int | None) -> str:

@@ -59,7 +59,7 @@ class TrainConfig:
         window: Values that are black and white in images of more than 8 bits; None: what the files state.
         max_pixels: Most pixels of one image, and a 4096th of those of all images; None: 2^26.
         threads: Number of torch threads; None: torch's own choice.
-        device: torch device, such as ``cpu`` or ``cuda``.
+        device: Name of a torch device, such as ``cpu`` or ``cuda``, or a torch.device.
         checkpoint_every: Number of steps between checkpoints.
         log_every: Number of steps between lines of the log.
     """
@@ -101,6 +101,7 @@ class TrainConfig:
         self._check()
 
     def _check(self) -> None:
+        object.__setattr__(self, "device", checks.device_text(self.device))
         integers = {
             "width": (4, 65_536),
             "size": (2, MAX_SIDE),

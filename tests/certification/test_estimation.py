@@ -26,7 +26,7 @@ ALL: tuple[AbstractCounting, ...] = (
 
 def points(estimation: AbstractCounting) -> Iterator[int]:
     copies = 0
-    while copies < estimation.most:
+    while copies < estimation.n:
         copies = estimation.next_point(copies)
         yield copies
 
@@ -35,15 +35,15 @@ def points(estimation: AbstractCounting) -> Iterator[int]:
 def test_points_grow_by_an_eighth_and_end_at_the_last_copy(estimation: AbstractCounting) -> None:
     seen = [0, *points(estimation)]
     steps = np.diff(seen)
-    assert seen[-1] == estimation.most
+    assert seen[-1] == estimation.n
     assert (steps > 0).all()
     assert all(step <= max(32, copies / 8) for step, copies in zip(steps, seen, strict=False))
 
 
 @pytest.mark.parametrize("estimation", ALL, ids=lambda estimation: estimation.name)
 def test_there_is_a_verdict_at_the_last_copy(estimation: AbstractCounting) -> None:
-    for successes in range(0, estimation.most + 1, 50):
-        verdict = estimation.verdict(successes, estimation.most)
+    for successes in range(0, estimation.n + 1, 50):
+        verdict = estimation.verdict(successes, estimation.n)
         assert verdict is not None
         assert (verdict.radius is None) == (verdict.p_lower == 0) or verdict.radius == 0
 
@@ -143,7 +143,7 @@ def test_pilot_takes_fewer_copies_if_they_lose_little() -> None:
     estimation = Pilot(0.25, 10_000, 0.001, loss=0.05)
     for top in (100, 99, 90, 60):
         begun = estimation.begin(np.array([100 - top, top, 0]))
-        expected = copies_for(top, 100, sigma=0.25, alpha=0.001, largest=10_000, loss=0.05)
+        expected = copies_for(top, 100, sigma=0.25, alpha=0.001, n=10_000, loss=0.05)
         assert begun == Fixed(0.25, expected, 0.001)
     assert Pilot(0.25, 10_000, 0.001, loss=1e-6).begin(np.array([0, 100])) == Fixed(0.25, 10_000, 0.001)
 
@@ -192,8 +192,8 @@ def test_others_go_on_after_selection() -> None:
         (Fixed, {"alpha": True}, "alpha"),
         (Predict, {"sigma": -1}, "sigma"),
         (Predict, {"alpha": 1}, "alpha"),
-        (Fixed, {"most": 0}, "n must"),
-        (Fixed, {"most": 1.5}, "n must"),
+        (Fixed, {"n": 0}, "n must"),
+        (Fixed, {"n": 1.5}, "n must"),
         (Target, {"radius": 0}, "radius"),
         (Target, {"radius": 2.5}, "8 sigma"),
         (Target, {"radius": "1"}, "radius"),
@@ -202,18 +202,18 @@ def test_others_go_on_after_selection() -> None:
     ],
 )
 def test_bad_options_are_one_line(kind: Any, options: dict[str, Any], named: str) -> None:
-    good: dict[str, Any] = {"sigma": 0.25, "most": 100, "alpha": 0.01}
+    good: dict[str, Any] = {"sigma": 0.25, "n": 100, "alpha": 0.01}
     if kind is Target:
         good["radius"] = 0.5
     if kind is Predict:
-        del good["most"]
+        del good["n"]
     fails_with(lambda: kind(**{**good, **options}), named, kind=InputError)
 
 
 def test_numbers_are_stored_as_pythons_own() -> None:
     """So that they can be written to a manifest, whatever type they came in."""
     told = Fixed(np.float32(0.25), np.int64(100), np.float64(0.01)).describe()  # type: ignore[arg-type]
-    assert told == {"estimation": "fixed", "sigma": 0.25, "most": 100, "alpha": 0.01}
+    assert told == {"estimation": "fixed", "sigma": 0.25, "n": 100, "alpha": 0.01}
     assert [type(value) for value in told.values()] == [str, float, int, float]
 
 
@@ -235,7 +235,7 @@ def test_a_fixed_number_must_suffice_if_every_copy_is_won(alpha: float) -> None:
     assert won is not None
     assert won.radius
     begun = Pilot(0.25, 10_000, alpha, loss=10.0).begin(np.array([99, 1]))
-    assert begun.verdict(begun.most, begun.most) is not None
+    assert begun.verdict(begun.n, begun.n) is not None
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.5, 0.75])

@@ -50,6 +50,17 @@ def run(path: Path, *, stop: int = len(INDICES), **changes: Any) -> None:
             writer.write(idx, idx % 5, certificate(idx))
 
 
+def test_a_run_whose_manifest_has_the_former_name_of_n_goes_on(path: Path) -> None:
+    former = {"estimation": "fixed", "sigma": 0.25, "most": 1000, "alpha": 0.001, "n0": 100, "copies_seed": 0}
+    now = {"n" if name == "most" else name: value for name, value in former.items()}
+    run(path, stop=2, smoothing=former)
+    assert json.loads(manifest_path(path).read_text())["smoothing"] == former
+    assert read_records(path).manifest["smoothing"] == now  # type: ignore[index]
+    assert "its smoothing.n is 1000, here it is 999" in refused(path, {**MANIFEST, "smoothing": {**now, "n": 999}})
+    run(path, smoothing=now)
+    assert len(read_records(path)) == len(INDICES)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "records.tsv"

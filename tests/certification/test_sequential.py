@@ -37,7 +37,7 @@ def walk(rule: FixedRadius, p: float) -> tuple[float, float, float]:
     running[0] = 1.0
     certified = stopped = copies = 0.0
     failures = np.arange(width)
-    for n in range(rule.most + 1):
+    for n in range(rule.n + 1):
         certify, refuse = failures <= allowed[n], failures >= refused[n]
         certified += running[certify].sum()
         stopped += running[refuse].sum()
@@ -91,7 +91,7 @@ def test_evidence_is_a_supermartingale_under_the_null(n: int, p0: float, share: 
 @pytest.mark.parametrize(("p0", "most"), [(0.6, 300), (0.9, 1000), (P0, 3000)])
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
 def test_a_wrong_certificate_has_probability_at_most_alpha(p0: float, most: int, alpha: float) -> None:
-    rule = FixedRadius(p0, alpha=alpha, beta=1e-9, most=most)  # hardly ever refuses early: the worst case
+    rule = FixedRadius(p0, alpha=alpha, beta=1e-9, n=most)  # hardly ever refuses early: the worst case
     wrong = walk(rule, p0)[0]
     assert wrong <= alpha
     assert wrong > alpha / 5  # and alpha is spent, not hoarded
@@ -102,10 +102,10 @@ def test_a_wrong_certificate_has_probability_at_most_alpha(p0: float, most: int,
 def test_giving_up_too_early_has_probability_at_most_beta(p0: float) -> None:
     """With a table that never certifies, refusals before the end are by evidence of the opposite alone."""
     beta = 0.05
-    rule = FixedRadius(p0, alpha=1e-300, beta=beta, most=2000)
+    rule = FixedRadius(p0, alpha=1e-300, beta=beta, n=2000)
     until = rule._refused_until(np.arange(1500))
     assert (until >= 0).any()
-    endless = FixedRadius(p0, beta=beta, most=2000)
+    endless = FixedRadius(p0, beta=beta, n=2000)
     refused = np.searchsorted(until, np.arange(2001), side="left")
     endless.__dict__["boundary"] = (np.full(2001, -1), refused)
     assert beta / 5 < walk(endless, p0)[1] <= beta
@@ -113,7 +113,7 @@ def test_giving_up_too_early_has_probability_at_most_beta(p0: float) -> None:
 
 def test_a_certificate_takes_few_copies() -> None:
     """Radius 2 sigma at alpha 0.001 and 10,000 copies at most, where a fixed number is 10,000."""
-    rule = FixedRadius(P0, alpha=ALPHA, most=10_000)
+    rule = FixedRadius(P0, alpha=ALPHA, n=10_000)
     expected = {1.0: 351, 0.999: 405, 0.99: 1706, 0.95: 526}
     for p, copies in expected.items():
         certified, refused, mean = walk(rule, p)
@@ -133,7 +133,7 @@ def test_a_certificate_takes_few_copies() -> None:
 def test_the_stopping_table_is_the_definition(
     p0: float, alpha: float, beta: float, most: int, data: st.DataObject
 ) -> None:
-    rule = FixedRadius(p0, alpha=alpha, beta=beta, most=most)
+    rule = FixedRadius(p0, alpha=alpha, beta=beta, n=most)
     n = data.draw(st.integers(0, most))
     final = log_evidence(most - np.arange(most + 1), np.arange(most + 1), p0) >= -math.log(alpha)
     for f in range(n + 1):
@@ -148,7 +148,7 @@ def test_the_stopping_table_is_the_definition(
 
 
 def test_a_radius_out_of_reach_is_refused_at_once() -> None:
-    assert FixedRadius(P0, most=200).decide(0, 0) == "refuse"
+    assert FixedRadius(P0, n=200).decide(0, 0) == "refuse"
 
 
 @given(n=st.integers(1, 400), share=st.floats(0, 1), alpha=st.floats(1e-4, 0.35))
@@ -185,18 +185,18 @@ def test_the_confidence_sequence_covers_at_all_times() -> None:
 
 
 def test_copies_follow_from_the_pilot() -> None:
-    options = {"sigma": 0.25, "alpha": ALPHA, "largest": 10_000}
+    options = {"sigma": 0.25, "alpha": ALPHA, "n": 10_000}
     counts = [copies_for(s, 100, loss=0.02, **options) for s in (100, 99, 95, 80)]  # type: ignore[arg-type]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] < 2500 < counts[0] < 10_000
     assert copies_for(95, 100, loss=0.0, **options) == 10_000  # type: ignore[arg-type]
     assert copies_for(30, 100, loss=0.02, **options) < 150  # type: ignore[arg-type]
-    assert copies_for(100, 100, sigma=0.25, alpha=ALPHA, largest=50, loss=0.1) == 50
+    assert copies_for(100, 100, sigma=0.25, alpha=ALPHA, n=50, loss=0.1) == 50
 
 
 def test_the_radius_lost_is_what_was_allowed() -> None:
     """Expected radii term by term over all counts; 64 quantiles stand for them within a hundredth of the spread."""
-    n = copies_for(90, 100, sigma=0.25, alpha=ALPHA, largest=10_000, loss=0.01)
+    n = copies_for(90, 100, sigma=0.25, alpha=ALPHA, n=10_000, loss=0.01)
     p = 90.5 / 101
 
     def expected(copies: int) -> float:
@@ -213,7 +213,7 @@ def test_a_choice_from_a_fresh_pilot_keeps_coverage() -> None:
     """Pilot, choice of n, fresh copies: the bound exceeds p with probability at most alpha, summed exactly."""
     p, alpha, wrong = 0.9, 0.05, 0.0
     for s in range(21):
-        n = copies_for(s, 20, sigma=0.25, alpha=alpha, largest=800, loss=0.03)
+        n = copies_for(s, 20, sigma=0.25, alpha=alpha, n=800, loss=0.03)
         above = clopper_pearson(np.arange(n + 1), n, alpha) > p
         wrong += stats.binom.pmf(s, 20, p) * stats.binom.pmf(np.arange(n + 1), n, p)[above].sum()
     assert 0 < wrong <= alpha
@@ -227,10 +227,10 @@ def test_a_choice_from_a_fresh_pilot_keeps_coverage() -> None:
         (lambda: log_evidence(1, 1, 0.5, prior=(0.0, 1.0)), "prior must be two positive numbers"),
         (lambda: anytime_lower(1, 1, 1.0), "alpha must lie strictly between 0 and 1, got 1.0"),
         (lambda: FixedRadius(1.5), "p0 must lie strictly between 0 and 1, got 1.5"),
-        (lambda: FixedRadius(0.9, most=0), "most must be a whole number of at least 1, got 0"),
-        (lambda: FixedRadius(0.9, most=10).decide(8, 3), "counts must be 0 to 10 together, got 8 and 3"),
-        (lambda: copies_for(1, 2, sigma=1, alpha=0.1, largest=9, loss=-1), "loss must be 0 or positive"),
-        (lambda: copies_for(3, 2, sigma=1, alpha=0.1, largest=9, loss=1), "pilot_successes must be whole numbers"),
+        (lambda: FixedRadius(0.9, n=0), "n must be a whole number of at least 1, got 0"),
+        (lambda: FixedRadius(0.9, n=10).decide(8, 3), "counts must be 0 to 10 together, got 8 and 3"),
+        (lambda: copies_for(1, 2, sigma=1, alpha=0.1, n=9, loss=-1), "loss must be 0 or positive"),
+        (lambda: copies_for(3, 2, sigma=1, alpha=0.1, n=9, loss=1), "pilot_successes must be whole numbers"),
     ],
 )
 def test_an_impossible_argument_is_one_line(call: Callable[[], object], message: str) -> None:

@@ -72,6 +72,24 @@ def test_the_file_holds_the_library_s_certificates(cli: Cli, folder: Path) -> No
     assert result.out == summary_table([summarize(records, default_radii([records]), name="run")]) + "\n"
 
 
+def test_the_same_words_in_python_give_the_same_records(cli: Cli, folder: Path) -> None:
+    """Whatever the words: an estimation, a method, a rule, options of the plan."""
+    test, clf = digits_test(), fastdc.load("digits-mlp", threads=1)
+    common: dict[str, Any] = {"n0": 3, "n": 12, "alpha": 0.05, "draws": 2}
+    for typed, words in (
+        ((), {}),
+        (("--radius", "0.1", "--method", "dc", "--seed", "3"), {"radius": 0.1, "method": "dc", "seed": 3}),
+        (("--estimation", "anytime", "--tolerance", "0.2"), {"estimation": "anytime", "tolerance": 0.2}),
+        (("--rule", "full", "--loss", "l1"), {"rule": "full", "loss": "l1"}),
+    ):
+        cli("certify", "--data", "b.npz", *QUICK, *typed, "--max", "3", "--overwrite", "--out", "run.tsv")
+        records, made = read_records("run.tsv"), clf.certify(test.images[:3], 0.25, **common, **words)
+        assert records.predict.tolist() == [found.label for found in made]
+        assert records.radius.tolist() == [found.radius for found in made]
+        for name, values in records.own.items():
+            assert values.tolist() == [getattr(found, name) for found in made]
+
+
 def test_the_manifest_reproduces_the_run(cli: Cli, folder: Path) -> None:
     assert cli("certify", "--data", "b.npz", *QUICK, "--max", "2", "--method", "dc", "--out", "run.tsv").code == 0
     found = manifest("run.tsv")
@@ -79,7 +97,7 @@ def test_the_manifest_reproduces_the_run(cli: Cli, folder: Path) -> None:
     assert found["indices"] == [0, 2, 1]
     assert found["base"] == json.loads(json.dumps(clf.base(sigma=0.25, method="dc", draws=2).describe()))
     assert found["base"]["sha256"] == clf.model.identity
-    smoothing = {"estimation": "fixed", "sigma": 0.25, "most": 12, "alpha": 0.05, "n0": 3, "copies_seed": 0}
+    smoothing = {"estimation": "fixed", "sigma": 0.25, "n": 12, "alpha": 0.05, "n0": 3, "copies_seed": 0}
     assert found["smoothing"] == smoothing
     assert (found["data"]["images"], found["data"]["labelled"]) == (70, True)
     assert found["environment"]["data"] == "b.npz"
@@ -88,7 +106,7 @@ def test_the_manifest_reproduces_the_run(cli: Cli, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "smoothing"),
     [
-        (("--radius", "0.1"), {"estimation": "target", "radius": 0.1, "most": 12}),
+        (("--radius", "0.1"), {"estimation": "target", "radius": 0.1, "n": 12}),
         (("--estimation", "pilot"), {"estimation": "pilot", "loss": 0.05}),
         (("--estimation", "anytime", "--tolerance", "0.2"), {"estimation": "anytime", "gain": 0.2}),
     ],
@@ -241,7 +259,7 @@ def test_bad_options_and_files_are_refused(cli: Cli, folder: Path) -> None:
     refuses("--max", "-1", naming="--max must be a whole number of at least 1, got -1")
     refuses("--radius", "-1", naming="radius must be positive")
     refuses("--radius", "0.1", "--estimation", "pilot", naming="expected no --estimation pilot beside it")
-    refuses("--tolerance", "0.1", naming="--tolerance belongs to --estimation pilot and anytime")
+    refuses("--tolerance", "0.1", naming="--tolerance needs --estimation pilot or anytime, and no radius")
     refuses("--seed", "-1", naming="seed must be")
     refuses("--method", "x", naming="'x' is not one of")
     assert sorted(folder.iterdir()) == before

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fastdc import backends, bundle, diffusion, inference, rules
+from fastdc import backends, bundle, certification, diffusion, inference, rules
 from fastdc.cli import names
 from helpers.cli_runs import place_digits
 
@@ -196,6 +196,8 @@ def test_words_are_those_of_the_library() -> None:
     assert names.DECISIONS == inference.DECISIONS
     assert names.RULES == rules.RULES
     assert names.CALIBRATION_DRAWS == inference.CALIBRATION_DRAWS
+    for name in ("COPIES", "TARGET_COPIES", "SELECTION_COPIES", "ALPHA", "ESTIMATIONS", "TOLERANCE"):
+        assert getattr(names, name) == getattr(certification, name)
 
 
 def test_the_package_imports_its_names_on_first_use() -> None:

@@ -1,7 +1,6 @@
 """Values of more than 8 bits: they keep their precision, no picture is silently dark, and a window maps any range."""
 
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdc.data import check_window, full_scale, load_images, load_labelled
+from fastdc.data import check_window, load_images, load_labelled
 from fastdc.support import InputError
+from helpers.pictures import write_png
 
 RNG = np.random.default_rng(5)
 SIDE = (6, 8)
-
-
-def write_png(path: Path, values: NDArray[np.uint16], kind: int, clear: NDArray[np.uint16] | None = None) -> Path:
-    """A PNG of 16 bits from (h, w, c), which Pillow cannot write.
-
-    kind 0: grey, 2: RGB, 4: grey and alpha, 6: RGBA; clear: the transparent colour (c,).
-    """
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
-    key = b"" if clear is None else chunk(b"tRNS", clear.astype(">u2").tobytes())
-    body = chunk(b"IHDR", head) + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    return path
 
 
 def write_tiff(path: Path, values: NDArray[np.generic], photometric: int, order: str = "<") -> Path:
@@ -256,12 +239,6 @@ def test_kinds_that_would_lose_bits_are_refused(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tiff", wide(4), 5)
     with pytest.raises(InputError, match=r"a\.tiff: CMYK;16. is not read"):
         load_images([tmp_path / "a.tiff"], (3, *SIDE))
-
-
-def test_full_scale() -> None:
-    assert [full_scale(high) for high in (0, 1, 255, 256, 4095, 4096, 65535, 1e300)] == [
-        *(255, 255, 255, 511, 4095, 8191, 65535, 1e300)
-    ]
 
 
 def test_colour_profiles_and_gammas_are_noted(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from fastdc import DiffusionClassifier
 from fastdc.engine import Finished, Request
-from fastdc.inference import Job, prepare
+from fastdc.inference import Images, Job
 from helpers.worlds import ManySlots, classifier, denoiser, gaussian, unit_images
 
 WORLD = gaussian(3)
-READY = prepare(unit_images(9), WORLD.model)
+READY = Images.of(unit_images(9), WORLD.model)
 
 
 def job(*, batch: int = 128, slots: int = 1) -> Job:

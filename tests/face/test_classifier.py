@@ -183,7 +183,7 @@ _NAN = float("nan")
         ("rule_options", {"rule_options": 1}),
         *(("decision", value) for value in ("", "median", None)),
         *(("streams", value) for value in ([1], [1, -1], [1, 2**56], [1.0, 2.0], "ab")),
-        *(("candidates", value) for value in (5, [[0]], [[0], []], [[0], [3]], np.zeros((2, 4), bool))),
+        *(("candidates", value) for value in (5, [[0]], [[0], []], [[0], [3]], [3], ["cat"], np.zeros((2, 4), bool))),
         *(("order", value) for value in ("", "sorted", 3)),
         *(("first", value) for value in ((100.0,), (-1.0,), 1.0)),
         *(("antithetic", value) for value in (1, "yes")),
@@ -196,7 +196,7 @@ def test_bad_options_are_refused_before_any_work(option: str, value: Any) -> Non
     fails_with(lambda: clf.classify(unit_images(2), **{option: value}), option, kind=InputError)
 
 
-@pytest.mark.parametrize("images", [None, [], np.zeros((2, 4, 4)), np.full((1, *SHAPE), _NAN), np.zeros((0, *SHAPE))])
+@pytest.mark.parametrize("images", [None, [], np.zeros((2, 4, 5)), np.full((1, *SHAPE), _NAN), np.zeros((0, *SHAPE))])
 def test_bad_images_are_refused_before_any_work(images: Any) -> None:
     clf = refusing(WORLD.model)
     fails_with(lambda: clf.classify(images), "images", kind=InputError)

@@ -112,7 +112,7 @@ def test_streams_and_candidates_are_those_of_classify() -> None:
 
 def test_bad_input_is_refused_at_once_and_harms_nobody() -> None:
     with Session(classifier(WORLD), **OPTIONS) as session:
-        fails_with(lambda: session.submit(unit_images(1)), "images", kind=InputError)
+        fails_with(lambda: session.submit(unit_images(2)), "submit takes one image, got 2", kind=InputError)
         fails_with(lambda: session.submit(unit_images(1)[0] * 3), "[0, 1]", kind=InputError)
         fails_with(lambda: session.submit(unit_images(1)[0], stream=-1), "streams", kind=InputError)
         fails_with(lambda: session.submit(unit_images(1)[0], candidates=[4]), "candidates", kind=InputError)

@@ -56,7 +56,7 @@ def test_every_kind_of_run_takes_its_turn(slots: int, devices: int) -> None:
         lambda: np.concatenate([part.errors for part in clf.stream(images, chunk=2, rule="full", draws=8)]),
         lambda: clf.errors(images, draws=8).errors,
         lambda: clf.calibrate(images, delta=0.2, seeds=1, draws=8).limit,
-        lambda: [(c.label, c.successes) for c in clf.certify(images[:2], Fixed(0.25, most=20, alpha=0.1), n0=4)],
+        lambda: [(c.label, c.successes) for c in clf.certify(images[:2], Fixed(0.25, n=20, alpha=0.1), n0=4)],
     ]
     want = [kind() for kind in kinds]
     found = together(kinds * 4)

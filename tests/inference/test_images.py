@@ -124,14 +124,10 @@ def test_rounding_beyond_one_is_forgiven() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [(0, 1, 4, 4), (4, 4), (2, 4, 4), (2, 1, 4, 5), (2, 3, 4, 4), (2, 4, 4, 1), (), (1, 1, 1, 4, 4)]
+    "shape", [(0, 1, 4, 4), (16,), (2, 16), (2, 1, 4, 5), (2, 3, 4, 4), (4, 5), (0, 4, 4), (), (1, 1, 1, 4, 4)]
 )
 def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
-    refused(np.zeros(shape, np.uint8), "empty" if shape and shape[0] == 0 else "(n, 1, 4, 4)")
-
-
-def test_one_image_alone_is_refused_with_a_hint() -> None:
-    refused(unit_images(1)[0], "images[None]")
+    refused(np.zeros(shape, np.uint8), "empty" if shape == (0, 1, 4, 4) else "(n, 1, 4, 4)")
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint16, bool, complex, "U1", object])
@@ -139,8 +135,8 @@ def test_other_types_are_refused(dtype: Any) -> None:
     refused(np.zeros((2, *SHAPE), dtype), "uint8", str(np.dtype(dtype)))
 
 
-@pytest.mark.parametrize("images", [None, [[1]], "x.png", 5, memoryview(b"x")])
-def test_what_is_no_array_is_refused(images: object) -> None:
+@pytest.mark.parametrize("images", [None, 5, 0.5, {"image": 1}, {1, 2}, object(), lambda: 1])
+def test_what_is_no_image_is_refused(images: object) -> None:
     refused(images, type(images).__name__)
 
 

@@ -334,7 +334,7 @@ def test_a_device_gives_the_same_logits_and_gradients(how: str | None) -> None:
     ("images", "parts"),
     [
         (np.zeros((2, 1, 4, 5), np.float32), ["(2, 1, 4, 5)", "(n, 1, 4, 4)"]),
-        (np.zeros(SHAPE, np.float32), ["one image"]),
+        (np.zeros(SHAPE, np.float32), ["(1, 4, 4)", "one image is images[None]"]),
         (np.zeros((0, 1, 4, 5), np.float32), ["(0, 1, 4, 5)", "(n, 1, 4, 4)"]),
         (np.full((1, *SHAPE), math.nan, np.float32), ["finite"]),
         (np.full((1, *SHAPE), -math.inf, np.float32), ["finite"]),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastdc.bundle import read_class_names, read_prompts
-from fastdc.data import load_images, load_labelled
+from fastdc.data import load_images, load_labelled, prepare
 from fuzzing.mutations import change_bytes, change_npy, change_table, change_zip
 from fuzzing.target import Target
 
@@ -52,6 +52,20 @@ def images(scratch: Path) -> Target:
     def read(data: bytes) -> object:
         file.write_bytes(data)
         return load_images([file], _SHAPE)
+
+    return Target(_pictures(), read, change_bytes)
+
+
+def given(scratch: Path) -> Target:
+    """The content of image files as a server gets it, by itself and opened with Pillow."""
+
+    def read(data: bytes) -> object:
+        try:
+            opened = [Image.open(io.BytesIO(data))]
+        except Exception:  # Pillow's own, before anything is given to fastdc
+            opened = []
+        alone = prepare(data, _SHAPE)
+        return alone, prepare(opened, _SHAPE)
 
     return Target(_pictures(), read, change_bytes)
 
@@ -128,6 +142,7 @@ def class_names(scratch: Path) -> Target:
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "images": images,
+    "given": given,
     "npz": npz,
     "npy": npy,
     "prompts": prompts,

@@ -7,7 +7,7 @@ import click
 from fastdc.cli.completing import files
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.images import image_options
-from fastdc.cli.names import COPIES, METHODS, TARGET_COPIES
+from fastdc.cli.names import ALPHA, COPIES, ESTIMATIONS, METHODS, SELECTION_COPIES, TARGET_COPIES, TOLERANCE
 from fastdc.cli.options import DENOISER, base_options, model_option
 from fastdc.cli.sources import check_sources
 
@@ -73,22 +73,26 @@ in the same file.
     help="Use the released grid and weights of --method epndc or apndc, with every class at every level unless --rule "
     "is given.",
 )
-@click.option("--n0", type=int, default=100, show_default=True, help="Number of copies that choose the class.")
+@click.option(
+    "--n0", type=int, default=SELECTION_COPIES, show_default=True, help="Number of copies that choose the class."
+)
 @click.option(
     "--n",
     type=int,
     help=f"Number of copies that bound its probability.  [default: {COPIES}; with --radius {TARGET_COPIES}]",
 )
-@click.option("--alpha", type=float, default=0.001, show_default=True, help="Probability of a false certificate.")
+@click.option("--alpha", type=float, default=ALPHA, show_default=True, help="Probability of a false certificate.")
 @click.option("--radius", type=float, metavar="R", help="Ask only whether this radius can be certified.")
 @click.option(
     "--estimation",
-    type=click.Choice(("fixed", "pilot", "anytime")),
+    type=click.Choice(ESTIMATIONS),
     default="fixed",
     show_default=True,
     help="Number of copies: N, as many as the N0 copies suggest, or until more would gain little.",
 )
-@click.option("--tolerance", type=float, metavar="R", help="Radius that pilot and anytime may lose.  [default: 0.05]")
+@click.option(
+    "--tolerance", type=float, metavar="R", help=f"Radius that pilot and anytime may lose.  [default: {TOLERANCE}]"
+)
 @click.option("--skip", type=int, default=1, show_default=True, help="Certify every SKIP-th image.")
 @click.option("--max", "stop", type=int, metavar="MAX", help="Only images before this one.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Start FILE again.")
