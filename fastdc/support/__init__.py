@@ -19,7 +19,6 @@ from fastdc.support.optional import check_installed, installed, require, version
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
 from fastdc.support.suggestions import did_you_mean
-from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, html_table, plain, save_table
 
 # Before any library can be imported by way of fastdc.
 telemetry.switch_off()
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from fastdc.support.pixel_values import as_array, as_pixels, full_scale
     from fastdc.support.process_locks import ProcessLock
     from fastdc.support.processes import check_process, fork_safe_lock
+    from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, html_table, plain, save_table
     from fastdc.support.version import __version__
 else:  # NumPy and other modules that take a while, on first use
     __getattr__ = lazy_names(
@@ -49,6 +49,9 @@ else:  # NumPy and other modules that take a while, on first use
             **dict.fromkeys(("as_array", "as_pixels", "full_scale"), "pixel_values"),
             "ProcessLock": "process_locks",
             **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
+            **dict.fromkeys(
+                ("SHOWN_ROWS", "Columns", "chosen_rows", "data_frame", "html_table", "plain", "save_table"), "tables"
+            ),
             "__version__": "version",
         },
     )

@@ -233,7 +233,8 @@ def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> Non
     sd = tiny_pipelines.tiny_sd(tmp_path / "sd")
     pkl = edm_files.write_edm(tmp_path / "m.pkl", "ddpmpp")
     prompts = _prompts_file(tmp_path / "p.csv")
-    out = tmp_path / "out"
+    out, lora = tmp_path / "out", tmp_path / "x.safetensors"
+    lora.touch()
     cli.refuses("export", sd, out, naming="text-conditional: define its classes by --prompts CSV or --classes")
     cli.refuses("export", sd, out, "--prompts", prompts, "--classes", "a,b", naming="neither --classes nor --template")
     cli.refuses("export", sd, out, "--prompts", tmp_path / "no.csv", naming="no.csv cannot be read")
@@ -241,9 +242,10 @@ def test_conditions_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path) -> Non
     cli.refuses("export", sd, out, "--classes", "a,b", "--template", "no place", naming="exactly one {}")
     for other in (unet, pkl):
         cli.refuses("export", other, out, "--template", "a {}", naming="--template is for text-conditional models")
-        _refuses_quickly(cli, "export", other, out, "--lora", "x.safetensors", naming="--lora cannot be given")
+        _refuses_quickly(cli, "export", other, out, "--lora", lora, naming="--lora cannot be given")
         _refuses_quickly(cli, "export", other, out, "--prompts", prompts, naming="--prompts cannot be given")
-    cli.refuses("export", unet, out, "--lora", "x.safetensors=much", naming="--lora must be FILE or FILE=SCALE")
+    cli.refuses("export", unet, out, "--lora", "x.safetensors", naming="--lora x.safetensors does not exist")
+    cli.refuses("export", unet, out, "--lora", f"{lora}=much", naming="--lora must be FILE or FILE=SCALE")
     (tmp_path / "exists").mkdir()
     cli.refuses("export", unet, tmp_path / "exists", naming="choose another path, or replace it with --overwrite")
     cli.refuses("export", tmp_path / "none", out, naming="does not exist")
