@@ -119,15 +119,13 @@ def load_images(
         window: Black and white in images of more than 8 bits, such as (0, 4095); default: 0 and what the file states.
         max_pixels: Most pixels of one image, a 4096th of those of all images; default: 2^26.
         on_note: Function that is called with each line of ``notes`` after everything has been read.
-        look: Function that is called with the name, the stored (height, width) and a thumbnail uint8 (3, 32, 32) of
-            every image that is not stored in the wanted size, as they are read; what it raises ends the reading.
+        look: Function that is shown each image that is to be resized, see :data:`Look`, and may raise.
 
     Returns:
         The images, in the order of `sources`.
 
     Raises:
-        InputError: A path is missing, a folder or the list is empty, the input is too large, 16-bit images are nearly
-            black without a window, or a file cannot be used; the message names the first one.
+        InputError: There are no images or too many, 16-bit ones are nearly black, or a file cannot be used.
 
     Example:
         >>> from fastdc.data import load_images
@@ -140,8 +138,7 @@ def load_images(
     parts = [part_of(path, shape, reader, classes, strict=strict) for path in existing_paths(sources)]
     ids = tuple(name for part in parts for name in part.ids)
     reader.budget.hold(len(ids), shape, 1)
-    names = {part.class_names for part in parts}
-    common = names.pop() if len(names) == 1 else None
+    common = parts[0].class_names if len({part.class_names for part in parts}) == 1 else None
     labels = [part.labels for part in parts]
     if classes is not None:
         labels = [_known(part, classes, strict, reader.notes) for part in parts]
