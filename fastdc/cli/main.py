@@ -135,7 +135,8 @@ def _run() -> None:
     except OSError as error:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}", code=1)
+        what = error.strerror or str(error)
+        _fail(f"{error.filename}: {what}" if error.filename else what, code=1)
     except MemoryError as error:
         _fail(f"out of memory: {error or 'try fewer images or draws'}", code=1)
     except ImportError as error:  # an installation that is broken

@@ -76,6 +76,14 @@ def test_a_closed_pipe_is_not_an_error(many: Path) -> None:
     assert err == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line_and_no_fault_of_the_command_line(many: Path) -> None:
+    args = command("classify", str(many), "--model", "digits-mlp", "--draws", "1", "--quiet")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(args, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "fastdc: error: No space left on device\n")
+
+
 @pytest.mark.parametrize("backend", ["auto", "onnx", "torch"])
 def test_a_missing_backend_is_one_line_that_names_the_extra(backend: str) -> None:
     args = command("demo", "--model", "digits-mlp", "--backend", backend, without="onnxruntime,torch")
