@@ -1,9 +1,12 @@
 // The ledger in Python: NumPy arrays in and out, many requests per call. See ledger.h and fastdc/engine/scheduler.py.
+// Calls on one ledger run one after the other, also in a Python without the GIL.
 #include "bind_ledger.h"
 
 #include <pybind11/numpy.h>
 
 #include <algorithm>
+#include <mutex>
+#include <utility>
 
 #include "exceptions.h"
 #include "ledger.h"
@@ -15,6 +18,34 @@ namespace {
 
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
+
+struct LockedLedger {
+  LockedLedger(int64_t n_draws, int64_t n_classes) : ledger(n_draws, n_classes) {}
+  Ledger ledger;
+  std::recursive_mutex mutex;  // an allocation may run a finalizer, and that may call this ledger
+};
+
+// Holds the ledger for one call. A thread that has to wait lets the interpreter go on, or the holder could not.
+class Hold {
+ public:
+  explicit Hold(std::recursive_mutex& mutex) : lock_(mutex, std::try_to_lock) {
+    if (lock_.owns_lock()) return;
+    py::gil_scoped_release release;
+    lock_.lock();
+  }
+
+ private:
+  std::unique_lock<std::recursive_mutex> lock_;
+};
+
+// The function with the ledger held.
+template <class Result, class Self, class... Arguments>
+auto locked(Result (*function)(Self&, Arguments...)) {
+  return [function](LockedLedger& shared, Arguments... arguments) {
+    const Hold hold(shared.mutex);
+    return function(shared.ledger, std::forward<Arguments>(arguments)...);
+  };
+}
 
 template <class T>
 py::array_t<T> to_array(const std::vector<T>& values) {
@@ -73,58 +104,57 @@ void drop(Ledger& ledger, const Array<int32_t>& places, const Array<bool>& keep)
   }
 }
 
+void open(Ledger& ledger, int32_t place, const Array<int32_t>& classes, int32_t end, int32_t priority) {
+  check_vector(classes, "classes", -1);
+  ledger.open(place, classes.data(), classes.size(), end, priority);
+}
+
+void extend(Ledger& ledger, const Array<int32_t>& places, int32_t end, int32_t priority) {
+  check_vector(places, "places", -1);
+  for (py::ssize_t i = 0; i < places.size(); ++i) ledger.extend(places.data()[i], end, priority);
+}
+
+void add(Ledger& ledger, int32_t place, const Array<int32_t>& classes, int32_t priority) {
+  check_vector(classes, "classes", -1);
+  ledger.add(place, classes.data(), classes.size(), priority);
+}
+
+py::array_t<int32_t> observe(Ledger& ledger, int64_t ticket, const Array<float>& errors) {
+  check_vector(errors, "errors", -1);
+  return to_array(ledger.observe(ticket, errors.data(), errors.size()));
+}
+
+py::list close(Ledger& ledger, const Array<int32_t>& places) {
+  check_vector(places, "places", -1);
+  for (py::ssize_t i = 0; i < places.size(); ++i) ledger.drawn(places.data()[i]);  // checks all, then closes
+  py::list all;
+  for (py::ssize_t i = 0; i < places.size(); ++i) {
+    const Ledger::Closed closed = ledger.close(places.data()[i]);
+    all.append(py::make_tuple(to_array(closed.counts), to_array(closed.values), closed.best));
+  }
+  return all;
+}
+
+int32_t drawn(const Ledger& ledger, int32_t place) { return ledger.drawn(place); }
+int64_t waiting(const Ledger& ledger) { return ledger.waiting(); }
+int64_t flying(const Ledger& ledger) { return ledger.flying(); }
+
 }  // namespace
 
 void bind_ledger(py::module_& m) {
-  py::class_<Ledger>(m, "Ledger", "Cells wanted, cells in flight and errors of the requests of a run.")
+  py::class_<LockedLedger>(m, "Ledger", "Cells wanted, cells in flight and errors of the requests of a run.")
       .def(py::init<int64_t, int64_t>(), py::arg("n_draws"), py::arg("n_classes"))
-      .def(
-          "open",
-          [](Ledger& ledger, int32_t place, const Array<int32_t>& classes, int32_t end, int32_t priority) {
-            check_vector(classes, "classes", -1);
-            ledger.open(place, classes.data(), classes.size(), end, priority);
-          },
-          py::arg("place"), py::arg("classes"), py::arg("end"), py::arg("priority"))
-      .def(
-          "extend",
-          [](Ledger& ledger, const Array<int32_t>& places, int32_t end, int32_t priority) {
-            check_vector(places, "places", -1);
-            for (py::ssize_t i = 0; i < places.size(); ++i) ledger.extend(places.data()[i], end, priority);
-          },
-          py::arg("places"), py::arg("end"), py::arg("priority"))
-      .def(
-          "add",
-          [](Ledger& ledger, int32_t place, const Array<int32_t>& classes, int32_t priority) {
-            check_vector(classes, "classes", -1);
-            ledger.add(place, classes.data(), classes.size(), priority);
-          },
-          py::arg("place"), py::arg("classes"), py::arg("priority"))
-      .def("propose", &propose, py::arg("room"))
-      .def(
-          "observe",
-          [](Ledger& ledger, int64_t ticket, const Array<float>& errors) {
-            check_vector(errors, "errors", -1);
-            return to_array(ledger.observe(ticket, errors.data(), errors.size()));
-          },
-          py::arg("ticket"), py::arg("errors"))
-      .def("drawn", &Ledger::drawn, py::arg("place"))
-      .def("gather", &gather, py::arg("places"))
-      .def("drop", &drop, py::arg("places"), py::arg("keep"))
-      .def(
-          "close",
-          [](Ledger& ledger, const Array<int32_t>& places) {
-            check_vector(places, "places", -1);
-            for (py::ssize_t i = 0; i < places.size(); ++i) ledger.drawn(places.data()[i]);  // checks all, then closes
-            py::list all;
-            for (py::ssize_t i = 0; i < places.size(); ++i) {
-              const Ledger::Closed closed = ledger.close(places.data()[i]);
-              all.append(py::make_tuple(to_array(closed.counts), to_array(closed.values), closed.best));
-            }
-            return all;
-          },
-          py::arg("places"))
-      .def_property_readonly("waiting", &Ledger::waiting)
-      .def_property_readonly("flying", &Ledger::flying);
+      .def("open", locked(&open), py::arg("place"), py::arg("classes"), py::arg("end"), py::arg("priority"))
+      .def("extend", locked(&extend), py::arg("places"), py::arg("end"), py::arg("priority"))
+      .def("add", locked(&add), py::arg("place"), py::arg("classes"), py::arg("priority"))
+      .def("propose", locked(&propose), py::arg("room"))
+      .def("observe", locked(&observe), py::arg("ticket"), py::arg("errors"))
+      .def("drawn", locked(&drawn), py::arg("place"))
+      .def("gather", locked(&gather), py::arg("places"))
+      .def("drop", locked(&drop), py::arg("places"), py::arg("keep"))
+      .def("close", locked(&close), py::arg("places"))
+      .def_property_readonly("waiting", locked(&waiting))
+      .def_property_readonly("flying", locked(&flying));
 }
 
 }  // namespace fastdc

@@ -6,6 +6,7 @@
 // Consecutive cells that share (image, draw) form a run. Its noise, and for errors the class-independent part of the
 // residual, are computed once and used by every class of the run. A diffusion classifier evaluates every class at the
 // same draws, so runs save most of the work around the network.
+#include <cstddef>
 #include <type_traits>
 
 #include "dtypes.h"

@@ -1,12 +1,14 @@
-// The CPU's lanes for philox.h: 64-bit lanes in one vector register, and the widening multiply that SSE2 and AVX2 have.
-// The compile flags of kernels_cpu.cpp choose the vector; other architectures take the scalar path of the compiler's
-// generic vectors. The bits are the same everywhere, because this is integer arithmetic.
+// The CPU's lanes for philox.h: 64-bit lanes in one vector register, and the widening multiply that SSE2, AVX2 and NEON
+// have. The compile flags of kernels_cpu.cpp choose the vector; other architectures take the scalar path of the
+// compiler's generic vectors. The bits are the same everywhere, because this is integer arithmetic.
 #pragma once
 
 #include "philox.h"
 
 #if defined(__AVX2__) || defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace fastdc {
@@ -27,6 +29,8 @@ struct LowProduct<WideLanes> {
     return reinterpret_cast<WideLanes>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(m)));
 #elif defined(__SSE2__)
     return reinterpret_cast<WideLanes>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), _mm_set1_epi64x(m)));
+#elif defined(__ARM_NEON)
+    return reinterpret_cast<WideLanes>(vmull_n_u32(vmovn_u64(reinterpret_cast<uint64x2_t>(a)), m));
 #else
     return (a & 0xFFFFFFFFu) * static_cast<uint64_t>(m);
 #endif

@@ -8,8 +8,7 @@
 // priority, then in the order of their arrival. Within a block classes run fastest, so that neighbours share their
 // noise.
 //
-// A request takes O(classes) memory plus one float per evaluated cell. Not thread-safe: one thread proposes and
-// observes.
+// A request takes O(classes) memory plus one float per evaluated cell. Not thread-safe: bind_ledger.cpp locks it.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,11 @@
 // Implements thread_pool.h with one job at a time: a caller that finds the pool busy (two Python threads) works alone.
 #include "thread_pool.h"
 
-#include <sched.h>
+#include <pthread.h>
 #include <unistd.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -16,10 +19,12 @@ namespace fastdc {
 namespace {
 
 int usable_cpus() {
+#if defined(__linux__)
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
+#endif
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
 std::atomic<int> configured_threads{0};  // 0: not set

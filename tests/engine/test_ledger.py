@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,30 @@ def test_a_refused_call_changes_nothing() -> None:
     np.testing.assert_array_equal(after[1], errors)
     assert (ledger.waiting, ledger.flying) == (waiting, flying)
     ledger.open(5, ids([0, 1]), 1, 0)  # the place stayed free
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_threads_may_share_a_ledger() -> None:
+    """Its calls exclude each other; without that, a Python without the GIL crashes here."""
+    places, draws = 400, 4
+    ledger = Ledger(draws, 3)
+
+    def work(first: int) -> None:
+        for place in range(first, places, 4):
+            ledger.open(place, ids([0, 1, 2]), draws, 0)
+            ticket, cells = ledger.propose(7)
+            ledger.observe(ticket, cells[:, 2].astype(np.float32))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    ticket, cells = ledger.propose(ledger.waiting)
+    ledger.observe(ticket, cells[:, 2].astype(np.float32))
+    assert (ledger.waiting, ledger.flying) == (0, 0)
+    for counts, values, _ in ledger.close(ids(range(places))):
+        assert counts.tolist() == [draws] * 3
+        assert values.tolist() == [0, 1, 2, 3] * 3
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
