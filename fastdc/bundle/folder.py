@@ -9,6 +9,7 @@ checked on loading; the hash of a file is checked before any of its bytes are us
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -318,9 +319,13 @@ def _encode(manifest: dict[str, Any], folder: Path) -> bytes:
 
 def _read_manifest(folder: Path) -> bytes:
     path = folder / MANIFEST
-    if path.is_symlink() or not path.is_file():
+    try:
+        found = path.lstat()  # is_file() hides other errors from Python 3.14 on
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    if found is None or not stat.S_ISREG(found.st_mode):
         raise BundleError(f"{folder} is not a bundle: expected a folder with {MANIFEST}")
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
+    if found.st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
     return path.read_bytes()
 

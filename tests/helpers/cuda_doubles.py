@@ -7,6 +7,7 @@ leaves pinned memory too late, or arrives too late, therefore shows as a wrong n
 import ctypes
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -229,7 +230,14 @@ class HostedArray(DeviceArray):
 
     @property
     def numpy(self) -> Any:
-        return np.from_dlpack(self.view)
+        # Not np.from_dlpack, whose arrays are read-only in NumPy 2.1 and 2.2.
+        interface = {
+            "data": (self.pointer, False),
+            "shape": self.shape,
+            "typestr": np.dtype(self.dtype).str,
+            "version": 3,
+        }
+        return np.asarray(SimpleNamespace(__array_interface__=interface, owner=self.owner))
 
 
 class HostedArrays(DeviceArrays):

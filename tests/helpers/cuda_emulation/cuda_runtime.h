@@ -65,10 +65,10 @@ struct Fiber {
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
 inline unsigned running;
-inline const std::function<void()>* body;
+inline std::function<void()> body;
 
 inline void fiber_main() {
-  (*body)();
+  body();
   fibers[running].state = State::kDone;
   swapcontext(&fibers[running].context, &scheduler);
 }
@@ -151,7 +151,7 @@ inline cudaError_t launch(const cudaLaunchConfig_t& config, const std::function<
                      gridDim.y <= 0xFFFFu && gridDim.z == 1;
   if (!legal) return cudaErrorInvalidConfiguration;
   while (fibers.size() < count) fibers.emplace_back();
-  body = &kernel;
+  body = kernel;
   for (unsigned y = 0; y < gridDim.y; ++y) {
     for (unsigned x = 0; x < gridDim.x; ++x) {
       blockIdx = dim3(x, y);
