@@ -14,8 +14,9 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,55 @@ def test_pins_satisfy_the_declared_requirements() -> None:
 FIRST_RUNTIME = {20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23"}
 
 
+SUPPORTED = re.findall(
+    r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+)
+
+
+def lowest(texts: Iterable[str], python: str) -> dict[str, set[Any]]:
+    """The largest bound of each distribution (its lower bound, or its pin) in the requirements for that Python."""
+    requirements, version = (
+        pytest.importorskip("packaging.requirements"),
+        pytest.importorskip("packaging.version").Version,
+    )
+    found: dict[str, set[Any]] = {}
+    for requirement in map(requirements.Requirement, texts):
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+            bounds = {version(one.version) for one in requirement.specifier if one.operator in {">=", "=="}}
+            found.setdefault(normalized(requirement.name), set()).update(bounds)
+    return {name: {max(bounds)} for name, bounds in found.items() if bounds}
+
+
+@pytest.mark.parametrize("python", SUPPORTED)
+@pytest.mark.parametrize(
+    ("file", "extras"),
+    [
+        ("constraints-lowest.txt", ("cpu", "test")),
+        ("constraints-lowest-models.txt", ("export", "train", "text", "plot", "pandas")),
+    ],
+)
+def test_the_lowest_versions_that_ci_installs_are_the_lower_bounds(
+    file: str, extras: tuple[str, ...], python: str
+) -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    declared = [text for extra in extras for text in project["optional-dependencies"][extra]]
+    if "cpu" in extras:
+        declared += [*project["dependencies"], *pyproject["build-system"]["requires"]]
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    pinned = lowest((line for line in lines if line and not line.startswith("#")), python)
+    assert pinned == lowest(declared, python)
+
+
+def test_workflows_and_wheels_name_every_supported_python() -> None:
+    assert len(SUPPORTED) > 3
+    named = ", ".join(f'"{python}"' for python in SUPPORTED)
+    for line in (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8").splitlines():
+        assert not line.strip().startswith("python: [") or f"[{named}]" in line, line
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tool["cibuildwheel"]["build"].split() == [f"cp{python.replace('.', '')}-*" for python in SUPPORTED]
+
+
 def lower_bounds() -> dict[str, set[str]]:
     """The lower bounds of each distribution in pyproject.toml, over all extras."""
     requirements = pytest.importorskip("packaging.requirements")
@@ -162,8 +212,7 @@ def test_the_oldest_runtime_reads_what_the_exporter_writes() -> None:
 
     bounds = lower_bounds()
     for name in ("onnxruntime", "onnxruntime-gpu"):
-        (bound,) = bounds[name]
-        assert version(bound) >= version(FIRST_RUNTIME[DEFAULT_OPSET])
+        assert min(map(version, bounds[name])) >= version(FIRST_RUNTIME[DEFAULT_OPSET])
 
 
 def test_packages_that_belong_together_have_bounds_that_do() -> None:
@@ -173,7 +222,7 @@ def test_packages_that_belong_together_have_bounds_that_do() -> None:
     (transformers,) = bounds["transformers"]
     assert version(transformers) >= version("5.23")
     for name, least in (("diffusers", "0.42"), ("peft", "0.21"), ("onnxscript", "0.6.2")):
-        assert max(map(version, bounds[name])) >= version(least), name
+        assert min(map(version, bounds[name])) >= version(least), name
 
 
 def good_bundle(folder: str) -> dict[str, bytes]:
