@@ -295,7 +295,9 @@ void raise_as(const char* python_name, const Error& error) {
 }  // namespace
 }  // namespace fastdc
 
-PYBIND11_MODULE(_C, m) {
+// Needs no GIL: views do not change, calls on a ledger exclude each other, and what the module keeps (the thread pool,
+// the instruction set) is atomic or locked. tools/sanitize.sh thread looks for races.
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   using namespace fastdc;
   m.doc() = "Native kernels of fastdc. Private: use fastdc.diffusion.kernels.";
 

@@ -30,7 +30,7 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ 
 PY
 export PYTHONPATH=$work/site PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
-export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:abort_on_error=1:allocator_may_return_null=1
+export TSAN_OPTIONS=ignore_noninstrumented_modules=0:halt_on_error=1:abort_on_error=1:allocator_may_return_null=1
 preload=$("$cxx" -print-file-name=$library):$("$cxx" -print-file-name=libstdc++.so)
 # ThreadSanitizer needs its own places in the address space.
 run() { setarch "$(uname -m)" -R env LD_PRELOAD="$preload" "$python" "$@"; }
