@@ -174,7 +174,7 @@ def _commit() -> str:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints an aligned Markdown table, ready for bench/README.md."""
+    """Prints an aligned Markdown table, ready for docs/benchmarks.md."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
 
     def line(cells: list[str]) -> str:

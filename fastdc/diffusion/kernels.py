@@ -73,7 +73,7 @@ def philox_normal(
         stream: CUDA stream handle, in [0, 2^64); ignored on the CPU.
 
     Returns:
-        float32 (m, size), |e| < 6.67.
+        float32 (m, size), ``|e| < 6.67``.
 
     Raises:
         InputError: A shape, type or range is wrong.

@@ -55,7 +55,7 @@ class LikelihoodMaximization:
         eta: Largest change of a pixel, positive, in [0, 1]-pixel units.
         gamma: Step size, positive, in [0, 1]-pixel units for a gradient of norm 1.
         mu: Momentum, from 0.
-        norm: |g|_1 as "mean" or "sum" over pixels.
+        norm: ``|g|_1`` as "mean" or "sum" over pixels.
         levels: Band of noise-to-signal ratios (low, high) in which the schedule's position is uniform; "all" is the
             whole schedule, as in the paper, and None is the model's default band.
         seed: Seed of the noise and of the levels, in [0, 2^64).

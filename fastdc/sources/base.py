@@ -37,8 +37,9 @@ class Source:
         family: The kind of model: "unet2d", "dit", "stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3",
             "edm", or "module" for a torch module of your own.
         model: Shapes, conditions, schedule and parameterisation.
-        denoiser: The network F(sample, timestep, class_labels, *tables), float32, on the CPU, in evaluation mode and
-            without gradients. Sample and F have shape (b, c, h, w); timestep is float32 (b,), class_labels int64 (b,).
+        denoiser: The network ``F(sample, timestep, class_labels, *tables)``, float32, on the CPU, in evaluation mode
+            and without gradients. Sample and F have shape (b, c, h, w); timestep is float32 (b,) and
+            class_labels int64 (b,).
         tables: Condition tables, with the row of ``model.null_class`` last; empty if a condition is an index alone.
         encoder: Module that turns images (b, c, H, W) in the model's value range into latents (b, c, h, w); None if the
             network works on images.

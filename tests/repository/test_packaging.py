@@ -25,7 +25,7 @@ from fastdc.bundle.shipped import shipped_models
 from fastdc.support import DISTRIBUTION
 from helpers.paths import ROOT
 
-EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "pandas", "test", "dev", "text", "tensorrt-rtx"}
+EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "pandas", "docs", "test", "dev", "text", "tensorrt-rtx"}
 
 
 def normalized(name: str) -> str:
