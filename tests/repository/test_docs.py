@@ -4,6 +4,7 @@ tools/docs.sh builds the site, in which every warning is an error; docs/_ext/pub
 name that no page describes.
 """
 
+import importlib
 import io
 import json
 import re
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from fastdc.data import digits_test
+from fastdc.support import MissingDependencyError
 from helpers.paths import ROOT
 from wings import read_house
 
@@ -125,3 +127,18 @@ def test_the_server_of_the_documentation_answers(capsys: pytest.CaptureFixture[s
         server.shutdown()
         server.server_close()
         names["session"].close()
+
+
+def test_names_on_the_front_page_of_the_api_exist() -> None:
+    names = re.findall(r"\{py:obj\}`([\w.]+)`", (DOCS / "api" / "index.md").read_text(encoding="utf-8"))
+    assert len(names) > 15
+    for name in names:
+        module, _, rest = name.partition(".")
+        wing, _, attribute = rest.partition(".")
+        inside = wing in read_house().packages
+        try:
+            value: Any = importlib.import_module(f"{module}.{wing}" if inside else module)
+            for part in (attribute if inside else rest).split("."):
+                value = getattr(value, part)
+        except MissingDependencyError:
+            continue
