@@ -27,7 +27,8 @@ extensions = [
     "public_names",
 ]
 exclude_patterns = ["_build", "_static", "_ext"]
-suppress_warnings = ["toc.not_readable"]
+# ref.python: a short name in a type, such as n, may be that of several attributes; the first one is linked.
+suppress_warnings = ["ref.python"]
 
 # Markdown as on GitHub: anchors of headings, $formulas$, mermaid fences.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
