@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-from fastdc.backends import AbstractEncoder, AbstractNetwork, check_pickles, copied
+from fastdc.backends import AbstractEncoder, AbstractNetwork, check_pickles, chosen_by, copied
 from fastdc.bundle import Model, PixelRange
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.certification import (
@@ -80,9 +80,9 @@ class DiffusionClassifier:
         check_replicas(self.networks)
 
     def __repr__(self) -> str:
-        network = self.network
+        network, choice = self.network, chosen_by(self.network)
         where = f"{network.backend} on {device_name(self.networks)} in {network.precision}, batch {network.batch}"
-        return f"DiffusionClassifier({self.model!r}, {where})"
+        return f"DiffusionClassifier({self.model!r}, {where}{'' if choice is None else f', chosen by {choice.origin}'})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """As its parts: networks of a bundle are opened again, from the same bundle and options."""

@@ -5,11 +5,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fastdc.backends import NetworkOptions, open_encoder, open_network, with_prompts
+from fastdc.backends import (
+    AbstractNetwork,
+    NetworkOptions,
+    open_chosen,
+    open_encoder,
+    open_network,
+    usable_choice,
+    with_prompts,
+)
 from fastdc.bundle import Bundle, Prompts, find_model, load_bundle, read_prompts
 from fastdc.classifier import DiffusionClassifier
 from fastdc.diffusion import kernels
 from fastdc.engine import devices_of
+from fastdc.support import FastdcError
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +39,9 @@ def load(
     prompts: Prompts | str | os.PathLike[str] | None = None,
 ) -> DiffusionClassifier:
     """Loads a model and opens its network.
+
+    If backend, precision and batch are left open, a choice that ``fastdc bench --write`` kept for this model and this
+    machine decides, and the result says so: in its ``repr``, in provenances, and on the logger "fastdc".
 
     Args:
         model: Name of a shipped model ("digits", "digits-mlp", "shapes"), a bundle folder, or a loaded bundle.
@@ -72,5 +84,17 @@ def load(
         kernels.set_num_threads(threads)
     if prompts is not None:
         bundle = with_prompts(bundle, prompts if isinstance(prompts, Prompts) else read_prompts(os.fspath(prompts)))
-    first, *others = (open_network(bundle, backend, wanted) for wanted in each)
+    first, *others = (_opened(bundle, backend, wanted, alone=len(each) == 1) for wanted in each)
     return DiffusionClassifier(bundle.model, first, open_encoder(bundle, each[0]), tuple(others))
+
+
+def _opened(bundle: Bundle, backend: str, options: NetworkOptions, *, alone: bool) -> AbstractNetwork:
+    """A bundle's network, by the machine's choice where that applies and the network is on one device alone."""
+    choice = usable_choice(bundle, backend, options) if alone else None
+    if choice is None:
+        return open_network(bundle, backend, options)
+    try:
+        return open_chosen(bundle, choice, options)
+    except FastdcError as error:
+        remove = f"fastdc bench {bundle.path} --forget removes it"
+        raise type(error)(f"{error} (by the choice of fastdc bench; {remove})") from None

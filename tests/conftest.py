@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,10 @@ from fastdc.diffusion import kernels
 
 # Subprocesses of tests run in the source folder; they, too, must import the installed package.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+# A choice that fastdc bench kept for the user must not decide what the tests run; engines stay away, too.
+_cache = tempfile.TemporaryDirectory(prefix="fastdc-tests-")
+os.environ["FASTDC_CACHE"] = _cache.name
 
 # A shell that starts the suite in the background lets it ignore Ctrl-C, which its subprocesses would inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():

@@ -80,7 +80,7 @@ def check_usable_here(network: AbstractNetwork) -> None:
 def _opened(bundle: Bundle, backend: str, options: NetworkOptions) -> AbstractNetwork:
     checks.one_of("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
-        backend = _choose(options)
+        backend = default_backend(options)
     _check_used(backend, options)
     if backend == "torch":
         return TorchNetwork.from_bundle(bundle, options)
@@ -132,7 +132,20 @@ def _check_used(backend: str, options: NetworkOptions) -> None:
         raise InputError(f"provider_options are for backend onnx on a CUDA device, got {backend} on {options.device}")
 
 
-def _choose(options: NetworkOptions) -> str:
+def default_backend(options: NetworkOptions) -> str:
+    """The backend that "auto" stands for, see :func:`open_network`.
+
+    Args:
+        options: Options of the network.
+
+    Raises:
+        MissingDependencyError: No backend is installed.
+
+    Example:
+        >>> from fastdc.backends import NetworkOptions, default_backend
+        >>> default_backend(NetworkOptions(precision="bfloat16"))
+        'torch'
+    """
     if options.device.startswith("cuda") and not installed("torch") and installed("onnxruntime"):
         return "onnx"
     if options.device.startswith("cuda") or options.precision not in ("auto", "float32"):

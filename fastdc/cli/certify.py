@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from click.core import ParameterSource
 
+from fastdc.backends import AbstractNetwork, chosen_by
 from fastdc.bundle import Model
 from fastdc.certification import (
     ENVIRONMENT,
@@ -81,7 +82,7 @@ def run(data: str, out: str, **options: Any) -> None:
         "data": {"sha256": loaded.digest, "images": n, "labelled": bool((loaded.labels != UNKNOWN).all())},
         "smoothing": smoothing.describe(),
         "base": base.describe(),
-        ENVIRONMENT: _environment(data, options),
+        ENVIRONMENT: _environment(data, classifier.network, options),
     }
     with RecordWriter.open(out, manifest, overwrite=options["overwrite"]) as writer:
         if writer.finished and not options["quiet"]:
@@ -148,12 +149,14 @@ def _load(source: str, model: Model, limits: Limits, *, quiet: bool) -> _Data:
     return _Data(loaded.images, np.full(len(loaded), UNKNOWN, np.int64))
 
 
-def _environment(data: str, options: dict[str, Any]) -> dict[str, Any]:
+def _environment(data: str, network: AbstractNetwork, options: dict[str, Any]) -> dict[str, Any]:
     """Facts that may change when a certification is resumed."""
+    choice = chosen_by(network)
     return {
         "data": data,
         "model": options["model"],
-        "batch": options["batch"],
+        "batch": network.batch,
+        "chosen_by": None if choice is None else choice.origin,
         "threads": options["threads"],
         "platform": platform.platform(),
         "python": platform.python_version(),

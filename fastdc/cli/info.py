@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fastdc.backends import usable_cpus
+from fastdc.backends import find_choice, usable_cpus
 from fastdc.build_info import CAPABILITIES, build_config
 from fastdc.bundle import REST, TEXT, Bundle, Model, find_model, load_bundle, saved_by_parts, shipped_models
 from fastdc.cli.runner import promise
@@ -96,6 +96,15 @@ def _cost(bundle: Bundle) -> str:
     return text
 
 
+def _choice(bundle: Bundle) -> str:
+    """The backend, precision and batch that fastdc bench --write chose for this machine."""
+    choice, ignored = find_choice(bundle)
+    if choice is None:
+        return ignored or "none: fastdc bench --write makes one"
+    rate = f"{choice.images_per_second:.3g} images/s, {choice.images} of {choice.images} answers as in float32"
+    return f"{choice} ({choice.origin}: {rate})"
+
+
 def _describe(bundle: Bundle) -> dict[str, Any]:
     model = bundle.model
     defaults = model.defaults
@@ -125,6 +134,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         "level weights": "none"
         if curve is None
         else f"{len(curve.ratio)} knots, {curve.ratio[0]:g} to {curve.ratio[-1]:g}",
+        "choice": _choice(bundle),
         "files": [f"{name} ({entry['bytes']:,} bytes)" for name, entry in bundle.manifest["files"].items()],
         "provenance": json.dumps(bundle.manifest.get("provenance", {})),
         "verified": True,

@@ -14,7 +14,7 @@ import sys
 import click
 
 from fastdc.cli.messages import as_typed
-from fastdc.cli.noise import warnings_as_notes
+from fastdc.cli.noise import log_as_notes, warnings_as_notes
 from fastdc.cli.stop_signals import exit_code, sigterm_as_ctrl_c
 from fastdc.support import FastdcError, Interrupted, did_you_mean, one_line
 
@@ -103,7 +103,7 @@ def main() -> None:
     """Runs the command line. If FASTDC_TRACEBACK is set, errors show their traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may be unable to show the name of a class or file
         sys.stdout.reconfigure(errors="backslashreplace")
-    with sigterm_as_ctrl_c(), warnings_as_notes():
+    with sigterm_as_ctrl_c(), warnings_as_notes(), log_as_notes():
         _run()
 
 

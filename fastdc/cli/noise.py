@@ -41,6 +41,27 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 @contextmanager
+def log_as_notes() -> Iterator[None]:
+    """Prints what fastdc logs as notes, such as the choice of ``fastdc bench`` that it uses."""
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(one_line(Warning(record.getMessage()), most=500))
+
+    logger, handler = logging.getLogger("fastdc"), Notes()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+@contextmanager
 def hushed() -> Iterator[None]:
     """Lets Python's warnings and the libraries that will be imported print nothing but errors."""
     before = {name: os.environ.get(name) for name in _HUSHED}

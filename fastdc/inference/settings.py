@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdc.backends import AbstractEncoder, AbstractNetwork
+from fastdc.backends import AbstractEncoder, AbstractNetwork, chosen_by
 from fastdc.bundle import Model
 from fastdc.inference.decide import DECISIONS
 from fastdc.inference.error_table import ErrorTable
@@ -48,9 +48,12 @@ class Settings:
 
     def decide(self, table: ErrorTable, indices: Int64, *, seconds: float) -> Classification:
         """The result of a table whose rows are the images `indices`, with everything that reproduces it."""
-        job = self.job
+        job, network = self.job, self.job.networks[0]
+        choice = chosen_by(network)
         provenance = {
             **job.describe(),
+            "batch": network.batch,
+            **({} if choice is None else {"chosen_by": choice.origin}),
             "decision": self.decision,
             "temperature": self.temperature,
             "plan": table.plan,

@@ -2,7 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from fastdc.support import telemetry
+from fastdc.support import checks, telemetry
+from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
+from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
+from fastdc.support.cache_folders import cache_folder
+from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
+from fastdc.support.distribution import DISTRIBUTION, find_version, install_hint
 from fastdc.support.exceptions import (
     BackendError,
     BundleError,
@@ -81,6 +86,7 @@ __all__ = [
     "__version__",
     "as_array",
     "as_pixels",
+    "cache_folder",
     "calls_left",
     "check_installed",
     "check_process",

@@ -195,7 +195,7 @@ def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
 ) -> None:
     """The command checks everything that an engine needs before it exports."""
     from fastdc.backends import tensorrt
-    from fastdc.backends.tensorrt.cache import cache_folder
+    from fastdc.support import cache_folder
 
     made: list[tuple[Path, Path]] = []
 
@@ -216,7 +216,7 @@ def test_an_engine_is_built_where_backend_tensorrt_looks_for_it(
     done = cli(*run, tmp_path / "my engines")
     assert done.code == 0, done.err
     monkeypatch.setenv("FASTDC_CACHE", str(tmp_path / "my engines"))
-    assert made == [(out, cache_folder())]
+    assert made == [(out, cache_folder("engines"))]
     (told,) = [line for line in done.out.splitlines() if "engine of" in line]
     assert told == "note: engine of TensorRT 1.2 built, steps of 1, 2; at 1, 2 within 4.0e-05 of the CPU, limit 1.0e-02"
     assert f"use it: FASTDC_CACHE='{tmp_path / 'my engines'}' fastdc classify --backend tensorrt" in done.out

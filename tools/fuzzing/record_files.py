@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import fastdc
+from fastdc.backends import Choice, find_choice, keep_choice
 from fastdc.bundle import find_model, with_calibration_file, write_calibration_file
 from fastdc.certification import Certificate, RecordWriter, read_records, summarize
 from fastdc.support import installed
@@ -63,6 +65,22 @@ def calibration(scratch: Path) -> Target:
     def read(data: bytes) -> object:
         file.write_bytes(data)
         return with_calibration_file(bundle, file)
+
+    return Target([file.read_bytes()], read, change_json)
+
+
+def choice(scratch: Path) -> Target:
+    """Choices of fastdc bench."""
+    os.environ["FASTDC_CACHE"] = str(scratch / "cache")
+    bundle = fastdc.load_bundle(find_model("digits-mlp"))
+    file = keep_choice(bundle, Choice("onnx", "cpu", "float32", 64, "2026-11-30", 900.0, 400))
+
+    def read(data: bytes) -> object:
+        file.write_bytes(data)
+        found, ignored = find_choice(bundle)
+        if found is None:
+            raise fastdc.InputError(ignored)
+        return found
 
     return Target([file.read_bytes()], read, change_json)
 
@@ -146,6 +164,7 @@ def run_folder(scratch: Path) -> Target:
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "manifest": manifest,
     "calibration": calibration,
+    "choice": choice,
     "records": records,
     "error-table": error_table,
     "result": result,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fastdc.backends.tensorrt.build import Built
-from fastdc.support import BackendError, __version__, one_line, require, write_whole
+from fastdc.support import BackendError, __version__, cache_folder, one_line, require, write_whole
 
 SCHEMA = 2
 """Version of the entries' format; raised when a key gets a new meaning."""
@@ -73,16 +73,6 @@ class Maker(Generic[E]):
     merge: Callable[[bytes, bytes], bytes]
 
 
-def cache_folder() -> Path:
-    """``$FASTDC_CACHE/engines``, or ``fastdc/engines`` in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
-    own = os.environ.get("FASTDC_CACHE")
-    if own:
-        return Path(own) / "engines"
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"  # the XDG standard ignores relative paths
-    return base / "fastdc" / "engines"
-
-
 def canonical(value: Any) -> bytes:
     """JSON that is the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
@@ -102,7 +92,7 @@ class EngineCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = cache_folder() if folder is None else Path(folder)
+        self.folder = cache_folder("engines") if folder is None else Path(folder)
 
     def open(self, key: Mapping[str, Any], maker: Maker[E]) -> Entry[E]:
         """The engine of a key: loaded from the folder, or built, tested and kept.

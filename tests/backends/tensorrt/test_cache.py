@@ -14,7 +14,8 @@ import pytest
 
 from fastdc import BackendError
 from fastdc.backends.tensorrt.build import Built
-from fastdc.backends.tensorrt.cache import SCHEMA, EngineCache, Entry, Maker, cache_folder, name_of
+from fastdc.backends.tensorrt.cache import SCHEMA, EngineCache, Entry, Maker, name_of
+from fastdc.support import cache_folder
 
 pytest.importorskip("filelock")
 
@@ -274,10 +275,10 @@ def test_the_folder_of_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("FASTDC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache_folder() == tmp_path / ".cache" / "fastdc" / "engines"
+    assert cache_folder("engines") == tmp_path / ".cache" / "fastdc" / "engines"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_folder() == tmp_path / ".cache" / "fastdc" / "engines"
+    assert cache_folder("engines") == tmp_path / ".cache" / "fastdc" / "engines"
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
-    assert cache_folder() == Path("/var/cache/me/fastdc/engines")
+    assert cache_folder("engines") == Path("/var/cache/me/fastdc/engines")
     monkeypatch.setenv("FASTDC_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == EngineCache().folder == tmp_path / "own" / "engines"
+    assert cache_folder("engines") == EngineCache().folder == tmp_path / "own" / "engines"
