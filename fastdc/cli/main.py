@@ -25,6 +25,7 @@ _COMMANDS = {
     "calibrate": "Find on validation images how early classes can be dropped.",
     "certify": "Certify images: each gets a class and a radius within which it cannot change.",
     "evaluate": "Tabulate and plot certified accuracy from files of certificates.",
+    "bench": "Measure what this machine does with a model: backends, precisions, batches.",
     "info": "Describe this installation or a model.",
     "train": "Train a diffusion model on your own labelled images.",
     "export": "Turn a training run or a published model into a bundle that runs without torch.",

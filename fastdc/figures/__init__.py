@@ -1,9 +1,11 @@
-"""Pictures of errors and certificates, drawn by matplotlib."""
+"""Pictures of errors, certificates and benchmarks, drawn by matplotlib."""
 
+from fastdc.figures.bench_bars import bench_bars
 from fastdc.figures.certified_curve import plot_curves
 from fastdc.figures.error_sheet import error_sheet
 
 __all__ = [
+    "bench_bars",
     "error_sheet",
     "plot_curves",
 ]

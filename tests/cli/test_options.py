@@ -33,6 +33,7 @@ LINES = {
     "calibrate": ("calibrate", "m", "b.npz", "--delta", "0.05"),
     "certify": ("certify", "--data", "b.npz", *MLP, "--sigma", "0.25", "--out", "run.tsv"),
     "evaluate": ("evaluate", "cohen.tsv"),
+    "bench": ("bench", "digits-mlp", "--quick"),
     "train": ("train", "b.npz", "--out", "run", "--model", "mlp"),
     "export": ("export", "net.pkl", "out", "--quiet"),
 }
@@ -193,6 +194,10 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
         # evaluating and training
         ("evaluate", ("--compare",), "--compare needs two files"),
         ("train", ("--channels", "3"), "--size must be given with channels"),
+        # measuring
+        ("bench", ("--data", "missing.npy"), "missing.npy"),
+        ("bench", ("--forget",), "--forget does nothing else: expected no --quick beside it"),
+        ("bench", ("--plot", "a.txt"), "a plot is written as"),
         # exporting
         ("export", ("--first", "99"), "--first must lie in the schedule's"),
         ("export", ("--levels", "0.1", "99"), "--levels must lie in the schedule's"),

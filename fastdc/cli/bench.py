@@ -1,0 +1,251 @@
+"""``fastdc bench``: what this machine does with a model, by backend, precision and batch."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastdc.backends import (
+    Choice,
+    backend_versions,
+    find_choice,
+    forget_choices,
+    keep_choice,
+    machine_facts,
+    usable_cpus,
+)
+from fastdc.bundle import Bundle, find_model, load_bundle
+from fastdc.cli.grouped import GroupedCommand
+from fastdc.cli.images import image_options, read_images, take_limits
+from fastdc.cli.options import QUIET, check_plot
+from fastdc.cli.stop_signals import held_back
+from fastdc.support import InputError, checks
+
+if TYPE_CHECKING:
+    from fastdc.benchmark import Advice, Benchmark, Configuration, Row, Samples
+
+_SECONDS, _QUICK_SECONDS = 60.0, 15.0
+_QUICK_IMAGES = 100
+
+_EPILOG = """\b
+Examples:
+  fastdc bench digits                     about a minute
+  fastdc bench digits --quick             a quarter of it: no other batches
+  fastdc bench my-model --data photos/    with images like yours
+  fastdc bench my-model --data photos/ --write
+  fastdc bench my-model --forget          removes what --write kept
+
+\b
+Each configuration runs in a process of its own:
+  ms/evaluation  a network evaluation in full steps; median and half the distance
+                 of the quartiles over repeats, after a warm-up
+  images/s       the race over all images, everything included
+  session        p50 and p95 of single images, through fastdc.Session in latency
+                 mode, as a service would send them
+  classify       the same by clf.classify
+  memory         peak of resident memory above the start (GPU: device memory)
+  start          from the start of the process to the first answer
+  error          largest relative difference of an error from the reference
+  agree          images whose answer is that of the reference, which is float32
+
+Only configurations whose answers are all those of float32 are recommended, and
+another one than the defaults only if it is at least 5 % better and beyond the
+spread of the repeats. The race's cost depends on the images: measure with
+yours. Other programs on the machine change every number.
+
+--write keeps the throughput's choice for this model, machine and versions; then
+commands without --backend, --precision and --batch, and fastdc.load, use it and
+say so. Ctrl-C prints what is known.
+"""
+
+
+@click.command(name="bench", cls=GroupedCommand, epilog=_EPILOG)
+@click.argument("model")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Images to classify: a file, a folder, or an .npy or .npz array.  [default: the shipped digits for models of "
+    "digits, else images made up in the model's shape]",
+)
+@click.option("--quick", is_flag=True, help="Take about 15 seconds: default batches and 100 images only.")
+@click.option("--write", is_flag=True, help="Keep the recommendation for throughput, for commands and fastdc.load.")
+@click.option("--forget", is_flag=True, help="Remove what --write kept for MODEL on this machine, and do nothing else.")
+@click.option("--threads", type=int, help="Number of CPU threads.  [default: all usable]")
+@image_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Plot images/s and latencies: .png, .svg or .pdf (needs matplotlib).",
+)
+@QUIET
+def command(model: str, data: str | None, quick: bool, write: bool, forget: bool, **options: Any) -> None:
+    """Measure what this machine does with MODEL: speed, latency, memory, start-up and agreement by configuration."""
+    limits = take_limits(options)
+    if options["threads"] is not None:
+        checks.whole("threads", options["threads"], high=1024)
+    bundle = load_bundle(find_model(model))
+    if forget:
+        _forget(bundle, others=[name for name, value in (("--write", write), ("--quick", quick)) if value])
+        return
+    if options["plot"] is not None:
+        check_plot(options["plot"], [data] if data else [])
+    from fastdc.benchmark import Benchmark, sample_images
+
+    given = None
+    if data is not None:
+        shape, classes = bundle.image_shape, bundle.class_names
+        given = read_images([data], shape, limits, quiet=options["quiet"], classes=classes, strict=False).images
+    most = {"most": _QUICK_IMAGES} if quick else {}
+    samples = sample_images(bundle.model, given, data or "", **most)
+    seconds = _QUICK_SECONDS if quick else _SECONDS
+    bench = Benchmark(bundle, samples, seconds=seconds, threads=options["threads"], batches=not quick)
+    _notes(samples, bench, options["quiet"])
+    facts = _machine(options["threads"])
+    complete = False
+    try:
+        with _progress(quiet=options["quiet"]) as starting:
+            for _ in bench.rows(starting):
+                pass
+        complete = True
+    finally:  # also after an interruption
+        if bench.known:
+            with held_back():
+                _report(bench, facts, options, complete=complete)
+    if write:
+        _write(bundle, bench.advice, model, options)
+
+
+def _forget(bundle: Bundle, others: list[str]) -> None:
+    if others:
+        raise InputError(f"--forget does nothing else: expected no {others[0]} beside it")
+    removed = forget_choices(bundle)
+    click.echo(f"removed {', '.join(map(str, removed))}" if removed else f"there was no choice for {bundle.name}")
+
+
+def _notes(samples: "Samples", bench: "Benchmark", quiet: bool) -> None:
+    """What a reader of the numbers should know."""
+    if quiet:
+        return
+    if samples.made_up:
+        click.echo(
+            f"note: no images of {bench.bundle.name}'s classes come with fastdc: images/s, latencies and agreement are "
+            "of made-up images, and the cost of a race depends on its images; --data measures yours",
+            err=True,
+        )
+    load, cpus = os.getloadavg()[0], usable_cpus()
+    if load > cpus / 2:
+        click.echo(
+            f"note: other programs are running (load {load:.1f} on {cpus} CPUs), which changes every number", err=True
+        )
+    first = bench.reference
+    if (first.kind or first.precision) != "float32":
+        click.echo(f"note: no backend here runs {bench.bundle.name} in float32: the reference is {first}", err=True)
+
+
+def _machine(threads: int | None) -> dict[str, Any]:
+    return {
+        **machine_facts(threads),
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Any]:
+    """A bar over configurations on stderr, on a terminal only."""
+    from tqdm import tqdm
+
+    with tqdm(unit="configuration", disable=True if quiet else None, leave=False, dynamic_ncols=True) as bar:
+
+        def starting(one: "Configuration", done: int, known: int) -> None:
+            bar.total = known
+            bar.set_postfix_str(f"{one}{'' if one.batch is None else f', batch {one.batch}'}", refresh=False)
+            bar.update(done - bar.n)
+            bar.refresh()
+
+        yield starting
+
+
+def _report(bench: "Benchmark", facts: dict[str, Any], options: dict[str, Any], *, complete: bool) -> None:
+    from fastdc.benchmark import CRITERION, advice_facts, advice_lines, table_text
+
+    samples, threads = bench.samples, options["threads"]
+    if options["as_json"]:
+        content = {
+            "model": bench.bundle.name,
+            "sha256": bench.bundle.model.identity,
+            "machine": facts,
+            "versions": {one.backend: backend_versions(one.backend)[one.backend] for one in bench.wanted},
+            "fastdc": backend_versions("onnx")["fastdc"],
+            "images": {"source": samples.source, "count": len(samples.images), "made_up": samples.made_up},
+            "complete": complete,
+            "reference": str(bench.reference),
+            "criterion": CRITERION,
+            "rows": [row.to_dict() for row in bench.known],
+            "left_out": bench.left_out,
+            "advice": advice_facts(bench.advice, threads),
+        }
+        click.echo(json.dumps(content, indent=2, allow_nan=False))
+    else:
+        click.echo(f"model        {bench.bundle.name}, {_size(bench.bundle)}")
+        click.echo(
+            f"machine      {facts['cpu']}, {facts['threads']} threads{''.join(f', {gpu}' for gpu in facts['gpus'])}"
+        )
+        click.echo(f"images       {_images(bench)}")
+        click.echo(f"reference    {bench.reference}\n")
+        click.echo(f"{table_text(bench.known)}\n")
+        for line in (*bench.left_out, *advice_lines(bench.advice, threads)):
+            click.echo(line)
+    if options["plot"] is not None:
+        from fastdc.figures import bench_bars
+
+        bench_bars(options["plot"], bench.known, bench.advice, title=f"{bench.bundle.name} on {facts['cpu']}")
+        if not options["quiet"]:
+            click.echo(f"plot written to {options['plot']}", err=True)
+
+
+def _size(bundle: Bundle) -> str:
+    model = bundle.model
+    return f"{len(model.prompts)} prompts" if model.prompts else f"{len(model.class_names)} classes"
+
+
+def _images(bench: "Benchmark") -> str:
+    compared = max((row.compared or 0 for row in bench.known), default=0)
+    cost = next((row.evaluations_per_image for row in bench.known if row.evaluations_per_image is not None), None)
+    took = "" if cost is None else f", {cost:.1f} evaluations each in the race"
+    return f"{compared} of {bench.samples.source}{took}"
+
+
+def _write(bundle: Bundle, advice: "Advice", model: str, options: dict[str, Any]) -> None:
+    """Keeps the recommendation for throughput.
+
+    Raises:
+        InputError: There is none, or it cannot be kept.
+    """
+    row: Row | None = advice.throughput
+    if row is None or row.batch is None or row.images_per_second is None or not row.compared:
+        raise InputError("--write has nothing to keep: no configuration is complete with answers that all agree")
+    one = row.configuration
+    choice = Choice(
+        one.backend,
+        one.device,
+        one.precision,
+        row.batch,
+        datetime.now(UTC).date().isoformat(),
+        row.images_per_second.median,
+        row.compared,
+    )
+    path = keep_choice(bundle, choice, threads=options["threads"])
+    found, why = find_choice(bundle, threads=options["threads"])
+    if found != choice:
+        raise InputError(f"the choice was written and cannot be read back: {why}")
+    if not options["quiet"]:
+        remove = f"fastdc bench {shlex.quote(model)} --forget removes it"
+        click.echo(f"choice kept in {path}: {choice}; {remove}", err=True)
