@@ -49,8 +49,7 @@ def load(
         device: "auto", "cpu", "cuda" or "cuda:N", or the torch.device of that name; "cuda:N,M" shares images out among
             several devices.
         precision: "auto", "float32", "float16" or "bfloat16".
-        batch: Largest number of network evaluations in a step; default: at most 128 on the CPU; on a CUDA device
-            chosen by its memory and the network's cost.
+        batch: Largest number of evaluations in a step; default: at most 128 on the CPU, by memory and cost on a GPU.
         threads: Number of CPU threads (CPU backends only); default: the CPUs that this process may use.
         compile: Whether to compile the network (torch on a CUDA device).
         graphs: Whether to capture steps and replay them (CUDA devices).

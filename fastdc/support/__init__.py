@@ -2,12 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fastdc.support import checks, telemetry
-from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
-from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
-from fastdc.support.cache_folders import cache_folder
-from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
-from fastdc.support.distribution import DISTRIBUTION, find_version, install_hint
+from fastdc.support import telemetry
 from fastdc.support.exceptions import (
     BackendError,
     BundleError,
@@ -32,6 +27,7 @@ if TYPE_CHECKING:
     from fastdc.support import checks
     from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
     from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
+    from fastdc.support.cache_folders import cache_folder
     from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
     from fastdc.support.distribution import DISTRIBUTION, install_hint
     from fastdc.support.pixel_values import as_array, as_pixels, full_scale
@@ -47,6 +43,7 @@ else:  # NumPy and other modules that take a while, on first use
             **dict.fromkeys(
                 ("replace_folder", "sync_folder", "temporary_folder", "whole_file", "write_whole"), "atomic_files"
             ),
+            "cache_folder": "cache_folders",
             **dict.fromkeys(
                 ("DEVICE_THREAD", "GRACE", "DaemonThreads", "calls_left", "interruptible"), "daemon_threads"
             ),

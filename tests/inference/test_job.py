@@ -182,6 +182,7 @@ def test_settings_decide_and_say_what_reproduces_it() -> None:
         "sha256": "",
         "backend": "function",
         "device": "cpu",
+        "batch": made.networks[0].batch,
         "precision": "float32",
     }
     assert result.table.rule == "paired"
