@@ -28,10 +28,8 @@ from fastdc.support import FastdcError, one_line, write_whole
 
 RECORD, TABLE, LABELS = "record.json", "errors.npz", "labels.npy"
 
-# Shares of the time that is left after the start-up.
+# Shares of the time after the start-up.
 _ANSWERS, _RATE, _RACE, _SINGLE = 0.35, 0.2, 0.2, 0.1
-_LEAST_SECONDS = 0.6
-
 _STEPS = 4  # full steps per slot in one timing of the evaluations
 _REPEATS = 3  # of each timing, unless one takes longer than its share
 _MOST_REPEATS = 25
@@ -49,7 +47,7 @@ class Request:
         backend, device, precision, batch, threads: Options of :func:`fastdc.load`.
         images: An .npy file of images.
         out: Folder for the results.
-        seconds: How long to take, start-up included.
+        seconds: How long to measure after the start-up.
         started: ``time.monotonic()`` before this process was started.
         all_images: Whether to answer all images in up to `seconds`; otherwise as many as a share of it allows.
     """
@@ -98,10 +96,9 @@ def _measure(request: Request, record: dict[str, Any], keep: Callable[[], None],
     classifier.classify(images[:1])
     record["startup_seconds"] = time.monotonic() - request.started
     record["batch"] = classifier.network.batch
-    left = max(_LEAST_SECONDS, request.seconds - record["startup_seconds"])
-    per_image, per_evaluation = _answers(
-        classifier, images, left if request.all_images else _ANSWERS * left, request, record
-    )
+    left = request.seconds
+    for_answers = left if request.all_images else _ANSWERS * left
+    per_image, per_evaluation = _answers(classifier, images, for_answers, request, record)
     keep()
     record["ms_per_evaluation"] = asdict(_rate(classifier, images, _RATE * left, per_evaluation))
     keep()

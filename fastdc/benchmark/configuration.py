@@ -41,7 +41,7 @@ class Configuration:
         return replace(self, batch=batch)
 
 
-def configurations(bundle: Bundle) -> tuple[Configuration, ...]:
+def configurations(bundle: Bundle, *, quick: bool = False) -> tuple[Configuration, ...]:
     """The combinations that a machine and a bundle have: float32 of the reference first, then what ``load`` would take.
 
     Backends run the graph in the bundle's own precision, except torch, which runs the bundle's weights in any. The
@@ -49,6 +49,7 @@ def configurations(bundle: Bundle) -> tuple[Configuration, ...]:
 
     Args:
         bundle: The bundle.
+        quick: Whether to leave out half precision on the CPU, except that of the bundle's graph.
 
     Returns:
         Combinations with the default batch.
@@ -71,7 +72,8 @@ def configurations(bundle: Bundle) -> tuple[Configuration, ...]:
         if installed("onnxruntime") and (not gpu or version_of("onnxruntime-gpu") is not None):
             found.append(Configuration("onnx", device, graph, kind=kind))
         if torch:
-            found += [Configuration("torch", device, precision) for precision in PRECISIONS]
+            offered = PRECISIONS if gpu or not quick else ("float32",)
+            found += [Configuration("torch", device, precision) for precision in offered]
         if gpu and (installed("tensorrt") or installed("tensorrt_rtx")):
             found.append(Configuration("tensorrt", device, graph, kind=kind))
     if not found:

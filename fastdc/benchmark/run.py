@@ -28,7 +28,7 @@ Starting = Callable[[Configuration, int, int], None]
 """Called before a configuration with it, the number of those that are done, and the number of all that are known."""
 
 _WORTH = 0.5  # other batches are tried from this share of the best rate on
-_LEAST_SHARE = 1.5  # seconds for a configuration, when the time is up
+_MEASURING = 0.7  # share of the time for measuring; starting processes takes the rest, or longer on a busy machine
 _LIMIT, _LEAST_LIMIT = 10.0, 120.0  # a configuration ends after this many times the whole time, or these seconds
 
 # Resident memory before fastdc is imported, in bytes; the folder of the caller is not searched for modules (-P).
@@ -48,9 +48,9 @@ class Benchmark:
     Args:
         bundle: The model.
         samples: Images to classify.
-        seconds: How long all configurations take together, roughly.
+        seconds: How long all configurations take together, roughly; longer if libraries are slow to load.
         threads: Number of CPU threads; None: the default.
-        batches: Whether to try other batches than the defaults.
+        quick: Whether to leave out other batches than the defaults, and half precision on the CPU.
         wanted: The configurations, the reference first; None: those that machine and bundle have.
 
     Attributes:
@@ -69,13 +69,14 @@ class Benchmark:
         *,
         seconds: float = 60.0,
         threads: int | None = None,
-        batches: bool = True,
+        quick: bool = False,
         wanted: Sequence[Configuration] | None = None,
     ) -> None:
         self.bundle, self.samples = bundle, samples
         self.seconds = checks.positive("seconds", seconds)
-        self.threads, self.batches = threads, batches
-        self.wanted = tuple(configurations(bundle) if wanted is None else wanted)
+        self.threads = threads
+        self._more = 0 if quick else 2  # other batches, of one configuration at least
+        self.wanted = tuple(configurations(bundle, quick=quick) if wanted is None else wanted)
         self.known: list[Row] = []
         self.left_out: list[str] = []
         self._reference: Answers | None = None
@@ -99,16 +100,14 @@ class Benchmark:
         Args:
             starting: Called before each configuration.
         """
-        end = time.monotonic() + self.seconds
-        waiting = list(self.wanted)
-        more = 2 if self.batches else 0  # other batches, of one configuration at least
+        waiting, more = list(self.wanted), self._more
+        share = _MEASURING * self.seconds / (len(waiting) + more)
         with temporary_folder() as folder:
             np.save(folder / "images.npy", self.samples.images)
             while waiting:
                 one = waiting.pop(0)
                 if starting is not None:
                     starting(one, len(self.known), len(self.known) + 1 + len(waiting) + more)
-                share = max(_LEAST_SHARE, (end - time.monotonic()) / (1 + len(waiting) + more))
                 row = self._row(one, folder, share)
                 self.known.append(row)
                 yield row
@@ -121,7 +120,10 @@ class Benchmark:
         images, first = folder / "images.npy", self._reference is None
         request = Request(
             model=str(self.bundle.path.resolve()),
-            **{"backend": one.backend, "device": one.device, "precision": one.precision, "batch": one.batch},
+            backend=one.backend,
+            device=one.device,
+            precision=one.precision,
+            batch=one.batch,
             threads=self.threads,
             images=str(images),
             out=str(out),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fastdc.benchmark import (
     table_text,
 )
 from fastdc.benchmark.configuration import other_batches
-from fastdc.benchmark.memory import resident, resident_peak
+from fastdc.benchmark.memory import device_memory_taken, resident, resident_peak
 from fastdc.bundle import find_model, load_bundle
 from fastdc.data import digits_test
 
@@ -136,7 +137,7 @@ def test_images_are_the_digits_or_made_up_or_the_users() -> None:
     assert len(np.unique(digits_test().labels[np.random.default_rng(0).permutation(400)[:50]])) == 10
     assert np.array_equal(sample_images(digits).images[:50], shipped.images)
     made_up = sample_images(shapes, most=7)
-    assert (made_up.images.shape, made_up.images.dtype, made_up.made_up) == ((7, 3, 32, 32), np.uint8, True)
+    assert (made_up.images.shape, str(made_up.images.dtype), made_up.made_up) == ((7, 3, 32, 32), "uint8", True)
     assert made_up.images.std() > 30
     given = sample_images(digits, digits_test().images[:9], "mine.npy")
     assert (len(given.images), given.source, given.made_up) == (9, "mine.npy", False)
@@ -153,3 +154,31 @@ def test_memory_is_read_or_unknown(tmp_path: Path) -> None:
     assert (resident(status), resident_peak(status)) == (2**20, 2**21)
     status.write_text("Name:\tpython\n")
     assert resident_peak(status) is None
+
+
+class _Driver:
+    """A driver with 16 bytes in all and 6 free; the call named `fails` fails."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> int:
+            if name == "cuMemGetInfo_v2":
+                arguments[0]._obj.value, arguments[1]._obj.value = 6, 16
+            return int(name == self.fails)
+
+        return call
+
+
+def test_memory_of_a_device_is_the_drivers_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: _Driver())
+    assert device_memory_taken("cuda:0") == 10
+    monkeypatch.setattr("ctypes.CDLL", lambda name: _Driver("cuCtxSetCurrent"))
+    assert device_memory_taken("cuda:0") is None
+
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", absent)
+    assert device_memory_taken("cuda:0") is None

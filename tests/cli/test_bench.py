@@ -152,7 +152,7 @@ def test_a_plot_is_drawn(cli: Cli, rows: list[Any], tmp_path: Path) -> None:
 def test_a_real_benchmark_of_the_shortest_kind(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but torch, whose import alone takes seconds."""
     monkeypatch.setattr("fastdc.benchmark.configuration.installed", lambda name: name == "onnxruntime")
-    monkeypatch.setattr("fastdc.cli.bench._QUICK_SECONDS", 0.1)
+    monkeypatch.setattr("fastdc.cli.bench._QUICK_SECONDS", 1.0)
     result = cli("bench", "digits-mlp", "--quick", "--threads", "1", "--json", "--write")
     assert result.code == 0, result
     found = json.loads(result.out)
