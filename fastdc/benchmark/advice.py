@@ -42,22 +42,29 @@ def advise(rows: Sequence[Row], default: Row | None = None) -> Advice:
     """
     fit = [row for row in rows if row.agrees and not row.reason]
     start = default if default is not None and default in fit else None
-    rated = [row for row in fit if row.images_per_second is not None]
-    quick = [row for row in fit if row.best_p50 is not None]
-    throughput = max(rated, key=_rate, default=None)
-    latency = min(quick, key=_p50, default=None)
-    if throughput is not None and start is not None and not _clearly_more(throughput, start):
-        throughput = start
-    if latency is not None and start is not None and _p50(latency) * (1 + MARGIN) >= _p50(start):
-        latency = start
-    return Advice(default, throughput, latency)
+    rated = [row for row in fit if start is None or row == start or _more(row, start)]
+    quick = [row for row in fit if start is None or row == start or _sooner(row, start)]
+    return Advice(
+        default,
+        max((row for row in rated if row.images_per_second), key=_rate, default=None),
+        min((row for row in quick if row.quickest), key=_p50, default=None),
+    )
 
 
-def _clearly_more(one: Row, other: Row) -> bool:
+def _more(one: Row, other: Row) -> bool:
     """Whether a rate is 5 % above another, and its first quartile above the other's third: other work moves rates."""
-    if one.images_per_second is None or other.images_per_second is None:
-        return other.images_per_second is None
-    return _rate(one) > (1 + MARGIN) * _rate(other) and one.images_per_second.low > other.images_per_second.high
+    mine, theirs = one.images_per_second, other.images_per_second
+    if mine is None or theirs is None:
+        return theirs is None
+    return mine.median > (1 + MARGIN) * theirs.median and mine.low > theirs.high
+
+
+def _sooner(one: Row, other: Row) -> bool:
+    """Whether a median is 5 % below another, and its 95th percentile not above the other's."""
+    mine, theirs = one.quickest, other.quickest
+    if mine is None or theirs is None:
+        return theirs is None
+    return mine.p50 * (1 + MARGIN) < theirs.p50 and mine.p95 <= theirs.p95
 
 
 def _rate(row: Row) -> float:
@@ -65,4 +72,4 @@ def _rate(row: Row) -> float:
 
 
 def _p50(row: Row) -> float:
-    return math.inf if row.best_p50 is None else row.best_p50
+    return math.inf if row.quickest is None else row.quickest.p50

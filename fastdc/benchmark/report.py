@@ -136,9 +136,9 @@ def _rate_gain(row: Row, usual: Row) -> str:
 
 
 def _latency_gain(row: Row, usual: Row) -> str:
-    if row.best_p50 is None or usual.best_p50 is None:
+    if row.quickest is None or usual.quickest is None:
         return ""
-    return f"{row.best_p50 / usual.best_p50:.2f} times the p50"
+    return f"{row.quickest.p50 / usual.quickest.p50:.2f} times the p50"
 
 
 def advice_facts(advice: Advice, threads: int | None = None) -> dict[str, str | None]:

@@ -74,10 +74,11 @@ class Row:
         return bool(self.compared) and self.agreeing == self.compared
 
     @property
-    def best_p50(self) -> float | None:
-        """The median time of a single image by the quicker of the two ways, in milliseconds."""
-        known = [way.p50 for way in (self.session, self.classify) if way is not None]
-        return min(known, default=None)
+    def quickest(self) -> Latency | None:
+        """The times of single images by the way with the smaller median."""
+        return min(
+            (way for way in (self.session, self.classify) if way is not None), key=lambda way: way.p50, default=None
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain values."""

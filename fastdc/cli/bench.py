@@ -54,8 +54,8 @@ Each configuration runs in a process of its own:
   agree          images whose answer is that of the reference, which is float32
 
 Only configurations whose answers are all those of float32 are recommended, and
-another one than the defaults only if it is at least 5 % better and beyond the
-spread of the repeats. The race's cost depends on the images: measure with
+another one than the defaults only if it is 5 % better, with quartiles apart (for
+latency: and a p95 no larger). The race's cost depends on the images: measure with
 yours. Other programs on the machine change every number.
 
 --write keeps the throughput's choice for this model, machine and versions; then
@@ -89,12 +89,16 @@ say so. Ctrl-C prints what is known.
 @QUIET
 def command(model: str, data: str | None, quick: bool, write: bool, forget: bool, **options: Any) -> None:
     """Measure what this machine does with MODEL: speed, latency, memory, start-up and agreement by configuration."""
+    given_limits = [f"--{name.replace('_', '-')}" for name in ("window", "max_pixels") if options[name] is not None]
     limits = take_limits(options)
+    if data is None and given_limits:
+        raise InputError(f"{given_limits[0]} is for --data: expected images to use it on")
     if options["threads"] is not None:
         checks.whole("threads", options["threads"], high=1024)
     bundle = load_bundle(find_model(model))
     if forget:
-        _forget(bundle, others=[name for name, value in (("--write", write), ("--quick", quick)) if value])
+        others = {"--write": write, "--quick": quick, "--data": data, "--plot": options["plot"]}
+        _forget(bundle, [name for name, value in others.items() if value])
         return
     if options["plot"] is not None:
         check_plot(options["plot"], [data] if data else [])

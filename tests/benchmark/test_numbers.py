@@ -105,6 +105,9 @@ def test_the_default_stays_unless_another_is_clearly_better() -> None:
     assert advise([near, usual], usual).latency == usual
     noisy = replace(near, images_per_second=Spread(150.0, 90.0, 200.0, 5))
     assert advise([noisy, usual], usual).throughput == usual
+    uneven = replace(row(32, 100, 5.0), session=Latency(5.0, 21.0, 50))  # p95: 20 ms by default
+    assert advise([uneven, usual], usual).latency == usual
+    assert advise([replace(uneven, session=Latency(5.0, 20.0, 50)), usual], usual).latency != usual
     assert "(the defaults)" in advice_lines(advise([near, usual], usual))[0]
 
 

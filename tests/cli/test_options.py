@@ -198,6 +198,7 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
         ("bench", ("--data", "missing.npy"), "missing.npy"),
         ("bench", ("--forget",), "--forget does nothing else: expected no --quick beside it"),
         ("bench", ("--plot", "a.txt"), "a plot is written as"),
+        ("bench", ("--max-pixels", "64"), "--max-pixels is for --data"),
         # exporting
         ("export", ("--first", "99"), "--first must lie in the schedule's"),
         ("export", ("--levels", "0.1", "99"), "--levels must lie in the schedule's"),
