@@ -126,6 +126,15 @@ def test_a_file_of_anything_is_ignored(bundle: Bundle, content: bytes) -> None:
     assert "\n" not in why
 
 
+def test_a_large_file_is_ignored(bundle: Bundle) -> None:
+    path = keep_choice(bundle, CHOICE)
+    content = path.read_bytes()
+    path.write_bytes(content.ljust(65_536))
+    assert find_choice(bundle)[0] == CHOICE
+    path.write_bytes(content.ljust(65_537))
+    assert "not a plain file of at most 65536 bytes" in find_choice(bundle)[1]
+
+
 def test_what_is_no_plain_file_is_ignored(bundle: Bundle, tmp_path: Path) -> None:
     path = keep_choice(bundle, CHOICE)
     path.unlink()
