@@ -17,7 +17,7 @@ from fastdc import backends, bundle, certification, diffusion, inference, rules
 from fastdc.cli import names
 from helpers.cli_runs import place_digits
 
-COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "completion")
+COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "bench", "info", "train", "export", "completion")
 LIBRARIES = ("numpy", "scipy", "PIL", "tqdm", "safetensors", "fastdc._C")
 HEAVY = ("torch", "onnxruntime", "onnx", "diffusers", "transformers", "tokenizers", "matplotlib")
 CODE = """

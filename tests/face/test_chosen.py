@@ -1,6 +1,8 @@
 """``fastdc.load`` with a choice of ``fastdc bench``: it is used where options are open, and everything says so."""
 
+import copy
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +34,10 @@ def test_a_choice_is_used_and_said(path: Path, caplog: pytest.LogCaptureFixture)
     assert [record.getMessage() for record in caplog.records] == [
         "digits-mlp runs on onnx in float32, batch 48, on cpu: the choice of fastdc bench, 2026-11-30; options win"
     ]
-    assert repr(chosen) == (
-        "<DiffusionClassifier digits-mlp: onnx in float32, batch 48, on cpu (fastdc bench, 2026-11-30)>"
-    )
+    where = "onnx on cpu in float32, batch 48, chosen by fastdc bench, 2026-11-30)"
+    assert repr(chosen).endswith(where)
+    for other in (pickle.loads(pickle.dumps(chosen)), copy.deepcopy(chosen), copy.copy(chosen)):
+        assert repr(other).endswith(where)
     result = chosen.classify(IMAGES)
     assert result.provenance["chosen_by"] == "fastdc bench, 2026-11-30"
     told = {name: result.provenance[name] for name in ("backend", "precision", "batch", "device")}
@@ -50,7 +53,7 @@ def test_options_win(path: Path, caplog: pytest.LogCaptureFixture) -> None:
         given = fastdc.load("digits-mlp", backend="onnx")
     assert caplog.records == []
     assert given.network.batch == 128
-    assert repr(given) == "<DiffusionClassifier digits-mlp: onnx in float32, batch 128, on cpu>"
+    assert repr(given).endswith("onnx on cpu in float32, batch 128)")
     assert "chosen_by" not in given.classify(IMAGES).provenance
     assert fastdc.load("digits-mlp", batch=16).network.batch == 16
 
