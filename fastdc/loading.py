@@ -46,8 +46,7 @@ def load(
     Args:
         model: Name of a shipped model ("digits", "digits-mlp", "shapes"), a bundle folder, or a loaded bundle.
         backend: "auto", "onnx", "torch" or "tensorrt".
-        device: "auto", "cpu", "cuda" or "cuda:N", or the torch.device of that name; "cuda:N,M" shares images out among
-            several devices.
+        device: "auto", "cpu", "cuda", "cuda:N", or such a torch.device; "cuda:N,M" shares images out among devices.
         precision: "auto", "float32", "float16" or "bfloat16".
         batch: Largest number of evaluations in a step; default: at most 128 on the CPU, by memory and cost on a GPU.
         threads: Number of CPU threads (CPU backends only); default: the CPUs that this process may use.
