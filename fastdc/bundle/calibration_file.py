@@ -101,10 +101,8 @@ def with_calibration_file(bundle: Bundle, path: str | os.PathLike[str]) -> Bundl
         raise InputError(f"{path} calibrates other prompts: calibrate {bundle.name} with the prompts of this run")
     model = bundle.model
     try:
-        calibration = calibration_from_dict(entry["calibration"])
-        changes: dict[str, Any] = {"calibration": calibration}
-        if calibration.noised is not None:
-            changes = {"noised_calibrations": (calibration, *model.noised_calibrations)}  # the first that fits applies
+        model = model.raced(calibration_from_dict(entry["calibration"]))
+        changes: dict[str, Any] = {}
         if entry["level_weights"] is not None:
             changes["level_weights"] = LevelWeights.from_dict(entry["level_weights"])
         if entry["first"] is not None:

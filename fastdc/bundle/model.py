@@ -3,7 +3,7 @@
 A bundle's manifest holds exactly this. For a network given from Python, the user makes a :class:`Model`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.diffusion import AbstractSchedule, LevelWeights, Parameterization, PlanConfig
@@ -143,6 +143,22 @@ class Model:
         """
         known = (self.calibration, *self.noised_calibrations)
         return next((found for found in known if found is not None and found.fits(plan)), None)
+
+    def raced(self, calibration: Calibration) -> "Model":
+        """The model with another calibration, which wins over those that it has.
+
+        Args:
+            calibration: The calibration, for clean images or for noisy ones.
+
+        Example:
+            >>> clf.model.raced(clf.model.calibration) == clf.model
+            True
+        """
+        if calibration.noised is None:
+            return replace(self, calibration=calibration)
+        return replace(
+            self, noised_calibrations=(calibration, *self.noised_calibrations)
+        )  # the first that fits applies
 
     @property
     def pixels(self) -> PixelRange:

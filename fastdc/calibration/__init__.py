@@ -7,7 +7,7 @@ from fastdc.calibration.levels import (
     informative_levels,
     most_informative,
 )
-from fastdc.calibration.race import calibrate_errors, check_level, controlled_limit, needed_limits
+from fastdc.calibration.race import calibrate_errors, check_level, controlled_limit, needed_limits, supported_delta
 from fastdc.calibration.temperature import fit_temperature, with_doubt
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "informative_levels",
     "most_informative",
     "needed_limits",
+    "supported_delta",
     "with_doubt",
 ]

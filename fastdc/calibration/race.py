@@ -26,6 +26,8 @@ from fastdc.diffusion import PlanConfig
 from fastdc.rules import Calibration, geometric_looks, plan_without_draws
 from fastdc.support import Float64, InputError, checks, shown
 
+_LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
+
 
 def needed_limits(errors: npt.NDArray[np.floating]) -> Float64:
     """For each image, the smallest limit with which the race keeps the full run's class, float64 (n,).
@@ -68,6 +70,27 @@ def check_level(delta: float, images: int) -> None:
     need = math.ceil(1 / delta - 1 - 1e-9)
     if images < need:
         raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {images}")
+
+
+def supported_delta(images: int) -> float:
+    """The default level of a race calibrated on n images: 0.01, or the next whole percent that n images support.
+
+    Args:
+        images: Number n of validation images.
+
+    Example:
+        >>> from fastdc.calibration import supported_delta
+        >>> supported_delta(60)
+        0.02
+
+    Raises:
+        InputError: The images support no level up to 0.05; a larger one would not be worth its name.
+    """
+    delta = max(1, math.ceil(100 / (images + 1) - 1e-9)) / 100
+    if delta > _LARGEST_DELTA:
+        least = f"{100 / (images + 1):.2g} %"
+        raise InputError(f"{images} images support no level below {least}: it takes 19, and 99 for 1 %")
+    return delta
 
 
 def controlled_limit(scores: Float64, delta: float) -> float:

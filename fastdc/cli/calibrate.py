@@ -13,7 +13,6 @@ from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, take_limits
 from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
-from fastdc.cli.refusals import check_unseen
 from fastdc.cli.runner import progress_of, promise
 from fastdc.diffusion import LevelWeights
 from fastdc.inference import ErrorTable, Job, Options, merged
@@ -78,6 +77,8 @@ def _load(
     Raises:
         InputError: The images cannot be used, or their classes are not the model's.
     """
+    from fastdc.train import check_unseen
+
     shape, names = bundle.image_shape, bundle.class_names
     if not labelled:
         loaded = read_images(data, shape, limits, quiet=quiet, classes=names, strict=False)

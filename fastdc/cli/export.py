@@ -13,6 +13,7 @@ from fastdc.bundle import Bundle, saved_by_parts
 from fastdc.cli.export_checks import OF_SOURCES, check_export
 from fastdc.cli.images import Limits, read_labelled, take_limits
 from fastdc.cli.runner import progress_of, promise
+from fastdc.inference import CALIBRATION_SEEDS
 from fastdc.support import InputError
 
 _RUN_DEFAULTS = {"draws": 16, "levels": (0.2, 2.0), "weighting": "edm", "loss": "l2"}
@@ -65,7 +66,6 @@ def _is_run(source: str) -> bool:
 
 def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], options: dict[str, Any]) -> Bundle:
     """The bundle of a training run."""
-    from fastdc.export import CALIBRATION_SEEDS
     from fastdc.train import RunFolder
 
     for name in OF_SOURCES:
@@ -84,7 +84,7 @@ def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], o
 
 def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], options: dict[str, Any]) -> Bundle:
     """The bundle of another tool's model."""
-    from fastdc.export import CALIBRATION_SEEDS, DEFAULT_OPSET, compare_errors, export_source
+    from fastdc.export import DEFAULT_OPSET, compare_errors, export_source
     from fastdc.sources import open_source
 
     def say(line: str) -> None:

@@ -1,11 +1,8 @@
-"""What a user asks for and would not get, said before the work: a calibration that does not apply, training images."""
+"""What a user asks for and would not get, said before the work: a calibration that does not apply."""
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from fastdc.bundle import Bundle, calibration_in
+from fastdc.bundle import calibration_in
 from fastdc.cli.noise import note
 from fastdc.cli.runner import rule_options
 from fastdc.inference import Job
@@ -76,34 +73,3 @@ def _notes(job: Job, options: dict[str, Any]) -> list[str]:
     if isinstance(job.rule, Paired) and known:
         return [f"paired tests instead of the calibrated race, which is for {known[0].misfit(config)}"]
     return []
-
-
-def check_unseen(
-    source: str,
-    images: npt.NDArray[Any],
-    labels: npt.NDArray[np.int64] | None,
-    bundle: Bundle,
-) -> None:
-    """Refuses to calibrate on the images that a bundle says it was trained on.
-
-    A bundle of a training run has the hash of its whole training set, also of the set before validation images were
-    kept aside: images, labels and class names, in order. A part of the set, another order and images without labels
-    cannot be told from new images.
-
-    Args:
-        source: Name of the images, for the message.
-        images: Images (n, c, h, w).
-        labels: int64 (n,), their classes, or None if they are unknown.
-        bundle: The bundle to calibrate.
-
-    Raises:
-        InputError: The model was trained on these images.
-    """
-    from fastdc.train import content_digest
-
-    provenance = bundle.manifest.get("provenance", {})
-    trained_on = {provenance.get("data_sha256"), provenance.get("source_sha256")} - {None}
-    if not trained_on or labels is None or images.dtype != np.uint8:
-        return
-    if content_digest(images, labels.astype(np.int64), bundle.class_names) in trained_on:
-        raise InputError(f"{source} holds the images that {bundle.name} was trained on: calibrate on others")

@@ -6,7 +6,7 @@ from fastdc.support import lazy_names
 
 if TYPE_CHECKING:
     from fastdc.export.bundle import export_source
-    from fastdc.export.calibrate import CALIBRATION_SEEDS, check_calibration, supported_delta
+    from fastdc.export.calibrate import check_calibration
     from fastdc.export.compare import compare_errors, torch_classifier
     from fastdc.export.graph import DEFAULT_OPSET, export_graph, export_onnx
     from fastdc.export.int8_graph import calibration_feeds, quantize_graph
@@ -18,7 +18,6 @@ else:  # the options and the checks need no torch
     __getattr__ = lazy_names(
         __name__,
         {
-            "CALIBRATION_SEEDS": "calibrate",
             "DEFAULT_OPSET": "graph",
             "ExportOptions": "options",
             "build_check": "tensorrt_check",
@@ -30,7 +29,6 @@ else:  # the options and the checks need no torch
             "export_run": "trained",
             "export_source": "bundle",
             "quantize_graph": "int8_graph",
-            "supported_delta": "calibrate",
             "tolerance": "verify",
             "torch_classifier": "compare",
             "verify_onnx": "verify",
@@ -38,7 +36,6 @@ else:  # the options and the checks need no torch
     )
 
 __all__ = [
-    "CALIBRATION_SEEDS",
     "DEFAULT_OPSET",
     "ExportOptions",
     "build_check",
@@ -50,7 +47,6 @@ __all__ = [
     "export_run",
     "export_source",
     "quantize_graph",
-    "supported_delta",
     "tolerance",
     "torch_classifier",
     "verify_onnx",

@@ -6,6 +6,8 @@ from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decid
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
 from fastdc.inference.images import Images, check_streams, streams_of, to_model_range
+from fastdc.inference.fits import CALIBRATION_SEEDS, Fits, fit_runs, full_runs
+from fastdc.inference.images import Images, check_streams, streams_of, to_model_range
 from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_options import plan_config
@@ -17,6 +19,7 @@ from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
 
 __all__ = [
     "CALIBRATION_DRAWS",
+    "CALIBRATION_SEEDS",
     "DECISIONS",
     "AbstractDenoiser",
     "Candidates",
@@ -24,6 +27,7 @@ __all__ = [
     "Decision",
     "ErrorTable",
     "ImageOptions",
+    "Fits",
     "ImageResult",
     "Images",
     "Job",
@@ -42,6 +46,8 @@ __all__ = [
     "class_keys",
     "decide",
     "decide_table",
+    "fit_runs",
+    "full_runs",
     "mean_errors",
     "merged",
     "plan_config",

@@ -13,10 +13,19 @@ torch is imported when a training starts, not with this package.
 from collections.abc import Callable
 
 from fastdc.train.config import TrainConfig
-from fastdc.train.dataset import content_digest
+from fastdc.train.dataset import check_unseen, content_digest, save_labelled
 from fastdc.train.run import RunFolder, RunInfo, RunSummary
 
-__all__ = ["RunFolder", "RunInfo", "RunSummary", "TrainConfig", "content_digest", "train"]
+__all__ = [
+    "RunFolder",
+    "RunInfo",
+    "RunSummary",
+    "TrainConfig",
+    "check_unseen",
+    "content_digest",
+    "save_labelled",
+    "train",
+]
 
 
 def train(

@@ -8,10 +8,12 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdc.bundle import Bundle
 from fastdc.data import LabelledImages, load_labelled, shortened
 from fastdc.support import InputError, Int64, Mask, whole_file
 from fastdc.train.config import MAX_SIDE, TrainConfig
@@ -180,7 +182,47 @@ def content_digest(images: NDArray[np.uint8], labels: Int64, class_names: tuple[
     return digest.hexdigest()
 
 
+def check_unseen(source: str, images: NDArray[Any], labels: Int64 | None, bundle: Bundle) -> None:
+    """Refuses to calibrate on the images that a bundle says it was trained on.
+
+    A bundle of a training run has the hash of its whole training set, also of the set before validation images were
+    kept aside: images, labels and class names, in order. A part of the set, another order, images without labels and
+    images of floats cannot be told from new images.
+
+    Args:
+        source: Name of the images, for the message.
+        images: Images (n, c, h, w).
+        labels: int64 (n,), their classes, or None if they are unknown.
+        bundle: The bundle to calibrate.
+
+    Raises:
+        InputError: The model was trained on these images.
+
+    Example:
+        >>> from fastdc.bundle import find_model
+        >>> from fastdc.train import check_unseen
+        >>> check_unseen("the first 20", images, labels, fastdc.load_bundle(find_model("digits")))
+    """
+    provenance = bundle.manifest.get("provenance", {})
+    trained_on = {provenance.get("data_sha256"), provenance.get("source_sha256")} - {None}
+    if not trained_on or labels is None or images.dtype != np.uint8:
+        return
+    if content_digest(images, labels.astype(np.int64), bundle.class_names) in trained_on:
+        raise InputError(f"{source} holds the images that {bundle.name} was trained on: calibrate on others")
+
+
 def save_labelled(path: Path, images: NDArray[np.uint8], labels: Int64, class_names: tuple[str, ...]) -> None:
-    """Writes an .npz file that :func:`fastdc.data.load_labelled` reads, all of it or nothing."""
+    """Writes an .npz file that :func:`fastdc.data.load_labelled` reads, all of it or nothing.
+
+    Args:
+        path: The file.
+        images: Images, uint8 (n, c, h, w).
+        labels: Classes of the images, int64 (n,).
+        class_names: One name per class.
+
+    Example:
+        >>> from fastdc.train import save_labelled
+        >>> save_labelled(folder / "two.npz", images, labels % 2, ("even", "odd"))
+    """
     with whole_file(path) as file:
         np.savez_compressed(file, images=images, labels=labels, class_names=np.array(class_names, dtype=np.str_))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import DiffusionClassifier, InputError
-from fastdc.calibration.race import calibrate_errors, check_level, controlled_limit, needed_limits
+from fastdc.calibration.race import calibrate_errors, check_level, controlled_limit, needed_limits, supported_delta
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.rules.calibrated import Calibrated
@@ -327,3 +327,16 @@ def test_seeds_are_those_of_the_errors() -> None:
     tables = [clf.errors(images, seed=seed, draws=16).errors for seed in range(3)]
     assert made == calibrate_errors(tables, PlanConfig(16, weighting="edm"), delta=0.1)
     assert clf.calibrate(images, delta=0.2, seeds=1).draws == 128
+
+
+@pytest.mark.parametrize(
+    ("images", "delta"), [(19, 0.05), (24, 0.04), (33, 0.03), (49, 0.02), (99, 0.01), (5000, 0.01)]
+)
+def test_the_level_is_what_as_many_images_support(images: int, delta: float) -> None:
+    assert supported_delta(images) == delta
+    assert 1 / (images + 1) <= delta + 1e-12  # the finite-sample bound of conformal risk control
+
+
+def test_too_few_images_support_no_level() -> None:
+    with pytest.raises(InputError, match="18 images support no level below"):
+        supported_delta(18)

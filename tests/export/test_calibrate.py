@@ -15,8 +15,9 @@ from fastdc.bundle.folder import Bundle
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.calibration.temperature import fit_temperature, with_doubt
 from fastdc.data import LabelledImages
-from fastdc.export.calibrate import CALIBRATION_SEEDS, calibrate_manifest, check_calibration, supported_delta
+from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.options import ExportOptions
+from fastdc.inference import CALIBRATION_SEEDS
 from fastdc.loading import load
 from helpers.exported import exported, labelled, shared_folder
 
@@ -68,18 +69,8 @@ def test_too_few_images_leave_the_race_alone(tmp_path_factory: pytest.TempPathFa
     assert manifest["defaults"]["temperature"] != 1.0  # type: ignore[index]
 
 
-@pytest.mark.parametrize(
-    ("images", "delta"), [(19, 0.05), (24, 0.04), (33, 0.03), (49, 0.02), (99, 0.01), (5000, 0.01)]
-)
-def test_the_level_is_what_as_many_images_support(images: int, delta: float) -> None:
-    assert supported_delta(images) == delta
-    assert 1 / (images + 1) <= delta + 1e-12  # the finite-sample bound of conformal risk control
-
-
 def test_a_level_that_cannot_be_is_refused_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     source, _ = exported("module", shared_folder(tmp_path_factory))
-    with pytest.raises(InputError, match="18 images support no level below"):
-        supported_delta(18)
     with pytest.raises(InputError, match=r"delta = 0\.01 is of a calibration: give the images"):
         check_calibration(ExportOptions(delta=0.01), None)
     with pytest.raises(InputError, match="images"):
