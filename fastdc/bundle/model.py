@@ -145,7 +145,7 @@ class Model:
         return next((found for found in known if found is not None and found.fits(plan)), None)
 
     def raced(self, calibration: Calibration) -> "Model":
-        """The model with another calibration, which wins over those that it has.
+        """The model with another calibration, which comes before those that it has: the first that fits a plan applies.
 
         Args:
             calibration: The calibration, for clean images or for noisy ones.

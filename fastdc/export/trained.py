@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, bundle_place, parameter_count, write_bundle
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.calibrate import calibrate_manifest, check_calibration
-from fastdc.export.graph import export_onnx
+from fastdc.export.known_graphs import traced_and_verified
 from fastdc.export.manifest import check_manifest
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
-from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN, verify_onnx
+from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN
 from fastdc.support import InputError, one_line, require, version_of
 from fastdc.train import RunFolder, RunInfo, TrainConfig, content_digest
 
@@ -70,8 +70,7 @@ def export_run(
         check_manifest(out, {"name": given.name or out.resolve().name, **_manifest(info, defaults, {})})
         network, steps = _averaged_network(folder, info)
         labels, scale = len(info.class_names) + 1, info.config.timestep_scale
-        model = export_onnx(network, info.shape, labels)
-        difference = verify_onnx(model, network, info.shape, labels, timestep_scale=scale)
+        model, difference = traced_and_verified(network, info.network, info.shape, labels, timestep_scale=scale)
         files: Files = {DENOISER: model, WEIGHTS: _weights(network)}
         manifest = {
             "name": given.name if given.name is not None else out.resolve().name,
