@@ -1,5 +1,6 @@
 """Graphs with exchanged weights, against those that torch writes."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+import onnx
 import torch
 
 from fastdc.bundle import build_network
@@ -16,17 +18,6 @@ from fastdc.export.known_graphs import traced_and_verified, with_weights
 
 SHAPE = (1, 4, 4)
 MLP: dict[str, Any] = {"shape": list(SHAPE), "num_class_embeds": 4, "width": 16, "blocks": 1}
-UNET: dict[str, Any] = {
-    "sample_size": [8, 8],
-    "in_channels": 1,
-    "out_channels": 1,
-    "num_class_embeds": 3,
-    "block_out_channels": [16, 16],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-}
 
 
 def network(seed: int, kind: str, config: dict[str, Any]) -> torch.nn.Module:
@@ -38,41 +29,65 @@ def network(seed: int, kind: str, config: dict[str, Any]) -> torch.nn.Module:
     return made
 
 
+@functools.cache
+def traced(seed: int, width: int) -> tuple[torch.nn.Module, bytes]:
+    """A network and its graph as torch writes it; tracing takes a second."""
+    made = network(seed, "mlp", {**MLP, "width": width})
+    return made, export_onnx(made, SHAPE, 4)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
+    """No graph is known; the networks that torch was asked to trace."""
+    networks: list[torch.nn.Module] = []
+    graphs = dict(traced(seed, width) for seed, width in ((1, 16), (2, 16), (3, 8)))
+
+    def ask(network: torch.nn.Module, shape: tuple[int, int, int], labels: int) -> bytes:
+        assert (shape, labels) == (SHAPE, 4)
+        networks.append(network)
+        return graphs[network]
+
+    monkeypatch.setattr(known_graphs, "_known", {})
+    monkeypatch.setattr(known_graphs, "export_onnx", ask)
+    return networks
+
+
+def made(seed: int, width: int = 16) -> bytes:
+    """The graph of a network, of which another one may be known."""
+    description = {"kind": "mlp", "config": {**MLP, "width": width}}
+    graph, difference = traced_and_verified(traced(seed, width)[0], description, SHAPE, 4, timestep_scale=100.0)
+    assert difference < 1e-4
+    return graph
+
+
 def test_exchanging_the_weights_gives_the_graph_that_torch_writes() -> None:
-    first, second = network(1, "mlp", MLP), network(2, "mlp", MLP)
-    assert with_weights(export_onnx(first, SHAPE, 4), second) == export_onnx(second, SHAPE, 4)
+    network, graph = traced(2, 16)
+    assert with_weights(traced(1, 16)[1], network) == graph
 
 
-def test_a_graph_of_transposed_weights_is_traced_afresh() -> None:
-    pytest.importorskip("diffusers")
-    first = network(1, "unet2d", UNET)
-    assert with_weights(export_onnx(first, (1, 8, 8), 3), first) is None
+def test_an_architecture_is_traced_once(asked: list[torch.nn.Module]) -> None:
+    assert [made(1), made(2), made(3, width=8)] == [traced(1, 16)[1], traced(2, 16)[1], traced(3, 8)[1]]
+    assert asked == [traced(1, 16)[0], traced(3, 8)[0]]
 
 
-def test_another_architecture_is_traced_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_graphs, "_known", {})
-    traced: list[torch.nn.Module] = []
-    monkeypatch.setattr(known_graphs, "export_onnx", lambda net, *rest: traced.append(net) or export_onnx(net, *rest))
-    networks = [network(seed, "mlp", MLP) for seed in (1, 2)] + [network(3, "mlp", {**MLP, "width": 8})]
-    configs = [MLP, MLP, {**MLP, "width": 8}]
-    for net, config in zip(networks, configs, strict=True):
-        made, difference = traced_and_verified(net, {"kind": "mlp", "config": config}, SHAPE, 4, timestep_scale=100.0)
-        assert difference < 1e-4
-        assert len(made) > 1000
-    assert traced == [networks[0], networks[2]]
-
-
-def test_a_graph_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = network(1, "mlp", MLP), network(2, "mlp", MLP)
-    description = {"kind": "mlp", "config": MLP}
-    monkeypatch.setattr(known_graphs, "_known", {})
-    traced_and_verified(first, description, SHAPE, 4, timestep_scale=100.0)
+def test_a_graph_that_computes_something_else_is_not_used(
+    asked: list[torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(1)
     monkeypatch.setattr(known_graphs, "with_weights", lambda model, network: model)  # the first network's weights
-    made, _ = traced_and_verified(second, description, SHAPE, 4, timestep_scale=100.0)
-    assert made == export_onnx(second, SHAPE, 4)
+    assert made(2) == traced(2, 16)[1]
+    assert len(asked) == 2
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    graph = export_onnx(network(1, "mlp", MLP), SHAPE, 4)
-    assert with_weights(graph, network(1, "mlp", {**MLP, "width": 8})) is None
+    graph = traced(1, 16)[1]
+    assert with_weights(graph, traced(3, 8)[0]) is None
     assert with_weights(graph, network(1, "mlp", {**MLP, "blocks": 2})) is None
+
+
+def test_a_graph_of_transposed_weights_is_not_used() -> None:
+    """As torch writes some of a UNet's, under names of their own."""
+    model = onnx.load_from_string(traced(1, 16)[1])
+    (weight,) = [one for one in model.graph.initializer if one.name == "linear_in.weight"]
+    weight.name = "val_3"
+    assert with_weights(model.SerializeToString(), traced(1, 16)[0]) is None
