@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastdc.build_info import build_config
     from fastdc.bundle import Bundle, Defaults, Model, load_bundle, shipped_models
     from fastdc.classifier import DiffusionClassifier
+    from fastdc.estimator import DiffusionClassifierEstimator as DiffusionClassifierEstimator
     from fastdc.inference import Classification, ErrorTable, Options, Progress
     from fastdc.loading import load
     from fastdc.rules import Calibration
@@ -59,6 +60,7 @@ _WING_OF = {
     "build_config": "build_info",
     **dict.fromkeys(("Bundle", "Defaults", "Model", "load_bundle", "shipped_models"), "bundle"),
     "DiffusionClassifier": "classifier",
+    "DiffusionClassifierEstimator": "estimator",  # not in __all__: `from fastdc import *` must not need scikit-learn
     **dict.fromkeys(("Classification", "ErrorTable", "Options", "Progress"), "inference"),
     "load": "loading",
     "Calibration": "rules",
@@ -85,4 +87,4 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *_WING_OF})

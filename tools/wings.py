@@ -7,6 +7,9 @@ A *wing* is a package or a single module at the top of fastdc/. The table "Store
 wings from the ground up; a wing may import only wings that come before it in the table. A wing's public names are the
 ``__all__`` of its ``__init__``; other wings may import no other name. Imports are read from the syntax tree, so an
 import inside a function counts like one at the top of a module.
+
+One kind of arrow may go up: ``fastdc/__init__.py`` names public objects of any wing for type checkers, under
+``if TYPE_CHECKING:``, which it imports when a user asks for them.
 """
 
 import ast
@@ -107,6 +110,19 @@ def imports_of(house: House, module: str) -> Iterator[tuple[str, str, int]]:
                     yield inside, alias.name, node.lineno
 
 
+def lazy_lines(house: House, module: str) -> set[int]:
+    """The lines under ``if TYPE_CHECKING:`` of ``fastdc/__init__.py``, whose names are imported on demand."""
+    if module:
+        return set()
+    blocks = [
+        part
+        for node in ast.walk(ast.parse(house.sources[module]))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for part in node.body
+    ]
+    return {line for part in blocks for line in range(part.lineno, (part.end_lineno or part.lineno) + 1)}
+
+
 def problems_of(house: House) -> list[str]:
     """Every import that breaks a rule, as "module:line: problem"."""
     found: list[str] = []
@@ -117,7 +133,7 @@ def problems_of(house: House) -> list[str]:
         if wing not in rank:
             found.append(f"{module}: wing {wing} is not in the table of docs/architecture.md")
             continue
-        graph[module] = set()
+        graph[module], lazy = set(), lazy_lines(house, module)
         for target, name, line in imports_of(house, module):
             other = wing_of(target)
             where = f"{module or ITSELF}:{line}"
@@ -126,6 +142,8 @@ def problems_of(house: House) -> list[str]:
             if target == NATIVE:
                 if module != NATIVE_IMPORTER:
                     found.append(f"{where}: only {NATIVE_IMPORTER} may import the native module")
+            elif line in lazy:
+                found += [f"{where}: {problem}" for problem in private_import(house, target, name)]
             elif other != wing and rank.get(other, len(rank)) > rank[wing]:
                 found.append(f"{where}: {wing} imports {other}, which stands above it")
             elif other != wing and module:

@@ -5,7 +5,6 @@ from fastdc.inference.class_names import class_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
-from fastdc.inference.images import Images, check_streams, streams_of, to_model_range
 from fastdc.inference.fits import CALIBRATION_SEEDS, Fits, fit_runs, full_runs
 from fastdc.inference.images import Images, check_streams, streams_of, to_model_range
 from fastdc.inference.job import Job
@@ -26,8 +25,8 @@ __all__ = [
     "Classification",
     "Decision",
     "ErrorTable",
-    "ImageOptions",
     "Fits",
+    "ImageOptions",
     "ImageResult",
     "Images",
     "Job",

@@ -150,6 +150,11 @@ def held_out(labels: Int64, fraction: float, seed: int) -> Mask:
 
     Raises:
         InputError: A class has a single image.
+
+    Example:
+        >>> from fastdc.train import held_out
+        >>> held_out(np.repeat([0, 1], 10), 0.2, seed=0).sum()
+        np.int64(4)
     """
     kept = np.zeros(len(labels), dtype=np.bool_)
     rng = np.random.default_rng([seed, _VALIDATION])

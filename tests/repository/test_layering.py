@@ -56,6 +56,7 @@ def test_what_is_public_exists() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
     pytest.importorskip("diffusers")
+    pytest.importorskip("sklearn")
     names = {package: sorted(HOUSE.public(package) or ()) for package in HOUSE.packages if package}
     code = f"import importlib\nfor p, names in {names!r}.items():\n m = importlib.import_module('fastdc.' + p)\n"
     code += " print(*[p + '.' + n for n in names if not hasattr(m, n)], end='')"
@@ -76,12 +77,12 @@ def planted(**sources: str) -> House:
         "engine.loop": "from fastdc.diffusion import Plan",
         "engine.step": "from fastdc.engine.loop import evaluate",
         "classifier": "from fastdc.engine import evaluate",
+        "windows": '__all__ = ["table"]',
     }
     small |= {module.replace("__", "."): source for module, source in sources.items()}
-    order = ("support", "diffusion", "engine", "classifier", "fastdc")
-    return replace(
-        HOUSE, sources=small, packages=frozenset(("", "support", "diffusion", "engine")), order=order, _public={}
-    )
+    order = ("support", "diffusion", "engine", "classifier", "fastdc", "windows")
+    packages = frozenset(("", "support", "diffusion", "engine", "windows"))
+    return replace(HOUSE, sources=small, packages=packages, order=order, _public={})
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,17 @@ def planted(**sources: str) -> House:
         ("engine__loop", "import fastdc.diffusion.plan", "engine.loop:1: diffusion.plan is private to its wing"),
         ("engine__loop", "from fastdc.diffusion import plan", "engine.loop:1: plan is not among the public names of"),
         ("engine__loop", "from fastdc.engine.step import Step", "cycle: "),
+        (
+            "windows__tables",
+            "from fastdc.engine import hidden",
+            "windows.tables:1: hidden is not among the public names",
+        ),
+        ("", "from fastdc.windows import table", "fastdc:1: fastdc imports windows, which stands above it"),
+        (
+            "",
+            "if TYPE_CHECKING:\n    from fastdc.windows import hidden",
+            "fastdc:2: hidden is not among the public names of windows",
+        ),
         ("somewhere", "", "somewhere: wing somewhere is not in the table"),
     ],
 )
@@ -114,6 +126,11 @@ def test_a_forbidden_import_is_seen(module: str, source: str, expected: str) -> 
     assert problem.startswith(expected)
 
 
+def test_the_face_may_name_for_type_checkers_what_stands_above_it() -> None:
+    lazy = "if TYPE_CHECKING:\n    from fastdc.windows import table\nelse:\n    pass"
+    assert problems_of(planted(**{"": lazy})) == []
+
+
 def test_arrows_are_the_imports_between_wings() -> None:
     assert arrows(planted()) == {
         "support": set(),
@@ -121,6 +138,7 @@ def test_arrows_are_the_imports_between_wings() -> None:
         "engine": {"diffusion"},
         "classifier": {"engine"},
         "fastdc": set(),
+        "windows": set(),
     }
 
 
@@ -206,5 +224,7 @@ def test_extras_named_in_errors_exist() -> None:
             assert extra or package in EXTRA_OF, f"require({package!r}) names no extra"
             named.add((package, extra or EXTRA_OF[package]))
     assert calls > 5
+    distribution = {"sklearn": "scikit-learn"}
     for package, extra in sorted(named):
-        assert any(requirement.startswith(package) for requirement in extras[extra]), (package, extra)
+        wanted = distribution.get(package, package)
+        assert any(requirement.startswith(wanted) for requirement in extras[extra]), (package, extra)

@@ -25,7 +25,21 @@ from fastdc.bundle.shipped import shipped_models
 from fastdc.support import DISTRIBUTION
 from helpers.paths import ROOT
 
-EXTRAS = {"cpu", "cuda", "tensorrt", "export", "train", "plot", "pandas", "docs", "test", "dev", "text", "tensorrt-rtx"}
+EXTRAS = {
+    "cpu",
+    "cuda",
+    "tensorrt",
+    "export",
+    "train",
+    "plot",
+    "pandas",
+    "test",
+    "dev",
+    "text",
+    "tensorrt-rtx",
+    "sklearn",
+    "docs",
+}
 
 
 def normalized(name: str) -> str:
