@@ -64,6 +64,10 @@ def stream_results(
             given = n
             yield last
     except KeyboardInterrupt:
+        if None not in rows[given:]:  # it came after the last step: nothing is lost
+            for first in range(given, n, size):
+                given = min(first + size, n)
+                yield result(np.arange(first, given, dtype=np.int64))
         left = np.array([i for i in range(given, n) if rows[i] is not None], dtype=np.int64)
         partial = result(left) if len(left) else None
         raise Interrupted(f"interrupted: {given + len(left)} of {n} images finished", partial) from None
