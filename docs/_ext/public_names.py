@@ -24,6 +24,7 @@ NUMPY = r"~?(?:typing\.|numpy\.(?:[\w.]*\.)?)?"  # how the name of a type in a s
 ARRAY = re.compile(rf"{NUMPY}ndarray\[tuple\[{NUMPY}Any, \.\.\.\], {NUMPY}dtype\[{NUMPY}(\w+(?:\[.*?\])?)\]\]")
 ARRAY_LIKE = re.compile(rf"{NUMPY}_Buffer \| .*?{NUMPY}_NestedSequence\[complex \| bytes \| str\]")
 SHORT = 80  # characters of a value that is shown
+NOT_OURS = ("__new__", "set_fit_request", "set_score_request")  # what Python and scikit-learn add to classes
 
 
 def names_of(wing: str) -> list[str]:
@@ -65,7 +66,7 @@ def _directives(wing: str, left_out: frozenset[str]) -> list[str]:
             values += _value(wing, name)
         elif name not in vars(module):  # imported on first use, which autodoc does not see
             others += [f".. auto{'class' if inspect.isclass(value) else 'function'}:: {wing}.{name}", ""]
-    exclude = ", ".join(["__new__", *sorted(left_out)])
+    exclude = ", ".join([*NOT_OURS, *sorted(left_out)])
     return [f".. automodule:: {wing}", f"   :exclude-members: {exclude}", "", *values, *others]
 
 
