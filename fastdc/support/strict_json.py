@@ -42,5 +42,7 @@ def strict_json(content: bytes, path: Path, *, infinities: bool = False) -> Any:
 
     try:
         return json.loads(content, parse_constant=constant, parse_int=integer)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(f"{path} is not valid JSON: {error}") from None
+    except RecursionError:  # its text differs between versions of Python
+        raise BundleError(f"{path} is not valid JSON: nested too deeply") from None

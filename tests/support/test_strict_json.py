@@ -30,7 +30,7 @@ def test_plain_values() -> None:
         (b"1" + b"0" * 5000, "the number 10000000000000000000... is too large"),
         (b"{", "line 1"),
         (b"\xff", "utf-8"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested too deeply"),
     ],
     ids=lambda value: repr(value)[:20],
 )
