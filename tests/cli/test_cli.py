@@ -307,7 +307,7 @@ def test_help_fits_a_terminal(cli: Cli, command: str) -> None:
         (("clasify",), "; did you mean 'classify'? (try 'fastdc --help')"),
         (("classify", "a.npy", "--model", "digts-mlp"), "; did you mean 'digits-mlp'?"),
         (("classify", "a.npy", "--rule", "pared"), "; did you mean 'paired'?"),
-        (("classify", "a.npy", "--rool", "paired"), "'--rule'"),
+        (("classify", "a.npy", "--rool", "paired"), "--rule"),
         (("classify", "a.npy", "--rule", "paired", "-o", "alhpa=0.1"), "; did you mean 'alpha'?"),
         (("--wrong",), "--wrong"),
         (("classify",), "IMAGES"),

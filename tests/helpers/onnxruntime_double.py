@@ -79,6 +79,7 @@ class Ort:
     __version__ = "1.31.1"
     SessionOptions = onnxruntime.SessionOptions
     RunOptions = onnxruntime.RunOptions
+    OrtValue = onnxruntime.OrtValue
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []
