@@ -203,8 +203,9 @@ def test_a_run_may_go_on_in_another_thread() -> None:
     rest = threading.Thread(target=go_on)
     rest.start()
     clf.classify(unit_images(1), **FULL)
-    assert len(found) == 2
+    assert found  # a run ends before its last result is taken
     ended(rest)
+    assert len(found) == 2
 
 
 @pytest.fixture
