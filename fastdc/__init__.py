@@ -10,7 +10,14 @@ the smallest error wins (Li et al., arXiv 2303.16203).
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+if find_spec(f"{__name__}._C") is None:
+    raise ImportError(
+        f"fastdc._C, the compiled part, is missing: Python imports the sources in {__path__[0]}, which were not built. "
+        "Work in another folder if fastdc is installed, or build it here: pip install -e ."
+    )
 
 from fastdc.support import (
     BackendError,

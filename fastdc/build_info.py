@@ -11,7 +11,7 @@ from fastdc.support import __version__, install_hint, version_of
 
 CAPABILITIES = {
     "onnx backend": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
-    "torch backend": (("torch",), "cuda"),
+    "torch backend": (("torch",), "torch"),
     "tensorrt": (("tensorrt-cu13", "tensorrt"), "tensorrt"),
     "tensorrt for RTX": (("tensorrt-rtx",), "tensorrt-rtx"),
     "prompts": (("tokenizers",), "text"),

@@ -3,7 +3,7 @@
 #
 #   bash models/reproduce.sh OUTDIR [SEED]
 #
-# Needs pip install 'fast-diffusion-classifier[cpu,train,export]' scikit-learn, and one CPU core: about ten minutes for
+# Needs pip install -c constraints.txt -e '.[cpu,train,export]' scikit-learn, and one CPU core: about ten minutes for
 # the digits, half an hour for the shapes. After an interruption, start the script again: it continues where it stopped,
 # except that the training of the shapes starts again. SEED is 0 for the shipped models.
 set -euo pipefail

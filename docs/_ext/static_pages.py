@@ -90,7 +90,9 @@ def _show(_app: Sphinx, docname: str, source: list[str]) -> None:
         target = pages.get(target, target)
         if not link["image"] and not target.is_relative_to(DOCS):
             return link["text"]
-        return f"{link['image']}[{link['text']}]({_from(here, target)}{link['anchor'] or ''})"
+        named_by_file = target.suffix == ".md" and link["text"] == link["path"] and not link["anchor"]
+        text = "" if named_by_file else link["text"]  # an empty one becomes the title of the page
+        return f"{link['image']}[{text}]({_from(here, target)}{link['anchor'] or ''})"
 
     source[0] = LINK.sub(lead, source[0])
 

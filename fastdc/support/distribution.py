@@ -6,6 +6,9 @@ distribution has a name of its own. It is written here and in pyproject.toml, an
 
 import importlib.metadata
 import json
+import shlex
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 DISTRIBUTION = "fast-diffusion-classifier"
 
@@ -36,23 +39,29 @@ def install_hint(*extras: str) -> str:
         extras: Names of extras, such as "cpu".
 
     Returns:
-        A shell command such as ``pip install 'fast-diffusion-classifier[cpu]'``, without its quotes in a sentence.
+        A shell command: ``pip install 'fast-diffusion-classifier[cpu]'``, or, after an installation from a clone,
+        ``cd CLONE && pip install -c constraints.txt '.[cpu]'``, whose pins keep torch at a tested version.
 
     Example:
         >>> from fastdc.support import install_hint
         >>> install_hint("cpu", "export").endswith("[cpu,export]'")
         True
     """
-    return f"pip install {_requirement()}[{','.join(extras)}]'"
+    chosen = ",".join(extras)
+    folder, editable = _clone()
+    if folder is None:
+        return f"pip install '{DISTRIBUTION}[{chosen}]'"
+    return f"cd {shlex.quote(str(folder))} && pip install -c constraints.txt {'-e ' * editable}'.[{chosen}]'"
 
 
-def _requirement() -> str:
-    """What to install, with the options that go before it and an opening quote."""
+def _clone() -> tuple[Path | None, bool]:
+    """The clone that fastdc was installed from or is imported from, if there is one, and whether it is used itself."""
     found = _find()
     if found is None:
-        return "-e '."
+        return Path(__file__).parents[2], True
     # The origin of an installation from a folder, https://packaging.python.org/specifications/direct-url.
-    folder = json.loads(found.read_text("direct_url.json") or "{}").get("dir_info")
-    if folder is None:
-        return f"'{DISTRIBUTION}"
-    return "-e '." if folder.get("editable") else "'."
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    folder = Path(unquote(urlsplit(origin.get("url", "")).path))
+    if "dir_info" not in origin or not (folder / "constraints.txt").is_file():
+        return None, False
+    return folder, bool(origin["dir_info"].get("editable"))

@@ -11,7 +11,7 @@ from fastdc.support.exceptions import MissingDependencyError
 
 EXTRA_OF = {
     "onnxruntime": "cpu",
-    "torch": "cuda",
+    "torch": "torch",
     "tensorrt": "tensorrt",
     "onnx": "export",
     "diffusers": "export",

@@ -111,7 +111,7 @@ def test_without_onnxruntime() -> None:
 def test_without_torch() -> None:
     pytest.importorskip("onnxruntime")
     code = f"import fastdc{_TRY}attempt(backend='torch'); attempt(precision='bfloat16'); attempt()"
-    needed = f"torch is needed here and is not installed: {install_hint('cuda')}"
+    needed = f"torch is needed here and is not installed: {install_hint('torch')}"
     assert without("torch", code).splitlines() == [needed, needed, "onnx"]
 
 

@@ -91,7 +91,7 @@ def test_a_missing_backend_is_one_line_that_names_the_extra(backend: str) -> Non
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith("fastdc: error: ")
-    assert install_hint("cuda" if backend == "torch" else "cpu") in line
+    assert install_hint("torch" if backend == "torch" else "cpu") in line
 
 
 def test_a_plot_without_matplotlib_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fastdc.support import DISTRIBUTION, install_hint
 from fastdc.support.distribution import find_version
+from helpers.paths import ROOT
 
 Install = Callable[[dict[str, object] | None], None]
 
@@ -27,19 +28,30 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return made
 
 
+INDEX = "pip install 'fast-diffusion-classifier[cpu]'"
+
+
 @pytest.mark.parametrize(
     ("origin", "hint"),
     [
-        (None, "pip install 'fast-diffusion-classifier[cpu]'"),  # from an index
-        ({"url": "file:///tmp/fdc.whl", "archive_info": {}}, "pip install 'fast-diffusion-classifier[cpu]'"),
-        ({"url": "https://host/r.git", "vcs_info": {"vcs": "git"}}, "pip install 'fast-diffusion-classifier[cpu]'"),
-        ({"url": "file:///home/me/fastdc", "dir_info": {}}, "pip install '.[cpu]'"),
-        ({"url": "file:///home/me/fastdc", "dir_info": {"editable": True}}, "pip install -e '.[cpu]'"),
+        (None, INDEX),  # from an index
+        ({"url": "file:///tmp/fdc.whl", "archive_info": {}}, INDEX),
+        ({"url": "https://host/r.git", "vcs_info": {"vcs": "git"}}, INDEX),
+        ({"url": "{clone}", "dir_info": {}}, "cd {path} && pip install -c constraints.txt '.[cpu]'"),
+        ({"url": "{clone}", "dir_info": {"editable": True}}, "cd {path} && pip install -c constraints.txt -e '.[cpu]'"),
+        ({"url": "file:///was/removed", "dir_info": {}}, INDEX),
     ],
 )
-def test_the_hint_fits_the_installation(install: Install, origin: dict[str, object] | None, hint: str) -> None:
+def test_the_hint_fits_the_installation(
+    install: Install, tmp_path: Path, origin: dict[str, object] | None, hint: str
+) -> None:
+    clone = tmp_path / "a clone"
+    clone.mkdir()
+    (clone / "constraints.txt").touch()
+    if origin is not None and origin["url"] == "{clone}":
+        origin = origin | {"url": clone.as_uri()}
     install(origin)
-    assert install_hint("cpu") == hint
+    assert install_hint("cpu") == hint.format(path=f"'{clone}'")
     assert find_version() == "9.8.7"
 
 
@@ -50,5 +62,5 @@ def test_several_extras_are_one_command(install: Install) -> None:
 
 def test_sources_that_were_never_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
-    assert install_hint("plot") == "pip install -e '.[plot]'"
+    assert install_hint("plot") == f"cd {ROOT} && pip install -c constraints.txt -e '.[plot]'"
     assert find_version() == "0+unknown"
