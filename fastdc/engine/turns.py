@@ -7,7 +7,9 @@ of its devices and of its denoiser, before it starts. All turns stand in one lis
 
 Whoever has a turn never waits for another one, so runs over any networks in any order cannot lock each other out. Only
 a thread that stops in the middle of a run can: it reads a part of a stream, or is in a callback, and begins another run
-of the network, which would wait for itself. Such a turn is refused, also if the circle goes through other threads.
+of the network, which would wait for itself. Such a turn is refused, also if the circle goes through other threads. So is
+one that waits for a stream whose thread has ended: it would wait for ever unless another thread went on with the
+stream.
 
 No lock guards the list. Its operations are atomic, and a turn that may run once may run from then on, because turns
 join at the end: a look at a copy is never wrong, only late, and whoever changes the list looks after the change. A
@@ -33,6 +35,11 @@ STUCK = (
     "the network is busy with a run that this thread has begun and would wait for: read that run's results to the end "
     "or close it first, and start no run in a callback of another"
 )
+_LEFT = (
+    "the network is busy with a run whose thread has ended: read that run's results to the end or close it first, in any "
+    "thread"
+)
+_LOOK_AGAIN = 1.0  # seconds of waiting after which a run whose thread has ended is one that nobody goes on with
 
 
 class Turn:
@@ -57,7 +64,7 @@ class Turn:
         """The same steps, which begin when it is their turn; the next turn comes when they end or are closed.
 
         Raises:
-            BackendError: The thread would wait for a run of its own.
+            BackendError: The thread would wait for a run of its own, or for one that nobody goes on with.
         """
         try:
             try:
@@ -75,7 +82,7 @@ class Turn:
         """The result of a call, made when it is its turn.
 
         Raises:
-            BackendError: The thread would wait for a run of its own.
+            BackendError: The thread would wait for a run of its own, or for one that nobody goes on with.
         """
         try:
             try:
@@ -94,18 +101,24 @@ class Turn:
         self._thread = threading.current_thread()
         _turns.append(self)
         _wake()
-        if not self._go.is_set:
-            if self._waits_for_itself():
-                raise BackendError(STUCK)
-            self._go.wait()
+        if not self._go.is_set and self._waits_for(self._thread):
+            raise BackendError(STUCK)
+        while not self._go.is_set:
+            self._go.wait(_LOOK_AGAIN)
+            if not self._go.is_set and self._waits_for(None):
+                raise BackendError(_LEFT)
 
     def _end(self) -> None:
         with contextlib.suppress(ValueError):
             _turns.remove(self)
         _wake()
 
-    def _waits_for_itself(self) -> bool:
-        """Whether a run that this one waits for can only go on in this thread, or in one that waits for this thread."""
+    def _waits_for(self, thread: threading.Thread | None) -> bool:
+        """Whether a run that this one waits for can only go on in a thread, or in one that waits for that thread.
+
+        Args:
+            thread: The thread; None: any thread that has ended.
+        """
         turns = list(_turns)
         seen, open_ends = {self}, [self]
         while open_ends:
@@ -114,13 +127,16 @@ class Turn:
                 if other in seen or other._ids.isdisjoint(waiting._ids):
                     continue
                 seen.add(other)
-                if other._thread is self._thread:
+                if other._thread is thread or (thread is None and other._has_lost_its_thread()):
                     return True
                 if other._go.is_set:  # what its thread waits for, if it waits
                     open_ends += [turn for turn in turns if turn._thread is other._thread and not turn._go.is_set]
                 elif not other._ids <= waiting._ids:  # otherwise, what it waits for is among what this one waits for
                     open_ends.append(other)
         return False
+
+    def _has_lost_its_thread(self) -> bool:
+        return self._thread is not None and not self._thread.is_alive()
 
 
 def _wake() -> None:

@@ -187,6 +187,41 @@ def test_a_run_that_is_dropped_ends_also_from_another_thread() -> None:
     assert len(clf.classify(unit_images(1), **FULL).labels) == 1
 
 
+def test_nobody_waits_for_a_run_whose_thread_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_LOOK_AGAIN", 0.1)
+    clf = classifier(WORLD, batch=4)
+    stay, made, told = threading.Event(), [], []
+
+    def leave() -> None:
+        made.append(clf.stream(unit_images(4), chunk=1, rule="full", draws=100))
+        next(made[0])
+        stay.wait(WAIT)
+
+    def classify() -> None:
+        try:
+            clf.classify(unit_images(1), **FULL)
+        except BackendError as error:
+            told.append(str(error))
+
+    first = threading.Thread(target=leave)
+    first.start()
+    while not made or not holds_any():
+        time.sleep(0.002)
+    waiting = begun(classify)
+    waiting.join(0.3)
+    assert waiting.is_alive(), "the first thread may go on"
+    stay.set()  # it ends while the other one waits
+    ended(first, waiting)
+    fails_with(lambda: clf.classify(unit_images(1), **FULL), "whose thread has ended", kind=BackendError)
+    assert "whose thread has ended" in told[0]
+    assert sum(len(rest) for rest in made[0]) == 3
+    assert len(clf.classify(unit_images(1), **FULL).labels) == 1
+
+
+def holds_any() -> bool:
+    return bool(_turns) and _turns[0]._go.is_set
+
+
 def test_a_run_may_go_on_in_another_thread() -> None:
     """Its last thread is the one that may not wait for it."""
     clf = classifier(WORLD, batch=4)
