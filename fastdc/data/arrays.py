@@ -87,7 +87,7 @@ def read_arrays(path: Path, shape: tuple[int, int, int] | None, reader: Reader) 
     Args:
         path: Path of an existing file. The suffix decides which kind of file it is.
         shape: The (c, h, w) that the images will be converted to, if known; it only helps to choose a layout.
-        reader: Receives the reading of an ambiguous layout, and counts the images.
+        reader: States the layout, or receives the reading of an ambiguous one, and counts the images.
 
     Raises:
         InputError: The file cannot be used; the message names it.
@@ -104,7 +104,7 @@ def read_arrays(path: Path, shape: tuple[int, int, int] | None, reader: Reader) 
     _check_images(header, what)
     labels = held.get("labels")
     count = None if labels is None else _check_labels_header(labels, name)
-    chosen = choose_layout(header.shape, shape, count, what, reader.notes)
+    chosen = choose_layout(header.shape, shape, count, what, reader.notes, reader.layout)
     _, height, width = chosen.shape
     reader.budget.take(width, height, what, chosen.n)
     reader.budget.stored(chosen.shape, header.dtype.itemsize, f"{what}: an image of")

@@ -22,11 +22,11 @@ from PIL import Image
 from fastdc.data.convert import Pixels, check_shape, fit, to_float
 from fastdc.data.image_files import Reader
 from fastdc.data.inputs import existing, part_of
-from fastdc.data.layouts import LAYOUT_WORDS, given_layout
+from fastdc.data.layouts import check_layout, given_layout
 from fastdc.data.levels import Window
 from fastdc.data.notes import show
 from fastdc.data.sets import load_images
-from fastdc.support import InputError, as_array, as_pixels, checks, shown
+from fastdc.support import InputError, as_array, as_pixels, shown
 
 _DEPTH = 3  # of lists in lists: batches of (images, labels)
 _KINDS = "an array, a tensor, a PIL image, a path, the bytes of an image file, or a list or iterable of them"
@@ -59,7 +59,8 @@ def prepare(
             list of these, or an iterable of them or of (images, labels).
         shape: The wanted (c, h, w), such as ``clf.model.image_shape``.
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095).
-        layout: Axes of arrays that can be read in two ways: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW".
+        layout: Axes of arrays, in memory or in files: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW"; default: by their
+            shape.
         max_pixels: Most pixels of one picture, a 4096th of those of all; default: 2^26.
         resize: Whether arrays of another size or other channels are converted; if not, they are refused.
         bounded: Whether floats outside [0, 1] are refused.
@@ -81,13 +82,14 @@ def prepare(
         (2, 1, 8, 8)
     """
     shape = check_shape(shape)
-    if layout is not None:
-        checks.one_of("layout", layout, LAYOUT_WORDS)
+    layout = check_layout(layout)
+    if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU":  # paths, or a column of them
+        images = images.tolist()
     if _is_path(images) or (isinstance(images, list | tuple) and images and all(map(_is_path, images))):
-        loaded = load_images(images, shape, window=window, max_pixels=max_pixels)
+        loaded = load_images(images, shape, window=window, max_pixels=max_pixels, layout=layout)
         found, notes = loaded.images, loaded.notes
     else:
-        given = _Given(shape, Reader(max_pixels, window), layout, resize=resize, bounded=bounded)
+        given = _Given(shape, Reader(max_pixels, window, None, layout), resize=resize, bounded=bounded)
         found, notes = given.collected(images), given.report()
     for line in notes:
         _log.info(line)
@@ -99,10 +101,8 @@ def prepare(
 class _Given:
     """Reads what a user gave, item by item."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], reader: Reader, layout: str | None, *, resize: bool, bounded: bool
-    ) -> None:
-        self._shape, self._reader, self._layout = shape, reader, layout
+    def __init__(self, shape: tuple[int, int, int], reader: Reader, *, resize: bool, bounded: bool) -> None:
+        self._shape, self._reader = shape, reader
         self._resize, self._bounded = resize, bounded
 
     def collected(self, images: Any) -> Pixels:
@@ -155,7 +155,7 @@ class _Given:
 
     def _array(self, array: NDArray[Any], name: str) -> Pixels:
         """An array as images (k, c, h, w); a view where nothing needs to change."""
-        way = given_layout(array.shape, self._shape, self._layout, name, resize=self._resize)
+        way = given_layout(array.shape, self._shape, self._reader.layout, name, resize=self._resize)
         ordered = np.moveaxis(array, -1, -3) if way.layout.endswith("hwc") else array
         ordered = ordered.reshape(way.n, *way.shape)
         window = self._reader.levels.window
@@ -191,8 +191,8 @@ def _without_labels(item: Any, name: str) -> Any:
     if not isinstance(item, list | tuple) or len(item) < 2:
         return item[0] if isinstance(item, list | tuple) and item else item
     kinds = {_kind(other, item[0]) for other in item[1:]}
-    if kinds == {"image"} and isinstance(item, list):
-        return item  # a batch
+    if kinds == {"image"} and isinstance(item, list) and getattr(item[0], "ndim", 0) < 4:
+        return item  # a batch; of two batches, the other may be masks, or other views of the same images
     if kinds != {"label"}:  # a tuple of images may be an image and its mask
         raise InputError(f"{name} must be images, or (images, labels), got {show(shown(item, 60))}")
     return item[0]

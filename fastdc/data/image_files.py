@@ -66,15 +66,20 @@ Look: TypeAlias = Callable[[str, tuple[int, int], NDArray[np.uint8]], None]
 
 
 class Reader:
-    """What reading pictures shares: the notes, the budget and the levels of one input."""
+    """What reading pictures shares: the notes, the budget and the levels of one input, and the layout of its arrays."""
 
     def __init__(
-        self, max_pixels: int | None = None, window: tuple[float, float] | None = None, look: Look | None = None
+        self,
+        max_pixels: int | None = None,
+        window: tuple[float, float] | None = None,
+        look: Look | None = None,
+        layout: str | None = None,
     ) -> None:
         self.notes = Notes()
         self.budget = Budget(max_pixels)
         self.levels = Levels(window)
         self.look = look
+        self.layout = layout
 
     def show(self, name: str, size: tuple[int, int], images: Pixels) -> None:
         """Shows images (n, c, h, w), whose stored size was `size`, to whoever wants to look at them."""

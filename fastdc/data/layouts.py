@@ -3,8 +3,8 @@
 Layouts are (n, c, h, w), (n, h, w, c), (n, h, w), or one image as (c, h, w), (h, w, c), (h, w); c is 1, 3 or the
 channels of the target shape. A shape can fit several layouts: (3, 8, 8) is three grey images or one RGB image.
 
-In a file, three criteria decide, in this order: the number of labels, the exact target shape, and that no side is below
-5 pixels. The decision is noted. A shape that stays ambiguous is an error.
+The user may state the layout. Otherwise three criteria decide in a file, in this order: the number of labels, the exact
+target shape, and that no side is below 5 pixels. The decision is noted. A shape that stays ambiguous is an error.
 
 Whoever has an array in memory can be asked, so nothing is guessed: a shape that can mean two different things is an
 error that names both, unless one of them alone is the target's size and channels.
@@ -14,7 +14,7 @@ import math
 from typing import NamedTuple
 
 from fastdc.data.notes import Notes
-from fastdc.support import InputError
+from fastdc.support import InputError, checks
 
 LAYOUTS = {2: ("hw",), 3: ("nhw", "chw", "hwc"), 4: ("nchw", "nhwc")}
 """The layouts of arrays by their number of axes."""
@@ -23,6 +23,15 @@ LAYOUT_WORDS = tuple(layout.upper() for layouts in reversed(LAYOUTS.values()) fo
 """The layouts as a user gives them: "NCHW", "NHWC", "NHW", "CHW", "HWC", "HW"."""
 
 _MIN_SIDE = 5
+
+
+def check_layout(layout: object) -> str | None:
+    """Returns one of :data:`LAYOUT_WORDS`, or None.
+
+    Raises:
+        InputError: The value is something else.
+    """
+    return None if layout is None else checks.one_of("layout", layout, LAYOUT_WORDS)
 
 
 class Reading(NamedTuple):
@@ -39,7 +48,12 @@ class Reading(NamedTuple):
 
 
 def choose_layout(
-    dims: tuple[int, ...], target: tuple[int, int, int] | None, labels: int | None, what: str, notes: Notes
+    dims: tuple[int, ...],
+    target: tuple[int, int, int] | None,
+    labels: int | None,
+    what: str,
+    notes: Notes,
+    layout: str | None = None,
 ) -> Reading:
     """Chooses the way to read an array of `dims` in a file, by the rules in this module's docstring.
 
@@ -47,10 +61,10 @@ def choose_layout(
         InputError: No way fits, or several do.
     """
     channels = {1, 3} | ({target[0]} if target else set())
-    options = _readings(dims, channels)
+    options = _readings(dims, channels) if layout is None else [_stated(dims, layout, what)]
     if not options:
         raise InputError(f"{what}: no axis of shape {dims} can be the channels, which must be {sorted(channels)}")
-    if len(dims) == 2 and target is not None and dims[1] == math.prod(target) and dims != target[1:]:
+    if layout is None and len(dims) == 2 and target is not None and dims[1] == math.prod(target) and dims != target[1:]:
         ways = f"{(dims[0], *target)} if it is flattened images, to {(1, *dims)} if it is one image"
         raise InputError(f"{what}: shape {dims} is ambiguous: reshape it to {ways}")
     if labels is not None:

@@ -12,6 +12,7 @@ from fastdc.data.classes import match_classes, model_labels
 from fastdc.data.convert import Pixels, check_shape, to_uint8
 from fastdc.data.image_files import Look, Reader
 from fastdc.data.inputs import Part, Stack, array_part, class_folder_part, existing, existing_paths, part_of
+from fastdc.data.layouts import check_layout
 from fastdc.data.levels import Window
 from fastdc.data.notes import Notes, show
 from fastdc.support import InputError, Int64, checks
@@ -103,6 +104,7 @@ def load_images(
     strict: bool = True,
     window: Window | None = None,
     max_pixels: int | None = None,
+    layout: str | None = None,
     on_note: Callable[[str], None] | None = None,
     look: Look | None = None,
 ) -> ImageSet:
@@ -118,6 +120,7 @@ def load_images(
         strict: Whether labels that are not among `classes` are refused. Otherwise they are left out with a note.
         window: Black and white in images of more than 8 bits, such as (0, 4095); default: 0 and what the file states.
         max_pixels: Most pixels of one image, a 4096th of those of all images; default: 2^26.
+        layout: Axes of arrays, see :func:`prepare`; default: by their shape and labels.
         on_note: Function that is called with each line of ``notes`` after everything has been read.
         look: Function that is shown each image that is to be resized, see :data:`Look`, and may raise.
 
@@ -134,7 +137,7 @@ def load_images(
         (3, 1, 8, 8)
     """
     shape = check_shape(shape)
-    reader = Reader(max_pixels, window, look)
+    reader = Reader(max_pixels, window, look, check_layout(layout))
     parts = [part_of(path, shape, reader, classes, strict=strict) for path in existing_paths(sources)]
     ids = tuple(name for part in parts for name in part.ids)
     reader.budget.hold(len(ids), shape, 1)

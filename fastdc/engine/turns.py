@@ -7,9 +7,8 @@ of its devices and of its denoiser, before it starts. All turns stand in one lis
 
 Whoever has a turn never waits for another one, so runs over any networks in any order cannot lock each other out. Only
 a thread that stops in the middle of a run can: it reads a part of a stream, or is in a callback, and begins another run
-of the network, which would wait for itself. Such a turn is refused, also if the circle goes through other threads. So is
-one that waits for a stream whose thread has ended: it would wait for ever unless another thread went on with the
-stream.
+of the network, which would wait for itself. Such a turn is refused, also if the circle goes through other threads. One
+that waits for a stream whose thread has ended is refused, too.
 
 No lock guards the list. Its operations are atomic, and a turn that may run once may run from then on, because turns
 join at the end: a look at a copy is never wrong, only late, and whoever changes the list looks after the change. A
@@ -36,8 +35,8 @@ STUCK = (
     "or close it first, and start no run in a callback of another"
 )
 _LEFT = (
-    "the network is busy with a run whose thread has ended: read that run's results to the end or close it first, in any "
-    "thread"
+    "the network is busy with a run whose thread has ended: read that run's results to the end or close it "
+    "first, in any thread"
 )
 _LOOK_AGAIN = 1.0  # seconds of waiting after which a run whose thread has ended is one that nobody goes on with
 

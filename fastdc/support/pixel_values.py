@@ -15,9 +15,9 @@ from fastdc.support.messages import one_line
 
 
 def as_array(images: object) -> NDArray[Any] | None:
-    """A NumPy array as it is, or a torch tensor of any device as one; None for anything else.
+    """A NumPy array, or a torch tensor of any device as one; None for anything else.
 
-    A tensor's memory is shared if it is on the CPU.
+    Memory is shared, a tensor's if it is on the CPU. Arrays of a subclass, such as ``numpy.matrix``, become plain ones.
 
     Example:
         >>> from fastdc.support import as_array
@@ -25,10 +25,12 @@ def as_array(images: object) -> NDArray[Any] | None:
         True
 
     Raises:
-        InputError: A tensor has no values that NumPy can hold.
+        InputError: A tensor has no values that NumPy can hold, or an array hides values behind a mask.
     """
     if isinstance(images, np.ndarray):
-        return images
+        if type(images) is not np.ndarray and np.ma.is_masked(images):
+            raise InputError("images must have no masked values: fill them first, as images.filled(0) does")
+        return np.asarray(images)
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(images, torch.Tensor):
         return None
@@ -61,7 +63,7 @@ def as_pixels(array: NDArray[Any], name: str = "images", *, bounded: bool = True
     """
     if array.dtype == np.uint8:
         return array
-    if array.dtype not in (np.float16, np.float32, np.float64):
+    if array.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
         found = f"{array.dtype} from {array.min()} to {array.max()}" if array.dtype.kind in "iu" else str(array.dtype)
         raise InputError(f"{name} must be uint8 or float in [0, 1], got {found}{_way_out(array)}")
     if not np.all(np.isfinite(array)):
@@ -94,8 +96,10 @@ def full_scale(high: float) -> float:
 
 def _way_out(array: NDArray[Any]) -> str:
     """How to map images of other numbers to [0, 1], for a message."""
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "iufb":
         return ""
+    if array.min() >= 0 and array.max() <= 1:
+        return ": convert them, as images.astype('float32') does"
     if array.min() < 0:
         black = -1 if array.min() >= -1 and array.max() <= 1 else "BLACK"
         white = 1 if black == -1 else "WHITE"

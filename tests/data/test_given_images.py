@@ -334,3 +334,47 @@ def test_other_layouts_are_refused(layout: Any) -> None:
 
 def test_a_layout_of_another_number_of_axes_is_refused() -> None:
     fails_with(lambda: prepare(STACK, RGB, layout="HW"), "must have the axes HW", kind=InputError)
+
+
+@pytest.mark.parametrize("kind", ["path", "list", "iterable", "npz"])
+def test_a_stated_layout_holds_for_files_of_arrays(tmp_path: Path, kind: str) -> None:
+    """Three grey images or one RGB image: the file alone says the first."""
+    file = tmp_path / ("three.npz" if kind == "npz" else "three.npy")
+    np.savez(file, images=STACK[0]) if kind == "npz" else np.save(file, STACK[0])
+    given: dict[str, Any] = {"list": [file], "iterable": (one for one in [file])}
+    want = prepare(STACK[0], GREY, layout="CHW")
+    np.testing.assert_array_equal(prepare(given.get(kind, file), GREY, layout="CHW"), want)
+    np.testing.assert_array_equal(load_images([file], GREY, layout="NHW").images, STACK[0][:, None])
+    for call in (lambda: prepare(file, GREY, layout="NCWH"), lambda: load_images([file], GREY, layout="NCWH")):
+        fails_with(call, "layout must be one of NCHW", kind=InputError)
+    fails_with(lambda: prepare(file, GREY, layout="HW"), "three", "must have the axes HW", kind=InputError)
+
+
+def test_masked_values_are_refused_and_other_subclasses_are_plain_arrays() -> None:
+    floats = STACK.astype(np.float32) / np.float32(255)
+    floats[0, 0, 0, 0] = 1e20
+    hidden = np.ma.masked_greater(floats, 1)
+    for given in (hidden, [hidden[0]], np.ma.masked_less(STACK, 9)):
+        fails_with(lambda given=given: prepare(given, RGB), "masked values", "filled(0)", kind=InputError)  # type: ignore[misc]
+    whole = prepare(np.ma.masked_array(STACK), RGB)
+    assert type(whole) is np.ndarray
+    np.testing.assert_array_equal(whole, STACK)
+    memory = STACK.view(np.recarray)
+    assert type(prepare(memory, RGB)) is np.ndarray
+
+
+@pytest.mark.parametrize("kind", [">f2", ">f4", ">f8"])
+def test_floats_of_any_byte_order_are_read(kind: str) -> None:
+    floats = (STACK / 255).astype(kind)
+    np.testing.assert_array_equal(prepare(floats, RGB), floats.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", [str, object])
+def test_an_array_of_paths_is_a_list_of_them(tmp_path: Path, kind: type) -> None:
+    files = [saved(tmp_path / f"{k}.png", PHOTO.rotate(k)) for k in range(3)]
+    np.testing.assert_array_equal(prepare(np.array(list(map(str, files)), kind), RGB), prepare(files, RGB))
+
+
+def test_two_images_beside_each_other_in_a_batch_are_not_twice_as_many() -> None:
+    """A loader of (image, mask) collates them into lists."""
+    fails_with(lambda: prepare([[STACK, STACK]], RGB), "images[0] must be images, or (images, labels)", kind=InputError)
