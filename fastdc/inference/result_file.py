@@ -4,7 +4,6 @@ Like that of a table, its content may come from anywhere.
 """
 
 import json
-import math
 import os
 from typing import Any
 
@@ -70,7 +69,7 @@ def _checked_rest(text: str) -> dict[str, Any]:
     )
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"class_names must be strings, got {shown(names)}")
-    if not checks.is_number(seconds) or not math.isfinite(seconds):
+    if not checks.is_finite(seconds):
         raise InputError(f"seconds must be a number, got {shown(seconds)}")
     if not isinstance(provenance, dict):
         raise InputError(f"provenance must be an object, got {shown(provenance)}")

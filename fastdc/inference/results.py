@@ -239,7 +239,13 @@ class Classification:
         Raises:
             InputError: The name has another end, or the file cannot be written.
         """
-        save_table(path, columns=self._columns(classes), entries=self.to_dicts, whole=self.to_dict, arrays=self._arrays)
+        save_table(
+            path,
+            columns=self._columns(classes),
+            entries=lambda: (image.to_dict() for image in self),  # a thousand classes make large dictionaries
+            whole=self.to_dict,
+            arrays=self._arrays,
+        )
 
     def _arrays(self) -> dict[str, Any]:
         arrays = {name: getattr(self, name) for name in ("indices", "labels", "probabilities", "evaluations", "votes")}

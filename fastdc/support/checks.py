@@ -47,7 +47,10 @@ def is_finite(value: Any) -> TypeGuard[float]:
         >>> is_finite(0.5), is_finite(float("nan"))
         (True, False)
     """
-    return is_number(value) and math.isfinite(value)
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def whole(name: str, value: Any, *, low: int = 1, high: int | None = None) -> int:

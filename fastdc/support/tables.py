@@ -5,7 +5,6 @@ A table is a dictionary of columns of equal length, by name. A file is complete 
 
 import csv
 import html
-import io
 import json
 import math
 import os
@@ -155,11 +154,19 @@ def save_table(
 
 
 def _write_csv(file: BinaryIO, columns: Columns) -> None:
-    text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
-    rows = csv.writer(text, lineterminator="\n")
+    rows = csv.writer(_Rows(file), lineterminator="\r\n")  # the characters in a text that it puts into quotes
     rows.writerow(columns)
     rows.writerows(zip(*(plain(column) for column in columns.values()), strict=True))
-    text.detach()
+
+
+class _Rows:
+    """Where a csv.writer writes, a row at a time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n").encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _write_lines(file: BinaryIO, lines: Iterable[str]) -> None:

@@ -197,6 +197,7 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
         ({"result": np.array("{")}, "result must be JSON"),
         ({"result": np.array(json.dumps({**rest, "class_names": [1]}))}, "class_names must be strings"),
         ({"result": np.array(json.dumps({**rest, "seconds": None}))}, "seconds must be a number"),
+        ({"result": np.array(json.dumps({**rest, "seconds": 10**400}))}, "seconds must be a number"),
         ({"result": np.array(json.dumps({**rest, "provenance": []}))}, "provenance must be an object"),
         ({"result": np.array("[]")}, "class_names must be strings"),
     ]

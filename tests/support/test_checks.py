@@ -72,6 +72,7 @@ def test_positive_numbers() -> None:
     assert positive("bound", 0, zero=True) == 0.0
     for value in (0, 0.0, -1, float("inf"), -float("inf")):
         fails_with(partial(positive, "bound", value), "positive and finite", repr(value), kind=InputError)
+    fails_with(lambda: positive("bound", 10**400), "positive and finite", kind=InputError)
     fails_with(lambda: positive("bound", -1e-9, zero=True), "0 or positive", "-1e-09", kind=InputError)
 
 

@@ -58,6 +58,15 @@ def test_rows_out_of_range_are_index_errors(key: Any) -> None:
         chosen_rows(key, 5)
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_names_with_any_end_of_line_stay_in_their_field(tmp_path: Path, end: str) -> None:
+    names = [f"a{end}b", end, "=cmd()"]
+    save_table(tmp_path / "a.csv", columns={"name": names, "k": [1, 2, 3]}, entries=list, whole=dict, arrays=dict)
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file))[1:] == [[name, str(k)] for k, name in enumerate(names, 1)]
+    assert (tmp_path / "a.csv").read_bytes().endswith(b"=cmd(),3\n")
+
+
 def test_csv_keeps_any_text_and_leaves_unknown_values_empty(tmp_path: Path) -> None:
     save(tmp_path / "a.CSV")
     with (tmp_path / "a.CSV").open(encoding="utf-8", newline="") as file:
