@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from fastdc.bundle import Model
 from fastdc.inference.class_names import class_indices
-from fastdc.support import Float32, InputError, Int32, checks, shown
+from fastdc.support import Float32, InputError, Int32, as_array, checks, shown
 
 Prefilter: TypeAlias = Callable[[Float32], Any]
-"""Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of classes."""
+"""Given images (n, c, h, w) in [0, 1], the candidate classes of each: a mask (n, K), or n lists of classes; arrays
+may be tensors."""
 
 Candidates: TypeAlias = Prefilter | NDArray[Any] | Sequence[int | str] | Sequence[Sequence[int | str] | NDArray[Any]]
 """A prefilter, a mask (n, K), one list of class indices or names for all images, or a list for each image."""
@@ -22,7 +23,7 @@ def check_candidates(candidates: Candidates, unit_images: Float32, model: Model)
 
     Args:
         candidates: A mask (n, K), a list of class indices or names for all images, n such lists, or a callable that
-            returns one of these for images in [0, 1].
+            returns one of these for images in [0, 1]. Arrays may be tensors.
         unit_images: float32 (n, c, h, w) in [0, 1].
         model: The model, with K classes.
 
@@ -35,6 +36,8 @@ def check_candidates(candidates: Candidates, unit_images: Float32, model: Model)
         InputError: Wrong shape, type or class, or an image without a candidate.
     """
     given: Any = candidates(unit_images) if callable(candidates) else candidates
+    array = as_array(given)  # a prefilter in torch gives tensors
+    given = given if array is None else array
     n, n_classes = len(unit_images), model.num_classes
     if isinstance(given, np.ndarray) and given.dtype == np.bool_:
         if given.shape != (n, n_classes):

@@ -70,6 +70,8 @@ class Images:
             InputError: Wrong type, shape, range, NaN, or no image.
         """
         if isinstance(images, Images):
+            if images.given.shape[1:] != model.image_shape:
+                raise InputError(f"images were checked for the shape {images.given.shape[1:]}, not {model.image_shape}")
             return images if streams is None else replace(images, streams=check_streams(streams, len(images)))
         given = _checked(images, model, bounded=bounded, **reading)
         x = np.ascontiguousarray(model.pixels.from_unit(_unit(given)))

@@ -29,7 +29,7 @@ def as_array(images: object) -> NDArray[Any] | None:
     """
     if isinstance(images, np.ndarray):
         if type(images) is not np.ndarray and np.ma.is_masked(images):
-            raise InputError("images must have no masked values: fill them first, as images.filled(0) does")
+            raise InputError("masked values cannot be used: fill them first, as array.filled(0) does")
         return np.asarray(images)
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(images, torch.Tensor):

@@ -208,6 +208,23 @@ def test_names_of_several_classes_are_refused() -> None:
     fails_with(lambda: refusing(twice).score(READY, ["crane"] * 4), "classes 0 and 2: use indices", kind=InputError)
 
 
+def test_candidates_may_be_tensors() -> None:
+    """As a prefilter in torch returns them."""
+    torch = pytest.importorskip("torch")
+    mask = np.array([[True, False, True]] * 4)
+    want = numbers(CLASSIFIER.classify(READY, candidates=mask, **QUICK))
+    for given in (mask, np.array([0, 2]), np.array([[2, 0]] * 4)):
+        found = CLASSIFIER.classify(READY, candidates=lambda _, given=given: torch.from_numpy(given), **QUICK)
+        assert numbers(found) == want
+
+
+def test_images_that_were_checked_for_another_shape_are_refused() -> None:
+    other = replace(CLASSIFIER.model, image_shape=(1, 5, 5))
+    says = f"images were checked for the shape (1, 5, 5), not {SHAPE}"
+    ready = Images.of(np.zeros((4, 1, 5, 5), np.uint8), other)
+    fails_with(lambda: CLASSIFIER.classify(ready, **QUICK), says, kind=InputError)
+
+
 def test_candidates_have_names() -> None:
     want = numbers(CLASSIFIER.classify(READY, candidates=[[0, 2]] * 4, **QUICK))
     forms: list[Any] = [
