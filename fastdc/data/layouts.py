@@ -7,7 +7,8 @@ The user may state the layout. Otherwise three criteria decide in a file, in thi
 target shape, and that no side is below 5 pixels. The decision is noted. A shape that stays ambiguous is an error.
 
 Whoever has an array in memory can be asked, so nothing is guessed: a shape that can mean two different things is an
-error that names both, unless one of them alone is the target's size and channels.
+error that names both, unless one of them alone is the target's size and channels. If images are to be resized, the
+target's channels decide between one RGB image (3, h, w) and three grey ones.
 """
 
 import math
@@ -64,9 +65,8 @@ def choose_layout(
     options = _readings(dims, channels) if layout is None else [_stated(dims, layout, what)]
     if not options:
         raise InputError(f"{what}: no axis of shape {dims} can be the channels, which must be {sorted(channels)}")
-    if layout is None and len(dims) == 2 and target is not None and dims[1] == math.prod(target) and dims != target[1:]:
-        ways = f"{(dims[0], *target)} if it is flattened images, to {(1, *dims)} if it is one image"
-        raise InputError(f"{what}: shape {dims} is ambiguous: reshape it to {ways}")
+    if layout is None and target is not None:
+        _check_flat(dims, target, what)
     if labels is not None:
         matching = [option for option in options if option.n == labels]
         if not matching:
@@ -108,6 +108,8 @@ def given_layout(
     same = [option for option in options if option.shape[1:] == target[1:]]
     exact = [option for option in same if option.shape[0] == target[0]]
     if resize:
+        if layout is None:
+            _check_flat(dims, target, name)
         large = [option for option in options if min(option.shape[1:]) >= _MIN_SIDE]
         alike = [option for option in large if option.shape[0] == target[0]]
         ways = exact or same or alike or large or options
@@ -120,6 +122,13 @@ def given_layout(
     if len(ways) > 1:
         raise InputError(f"{name} of shape {dims} may be {' or '.join(_way(way, ways, name) for way in ways)}")
     return ways[0]
+
+
+def _check_flat(dims: tuple[int, ...], target: tuple[int, int, int], what: str) -> None:
+    """Refuses what may be an image for each row."""
+    if len(dims) == 2 and dims[1] == math.prod(target) and dims != target[1:]:
+        ways = f"{(dims[0], *target)} if it is flattened images, to {(1, *dims)} if it is one image"
+        raise InputError(f"{what}: shape {dims} is ambiguous: reshape it to {ways}")
 
 
 def _stated(dims: tuple[int, ...], layout: str, name: str) -> Reading:

@@ -178,6 +178,17 @@ def test_what_the_message_offers_is_clear() -> None:
     np.testing.assert_array_equal(prepare(cube, (3, 3, 3), layout="NHWC"), cube.transpose(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_rows_of_flattened_images_are_not_one_wide_image(rows: int) -> None:
+    flat = RNG.integers(0, 256, (rows, 64), np.uint8)
+    says = f"shape {(rows, 64)} is ambiguous: reshape it to {(rows, *GREY)} if it is flattened images"
+    fails_with(lambda: prepare(flat, GREY), says, kind=InputError)
+    fails_with(lambda: prepare([(flat, np.arange(rows))], GREY), says, kind=InputError)
+    want = prepare(Image.fromarray(flat), GREY)
+    np.testing.assert_array_equal(prepare(flat, GREY, layout="HW"), want)
+    np.testing.assert_array_equal(prepare(flat[None], GREY), want)
+
+
 def test_one_meaning_in_two_spellings_is_clear() -> None:
     """One grey image is the same as (n, h, w) and as (c, h, w); an image of one pixel is the same in any order."""
     assert prepare(np.full((1, 8, 8), 7, np.uint8), GREY).shape == (1, *GREY)
