@@ -16,6 +16,7 @@ Ctrl-C between any two instructions can therefore leave nothing locked.
 """
 
 import contextlib
+import gc
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -105,7 +106,9 @@ class Turn:
         while not self._go.is_set:
             self._go.wait(_LOOK_AGAIN)
             if not self._go.is_set and self._waits_for(None):
-                raise BackendError(_LEFT)
+                gc.collect()  # such as what the traceback of a request's thread held
+                if not self._go.is_set and self._waits_for(None):
+                    raise BackendError(_LEFT)
 
     def _end(self) -> None:
         with contextlib.suppress(ValueError):

@@ -218,6 +218,26 @@ def test_nobody_waits_for_a_run_whose_thread_has_ended(monkeypatch: pytest.Monke
     assert len(clf.classify(unit_images(1), **FULL).labels) == 1
 
 
+def test_a_run_that_nobody_can_reach_ends_for_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that fails may leave its stream in a circle of references, which only the collector finds."""
+    monkeypatch.setattr(turns, "_LOOK_AGAIN", 0.05)
+    clf = classifier(WORLD, batch=4)
+
+    def leave() -> None:
+        results = clf.stream(unit_images(4), chunk=1, rule="full", draws=100)
+        next(results)
+        circle: list[Any] = [results]
+        circle.append(circle)
+
+    gc.disable()
+    try:
+        ended(begun(leave))
+        assert len(_turns) == 1
+        assert len(clf.classify(unit_images(1), **FULL).labels) == 1
+    finally:
+        gc.enable()
+
+
 def holds_any() -> bool:
     return bool(_turns) and _turns[0]._go.is_set
 
