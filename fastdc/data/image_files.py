@@ -123,6 +123,8 @@ class Reader:
         """
         if 0 in image.size:
             raise InputError(f"{name}: is an image without pixels, {image.width}x{image.height}")
+        if getattr(image, "tile", None) and getattr(image, "fp", None) is None:
+            raise InputError(f"{name}: its file was closed too early: call image.load() before, or pass the path")
         with _decoding(name):
             deep, large = has_colour_of_16_bits(image), image.width * image.height > self.budget.max_pixels
             if (deep or large) and (content := _file_behind(image)) is not None:

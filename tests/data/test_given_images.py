@@ -298,7 +298,7 @@ def test_bad_items_are_named(tmp_path: Path) -> None:
         ([good, broken], ["images[1]: is not an image in a format"]),
         (png[:200], ["images: cannot be read as an image"]),
         (tmp_path / "cut.png", ["cut.png: cannot be read as an image"]),
-        ([good, closed], ["images[1]: cannot be read as an image"]),
+        ([good, closed], ["images[1]: its file was closed", "image.load()"]),
         ([good, missing], ["missing.png: does not exist"]),
         ([str(tmp_path / "a.png"), missing], ["missing.png: does not exist"]),
         ("", ["source must be a path"]),
