@@ -22,7 +22,7 @@ from PIL import Image
 from fastdc.data.convert import Pixels, check_shape, fit, to_float
 from fastdc.data.image_files import Reader
 from fastdc.data.inputs import existing, part_of
-from fastdc.data.layouts import check_layout, given_layout
+from fastdc.data.layouts import given_layout
 from fastdc.data.levels import Window
 from fastdc.data.notes import show
 from fastdc.data.sets import load_images
@@ -59,8 +59,7 @@ def prepare(
             list of these, or an iterable of them or of (images, labels).
         shape: The wanted (c, h, w), such as ``clf.model.image_shape``.
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095).
-        layout: Axes of arrays, in memory or in files: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW"; default: by their
-            shape.
+        layout: Axes of arrays, also in files: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW"; default: by their shape.
         max_pixels: Most pixels of one picture, a 4096th of those of all; default: 2^26.
         resize: Whether arrays of another size or other channels are converted; if not, they are refused.
         bounded: Whether floats outside [0, 1] are refused.
@@ -82,7 +81,6 @@ def prepare(
         (2, 1, 8, 8)
     """
     shape = check_shape(shape)
-    layout = check_layout(layout)
     if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU":  # paths, or a column of them
         images = images.tolist()
     if _is_path(images) or (isinstance(images, list | tuple) and images and all(map(_is_path, images))):

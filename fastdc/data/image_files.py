@@ -29,6 +29,7 @@ from PIL import Image, UnidentifiedImageError
 from fastdc.data.budget import Budget
 from fastdc.data.convert import Pixels, fit, fit_picture, fit_planes, to_uint8
 from fastdc.data.deep_files import DeepPicture, has_colour_of_16_bits, is_deep
+from fastdc.data.layouts import check_layout
 from fastdc.data.levels import Levels
 from fastdc.data.notes import Notes, reading, show
 from fastdc.support import Float32, InputError
@@ -79,7 +80,7 @@ class Reader:
         self.budget = Budget(max_pixels)
         self.levels = Levels(window)
         self.look = look
-        self.layout = layout
+        self.layout = check_layout(layout)
 
     def show(self, name: str, size: tuple[int, int], images: Pixels) -> None:
         """Shows images (n, c, h, w), whose stored size was `size`, to whoever wants to look at them."""

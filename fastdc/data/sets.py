@@ -12,7 +12,6 @@ from fastdc.data.classes import match_classes, model_labels
 from fastdc.data.convert import Pixels, check_shape, to_uint8
 from fastdc.data.image_files import Look, Reader
 from fastdc.data.inputs import Part, Stack, array_part, class_folder_part, existing, existing_paths, part_of
-from fastdc.data.layouts import check_layout
 from fastdc.data.levels import Window
 from fastdc.data.notes import Notes, show
 from fastdc.support import InputError, Int64, checks
@@ -137,14 +136,12 @@ def load_images(
         (3, 1, 8, 8)
     """
     shape = check_shape(shape)
-    reader = Reader(max_pixels, window, look, check_layout(layout))
+    reader = Reader(max_pixels, window, look, layout)
     parts = [part_of(path, shape, reader, classes, strict=strict) for path in existing_paths(sources)]
     ids = tuple(name for part in parts for name in part.ids)
     reader.budget.hold(len(ids), shape, 1)
     common = parts[0].class_names if len({part.class_names for part in parts}) == 1 else None
-    labels = [part.labels for part in parts]
-    if classes is not None:
-        labels = [_known(part, classes, strict, reader.notes) for part in parts]
+    labels = [part.labels if classes is None else _known(part, classes, strict, reader.notes) for part in parts]
     stack = Stack(len(ids), reader)
     for part in parts:
         for images in part.read(reader, lambda _: shape):
