@@ -144,7 +144,7 @@ def find_choice(bundle: Bundle, *, threads: int | None = None) -> tuple[Choice |
     except InputError as error:
         return None, str(error)
     except OSError as error:
-        return None, f"{error.filename} cannot be read: {error.strerror}"
+        return None, f"the choice of fastdc bench cannot be read: {error.filename or 'its file'}: {error.strerror}"
     try:
         return _parsed(content, path, bundle, threads), ""
     except (BundleError, InputError) as error:
@@ -271,11 +271,14 @@ def _content(path: Path) -> bytes:
         OSError: It cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
-    with open(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
             raise InputError(f"{path} is ignored: it is not a plain file of at most {_MAX_BYTES} bytes")
-        return file.read(_MAX_BYTES)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_MAX_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _parsed(content: bytes, path: Path, bundle: Bundle, threads: int | None) -> Choice:

@@ -24,7 +24,7 @@ from fastdc.benchmark.statistics import Latency, Spread
 from fastdc.classifier import DiffusionClassifier
 from fastdc.inference import Classification, ErrorTable
 from fastdc.session import Session
-from fastdc.support import FastdcError, one_line, write_whole
+from fastdc.support import FastdcError, one_line, whole_file, write_whole
 
 RECORD, TABLE, LABELS = "record.json", "errors.npz", "labels.npy"
 
@@ -102,9 +102,8 @@ def _measure(request: Request, record: dict[str, Any], keep: Callable[[], None],
     keep()
     record["ms_per_evaluation"] = asdict(_rate(classifier, images, _RATE * left, per_evaluation))
     keep()
-    count = record["answered"] if per_image * record["answered"] <= _RACE * left else int(_RACE * left / per_image)
-    runs = _timed(lambda: classifier.classify(images[: max(1, count)]), _RACE * left)
-    record["images_per_second"] = asdict(Spread.of([max(1, count) / seconds for seconds in runs]))
+    rates = _race(classifier, images, _RACE * left, per_image, record["answered"])
+    record["images_per_second"] = asdict(Spread.of([rate / record["evaluations_per_image"] for rate in rates]))
     keep()
     record["classify_ms"] = asdict(_latency(lambda image: classifier.classify(image[None]), images, _SINGLE * left))
     keep()
@@ -138,7 +137,8 @@ def _answers(
             break
     table = ErrorTable.concatenate([result.table for result in results])
     table.save(Path(request.out) / TABLE)
-    np.save(Path(request.out) / LABELS, np.concatenate([result.labels for result in results]))
+    with whole_file(Path(request.out) / LABELS) as file:  # whole or absent, whenever the process is ended
+        np.save(file, np.concatenate([result.labels for result in results]))
     record["answered"] = done
     record["evaluations_per_image"] = float(np.concatenate([result.evaluations for result in results]).mean())
     return per_image, seconds / max(1, int(results[-1].evaluations.sum()))
@@ -155,6 +155,19 @@ def _rate(classifier: DiffusionClassifier, images: npt.NDArray[Any], limit: floa
     evaluations = int(first.evaluations.sum())
     runs = _timed(lambda: classifier.errors(images[:count], draws=draws), limit)
     return Spread.of([1e3 * seconds / evaluations for seconds in runs])
+
+
+def _race(
+    classifier: DiffusionClassifier, images: npt.NDArray[Any], limit: float, per_image: float, answered: int
+) -> list[float]:
+    """Evaluations per second of races over all images that were answered, or as many as the time allows to repeat.
+
+    By their mean cost they become images/s: a few images may cost more or less than all of them.
+    """
+    count = max(1, min(answered, int(limit / _REPEATS / per_image)))
+    evaluations: list[int] = []
+    runs = _timed(lambda: evaluations.append(int(classifier.classify(images[:count]).evaluations.sum())), limit)
+    return [number / seconds for number, seconds in zip(evaluations, runs, strict=True)]
 
 
 def _timed(action: Callable[[], object], limit: float) -> list[float]:

@@ -21,9 +21,9 @@ from fastdc.backends import (
 )
 from fastdc.bundle import Bundle, find_model, load_bundle
 from fastdc.cli.images import read_images, take_limits
-from fastdc.cli.options import check_plot
+from fastdc.cli.options import check_folder, check_plot
 from fastdc.cli.stop_signals import held_back
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, cache_folder, checks, one_line
 
 if TYPE_CHECKING:
     from fastdc.benchmark import Advice, Benchmark, Configuration, Row, Samples
@@ -43,8 +43,11 @@ def run(model: str, data: str | None, quick: bool, write: bool, forget: bool, **
     bundle = load_bundle(find_model(model))
     if forget:
         others = {"--write": write, "--quick": quick, "--data": data, "--plot": options["plot"]}
+        others["--json"] = options["as_json"]
         _forget(bundle, [name for name, value in others.items() if value])
         return
+    if write:
+        _check_kept()
     if options["plot"] is not None:
         check_plot(options["plot"], [data] if data else [])
     from fastdc.benchmark import Benchmark, sample_images
@@ -78,6 +81,21 @@ def _forget(bundle: Bundle, others: list[str]) -> None:
         raise InputError(f"--forget does nothing else: expected no {others[0]} beside it")
     removed = forget_choices(bundle)
     click.echo(f"removed {', '.join(map(str, removed))}" if removed else f"there was no choice for {bundle.name}")
+
+
+def _check_kept() -> None:
+    """Refuses --write before the work where no choice can be kept.
+
+    Raises:
+        InputError: The user has no home, or the folder cannot be written to.
+    """
+    try:
+        folder = cache_folder("choices")
+        while not folder.exists():
+            folder = folder.parent
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"--write has no folder for the choice: {one_line(error)}") from None
+    check_folder(folder)
 
 
 def _notes(samples: "Samples", bench: "Benchmark", quiet: bool) -> None:

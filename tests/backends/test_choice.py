@@ -142,7 +142,9 @@ def test_what_is_no_plain_file_is_ignored(bundle: Bundle, tmp_path: Path) -> Non
     assert "not a plain file" in find_choice(bundle)[1]
     path.unlink()
     path.mkdir()
-    assert find_choice(bundle)[0] is None
+    open_files = len(os.listdir("/proc/self/fd"))
+    assert "not a plain file" in find_choice(bundle)[1]
+    assert len(os.listdir("/proc/self/fd")) == open_files
     path.rmdir()
     path.symlink_to(path)
     assert find_choice(bundle)[0] is None

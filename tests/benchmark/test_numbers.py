@@ -111,6 +111,30 @@ def test_the_default_stays_unless_another_is_clearly_better() -> None:
     assert "(the defaults)" in advice_lines(advise([near, usual], usual))[0]
 
 
+def test_without_repeats_another_must_be_half_as_good_again() -> None:
+    """One or two repeats have no quartiles that could overlap."""
+    usual = row(128, 100, 10.0)
+    for count in (1, 2):
+        once = {"images_per_second": Spread(140.0, 140.0, 140.0, count), "session": Latency(7.0, 7.0, count)}
+        unsure = replace(row(512, 100, 10.0), **once)
+        advice = advise([unsure, usual], usual)
+        assert advice.throughput == advice.latency == usual
+        sure = replace(unsure, images_per_second=Spread(151.0, 151.0, 151.0, count), session=Latency(6.6, 7.0, count))
+        advice = advise([sure, usual], usual)
+        assert advice.throughput == advice.latency == sure
+
+
+def test_another_precision_needs_many_images_that_agree() -> None:
+    usual = row(128, 100, 10.0)
+    half = replace(row(256, 1000, 1.0, backend="torch"), configuration=Configuration("torch", "cpu", "bfloat16", 256))
+    few, enough = (replace(half, agreeing=n, compared=n) for n in (59, 60))
+    assert advise([usual, few], usual).throughput == usual
+    assert advise([usual, enough], usual).throughput == enough
+    assert advise([few], few).throughput == few  # what runs without any advice
+    alike = replace(row(256, 1000, 1.0, backend="torch"), agreeing=4, compared=4)
+    assert advise([usual, alike], usual).throughput == alike  # in float32
+
+
 def test_the_table_shows_what_is_known_and_why_the_rest_is_not() -> None:
     broken = Row(Configuration("torch", "cuda:0", "bfloat16"), reason="torch finds no CUDA device")
     lines = table_text([row(128, 1672.3, 9.0), broken]).splitlines()

@@ -113,6 +113,23 @@ def test_write_without_a_row_that_agrees_is_refused(cli: Cli, rows: list[Any], t
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
+    cli: Cli, rows: list[Any], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    rows[:] = [AssertionError("it was measured")]
+    result = cli("bench", "digits", "--write")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"fastdc: error: {tmp_path / 'cache'} cannot be written to: Not a directory\n"
+
+
+def test_forget_is_refused_beside_what_it_would_ignore(cli: Cli) -> None:
+    for other in ("--write", "--quick", "--json"):
+        result = cli("bench", "digits", "--forget", other)
+        assert (result.code, result.out) == (2, "")
+        assert f"expected no {other} beside it" in result.err
+
+
 def test_an_interrupt_prints_what_is_known_and_keeps_nothing(cli: Cli, rows: list[Any], tmp_path: Path) -> None:
     rows.insert(2, KeyboardInterrupt())
     result = cli("bench", "digits", "--write")

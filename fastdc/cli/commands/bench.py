@@ -30,10 +30,11 @@ Each configuration runs in a process of its own:
   error          largest relative difference of an error from the reference
   agree          images whose answer is that of the reference, which is float32
 
-Only configurations whose answers are all those of float32 are recommended, and
-another one than the defaults only if it is 5 % better, with quartiles apart (for
-latency: and a p95 no larger). The race's cost depends on the images: measure with
-yours. Other programs on the machine change every number.
+Only configurations whose answers are all those of float32 are recommended (in half
+precision or int8: of 60 images or more), and another one than the defaults only if
+it is 5 % better, with quartiles apart (for latency: and a p95 no larger). The
+race's cost depends on the images: measure with yours. Other programs on the machine
+change every number.
 
 --write keeps the throughput's choice for this model, machine and versions; then
 commands without --backend, --precision and --batch, and fastdc.load, use it and
