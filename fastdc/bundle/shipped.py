@@ -40,7 +40,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         return _SHIPPED / name
     path = Path(name)
     recover(path)
-    if not path.exists():
+    if not name or not path.exists():
         folders = {str(found.parent) for found in path.parent.glob(f"*/{MANIFEST}")}
         meant = did_you_mean(name, {*shipped_models(), *folders})
         raise BundleError(

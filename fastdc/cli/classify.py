@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fastdc.support import InputError, write_whole
 def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: str | None, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.classify`."""
     limits, quiet = take_limits(options), options["quiet"]
-    if save is not None and save == provenance:
+    if save is not None and provenance is not None and os.path.realpath(save) == os.path.realpath(provenance):
         raise InputError(f"--save and --provenance are both {save}: expected two files")
     for path in filter(None, (save, provenance)):
         check_output(path, images)
@@ -91,8 +92,9 @@ def text_line(image: str, result: Classification, row: int) -> str:
 
 
 def run_name(provenance: dict[str, Any]) -> str:
-    """A name for everything that reproduces a run: the beginning of its sha256."""
-    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:12]
+    """A name for everything that reproduces a run: the beginning of its sha256. It does not matter who set it."""
+    facts = {name: value for name, value in provenance.items() if name != "chosen_by"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def json_line(image: str, result: Classification, row: int, run: str) -> str:

@@ -198,7 +198,7 @@ class Training:
             loading: Keywords of ``fastdc.load``, with which the model will be opened.
 
         Raises:
-            InputError: No model can be trained on the data.
+            InputError: No model can be trained on the data, or the work folder cannot be made.
             Interrupted: Ctrl-C or SIGTERM. With a folder, fitting again goes on.
             MissingDependencyError: torch or onnx is not installed.
         """
@@ -209,7 +209,10 @@ class Training:
                 folder = stack.enter_context(temporary_folder())
             else:
                 folder = Path(self.work_dir) / f"fit-{self._digest(images, labels, names)}"
-                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise InputError(f"work_dir {shown(self.work_dir)} cannot be used: {error.strerror}") from None
             data, run = folder / "data.npz", folder / "run"
             if not data.exists():
                 save_labelled(data, images, labels, names)

@@ -364,6 +364,8 @@ def test_help_fits_a_terminal(cli: Cli, command: str) -> None:
         (("classify", "a.npy", "--save", "no/such/folder/e.npz"), "no/such/folder"),
         (("classify", "a.npy", "--save", "empty"), "empty"),
         (("classify", "a.npy", "--save", "e", "--provenance", "e"), "expected two files"),
+        (("classify", "a.npy", "--save", "./e", "--provenance", "e"), "expected two files"),
+        (("classify", "a.npy", "--model", ""), "no model '': expected a bundle folder or one of"),
         (("classify", "a.npy", "--provenance", "a.npy"), "a.npy"),
         (("classify", "a.npy", "--save", "a.npy"), "a.npy"),
         (("classify", "a.npy", "--save", "/proc/e.npz"), "/proc"),

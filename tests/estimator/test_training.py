@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.datasets import make_blobs
 
 import fastdc
-from fastdc.data import digits_test, load_labelled
+from fastdc.data import load_labelled
 from fastdc.estimator import DiffusionClassifierEstimator
 from fastdc.support import InputError, Interrupted
 from fastdc.train import RunFolder
@@ -118,7 +118,7 @@ def test_every_training_has_a_folder_of_its_own(tmp_path: Path) -> None:
     """Other data, recipes and seeds do not meet; the same ones, also with other threads, are not trained again."""
     short = {**TINY, "steps": 2}
     estimator = training(train=short, work_dir=tmp_path).fit(X, Y)
-    for parameters, data in (({}, X[:90]), ({"train": {**short, "width": 8}}, X), ({"random_state": 3}, X)):
+    for parameters, data in (({}, X[:90]), ({"train": {**short, "lr": 1e-3}}, X), ({"random_state": 3}, X)):
         clone(estimator).set_params(**parameters).fit(data, Y[: len(data)])
     clone(estimator).set_params(train={**short, "threads": 2}).fit(X, Y)
     assert len(list(tmp_path.iterdir())) == 4
@@ -141,7 +141,7 @@ def test_images_are_trained_on_in_their_shape(rng: np.random.Generator) -> None:
     fails_with(lambda: wide.fit(images, labels), "X has images of 3x6x4, but image_shape of 1x2x36", kind=InputError)
 
 
-def test_recipes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Before the work; what the data lack is found by the training, which then does nothing."""
     monkeypatch.setattr(RunFolder, "create", lambda *_: pytest.fail("a training began"))
     refused: tuple[tuple[dict[str, Any], str], ...] = (
@@ -162,15 +162,18 @@ def test_recipes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         fails_with(partial(training(**parameters).fit, X, Y), words, kind=InputError)
     alone = np.append(np.zeros(99, int), 1)
     fails_with(lambda: training(calibrate=True).fit(X, alone), "needs at least 2 images per class", kind=InputError)
+    (tmp_path / "file").touch()
+    nowhere = training(work_dir=tmp_path / "file")
+    fails_with(lambda: nowhere.fit(X, Y), "/file') cannot be used: Not a directory", kind=InputError)
     same, flat = np.ones((9, 4)), training(image_shape=(1, 4))
     fails_with(lambda: training().fit(same, Y[:9]), "the images of X are all the same single colour", kind=InputError)
     fails_with(lambda: flat.fit(X[:, [0, 1, 2, 0]], Y), "image sides must be 2 to 1024 pixels", kind=InputError)
 
 
 def test_a_model_is_not_calibrated_on_what_it_was_trained_on(tmp_path: Path) -> None:
-    images, labels = digits_test().images[:30], digits_test().labels[:30]
-    trained = training(train={**TINY, "steps": 2}, work_dir=tmp_path).fit(images, labels)
+    trained = training(train={**TINY, "steps": 2}, work_dir=tmp_path).fit(X, Y)
     assert trained.folder_ is not None
-    again = DiffusionClassifierEstimator(trained.folder_ / "bundle", load={"threads": 1})
-    fails_with(lambda: again.fit(images, labels), "X holds the images that estimator was trained on", kind=InputError)
-    assert again.set_params(calibrate=False).fit(images, labels).classifier_.model == trained.classifier_.model
+    again = DiffusionClassifierEstimator(trained.folder_ / "bundle", image_shape=(2, 2), load={"threads": 1})
+    padded = np.pad(X - X.min(), ((0, 0), (0, 1)))  # the images that the rows are
+    fails_with(lambda: again.fit(padded, Y), "X holds the images that estimator was trained on", kind=InputError)
+    assert again.set_params(calibrate=False).fit(padded, Y).classifier_.model == trained.classifier_.model

@@ -11,6 +11,7 @@ import pytest
 import fastdc
 from fastdc.backends import Choice, keep_choice
 from fastdc.bundle import find_model
+from fastdc.cli.classify import run_name
 from fastdc.data import digits_test
 from helpers.cli_runs import MLP, Cli
 
@@ -42,8 +43,10 @@ def test_a_choice_is_used_and_said(path: Path, caplog: pytest.LogCaptureFixture)
     assert result.provenance["chosen_by"] == "fastdc bench, 2026-11-30"
     told = {name: result.provenance[name] for name in ("backend", "precision", "batch", "device")}
     assert told == {"backend": "onnx", "precision": "float32", "batch": 48, "device": "cpu"}
-    again = fastdc.load("digits-mlp", **told)
-    assert np.array_equal(again.classify(IMAGES).errors, result.errors)
+    again = fastdc.load("digits-mlp", **told).classify(IMAGES)
+    assert np.array_equal(again.errors, result.errors)
+    assert run_name(again.provenance) == run_name(result.provenance)
+    assert run_name({**again.provenance, "precision": "float16"}) != run_name(result.provenance)
     with fastdc.Session(chosen) as session:
         assert session.submit(IMAGES[0]).result().provenance["chosen_by"] == "fastdc bench, 2026-11-30"
 
