@@ -164,9 +164,8 @@ def _report(bench: "Benchmark", facts: dict[str, Any], options: dict[str, Any], 
         click.echo(json.dumps(content, indent=2, allow_nan=False))
     else:
         click.echo(f"model        {bench.bundle.name}, {_size(bench.bundle)}")
-        click.echo(
-            f"machine      {facts['cpu']}, {facts['threads']} threads{''.join(f', {gpu}' for gpu in facts['gpus'])}"
-        )
+        threads_used = f"{facts['threads']} thread{'s'[: facts['threads'] != 1]}"
+        click.echo(f"machine      {', '.join((facts['cpu'], threads_used, *facts['gpus']))}")
         click.echo(f"images       {_images(bench)}")
         click.echo(f"reference    {bench.reference}\n")
         click.echo(f"{table_text(bench.known)}\n")

@@ -115,8 +115,8 @@ def test_without_repeats_another_must_be_half_as_good_again() -> None:
     """One or two repeats have no quartiles that could overlap."""
     usual = row(128, 100, 10.0)
     for count in (1, 2):
-        once = {"images_per_second": Spread(140.0, 140.0, 140.0, count), "session": Latency(7.0, 7.0, count)}
-        unsure = replace(row(512, 100, 10.0), **once)
+        rate, latency = Spread(140.0, 140.0, 140.0, count), Latency(7.0, 7.0, count)
+        unsure = replace(row(512, 100, 10.0), images_per_second=rate, session=latency)
         advice = advise([unsure, usual], usual)
         assert advice.throughput == advice.latency == usual
         sure = replace(unsure, images_per_second=Spread(151.0, 151.0, 151.0, count), session=Latency(6.6, 7.0, count))
