@@ -142,6 +142,7 @@ class DiffusionClassifierEstimator(ClassifierMixin, BaseEstimator):  # type: ign
             BundleError: There is no such model.
             MissingDependencyError: A package is not installed.
         """
+        self.__dict__.pop("classifier_", None)  # a fit that fails leaves nothing to predict with
         self._check_used()
         seed, calibrate = _seed(self.random_state), _level(self.calibrate)
         options = _options_of(self).but(seed=seed, layout="NCHW")

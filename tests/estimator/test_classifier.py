@@ -118,6 +118,15 @@ def test_few_images_leave_the_models_race_but_fit_its_temperature() -> None:
     assert estimator.classifier_.model.defaults.temperature != plain.defaults.temperature
 
 
+def test_a_fit_that_fails_leaves_nothing_to_predict_with() -> None:
+    """Not the earlier model with the labels of the failed fit."""
+    estimator = over().fit(IMAGES, LABELS)
+    fails_with(lambda: estimator.fit(IMAGES, np.zeros(len(IMAGES), int)), "2 classes or more", kind=InputError)
+    with pytest.raises(NotFittedError):
+        estimator.predict(IMAGES)
+    assert estimator.fit(IMAGES, LABELS).score(IMAGES, LABELS) > 0.95
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
