@@ -4,6 +4,8 @@ Times depend on the machine, so the tests look at the modules that command lines
 """
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -183,6 +185,31 @@ def test_completion_scripts_call_fastdc() -> None:
     for shell, told in zip(shells, tell([("completion", shell) for shell in shells]), strict=True):
         assert (told.err, told.code, told.libraries) == ("", 0, [])
         assert f"_FASTDC_COMPLETE={shell}_complete" in told.out
+
+
+def test_bash_offers_models_and_folders(tmp_path: Path) -> None:
+    """Click's script for bash forgets what comes before a folder, so this runs it."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    command = tmp_path / "fastdc"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m fastdc "$@"\n')
+    command.chmod(0o755)
+    (script,) = tell([("completion", "bash")])
+    for words, offered in (
+        (("fastdc", "info", "digits"), ["digits", "digits-mlp"]),
+        (("fastdc", "classify", "--model", "sh"), ["shapes"]),
+        (("fastdc", "classify", "--model", "none"), []),
+    ):
+        typed = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}"
+        show = '_fastdc_completion fastdc; printf "%s\\n" "${COMPREPLY[@]}"'
+        code = f'{script.out}\ncompopt() {{ echo compopt "$@"; }}\n{typed}\n{show}'
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        run = subprocess.run(
+            [bash, "--norc", "-c", code], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
+        )
+        assert run.stdout.split("\n") == ["compopt -o dirnames", *(offered or [""]), ""]
+
 
 
 def test_words_are_those_of_the_library() -> None:
