@@ -140,7 +140,9 @@ def _load(source: str, model: Model, limits: Limits, *, quiet: bool) -> _Data:
     path = Path(source)
     shipped = source == DIGITS and not path.exists()
     found = str(DIGITS_TEST) if shipped else source
-    loaded = read_images([found], model.image_shape, limits, quiet=quiet, classes=model.class_names, look=digits_only())
+    loaded = read_images(
+        [found], model.image_shape, limits, quiet=quiet, classes=model.class_names, digits=digits_only()
+    )
     if loaded.labels is not None:
         return _Data(loaded.images, loaded.labels)
     named = path.is_dir() and any(item.is_dir() and item.name[0] != "." for item in path.iterdir())

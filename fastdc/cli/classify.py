@@ -31,7 +31,7 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
     model = bundle.model
     check_run(checked_settings(model, options).job, options)
     loaded = read_images(
-        images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, look=digits_only()
+        images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, digits=digits_only()
     )
     classifier = open_network(bundle, options)
     done = _Done()

@@ -12,7 +12,7 @@ from fastdc.cli.options import Command
 from fastdc.cli.sources import STDIN, expanded, on_disk
 
 if TYPE_CHECKING:
-    from fastdc.data import ImageSet, LabelledImages, Look
+    from fastdc.data import ImageSet, LabelledImages
 
 _WINDOW = click.option(
     "--window",
@@ -65,22 +65,26 @@ def read_images(
     quiet: bool,
     classes: Sequence[str] | None = None,
     strict: bool = True,
-    look: "Look | None" = None,
+    digits: bool = False,
 ) -> "ImageSet":
     """The images of a command, as :func:`fastdc.data.load_images`; prints the notes unless `quiet`.
 
-    Patterns are expanded, and "-" is standard input.
+    Patterns are expanded, and "-" is standard input. If `digits`, pictures of anything but white digits on black are
+    refused.
     """
+    from fastdc.cli.digit_pictures import refuse_bright, refuse_others
     from fastdc.data import load_images
 
+    look = refuse_others if digits else None
     with on_disk(expanded(sources), _most_pixels(limits)) as (paths, stdin):
         loaded = load_images(paths, shape, classes=classes, strict=strict, look=look, **limits)
+    if stdin is not None:
+        names = (STDIN + name.removeprefix(stdin) if name.startswith(stdin) else name for name in loaded.ids)
+        loaded = replace(loaded, ids=tuple(names))
+    if digits:
+        refuse_bright(loaded.ids, loaded.images)
     print_notes(loaded.notes, quiet=quiet)
-    if stdin is None:
-        return loaded
-    return replace(
-        loaded, ids=tuple(STDIN + name.removeprefix(stdin) if name.startswith(stdin) else name for name in loaded.ids)
-    )
+    return loaded
 
 
 def read_labelled(
@@ -101,12 +105,9 @@ def _most_pixels(limits: Limits) -> int:
     return DEFAULT_MAX_PIXELS if limits["max_pixels"] is None else limits["max_pixels"]
 
 
-def digits_only() -> "Look | None":
-    """What refuses pictures of anything but digits, if the command runs with the default model and none was given."""
-    from fastdc.cli.digit_pictures import refuse_others
-
-    given = click.get_current_context().get_parameter_source("model")
-    return refuse_others if given is ParameterSource.DEFAULT else None
+def digits_only() -> bool:
+    """Whether the command runs with the default model, which knows digits only, and none was given."""
+    return click.get_current_context().get_parameter_source("model") is ParameterSource.DEFAULT
 
 
 def print_notes(notes: Iterable[str], *, quiet: bool) -> None:

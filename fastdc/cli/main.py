@@ -35,7 +35,7 @@ _COMMANDS = {
 _EPILOG = """\b
 Start here:
   fastdc demo                   real data, in under a minute
-  fastdc classify digit.png     a handwritten digit, with the shipped model
+  fastdc classify digit.png     a handwritten digit, white on black
   fastdc COMMAND --help         every option, with examples
 
 \b

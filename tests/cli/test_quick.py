@@ -211,7 +211,6 @@ def test_bash_offers_models_and_folders(tmp_path: Path) -> None:
         assert run.stdout.split("\n") == ["compopt -o dirnames", *(offered or [""]), ""]
 
 
-
 def test_words_are_those_of_the_library() -> None:
     assert names.BACKENDS == backends.BACKENDS
     assert names.PRECISIONS == backends.PRECISIONS

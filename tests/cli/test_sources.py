@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fastdc.cli.digit_pictures import could_be_a_digit
+from fastdc.cli.digit_pictures import could_be_a_digit, refuse_bright
 from fastdc.cli.sources import expanded
 from fastdc.data import digits_test, load_images
 from fastdc.support import InputError
@@ -183,3 +183,30 @@ def test_a_photo_needs_a_model(cli: Cli, digits: Path) -> None:
     assert cli("classify", "digits", "a.npy", *FEW).code == 0
     Image.fromarray(digits_test().images[0, 0]).resize((32, 32)).save("large.png")
     assert "shrunk" not in cli("classify", "large.png", "--draws", "2").err
+
+
+def test_a_bright_background_needs_a_model(cli: Cli, digits: Path) -> None:
+    test, inverted = digits_test(), digits / "inverted"
+    inverted.mkdir()
+    for side in (8, 9, 28, 64):
+        Image.fromarray(255 - test.images[3, 0]).resize((side, side)).save(inverted / f"{side}.png")
+    np.save("inverted.npy", 255 - test.images[:5])
+    np.save("floats.npy", 1 - test.images[:5] / np.float32(255))
+    np.save("one.npy", np.concatenate([test.images[:2], 255 - test.images[2:3]]))
+    said = "has a bright background, and the default model knows white strokes on black: invert the image, or give --mo"
+    names = {f"inverted/{side}.png": f"inverted/{side}.png" for side in (8, 9, 28, 64)}
+    for source, name in {**names, "inverted.npy": "inverted.npy[0]", "floats.npy": "floats.npy[0]"}.items():
+        cli.refuses("classify", "digits", source, naming=f"error: {name} {said}")
+    cli.refuses(
+        "certify", "--data", "one.npy", "--sigma", "0.25", "--out", "run.tsv", naming=f"error: one.npy[2] {said}"
+    )
+    assert cli("classify", "inverted", "inverted.npy", "--model", "digits", *FEW).code == 0
+
+
+def test_no_digit_has_a_bright_background_and_every_inverted_one_has() -> None:
+    for images in (digits_test().images, digits_test().images / np.float32(255)):
+        names = [str(i) for i in range(len(images))]
+        refuse_bright(names, images)
+        for i, image in enumerate(255 - images if images.dtype == np.uint8 else 1 - images):
+            with pytest.raises(InputError, match=f"^{i} has a bright"):
+                refuse_bright([str(i)], image[None])

@@ -46,12 +46,12 @@ evaluations, and run, a name for the model and the options. --provenance writes
 what the name stands for, once: all that reproduces the run.
 
 IMAGES may be patterns in quotes, and - for standard input: one image file, .npy or
-.npz. The default model knows handwritten digits only; pictures that could be none
-need --model. Images of any size and mode are accepted: fastdc resizes the shorter side, crops
-the centre and converts to the model's channels. Arrays hold uint8, or floats in
-[0, 1]; other numbers need --window. With the labels of an .npz file, or in
-folders named after the classes, the accuracy is counted: classes are matched by
-name, or else by number.
+.npz. The default model knows handwritten digits only, white strokes on black: pictures
+that could be none, or have a bright background, need --model. Images of any size and
+mode are accepted: fastdc resizes the shorter side, crops the centre and converts to the
+model's channels. Arrays hold uint8, or floats in [0, 1]; other numbers need --window.
+With the labels of an .npz file, or in folders named after the classes, the accuracy is
+counted: classes are matched by name, or else by number.
 
 Lines appear in the order of the images, as soon as they are known. Ctrl-C prints
 and saves the finished images. Printed lines are final: a second run repeats them.
