@@ -44,6 +44,7 @@ class Summary:
         certified: Certified accuracy at each radius, in [0, 1]; None if true classes are unknown.
         accuracy: Clean accuracy, in [0, 1]; None if true classes are unknown.
         average_radius: Average certified radius; None if true classes are unknown.
+        mean_radius: Mean radius whatever the true classes are; 0 for an abstention.
         abstained: Share of abstentions, in [0, 1].
         evaluations: Network evaluations per image (NFE); None for a file of another program.
         copies: Noisy copies per image, selection included; None for a file of another program.
@@ -57,6 +58,7 @@ class Summary:
     certified: tuple[Estimate, ...] | None
     accuracy: Estimate | None
     average_radius: Estimate | None
+    mean_radius: Estimate
     abstained: Estimate
     evaluations: float | None
     copies: float | None
@@ -127,6 +129,7 @@ def summarize(records: Records, radii: Sequence[float], *, name: str | None = No
         certified=tuple(certified[1:]) if known else None,
         accuracy=certified[0] if known else None,
         average_radius=mean(records.radius * records.correct, lowest=0.0) if known else None,
+        mean_radius=mean(records.radius, lowest=0.0),
         abstained=share(int((records.predict == ABSTAIN).sum()), n),
         evaluations=float(own["evaluations"].mean()) if own else None,
         copies=float((own["copies"] + own["selection_copies"]).mean()) if own else None,
@@ -255,6 +258,8 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 def summary_table(summaries: Sequence[Summary]) -> str:
     """Formats files in two blocks: certified accuracy at the radii, then the other statistics, with their intervals.
 
+    If no file has true classes, the first block is left out and the radius is the mean over all images.
+
     Args:
         summaries: Summary of each file, all with the same radii.
 
@@ -266,8 +271,11 @@ def summary_table(summaries: Sequence[Summary]) -> str:
     """
     radii = summaries[0].radii if summaries else ()
     accuracy = [["certified accuracy, %", *(f"{radius:g}" for radius in radii)]]
-    others = [["", "images", "abstained, %", "average radius", "NFE", "copies", "seconds"]]
+    known = any(summary.certified is not None for summary in summaries)
+    name = "average radius" if known else "mean radius"
+    others = [["", "images", "abstained, %", name, "NFE", "copies", "seconds"]]
     for summary in summaries:
+        radius = summary.average_radius if known else summary.mean_radius
         certified = summary.certified or (None,) * len(radii)
         accuracy.append([summary.name, *(_text(estimate, 100, 1) for estimate in certified)])
         missing = summary.expected is not None and summary.expected > summary.images
@@ -276,7 +284,7 @@ def summary_table(summaries: Sequence[Summary]) -> str:
                 summary.name,
                 f"{summary.images} of {summary.expected}" if missing else str(summary.images),
                 _text(summary.abstained, 100, 1),
-                _text(summary.average_radius, 1, 3),
+                _text(radius, 1, 3),
                 "-" if summary.evaluations is None else f"{summary.evaluations:,.0f}",
                 "-" if summary.copies is None else f"{summary.copies:,.0f}",
                 f"{summary.seconds:.3g}" if summary.seconds < 1000 else f"{summary.seconds:,.0f}",
@@ -284,9 +292,9 @@ def summary_table(summaries: Sequence[Summary]) -> str:
         )
         if summary.certified is not None:
             accuracy.append([_INTERVAL, *(_interval(estimate, 100, 1) for estimate in certified)])
-        ends = (_interval(summary.abstained, 100, 1), _interval(summary.average_radius, 1, 3))
+        ends = (_interval(summary.abstained, 100, 1), _interval(radius, 1, 3))
         others.append([_INTERVAL, "", *ends, "", "", ""])
-    return f"{_aligned(accuracy)}\n\n{_aligned(others)}"
+    return f"{_aligned(accuracy)}\n\n{_aligned(others)}" if known else _aligned(others)
 
 
 def comparison_table(comparison: Comparison) -> str:

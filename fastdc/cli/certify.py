@@ -20,10 +20,12 @@ from click.core import ParameterSource
 from fastdc.backends import AbstractNetwork, chosen_by
 from fastdc.bundle import Model
 from fastdc.certification import (
+    ABSTAIN,
     ENVIRONMENT,
     UNKNOWN,
     Certificate,
     CertifyProgress,
+    Records,
     RecordWriter,
     Smoothing,
     default_radii,
@@ -37,7 +39,7 @@ from fastdc.cli.images import Limits, digits_only, print_notes, read_images, tak
 from fastdc.cli.noise import note
 from fastdc.cli.options import check_output, open_model, open_network, plan_options, progress_bar
 from fastdc.cli.refusals import check_calibration
-from fastdc.cli.runner import rule_options
+from fastdc.cli.runner import bar_hidden, printable_name, rule_options
 from fastdc.cli.sources import DIGITS
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Job, merged, released_plan
@@ -46,10 +48,16 @@ from fastdc.support import InputError, Int64, Interrupted, checks, version_of
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Images (n, c, h, w), and their classes int64 (n,) or ``UNKNOWN``."""
+    """Images (n, c, h, w), their classes int64 (n,) or ``UNKNOWN``, and their n names."""
 
     images: npt.NDArray[Any]
     labels: Int64
+    names: tuple[str, ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the classes of all images are known."""
+        return bool((self.labels != UNKNOWN).all())
 
     @property
     def digest(self) -> str:
@@ -73,13 +81,14 @@ def run(data: str, out: str, **options: Any) -> None:
     bundle = open_model(options)
     job = Job.of(bundle.model, (), merged(None, _base_options(bundle.model, options, dry=True)))
     check_calibration(job, options)  # no notes: certificates do not depend on what the race promises
-    loaded = _load(data, bundle.model, limits, quiet=options["quiet"])
+    used = slice(0, options["stop"], options["skip"])
+    loaded = _load(data, bundle.model, limits, used, quiet=options["quiet"])
     classifier = open_network(bundle, options)
     base = classifier.base(**_base_options(bundle.model, options))
     n = len(loaded.images)
     manifest = {
         "indices": [0, min(n, options["stop"] or n), options["skip"]],
-        "data": {"sha256": loaded.digest, "images": n, "labelled": bool((loaded.labels != UNKNOWN).all())},
+        "data": {"sha256": loaded.digest, "images": n, "labelled": loaded.labelled},
         "smoothing": smoothing.describe(),
         "base": base.describe(),
         ENVIRONMENT: _environment(data, classifier.network, options),
@@ -88,6 +97,11 @@ def run(data: str, out: str, **options: Any) -> None:
         if writer.finished and not options["quiet"]:
             done, left = len(writer.finished), len(writer.remaining)
             note(f"{out} already holds {done} image{'s'[: done != 1]}, {left} to go")
+        show = None if loaded.labelled else _Lines(loaded.names, bundle.model.class_names)
+        if show is not None and writer.finished:
+            known = read_records(out)
+            for idx, label, radius in zip(known.idx, known.predict, known.radius, strict=True):
+                show(int(idx), int(label), float(radius))
         if writer.remaining:
             images = loaded.images[np.array(writer.remaining)]
             with progress_bar(len(images), quiet=options["quiet"]) as advance:
@@ -100,8 +114,12 @@ def run(data: str, out: str, **options: Any) -> None:
                     progress=_Shown(advance),
                     layout="NCHW",
                 )
-                _write(writer, loaded.labels, stream)
+                _write(writer, loaded.labels, stream, show)
     records = read_records(out)
+    if not loaded.labelled:
+        if not options["quiet"]:
+            click.echo(_summary(records), err=True)
+        return
     click.echo(summary_table([summarize(records, default_radii([records]), name=names_of([Path(out)])[0])]))
 
 
@@ -129,8 +147,8 @@ def _base_options(model: Model, options: dict[str, Any], *, dry: bool = False) -
     return {"rule": rule, "rule_options": rule_options(options["rule_option"]), "seed": options["seed"], **plan}
 
 
-def _load(source: str, model: Model, limits: Limits, *, quiet: bool) -> _Data:
-    """Loads the images of a data set, with the model's classes if they are known.
+def _load(source: str, model: Model, limits: Limits, used: slice, *, quiet: bool) -> _Data:
+    """Loads the images of a data set, with the model's classes if they are known; the notes are of those `used`.
 
     Raises:
         InputError: The data set cannot be read, or has classes that the model does not have.
@@ -141,14 +159,14 @@ def _load(source: str, model: Model, limits: Limits, *, quiet: bool) -> _Data:
     shipped = source == DIGITS and not path.exists()
     found = str(DIGITS_TEST) if shipped else source
     loaded = read_images(
-        [found], model.image_shape, limits, quiet=quiet, classes=model.class_names, digits=digits_only()
+        [found], model.image_shape, limits, quiet=quiet, classes=model.class_names, digits=digits_only(), used=used
     )
     if loaded.labels is not None:
-        return _Data(loaded.images, loaded.labels)
+        return _Data(loaded.images, loaded.labels, loaded.ids)
     named = path.is_dir() and any(item.is_dir() and item.name[0] != "." for item in path.iterdir())
     why = f": the folders in {source} are not named after its classes" if named else ""
     print_notes([f"true classes are unknown{why}"], quiet=quiet)
-    return _Data(loaded.images, np.full(len(loaded), UNKNOWN, np.int64))
+    return _Data(loaded.images, np.full(len(loaded), UNKNOWN, np.int64), loaded.ids)
 
 
 def _environment(data: str, network: AbstractNetwork, options: dict[str, Any]) -> dict[str, Any]:
@@ -178,8 +196,30 @@ class _Shown:
         self._finished = state.finished
 
 
-def _write(writer: RecordWriter, labels: Int64, stream: Iterator[tuple[int, Certificate]]) -> None:
-    """Writes certificates as they come; a Ctrl-C takes effect between two records.
+@dataclass(frozen=True)
+class _Lines:
+    """Prints a line per image of unknown class: its name, the certified class and the radius, between tabs."""
+
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def __call__(self, idx: int, label: int, radius: float) -> None:
+        with bar_hidden():
+            answer = "abstains" if label == ABSTAIN else self.class_names[label]
+            click.echo(f"{printable_name(self.names[idx])}\t{answer}\t{radius:.4f}")
+
+
+def _summary(records: Records) -> str:
+    """What can be said of certificates without true classes, in one line."""
+    n, abstained = len(records), int((records.predict == ABSTAIN).sum())
+    low, middle, high = np.quantile(records.radius, (0.25, 0.5, 0.75))
+    radii = f"average radius {records.radius.mean():.3f} (quartiles {low:.3f}, {middle:.3f}, {high:.3f})"
+    cost = f", {int(records.own['evaluations'].sum()):,} evaluations" if records.own else ""
+    return f"{n} image{'s'[: n != 1]}, {radii}, {abstained} abstained{cost}, {records.seconds.sum():.2f} s"
+
+
+def _write(writer: RecordWriter, labels: Int64, stream: Iterator[tuple[int, Certificate]], show: _Lines | None) -> None:
+    """Writes certificates as they come, and shows them; a Ctrl-C takes effect between two records.
 
     Raises:
         Interrupted: Ctrl-C was pressed.
@@ -190,6 +230,8 @@ def _write(writer: RecordWriter, labels: Int64, stream: Iterator[tuple[int, Cert
                 idx = writer.remaining[0]
                 with held_back() as interrupted:
                     writer.write(idx, int(labels[idx]), certificate)
+                    if show is not None:
+                        show(idx, certificate.label, certificate.radius)
                 if interrupted():
                     raise KeyboardInterrupt
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastdc.cli.images import digits_only, read_images, take_limits
 from fastdc.cli.options import check_output, open_model, open_network
 from fastdc.cli.refusals import check_run
-from fastdc.cli.runner import checked_settings, classify_chunks
+from fastdc.cli.runner import checked_settings, classify_chunks, printable_name
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, class_keys
 from fastdc.support import InputError, write_whole
@@ -87,8 +87,7 @@ def text_line(image: str, result: Classification, row: int) -> str:
     """An image's name, class and three most probable classes, separated by tabs."""
     order = np.argsort(-result.probabilities[row], kind="stable")
     shown = [f"{result.class_names[k]} {result.probabilities[row, k]:.3f}" for k in order[:3]]
-    name = "".join(char if char.isprintable() else "?" for char in image)  # any file name stays on one line
-    return f"{name}\t{result.names[row]}\t{', '.join(shown)}"
+    return f"{printable_name(image)}\t{result.names[row]}\t{', '.join(shown)}"
 
 
 def run_name(provenance: dict[str, Any]) -> str:

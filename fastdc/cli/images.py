@@ -1,7 +1,10 @@
 """Images for a command: the options that every command has that reads images, and the notes that all of them print."""
 
+import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
@@ -28,6 +31,8 @@ _MAX_PIXELS = click.option(
     help="Most pixels of one image file. All images together may have 4096 times as many, and take 64 times as many "
     "bytes when converted.  [default: 67108864, and so 4 GiB]",
 )
+
+_OF_IMAGES = re.compile(r"[0-9]+ images? ")  # the notes of what was done to images
 
 
 class Limits(TypedDict):
@@ -66,11 +71,12 @@ def read_images(
     classes: Sequence[str] | None = None,
     strict: bool = True,
     digits: bool = False,
+    used: slice | None = None,
 ) -> "ImageSet":
     """The images of a command, as :func:`fastdc.data.load_images`; prints the notes unless `quiet`.
 
     Patterns are expanded, and "-" is standard input. If `digits`, pictures of anything but white digits on black are
-    refused.
+    refused. The notes are of the images `used`; default: all.
     """
     from fastdc.cli.digit_pictures import refuse_bright, refuse_others
     from fastdc.data import load_images
@@ -83,8 +89,24 @@ def read_images(
         loaded = replace(loaded, ids=tuple(names))
     if digits:
         refuse_bright(loaded.ids, loaded.images)
-    print_notes(loaded.notes, quiet=quiet)
+    if not quiet:
+        print_notes(loaded.notes if used is None else _notes_of(loaded, used, shape, limits), quiet=False)
     return loaded
+
+
+def _notes_of(loaded: "ImageSet", used: slice, shape: tuple[int, int, int], limits: Limits) -> Iterable[str]:
+    """The notes of some of the images that were loaded. What was done to files is found by reading those again."""
+    from fastdc.data import load_images
+    from fastdc.support import InputError
+
+    names, other = loaded.ids[used], [line for line in loaded.notes if not _OF_IMAGES.match(line)]
+    if len(names) == len(loaded) or len(other) == len(loaded.notes):
+        return loaded.notes
+    if all(Path(name).is_file() for name in names):
+        with suppress(InputError):  # 16-bit files can be too dark without the others
+            again = load_images(names, shape, **limits).notes
+            return [*other, *filter(_OF_IMAGES.match, again)]
+    return [f"{len(names)} of {len(loaded)} images are used, but all were converted", *loaded.notes]
 
 
 def read_labelled(

@@ -42,14 +42,14 @@ def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[
         results = cast("Generator[Classification, None, None]", stream)
         try:
             for result in results:
-                with _bar_hidden(), held_back() as interrupted:
+                with bar_hidden(), held_back() as interrupted:
                     yield result
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt as error:
             stop = error if isinstance(error, Interrupted) else _stop(results)
             if stop.result is not None:
-                with _bar_hidden(), held_back():
+                with bar_hidden(), held_back():
                     yield stop.result
             raise stop from None
 
@@ -138,6 +138,11 @@ def promise(delta: float) -> str:
     return f"at most {100 * delta:.3g} % of answers differ from the full run"
 
 
+def printable_name(name: str) -> str:
+    """The name of an image, any file name on one line."""
+    return "".join(char if char.isprintable() else "?" for char in name)
+
+
 def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:
     """The options of a rule from "name=value" entries. Values are JSON; lists may omit their brackets.
 
@@ -159,7 +164,7 @@ def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextmanager
-def _bar_hidden() -> Iterator[None]:
+def bar_hidden() -> Iterator[None]:
     """Hides the bar while lines are printed on the terminal."""
     from tqdm import tqdm
 

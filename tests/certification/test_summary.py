@@ -127,7 +127,10 @@ def test_an_unlabelled_file_has_no_accuracy() -> None:
     summary = summarize(run, [0, 0.5])
     assert (summary.certified, summary.accuracy, summary.average_radius) == (None, None, None)
     assert (summary.evaluations, summary.copies) == (None, None)
-    assert summary.abstained.value == 0.5
+    assert (summary.abstained.value, summary.mean_radius.value) == (0.5, 0.25)
+    table = summary_table([summary]).splitlines()
+    assert table[0].split() == ["images", "abstained,", "%", "mean", "radius", "NFE", "copies", "seconds"]
+    assert table[1].split()[:4] == ["a.tsv", "2", "50.0", "0.250"]
     for refused in (lambda: certified_curve(run), lambda: compare(run, run, [0])):
         with pytest.raises(InputError, match=r"a\.tsv: the true class of image 0 is unknown"):
             refused()

@@ -229,17 +229,42 @@ def test_an_npz_with_names_of_its_own(cli: Cli, folder: Path) -> None:
 
 
 def test_images_without_labels(cli: Cli, folder: Path) -> None:
-    result = cli("certify", "--data", "a.npy", *QUICK, "--max", "2", "--out", "run.tsv")
-    assert result.err == "note: true classes are unknown\n"
-    assert result.out.splitlines()[1].split()[:2] == ["run", "-"]
+    command = ("certify", "--data", "a.npy", *QUICK, "--max", "2", "--out", "run.tsv")
+    result = cli(*command)
+    note, summary = result.err.splitlines()
+    assert note == "note: true classes are unknown"
     records = read_records("run.tsv")
     assert records.label.tolist() == [UNKNOWN, UNKNOWN]
     assert not records.correct.any()
+    names = ["abstains" if label < 0 else str(label) for label in records.predict]
+    lines = [f"a.npy[{i}]\t{names[i]}\t{records.radius[i]:.4f}" for i in range(2)]
+    assert result.out.splitlines() == lines
+    assert summary.startswith(f"2 images, average radius {records.radius.mean():.3f} (quartiles ")
+    assert f", {(records.predict < 0).sum()} abstained, {records.own['evaluations'].sum():,} evaluations, " in summary
+    assert cli(*command).out.splitlines() == lines  # nothing is left to certify
+    assert cli(*command, "--overwrite", "--quiet")[1:] == (result.out, "")
     (folder / "all" / "part1").mkdir(parents=True)
     (folder / "digits" / "0.png").rename(folder / "all" / "part1" / "0.png")
     result = cli("certify", "--data", "all", *QUICK, "--out", "new.tsv")
-    assert result.err == "note: true classes are unknown: the folders in all are not named after its classes\n"
+    note = "note: true classes are unknown: the folders in all are not named after its classes"
+    assert result.err.splitlines()[0] == note
     assert len(read_records("new.tsv")) == 1
+
+
+def test_notes_are_of_the_images_that_are_certified(cli: Cli, folder: Path) -> None:
+    for i in range(3):
+        path = folder / "digits" / f"{i}.png"
+        Image.open(path).resize((10 + 20 * i,) * 2).save(path)
+    (folder / "digits" / "x.txt").touch()
+    np.save("large.npy", np.repeat(np.repeat(np.load("a.npy"), 2, axis=2), 2, axis=3))
+    skipped, unknown = "note: 1 file skipped, not an image (x.txt)", "note: true classes are unknown"
+    for options, notes in (
+        (("digits", "--max", "2"), [skipped, "note: 2 images resized to 8x8 from 10x10, 30x30", unknown]),
+        (("digits", "--max", "2", "--skip", "2"), [skipped, "note: 1 image resized to 8x8 from 10x10", unknown]),
+        (("large.npy", "--max", "1"), ["note: 1 of 5 images are used, but all were converted", None, unknown]),
+    ):
+        err = cli("certify", "--data", *options, *QUICK, "--out", "run.tsv", "--overwrite").err.splitlines()
+        assert [line for line, note in zip(err[:-1], notes, strict=True) if note is not None and line != note] == []
 
 
 def test_bad_options_and_files_are_refused(cli: Cli, folder: Path) -> None:

@@ -32,7 +32,8 @@ radius is 2.5 sigma for N = 1000 and 3.2 sigma for N = 10000. SIGMA and radii ar
 would gain little. Both may lose about --tolerance of radius against all N copies.
 
 DATA is a folder with one sub-folder per class, an .npz with images and labels, "digits" for the
-400 test digits that come with fastdc, or images without labels, for which there is no accuracy.
+400 test digits that come with fastdc, or images without labels: then, in place of a table of
+accuracies, each image is a line with its name, class ("abstains": none) and radius between tabs.
 --skip and --max choose the images 0, SKIP, 2 SKIP, ... below MAX, as the programs of other papers do.
 
 FILE gets one line per image as soon as the image is certified; FILE.json holds everything that
@@ -101,7 +102,8 @@ in the same file.
 def command(**options: Any) -> None:
     """Give each image of DATA a class and a radius: no change of the image within this L2 distance changes the class.
 
-    The method is randomized smoothing, described below. The records go to FILE, a summary to the terminal.
+    The method is randomized smoothing, described below. The records go to FILE, a summary to the terminal; of images
+    without labels, a line per image.
     """
     from fastdc.cli.certify import run
 
