@@ -117,6 +117,8 @@ def _run() -> None:
             click.echo(error.ctx.get_help() if error.ctx else "")
             sys.exit(0)
         help_hint = f" (try '{error.ctx.command_path} --help')" if error.ctx else ""
+        if isinstance(error, click.NoSuchOption):
+            error.possibilities = None  # up to three, in alphabetical order
         _fail(error.format_message().removesuffix(".") + _meant(error) + help_hint)
     except (FastdcError, click.ClickException) as error:
         if os.environ.get("FASTDC_TRACEBACK"):
@@ -147,7 +149,12 @@ def _run() -> None:
 
 
 def _meant(error: click.UsageError) -> str:
-    """The choice that was probably meant by the value of an option."""
+    """The option that was probably meant, or the choice by the value of an option."""
+    if isinstance(error, click.NoSuchOption):
+        params = error.ctx.command.params if error.ctx else []
+        options = [param for param in params if isinstance(param, click.Option) and not param.hidden]
+        known = [name[2:] for param in options for name in (*param.opts, *param.secondary_opts) if name[:2] == "--"]
+        return did_you_mean(error.option_name.lstrip("-"), known).replace("mean '", "mean '--")
     kind = getattr(getattr(error, "param", None), "type", None)
     came = re.match(r"'(.*)' is not one of ", error.message)
     return did_you_mean(came[1], kind.choices) if isinstance(kind, click.Choice) and came else ""
