@@ -210,7 +210,8 @@ def usable_choice(bundle: Bundle, backend: str, options: NetworkOptions) -> Choi
     if number and int(number) >= kernels.cuda_device_count():
         LOGGER.warning("the choice %s is ignored: there is no such device", choice)
         return None
-    LOGGER.info("%s runs on %s: the choice of %s; options win", bundle.name, choice, choice.origin)
+    over = "backend, precision or batch override it"  # a command spells them as its options
+    LOGGER.info("%s runs on %s: the choice of %s; %s", bundle.name, choice, choice.origin, over)
     return choice
 
 

@@ -101,7 +101,9 @@ def _choice(bundle: Bundle) -> str:
     choice, ignored = find_choice(bundle)
     if choice is None:
         return ignored or "none: fastdc bench --write makes one"
-    rate = f"{choice.images_per_second:.3g} images/s, {choice.images} of {choice.images} answers as in float32"
+    speed = choice.images_per_second
+    rate = f"{speed:,.0f} images/s" if speed >= 1000 else f"{speed:.3g} images/s"
+    rate += f", {choice.images} of {choice.images} answers as in float32"
     return f"{choice} ({choice.origin}: {rate})"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,10 @@ def log_as_notes() -> Iterator[None]:
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            note(one_line(Warning(record.getMessage()), most=500))
+            said, mark, options = record.getMessage().rpartition("; ")
+            if options.endswith(" override it"):
+                options = re.sub(r"\b(?=(?:backend|precision|batch)\b)", "--", options)
+            note(one_line(Warning(f"{said}{mark}{options}"), most=500))
 
     logger, handler = logging.getLogger("fastdc"), Notes()
     level, propagate = logger.level, logger.propagate

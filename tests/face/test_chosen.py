@@ -33,7 +33,8 @@ def test_a_choice_is_used_and_said(path: Path, caplog: pytest.LogCaptureFixture)
         chosen = fastdc.load("digits-mlp")
     assert chosen.network.batch == 48
     assert [record.getMessage() for record in caplog.records] == [
-        "digits-mlp runs on onnx in float32, batch 48, on cpu: the choice of fastdc bench, 2026-11-30; options win"
+        "digits-mlp runs on onnx in float32, batch 48, on cpu: the choice of fastdc bench, 2026-11-30; "
+        "backend, precision or batch override it"
     ]
     where = "onnx on cpu in float32, batch 48, chosen by fastdc bench, 2026-11-30)"
     assert repr(chosen).endswith(where)
@@ -75,7 +76,7 @@ def test_a_command_says_what_it_uses(
     np.save(path.parent / "a.npy", IMAGES)
     args = ("classify", path.parent / "a.npy", *MLP)
     note = "note: digits-mlp runs on onnx in float32, batch 48, on cpu: the choice of fastdc bench, 2026-11-30"
-    assert cli(*args).err.splitlines()[0] == f"{note}; options win"
+    assert cli(*args).err.splitlines()[0] == f"{note}; --backend, --precision or --batch override it"
     assert cli(*args, "--quiet").err == ""
     assert "note" not in cli(*args, "--batch", "128").err
     handlers = logging.getLogger("fastdc").handlers
