@@ -39,7 +39,7 @@ from fastdc.cli.images import Limits, digits_only, print_notes, read_images, tak
 from fastdc.cli.noise import note
 from fastdc.cli.options import check_output, open_model, open_network, plan_options, progress_bar
 from fastdc.cli.refusals import check_calibration
-from fastdc.cli.runner import bar_hidden, printable_name, rule_options
+from fastdc.cli.runner import bar_hidden, default_rule_named, printable_name, rule_options
 from fastdc.cli.sources import DIGITS
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Job, merged, released_plan
@@ -79,7 +79,8 @@ def run(data: str, out: str, **options: Any) -> None:
         checks.whole("--max", options["stop"])
     check_output(out, [data])
     bundle = open_model(options)
-    job = Job.of(bundle.model, (), merged(None, _base_options(bundle.model, options, dry=True)))
+    with default_rule_named():
+        job = Job.of(bundle.model, (), merged(None, _base_options(bundle.model, options, dry=True)))
     check_calibration(job, options)  # no notes: certificates do not depend on what the race promises
     used = slice(0, options["stop"], options["skip"])
     loaded = _load(data, bundle.model, limits, used, quiet=options["quiet"])

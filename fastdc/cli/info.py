@@ -68,12 +68,14 @@ def _race(model: Model) -> str:
 
 
 def _noised(model: Model) -> str:
-    """The methods and noises (sigma / alpha) that the race is calibrated for, each with its guarantee."""
+    """The methods and noises that the race is calibrated for, as --sigma and sigma / alpha, each with its guarantee."""
     found: dict[str, list[str]] = {}
     for calibration in model.noised_calibrations:
         method, noise = calibration.noised or ("", 0.0)
-        found.setdefault(method, []).append(f"{noise:g} ({100 * calibration.delta:.3g} %)")
-    each = "; ".join(f"{method} at sigma / alpha {', '.join(noises)}" for method, noises in found.items())
+        found.setdefault(method, []).append(
+            f"--sigma {noise / model.pixels.width:g} (sigma / alpha {noise:g}, {100 * calibration.delta:.3g} %)"
+        )
+    each = "; ".join(f"--method {method}, {', '.join(noises)}" for method, noises in found.items())
     return f"calibrated: {each}" if found else "paired tests, as there is no calibration"
 
 

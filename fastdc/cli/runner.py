@@ -1,9 +1,13 @@
 """Classification for a command: one progress bar, results in order as they become known, and whole lines on Ctrl-C."""
 
 import json
+import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
+
+import click
+from click.core import ParameterSource
 
 from fastdc.bundle import Model
 from fastdc.classifier import DiffusionClassifier
@@ -99,7 +103,23 @@ def checked_settings(model: Model, options: dict[str, Any]) -> Settings:
     Raises:
         InputError: An option is not valid.
     """
-    return Settings.of(model, (), merged(None, _run_options(options, model)))
+    with default_rule_named():
+        return Settings.of(model, (), merged(None, _run_options(options, model)))
+
+
+@contextmanager
+def default_rule_named() -> Iterator[None]:
+    """Names the rule as the user does in an error about its options: the default, or race for what it stands for."""
+    try:
+        yield
+    except InputError as error:
+        found, context = re.match(r"rule (\w+)(?= has no option )", str(error)), click.get_current_context()
+        if found is None or context.params["rule"] != "race":
+            raise
+        said = str(error)[found.end() :]
+        if context.get_parameter_source("rule") is ParameterSource.DEFAULT:
+            raise InputError(f"the default rule, {found[1]},{said}; --rule chooses another") from None
+        raise InputError(f"rule race ({found[1]}){said}") from None
 
 
 def _run_options(options: dict[str, Any], model: Model) -> RunOptions:

@@ -97,7 +97,7 @@ class Levels:
     def _report_window(self, notes: Notes) -> None:
         low, high = self.window or (0.0, 1.0)
         if not self._found:
-            notes.add(f"{low:g} to {high:g} not used: no image has more than 8 bits", noun="window")
+            notes.add(f"window {low:g} to {high:g} not used: no image has more than 8 bits", noun="")
             return
         least, most = min(f.low for f in self._found.values()), max(f.high for f in self._found.values())
         text = f"read through the window {low:g} to {high:g}, values {least:g} to {most:g}"

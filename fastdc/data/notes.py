@@ -44,7 +44,7 @@ class Notes:
         Args:
             text: What happened, such as "resized to 8x8 from {}"; "{}" stands for the different details.
             detail: One of the details, such as "640x640".
-            noun: Singular of the things that were converted.
+            noun: Singular of the things that were converted; "" for a text about none, which is not counted.
             count: Number of things that were converted.
         """
         key = (noun, text)
@@ -61,5 +61,6 @@ class Notes:
             listing = ", ".join(shown[:_DETAILS_SHOWN])
             if len(shown) > _DETAILS_SHOWN:
                 listing += f" and {len(shown) - _DETAILS_SHOWN} more"
-            lines.append(f"{count} {noun}{'s'[: count != 1]} {text.replace('{}', listing)}")
+            counted = f"{count} {noun}{'s'[: count != 1]} " if noun else ""
+            lines.append(counted + text.replace("{}", listing))
         return tuple(lines)

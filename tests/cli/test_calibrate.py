@@ -185,7 +185,7 @@ def test_a_calibration_for_noisy_images_is_used_by_certify(cli: Cli, folder: Pat
     assert made.noised == ("apndc", 0.5)
     assert (model.calibration, model.defaults) == (None, before)
     assert 11 < float(result.rows["evaluations"].split()[0]) < 80  # one to denoise, one a class and more
-    assert "apndc at sigma / alpha 0.5" in cli("info", "m").out
+    assert "calibrated: --method apndc, --sigma 0.25 (sigma / alpha 0.5, 5 %)" in cli("info", "m").out
     few = ("--n0", "3", "--n", "10", "--max", "2", "--draws", "8")
     assert cli("certify", "--data", "b.npz", "--model", "m", *noisy, *few, "--out", "run.tsv").code == 0
     assert '"calibrated"' in Path("run.tsv.json").read_text()

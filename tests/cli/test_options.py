@@ -129,6 +129,15 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
     [
         # the rule
         ("classify", (*FULL, "-o", "alpha=0.1"), "--rule full has no option 'alpha'"),
+        *(
+            (
+                command,
+                ("-o", "alpha=1"),
+                "the default rule, calibrated, has no option 'alpha': it has limit, draws; --rule",
+            )
+            for command in ("classify", "demo", "certify")
+        ),
+        ("demo", ("--rule", "race", "-o", "alpha=1"), "error: --rule race (calibrated) has no option 'alpha': it has"),
         ("classify", (*PAIRED, "-o", "limit=1"), "--rule paired has no option 'limit'"),
         ("classify", (*PAIRED, "-o", "alpha=2"), "--rule paired: -o alpha must lie strictly between"),
         ("classify", ("--rule", "staged"), "--rule staged needs -o n_samples=..., -o to_keep=..."),

@@ -221,7 +221,7 @@ def test_a_window_leaves_8_bits_alone(tmp_path: Path) -> None:
     Image.fromarray(np.full(SIDE, 77, np.uint8)).save(tmp_path / "a.png")
     read = load_images([tmp_path / "a.png"], (1, *SIDE), window=(0, 4095))
     assert (read.images == 77).all()
-    assert read.notes == ("1 window 0 to 4095 not used: no image has more than 8 bits",)
+    assert read.notes == ("window 0 to 4095 not used: no image has more than 8 bits",)
 
 
 @pytest.mark.parametrize("window", [(1, 1), (2, 1), (0,), 4095, "ab", (0, np.nan), (0, np.inf), (None, 1)])

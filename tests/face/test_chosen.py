@@ -91,3 +91,12 @@ def test_a_command_says_what_it_uses(
     assert cli("bench", "digits-mlp", "--forget").out == f"removed {path}\n"
     assert "none: fastdc bench --write makes one" in cli("info", "digits-mlp").out
     assert cli("bench", "digits-mlp", "--forget").out == "there was no choice for digits-mlp\n"
+
+
+def test_info_writes_a_large_rate_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_choice(
+        fastdc.load_bundle(find_model("digits-mlp")), Choice("onnx", "cpu", "float32", 48, "2026-11-30", 8012.4, 4)
+    )
+    assert "2026-11-30: 8,012 images/s, 4 of 4" in Cli(monkeypatch, capsys)("info", "digits-mlp").out
