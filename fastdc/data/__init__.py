@@ -21,7 +21,15 @@ from fastdc.data.classes import match_classes, shortened
 from fastdc.data.given_images import prepare
 from fastdc.data.image_files import Look
 from fastdc.data.levels import check_window
-from fastdc.data.sets import DIGITS_TEST, ImageSet, LabelledImages, digits_test, load_images, load_labelled
+from fastdc.data.sets import (
+    DIGITS_TEST,
+    ImageSet,
+    LabelledImages,
+    check_class_folders,
+    digits_test,
+    load_images,
+    load_labelled,
+)
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -29,6 +37,7 @@ __all__ = [
     "ImageSet",
     "LabelledImages",
     "Look",
+    "check_class_folders",
     "check_window",
     "digits_test",
     "load_images",

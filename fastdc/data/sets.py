@@ -196,12 +196,7 @@ def load_labelled(
     shape = None if shape is None else check_shape(shape)
     size = None if size is None else checks.whole("size", size)
     path, reader = existing(source), Reader(max_pixels, window)
-    if path.is_dir():
-        part = class_folder_part(path, reader.notes)
-    elif path.suffix.lower() == ".npz":
-        part = array_part(path, shape, reader)
-    else:
-        raise InputError(f"{show(path)}: labelled images are a folder with one sub-folder per class, or an .npz file")
+    part = _labelled_folder(path, reader.notes) or array_part(path, shape, reader)
     labels, names = part.labels, part.class_names
     if labels is None:
         raise InputError(f"{show(path)}: has no array named 'labels'")
@@ -216,6 +211,38 @@ def load_labelled(
         stack.add(to_uint8(images))
     reader.levels.report(reader.notes)
     return LabelledImages(to_uint8(stack.whole()), labels, names, tuple(part.ids), reader.notes.lines())
+
+
+def check_class_folders(source: str | os.PathLike[str]) -> None:
+    """Refuses what is neither a folder with one sub-folder per class nor an .npz file; no image is read.
+
+    Args:
+        source: As for :func:`load_labelled`.
+
+    Raises:
+        InputError: There is no such folder or file, no sub-folder, or one without images.
+
+    Example:
+        >>> from fastdc.data import check_class_folders
+        >>> (folder / "cats").mkdir()
+        >>> check_class_folders(folder / "cats")
+        Traceback (most recent call last):
+        fastdc.support.errors.InputError: ...cats: has no sub-folders; a labelled folder has one for each class
+    """
+    _labelled_folder(existing(source), Notes())
+
+
+def _labelled_folder(path: Path, notes: Notes) -> Part | None:
+    """A folder with one sub-folder per class; None for an .npz file.
+
+    Raises:
+        InputError: The path is neither.
+    """
+    if path.is_dir():
+        return class_folder_part(path, notes)
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{show(path)}: labelled images are a folder with one sub-folder per class, or an .npz file")
+    return None
 
 
 def digits_test() -> LabelledImages:

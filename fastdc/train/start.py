@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from fastdc.data import check_class_folders
 from fastdc.support import check_installed
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import load_training_data
@@ -17,7 +18,6 @@ def run_training(
     notify: Callable[[str], None] | None,
 ) -> RunSummary:
     """Runs or resumes one training; :func:`fastdc.train.train` describes arguments, result and errors."""
-    check_installed("torch", extra="train")
     say = notify or (lambda line: None)
     folder = RunFolder(config.out)
     with ExitStack() as kept:
@@ -26,6 +26,10 @@ def run_training(
             kept.enter_context(folder.kept())
         else:
             folder.check_free()
+        check_class_folders(config.data)
+        if config.val is not None and config.val_fraction is None:
+            check_class_folders(config.val)
+        check_installed("torch", extra="train")  # after what is quick to refuse, before all images are read
         data = load_training_data(config, say)
         if not resume:
             kept.enter_context(folder.kept())

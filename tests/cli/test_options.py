@@ -311,3 +311,21 @@ def test_other_plans_are_told_apart() -> None:
     assert found.misfit(PlanConfig(draws=99)) is None
     assert found.misfit(PlanConfig(draws=8, loss="l1")) == "loss l2, the run has l1"
     assert found.misfit(PlanConfig(draws=8, order="random"), but=("order",)) is None
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_folders_without_classes_are_refused_before_torch_is_asked_for(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    if missing:
+        monkeypatch.setattr("fastdc.support.optional.installed", lambda module: False)
+    Path("cats/tom").mkdir(parents=True, exist_ok=True)
+    for data, naming in (
+        ("digits", "digits: has no sub-folders"),
+        ("cats", "tom"),
+        ("a.npy", "a.npy: labelled images"),
+    ):
+        cli.refuses("train", data, "--out", "run", "--model", "mlp", naming=naming)
+        cli.refuses("train", "b.npz", "--val", data, "--out", "run", "--model", "mlp", naming=naming)
+    if missing:
+        cli.refuses("train", "b.npz", "--out", "run", "--model", "mlp", naming="torch is needed here")
