@@ -329,3 +329,14 @@ def test_folders_without_classes_are_refused_before_torch_is_asked_for(
         cli.refuses("train", "b.npz", "--val", data, "--out", "run", "--model", "mlp", naming=naming)
     if missing:
         cli.refuses("train", "b.npz", "--out", "run", "--model", "mlp", naming="torch is needed here")
+
+
+@pytest.mark.parametrize("name", [*LINES, "info", "completion"])
+def test_defaults_are_stated_alike(name: str) -> None:
+    """After the sentences of an option, as click itself states them."""
+    for option in importlib.import_module(f"fastdc.cli.commands.{name}").command.params:
+        text = getattr(option, "help", None) or ""
+        if "[default" in text:
+            sentences, _, default = text.partition("  [default: ")
+            assert sentences[-1] in ".)", text
+            assert default.index("]") == len(default) - 1, text

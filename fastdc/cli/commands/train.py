@@ -35,31 +35,35 @@ their class.
     help="Run folder to make, or with --resume to continue.",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in RUN. Omitted options keep the run's values.")
-@click.option("--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate [default]. mlp: many times cheaper.")
+@click.option(
+    "--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate. mlp: many times cheaper.  [default: unet]"
+)
 @click.option(
     "--width",
     type=int,
-    help="Channels of the first UNet level [default: 32, or 64 above 16 pixels], or width of the MLP [default: 256].",
+    help="Channels of the first UNet level, or width of the MLP.  [default: unet 32, or 64 above 16 pixels; mlp 256]",
 )
 @click.option("--size", type=int, metavar="PIXELS", help="Resize and crop all images to a square of this side.")
 @click.option(
     "--channels", type=click.Choice(["1", "3"]), help="With --size: convert all images to grey (1) or RGB (3)."
 )
-@click.option("--steps", type=int, help="Optimizer steps [default: unet 1340, mlp 4640, enough for the digits].")
-@click.option("--batch", type=int, help="Images per step [default: unet 64, mlp 256].")
-@click.option("--lr", type=float, help="Peak learning rate of AdamW, before a cosine decay [default: 0.001].")
-@click.option("--warmup", type=int, help="Steps in which the learning rate rises linearly [default: 100].")
 @click.option(
-    "--ema", type=float, help="Decay of the moving average of the weights; the average is exported [default: 0.999]."
+    "--steps", type=int, help="Optimizer steps; the defaults are enough for the digits.  [default: unet 1340, mlp 4640]"
 )
-@click.option("--label-dropout", type=float, help="Fraction of images trained without their class [default: 0.1].")
-@click.option("--p-mean", type=float, help="Mean of ln sigma during training [default: unet -0.6, mlp -0.4].")
+@click.option("--batch", type=int, help="Images per step.  [default: unet 64, mlp 256]")
+@click.option("--lr", type=float, help="Peak learning rate of AdamW, before a cosine decay.  [default: 0.001]")
+@click.option("--warmup", type=int, help="Steps in which the learning rate rises linearly.  [default: 100]")
 @click.option(
-    "--p-std", type=float, help="Standard deviation of ln sigma during training [default: unet 1.2, mlp 1.0]."
+    "--ema", type=float, help="Decay of the moving average of the weights; the average is exported.  [default: 0.999]"
 )
-@click.option("--sigma-data", type=float, help="Standard deviation of the images in [-1, 1] [default: measured].")
-@click.option("--dropout", type=float, help="Dropout inside the network [default: unet 0, mlp 0.1].")
-@click.option("--flip/--no-flip", default=None, help="Mirror images left to right at random [default: no].")
+@click.option("--label-dropout", type=float, help="Fraction of images trained without their class.  [default: 0.1]")
+@click.option("--p-mean", type=float, help="Mean of ln sigma during training.  [default: unet -0.6, mlp -0.4]")
+@click.option(
+    "--p-std", type=float, help="Standard deviation of ln sigma during training.  [default: unet 1.2, mlp 1.0]"
+)
+@click.option("--sigma-data", type=float, help="Standard deviation of the images in [-1, 1].  [default: measured]")
+@click.option("--dropout", type=float, help="Dropout inside the network.  [default: unet 0, mlp 0.1]")
+@click.option("--flip/--no-flip", default=None, help="Mirror images left to right at random.  [default: no]")
 @click.option(
     "--val",
     metavar="FILE|FRACTION",
@@ -70,11 +74,11 @@ their class.
 @click.option(
     "--seed",
     type=int,
-    help="Seed; on a CPU, the same seed, data and threads give the same weights to the bit [default: 0].",
+    help="Seed; on a CPU, the same seed, data and threads give the same weights to the bit.  [default: 0]",
 )
-@click.option("--threads", type=int, help="Number of CPU threads [default: torch's choice].")
-@click.option("--device", help="Device: cpu or cuda [default: cpu].")
-@click.option("--checkpoint-every", type=int, metavar="STEPS", help="Steps between checkpoints [default: 500].")
+@click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's choice]")
+@click.option("--device", metavar="DEVICE", help="cpu or cuda.  [default: cpu]")
+@click.option("--checkpoint-every", type=int, metavar="STEPS", help="Steps between checkpoints.  [default: 500]")
 @click.option("--clip", type=float, hidden=True)  # hidden options repeat the command in a bundle's provenance exactly
 @click.option("--weight-decay", type=float, hidden=True)
 @click.option("--timestep-scale", type=float, hidden=True)
