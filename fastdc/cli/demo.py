@@ -75,5 +75,6 @@ def _plot(path: str, results: list[Classification], test: "LabelledImages") -> N
         results[0].class_names,
         labels=labels[wrong_first],
         true_labels=test.labels[wrong_first],
+        numbers=wrong_first,
         title=f"{results[0].provenance['model']}: mean denoising error per class, misclassified images first",
     )

@@ -50,6 +50,7 @@ class _Results:
     names: tuple[str, ...]
     labels: Int64
     truth: Int64 | None
+    numbers: Int64
 
     def verdict(self, i: int) -> tuple[int, int, str]:
         """For image `i`: the predicted class (-1: abstained), the true class if missed (else -1), and the colour."""
@@ -82,6 +83,7 @@ def error_sheet(
     *,
     labels: ArrayLike | None = None,
     true_labels: ArrayLike | None = None,
+    numbers: ArrayLike | None = None,
     max_images: int = 40,
     title: str | None = None,
 ) -> Path:
@@ -94,6 +96,7 @@ def error_sheet(
         class_names: Names of the K classes.
         labels: (n,), predicted class of each image, -1 for an abstention; default: the class of smallest error.
         true_labels: (n,), true class of each image, if known. The sheet marks it, and flags wrong images.
+        numbers: (n,), number that is printed beside each image, such as its index in a data set; default: 0 to n - 1.
         max_images: Largest number of images to draw, in [1, 400]; the sheet draws the first ones and states the total.
         title: Line above the sheet.
 
@@ -111,7 +114,7 @@ def error_sheet(
     """
     target = figure_path(path)
     max_images = checks.whole("max_images", max_images, high=MAX_IMAGES)
-    results = _check(images, errors, class_names, labels, true_labels)
+    results = _check(images, errors, class_names, labels, true_labels, numbers)
     shown = min(len(results.errors), max_images)
     style = default_style({"image.composite_image": False, "path.simplify": False})
     with style as figures, warnings.catch_warnings():
@@ -129,7 +132,12 @@ def error_sheet(
 
 
 def _check(
-    images: ArrayLike, errors: ArrayLike, class_names: Sequence[str], labels: ArrayLike | None, truth: ArrayLike | None
+    images: ArrayLike,
+    errors: ArrayLike,
+    class_names: Sequence[str],
+    labels: ArrayLike | None,
+    truth: ArrayLike | None,
+    numbers: ArrayLike | None,
 ) -> _Results:
     pictures, table = np.asarray(images), np.asarray(errors)
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or 0 in pictures.shape:
@@ -146,10 +154,15 @@ def _check(
         raise InputError("errors must be finite or NaN, with at least one evaluated class for each image")
     predicted = np.nanargmin(table, axis=1) if labels is None else _check_labels(labels, n, range(-1, k), "labels")
     known = None if truth is None else _check_labels(truth, n, range(k), "true_labels")
+    shown = np.arange(n) if numbers is None else np.asarray(numbers)
+    if shown.shape != (n,) or shown.dtype.kind not in "iu":
+        raise InputError(f"numbers must be integers of shape ({n},), got {shown.dtype} of shape {shown.shape}")
     names = tuple(_cut(name) for name in class_names)
     grey = pictures.shape[1] == 1
     pictures = pictures[:, 0] if grey else pictures.transpose(0, 2, 3, 1)
-    return _Results(pictures.astype(np.float32), table, names, predicted.astype(np.int64), known)
+    return _Results(
+        pictures.astype(np.float32), table, names, predicted.astype(np.int64), known, shown.astype(np.int64)
+    )
 
 
 def _check_labels(labels: ArrayLike, n: int, allowed: range, name: str) -> Int64:
@@ -199,7 +212,7 @@ def _draw_cell(axes: Any, results: _Results, i: int, layout: _Layout, vector: bo
     if missed >= 0:
         header += f", {'not' if label >= 0 else 'true class'} {results.names[missed]}"
     _text(axes, (x, y + 0.06), header, 8, colour, weight="bold")
-    _text(axes, (x + layout.cell[0], y + 0.06), f"#{i}", 6.5, _FAINT, ha="right")
+    _text(axes, (x + layout.cell[0], y + 0.06), f"#{results.numbers[i]}", 6.5, _FAINT, ha="right")
     _draw_image(axes, results.pictures[i], (x, y + _HEAD), vector, colour if colour == _WRONG else None)
     _draw_bars(axes, results, i, (x + _IMAGE + 0.08 + layout.name, y + _HEAD), layout.row)
 

@@ -90,6 +90,18 @@ def test_demo_draws_a_sheet(cli: Cli, digits: Path) -> None:
         assert min(sheet.size) > 100
 
 
+def test_the_sheet_numbers_images_as_the_test_set_does(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    drawn: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr("fastdc.figures.error_sheet", lambda path, images, *_, **rest: drawn.append((images, rest)))
+    assert cli("demo", *MLP, "--draws", "1", "--rule", "full", "--plot", "sheet.png").code == 0
+    ((images, rest),) = drawn
+    test, numbers = digits_test(), rest["numbers"]
+    assert np.array_equal(images, test.images[numbers])
+    wrong = rest["labels"] != test.labels[numbers]
+    assert 0 < wrong.sum() == wrong[: wrong.sum()].sum()
+
+
 def test_classify_prints_one_line_per_image(cli: Cli, digits: Path) -> None:
     code, out, err = cli("classify", "digits", "digits/0.png", "a.npy", *FULL)
     assert code == 0

@@ -61,6 +61,16 @@ def test_given_labels_and_abstentions(tmp_path: Path) -> None:
     assert "abstains, true class ant" in found
 
 
+def test_images_have_the_numbers_given(tmp_path: Path) -> None:
+    found = texts(error_sheet(tmp_path / "s.svg", IMAGES, ERRORS, NAMES))
+    assert [text for text in found if text[:1] == "#"] == ["#0", "#1", "#2", "#3"]
+    found = texts(error_sheet(tmp_path / "s.svg", IMAGES, ERRORS, NAMES, numbers=[70, 3, 399, 0], max_images=3))
+    assert [text for text in found if text[:1] == "#"] == ["#70", "#3", "#399"]
+    for wrong in ([1, 2], [0.5] * 4):
+        with pytest.raises(InputError, match=r"numbers must be integers of shape \(4,\), got"):
+            error_sheet(tmp_path / "s.svg", IMAGES, ERRORS, NAMES, numbers=wrong)
+
+
 def test_images_beyond_the_limit_are_counted(tmp_path: Path) -> None:
     path = error_sheet(tmp_path / "s.svg", IMAGES, ERRORS, NAMES, max_images=2)
     assert "the first 2 of 4 images" in texts(path)
