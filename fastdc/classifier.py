@@ -396,7 +396,8 @@ class DiffusionClassifier:
         if isinstance(chosen, DiffusionBase):
             chosen.check_sigma(smoothing.sigma)
         ready = Images.of(images, self.model, streams, **wanted.reading)
-        return certify_images(chosen, self._seen_by(chosen, ready), ready.streams, smoothing, progress=progress)
+        x = self._seen_by(chosen, ready)
+        return certify_images(chosen, x, ready.streams, smoothing, progress=progress, ids=ready.ids)
 
     def certify(self, images: Any, sigma: float | AbstractEstimation | None = None, **options: Any) -> Certificates:
         """Certificates of all images, a sequence in order; arguments are those of :meth:`certify_stream`.

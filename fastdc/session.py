@@ -102,7 +102,7 @@ class Session:
         if server.closed or server.failure is not None:
             raise server.refusal()
         answer = _Answer(server)
-        server.inbox.put(_Image(answer, sample, noise, classes, time.perf_counter()))
+        server.inbox.put(_Image(answer, sample, noise, classes, time.perf_counter(), ready.ids))
         if server.over.is_set:  # it was closed meanwhile, and may not have seen the image
             server.refuse_rest()
         return answer
@@ -179,13 +179,14 @@ class _Answer(Future[Classification]):
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """An image on its way to the session's thread, as submitted at the time `start`."""
+    """An image on its way to the session's thread, as submitted at the time `start`; `ids` has its name, if known."""
 
     answer: _Answer
     sample: Float32
     stream: int
     classes: Int32 | None
     start: float
+    ids: tuple[str, ...] | None
 
 
 class _Server:
@@ -283,7 +284,8 @@ class _Server:
     def _result(self, finished: Finished, image: _Image) -> Classification:
         streams = np.array([image.stream], dtype=np.int64)
         table = self._settings.job.table_of([(finished.counts, finished.values)], streams)
-        return self._settings.decide(table, np.zeros(1, np.int64), seconds=time.perf_counter() - image.start)
+        seconds = time.perf_counter() - image.start
+        return self._settings.decide(table, np.zeros(1, np.int64), seconds=seconds, ids=image.ids)
 
 
 _serving: "weakref.WeakSet[_Server]" = weakref.WeakSet()

@@ -17,6 +17,7 @@ from fastdc.support import (
     Float64,
     InputError,
     Int64,
+    chosen_ids,
     chosen_rows,
     data_frame,
     html_table,
@@ -40,12 +41,14 @@ class Certificates(Sequence[Certificate]):
         indices: int64 (m,), index of each image among the images given.
         class_names: The K class names; empty if the base classifier has others.
         provenance: Everything that reproduces the certificates: sigma, alpha, n0, seeds, model, its sha256, version.
+        ids: m names of the images, such as the path of each image's file; None unless all images came from files.
     """
 
     certificates: tuple[Certificate, ...]
     indices: Int64
     class_names: tuple[str, ...]
     provenance: dict[str, Any]
+    ids: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, stream: CertificateStream, class_names: tuple[str, ...]) -> "Certificates":
@@ -57,7 +60,7 @@ class Certificates(Sequence[Certificate]):
         """
         found = tuple(certificate for _, certificate in stream)
         names = class_names if stream.n_classes == len(class_names) else ()
-        return cls(found, np.arange(len(found), dtype=np.int64), names, stream.provenance)
+        return cls(found, np.arange(len(found), dtype=np.int64), names, stream.provenance, stream.ids)
 
     @property
     def labels(self) -> Int64:
@@ -94,7 +97,8 @@ class Certificates(Sequence[Certificate]):
         rows = chosen_rows(key, len(self))
         if isinstance(rows, int):
             return self.certificates[rows]
-        return replace(self, certificates=tuple(self.certificates[row] for row in rows), indices=self.indices[rows])
+        parts = tuple(self.certificates[row] for row in rows)
+        return replace(self, certificates=parts, indices=self.indices[rows], ids=chosen_ids(self.ids, rows))
 
     def summary(self, labels: npt.ArrayLike | None = None, radii: Sequence[float] | None = None) -> Summary:
         """Certified accuracy at radii, average certified radius, abstentions and cost; ``print`` shows a table.
@@ -116,14 +120,16 @@ class Certificates(Sequence[Certificate]):
         return summarize(records, default_radii([records]) if radii is None else radii)
 
     def _columns(self) -> dict[str, Any]:
-        columns: dict[str, Any] = {"index": self.indices, "label": self.labels, "name": self.names}
+        named = {} if self.ids is None else {"image": self.ids}
+        columns: dict[str, Any] = {"index": self.indices, **named, "label": self.labels, "name": self.names}
         for name in _FIELDS[1:]:
             values = [getattr(one, name) for one in self.certificates]
             columns[name] = np.array(values, np.float64 if name in ("radius", "p_lower", "seconds") else np.int64)
         return columns
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row per image: index, label, name, radius, and what is behind the radius.
+        """A ``pandas.DataFrame`` with a row per image: index, image (its name, if known), label, name, radius, and
+        what is behind the radius.
 
         Example:
             >>> from fastdc.certification import Fixed
@@ -137,8 +143,9 @@ class Certificates(Sequence[Certificate]):
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """A dictionary of JSON values per image."""
-        each = zip(self.indices.tolist(), self.names, self.certificates, strict=True)
-        return [{"index": index, "name": name, **plain(asdict(one))} for index, name, one in each]
+        images: list[dict[str, str]] = [{}] * len(self) if self.ids is None else [{"image": one} for one in self.ids]
+        each = zip(self.indices.tolist(), images, self.names, self.certificates, strict=True)
+        return [{"index": index, **image, "name": name, **plain(asdict(one))} for index, image, name, one in each]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values: images, class names and provenance."""
@@ -165,7 +172,8 @@ class Certificates(Sequence[Certificate]):
             InputError: The name has another end, labels do not fit, or the file cannot be written.
         """
         columns = self._columns()
-        arrays = {**columns, "name": np.array([name or "" for name in self.names], str)}
+        texts = {name: columns[name] for name in ("image", "name") if name in columns}
+        arrays = columns | {name: np.array([one or "" for one in of], str) for name, of in texts.items()}
         true = [UNKNOWN] * len(self) if labels is None else records_of(self.certificates, labels).label.tolist()
         if labels is not None and not str(path).lower().endswith(".tsv"):
             raise InputError(f"true classes are written to a .tsv only, got the path {shown(path)}")

@@ -90,15 +90,22 @@ class CertificateStream(Iterator[tuple[int, Certificate]]):
         certified: The certificates.
         base: Base classifier.
         smoothing: How it is smoothed and certified.
+        ids: Names of the images; None: they have none.
 
     Attributes:
         n_classes: Number of classes, K.
         provenance: Everything that reproduces the certificates, as plain values.
+        ids: Names of the images, such as the path of each image's file; None: they have none.
     """
 
     def __init__(
-        self, certified: Generator[tuple[int, Certificate], None, None], base: AbstractBase, smoothing: Smoothing
+        self,
+        certified: Generator[tuple[int, Certificate], None, None],
+        base: AbstractBase,
+        smoothing: Smoothing,
+        ids: tuple[str, ...] | None = None,
     ) -> None:
+        self.ids = ids
         self.n_classes = base.n_classes
         self.provenance: dict[str, Any] = {"smoothing": smoothing.describe(), "base": base.describe()}
         self._certified = certified
@@ -118,6 +125,7 @@ def certify_images(
     smoothing: Smoothing,
     *,
     progress: OnCertifyProgress | None = None,
+    ids: tuple[str, ...] | None = None,
 ) -> CertificateStream:
     """Certifies images; yields (index, certificate) in order, as soon as they are known.
 
@@ -129,6 +137,7 @@ def certify_images(
         streams: int64 (n,), noise stream of each image, in [0, 2^56).
         smoothing: Noise, selection and estimation.
         progress: Called whenever copies were classified.
+        ids: Names of the images, which the stream keeps; None: they have none.
 
     Example:
         >>> from fastdc.certification import Fixed, FunctionBase, Smoothing, certify_images
@@ -137,7 +146,7 @@ def certify_images(
         >>> [found.label for _, found in certify_images(bright, x, np.zeros(1, int), Smoothing(Fixed(0.25, 100, 0.01)))]
         [1]
     """
-    return CertificateStream(_certified(base, x, streams, smoothing, progress), base, smoothing)
+    return CertificateStream(_certified(base, x, streams, smoothing, progress), base, smoothing, ids)
 
 
 def _certified(

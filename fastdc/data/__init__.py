@@ -18,7 +18,7 @@ classes of a model), `inputs` (sources as parts to read), `sets` (the public loa
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS
 from fastdc.data.classes import match_classes, shortened
-from fastdc.data.given_images import prepare
+from fastdc.data.given_images import prepare, prepare_named
 from fastdc.data.image_files import Look
 from fastdc.data.levels import check_window
 from fastdc.data.sets import (
@@ -44,5 +44,6 @@ __all__ = [
     "load_labelled",
     "match_classes",
     "prepare",
+    "prepare_named",
     "shortened",
 ]

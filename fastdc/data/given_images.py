@@ -80,28 +80,74 @@ def prepare(
         >>> prepare([Image.new("RGB", (640, 480)), images[0]], (1, 8, 8)).shape
         (2, 1, 8, 8)
     """
+    found, _ = prepare_named(
+        images,
+        shape,
+        window=window,
+        layout=layout,
+        max_pixels=max_pixels,
+        resize=resize,
+        bounded=bounded,
+        on_note=on_note,
+    )
+    return found
+
+
+def prepare_named(
+    images: Any,
+    shape: tuple[int, int, int],
+    *,
+    window: Window | None = None,
+    layout: str | None = None,
+    max_pixels: int | None = None,
+    resize: bool = True,
+    bounded: bool = True,
+    on_note: Callable[[str], None] | None = None,
+) -> tuple[Pixels, tuple[str, ...] | None]:
+    """The images of :func:`prepare`, whose arguments it shares, and their names.
+
+    Returns:
+        The images, and n names as in ``ImageSet.ids``, such as the path of each image file; None if any image was given
+        in memory, where it has no name.
+
+    Raises:
+        InputError: As :func:`prepare`.
+
+    Example:
+        >>> from fastdc.data import prepare_named
+        >>> np.save(folder / "two.npy", images[:2])
+        >>> [name.split("two")[1] for name in prepare_named([folder / "two.npy"], (1, 8, 8))[1]]
+        ['.npy[0]', '.npy[1]']
+    """
     shape = check_shape(shape)
     if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU":  # paths, or a column of them
         images = images.tolist()
+    ids: tuple[str, ...] | None
     if _is_path(images) or (isinstance(images, list | tuple) and images and all(map(_is_path, images))):
         loaded = load_images(images, shape, window=window, max_pixels=max_pixels, layout=layout)
-        found, notes = loaded.images, loaded.notes
+        found, ids, notes = loaded.images, loaded.ids, loaded.notes
     else:
         given = _Given(shape, Reader(max_pixels, window, None, layout), resize=resize, bounded=bounded)
         found, notes = given.collected(images), given.report()
+        ids = tuple(given.ids) if len(given.ids) == len(found) else None
     for line in notes:
         _log.info(line)
         if on_note is not None:
             on_note(line)
-    return found
+    return found, ids
 
 
 class _Given:
-    """Reads what a user gave, item by item."""
+    """Reads what a user gave, item by item.
+
+    Attributes:
+        ids: Names of the images that came from files; those in memory have none.
+    """
 
     def __init__(self, shape: tuple[int, int, int], reader: Reader, *, resize: bool, bounded: bool) -> None:
         self._shape, self._reader = shape, reader
         self._resize, self._bounded = resize, bounded
+        self.ids: list[str] = []
 
     def collected(self, images: Any) -> Pixels:
         """All images (n, c, h, w)."""
@@ -143,7 +189,9 @@ class _Given:
         elif isinstance(images, bytes | bytearray | memoryview):
             yield self._reader.read(bytes(images), self._target, name)
         elif _is_path(images):
-            yield from part_of(existing(images), self._shape, self._reader).read(self._reader, self._target)
+            part = part_of(existing(images), self._shape, self._reader)
+            self.ids += part.ids
+            yield from part.read(self._reader, self._target)
         elif hasattr(images, "read"):
             raise InputError(f"{name} must be {_KINDS}, got an open file: pass its content, the bytes")
         else:

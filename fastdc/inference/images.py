@@ -24,11 +24,13 @@ class Images:
         given: uint8, or float32 in [0, 1], (n, c, h, w): the user's images.
         x: float32 (n, c, h, w) in the model's value range.
         streams: int64 (n,), names the noise of each image.
+        ids: n names, such as the path of each image's file; None unless all images came from files.
     """
 
     given: npt.NDArray[Any] = field(repr=False)
     x: Float32 = field(repr=False)
     streams: Int64
+    ids: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """The number of images, n."""
@@ -73,9 +75,9 @@ class Images:
             if images.given.shape[1:] != model.image_shape:
                 raise InputError(f"images were checked for the shape {images.given.shape[1:]}, not {model.image_shape}")
             return images if streams is None else replace(images, streams=check_streams(streams, len(images)))
-        given = _checked(images, model, bounded=bounded, **reading)
+        given, ids = _checked(images, model, bounded=bounded, **reading)
         x = np.ascontiguousarray(model.pixels.from_unit(_unit(given)))
-        return cls(given, x, streams_of(x) if streams is None else check_streams(streams, len(x)))
+        return cls(given, x, streams_of(x) if streams is None else check_streams(streams, len(x)), ids)
 
     def on(self, pixels: PixelRange) -> Float32:
         """The images in another range of pixel values, float32 (n, c, h, w)."""
@@ -99,7 +101,7 @@ def to_model_range(images: Any, model: Model, **reading: Unpack[ImageOptions]) -
     Raises:
         InputError: Wrong type, shape, range, NaN, or no image.
     """
-    return np.ascontiguousarray(model.pixels.from_unit(_unit(_checked(images, model, **reading))))
+    return np.ascontiguousarray(model.pixels.from_unit(_unit(_checked(images, model, **reading)[0])))
 
 
 def streams_of(images: Float32) -> Int64:
@@ -142,15 +144,18 @@ def check_streams(streams: Any, count: int) -> Int64:
     return array.astype(np.int64)
 
 
-def _checked(images: Any, model: Model, *, bounded: bool = True, **reading: Unpack[ImageOptions]) -> npt.NDArray[Any]:
-    """The images (n, c, h, w) as uint8, or as float32, in [0, 1] if `bounded`."""
+def _checked(
+    images: Any, model: Model, *, bounded: bool = True, **reading: Unpack[ImageOptions]
+) -> tuple[npt.NDArray[Any], tuple[str, ...] | None]:
+    """The images (n, c, h, w) as uint8, or as float32, in [0, 1] if `bounded`; and their names."""
     plain = reading.get("window") is None and reading.get("max_pixels") is None
     array = _exact(images, model.image_shape, reading.get("layout")) if plain else None
+    ids = None
     if array is None:
-        from fastdc.data import prepare  # which loads Pillow
+        from fastdc.data import prepare_named  # which loads Pillow
 
-        array = prepare(images, model.image_shape, resize=False, bounded=bounded, **reading)
-    return as_pixels(array, bounded=bounded)
+        array, ids = prepare_named(images, model.image_shape, resize=False, bounded=bounded, **reading)
+    return as_pixels(array, bounded=bounded), ids
 
 
 def _exact(images: Any, shape: tuple[int, int, int], layout: str | None) -> npt.NDArray[Any] | None:

@@ -30,7 +30,7 @@ def members_of(arrays: dict[str, npt.NDArray[Any]], rest: dict[str, Any], table:
 
     Args:
         arrays: Those of the result, by their names in the file.
-        rest: class_names, seconds and provenance, as JSON values.
+        rest: class_names, seconds, provenance and ids, as JSON values.
         table: Errors of the result.
     """
     return {**arrays, _REST: np.array(json.dumps(rest, allow_nan=False)), **table.members()}
@@ -47,6 +47,8 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         rest = _checked_rest(str(found.pop(_REST)))
         m, k = len(table), len(rest["class_names"])
+        if rest["ids"] is not None and len(rest["ids"]) != m:
+            raise InputError(f"ids must be {m} strings, got {len(rest['ids'])}")
         for name, dtype in _KINDS.items():
             shape = (m, k) if name in ("probabilities", "mean_errors", "votes") else (m,)
             if found[name].shape != shape or found[name].dtype != dtype:
@@ -64,8 +66,8 @@ def _checked_rest(text: str) -> dict[str, Any]:
         rest = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"{_REST} must be JSON, got {shown(text)}") from None
-    names, seconds, provenance = (
-        rest.get(name) if isinstance(rest, dict) else None for name in ("class_names", "seconds", "provenance")
+    names, seconds, provenance, ids = (
+        rest.get(name) if isinstance(rest, dict) else None for name in ("class_names", "seconds", "provenance", "ids")
     )
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"class_names must be strings, got {shown(names)}")
@@ -73,4 +75,7 @@ def _checked_rest(text: str) -> dict[str, Any]:
         raise InputError(f"seconds must be a number, got {shown(seconds)}")
     if not isinstance(provenance, dict):
         raise InputError(f"provenance must be an object, got {shown(provenance)}")
-    return {"class_names": tuple(names), "seconds": float(seconds), "provenance": provenance}
+    if ids is not None and (not isinstance(ids, list) or not all(isinstance(name, str) for name in ids)):
+        raise InputError(f"ids must be strings, got {shown(ids)}")
+    named = None if ids is None else tuple(ids)
+    return {"class_names": tuple(names), "seconds": float(seconds), "provenance": provenance, "ids": named}

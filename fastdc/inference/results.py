@@ -13,7 +13,18 @@ import numpy.typing as npt
 from fastdc.inference.decide import by_class, decide_table
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.result_file import members_of, read_result
-from fastdc.support import SHOWN_ROWS, Float64, Int64, chosen_rows, data_frame, html_table, plain, save_table, shown
+from fastdc.support import (
+    SHOWN_ROWS,
+    Float64,
+    Int64,
+    chosen_ids,
+    chosen_rows,
+    data_frame,
+    html_table,
+    plain,
+    save_table,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ class ImageResult:
         evaluations: Network evaluations spent on the image (NFE).
         keys: The K class names, each with its index if several classes share it.
         arrays: probabilities, errors and votes of the classes, (K,) each, as in :class:`Classification`.
+        image: Its name, such as the path of its file; None for an image in memory.
     """
 
     index: int
@@ -73,6 +85,7 @@ class ImageResult:
     evaluations: int
     keys: tuple[str, ...]
     arrays: tuple[Float64, Float64, Int64]
+    image: str | None = None
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -90,13 +103,16 @@ class ImageResult:
         return dict(zip(self.keys, self.arrays[2].tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values; an error that is not known is None."""
-        names = ("index", "label", "name", "probability", "evaluations", "probabilities", "errors", "votes")
+        """All of it as JSON values; an error that is not known is None, and an image without a name has none."""
+        names = ["index", "image", "label", "name", "probability", "evaluations", "probabilities", "errors", "votes"]
+        if self.image is None:
+            names.remove("image")
         return {name: plain(getattr(self, name)) for name in names}
 
     def __repr__(self) -> str:
         return (
-            f"ImageResult(index={self.index}, label={self.label}, name={shown(self.name)}, "
+            f"ImageResult(index={self.index}, {'' if self.image is None else f'image={shown(self.image)}, '}"
+            f"label={self.label}, name={shown(self.name)}, "
             f"probability={self.probability:.3g}, evaluations={self.evaluations})"
         )
 
@@ -123,6 +139,8 @@ class Classification:
         provenance: Everything that reproduces the result: seed, plan, method, rule, decision, model, its sha256,
             backend, version.
         table: Every error, to replay decisions or to save. If prompts describe the classes, its classes are prompts.
+        ids: m names of the images, those that the command line prints: the path of each image file, or
+            ``file.npy[3]``; None unless all images came from files.
     """
 
     indices: Int64
@@ -135,6 +153,7 @@ class Classification:
     seconds: float
     provenance: dict[str, Any]
     table: ErrorTable
+    ids: tuple[str, ...] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -157,7 +176,8 @@ class Classification:
         if isinstance(rows, int):
             return self._image(rows)
         arrays = ("indices", "labels", "probabilities", "errors", "evaluations", "votes")
-        return replace(self, **{name: getattr(self, name)[rows] for name in arrays}, table=self.table.take(rows))
+        parts = {name: getattr(self, name)[rows] for name in arrays}
+        return replace(self, **parts, table=self.table.take(rows), ids=chosen_ids(self.ids, rows))
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:
@@ -173,12 +193,14 @@ class Classification:
             evaluations=int(self.evaluations[row]),
             keys=self._keys,
             arrays=(self.probabilities[row], self.errors[row], self.votes[row]),
+            image=None if self.ids is None else self.ids[row],
         )
 
     def _columns(self, classes: bool) -> dict[str, Any]:
         top = self.probabilities[np.arange(len(self)), self.labels]
         columns = {
             "index": self.indices,
+            **({} if self.ids is None else {"image": self.ids}),
             "label": self.labels,
             "name": self.names,
             "probability": top,
@@ -189,7 +211,8 @@ class Classification:
         return columns
 
     def to_pandas(self, *, classes: bool = False) -> Any:
-        """A ``pandas.DataFrame`` with a row per image: index, label, name, probability and evaluations.
+        """A ``pandas.DataFrame`` with a row per image: index, image (its name, if known), label, name, probability
+        and evaluations.
 
         Args:
             classes: Whether to add a column p(NAME) with the probability of each class.
@@ -249,7 +272,7 @@ class Classification:
 
     def _arrays(self) -> dict[str, Any]:
         arrays = {name: getattr(self, name) for name in ("indices", "labels", "probabilities", "evaluations", "votes")}
-        rest = {name: plain(getattr(self, name)) for name in ("class_names", "seconds", "provenance")}
+        rest = {name: plain(getattr(self, name)) for name in ("class_names", "seconds", "provenance", "ids")}
         return members_of({**arrays, "mean_errors": self.errors}, rest, self.table)
 
     @classmethod
@@ -300,6 +323,7 @@ class Classification:
         class_names: tuple[str, ...] = (),
         class_of: tuple[int, ...] = (),
         denoising: int = 0,
+        ids: tuple[str, ...] | None = None,
     ) -> "Classification":
         """Decides every image of a table.
 
@@ -313,6 +337,7 @@ class Classification:
             class_names: The K names, if the table's classes are prompts.
             class_of: Class of each prompt, if the table's classes are prompts.
             denoising: Evaluations per image that are not in the table.
+            ids: m names of the images; None: they have none.
 
         Example:
             >>> table = clf.errors(images, draws=16)
@@ -340,4 +365,5 @@ class Classification:
             seconds=seconds,
             provenance=provenance,
             table=table,
+            ids=ids,
         )

@@ -46,8 +46,13 @@ class Settings:
             raise InputError(f"temperature must be positive, got {shown(value)}")
         return cls(Job.of(model, networks, options, encoder), options.decision, float(value))
 
-    def decide(self, table: ErrorTable, indices: Int64, *, seconds: float) -> Classification:
-        """The result of a table whose rows are the images `indices`, with everything that reproduces it."""
+    def decide(
+        self, table: ErrorTable, indices: Int64, *, seconds: float, ids: tuple[str, ...] | None = None
+    ) -> Classification:
+        """The result of a table whose rows are the images `indices`, with everything that reproduces it.
+
+        `ids` are the names of these images; None: they have none.
+        """
         job, network = self.job, self.job.networks[0]
         choice = chosen_by(network)
         provenance = {
@@ -69,4 +74,5 @@ class Settings:
             class_names=job.model.class_names,
             class_of=job.model.class_of,
             denoising=job.denoisings,
+            ids=ids,
         )

@@ -9,7 +9,7 @@ from fastdc.inference.images import Images
 from fastdc.inference.job import Rows
 from fastdc.inference.results import Classification, OnProgress
 from fastdc.inference.settings import Settings
-from fastdc.support import Int32, Int64, Interrupted
+from fastdc.support import Int32, Int64, Interrupted, chosen_ids
 
 
 def stream_results(
@@ -47,7 +47,8 @@ def stream_results(
 
     def result(indices: Int64) -> Classification:
         table = job.table_of([rows[i] for i in indices], images.streams[indices])
-        return settings.decide(table, indices, seconds=time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        return settings.decide(table, indices, seconds=seconds, ids=chosen_ids(images.ids, indices))
 
     given = 0
     try:

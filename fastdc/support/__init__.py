@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from fastdc.support.pixel_values import as_array, as_pixels, full_scale
     from fastdc.support.process_locks import ProcessLock
     from fastdc.support.processes import check_process, fork_safe_lock
-    from fastdc.support.tables import SHOWN_ROWS, Columns, chosen_rows, data_frame, html_table, plain, save_table
+    from fastdc.support.tables import (
+        SHOWN_ROWS,
+        Columns,
+        chosen_ids,
+        chosen_rows,
+        data_frame,
+        html_table,
+        plain,
+        save_table,
+    )
     from fastdc.support.version import __version__
 else:  # NumPy and other modules that take a while, on first use
     __getattr__ = lazy_names(
@@ -52,7 +61,17 @@ else:  # NumPy and other modules that take a while, on first use
             "ProcessLock": "process_locks",
             **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
             **dict.fromkeys(
-                ("SHOWN_ROWS", "Columns", "chosen_rows", "data_frame", "html_table", "plain", "save_table"), "tables"
+                (
+                    "SHOWN_ROWS",
+                    "Columns",
+                    "chosen_ids",
+                    "chosen_rows",
+                    "data_frame",
+                    "html_table",
+                    "plain",
+                    "save_table",
+                ),
+                "tables",
             ),
             "__version__": "version",
         },
@@ -88,6 +107,7 @@ __all__ = [
     "check_installed",
     "check_process",
     "checks",
+    "chosen_ids",
     "chosen_rows",
     "data_frame",
     "did_you_mean",

@@ -91,6 +91,21 @@ def chosen_rows(key: Any, count: int) -> int | Int64:
     return several
 
 
+def chosen_ids(ids: tuple[str, ...] | None, rows: Int64) -> tuple[str, ...] | None:
+    """The names of some images; None if images have no names.
+
+    Args:
+        ids: Name of each image.
+        rows: Integers (m,), which images.
+
+    Example:
+        >>> from fastdc.support import chosen_ids
+        >>> chosen_ids(("a.png", "b.png"), np.array([1]))
+        ('b.png',)
+    """
+    return None if ids is None else tuple(ids[row] for row in rows)
+
+
 def data_frame(columns: Columns) -> Any:
     """The table as a ``pandas.DataFrame``.
 
@@ -179,7 +194,7 @@ def html_table(head: str, columns: Columns, *, rows: int) -> str:
 
     Args:
         head: A line above the table.
-        columns: The columns, or the beginnings of long ones.
+        columns: The columns, or the beginnings of long ones; of long texts in the column "image", the ends are shown.
         rows: Number of all rows.
 
     Example:
@@ -188,7 +203,12 @@ def html_table(head: str, columns: Columns, *, rows: int) -> str:
         False
     """
     names = "".join(f"<th>{_cell(name)}</th>" for name in columns)
-    each = zip(*(column[:SHOWN_ROWS] for column in columns.values()), strict=True)
+    beginnings = {name: column[:SHOWN_ROWS] for name, column in columns.items()}
+    if "image" in beginnings:  # of a path, the end says which image it is
+        beginnings["image"] = [
+            f"...{text[3 - _MOST_TEXT :]}" if len(text) > _MOST_TEXT else text for text in beginnings["image"]
+        ]
+    each = zip(*beginnings.values(), strict=True)
     body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in each)
     more = f"<p>and {rows - SHOWN_ROWS:,} more</p>" if rows > SHOWN_ROWS else ""
     return f"<p>{html.escape(head)}</p><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>{more}"

@@ -100,9 +100,9 @@ def test_images_in_order_are_taken_as_before(monkeypatch: pytest.MonkeyPatch) ->
     """Nothing prepares them, their bits are the network's input, and their streams are the hashes of these bits."""
 
     def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("prepare was called")
+        raise AssertionError("prepare_named was called")
 
-    monkeypatch.setattr("fastdc.data.prepare", never)
+    monkeypatch.setattr("fastdc.data.prepare_named", never)
     images = unit_images(3)
     for given in (images, images[0], (images * 255).astype(np.uint8)):
         ready = Images.of(given, WORLD.model)
