@@ -44,7 +44,7 @@ from fastdc.inference import (
     TableOptions,
     ValidationRuns,
     check_candidates,
-    class_indices,
+    images_with_labels,
     merged,
     stream_results,
 )
@@ -219,7 +219,7 @@ class DiffusionClassifier:
     def score(
         self,
         images: Any,
-        labels: Any,
+        labels: Any = None,
         options: Options | None = None,
         *,
         candidates: Candidates | None = None,
@@ -229,7 +229,8 @@ class DiffusionClassifier:
     ) -> float:
         """The accuracy: the share of images whose class is found.
 
-        `labels` are the true classes, n indices or names; the other arguments are those of :meth:`classify`.
+        `labels` are the true classes, n indices or names; None: those of `images`, a folder with one sub-folder per
+        class, or an .npz file with labels. The other arguments are those of :meth:`classify`.
 
         Example:
             >>> clf.score(images, labels)
@@ -238,11 +239,8 @@ class DiffusionClassifier:
         Raises:
             InputError: Labels, images or options cannot be used; raised before any work starts.
         """
-        truth = class_indices(labels, self.model, "labels")
         wanted = merged(options, keywords)
-        ready = Images.of(images, self.model, streams, **wanted.reading)
-        if len(truth) != len(ready):
-            raise InputError(f"labels must be one for each of {len(ready)} images, got {len(truth)}")
+        ready, truth = images_with_labels(images, labels, self.model, streams, **wanted.reading)
         found = self.classify(ready, wanted, candidates=candidates, progress=progress)
         return float((found.labels == truth).mean())
 

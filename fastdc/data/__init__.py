@@ -29,6 +29,10 @@ from fastdc.data.sets import (
     digits_test,
     load_images,
     load_labelled,
+    digits_test,
+    load_images,
+    load_labelled,
+    load_with_labels,
 )
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "digits_test",
     "load_images",
     "load_labelled",
+    "load_with_labels",
     "match_classes",
     "prepare",
     "prepare_named",

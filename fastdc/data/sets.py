@@ -1,9 +1,11 @@
 """The public loaders: :func:`load_images`, :func:`load_labelled` and :func:`digits_test`, and their results."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,6 +245,56 @@ def _labelled_folder(path: Path, notes: Notes) -> Part | None:
     if path.suffix.lower() != ".npz":
         raise InputError(f"{show(path)}: labelled images are a folder with one sub-folder per class, or an .npz file")
     return None
+
+
+def load_with_labels(
+    sources: Any,
+    shape: tuple[int, int, int],
+    *,
+    classes: Sequence[str],
+    window: Window | None = None,
+    max_pixels: int | None = None,
+    layout: str | None = None,
+) -> tuple[ImageSet, Int64]:
+    """Images of :func:`load_images` with the labels that their files have, for a measurement of accuracy.
+
+    Args:
+        sources: Path of a folder with one sub-folder per class, or of an .npz file with ``labels``, or a list of these.
+        shape: The wanted (c, h, w).
+        classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
+        window: Black and white of more than 8 bits, as in :func:`load_images`.
+        max_pixels: Most pixels of one image, as in :func:`load_images`.
+        layout: Axes of arrays, as in :func:`load_images`.
+
+    Returns:
+        The images, and int64 (n,), the class of each.
+
+    Raises:
+        InputError: The images have no labels, or their classes are not the model's; or as :func:`load_images`.
+
+    Example:
+        >>> from fastdc.data import load_with_labels
+        >>> np.savez(folder / "test.npz", images=images, labels=labels)
+        >>> load_with_labels(folder / "test.npz", (1, 8, 8), classes=clf.class_names)[1][:3]
+        array([7, 9, 5])
+    """
+    wanted = "labels must be given: only a folder with one sub-folder per class, or an .npz file, can have its own"
+    several = isinstance(sources, list | tuple)
+    if not all(isinstance(one, str | os.PathLike) for one in (sources if several else [sources])):
+        raise InputError(wanted)
+    paths = existing_paths(sources)
+    for path in paths:
+        if path.is_dir():
+            match_classes(class_folder_part(path, Notes()).class_names or (), classes, path)
+        elif path.suffix.lower() != ".npz":
+            raise InputError(f"{show(path)}: {wanted}")
+    log = logging.getLogger("fastdc.data").info
+    loaded = load_images(
+        paths, shape, classes=classes, window=window, max_pixels=max_pixels, layout=layout, on_note=log
+    )
+    if loaded.labels is None:
+        raise InputError(f"{show(paths[0])}: {wanted}")
+    return loaded, loaded.labels
 
 
 def digits_test() -> LabelledImages:

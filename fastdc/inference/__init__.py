@@ -6,7 +6,7 @@ from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decid
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
 from fastdc.inference.fits import CALIBRATION_SEEDS, Fits, fit_runs, full_runs
-from fastdc.inference.images import Images, check_streams, streams_of, to_model_range
+from fastdc.inference.images import Images, check_streams, images_with_labels, streams_of, to_model_range
 from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_options import plan_config
@@ -47,6 +47,7 @@ __all__ = [
     "decide_table",
     "fit_runs",
     "full_runs",
+    "images_with_labels",
     "mean_errors",
     "merged",
     "plan_config",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle import Model, PixelRange
+from fastdc.inference.class_names import class_indices
 from fastdc.inference.options import ImageOptions
 from fastdc.support import Float32, InputError, Int64, as_array, as_pixels
 
@@ -82,6 +83,40 @@ class Images:
     def on(self, pixels: PixelRange) -> Float32:
         """The images in another range of pixel values, float32 (n, c, h, w)."""
         return pixels.from_unit(self.unit)
+
+
+def images_with_labels(
+    images: Any, labels: Any, model: Model, streams: Any = None, **reading: Unpack[ImageOptions]
+) -> tuple[Images, Int64]:
+    """Images of a model and their true classes.
+
+    Args:
+        images: See :meth:`Images.of`.
+        labels: True classes, n indices or names; None: those of a labelled folder or an .npz file.
+        model: The model.
+        streams: Noise stream of each image, n whole numbers in [0, 2^56); None: :func:`streams_of`.
+        **reading: How images are read, see :class:`fastdc.Options`.
+
+    Returns:
+        The images, and int64 (n,), the class of each.
+
+    Example:
+        >>> from fastdc.inference import images_with_labels
+        >>> images_with_labels(images[:2], ["7", 3], clf.model)[1]
+        array([7, 3])
+
+    Raises:
+        InputError: Images cannot be used, or labels do not fit or are missing.
+    """
+    if labels is None:
+        from fastdc.data import load_with_labels  # which loads Pillow
+
+        loaded, truth = load_with_labels(images, model.image_shape, classes=model.class_names, **reading)
+        return replace(Images.of(loaded.images, model, streams, layout="NCHW"), ids=loaded.ids), truth
+    truth, ready = class_indices(labels, model, "labels"), Images.of(images, model, streams, **reading)
+    if len(truth) != len(ready):
+        raise InputError(f"labels must be one for each of {len(ready)} images, got {len(truth)}")
+    return ready, truth
 
 
 def to_model_range(images: Any, model: Model, **reading: Unpack[ImageOptions]) -> Float32:

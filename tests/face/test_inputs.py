@@ -196,11 +196,48 @@ def test_a_score_is_the_share_of_right_labels() -> None:
         (np.zeros((4, 3), int), "labels must be class indices or class names, got int64 of shape (4, 3)"),
         ([True, False, True, True], "got True"),
         ("class 0", "labels must be class indices or class names, got 'class 0'"),
-        (None, "labels must be class indices or class names, got None"),
+        (None, "labels must be given: only a folder with one sub-folder per class, or an .npz file, can have its own"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_before_any_work(labels: Any, says: str) -> None:
     fails_with(lambda: refusing(WORLD.model).score(READY, labels), says, kind=InputError)
+
+
+def test_a_score_takes_the_labels_that_files_have(tmp_path: Path) -> None:
+    found = CLASSIFIER.predict(READY, **QUICK)
+    truth = found.copy()
+    truth[1] = (truth[1] + 1) % 3
+    for k, photo in enumerate(PHOTOS):
+        folder = tmp_path / "photos" / f"class {truth[k]}"  # of the model's classes, perhaps not all
+        folder.mkdir(parents=True, exist_ok=True)
+        photo.save(folder / f"{k}.png")
+    assert CLASSIFIER.score(tmp_path / "photos", **QUICK) == 0.75
+    assert CLASSIFIER.score([str(tmp_path / "photos")], seed=1, streams=[1, 2, 3, 4], **QUICK) <= 1
+    np.savez(tmp_path / "three.npz", images=READY, labels=truth)
+    assert CLASSIFIER.score(tmp_path / "three.npz", **QUICK) == 0.75
+    order = ["class 2", "class 0", "class 1"]
+    named = [order.index(f"class {k}") for k in truth]
+    np.savez(tmp_path / "named.npz", images=READY, labels=named, class_names=order)
+    assert CLASSIFIER.score(tmp_path / "named.npz", **QUICK) == 0.75
+    levels = READY.astype(np.float32) * 10
+    np.savez(tmp_path / "levels.npz", images=levels, labels=truth)
+    assert CLASSIFIER.score(tmp_path / "levels.npz", window=(0, 2550), **QUICK) == 0.75  # applied once
+
+
+def test_files_without_labels_need_them(tmp_path: Path) -> None:
+    never, wanted = refusing(WORLD.model), "labels must be given"
+    (tmp_path / "other" / "clas 0").mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "other" / "clas 0"):
+        PHOTOS[0].save(place / "a.png")
+    np.savez(tmp_path / "bare.npz", images=READY)
+    fails_with(lambda: never.score(tmp_path / "bare.npz"), "bare.npz: ", wanted, kind=InputError)
+    fails_with(lambda: never.score(tmp_path / "a.png"), "a.png: ", wanted, kind=InputError)
+    fails_with(lambda: never.score(tmp_path / "other" / "clas 0"), "has no sub-folders", kind=InputError)
+    fails_with(lambda: never.score(tmp_path / "other"), "did you mean 'class 0'?", kind=InputError)
+    fails_with(lambda: never.score(tmp_path / "missing"), "does not exist", kind=InputError)
+    fails_with(lambda: never.score([]), "no images were given", kind=InputError)
+    for images in ([READY[0], "a.png"], Images.of(READY, WORLD.model), iter(READY), None):
+        fails_with(lambda images=images: never.score(images), wanted, kind=InputError)
 
 
 def test_names_of_several_classes_are_refused() -> None:
