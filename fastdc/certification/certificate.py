@@ -5,7 +5,7 @@ classifier answers `label` for every image within the L2 distance `radius`, with
 noise of the copies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ABSTAIN = -1
 """The label of an image for which no class can be named."""
@@ -25,6 +25,10 @@ class Certificate:
         selection_copies: Number of copies that selected the class.
         evaluations: Number of network evaluations, selection included (NFE).
         seconds: Wall time since the image before this one was finished.
+        index: Index of the image among the images given. This and the next two are known in :class:`Certificates`, and
+            None elsewhere; they do not count when certificates are compared.
+        name: Name of the class; None for an abstention.
+        image: Name of the image, such as the path of its file; None for an image in memory.
     """
 
     label: int
@@ -35,6 +39,9 @@ class Certificate:
     selection_copies: int
     evaluations: int
     seconds: float
+    index: int | None = field(default=None, kw_only=True, compare=False)
+    name: str | None = field(default=None, kw_only=True, compare=False)
+    image: str | None = field(default=None, kw_only=True, compare=False)
 
     @property
     def abstained(self) -> bool:

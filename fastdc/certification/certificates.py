@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, BinaryIO, overload
 
 import numpy as np
@@ -26,15 +26,15 @@ from fastdc.support import (
     shown,
 )
 
-_FIELDS = tuple(field.name for field in fields(Certificate))
+_FIELDS = tuple(field.name for field in fields(Certificate) if not field.kw_only)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Certificates(Sequence[Certificate]):
     """The certificates of m images.
 
-    ``made[3]`` is the certificate of one image, and ``made[:10]``, ``made[rows]`` or ``made[mask]`` are Certificates of
-    several.
+    ``made[3]`` is the certificate of one image, with its index and names, and ``made[:10]``, ``made[rows]`` or
+    ``made[mask]`` are Certificates of several.
 
     Attributes:
         certificates: Certificate of each image.
@@ -87,7 +87,7 @@ class Certificates(Sequence[Certificate]):
         return len(self.certificates)
 
     def __iter__(self) -> Iterator[Certificate]:
-        return iter(self.certificates)
+        return (self._image(row) for row in range(len(self)))
 
     @overload
     def __getitem__(self, key: int) -> Certificate: ...
@@ -96,9 +96,13 @@ class Certificates(Sequence[Certificate]):
     def __getitem__(self, key: Any) -> "Certificate | Certificates":
         rows = chosen_rows(key, len(self))
         if isinstance(rows, int):
-            return self.certificates[rows]
+            return self._image(rows)
         parts = tuple(self.certificates[row] for row in rows)
         return replace(self, certificates=parts, indices=self.indices[rows], ids=chosen_ids(self.ids, rows))
+
+    def _image(self, row: int) -> Certificate:
+        one, image = self.certificates[row], None if self.ids is None else self.ids[row]
+        return replace(one, index=int(self.indices[row]), name=self._name(one.label), image=image)
 
     def summary(self, labels: npt.ArrayLike | None = None, radii: Sequence[float] | None = None) -> Summary:
         """Certified accuracy at radii, average certified radius, abstentions and cost; ``print`` shows a table.
@@ -143,9 +147,8 @@ class Certificates(Sequence[Certificate]):
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """A dictionary of JSON values per image."""
-        images: list[dict[str, str]] = [{}] * len(self) if self.ids is None else [{"image": one} for one in self.ids]
-        each = zip(self.indices.tolist(), images, self.names, self.certificates, strict=True)
-        return [{"index": index, **image, "name": name, **plain(asdict(one))} for index, image, name, one in each]
+        known = ("index", *(() if self.ids is None else ("image",)), "name", *_FIELDS)
+        return [{name: plain(getattr(one, name)) for name in known} for one in self]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values: images, class names and provenance."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,21 @@ def test_certify_gives_a_sequence_of_what_the_stream_gives() -> None:
     assert made.indices.tolist() == [0, 1, 2]
 
 
+def test_a_certificate_of_a_sequence_says_which_class_and_image() -> None:
+    assert [one.name for one in MADE] == [MADE[k].name for k in range(4)] == list(MADE.names)
+    assert (MADE[0].name, MADE[1].name, MADE[2].name, MADE[2].abstained) == ("<script>", "cat", None, True)
+    turned = replace(MADE, ids=("a.png", "b.png", "c.png", "d.png"))[[3, 1]]
+    assert [(one.index, one.image, one.name) for one in turned] == [(3, "d.png", "dog"), (1, "b.png", "cat")]
+    assert turned[0] == MADE[3] == MADE.certificates[3]  # the names do not count
+    assert (MADE.certificates[3].name, MADE[3].image) == (None, None)
+
+
 def test_classes_of_another_base_have_no_names() -> None:
     base = FunctionBase(lambda x: np.full(len(x), 6), n_classes=7)
     made = classifier(WORLD).certify(unit_images(1), Fixed(0.25, 20, 0.1), n0=4, base=base)
     assert made.labels.tolist() == [6]
     assert made.names == ("6",)
+    assert made[0].name == "6"
 
 
 def test_columns_and_parts() -> None:
