@@ -239,7 +239,7 @@ class DiffusionClassifier:
         Raises:
             InputError: Labels, images or options cannot be used; raised before any work starts.
         """
-        wanted = merged(options, keywords)
+        wanted = merged(options, keywords, self.score)
         ready, truth = images_with_labels(images, labels, self.model, streams, **wanted.reading)
         found = self.classify(ready, wanted, candidates=candidates, progress=progress)
         return float((found.labels == truth).mean())
@@ -280,7 +280,7 @@ class DiffusionClassifier:
         start = time.perf_counter()
         if chunk is not None:
             checks.whole_or("chunk", chunk, 1)
-        wanted = merged(options, keywords)
+        wanted = merged(options, keywords, self.stream)
         settings = self.settings(wanted)
         ready = Images.of(images, self.model, streams, **wanted.reading)
         chosen = None if candidates is None else check_candidates(candidates, ready.unit, self.model)
@@ -389,7 +389,7 @@ class DiffusionClassifier:
         """
         how = estimation_of(sigma, n=n, alpha=alpha, radius=radius, estimation=estimation, tolerance=tolerance)
         smoothing = Smoothing(how, n0=n0, seed=seed)
-        wanted = merged(None, options)
+        wanted = merged(None, options, self.certify_stream)
         chosen = self.base(wanted, sigma=how.sigma, seed=smoothing.seed) if base is None else check_base(base, options)
         if isinstance(chosen, DiffusionBase):
             chosen.check_sigma(smoothing.sigma)

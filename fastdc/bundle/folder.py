@@ -19,7 +19,7 @@ from fastdc.bundle.format import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, ve
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Model
 from fastdc.bundle.place import bundle_place, put_in_place, recover
-from fastdc.bundle.shipped import find_model, place_of
+from fastdc.bundle.shipped import find_model, folder_of, place_of
 from fastdc.diffusion import LevelWeights
 from fastdc.rules import Calibration
 from fastdc.support import BundleError, Float32, strict_json, write_whole
@@ -154,6 +154,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         path: The bundle's folder.
 
     Raises:
+        InputError: The path is none.
         BundleError: The folder is not a bundle; it is truncated, corrupt or hostile; or it needs a newer fastdc.
 
     Example:
@@ -161,7 +162,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         >>> fastdc.load_bundle(find_model("digits")).image_shape
         (1, 8, 8)
     """
-    folder = Path(path)
+    folder = folder_of(path)
     try:
         recover(folder)
         content = _read_manifest(folder)

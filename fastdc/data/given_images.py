@@ -26,7 +26,7 @@ from fastdc.data.layouts import given_layout
 from fastdc.data.levels import Window
 from fastdc.data.notes import show
 from fastdc.data.sets import load_images
-from fastdc.support import InputError, as_array, as_pixels, shown
+from fastdc.support import InputError, as_array, as_pixels, checks, shown
 
 _DEPTH = 3  # of lists in lists: batches of (images, labels)
 _KINDS = "an array, a tensor, a PIL image, a path, the bytes of an image file, or a list or iterable of them"
@@ -225,7 +225,9 @@ def _items(images: Any, name: str) -> Iterator[Any]:
 
 
 def _refused(images: Any, name: str) -> NoReturn:
-    raise InputError(f"{name} must be {_KINDS}, got {type(images).__name__} {shown(images, 40)}")
+    in_list = name != "images" and (checks.is_number(images) or isinstance(images, bool))
+    hint = ": make nested lists an array, as with np.array(images, dtype='float32')" if in_list else ""
+    raise InputError(f"{name} must be {_KINDS}, got {type(images).__name__} {shown(images, 40)}{hint}")
 
 
 def _without_labels(item: Any, name: str) -> Any:

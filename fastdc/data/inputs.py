@@ -1,5 +1,6 @@
 """The parts of an input: folders, image files and arrays. All are listed before any image is read."""
 
+import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -147,7 +148,9 @@ def existing(source: object) -> Path:
     except (OSError, ValueError) as error:  # for example, a NUL byte in the name
         raise InputError(f"{show(path)}: {error}") from error
     if not usable:
-        raise InputError(f"{show(path)}: {'is neither a file nor a folder' if path.exists() else 'does not exist'}")
+        why = "is neither a file nor a folder" if path.exists() else "does not exist"
+        hint = "; patterns are not expanded here: pass what glob.glob finds" if glob.has_magic(str(source)) else ""
+        raise InputError(f"{show(path)}: {why}{hint}")
     return path
 
 

@@ -17,6 +17,8 @@ from fastdc.support import InputError, checks, one_line, shown, whole_file
 FORMAT = "fastdc-errors"
 VERSION = 2
 
+_TABLES = (".csv", ".json", ".jsonl", ".tsv")  # what results are saved to for other programs
+
 META = {
     "seed": int,
     "class_names": list,
@@ -55,12 +57,18 @@ def read_table(
     Raises:
         InputError: The file is not a table, is corrupt, or was written in a newer format.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"expected the path of an .npz file, got {shown(path)}")
+    if Path(path).suffix.lower() in _TABLES:
+        raise InputError(f'{path}: only .npz files can be loaded, as save("NAME.npz") writes them')
     try:
         with zipfile.ZipFile(path) as archive:
             meta = _checked(json.loads(str(_read_array(archive, "meta"))))
             return {name: _read_array(archive, name) for name in names}, meta
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: does not exist") from None
     except Exception as error:  # numpy, zipfile and zlib raise nearly anything on foreign bytes
         raise InputError(f"{path} is not a fastdc error table: {one_line(error)}") from None
 

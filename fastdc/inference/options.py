@@ -1,14 +1,18 @@
 """The options of a run: which draws, which rule, which decision; documented once for every method that takes them."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from fastdc.diffusion import LevelWeights
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.rules import AbstractRule
-from fastdc.support import InputError, shown
+from fastdc.support import InputError, did_you_mean, shown
+
+_T = TypeVar("_T")
 
 
 class ImageOptions(TypedDict, total=False):
@@ -50,6 +54,20 @@ class RunOptions(TableOptions, total=False):
     temperature: float | None
 
 
+def _with_checked_names(kind: type[_T]) -> type[_T]:
+    """Makes a class of options refuse a wrong name with fastdc's error, which suggests a right one."""
+    made = kind.__init__
+
+    @functools.wraps(made)
+    def checked(self: _T, *others: Any, **keywords: Any) -> None:
+        _check_names(keywords)
+        made(self, *others, **keywords)
+
+    kind.__init__ = checked  # type: ignore[method-assign, assignment]
+    return kind
+
+
+@_with_checked_names
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
     """How images are evaluated and decided.
@@ -132,14 +150,17 @@ class Options:
         Raises:
             InputError: There is no such option.
         """
-        unknown = set(changes) - {field.name for field in dataclasses.fields(self)}
-        if unknown:
-            raise InputError(f"there is no option {min(unknown)!r}")
+        _check_names(changes)
         return dataclasses.replace(self, **changes)
 
 
-def merged(options: Options | None, keywords: Any) -> Options:
+def merged(options: Options | None, keywords: Any, call: Callable[..., Any] | None = None) -> Options:
     """The options of a call: an object, keywords, or both; keywords win.
+
+    Args:
+        options: Options; None: the defaults.
+        keywords: Options by name.
+        call: What was called; a message about a wrong name may suggest one of its own keywords.
 
     Example:
         >>> from fastdc.inference import Options, merged
@@ -151,4 +172,17 @@ def merged(options: Options | None, keywords: Any) -> Options:
     """
     if options is not None and not isinstance(options, Options):
         raise InputError(f"options must be fastdc.Options or keywords, got {shown(options)}")
+    _check_names(keywords, call)
     return (Options() if options is None else options).but(**keywords)
+
+
+def _check_names(keywords: Iterable[str], call: Callable[..., Any] | None = None) -> None:
+    """Refuses a name that is no option; suggests one, or a keyword of `call`."""
+    known = [field.name for field in dataclasses.fields(Options)]
+    unknown = min(set(keywords) - set(known), default=None)
+    if unknown is None:
+        return
+    if call is not None:
+        parameters = inspect.signature(call).parameters.values()
+        known += [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    raise InputError(f"there is no option {shown(unknown)}{did_you_mean(unknown, known)}")

@@ -9,7 +9,7 @@ from fastdc.diffusion import PlanConfig, method_of
 from fastdc.inference.denoisers import check_denoiser, denoiser_name
 from fastdc.inference.options import PlanOptions
 from fastdc.rules import AbstractRule
-from fastdc.support import InputError, checks, shown
+from fastdc.support import InputError, checks, did_you_mean, shown
 
 # The band of levels above an image's noise if the model says nothing better, as multiples of that noise.
 _ABOVE_NOISE, _FAR_ABOVE_NOISE = 1.05, 4.0
@@ -28,9 +28,10 @@ def plan_config(model: Model, options: PlanOptions) -> PlanConfig:
     """
     defaults = model.defaults
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    unknown = set(given) - set(PlanOptions.__annotations__)
-    if unknown:
-        raise InputError(f"there is no option {shown(min(unknown))}")
+    unknown = min(set(given) - set(PlanOptions.__annotations__), default=None)
+    if unknown is not None:
+        meant = did_you_mean(unknown, PlanOptions.__annotations__)
+        raise InputError(f"there is no option {shown(unknown)}{meant}")
     sigma = given.pop("sigma", 0.0)
     if not checks.is_number(sigma) or not 0 <= sigma < math.inf:
         raise InputError(f"sigma must be a standard deviation in pixels in [0, 1], from 0, got {shown(sigma)}")

@@ -11,7 +11,7 @@ from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
-from fastdc.support import InputError, did_you_mean, shown
+from fastdc.support import InputError, checks, did_you_mean, shown
 
 KINDS: dict[str, type[AbstractRule]] = {
     kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)
@@ -57,8 +57,7 @@ def make_rule(
         if options:
             raise InputError(f"rule {rule.name} was made by hand and takes no further options, got {sorted(options)}")
         return _completed(rule, n_classes, bound)
-    if not isinstance(rule, str) or rule not in RULES:
-        raise InputError(f"rule must be one of {', '.join(RULES)}, got {shown(rule)}")
+    checks.one_of("rule", rule, RULES)
     if rule == "race":
         rule = Paired.name if calibrated is None and "limit" not in options else Calibrated.name
     if rule == Calibrated.name and "limit" not in options:

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastdc.support.exceptions import InputError
 from fastdc.support.shown import shown
+from fastdc.support.suggestions import did_you_mean
 
 MAX_SEED = 2**64 - 1
 """The largest seed. Philox has a key of 64 bits."""
@@ -176,7 +177,8 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
         'l1'
     """
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
+        meant = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}{meant}")
     return value
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def test_files_without_labels_need_them(tmp_path: Path) -> None:
     fails_with(lambda: never.score(tmp_path / "missing"), "does not exist", kind=InputError)
     fails_with(lambda: never.score([]), "no images were given", kind=InputError)
     for images in ([READY[0], "a.png"], Images.of(READY, WORLD.model), iter(READY), None):
-        fails_with(lambda images=images: never.score(images), wanted, kind=InputError)
+        fails_with(partial(never.score, images), wanted, kind=InputError)
 
 
 def test_names_of_several_classes_are_refused() -> None:
