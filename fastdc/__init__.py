@@ -94,4 +94,4 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_WING_OF})
+        return sorted({*__all__, *_WING_OF})

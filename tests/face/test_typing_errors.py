@@ -76,6 +76,11 @@ def test_a_model_without_a_name_is_refused(model: str) -> None:
         )
 
 
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert dir(fastdc) == sorted({*fastdc.__all__, "DiffusionClassifierEstimator"})
+    assert callable(fastdc.data.prepare)  # wings are there nevertheless
+
+
 def test_files_that_cannot_be_loaded_are_named(tmp_path: Path) -> None:
     loaders: tuple[Callable[[Any], Any], ...] = (Classification.load, ErrorTable.load)
     for load in loaders:
