@@ -30,7 +30,7 @@ from fastdc.diffusion import kernels
 from fastdc.support import BundleError, InputError, cache_folder, checks, strict_json, write_whole
 
 LOGGER = logging.getLogger("fastdc")
-"""Says which choice is used (INFO), and which file is ignored (WARNING)."""
+"""Says which choice is used (INFO; WARNING if it is not float32), and which file is ignored (WARNING)."""
 
 _FORMAT, _VERSION = "fastdc-choice", 1
 _MAX_BYTES = 65_536
@@ -211,7 +211,9 @@ def usable_choice(bundle: Bundle, backend: str, options: NetworkOptions) -> Choi
         LOGGER.warning("the choice %s is ignored: there is no such device", choice)
         return None
     over = "backend, precision or batch override it"  # a command spells them as its options
-    LOGGER.info("%s runs on %s: the choice of %s; %s", bundle.name, choice, choice.origin, over)
+    # Another precision rounds otherwise: without a handler, Python prints warnings, and nothing below them.
+    level = logging.INFO if choice.precision == "float32" else logging.WARNING
+    LOGGER.log(level, "%s runs on %s: the choice of %s; %s", bundle.name, choice, choice.origin, over)
     return choice
 
 

@@ -371,9 +371,9 @@ def check_plot(path: str, inputs: Iterable[str] = ()) -> None:
         InputError: The suffix is not .png, .svg or .pdf, the folder is missing or not writable, or the path is one of
             the inputs.
     """
-    require("matplotlib", extra="plot")
     if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"a plot is written as .png, .svg or .pdf, got {path!r}")
+    require("matplotlib", extra="plot")
     check_output(path, inputs)
 
 

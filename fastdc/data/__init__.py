@@ -29,9 +29,6 @@ from fastdc.data.sets import (
     digits_test,
     load_images,
     load_labelled,
-    digits_test,
-    load_images,
-    load_labelled,
     load_with_labels,
 )
 

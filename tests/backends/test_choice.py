@@ -199,6 +199,16 @@ def test_other_prompts_have_no_choice(bundle: Bundle) -> None:
     assert usable_choice(replace(bundle, tables={}), "auto", NetworkOptions()) is None
 
 
+@pytest.mark.parametrize(("precision", "level"), [("float32", logging.INFO), ("bfloat16", logging.WARNING)])
+def test_another_precision_is_said_where_nobody_listens(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture, precision: str, level: int
+) -> None:
+    keep_choice(bundle, replace(CHOICE, precision=precision))
+    with caplog.at_level(logging.INFO, "fastdc"):
+        assert usable_choice(bundle, "auto", NetworkOptions()) is not None
+    assert [record.levelno for record in caplog.records] == [level]
+
+
 def test_a_choice_of_a_device_that_is_gone_is_ignored(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:

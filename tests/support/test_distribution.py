@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import fastdc
 from fastdc.support import DISTRIBUTION, install_hint
 from fastdc.support.distribution import find_version
-from helpers.paths import ROOT
 
 Install = Callable[[dict[str, object] | None], None]
 
@@ -62,5 +62,6 @@ def test_several_extras_are_one_command(install: Install) -> None:
 
 def test_sources_that_were_never_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
-    assert install_hint("plot") == f"cd {ROOT} && pip install -c constraints.txt -e '.[plot]'"
+    folder = Path(fastdc.__file__).parents[1]
+    assert install_hint("plot") == f"cd {folder} && pip install -c constraints.txt -e '.[plot]'"
     assert find_version() == "0+unknown"
