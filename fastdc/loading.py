@@ -44,8 +44,7 @@ def load(
     machine decides, and the result says so: in its ``repr``, in provenances, and on the logger "fastdc".
 
     Args:
-        model: Name of a shipped model ("digits", "digits-mlp", "shapes"), a bundle folder, or a loaded bundle. The
-            digits models know white strokes on black: invert dark digits on white first (``255 - images``).
+        model: A shipped model ("digits", "digits-mlp": white strokes on black; "shapes"), a bundle folder, or a Bundle.
         backend: "auto", "onnx", "torch" or "tensorrt".
         device: "auto", "cpu", "cuda", "cuda:N", or such a torch.device; "cuda:N,M" shares images out among devices.
         precision: "auto", "float32", "float16" or "bfloat16".

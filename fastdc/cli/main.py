@@ -117,9 +117,9 @@ def _run() -> None:
             click.echo(error.ctx.get_help() if error.ctx else "")
             sys.exit(0)
         help_hint = f" (try '{error.ctx.command_path} --help')" if error.ctx else ""
-        if isinstance(error, click.NoSuchOption):
-            error.possibilities = None  # up to three, in alphabetical order
-        _fail(error.format_message().removesuffix(".") + _meant(error) + help_hint)
+        # Without click's own suggestions, up to three in alphabetical order.
+        message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+        _fail(message.removesuffix(".") + _meant(error) + help_hint)
     except (FastdcError, click.ClickException) as error:
         if os.environ.get("FASTDC_TRACEBACK"):
             raise

@@ -4,7 +4,6 @@ Commands run in this process. test_process.py tests signals, pipes and missing p
 own.
 """
 
-import importlib
 import json
 import re
 import shutil
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,14 +21,12 @@ import fastdc
 from fastdc import ErrorTable, Progress
 from fastdc.bundle.shipped import find_model
 from fastdc.cli.classify import json_line, run_name
-from fastdc.cli.grouped import HEADINGS
 from fastdc.cli.main import main
 from fastdc.cli.runner import progress_of, rule_options
 from fastdc.data import digits_test
 from helpers.cli_runs import MLP, Cli, Result, place_digits
 
 FULL = (*MLP, "--rule", "full")
-COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "completion")
 
 
 @pytest.fixture
@@ -272,41 +268,6 @@ def test_a_bar_over_several_runs_counts_every_image_once(monkeypatch: pytest.Mon
             progress(Progress(finished, 3, evaluations, 24))
     assert made == [{"total": 6, "quiet": False, "description": "full runs"}]
     assert shown == [(count, f"{total} evaluations") for count, total in ((0, 8), (2, 16), (1, 24), (1, 32), (2, 48))]
-
-
-def test_help_has_examples_and_appears_without_arguments(cli: Cli) -> None:
-    for command in COMMANDS:
-        shown = cli(command, "--help")
-        assert (shown.code, shown.err) == (0, "")
-        assert "Examples:" in shown.out
-        assert f"  fastdc {command}" in shown.out
-        assert cli(command, "-h") == shown
-    top = cli("--help")
-    assert all(f"  {command} " in top.out for command in COMMANDS)
-    assert cli() == top
-    assert cli("--version") == Result(0, f"fastdc, version {fastdc.__version__}\n", "")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_describes_every_option(cli: Cli, command: str) -> None:
-    shown = cli(command, "--help").out
-    module = importlib.import_module(f"fastdc.cli.commands.{command}")
-    for parameter in module.command.params:
-        if isinstance(parameter, click.Option) and not parameter.hidden:
-            assert parameter.help, parameter.name
-            assert parameter.opts[0] in shown
-
-
-def test_every_option_of_classify_stands_under_one_heading(cli: Cli) -> None:
-    shown = cli("classify", "--help").out
-    assert [shown.count(f"\n{heading}:\n") for heading in HEADINGS] == [1] * len(HEADINGS)
-    assert shown.index("\nNoise draws:") < shown.index("\n  --draws") < shown.index("\nNetwork:")
-    assert "\nOptions:" not in shown
-
-
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_fits_a_terminal(cli: Cli, command: str) -> None:
-    assert max(map(len, cli(*command.split(), "--help").out.splitlines())) <= 80
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

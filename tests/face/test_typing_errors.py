@@ -71,9 +71,7 @@ def test_a_model_that_is_no_path_is_refused(model: Any) -> None:
 @pytest.mark.parametrize("model", ["", "a\0b"])
 def test_a_model_without_a_name_is_refused(model: str) -> None:
     for read in READERS:
-        fails_with(
-            partial(read, model), f"no model {model!r}: expected a bundle folder or one of digits,", kind=BundleError
-        )
+        fails_with(partial(read, model), f"no model {model!r}: expected a bundle folder or one of", kind=BundleError)
 
 
 def test_the_package_shows_its_public_names_alone() -> None:

@@ -19,22 +19,22 @@ Examples:
 
 \b
 Each configuration runs in a process of its own:
-  ms/evaluation  a network evaluation in full steps; median and half the distance
-                 of the quartiles over repeats, after a warm-up
+  ms/evaluation  a network evaluation in full steps; median and half the
+                 distance of the quartiles over repeats, after a warm-up
   images/s       the race over all images, everything included
-  session        p50 and p95 of single images, through fastdc.Session in latency
-                 mode, as a service would send them
+  session        p50 and p95 of single images, through fastdc.Session in
+                 latency mode, as a service would send them
   classify       the same by clf.classify
   memory         peak of resident memory above the start (GPU: device memory)
   start          from the start of the process to the first answer
   error          largest relative difference of an error from the reference
-  agree          images whose answer is that of the reference, which is float32
+  agree          images whose answer is that of the reference, float32
 
-Only configurations whose answers are all those of float32 are recommended (in half
-precision or int8: of 60 images or more), and another one than the defaults only if
-it is 5 % better, with quartiles apart (for latency: and a p95 no larger). The
-race's cost depends on the images: measure with yours. Other programs on the machine
-change every number.
+Only configurations whose answers are all those of float32 are recommended (in
+half precision or int8: of 60 images or more), and another one than the
+defaults only if it is 5 % better, with quartiles apart (for latency: and a p95
+no larger). The race's cost depends on the images: measure with yours. Other
+programs on the machine change every number.
 
 --write keeps the throughput's choice for this model, machine and versions; then
 commands without --backend, --precision and --batch, and fastdc.load, use it and

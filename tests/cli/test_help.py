@@ -1,0 +1,52 @@
+"""The help of the command line: every command and option is described, with examples, within a terminal."""
+
+import importlib
+
+import click
+import pytest
+
+import fastdc
+from fastdc.cli.grouped import HEADINGS
+from helpers.cli_runs import Cli, Result
+
+COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "bench", "completion")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(monkeypatch, capsys)
+
+
+def test_help_has_examples_and_appears_without_arguments(cli: Cli) -> None:
+    for command in COMMANDS:
+        shown = cli(command, "--help")
+        assert (shown.code, shown.err) == (0, "")
+        assert "Examples:" in shown.out
+        assert f"  fastdc {command}" in shown.out
+        assert cli(command, "-h") == shown
+    top = cli("--help")
+    assert all(f"  {command} " in top.out for command in COMMANDS)
+    assert cli() == top
+    assert cli("--version") == Result(0, f"fastdc, version {fastdc.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_describes_every_option(cli: Cli, command: str) -> None:
+    shown = cli(command, "--help").out
+    module = importlib.import_module(f"fastdc.cli.commands.{command}")
+    for parameter in module.command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, parameter.name
+            assert parameter.opts[0] in shown
+
+
+def test_every_option_of_classify_stands_under_one_heading(cli: Cli) -> None:
+    shown = cli("classify", "--help").out
+    assert [shown.count(f"\n{heading}:\n") for heading in HEADINGS] == [1] * len(HEADINGS)
+    assert shown.index("\nNoise draws:") < shown.index("\n  --draws") < shown.index("\nNetwork:")
+    assert "\nOptions:" not in shown
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_terminal(cli: Cli, command: str) -> None:
+    assert max(map(len, cli(*command.split(), "--help").out.splitlines())) <= 80
