@@ -86,7 +86,7 @@ LOSS = click.option(
 def _hush(ctx: click.Context, param: click.Parameter, quiet: bool) -> bool:
     """Silences warnings and other libraries until the command ends, if --quiet is given."""
     if quiet:
-        ctx.with_resource(hushed())
+        ctx.find_root().with_resource(hushed())  # whose end comes even if another option cannot be read
     return quiet
 
 

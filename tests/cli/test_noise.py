@@ -12,7 +12,7 @@ from fastdc.cli.noise import hushed, warnings_as_notes
 from fastdc.support import PromptWarning
 from helpers.cli_runs import Cli
 
-COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "completion")
+COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "bench", "completion")
 
 
 @pytest.fixture
@@ -51,6 +51,11 @@ def test_quiet_silences_warnings_and_logs_and_ends_with_the_command(
     with hushed():
         assert not logging.getLogger("library").isEnabledFor(logging.WARNING)
         assert logging.getLogger("library").isEnabledFor(logging.ERROR)
+    assert logging.getLogger("library").isEnabledFor(logging.WARNING)
+
+
+def test_quiet_ends_if_another_option_cannot_be_read(cli: Cli) -> None:
+    cli.refuses("classify", __file__, "--quiet", "--draws", "x", naming="--draws")
     assert logging.getLogger("library").isEnabledFor(logging.WARNING)
 
 
