@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if find_spec(f"{__name__}._C") is None:
     raise ImportError(
-        f"fastdc._C, the compiled part, is missing: Python imports the sources in {__path__[0]}, which were not built. "
-        "Work in another folder if fastdc is installed, or build it here: pip install -e ."
+        f"fastdc._C, the compiled part, is missing: Python imports the sources beside {__file__}, which were not "
+        "built. Work in another folder if fastdc is installed, or build it there: pip install -e ."
     )
 
 from fastdc.support import (

@@ -16,6 +16,6 @@ def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offers the shipped models, and lets the shell offer folders."""
     # Folders come first: click's script for bash forgets what precedes them.
-    shipped = Path(fastdc.__path__[0], "models").glob("*/fastdc.json")
+    shipped = Path(str(fastdc.__file__)).parent.joinpath("models").glob("*/fastdc.json")
     names = sorted(path.parent.name for path in shipped if path.parent.name.startswith(incomplete))
     return [CompletionItem(incomplete, type="dir"), *map(CompletionItem, names)]

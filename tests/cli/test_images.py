@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def commands(data: str, out: str) -> dict[str, tuple[str, ...]]:
     """A command line of each command that reads images."""
-    quick = ("--n0", "2", "--n", "10", "--sigma", "0.25", "--max", "1", *FEW)
+    quick = ("--n0", "2", "--n", "10", "--sigma", "0.25", *FEW)
     return {
         "classify": ("classify", data, *MLP, *FEW, "--rule", "full"),
         "certify": ("certify", "--data", data, *MLP, *quick, "--out", f"{out}.tsv"),

@@ -164,7 +164,7 @@ def test_recipes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, tmp
     fails_with(lambda: training(calibrate=True).fit(X, alone), "needs at least 2 images per class", kind=InputError)
     (tmp_path / "file").touch()
     nowhere = training(work_dir=tmp_path / "file")
-    fails_with(lambda: nowhere.fit(X, Y), "/file') cannot be used: Not a directory", kind=InputError)
+    fails_with(lambda: nowhere.fit(X, Y), " cannot be used: Not a directory", kind=InputError)
     same, flat = np.ones((9, 4)), training(image_shape=(1, 4))
     fails_with(lambda: training().fit(same, Y[:9]), "the images of X are all the same single colour", kind=InputError)
     fails_with(lambda: flat.fit(X[:, [0, 1, 2, 0]], Y), "image sides must be 2 to 1024 pixels", kind=InputError)
