@@ -32,7 +32,6 @@ DRAWS = "there is no option 'drws'; did you mean 'draws'?"
         (lambda: CLF.certify(IMAGES, 0.25, **WRONG), DRAWS),
         (lambda: CLF.base(**WRONG), DRAWS),
         (lambda: CLF.settings(**WRONG), DRAWS),
-        (lambda: CLF.as_module(**WRONG), DRAWS),
         (lambda: Session(CLF, **WRONG), DRAWS),
         (lambda: Options(**WRONG), DRAWS),
         (lambda: Options().but(**WRONG), DRAWS),
@@ -55,6 +54,11 @@ DRAWS = "there is no option 'drws'; did you mean 'draws'?"
 )
 def test_a_wrong_word_gets_the_right_one(call: Callable[[], Any], says: str) -> None:
     fails_with(call, says, kind=InputError)
+
+
+def test_as_module_says_so_too() -> None:
+    pytest.importorskip("torch")
+    fails_with(lambda: CLF.as_module(**WRONG), DRAWS, kind=InputError)
 
 
 def test_options_are_a_class_as_before() -> None:
