@@ -61,6 +61,4 @@ def expected(estimator: DiffusionClassifierEstimator) -> dict[str, str]:
 
 @parametrize_with_checks(list(ESTIMATORS), expected_failed_checks=expected)  # type: ignore[untyped-decorator]
 def test_scikit_learn_finds_an_estimator(estimator: Any, check: Callable[[Any], None]) -> None:
-    if check.func.__name__ in expected(estimator):  # type: ignore[attr-defined]
-        pytest.xfail(OTHER_FEATURES)  # without its fits, which would take a third of the time of all checks
     check(estimator)
