@@ -117,8 +117,10 @@ def _run() -> None:
             click.echo(error.ctx.get_help() if error.ctx else "")
             sys.exit(0)
         help_hint = f" (try '{error.ctx.command_path} --help')" if error.ctx else ""
-        # Without click's own suggestions, up to three in alphabetical order.
-        message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+        # Without click's own suggestions, up to three in alphabetical order; its words differ from version to version.
+        message = error.format_message()
+        if isinstance(error, click.NoSuchOption):
+            message = f"No such option '{error.option_name}'"
         _fail(message.removesuffix(".") + _meant(error) + help_hint)
     except (FastdcError, click.ClickException) as error:
         if os.environ.get("FASTDC_TRACEBACK"):
