@@ -18,7 +18,7 @@ from fastdc.data import LabelledImages, load_labelled, shortened
 from fastdc.support import InputError, Int64, Mask, whole_file
 from fastdc.train.config import MAX_SIDE, TrainConfig
 
-# Purposes keep the random streams of one seed apart; loop.py has the others.
+# Purposes keep the random streams of one seed apart; torch_state.py has the others.
 _VALIDATION = 1
 
 

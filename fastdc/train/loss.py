@@ -9,8 +9,12 @@ ln sigma ~ N(p_mean, p_std^2), stratified over the batch: one uniform number fro
 batch covers the levels evenly. c_noise is ``timestep_scale * ln sigma``; EDM has ln(sigma) / 4.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
+
+from fastdc.train.config import TrainConfig
 
 
 def draw_sigmas(batch: int, p_mean: float, p_std: float, device: torch.device | str) -> Tensor:
@@ -55,3 +59,40 @@ def edm_loss(
     raw: Tensor = network(c_in * (x0 + s * eps), timestep_scale * sigma.log(), labels)
     target = c_in * (s / sigma_data * x0 - sigma_data * eps)
     return (raw - target).square().mean(dim=(1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss of a run: which noise levels are drawn, and what the network is compared with.
+
+    Attributes:
+        p_mean: Mean of ln sigma.
+        p_std: Standard deviation of ln sigma.
+        sigma_data: Standard deviation of the data.
+        timestep_scale: Factor of the time input, timestep_scale * ln sigma.
+    """
+
+    p_mean: float
+    p_std: float
+    sigma_data: float
+    timestep_scale: float
+
+    @classmethod
+    def of(cls, config: TrainConfig, sigma_data: float) -> "Objective":
+        """The objective of a recipe."""
+        assert config.p_mean is not None
+        assert config.p_std is not None
+        return cls(config.p_mean, config.p_std, sigma_data, config.timestep_scale)
+
+    def losses(self, network: nn.Module, x0: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each image at noise from torch's global generator, shape (b,).
+
+        Args:
+            network: The raw denoiser F.
+            x0: Images in [-1, 1], float32 (b, c, h, w).
+            labels: Classes, or the null class, int64 (b,).
+        """
+        sigma = draw_sigmas(len(x0), self.p_mean, self.p_std, x0.device)
+        eps = torch.randn_like(x0)
+        scale = self.timestep_scale
+        return edm_loss(network, x0, labels, sigma, eps, sigma_data=self.sigma_data, timestep_scale=scale)

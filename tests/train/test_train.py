@@ -22,9 +22,9 @@ pytest.importorskip("torch")
 
 import torch
 
-from fastdc.train import RunFolder, TrainConfig, loop, train
-from fastdc.train.loop import schedule
+from fastdc.train import RunFolder, TrainConfig, loop, loss, train
 from fastdc.train.loss import edm_loss
+from fastdc.train.state import schedule
 
 TINY: dict[str, Any] = {
     "model": "mlp",
@@ -192,7 +192,7 @@ def test_a_signal_saves_first_and_loses_nothing(
     evaluations = itertools.count(1)
 
     def stepping(self: Any) -> Any:
-        event(f"step {self.step + 1}")
+        event(f"step {self.state.step + 1}")
         return step(self)
 
     def saving(self: RunFolder, checkpoint: Any) -> None:
@@ -207,7 +207,7 @@ def test_a_signal_saves_first_and_loses_nothing(
     broken = tiny(data, tmp_path / "broken", **options)
     monkeypatch.setattr(loop._Trainer, "_train_step", stepping)
     monkeypatch.setattr(RunFolder, "save_checkpoint", saving)
-    monkeypatch.setattr(loop, "edm_loss", losing)
+    monkeypatch.setattr(loss, "edm_loss", losing)
     said: list[str] = []
     summary = train(broken, notify=said.append)
     after = events[events.index(at) + 1 :]

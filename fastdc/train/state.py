@@ -1,0 +1,150 @@
+"""The state of a training: weights, their average, the optimizer, the step; as a checkpoint and back."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdc.bundle import build_network, parameter_count
+from fastdc.support import InputError
+from fastdc.train.config import TrainConfig
+from fastdc.train.run import Checkpoint, RunInfo
+from fastdc.train.torch_state import WEIGHTS, seed_torch
+
+
+class TrainState:
+    """What a step changes.
+
+    Args:
+        config: The recipe.
+        info: Description of the run; the network is read.
+        device: Device of the weights.
+
+    Attributes:
+        network: The network that is trained.
+        average: The moving average of its weights, in evaluation mode.
+        optimizer: AdamW.
+        step: Number of steps done.
+        seconds: Seconds of training, over all resumptions.
+        loss: Mean loss in the last line of the log.
+    """
+
+    def __init__(self, config: TrainConfig, info: RunInfo, device: torch.device) -> None:
+        assert config.steps is not None
+        self._config, self._steps = config, config.steps
+        seed_torch(config.seed, WEIGHTS, 0)
+        self.network = build_network(info.network["kind"], info.network["config"]).to(device)
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=config.lr,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self.step = 0
+        self.seconds = 0.0
+        # Sum of the losses since the last line of the log, on the device, so that no step waits for a GPU.
+        self.window_sum, self._window_steps = torch.zeros((), dtype=torch.float64, device=device), 0
+        self.loss: float | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return parameter_count(self.network)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self._config.lr * schedule(self.step, self._steps, self._config.warmup)
+
+    def update(self, loss: Tensor) -> None:
+        """Does a step down the gradient of the mean loss of a batch, a scalar."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self._config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        self.optimizer.step()
+        decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        self.window_sum += loss.detach().double()
+        self._window_steps += 1
+        self.step += 1
+
+    def take_loss(self) -> float:
+        """The mean loss since the last call."""
+        self.loss = float(self.window_sum) / self._window_steps
+        self.window_sum, self._window_steps = torch.zeros_like(self.window_sum), 0
+        self.check_finite(self.loss)
+        return self.loss
+
+    def check_finite(self, loss: float) -> None:
+        """Refuses to go on with weights that are lost.
+
+        Raises:
+            InputError: The loss is not finite.
+        """
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is no longer finite at step {self.step}: resume is of no use, start again with an lr below "
+                f"{self._config.lr:g}"
+            )
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that the next step depends on, with tensors on the CPU.
+
+        Raises:
+            InputError: The loss is not finite.
+        """
+        self.check_finite(float(self.window_sum))
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.network.named_parameters():
+            state = self.optimizer.state[parameter]
+            tensors[f"model.{name}"] = parameter.detach()
+            tensors[f"exp_avg.{name}"] = state["exp_avg"]
+            tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
+        tensors |= {f"ema.{name}": parameter for name, parameter in self.average.named_parameters()}
+        progress = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "window_sum": float(self.window_sum),
+            "window_steps": self._window_steps,
+            "loss": self.loss,
+        }
+        return Checkpoint({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, progress)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over a checkpoint of the same network.
+
+        Raises:
+            KeyError, RuntimeError: It is of another network.
+        """
+        tensors, progress = checkpoint.tensors, checkpoint.progress
+        state: dict[int, dict[str, Any]] = {}
+        with torch.no_grad():
+            for number, (name, parameter) in enumerate(self.network.named_parameters()):
+                parameter.copy_(tensors[f"model.{name}"])
+                moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
+                state[number] = {"step": torch.tensor(float(progress["step"])), **moments}
+            for name, mean in self.average.named_parameters():
+                mean.copy_(tensors[f"ema.{name}"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step = int(progress["step"])
+        self.seconds = float(progress["seconds"])
+        self.window_sum = torch.full_like(self.window_sum, float(progress["window_sum"]))
+        self._window_steps = int(progress["window_steps"])
+        self.loss = progress["loss"]
+
+
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """Factor of the learning rate: linear warm-up (over at most half the run), then a cosine down to zero."""
+    warmup = min(warmup, steps // 2)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
