@@ -34,8 +34,8 @@ _QUICK_IMAGES = 100
 
 def run(model: str, data: str | None, quick: bool, write: bool, forget: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.bench`."""
-    given_limits = [f"--{name.replace('_', '-')}" for name in ("window", "max_pixels") if options[name] is not None]
     limits = take_limits(options)
+    given_limits = [f"--{name.replace('_', '-')}" for name, value in limits.items() if value not in (None, False)]
     if data is None and given_limits:
         raise InputError(f"{given_limits[0]} is for --data: expected images to use it on")
     if options["threads"] is not None:

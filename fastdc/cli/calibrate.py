@@ -81,7 +81,7 @@ def _load(
 
     shape, names = bundle.image_shape, bundle.class_names
     if not labelled:
-        loaded = read_images(data, shape, limits, quiet=quiet, classes=names, strict=False)
+        loaded = read_images(data, shape, limits, quiet=quiet, classes=names, strict=False, natural="val")
         check_unseen(" ".join(data), loaded.images, loaded.labels, bundle)
         return loaded.images, None
     if len(data) != 1:

@@ -53,6 +53,7 @@ class _Data:
     images: npt.NDArray[Any]
     labels: Int64
     names: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -92,7 +93,7 @@ def run(data: str, out: str, **options: Any) -> None:
         "data": {"sha256": loaded.digest, "images": n, "labelled": loaded.labelled},
         "smoothing": smoothing.describe(),
         "base": base.describe(),
-        ENVIRONMENT: _environment(data, classifier.network, options),
+        ENVIRONMENT: _environment(data, loaded.left_out, classifier.network, options),
     }
     with RecordWriter.open(out, manifest, overwrite=options["overwrite"]) as writer:
         if writer.finished and not options["quiet"]:
@@ -163,18 +164,21 @@ def _load(source: str, model: Model, limits: Limits, used: slice, *, quiet: bool
         [found], model.image_shape, limits, quiet=quiet, classes=model.class_names, digits=digits_only(), used=used
     )
     if loaded.labels is not None:
-        return _Data(loaded.images, loaded.labels, loaded.ids)
+        return _Data(loaded.images, loaded.labels, loaded.ids, loaded.left_out)
     named = path.is_dir() and any(item.is_dir() and item.name[0] != "." for item in path.iterdir())
     why = f": the folders in {source} are not named after its classes" if named else ""
     print_notes([f"true classes are unknown{why}"], quiet=quiet)
-    return _Data(loaded.images, np.full(len(loaded), UNKNOWN, np.int64), loaded.ids)
+    return _Data(loaded.images, np.full(len(loaded), UNKNOWN, np.int64), loaded.ids, loaded.left_out)
 
 
-def _environment(data: str, network: AbstractNetwork, options: dict[str, Any]) -> dict[str, Any]:
+def _environment(
+    data: str, left_out: tuple[tuple[str, str], ...], network: AbstractNetwork, options: dict[str, Any]
+) -> dict[str, Any]:
     """Facts that may change when a certification is resumed."""
     choice = chosen_by(network)
     return {
         "data": data,
+        "left_out": [{"image": name, "why": why} for name, why in left_out],
         "model": options["model"],
         "batch": network.batch,
         "chosen_by": None if choice is None else choice.origin,

@@ -39,7 +39,7 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
         for result in classify_chunks(classifier, loaded.images, options):
             name = run_name(result.provenance)
             if provenance is not None and not done.labels:
-                write_whole(Path(provenance), json.dumps({"run": name, **result.provenance}, indent=2).encode() + b"\n")
+                _write_provenance(Path(provenance), {"run": name, **result.provenance}, loaded.left_out)
             for row, index in enumerate(result.indices):
                 image = loaded.ids[index]
                 click.echo(json_line(image, result, row, name) if as_json else text_line(image, result, row))
@@ -52,6 +52,13 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
                 click.echo(f"errors saved to {save}", err=True)
     if not options["quiet"]:
         click.echo(done.summary(loaded.labels), err=True)
+
+
+def _write_provenance(path: Path, facts: dict[str, Any], left_out: tuple[tuple[str, str], ...]) -> None:
+    """Writes the facts of a run, and which files were left out of it: also with --quiet a user can find out."""
+    if left_out:
+        facts["left_out"] = [{"image": name, "why": why} for name, why in left_out]
+    write_whole(path, json.dumps(facts, indent=2).encode() + b"\n")
 
 
 class _Done:

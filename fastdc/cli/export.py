@@ -24,8 +24,12 @@ def run(source: str, out: str, quiet: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.export`."""
     options["first"] = options["first"] or ()
     notes: list[str] = []
-    limits = take_limits(options)
-    given = [f"--{name.replace('_', '-')}" for name, value in limits.items() if value is not None]
+    limits = take_limits(options, "calibrate-")
+    given = [
+        f"--{'calibrate-' * (name == 'split')}{name.replace('_', '-')}"
+        for name, value in limits.items()
+        if value not in (None, False)
+    ]
     if given and options["calibrate"] is None:
         raise InputError(f"{given[0]} is for the images of --calibrate: expected both or neither")
     is_run = _is_run(source)

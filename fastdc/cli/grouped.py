@@ -17,7 +17,7 @@ HEADINGS = {
         "--seed",
     ),
     "Network": ("--backend", "--device", "--precision", "--batch", "--compile", "--threads"),
-    "Images": ("--window", "--max-pixels"),
+    "Images": ("--window", "--max-pixels", "--skip-bad", "--split"),
     "Output": ("--json", "--provenance", "--save", "--plot", "--quiet", "--help"),
 }
 """The options under each heading; all other options come first, under "Options"."""

@@ -1,7 +1,7 @@
 """Images for a command: the options that every command has that reads images, and the notes that all of them print."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,13 @@ _MAX_PIXELS = click.option(
     "bytes when converted.  [default: 67108864, and so 4 GiB]",
 )
 
+_SKIP_BAD = click.option(
+    "--skip-bad",
+    is_flag=True,
+    default=None,
+    help="Leave out image files that cannot be read, and note each with the reason. Without it, one error names them.",
+)
+
 _OF_IMAGES = re.compile(r"[0-9]+ images? ")  # the notes of what was done to images
 
 
@@ -40,15 +47,29 @@ class Limits(TypedDict):
 
     window: tuple[float, float] | None
     max_pixels: int | None
+    skip_bad: bool
+    split: str | None
 
 
-def image_options(command: Command) -> Command:
-    """Adds --window and --max-pixels."""
-    return _WINDOW(_MAX_PIXELS(command))
+def image_options(natural: str = "test", prefix: str = "") -> Callable[[Command], Command]:
+    """Adds --window, --max-pixels, --skip-bad and --split; `natural` is the split that the command takes by default.
+
+    A `prefix` makes another name of --split, where that has another meaning: --calibrate-split for "calibrate-".
+    """
+    split = click.option(
+        f"--{prefix}split",
+        metavar="NAME",
+        help=f"Split to take of data that have several, such as the folders train, val and test.  [default: {natural}]",
+    )
+    return lambda command: _WINDOW(_MAX_PIXELS(_SKIP_BAD(split(command))))
 
 
-def take_limits(options: dict[str, Any]) -> Limits:
+def take_limits(options: dict[str, Any], prefix: str = "") -> Limits:
     """Removes the options of :func:`image_options` from a command's options, and returns them.
+
+    Args:
+        options: The options; those of images are removed.
+        prefix: That of :func:`image_options`.
 
     Raises:
         InputError: An option is out of range.
@@ -59,7 +80,12 @@ def take_limits(options: dict[str, Any]) -> Limits:
     if options["window"] is not None:
         check_window(options["window"])
     checks.whole_or("max_pixels", options["max_pixels"], DEFAULT_MAX_PIXELS)
-    return {"window": options.pop("window"), "max_pixels": options.pop("max_pixels")}
+    return {
+        "window": options.pop("window"),
+        "max_pixels": options.pop("max_pixels"),
+        "skip_bad": bool(options.pop("skip_bad")),
+        "split": options.pop(f"{prefix}split".replace("-", "_")),
+    }
 
 
 def read_images(
@@ -72,26 +98,41 @@ def read_images(
     strict: bool = True,
     digits: bool = False,
     used: slice | None = None,
+    natural: str = "test",
 ) -> "ImageSet":
     """The images of a command, as :func:`fastdc.data.load_images`; prints the notes unless `quiet`.
 
-    Patterns are expanded, and "-" is standard input. If `digits`, pictures of anything but white digits on black are
-    refused. The notes are of the images `used`; default: all.
+    Of sources that have splits, `natural` is taken unless --split names another. Patterns are expanded, and "-" is
+    standard input. If `digits`, pictures of anything but white digits on black are refused. The notes are of the images
+    `used`; default: all.
     """
     from fastdc.cli.digit_pictures import refuse_bright, refuse_others
     from fastdc.data import load_images
 
     look = refuse_others if digits else None
     with on_disk(expanded(sources), _most_pixels(limits)) as (paths, stdin):
-        loaded = load_images(paths, shape, classes=classes, strict=strict, look=look, **limits)
+        loaded = load_images(paths, shape, classes=classes, strict=strict, look=look, natural=natural, **limits)
     if stdin is not None:
-        names = (STDIN + name.removeprefix(stdin) if name.startswith(stdin) else name for name in loaded.ids)
-        loaded = replace(loaded, ids=tuple(names))
+        loaded = _without_path(loaded, stdin)
     if digits:
         refuse_bright(loaded.ids, loaded.images)
     if not quiet:
         print_notes(loaded.notes if used is None else _notes_of(loaded, used, shape, limits), quiet=False)
     return loaded
+
+
+def _without_path(loaded: "ImageSet", stdin: str) -> "ImageSet":
+    """The same images, whose names begin with "-" in place of the path of the temporary file."""
+
+    def told(name: str) -> str:
+        return STDIN + name.removeprefix(stdin) if name.startswith(stdin) else name
+
+    return replace(
+        loaded,
+        ids=tuple(map(told, loaded.ids)),
+        notes=tuple(line.replace(stdin, STDIN) for line in loaded.notes),
+        left_out=tuple((told(name), why) for name, why in loaded.left_out),
+    )
 
 
 def _notes_of(loaded: "ImageSet", used: slice, shape: tuple[int, int, int], limits: Limits) -> Iterable[str]:
@@ -104,19 +145,28 @@ def _notes_of(loaded: "ImageSet", used: slice, shape: tuple[int, int, int], limi
         return loaded.notes
     if all(Path(name).is_file() for name in names):
         with suppress(InputError):  # 16-bit files can be too dark without the others
-            again = load_images(names, shape, **limits).notes
+            again = load_images(names, shape, window=limits["window"], max_pixels=limits["max_pixels"]).notes
             return [*other, *filter(_OF_IMAGES.match, again)]
     return [f"{len(names)} of {len(loaded)} images are used, but all were converted", *loaded.notes]
 
 
 def read_labelled(
-    source: str, shape: tuple[int, int, int], limits: Limits, *, quiet: bool, classes: Sequence[str]
+    source: str,
+    shape: tuple[int, int, int],
+    limits: Limits,
+    *,
+    quiet: bool,
+    classes: Sequence[str],
+    natural: str = "val",
 ) -> "LabelledImages":
-    """Labelled images of a model's classes, as :func:`fastdc.data.load_labelled`; prints the notes unless `quiet`."""
+    """Labelled images of a model's classes, as :func:`fastdc.data.load_labelled`; prints the notes unless `quiet`.
+
+    Of a source that has splits, `natural` is taken unless --split names another.
+    """
     from fastdc.data import load_labelled
 
     with on_disk([source], _most_pixels(limits)) as ((path,), _):
-        loaded = load_labelled(path, shape, classes=classes, **limits)
+        loaded = load_labelled(path, shape, classes=classes, natural=natural, **limits)
     print_notes(loaded.notes, quiet=quiet)
     return loaded
 

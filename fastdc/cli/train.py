@@ -1,11 +1,14 @@
 """``fastdc train``: train a denoiser on labelled images, in a run folder that survives interruptions."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastdc.support import InputError
+
+if TYPE_CHECKING:
+    from fastdc.train import TrainConfig
 
 _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells report them
 
@@ -35,10 +38,13 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
         click.echo(f"next: fastdc train --out {summary.path} --resume")
         click.get_current_context().exit(_SIGNAL_CODES[summary.stopped_by])
     click.echo(f"trained {summary.path}: {config.model}, {summary.parameters:,} parameters, {done}")
-    click.echo(f"next: fastdc export {summary.path} BUNDLE{_calibration_hint(config.val, summary.path)}")
+    click.echo(f"next: fastdc export {summary.path} BUNDLE{_calibration_hint(config, summary.path)}")
 
 
-def _calibration_hint(val: str | None, run: Path) -> str:
+def _calibration_hint(config: "TrainConfig", run: Path) -> str:
+    from fastdc.train import validation_source
+
+    val = config.val if config.val_fraction is not None else validation_source(config)
     if val is None:
         return "   (add --calibrate IMAGES to fit the probabilities and the race)"
     kept = run / "val.npz"

@@ -5,21 +5,23 @@
     load_labelled(source)         a folder with one sub-folder per class, or an .npz with labels -> LabelledImages
     digits_test()                 the 400 test digits that the package ships
 
-All loaders check everything before they return anything, and never unpickle. A file that cannot be used raises a
-one-line :class:`fastdc.InputError` that names it. No conversion is silent: ``notes`` has one line with a count for each
-kind of conversion.
+All loaders check everything before they return anything, and never unpickle. Files that cannot be used
+raise a one-line :class:`fastdc.InputError` that names them, or are left out with a note. No conversion is silent:
+``notes`` has one line with a count for each kind of conversion.
 
 One budget bounds what an input may take (`max_pixels`), and one rule says which class of a model a label is.
 
-Modules: `convert` (grey/RGB, resize, crop), `notes`, `budget`, `levels` (values of more than 8 bits), `image_files` and
-`deep_files` (Pillow), `layouts` (the axes of arrays), `arrays` (.npy, .npz), `classes` (labels of a data set and
-classes of a model), `inputs` (sources as parts to read), `sets` (the public loaders), `given_images` (`prepare`).
+Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`, `levels`
+(values of more than 8 bits), `image_files` and `deep_files` (Pillow), `layouts` (the axes of arrays), `arrays` (.npy,
+.npz), `classes` (labels of a data set and classes of a model), `splits` (train, val, test), `inputs` (sources as parts
+to read), `sets` (the public loaders), `given_images` (`prepare`).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS
 from fastdc.data.classes import match_classes, shortened
 from fastdc.data.given_images import prepare, prepare_named
 from fastdc.data.image_files import Look
+from fastdc.data.inputs import find_splits
 from fastdc.data.levels import check_window
 from fastdc.data.sets import (
     DIGITS_TEST,
@@ -31,6 +33,7 @@ from fastdc.data.sets import (
     load_labelled,
     load_with_labels,
 )
+from fastdc.data.splits import plain_split
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -41,10 +44,12 @@ __all__ = [
     "check_class_folders",
     "check_window",
     "digits_test",
+    "find_splits",
     "load_images",
     "load_labelled",
     "load_with_labels",
     "match_classes",
+    "plain_split",
     "prepare",
     "prepare_named",
     "shortened",

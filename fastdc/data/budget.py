@@ -15,6 +15,7 @@ read, so that the originals are never held together.
 
 import math
 
+from fastdc.data.notes import WholeInputError
 from fastdc.support import InputError, checks
 
 DEFAULT_MAX_PIXELS = 2**26
@@ -43,7 +44,7 @@ class Budget:
         self._pixels += count * width * height
         if self._pixels > _ALL * self.max_pixels:
             limit = f"{_ALL} x {self.max_pixels:,}"
-            raise InputError(
+            raise WholeInputError(
                 f"{name}: the images up to here have {self._pixels:,} pixels, the limit is {limit}{_WAY_OUT}"
             )
 

@@ -26,6 +26,7 @@ from fastdc.data.layouts import given_layout
 from fastdc.data.levels import Window
 from fastdc.data.notes import show
 from fastdc.data.sets import load_images
+from fastdc.data.splits import Split
 from fastdc.support import InputError, as_array, as_pixels, checks, shown
 
 _DEPTH = 3  # of lists in lists: batches of (images, labels)
@@ -127,7 +128,8 @@ def prepare_named(
         loaded = load_images(images, shape, window=window, max_pixels=max_pixels, layout=layout)
         found, ids, notes = loaded.images, loaded.ids, loaded.notes
     else:
-        given = _Given(shape, Reader(max_pixels, window, None, layout), resize=resize, bounded=bounded)
+        reader = Reader(max_pixels, window, None, layout, split=Split(natural="test"))
+        given = _Given(shape, reader, resize=resize, bounded=bounded)
         found, notes = given.collected(images), given.report()
         ids = tuple(given.ids) if len(given.ids) == len(found) else None
     for line in notes:
@@ -158,6 +160,7 @@ class _Given:
             count += len(part)
             if len(parts) > 1:  # they are copied into one array in the end
                 self._reader.budget.hold(count, self._shape, part.dtype.itemsize)
+        self._reader.bad.settle(len(self.ids), self._reader.notes)
         if not parts:
             raise InputError("images is empty: expected at least one image")
         if len(parts) == 1:
@@ -191,7 +194,7 @@ class _Given:
         elif _is_path(images):
             part = part_of(existing(images), self._shape, self._reader)
             self.ids += part.ids
-            yield from part.read(self._reader, self._target)
+            yield from (found for found in part.read(self._reader, self._target) if found is not None)
         elif hasattr(images, "read"):
             raise InputError(f"{name} must be {_KINDS}, got an open file: pass its content, the bytes")
         else:
@@ -211,7 +214,7 @@ class _Given:
             pixels = as_pixels(ordered, name, bounded=self._bounded)
         return fit(pixels, self._shape, name, self._reader.notes) if way.shape != self._shape else pixels
 
-    def _target(self, _: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _target(self, _: tuple[int, int, int], __: str) -> tuple[int, int, int]:
         return self._shape
 
 

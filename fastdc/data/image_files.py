@@ -26,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fastdc.data.bad_files import BadFiles
 from fastdc.data.budget import Budget
 from fastdc.data.convert import Pixels, fit, fit_picture, fit_planes, to_uint8
 from fastdc.data.deep_files import DeepPicture, has_colour_of_16_bits, is_deep
 from fastdc.data.layouts import check_layout
 from fastdc.data.levels import Levels
-from fastdc.data.notes import Notes, reading, show
+from fastdc.data.notes import Notes, WholeInputError, reading, show
+from fastdc.data.splits import Split
 from fastdc.support import Float32, InputError
 
 FORMATS = (
@@ -57,8 +59,8 @@ _SRGB_GAMMA = 0.45455
 _ICON = "ICO"  # which Pillow decodes when it is opened
 _OPENING = threading.Lock()
 
-Target: TypeAlias = Callable[[tuple[int, int, int]], tuple[int, int, int]]
-"""From the (c, h, w) of an image, c being 1 for grey and 3 otherwise, to the wanted one."""
+Target: TypeAlias = Callable[[tuple[int, int, int], str], tuple[int, int, int]]
+"""From the (c, h, w) of an image, c being 1 for grey and 3 otherwise, and its name, to the wanted (c, h, w)."""
 
 THUMBNAIL = (3, 32, 32)
 
@@ -67,7 +69,9 @@ Look: TypeAlias = Callable[[str, tuple[int, int], NDArray[np.uint8]], None]
 
 
 class Reader:
-    """What reading pictures shares: the notes, the budget and the levels of one input, and the layout of its arrays."""
+    """What reading pictures shares: the notes, the budget and the levels of one input, the layout of its arrays, the
+    files that cannot be used, and the wanted split.
+    """
 
     def __init__(
         self,
@@ -75,8 +79,13 @@ class Reader:
         window: tuple[float, float] | None = None,
         look: Look | None = None,
         layout: str | None = None,
+        *,
+        skip_bad: bool = False,
+        split: Split | None = None,
     ) -> None:
         self.notes = Notes()
+        self.bad = BadFiles(skip_bad)
+        self.split = split or Split()
         self.budget = Budget(max_pixels)
         self.levels = Levels(window)
         self.look = look
@@ -86,7 +95,31 @@ class Reader:
         """Shows images (n, c, h, w), whose stored size was `size`, to whoever wants to look at them."""
         if self.look is not None:
             for thumbnail in fit(to_uint8(images), THUMBNAIL, name, Notes()):
+                self._look(name, size, thumbnail)
+
+    def _look(self, name: str, size: tuple[int, int], thumbnail: NDArray[np.uint8]) -> None:
+        try:
+            if self.look is not None:
                 self.look(name, size, thumbnail)
+        except InputError as error:  # it judges what is in a picture, not whether the file can be used
+            raise WholeInputError(str(error)) from error
+
+    def tried(self, path: Path, target: Target) -> Pixels | None:
+        """As :meth:`read`; but None for a file that cannot be used, which is counted in `bad` and nowhere else."""
+        notes, levels = self.notes, self.levels.state
+        self.notes = Notes()
+        try:
+            images = self.read(path, target)
+            notes.merge(self.notes)
+            return images
+        except WholeInputError:
+            raise
+        except InputError as error:
+            self.levels.state = levels
+            self.bad.add(str(path), error)
+            return None
+        finally:
+            self.notes = notes
 
     def read(self, source: Path | bytes, target: Target, name: str | None = None) -> Pixels:
         """Decodes one image file and converts it.
@@ -145,11 +178,11 @@ class Reader:
             return deep
         image.load()
         picture = self._upright(image)
-        shape = target((len(picture.getbands()), picture.height, picture.width))
+        shape = target((len(picture.getbands()), picture.height, picture.width), name)
         fitted = fit_picture(picture, shape, name, self.notes)
         if self.look is not None and picture.size != (shape[2], shape[1]):
             thumbnail = fit_picture(picture, THUMBNAIL, name, Notes())
-            self.look(name, (picture.height, picture.width), thumbnail[0])
+            self._look(name, (picture.height, picture.width), thumbnail[0])
         return fitted
 
     @contextmanager
@@ -180,7 +213,7 @@ class Reader:
             self.notes.add("laid over white where transparent")
         if _orientation(image) in _UPRIGHT:
             self.notes.add("turned upright by the EXIF orientation")
-        shape = target((deep.channels, *deep.size))
+        shape = target((deep.channels, *deep.size), name)
         return fit_planes(deep.plane, deep.channels, shape, name, self.notes)
 
     def _check(self, image: Image.Image, name: str) -> None:

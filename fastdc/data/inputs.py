@@ -2,8 +2,9 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from fastdc.data.classes import match_classes
 from fastdc.data.convert import Pixels, fit, to_float
 from fastdc.data.image_files import Reader, Target, image_suffixes, list_images
 from fastdc.data.notes import Notes, reading, show
-from fastdc.support import InputError, Int64
+from fastdc.data.splits import is_split
+from fastdc.support import InputError, Int64, Mask
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 
@@ -25,16 +27,19 @@ class Part:
     Attributes:
         source: Its path.
         ids: n names of its images.
-        read: Yields its images (k, c, h, w), converted to the shape that the target wants, in the order of the names.
+        read: Yields its images (k, c, h, w), converted to the shape that the target wants, in the order of the names;
+            None for one that cannot be used.
         labels: int64 (n,), not negative; None if it has none.
         class_names: Names of the labels; None if they have no names.
+        columns: n values of each further column of a manifest.
     """
 
     source: Path
     ids: Sequence[str]
-    read: Callable[[Reader, Target], Iterator[Pixels]]
+    read: Callable[[Reader, Target], Iterator[Pixels | None]]
     labels: Int64 | None = None
     class_names: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def array_part(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -> Part:
@@ -46,7 +51,8 @@ def array_part(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -
     held = read_arrays(path, shape, reader)
 
     def read(reader: Reader, target: Target) -> Iterator[Pixels]:
-        name, wanted = show(path), target(held.shape)
+        name = show(path)
+        wanted = target(held.shape, name)
         for images in held.images(reader):
             if held.shape[1:] != wanted[1:]:
                 reader.show(name, held.shape[1:], images)
@@ -83,6 +89,52 @@ def class_folder_part(path: Path, notes: Notes) -> Part:
     return _of_files(path, [file for found in files for file in found], labels.astype(np.int64), names)
 
 
+def split_folder(path: Path, reader: Reader) -> Path:
+    """The wanted split of a folder that has splits; another path is returned as it is.
+
+    Raises:
+        InputError: The folder has no such split.
+    """
+    names = split_folders(path) if path.is_dir() else ()
+    if names:
+        return path / reader.split.choose(names, path, reader.notes)
+    reader.split.missing(path)
+    return path
+
+
+def find_splits(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of a source's splits, as they are spelled there; empty if it has none.
+
+    Args:
+        source: A folder or file with images.
+
+    Raises:
+        InputError: There is no such source.
+
+    Example:
+        >>> from fastdc.data import find_splits
+        >>> for split in ("train", "val"):
+        ...     (folder / "set" / split / "cat").mkdir(parents=True)
+        >>> find_splits(folder / "set")
+        ('train', 'val')
+    """
+    path = existing(source)
+    return split_folders(path) if path.is_dir() else ()
+
+
+def split_folders(path: Path) -> tuple[str, ...]:
+    """The sub-folders of a folder if they are its splits: all are named after splits, and no image is beside them.
+
+    A lone folder "train" without folders in it is no split; it may be a class, as in CIFAR-100.
+    """
+    items, folders = _listed(path)
+    if not all(is_split(folder.name) for folder in folders) or any(map(_is_picture, items)):
+        return ()
+    if len(folders) == 1 and not _listed(folders[0])[1]:
+        return ()
+    return tuple(folder.name for folder in folders)
+
+
 def part_of(
     path: Path,
     shape: tuple[int, int, int],
@@ -98,6 +150,7 @@ def part_of(
     """
     if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
         return array_part(path, shape, reader)
+    path = split_folder(path, reader)
     if classes is not None and path.is_dir() and is_class_folder(path, classes, loose=strict):
         return class_folder_part(path, reader.notes)
     if classes is not None and not strict and has_folders(path):
@@ -113,7 +166,7 @@ def has_folders(path: Path) -> bool:
 def is_class_folder(path: Path, classes: Sequence[str], *, loose: bool) -> bool:
     """Whether all sub-folders of a folder are classes of a model; with images beside them only if `loose`."""
     items, folders = _listed(path)
-    if not folders or (not loose and any(item.suffix.lower() in image_suffixes() for item in items)):
+    if not folders or (not loose and any(map(_is_picture, items))):
         return False
     try:
         match_classes([folder.name for folder in folders], classes)
@@ -154,6 +207,34 @@ def existing(source: object) -> Path:
     return path
 
 
+def read_parts(parts: Sequence[Part], reader: Reader, target: Target) -> tuple[Pixels, Mask]:
+    """Reads all images of some parts.
+
+    Args:
+        parts: The parts, with n images.
+        reader: Reads them; its `bad` says whether images that cannot be used are left out.
+        target: The wanted shape.
+
+    Returns:
+        The m images that can be used (m, c, h, w), and which of the n they are, bool (n,).
+
+    Raises:
+        InputError: Images cannot be used and are not to be left out, or none can be used; or all are too large.
+    """
+    count, at = sum(len(part.ids) for part in parts), 0
+    stack, usable = Stack(count, reader), np.ones(count, np.bool_)
+    for images in chain.from_iterable(part.read(reader, target) for part in parts):
+        if images is None:
+            usable[at] = False
+        elif reader.bad.skip or not reader.bad.found:  # otherwise the input will be refused
+            stack.add(images)
+        at += 1 if images is None else len(images)
+    reader.bad.settle(count, reader.notes)
+    if at != count:
+        raise AssertionError(f"{at} of {count} images were read")
+    return stack.whole(), usable
+
+
 class Stack:
     """Images of one shape, collected in one array whose memory is taken as it is filled."""
 
@@ -179,12 +260,12 @@ class Stack:
         self._filled += len(images)
 
     def whole(self) -> Pixels:
-        """All images."""
-        if self._array is None or self._filled != self._count:
-            raise AssertionError(f"{self._filled} of {self._count} images were read")
+        """All images that were added."""
+        if self._array is None:
+            raise AssertionError("no images were read")
         if self._scaled:
             self._reader.notes.add("scaled from 0..255 to [0, 1]", count=self._scaled)
-        return self._array
+        return self._array[: self._filled]
 
     def _made(self, shape: tuple[int, ...], dtype: np.dtype[np.uint8 | np.float32]) -> Pixels:
         c, h, w = shape
@@ -199,6 +280,10 @@ def _listed(path: Path) -> tuple[list[Path], list[Path]]:
         return items, [item for item in items if item.is_dir()]
 
 
+def _is_picture(item: Path) -> bool:
+    return item.suffix.lower() in image_suffixes()
+
+
 def _image_files(path: Path, notes: Notes) -> list[Path]:
     if not path.is_dir():
         return [path]
@@ -211,7 +296,7 @@ def _image_files(path: Path, notes: Notes) -> list[Path]:
 def _of_files(
     path: Path, files: Sequence[Path], labels: Int64 | None = None, class_names: tuple[str, ...] | None = None
 ) -> Part:
-    def read(reader: Reader, target: Target) -> Iterator[Pixels]:
-        return (reader.read(file, target) for file in files)
+    def read(reader: Reader, target: Target) -> Iterator[Pixels | None]:
+        return (reader.tried(file, target) for file in files)
 
     return Part(path, tuple(map(str, files)), read, labels, class_names)

@@ -42,7 +42,7 @@ class Levels:
 
     def __init__(self, window: Window | None = None) -> None:
         self.window = None if window is None else check_window(window)
-        self._found: dict[float, _Found] = {}
+        self.state: dict[float, _Found] = {}  # replaced, never changed
 
     def unit(self, values: NDArray[Any], white: float, name: str, *, count: int = 1, judge: bool = True) -> Float32:
         """Maps the values of one picture, or of a part of an array.
@@ -63,10 +63,11 @@ class Levels:
         if self.window is None and not 0 <= low <= high <= white:
             raise InputError(f"{name}: values must be in [0, {white:g}], found {low:g} to {high:g}{way_out(low, high)}")
         key = white if judge else -white
-        old = self._found.get(key, _Found(0, 0, math.inf, -math.inf, name))
+        old = self.state.get(key, _Found(0, 0, math.inf, -math.inf, name))
         largest = name if high > old.high else old.name
         dark = old.dark + (count if 0 < high < _REFUSED else 0)
-        self._found[key] = _Found(old.images + count, dark, min(old.low, low), max(old.high, high), largest)
+        found = _Found(old.images + count, dark, min(old.low, low), max(old.high, high), largest)
+        self.state = self.state | {key: found}
         return _mapped(values, *(self.window or (0.0, white)))
 
     def report(self, notes: Notes) -> None:
@@ -78,7 +79,7 @@ class Levels:
         if self.window is not None:
             self._report_window(notes)
             return
-        for key, found in self._found.items():
+        for key, found in self.state.items():
             text = f"of {_kind(abs(key))} read with {abs(key):g} as white, values {found.low:g} to {found.high:g}"
             if key == WHITE and 0 < found.high < _REFUSED:
                 white = f"{full_scale(found.high):g}"
@@ -96,14 +97,14 @@ class Levels:
 
     def _report_window(self, notes: Notes) -> None:
         low, high = self.window or (0.0, 1.0)
-        if not self._found:
+        if not self.state:
             notes.add(f"window {low:g} to {high:g} not used: no image has more than 8 bits", noun="")
             return
-        least, most = min(f.low for f in self._found.values()), max(f.high for f in self._found.values())
+        least, most = min(f.low for f in self.state.values()), max(f.high for f in self.state.values())
         text = f"read through the window {low:g} to {high:g}, values {least:g} to {most:g}"
         if least < low or most > high:
             text += ", those outside clipped"
-        notes.add(text, count=sum(found.images for found in self._found.values()))
+        notes.add(text, count=sum(found.images for found in self.state.values()))
 
 
 def way_out(low: float, high: float) -> str:

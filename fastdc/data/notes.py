@@ -16,6 +16,10 @@ def show(text: object) -> str:
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
+class WholeInputError(InputError):
+    """An error about an input as a whole, which leaving out one of its images would not mend."""
+
+
 @contextmanager
 def reading(path: object, what: str) -> Iterator[None]:
     """Turns any exception that a decoder raises on a bad file into one :class:`InputError` that names the file.
@@ -27,6 +31,8 @@ def reading(path: object, what: str) -> Iterator[None]:
         yield
     except FastdcError:
         raise
+    except MemoryError as error:  # no fault of the file
+        raise WholeInputError(f"{show(path)}: not enough memory to read {what}") from error
     except Exception as error:
         raise InputError(f"{show(path)}: cannot be read as {what}: {show(one_line(error))}") from error
 
@@ -52,6 +58,12 @@ class Notes:
         details = self._details.setdefault(key, {})
         if detail:
             details[detail] = None
+
+    def merge(self, other: "Notes") -> None:
+        """Adds all that another one has counted."""
+        for key, count in other._counts.items():
+            self._counts[key] = self._counts.get(key, 0) + count
+            self._details.setdefault(key, {}).update(other._details[key])
 
     def lines(self) -> tuple[str, ...]:
         """Returns one line for each kind, such as ``"3 images resized to 8x8 from 640x640, 16x16"``."""

@@ -2,21 +2,32 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.data.classes import match_classes, model_labels
+from fastdc.data.classes import match_classes, model_labels, shortened
 from fastdc.data.convert import Pixels, check_shape, to_uint8
-from fastdc.data.image_files import Look, Reader
-from fastdc.data.inputs import Part, Stack, array_part, class_folder_part, existing, existing_paths, part_of
+from fastdc.data.image_files import Look, Reader, Target
+from fastdc.data.inputs import (
+    Part,
+    array_part,
+    class_folder_part,
+    existing,
+    existing_paths,
+    part_of,
+    read_parts,
+    split_folder,
+)
 from fastdc.data.levels import Window
-from fastdc.data.notes import Notes, show
-from fastdc.support import InputError, Int64, checks
+from fastdc.data.notes import Notes, WholeInputError, show
+from fastdc.data.splits import Split
+from fastdc.support import InputError, Int64, Mask, checks
 
 DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.npz"
 """The file of :func:`digits_test`."""
@@ -34,6 +45,8 @@ class ImageSet:
         notes: One line for each kind of conversion.
         class_names: Names of the labels: the model's, if its classes were given; otherwise None unless every source is
             an .npz file with the same names.
+        columns: n values of each further column of a manifest, such as site or sex; empty without manifests.
+        left_out: Path of each image that could not be used and was left out, and why.
     """
 
     images: Pixels
@@ -41,6 +54,8 @@ class ImageSet:
     labels: Int64 | None
     notes: tuple[str, ...]
     class_names: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,6 +71,8 @@ class LabelledImages:
         class_names: One name per class.
         ids: n names, as in :class:`ImageSet`.
         notes: One line for each kind of conversion.
+        columns: n values of each further column of a manifest, as in :class:`ImageSet`.
+        left_out: Path of each image that could not be used and was left out, and why.
     """
 
     images: NDArray[np.uint8]
@@ -63,6 +80,8 @@ class LabelledImages:
     class_names: tuple[str, ...]
     ids: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,7 +94,8 @@ class LabelledImages:
             >>> len(digits_test().part(slice(0, None, 2)))
             200
         """
-        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows], columns=columns)
 
     def with_classes(self, classes: Sequence[str]) -> "LabelledImages":
         """The same images, labelled with the classes of a model, matched as :func:`match_classes` does.
@@ -108,6 +128,9 @@ def load_images(
     layout: str | None = None,
     on_note: Callable[[str], None] | None = None,
     look: Look | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
+    natural: str | None = "test",
 ) -> ImageSet:
     """Loads images from files, folders and arrays, and converts all of them to one shape.
 
@@ -124,12 +147,16 @@ def load_images(
         layout: Axes of arrays, see :func:`prepare`; default: by their shape and labels.
         on_note: Function that is called with each line of ``notes`` after everything has been read.
         look: Function that is shown each image that is to be resized, see :data:`Look`, and may raise.
+        skip_bad: Whether image files that cannot be used are left out, each with a note; if not, one error names them.
+        split: Name of the split to take, such as "val", which every source must have.
+        natural: The split to take of sources that have splits if `split` is None; None: such sources are refused.
 
     Returns:
         The images, in the order of `sources`.
 
     Raises:
-        InputError: There are no images or too many, 16-bit ones are nearly black, or a file cannot be used.
+        InputError: There are no images or too many, 16-bit ones are nearly black, files cannot be used, or there is no
+            such split.
 
     Example:
         >>> from fastdc.data import load_images
@@ -138,21 +165,26 @@ def load_images(
         (3, 1, 8, 8)
     """
     shape = check_shape(shape)
-    reader = Reader(max_pixels, window, look, layout)
+    reader = Reader(max_pixels, window, look, layout, skip_bad=skip_bad, split=Split(split, natural))
     parts = [part_of(path, shape, reader, classes, strict=strict) for path in existing_paths(sources)]
     ids = tuple(name for part in parts for name in part.ids)
     reader.budget.hold(len(ids), shape, 1)
     common = parts[0].class_names if len({part.class_names for part in parts}) == 1 else None
     labels = [part.labels if classes is None else _known(part, classes, strict, reader.notes) for part in parts]
-    stack = Stack(len(ids), reader)
-    for part in parts:
-        for images in part.read(reader, lambda _: shape):
-            stack.add(images)
-    whole, joined = stack.whole(), _join_labels(labels, reader.notes)
+    images, usable = read_parts(parts, reader, lambda have, name: shape)
+    joined = _join_labels(labels, reader.notes)
     if classes is not None:
         common = None if joined is None else tuple(classes)
     reader.levels.report(reader.notes)
-    result = ImageSet(whole, ids, joined, reader.notes.lines(), common)
+    result = ImageSet(
+        images,
+        tuple(compress(ids, usable)),
+        None if joined is None else joined[usable],
+        reader.notes.lines(),
+        common,
+        _join_columns(parts, usable),
+        tuple(reader.bad.found),
+    )
     if on_note is not None:
         for line in result.notes:
             on_note(line)
@@ -167,6 +199,9 @@ def load_labelled(
     classes: Sequence[str] | None = None,
     window: Window | None = None,
     max_pixels: int | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
+    natural: str | None = None,
 ) -> LabelledImages:
     """Loads a labelled set, for training or evaluation.
 
@@ -179,6 +214,9 @@ def load_labelled(
         classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
         window: Black and white of more than 8 bits, as in :func:`load_images`.
         max_pixels: Most pixels of one image, as in :func:`load_images`.
+        skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
+        split: Name of the split to take, as in :func:`load_images`.
+        natural: The split to take of a source that has splits if `split` is None; None: such a source is refused.
 
     Returns:
         The images as uint8 levels, with their labels and class names.
@@ -197,8 +235,8 @@ def load_labelled(
         raise InputError("give either shape or size, not both")
     shape = None if shape is None else check_shape(shape)
     size = None if size is None else checks.whole("size", size)
-    path, reader = existing(source), Reader(max_pixels, window)
-    part = _labelled_folder(path, reader.notes) or array_part(path, shape, reader)
+    path, reader = existing(source), Reader(max_pixels, window, skip_bad=skip_bad, split=Split(split, natural))
+    part = _labelled_folder(path, reader) or array_part(path, shape, reader)
     labels, names = part.labels, part.class_names
     if labels is None:
         raise InputError(f"{show(path)}: has no array named 'labels'")
@@ -206,40 +244,51 @@ def load_labelled(
         labels, names = model_labels(labels, names, classes, path, reader.notes), tuple(classes)
     elif names is None:
         names = tuple(str(k) for k in range(int(labels.max()) + 1))
-    stack = Stack(len(labels), reader)
-    for images in part.read(reader, _Wanted(part.ids, shape, size)):
-        if images.dtype != np.uint8:
-            reader.notes.add("rounded from float to 8 bits", count=len(images))
-        stack.add(to_uint8(images))
+    images, usable = read_parts([_in_8_bits(part)], reader, _Wanted(shape, size))
+    if empty := [show(names[k]) for k in np.setdiff1d(labels, labels[usable])]:
+        reader.notes.add(f"no image can be used of the class{'es' * (len(empty) > 1)} {shortened(empty)}", noun="")
+    labels = labels[usable]
     reader.levels.report(reader.notes)
-    return LabelledImages(to_uint8(stack.whole()), labels, names, tuple(part.ids), reader.notes.lines())
+    return LabelledImages(
+        to_uint8(images),
+        labels,
+        names,
+        tuple(compress(part.ids, usable)),
+        reader.notes.lines(),
+        _join_columns([part], usable),
+        tuple(reader.bad.found),
+    )
 
 
-def check_class_folders(source: str | os.PathLike[str]) -> None:
+def check_class_folders(
+    source: str | os.PathLike[str], *, split: str | None = None, natural: str | None = None
+) -> None:
     """Refuses what is neither a folder with one sub-folder per class nor an .npz file; no image is read.
 
     Args:
         source: As for :func:`load_labelled`.
+        split: Name of the split to take.
+        natural: The split to take if `split` is None.
 
     Raises:
-        InputError: There is no such folder or file, no sub-folder, or one without images.
+        InputError: There is no such folder, file or split, no sub-folder, or one without images.
 
     Example:
         >>> from fastdc.data import check_class_folders
         >>> np.savez(folder / "test.npz", images=images, labels=labels)
         >>> check_class_folders(folder / "test.npz")
     """
-    _labelled_folder(existing(source), Notes())
+    _labelled_folder(existing(source), Reader(split=Split(split, natural)))
 
 
-def _labelled_folder(path: Path, notes: Notes) -> Part | None:
+def _labelled_folder(path: Path, reader: Reader) -> Part | None:
     """A folder with one sub-folder per class; None for an .npz file.
 
     Raises:
         InputError: The path is neither.
     """
     if path.is_dir():
-        return class_folder_part(path, notes)
+        return class_folder_part(split_folder(path, reader), reader.notes)
     if path.suffix.lower() != ".npz":
         raise InputError(f"{show(path)}: labelled images are a folder with one sub-folder per class, or an .npz file")
     return None
@@ -280,10 +329,10 @@ def load_with_labels(
     several = isinstance(sources, list | tuple)
     if not all(isinstance(one, str | os.PathLike) for one in (sources if several else [sources])):
         raise InputError(wanted)
-    paths = existing_paths(sources)
+    paths, quiet = existing_paths(sources), Reader(split=Split(natural="test"))
     for path in paths:
         if path.is_dir():
-            match_classes(class_folder_part(path, Notes()).class_names or (), classes, path)
+            match_classes(class_folder_part(split_folder(path, quiet), quiet.notes).class_names or (), classes, path)
         elif path.suffix.lower() != ".npz":
             raise InputError(f"{show(path)}: {wanted}")
     log = logging.getLogger("fastdc.data").info
@@ -319,28 +368,44 @@ class _Wanted:
         InputError: An image has other channels than the first, or another size while none is given.
     """
 
-    def __init__(self, ids: Sequence[str], shape: tuple[int, int, int] | None, size: int | None) -> None:
-        self._ids, self._shape, self._size = ids, shape, size
-        self._first: tuple[int, int, int] | None = None
-        self._asked = 0
+    def __init__(self, shape: tuple[int, int, int] | None, size: int | None) -> None:
+        self._shape, self._size = shape, size
+        self._first: tuple[tuple[int, int, int], str] | None = None
 
-    def __call__(self, have: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The wanted shape of the next image, which has the shape `have`."""
-        index, self._asked = self._asked, self._asked + 1
+    def __call__(self, have: tuple[int, int, int], name: str) -> tuple[int, int, int]:
+        """The wanted shape of an image that has the shape `have`."""
         if self._shape is not None:
             return self._shape
-        first = self._first = self._first or have
-        name, other = show(self._ids[index]), show(self._ids[0])
+        first, other = self._first = self._first or (have, name)
         if have[0] != first[0]:
             kinds = {1: "grey", 3: "RGB"}
             message = f"{name} is {kinds[have[0]]} and {other} is {kinds[first[0]]}"
-            raise InputError(f"{message}: give shape=(channels, height, width) to convert all images")
+            raise WholeInputError(f"{message}: give shape=(channels, height, width) to convert all images")
         if self._size is not None:
             return (first[0], self._size, self._size)
         if have != first:
             sizes = f"{have[2]}x{have[1]} and {other} is {first[2]}x{first[1]}"
-            raise InputError(f"{name} is {sizes}: give size={min(first[1:])} to resize and crop all images")
+            raise WholeInputError(f"{name} is {sizes}: give size={min(first[1:])} to resize and crop all images")
         return first
+
+
+def _in_8_bits(part: Part) -> Part:
+    """The same part, whose images are rounded to levels as they are read."""
+
+    def read(reader: Reader, target: Target) -> Iterator[Pixels | None]:
+        for images in part.read(reader, target):
+            if images is not None and images.dtype != np.uint8:
+                reader.notes.add("rounded from float to 8 bits", count=len(images))
+            yield None if images is None else to_uint8(images)
+
+    return replace(part, read=read)
+
+
+def _join_columns(parts: Sequence[Part], usable: Mask) -> dict[str, tuple[str, ...]]:
+    """The further columns of all parts, with empty values where a part has no such column."""
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    joined = {name: [part.columns.get(name, ("",) * len(part.ids)) for part in parts] for name in names}
+    return {name: tuple(compress(chain.from_iterable(values), usable)) for name, values in joined.items()}
 
 
 def _known(part: Part, classes: Sequence[str], strict: bool, notes: Notes) -> Int64 | None:

@@ -126,7 +126,7 @@ def _calibration_images(source: str | Path | LabelledImages, info: RunInfo) -> L
     if isinstance(source, LabelledImages):
         images = source.with_classes(info.class_names)
     else:
-        images = load_labelled(str(source), info.shape, classes=info.class_names)
+        images = load_labelled(str(source), info.shape, classes=info.class_names, natural="val")
     if images.images.shape[1:] != info.shape:
         raise InputError(f"calibration images must have shape {info.shape}, got {images.images.shape[1:]}")
     digest = content_digest(images.images, images.labels, images.class_names)

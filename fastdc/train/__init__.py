@@ -13,7 +13,7 @@ torch is imported when a training starts, not with this package.
 from collections.abc import Callable
 
 from fastdc.train.config import TrainConfig
-from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled
+from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled, validation_source
 from fastdc.train.run import RunFolder, RunInfo, RunSummary
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "held_out",
     "save_labelled",
     "train",
+    "validation_source",
 ]
 
 

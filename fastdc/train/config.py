@@ -15,11 +15,13 @@ from fastdc.support import InputError, checks, shown
 MODELS = ("unet", "mlp")
 MAX_SIDE = 1024  # pixels
 
-OPERATIONAL = frozenset({"data", "val", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"})
+OPERATIONAL = frozenset(
+    {"data", "val", "split", "skip_bad", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"}
+)
 """Options that may change when a run is resumed.
 
-The numbers do not depend on them (on threads and device only up to rounding), or, for data and val, the hash of the
-images is compared instead.
+The numbers do not depend on them (on threads and device only up to rounding), or, for data, val, split and skip_bad,
+the hash of the images is compared instead.
 """
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -58,6 +60,8 @@ class TrainConfig:
         val: Validation images: a fraction of the data, such as "0.1", or a source like ``data``; None: no images.
         window: Values that are black and white in images of more than 8 bits; None: what the files state.
         max_pixels: Most pixels of one image, and a 4096th of those of all images; None: 2^26.
+        skip_bad: Whether image files that cannot be read are left out, with a note each.
+        split: Split of ``data`` to train on; None: "train", if there are splits. Then "val" is the default of ``val``.
         threads: Number of torch threads; None: torch's own choice.
         device: Name of a torch device, such as ``cpu`` or ``cuda``, or a torch.device.
         checkpoint_every: Number of steps between checkpoints.
@@ -88,6 +92,8 @@ class TrainConfig:
     val: str | None = None
     window: tuple[float, float] | None = None
     max_pixels: int | None = None
+    skip_bad: bool = False
+    split: str | None = None
     threads: int | None = None
     device: str = "cpu"
     checkpoint_every: int = 500
@@ -142,6 +148,7 @@ class TrainConfig:
             raise InputError("size must be given with channels, got None")
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
+        checks.flag("skip_bad", self.skip_bad)
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a path, got {shown(getattr(self, name))}")

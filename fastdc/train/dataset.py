@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.bundle import Bundle
-from fastdc.data import LabelledImages, load_labelled, shortened
+from fastdc.data import LabelledImages, find_splits, load_labelled, plain_split, shortened
 from fastdc.support import InputError, Int64, Mask, whole_file
 from fastdc.train.config import MAX_SIDE, TrainConfig
 
@@ -69,11 +69,14 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
             validation images of other classes.
     """
     say = notify or (lambda line: None)
-    read = functools.partial(load_labelled, window=config.window, max_pixels=config.max_pixels)
+    read = functools.partial(
+        load_labelled, window=config.window, max_pixels=config.max_pixels, skip_bad=config.skip_bad
+    )
+    train = functools.partial(read, config.data, split=config.split, natural="train")
     if config.channels is not None and config.size is not None:
-        data = read(config.data, (config.channels, config.size, config.size))
+        data = train((config.channels, config.size, config.size))
     else:
-        data = read(config.data, size=config.size)
+        data = train(size=config.size)
     for note in data.notes:
         say(f"note: {note}")
     check_labelled(data)
@@ -84,9 +87,9 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
         kept = held_out(labels, fraction, config.seed)
         val_images, val_labels = images[kept], labels[kept]
         images, labels = images[~kept], labels[~kept]
-    elif config.val is not None:
+    elif (source := validation_source(config)) is not None:
         channels, height, width = images.shape[1:]
-        val = read(config.val, (channels, height, width), classes=data.class_names)
+        val = read(source, (channels, height, width), classes=data.class_names, natural="val")
         for note in val.notes:
             say(f"note: validation: {note}")
         val_images, val_labels = val.images, val.labels
@@ -108,6 +111,23 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
         sigma_data=sigma_data,
         repeated=sum(image.tobytes() in seen for image in val_images),
     )
+
+
+def validation_source(config: TrainConfig) -> str | None:
+    """The source of the validation images: ``config.val``, or the split "val" of the data; None if there is neither.
+
+    A split that the user chose to train on has no validation images beside it, unless it is "train".
+
+    Example:
+        >>> from fastdc.train import TrainConfig, validation_source
+        >>> validation_source(TrainConfig(data="photos", out="run", val="photos-val"))
+        'photos-val'
+    """
+    if config.val is not None:
+        return config.val if config.val_fraction is None else None
+    if plain_split(config.split or "train") == "train" and "val" in map(plain_split, find_splits(config.data)):
+        return config.data
+    return None
 
 
 def check_labelled(data: LabelledImages) -> None:

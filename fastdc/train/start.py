@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from fastdc.data import check_class_folders
 from fastdc.support import check_installed
 from fastdc.train.config import TrainConfig
-from fastdc.train.dataset import load_training_data
+from fastdc.train.dataset import load_training_data, validation_source
 from fastdc.train.run import RunFolder, RunSummary
 
 
@@ -26,9 +26,9 @@ def run_training(
             kept.enter_context(folder.kept())
         else:
             folder.check_free()
-        check_class_folders(config.data)
-        if config.val is not None and config.val_fraction is None:
-            check_class_folders(config.val)
+        check_class_folders(config.data, split=config.split, natural="train")
+        if (val := validation_source(config)) is not None:
+            check_class_folders(val, natural="val")
         check_installed("torch", extra="train")  # after what is quick to refuse, before all images are read
         data = load_training_data(config, say)
         if not resume:

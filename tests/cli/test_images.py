@@ -1,5 +1,6 @@
 """Images on the command line: every command that reads them says the same about them, and takes the same options."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,32 @@ def test_every_command_prints_the_notes_and_takes_the_options(cli: Cli, folder: 
     assert "note: 12 images read through the window 0 to 4080, values 0 to 4080" in result.err.splitlines()
     cli.refuses(*commands("set", "d")[command], "--max-pixels", "63", naming="raise --max-pixels")
     cli.refuses(*commands("set", "d")[command], "--window", "9", "2", naming="window must begin with its smaller value")
+
+
+@pytest.mark.parametrize("command", ["classify", "certify", "calibrate"])
+def test_every_command_leaves_out_bad_files_and_takes_a_split(cli: Cli, folder: Path, command: str) -> None:
+    Path("all/train/3").mkdir(parents=True)
+    Path("all/train/3/bad.png").write_bytes(b"no picture")
+    for split in ("val", "test"):
+        Path("all", split).symlink_to(folder / "set", target_is_directory=True)
+    natural = "val" if command == "calibrate" else "test"
+    result = cli(*commands("all", "a")[command])
+    assert result.code == 0, result.err
+    assert f"note: split {natural} of all used; it has test, train, val" in result.err.splitlines()
+    cli.refuses(*commands("all", "b")[command], "--split", "train", naming="all/train/3/bad.png: is not an image in")
+    Path("set/7/bad.png").write_bytes(b"no picture")
+    cli.refuses(*commands("all", "b")[command], naming="1 of 13 images cannot be used: ")
+    result = cli(*commands("all", "b")[command], "--skip-bad")
+    assert result.code == 0, result.err
+    assert f"note: left out: all/{natural}/7/bad.png: is not an image in a format" in result.err
+    if command == "classify":
+        assert len(result.out.splitlines()) == 12
+        quiet = cli(*commands("all", "b")[command], "--skip-bad", "--quiet", "--provenance", "run.json")
+        assert (quiet.code, quiet.err) == (0, "")
+        (left_out,) = json.loads(Path("run.json").read_text())["left_out"]
+        assert left_out["image"] == "all/test/7/bad.png"
+    if command == "certify":
+        assert "all/test/7/bad.png" in Path("b.tsv.json").read_text()
 
 
 def test_train_and_export_print_the_notes_as_well(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

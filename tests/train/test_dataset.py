@@ -1,10 +1,14 @@
 """Training data: the validation split and the standard deviation of the pixels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from fastdc.train import content_digest
-from fastdc.train.dataset import held_out, measure_sigma_data
+from fastdc.support import InputError
+from fastdc.train import TrainConfig, content_digest, validation_source
+from fastdc.train.dataset import held_out, load_training_data, measure_sigma_data
 
 
 def test_the_validation_split_takes_its_share_of_every_class() -> None:
@@ -33,3 +37,28 @@ def test_the_digest_covers_pixels_shapes_labels_and_names() -> None:
 def test_sigma_data_is_the_standard_deviation_of_the_mapped_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (1500, 1, 3, 5), dtype=np.uint8)
     assert measure_sigma_data(images) == pytest.approx(np.std(images / 127.5 - 1.0), rel=1e-3)
+
+
+def test_training_and_validation_images_come_from_the_splits_of_the_data(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "valid", "test")):
+        for k, name in enumerate(("a", "b")):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (4, 4), 20 * number + k).save(tmp_path / split / name / "0.png")
+    root = str(tmp_path)
+    heard: list[str] = []
+    data = load_training_data(TrainConfig(data=root, out="run"), heard.append)
+    assert data.images[:, 0, 0, 0].tolist() == [0, 1]
+    assert data.val_images[:, 0, 0, 0].tolist() == [20, 21]
+    assert heard == [
+        f"note: split train of {root} used; it has test, train, valid",
+        f"note: validation: split valid of {root} used; it has test, train, valid",
+    ]
+    data = load_training_data(TrainConfig(data=root, out="run", split="test"))  # its validation images are not known
+    assert (data.images[:, 0, 0, 0].tolist(), len(data.val_images)) == ([40, 41], 0)
+    assert validation_source(TrainConfig(data=root, out="run", val="0.5")) is None
+    (tmp_path / "train/b/1.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"1 of 3 images cannot be used: .*1\.png: is not an image"):
+        load_training_data(TrainConfig(data=root, out="run"))
+    data = load_training_data(TrainConfig(data=root, out="run", skip_bad=True), heard.append)
+    assert len(data.images) == 2
+    assert any(line.startswith(f"note: left out: {root}/train/b/1.png: ") for line in heard)

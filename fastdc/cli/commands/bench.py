@@ -57,7 +57,7 @@ say so. Ctrl-C prints what is known.
 @click.option("--write", is_flag=True, help="Keep the recommendation for throughput, for commands and fastdc.load.")
 @click.option("--forget", is_flag=True, help="Remove what --write kept for MODEL on this machine, and do nothing else.")
 @click.option("--threads", type=int, help="Number of CPU threads.  [default: all usable]")
-@image_options
+@image_options()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot",

@@ -75,7 +75,7 @@ other weightings by the accuracy on labelled validation images, then calibrate w
 @METHOD
 @DENOISER
 @click.option("--level-weights", is_flag=True, help="Also fit a curve of level weights (needs labels).")
-@image_options
+@image_options("val")
 @network_options
 @QUIET
 def command(**options: Any) -> None:

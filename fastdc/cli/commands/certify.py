@@ -97,7 +97,7 @@ in the same file.
 @click.option("--skip", type=int, default=1, show_default=True, help="Certify every SKIP-th image.")
 @click.option("--max", "stop", type=int, metavar="MAX", help="Only images before this one.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Start FILE again.")
-@image_options
+@image_options()
 @base_options
 def command(**options: Any) -> None:
     """Give each image of DATA a class and a radius: no change of the image within this L2 distance changes the class.

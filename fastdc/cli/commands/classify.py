@@ -61,7 +61,7 @@ and saves the finished images. Printed lines are final: a second run repeats the
 @click.command(name="classify", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...", callback=check_sources, shell_complete=files)
 @run_options
-@image_options
+@image_options()
 @click.option(
     "--json",
     "as_json",

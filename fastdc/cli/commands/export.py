@@ -140,7 +140,7 @@ images.
     "of --calibrate.  [default: edm for a run, velocity for Stable Diffusion 3, otherwise uniform]",
 )
 @click.option("--loss", type=click.Choice(LOSSES), help="Default loss between predicted and true image.  [default: l2]")
-@image_options
+@image_options("val", "calibrate-")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @QUIET
 def command(**options: Any) -> None:

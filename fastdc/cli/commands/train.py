@@ -68,9 +68,10 @@ their class.
     "--val",
     metavar="FILE|FRACTION",
     shell_complete=files,
-    help="Validation images: a folder or file like DATA, or a fraction of DATA such as 0.1.",
+    help="Validation images: a folder or file like DATA, or a fraction of DATA such as 0.1.  "
+    "[default: the split val of DATA, if there is one]",
 )
-@image_options
+@image_options("train")
 @click.option(
     "--seed",
     type=int,
