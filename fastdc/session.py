@@ -11,6 +11,10 @@ There are two modes. "throughput" fills the steps with cells that decisions wait
 "latency" is for images that come one by one: it measures at the start what steps cost, and evaluates errors ahead of
 the decisions where that ends an image's race clearly sooner (:mod:`fastdc.engine.look_ahead`), as on a device whose
 small steps cost as much as large ones. Results are the same.
+
+With the option self_calibrate=N, the first N images are run in full, and those that come before all N are finished wait
+for the limit of the race that these give (:mod:`fastdc.inference.self_calibration` states what that promises, if the
+images that come are exchangeable).
 """
 
 import atexit
@@ -21,6 +25,7 @@ import time
 import weakref
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NoReturn, Unpack
@@ -29,7 +34,7 @@ import numpy as np
 
 from fastdc.classifier import DiffusionClassifier
 from fastdc.engine import IN_FLIGHT, STUCK, Finished, Request, Runner, holds
-from fastdc.inference import Classification, Images, Options, RunOptions, Settings, check_candidates, merged
+from fastdc.inference import Classification, Images, Job, Options, RunOptions, Settings, check_candidates, merged
 from fastdc.support import GRACE, BackendError, Flag, Float32, InputError, Int32, check_process, checks
 
 MODES = ("throughput", "latency")
@@ -64,9 +69,8 @@ class Session:
         wanted = merged(options, keywords)
         self._settings, self._reading = classifier.settings(wanted), wanted.reading
         checks.one_of("mode", mode, MODES)
-        runner = self._settings.job.runner(capacity=capacity, latency=mode == "latency")
         self._model = classifier.model
-        self._server = _Server(self._settings, runner)
+        self._server = _Server(self._settings.first_in_full(), capacity=capacity, latency=mode == "latency")
         # The threads know the server only, so that a session that nobody closes can be collected, and then ends.
         weakref.finalize(self, self._server.inbox.put, None).atexit = False
         _serving.add(self._server)
@@ -110,7 +114,7 @@ class Session:
     @property
     def evaluated(self) -> int:
         """Network evaluations so far. In latency mode it includes those that no decision needed; results do not."""
-        return self._server.runner.evaluated
+        return self._server.evaluated
 
     def close(self) -> None:
         """Waits until all images are decided and ends the session. Further images are refused.
@@ -196,8 +200,9 @@ class _Server:
     any two instructions, cannot leave one locked. None in the inbox closes the session.
     """
 
-    def __init__(self, settings: Settings, runner: Runner) -> None:
-        self.runner = runner
+    def __init__(self, settings: Settings, *, capacity: int, latency: bool) -> None:
+        self._open = partial(Job.runner, capacity=capacity, latency=latency)
+        self._runner: Runner = self._open(settings.job)
         self.networks = settings.job.networks
         self.inbox: SimpleQueue[_Image | None] = SimpleQueue()
         self.process = os.getpid()
@@ -211,12 +216,24 @@ class _Server:
         self._changed = threading.Condition()  # between the two threads; guards everything below
         self._waiting: dict[int, _Image] = {}
         self._next_key = 0
+        self._counted = (0, self._runner)  # evaluations of the runner before this one, and this one
+        own = settings.self_calibration
+        self._in_full = 0 if own is None else own.images  # images to run in full before any other; 0: any may run
+        self._learnt: list[tuple[Int32, Float32]] = []  # the counts and values of those
+        self._streams: list[int] = []
+        self._held: list[Request] = []  # what waits for the limit that they give
         self._ending = False  # whether no more images are taken
 
     def start(self) -> None:
         """Starts the threads."""
         self._reader.start()
         self.thread.start()
+
+    @property
+    def evaluated(self) -> int:
+        """Network evaluations so far."""
+        earlier, runner = self._counted  # in one step: callers hold no lock
+        return earlier + runner.evaluated
 
     def refusal(self) -> BackendError:
         """The error of an image that comes too late."""
@@ -236,7 +253,11 @@ class _Server:
                 if taken := not self._ending:
                     key, self._next_key = self._next_key, self._next_key + 1
                     self._waiting[key] = image
-                    self.runner.submit(Request(key, image.sample, image.stream, image.classes))
+                    request = Request(key, image.sample, image.stream, image.classes)
+                    if self._in_full and key >= self._in_full:
+                        self._held.append(request)
+                    else:
+                        self._runner.submit(request)
                     self._changed.notify()
             if not taken:
                 image.answer.set_exception(self.refusal())
@@ -251,11 +272,12 @@ class _Server:
                     self._changed.wait_for(lambda: self._waiting or self._ending)
                     if not self._waiting:
                         break
-                for _ in self.runner.evaluate(gives_way=True):
+                for _ in self._runner.evaluate(gives_way=True):
                     self._deliver()
                     if self.exiting:
                         raise BackendError("the interpreter exits")
                 self._deliver()
+                self._learn()
         except BaseException as error:  # whatever it was, nobody may wait for ever
             self.failure = error
         self.closed = True
@@ -271,9 +293,12 @@ class _Server:
 
     def _deliver(self) -> None:
         """Hands out the results of the images that are decided."""
-        for finished in self.runner.finished():
+        for finished in self._runner.finished():
             with self._changed:
                 image = self._waiting.pop(finished.key)
+            if self._in_full:
+                self._learnt.append((finished.counts, finished.values))
+                self._streams.append(image.stream)
             try:
                 result = self._result(finished, image)
             except Exception as error:  # of this image alone
@@ -281,11 +306,26 @@ class _Server:
             else:
                 image.answer.set_result(result)
 
+    def _learn(self) -> None:
+        """Calibrates the race once all images that were to be run in full are finished; the others then begin."""
+        if not self._in_full or len(self._learnt) < self._in_full:
+            return
+        table = self._settings.job.table_of(self._learnt, np.array(self._streams, dtype=np.int64))
+        settings = self._settings.calibrated(table)
+        runner = self._open(settings.job)
+        with self._changed:
+            self._counted = (self._runner.evaluated, runner)
+            self._settings, self._runner, self._in_full = settings, runner, 0
+            for request in self._held:
+                runner.submit(request)
+            self._learnt, self._streams, self._held = [], [], []
+
     def _result(self, finished: Finished, image: _Image) -> Classification:
         streams = np.array([image.stream], dtype=np.int64)
         table = self._settings.job.table_of([(finished.counts, finished.values)], streams)
         seconds = time.perf_counter() - image.start
-        return self._settings.decide(table, np.zeros(1, np.int64), seconds=seconds, ids=image.ids)
+        full = np.array([self._settings.in_full])
+        return self._settings.decide(table, np.zeros(1, np.int64), seconds=seconds, ids=image.ids, full=full)
 
 
 _serving: "weakref.WeakSet[_Server]" = weakref.WeakSet()

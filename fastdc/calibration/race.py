@@ -33,7 +33,7 @@ def needed_limits(errors: npt.NDArray[np.floating]) -> Float64:
     """For each image, the smallest limit with which the race keeps the full run's class, float64 (n,).
 
     Args:
-        errors: (n, K, J), without NaN.
+        errors: (n, K, J), without NaN; infinite for a class that does not compete.
 
     Example:
         >>> from fastdc.calibration import needed_limits
@@ -122,8 +122,8 @@ def calibrate_errors(errors: Iterable[npt.NDArray[np.floating]], config: PlanCon
     """The calibration from full runs.
 
     Args:
-        errors: Errors (n, K, J) of the same n validation images, one array per noise seed, without NaN; read one at a
-            time.
+        errors: Errors (n, K, J) of the same n validation images, one array per noise seed; NaN only for a class that
+            is no candidate of an image. Read one at a time.
         config: Plan of the runs.
         delta: Level of the guarantee, in (0, 1).
 
@@ -142,10 +142,12 @@ def calibrate_errors(errors: Iterable[npt.NDArray[np.floating]], config: PlanCon
         shape = table.shape if shape is None else shape
         if table.ndim != 3 or 0 in table.shape or table.shape != shape:
             raise InputError(f"errors must be runs of one shape (n, K, J), got {shape} and {table.shape}")
-        if shape[2] != config.draws or not np.isfinite(table).all():
+        absent = np.isnan(table).all(axis=2, keepdims=True)
+        finite = bool((np.isfinite(table) | absent).all() and not absent.all(axis=1).any())
+        if shape[2] != config.draws or not finite:
             raise InputError(f"errors must be finite at all {config.draws} draws, got shape {shape}")
-        columns.append(needed_limits(table))
-        bound = max(bound, float(np.ptp(table, axis=1).max()))
+        columns.append(needed_limits(np.where(absent, np.inf, table) if absent.any() else table))
+        bound = max(bound, float((np.nanmax(table, axis=1) - np.nanmin(table, axis=1)).max()))
     if not columns:
         raise InputError("errors must be one run or more, got none")
     scores = np.stack(columns, axis=1)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from fastdc.cli.images import digits_only, read_images, take_limits
 from fastdc.cli.options import check_output, open_model, open_network
-from fastdc.cli.refusals import check_run
-from fastdc.cli.runner import checked_settings, classify_chunks, printable_name
+from fastdc.cli.refusals import check_run, note_self_calibration
+from fastdc.cli.runner import checked_settings, classify_chunks, printable_name, promise
 from fastdc.cli.stop_signals import held_back
-from fastdc.inference import Classification, ErrorTable, class_keys
+from fastdc.inference import FULL, Classification, ErrorTable, class_keys
 from fastdc.support import InputError, write_whole
 
 
@@ -29,10 +29,12 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
         check_output(path, images)
     bundle = open_model(options)
     model = bundle.model
-    check_run(checked_settings(model, options).job, options)
+    job = checked_settings(model, options).job
+    check_run(job, options)
     loaded = read_images(
         images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, digits=digits_only()
     )
+    note_self_calibration(job, options, len(loaded))
     classifier = open_network(bundle, options)
     done = _Done()
     try:
@@ -70,6 +72,8 @@ class _Done:
         self.tables: list[ErrorTable] = []
         self.evaluations = 0
         self.seconds = 0.0
+        self.in_full = 0
+        self.calibration: dict[str, Any] | None = None
 
     def add(self, result: Classification, *, keep_table: bool) -> None:
         """Keeps labels and costs; keeps the table, most of the memory of a large run, only on request."""
@@ -77,6 +81,9 @@ class _Done:
         self.labels.append(result.labels)
         self.evaluations += int(result.evaluations.sum())
         self.seconds = result.seconds
+        if result.promises is not None:
+            self.in_full += result.promises.count(FULL)
+            self.calibration = result.provenance["self_calibration"]
         if keep_table:
             self.tables.append(result.table)
 
@@ -87,7 +94,16 @@ class _Done:
         correct = (
             "" if truth is None else f", accuracy {100 * np.mean(labels == truth[np.concatenate(self.indices)]):.2f} %"
         )
-        return f"{n} image{'s'[: n != 1]}, {self.evaluations:,} evaluations, {self.seconds:.2f} s{correct}"
+        cost = f"{n} image{'s'[: n != 1]}, {self.evaluations:,} evaluations, {self.seconds:.2f} s{correct}"
+        return cost + self._promised(n)
+
+    def _promised(self, n: int) -> str:
+        """What a run that calibrated itself promises; empty for others."""
+        if self.calibration is None:
+            return ""
+        if self.in_full == n:
+            return "; all in full"
+        return f"; {self.in_full} in full, {n - self.in_full} raced: {promise(self.calibration['delta'])}"
 
 
 def text_line(image: str, result: Classification, row: int) -> str:
@@ -116,6 +132,7 @@ def json_line(image: str, result: Classification, row: int, run: str) -> str:
             name: float(f"{e:.7g}") if math.isfinite(e) else None for name, e in errors
         },  # None: never evaluated
         "evaluations": int(result.evaluations[row]),
+        **({} if result.promises is None else {"promise": result.promises[row]}),
         "run": run,
     }
     # ASCII can represent file names that are not UTF-8.

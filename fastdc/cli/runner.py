@@ -129,6 +129,7 @@ def _run_options(options: dict[str, Any], model: Model) -> RunOptions:
         "decision": options["decision"],
         "seed": options["seed"],
         "temperature": None,
+        "self_calibrate": options["self_calibrate"],
         **IN_ORDER,
         **plan_options(options, model),
     }
@@ -136,7 +137,9 @@ def _run_options(options: dict[str, Any], model: Model) -> RunOptions:
 
 def rule_text(settings: Settings) -> str:
     """A rule with its options, and its guarantee if the model's calibration applies."""
-    rule = settings.job.rule
+    rule, own = settings.job.rule, settings.self_calibration
+    if own is not None:
+        return f"race, calibrated on {own.images} images of this run: {promise(own.delta)}"
     if isinstance(rule, Calibrated):
         calibration = settings.job.model.calibration
         if calibration is not None and (

@@ -12,6 +12,7 @@ from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOpti
 from fastdc.inference.plan_options import plan_config
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
+from fastdc.inference.self_calibration import FULL, SelfCalibration
 from fastdc.inference.settings import Settings
 from fastdc.inference.stream import stream_results
 from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
@@ -20,6 +21,7 @@ __all__ = [
     "CALIBRATION_DRAWS",
     "CALIBRATION_SEEDS",
     "DECISIONS",
+    "FULL",
     "AbstractDenoiser",
     "Candidates",
     "Classification",
@@ -35,6 +37,7 @@ __all__ = [
     "PlanOptions",
     "Progress",
     "RunOptions",
+    "SelfCalibration",
     "Settings",
     "TableOptions",
     "ValidationRuns",

@@ -80,6 +80,8 @@ class Job:
         Raises:
             InputError: An option cannot be used.
         """
+        if options.self_calibrate is not None:
+            raise InputError("self_calibrate is for runs over images to classify: expected none here")
         seed = checks.seed(options.seed)
         config = plan_config(model, options.plan)
         rule = _rule_of(model, options, config)
@@ -170,11 +172,17 @@ class Job:
         """The evaluations that denoising an image takes, by whichever network."""
         return len(self.denoising) + (self.denoiser is not None)
 
+    @property
+    def most(self) -> int:
+        """The most evaluations of the job's own networks that an image takes."""
+        return len(self.model.conditions) * self.plan.draws + len(self.denoising)
+
     def run(
         self,
         x: Float32,
         streams: Int64,
         *,
+        rows: Int64 | None = None,
         candidates: Sequence[Int32] | None = None,
         progress: OnProgress | None = None,
     ) -> Iterator[list[Finished]]:
@@ -183,36 +191,37 @@ class Job:
         Args:
             x: float32 (n, c, h, w), images in the model's value range; encoded as they are admitted.
             streams: int64 (n,).
+            rows: Indices of the images to run over, int64; None: all.
             candidates: Candidate conditions of each image, increasing; None: all.
             progress: Called after every step.
         """
-        return self.turn().run(self._run(x, streams, candidates, progress))
+        rows = np.arange(len(x)) if rows is None else rows
+        return self.turn().run(self._run(x, streams, rows, candidates, progress))
 
     def turn(self) -> Turn:
         """The turn of a run that encodes images on its way."""
         return Turn((*self.networks, *(() if self.denoiser is None else self.denoiser.networks)))
 
     def _run(
-        self, x: Float32, streams: Int64, candidates: Sequence[Int32] | None, progress: OnProgress | None
+        self, x: Float32, streams: Int64, rows: Int64, candidates: Sequence[Int32] | None, progress: OnProgress | None
     ) -> Generator[list[Finished], None, None]:
-        n = len(x)
+        n = len(rows)
         step = self.together
-        samples = (sample for i in range(0, n, step) for sample in self.encode(x[i : i + step], held=True))
+        samples = (sample for i in range(0, n, step) for sample in self.encode(x[rows[i : i + step]], held=True))
         requests = (
             Request(i, sample, int(streams[i]), None if candidates is None else candidates[i])
-            for i, sample in enumerate(samples)
+            for i, sample in zip(rows.tolist(), samples, strict=True)
         )
         runner = self.runner(requests, total=n, capacity=min(n, IN_FLIGHT))
         done = 0
         fresh: list[Finished] = []  # finished and not yielded
-        most = len(self.model.conditions) * self.plan.draws + len(self.denoising)
         with closing(runner.evaluate(held=True)) as steps:
             try:
                 for _ in steps:
                     fresh = runner.finished()
                     done += len(fresh)
                     if progress is not None:
-                        ahead = (n - runner.admitted) * most
+                        ahead = (n - runner.admitted) * self.most
                         progress(Progress(done, n, runner.evaluated, runner.at_most + ahead))
                     given, fresh = fresh, []
                     yield given
@@ -229,7 +238,7 @@ class Job:
                 rows[done.key] = (done.counts, done.values)
         return self.table_of(rows, streams)
 
-    def table_of(self, rows: Rows, streams: Int64) -> ErrorTable:
+    def table_of(self, rows: Sequence[tuple[Int32, Float32] | None], streams: Int64) -> ErrorTable:
         """The table of finished images."""
         finished = [row for row in rows if row is not None]
         return ErrorTable.from_rows(self.model, self.plan, streams, self.seed, finished, rule=self.rule.name)

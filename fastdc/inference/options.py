@@ -52,6 +52,7 @@ class RunOptions(TableOptions, total=False):
     decision: str
     seed: int
     temperature: float | None
+    self_calibrate: int | None
 
 
 def _with_checked_names(kind: type[_T]) -> type[_T]:
@@ -87,6 +88,10 @@ class Options:
         seed: Seed of the noise, in [0, 2^64).
         temperature: Temperature of the posterior, positive; None: the model's, fitted on validation images if it was
             calibrated.
+        self_calibrate: Number of images to run in full, from which the race of all others is calibrated, in place of
+            validation images: their answers differ from the full run's with probability at most delta. It is 0.01 for
+            99 images or more, and at most 0.05, for which it takes 19; rule_options={"delta": 0.1} sets another.
+            ``fastdc/inference/self_calibration.py`` states the promise. None: no calibration.
         draws: Draws per class, J.
         levels: Band of noise-to-signal ratios sigma / alpha (low, high), in units of the model's pixel values, or
             "all".
@@ -113,6 +118,7 @@ class Options:
     decision: str = "mean"
     seed: int = 0
     temperature: float | None = None
+    self_calibrate: int | None = None
     draws: int | None = None
     levels: tuple[float, float] | str | None = None
     weighting: str | None = None

@@ -15,6 +15,7 @@ from fastdc.inference.error_table_file import read_table
 from fastdc.support import InputError, checks, shown
 
 _REST = "result"
+_PER_IMAGE = ("ids", "promises")  # a text for each image, or None
 _KINDS = {
     "indices": np.int64,
     "labels": np.int64,
@@ -30,7 +31,7 @@ def members_of(arrays: dict[str, npt.NDArray[Any]], rest: dict[str, Any], table:
 
     Args:
         arrays: Those of the result, by their names in the file.
-        rest: class_names, seconds, provenance and ids, as JSON values.
+        rest: class_names, seconds, provenance, ids and promises, as JSON values.
         table: Errors of the result.
     """
     return {**arrays, _REST: np.array(json.dumps(rest, allow_nan=False)), **table.members()}
@@ -47,8 +48,9 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         rest = _checked_rest(str(found.pop(_REST)))
         m, k = len(table), len(rest["class_names"])
-        if rest["ids"] is not None and len(rest["ids"]) != m:
-            raise InputError(f"ids must be {m} strings, got {len(rest['ids'])}")
+        for name in _PER_IMAGE:
+            if rest[name] is not None and len(rest[name]) != m:
+                raise InputError(f"{name} must be {m} strings, got {len(rest[name])}")
         for name, dtype in _KINDS.items():
             shape = (m, k) if name in ("probabilities", "mean_errors", "votes") else (m,)
             if found[name].shape != shape or found[name].dtype != dtype:
@@ -66,16 +68,18 @@ def _checked_rest(text: str) -> dict[str, Any]:
         rest = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"{_REST} must be JSON, got {shown(text)}") from None
-    names, seconds, provenance, ids = (
-        rest.get(name) if isinstance(rest, dict) else None for name in ("class_names", "seconds", "provenance", "ids")
-    )
+    rest = rest if isinstance(rest, dict) else {}
+    names, seconds, provenance = (rest.get(name) for name in ("class_names", "seconds", "provenance"))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"class_names must be strings, got {shown(names)}")
     if not checks.is_finite(seconds):
         raise InputError(f"seconds must be a number, got {shown(seconds)}")
     if not isinstance(provenance, dict):
         raise InputError(f"provenance must be an object, got {shown(provenance)}")
-    if ids is not None and (not isinstance(ids, list) or not all(isinstance(name, str) for name in ids)):
-        raise InputError(f"ids must be strings, got {shown(ids)}")
-    named = None if ids is None else tuple(ids)
-    return {"class_names": tuple(names), "seconds": float(seconds), "provenance": provenance, "ids": named}
+    per_image: dict[str, Any] = {}
+    for name in _PER_IMAGE:
+        texts = rest.get(name)
+        if texts is not None and (not isinstance(texts, list) or not all(isinstance(text, str) for text in texts)):
+            raise InputError(f"{name} must be strings, got {shown(texts)}")
+        per_image[name] = None if texts is None else tuple(texts)
+    return {"class_names": tuple(names), "seconds": float(seconds), "provenance": provenance, **per_image}

@@ -76,6 +76,7 @@ class ImageResult:
         keys: The K class names, each with its index if several classes share it.
         arrays: probabilities, errors and votes of the classes, (K,) each, as in :class:`Classification`.
         image: Its name, such as the path of its file; None for an image in memory.
+        promise: What is promised about it, as in :class:`Classification`; None unless the run calibrated itself.
     """
 
     index: int
@@ -86,6 +87,7 @@ class ImageResult:
     keys: tuple[str, ...]
     arrays: tuple[Float64, Float64, Int64]
     image: str | None = None
+    promise: str | None = None
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -103,11 +105,10 @@ class ImageResult:
         return dict(zip(self.keys, self.arrays[2].tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values; an error that is not known is None, and an image without a name has none."""
-        names = ["index", "image", "label", "name", "probability", "evaluations", "probabilities", "errors", "votes"]
-        if self.image is None:
-            names.remove("image")
-        return {name: plain(getattr(self, name)) for name in names}
+        """All of it as JSON values; an error that is not known is None. An image without name or promise has none."""
+        names = ("index", "image", "label", "name", "probability", "evaluations", "promise")
+        known = [name for name in names if getattr(self, name) is not None]
+        return {name: plain(getattr(self, name)) for name in (*known, "probabilities", "errors", "votes")}
 
     def __repr__(self) -> str:
         return (
@@ -141,6 +142,9 @@ class Classification:
         table: Every error, to replay decisions or to save. If prompts describe the classes, its classes are prompts.
         ids: m names of the images, those that the command line prints: the path of each image file, or
             ``file.npy[3]``; None unless all images came from files.
+        promises: What is promised about each image if the run calibrated itself (option self_calibrate): "full", the
+            full run itself, or "race, delta=..., calibrated on ... images of this run", whose answer differs from the
+            full run's with probability at most delta. None for other runs.
     """
 
     indices: Int64
@@ -154,6 +158,7 @@ class Classification:
     provenance: dict[str, Any]
     table: ErrorTable
     ids: tuple[str, ...] | None = None
+    promises: tuple[str, ...] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -177,7 +182,8 @@ class Classification:
             return self._image(rows)
         arrays = ("indices", "labels", "probabilities", "errors", "evaluations", "votes")
         parts = {name: getattr(self, name)[rows] for name in arrays}
-        return replace(self, **parts, table=self.table.take(rows), ids=chosen_ids(self.ids, rows))
+        ids, promises = (chosen_ids(each, rows) for each in (self.ids, self.promises))
+        return replace(self, **parts, table=self.table.take(rows), ids=ids, promises=promises)
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:
@@ -194,6 +200,7 @@ class Classification:
             keys=self._keys,
             arrays=(self.probabilities[row], self.errors[row], self.votes[row]),
             image=None if self.ids is None else self.ids[row],
+            promise=None if self.promises is None else self.promises[row],
         )
 
     def _columns(self, classes: bool) -> dict[str, Any]:
@@ -205,14 +212,15 @@ class Classification:
             "name": self.names,
             "probability": top,
             "evaluations": self.evaluations,
+            **({} if self.promises is None else {"promise": self.promises}),
         }
         if classes:
             columns |= {f"p({name})": self.probabilities[:, k] for k, name in enumerate(self._keys)}
         return columns
 
     def to_pandas(self, *, classes: bool = False) -> Any:
-        """A ``pandas.DataFrame`` with a row per image: index, image (its name, if known), label, name, probability
-        and evaluations.
+        """A ``pandas.DataFrame`` with a row per image: index, image (its name, if known), label, name, probability,
+        evaluations, and promise (if the run calibrated itself).
 
         Args:
             classes: Whether to add a column p(NAME) with the probability of each class.
@@ -272,7 +280,9 @@ class Classification:
 
     def _arrays(self) -> dict[str, Any]:
         arrays = {name: getattr(self, name) for name in ("indices", "labels", "probabilities", "evaluations", "votes")}
-        rest = {name: plain(getattr(self, name)) for name in ("class_names", "seconds", "provenance", "ids")}
+        rest = {
+            name: plain(getattr(self, name)) for name in ("class_names", "seconds", "provenance", "ids", "promises")
+        }
         return members_of({**arrays, "mean_errors": self.errors}, rest, self.table)
 
     @classmethod
@@ -324,6 +334,7 @@ class Classification:
         class_of: tuple[int, ...] = (),
         denoising: int = 0,
         ids: tuple[str, ...] | None = None,
+        promises: tuple[str, ...] | None = None,
     ) -> "Classification":
         """Decides every image of a table.
 
@@ -338,6 +349,7 @@ class Classification:
             class_of: Class of each prompt, if the table's classes are prompts.
             denoising: Evaluations per image that are not in the table.
             ids: m names of the images; None: they have none.
+            promises: What is promised about each image; None: the rule's promise.
 
         Example:
             >>> table = clf.errors(images, draws=16)
@@ -366,4 +378,5 @@ class Classification:
             provenance=provenance,
             table=table,
             ids=ids,
+            promises=promises,
         )

@@ -1,7 +1,9 @@
 """Settings: a job, and how its errors become labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork, chosen_by
 from fastdc.bundle import Model
@@ -10,7 +12,8 @@ from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.job import Job
 from fastdc.inference.options import Options
 from fastdc.inference.results import Classification
-from fastdc.support import InputError, Int64, checks, shown
+from fastdc.inference.self_calibration import SelfCalibration
+from fastdc.support import InputError, Int64, Mask, checks, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +24,14 @@ class Settings:
         job: Plan, rule and networks.
         decision: One of ``decide.DECISIONS``.
         temperature: Temperature of the posterior, positive.
+        self_calibration: The calibration that the run makes of its own images: until it has one, the job is the full
+            run. None: the run makes none.
     """
 
     job: Job
     decision: str
     temperature: float
+    self_calibration: SelfCalibration | None = None
 
     @classmethod
     def of(
@@ -44,16 +50,49 @@ class Settings:
         value = model.defaults.temperature if options.temperature is None else options.temperature
         if not checks.is_finite(value) or value <= 0:
             raise InputError(f"temperature must be positive, got {shown(value)}")
-        return cls(Job.of(model, networks, options, encoder), options.decision, float(value))
+        own = SelfCalibration.of(options)
+        if own is not None:
+            options = own.options(model, options)
+        return cls(Job.of(model, networks, options, encoder), options.decision, float(value), own)
+
+    @property
+    def in_full(self) -> bool:
+        """Whether a run that calibrates itself takes images in full."""
+        return self.self_calibration is not None and self.self_calibration.found is None
+
+    def first_in_full(self) -> "Settings":
+        """These settings for images that come one by one: if any are run in full, the first ones."""
+        own = self.self_calibration
+        return self if own is None else replace(self, self_calibration=replace(own, first=True))
+
+    def calibrated(self, table: ErrorTable) -> "Settings":
+        """The settings of the images that race, from the table of those that were run in full."""
+        if self.self_calibration is None:
+            return self
+        own = self.self_calibration.fitted(table, self.job.plan.config)
+        job = self.job if own.found is None else self.job.but(rule=own.found.rule)
+        return replace(self, job=job, self_calibration=own)
 
     def decide(
-        self, table: ErrorTable, indices: Int64, *, seconds: float, ids: tuple[str, ...] | None = None
+        self,
+        table: ErrorTable,
+        indices: Int64,
+        *,
+        seconds: float,
+        ids: tuple[str, ...] | None = None,
+        full: Mask | None = None,
     ) -> Classification:
         """The result of a table whose rows are the images `indices`, with everything that reproduces it.
 
-        `ids` are the names of these images; None: they have none.
+        Args:
+            table: Errors of the images.
+            indices: int64 (m,), their indices.
+            seconds: Wall time.
+            ids: Their names; None: they have none.
+            full: Which of them were run in full, bool (m,), if the run calibrates itself; None: all.
         """
-        job, network = self.job, self.job.networks[0]
+        job, network, own = self.job, self.job.networks[0], self.self_calibration
+        full = np.ones(len(indices), np.bool_) if full is None else full
         choice = chosen_by(network)
         provenance = {
             **job.describe(),
@@ -61,6 +100,7 @@ class Settings:
             **({} if choice is None else {"chosen_by": choice.origin}),
             "decision": self.decision,
             "temperature": self.temperature,
+            **({} if own is None else {"self_calibration": own.describe()}),
             "plan": table.plan,
             "fastdc": table.version,
         }
@@ -75,4 +115,5 @@ class Settings:
             class_of=job.model.class_of,
             denoising=job.denoisings,
             ids=ids,
+            promises=None if own is None else own.promises(full),
         )

@@ -1,13 +1,19 @@
-"""Classifying images: one run over all of them, with results of consecutive images as soon as they are known."""
+"""Classifying images: one run over all of them, with results of consecutive images as soon as they are known.
+
+A run that calibrates itself (:mod:`fastdc.inference.self_calibration`) has two phases: some images in full, then the
+others under the race that those gave. Results come from the second phase on, so that all of them name the same rule.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from fastdc.engine import Finished
+from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.images import Images
 from fastdc.inference.job import Rows
-from fastdc.inference.results import Classification, OnProgress
+from fastdc.inference.results import Classification, OnProgress, Progress
 from fastdc.inference.settings import Settings
 from fastdc.support import Int32, Int64, Interrupted, chosen_ids
 
@@ -40,22 +46,22 @@ def stream_results(
     Raises:
         Interrupted: Ctrl-C; its ``result`` holds the images that were finished and not yielded.
     """
-    job, n = settings.job, len(images)
+    run, n = _Run(settings, images, candidates, progress), len(images)
     begun = time.perf_counter() if start is None else start
     size = n if chunk is None else chunk
-    rows: Rows = [None] * n
+    rows = run.rows
 
     def result(indices: Int64) -> Classification:
-        table = job.table_of([rows[i] for i in indices], images.streams[indices])
-        seconds = time.perf_counter() - begun
-        return settings.decide(table, indices, seconds=seconds, ids=chosen_ids(images.ids, indices))
+        table, seconds = run.table(indices), time.perf_counter() - begun
+        ids = chosen_ids(images.ids, indices)
+        return run.settings.decide(table, indices, seconds=seconds, ids=ids, full=run.full[indices])
 
     given = 0
     try:
-        for finished in job.run(images.x, images.streams, candidates=candidates, progress=progress):
+        for finished in run.finished():
             for done in finished:
                 rows[done.key] = (done.counts, done.values)
-            while given + size < n and all(row is not None for row in rows[given : given + size]):
+            while run.racing and given + size < n and all(row is not None for row in rows[given : given + size]):
                 known = result(np.arange(given, given + size, dtype=np.int64))
                 rows[given : given + size] = [None] * size  # handed on, and not needed again
                 given += size
@@ -72,3 +78,59 @@ def stream_results(
         left = np.array([i for i in range(given, n) if rows[i] is not None], dtype=np.int64)
         partial = result(left) if len(left) else None
         raise Interrupted(f"interrupted: {given + len(left)} of {n} images finished", partial) from None
+
+
+class _Run:
+    """The phases of a run over images.
+
+    Attributes:
+        settings: Those of the phase.
+        full: Which images are run in full because the run calibrates itself, bool (n,).
+        racing: Whether it is the last phase.
+        rows: The images that are finished; filled by whoever reads :meth:`finished`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        images: Images,
+        candidates: Sequence[Int32] | None,
+        progress: OnProgress | None,
+    ) -> None:
+        self.settings = settings
+        own, n = settings.self_calibration, len(images)
+        self.full = np.zeros(n, np.bool_) if own is None else own.chosen(images.streams, settings.job.seed)
+        self.racing = bool(own is None or self.full.all())
+        self.rows: Rows = [None] * n
+        self._told = Progress(0, n, 0, 0)
+        self._images, self._candidates, self._progress = images, candidates, progress
+
+    def table(self, indices: Int64) -> ErrorTable:
+        """The errors of images that are finished."""
+        return self.settings.job.table_of([self.rows[i] for i in indices], self._images.streams[indices])
+
+    def finished(self) -> Iterator[list[Finished]]:
+        """The requests that finish, keyed by the image's index."""
+        if not self.racing:
+            chosen = np.flatnonzero(self.full)
+            yield from self._phase(chosen)
+            self.settings, self.racing = self.settings.calibrated(self.table(chosen)), True
+        rest = np.array([i for i, row in enumerate(self.rows) if row is None], dtype=np.int64)
+        self.full[rest] = self.settings.in_full
+        yield from self._phase(rest)
+
+    def _phase(self, rows: Int64) -> Iterator[list[Finished]]:
+        """A run over some of the images."""
+        job, images = self.settings.job, self._images
+        before, told = self._told, self._progress
+        later = (len(images) - before.finished - len(rows)) * job.most
+
+        def progress(now: Progress) -> None:
+            spent, finished = before.evaluations, before.finished
+            self._told = Progress(
+                finished + now.finished, len(images), spent + now.evaluations, spent + now.at_most + later
+            )
+            if told is not None:
+                told(self._told)
+
+        yield from job.run(images.x, images.streams, rows=rows, candidates=self._candidates, progress=progress)

@@ -340,3 +340,14 @@ def test_the_level_is_what_as_many_images_support(images: int, delta: float) -> 
 def test_too_few_images_support_no_level() -> None:
     with pytest.raises(InputError, match="18 images support no level below"):
         supported_delta(18)
+
+
+def test_a_class_that_is_no_candidate_of_an_image_does_not_compete_there() -> None:
+    errors = runs(30, 5, 16, seed=2)
+    partial_errors = errors.copy()
+    partial_errors[10:, 3:] = np.nan
+    partial_errors[20:, 1] = np.nan
+    made = calibrate_errors([partial_errors], PLAN, delta=0.1)
+    parts = (errors[:10], errors[10:20, :3], errors[20:][:, [0, 2]])
+    assert made.limit == controlled_limit(np.concatenate([needed_limits(part) for part in parts])[:, None], 0.1)
+    assert made.bound == max(float(np.ptp(part, axis=1).max()) for part in parts)

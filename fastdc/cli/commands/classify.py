@@ -18,6 +18,7 @@ Examples:
   fastdc classify --model my-model - < cat.png   standard input
   fastdc classify batch.npz --json --provenance run.json > out.jsonl
   fastdc classify batch.npz --rule full          every class at every draw
+  fastdc classify photos/ --model my-model --self-calibrate 99   see below
   fastdc classify batch.npz --rule paired -o alpha=0.001   a stricter test
 
 \b
@@ -52,6 +53,10 @@ mode are accepted: fastdc resizes the shorter side, crops the centre and convert
 model's channels. Arrays hold uint8, or floats in [0, 1]; other numbers need --window.
 With the labels of an .npz file, or in folders named after the classes, the accuracy is
 counted: classes are matched by name, or else by number.
+
+A model without a calibration can get one from the run itself: with --self-calibrate N,
+N random images are run in full and find the limit with which the others race. A line
+then says with --json what is promised about it: full, or race with its delta.
 
 Lines appear in the order of the images, as soon as they are known. Ctrl-C prints
 and saves the finished images. Printed lines are final: a second run repeats them.
