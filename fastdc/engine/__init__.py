@@ -5,6 +5,7 @@ from fastdc.engine.denoiser import Denoiser
 from fastdc.engine.devices import check_replicas, device_name, devices_of, room_of
 from fastdc.engine.look_ahead import WORTH, Foresight, LookAhead
 from fastdc.engine.loop import evaluate
+from fastdc.engine.other_errors import OtherErrors
 from fastdc.engine.requests import IN_FLIGHT, Cells, Finished, Request, Work
 from fastdc.engine.runner import Lane, NextRequest, Runner
 from fastdc.engine.scheduler import Scheduler
@@ -22,6 +23,7 @@ __all__ = [
     "Lane",
     "LookAhead",
     "NextRequest",
+    "OtherErrors",
     "Pool",
     "Request",
     "Runner",

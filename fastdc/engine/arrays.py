@@ -18,6 +18,7 @@ import numpy as np
 
 from fastdc.backends import AbstractNetwork, AbstractSlot, Buffer, check_usable_here
 from fastdc.diffusion import Plan, kernels
+from fastdc.engine.other_errors import OtherErrors
 from fastdc.engine.requests import Cells
 from fastdc.support import Float32, fork_safe_lock
 
@@ -36,9 +37,12 @@ class Pool:
         capacity: Number of places.
         denoising: Classes that an image is denoised under, as the network numbers them; empty if the method does not
             denoise.
+        others: Takes further errors of every cell; None: there are none.
 
     Attributes:
         arrays: The arrays and the steps captured on them.
+        others: Takes further errors of every cell.
+        rows_of_others: Plan and coefficient rows of each of them.
         launching: Lock to hold while something is launched for the first time or captured.
     """
 
@@ -52,6 +56,7 @@ class Pool:
         n_classes: int,
         capacity: int,
         denoising: tuple[int, ...] = (),
+        others: OtherErrors | None = None,
     ) -> None:
         self._network = network
         self._denoising = denoising
@@ -77,6 +82,9 @@ class Pool:
         self.loss = plan.config.loss
         self.delta = plan.config.delta
         self.launching = threading.Lock()
+        self.others = others
+        plans = () if others is None else others.plans
+        self.rows_of_others = [(plan, kernels.view(network.place(plan.rows))) for plan in plans]
 
     @property
     def signature(self) -> tuple[Any, ...]:

@@ -38,6 +38,7 @@ class Step:
         self._index = network.slots.index(slot)
         self._table = np.zeros((0 if network.sizes is None else network.batch, 3), np.int32)
         self._launches: dict[int, Callable[[], None]] = {}
+        self._measures: dict[int, list[Callable[[], None]]] = {}
 
     def evaluate(self, cells: Cells, denoising: int = 0) -> Float32:
         """Errors of m <= batch cells, float32 (m,); the first `denoising` entries are meaningless.
@@ -56,11 +57,20 @@ class Step:
             self._launch_or_replay(size)
         if denoising:
             self._pool.denoise(slot, cells[:denoising])
-        result = slot.read(slot.errors, count)
+        result = self._read(cells)
+        if self._pool.others is not None:
+            for number, launch in enumerate(self._launches_of_others(count)):
+                launch()
+                self._pool.others.put(number, cells, self._key, self._read(cells))
+        return result
+
+    def _read(self, cells: Cells) -> Float32:
+        """The errors that the slot holds, float32 (m,)."""
+        result = self._slot.read(self._slot.errors, len(cells))
         if not np.all(np.isfinite(result)):  # in a table NaN means "not evaluated"
             place, label, draw = cells[np.argmin(np.isfinite(result))].tolist()
             where = f"image {self._key(place)}, class {label}, draw {draw}"
-            raise BackendError(f"the network's error is not finite at {where} in {network.precision}")
+            raise BackendError(f"the network's error is not finite at {where} in {self._network.precision}")
         return result
 
     def _padded(self, cells: Cells, size: int) -> Cells:
@@ -78,25 +88,51 @@ class Step:
 
     def _make_launch(self, count: int) -> Callable[[], None]:
         pool, slot = self._pool, self._slot
-        table, sample, timestep, labels, output, errors = _views(slot, count)
-        arrays = pool.arrays
-        images, rows, streams, target = arrays.images_view, arrays.rows_view, arrays.streams_view, arrays.target_view
-        noise: dict[str, Any] = {
-            "seed": pool.seed,
-            "antithetic": pool.antithetic,
-            "n_classes": pool.n_classes,
-            "stream": slot.stream,
-        }
-        loss, delta = pool.loss, pool.delta
+        table, sample, timestep, labels, _, _ = _views(slot, count)
+        arrays, noise = pool.arrays, self._noise
+        images, rows, streams = arrays.images_view, arrays.rows_view, arrays.streams_view
+        measure = self._make_measure(count, rows, pool.loss, pool.delta)
 
         def launch() -> None:
             kernels.add_noise(images, table, rows, streams, out=sample, timestep=timestep, labels=labels, **noise)
             slot.run(count)
+            measure()
+
+        return launch
+
+    @property
+    def _noise(self) -> dict[str, Any]:
+        """What both kernels are told about the noise."""
+        pool = self._pool
+        return {
+            "seed": pool.seed,
+            "antithetic": pool.antithetic,
+            "n_classes": pool.n_classes,
+            "stream": self._slot.stream,
+        }
+
+    def _make_measure(self, count: int, rows: kernels.TensorView, loss: str, delta: float) -> Callable[[], None]:
+        """A function that makes errors of the first `count` outputs of the network; `rows` have the coefficients."""
+        arrays, noise = self._pool.arrays, self._noise
+        table, _, _, _, output, errors = _views(self._slot, count)
+        images, streams, target = arrays.images_view, arrays.streams_view, arrays.target_view
+
+        def measure() -> None:
             kernels.denoising_error(
                 output, images, table, rows, streams, out=errors, target=target, loss=loss, delta=delta, **noise
             )
 
-        return launch
+        return measure
+
+    def _launches_of_others(self, count: int) -> list[Callable[[], None]]:
+        """Functions that make the further errors of a step that has run."""
+        made = self._measures.get(count)
+        if made is None:
+            others = self._pool.rows_of_others
+            made = self._measures[count] = [
+                self._make_measure(count, rows, plan.config.loss, plan.config.delta) for plan, rows in others
+            ]
+        return made
 
     def _launch_or_replay(self, size: int) -> None:
         """Launches a step of a fixed size: directly the first time, captured the second time, replayed from then on."""

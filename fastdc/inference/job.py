@@ -20,6 +20,7 @@ from fastdc.engine import (
     Lane,
     LookAhead,
     NextRequest,
+    OtherErrors,
     Pool,
     Request,
     Runner,
@@ -57,6 +58,7 @@ class Job:
         seed: Philox key.
         encoder: Encoder that makes latents of images; None if the model works on images.
         denoiser: The other model that makes h(x_tau), for methods that need it; None if this one does.
+        others: Takes further errors of every cell of a full run; None: there are none.
     """
 
     model: Model
@@ -66,6 +68,7 @@ class Job:
     seed: int
     encoder: AbstractEncoder | None = None
     denoiser: OtherDenoiser | None = None
+    others: OtherErrors | None = None
 
     @classmethod
     def of(
@@ -138,7 +141,14 @@ class Job:
         if latency:
             capacity = LookAhead.capacity_for(capacity, classes, draws)
         pool = Pool(
-            network, shape, self.plan, seed=self.seed, n_classes=classes, capacity=capacity, denoising=denoising
+            network,
+            shape,
+            self.plan,
+            seed=self.seed,
+            n_classes=classes,
+            capacity=capacity,
+            denoising=denoising,
+            others=self.others,
         )
         options: dict[str, Any] = {
             "put": pool.put,
@@ -238,7 +248,32 @@ class Job:
                 rows[done.key] = (done.counts, done.values)
         return self.table_of(rows, streams)
 
-    def table_of(self, rows: Sequence[tuple[Int32, Float32] | None], streams: Int64) -> ErrorTable:
+    def tables(
+        self, x: Float32, streams: Int64, others: Sequence[Plan], progress: OnProgress | None = None
+    ) -> tuple[ErrorTable, ...]:
+        """The errors under this plan and under others that show the network the same inputs, by one evaluation each.
+
+        Args:
+            x: float32 (n, c, h, w), as for :meth:`run`, of a full run.
+            streams: int64 (n,).
+            others: The other plans: they differ in weighting, loss or its threshold only.
+            progress: Called after every step.
+
+        Returns:
+            The table of this plan, then that of each other plan.
+
+        Raises:
+            InputError: A plan shows the network other inputs, or denoises images first.
+        """
+        more = OtherErrors(self.plan, others, images=len(x), n_classes=len(self.model.conditions))
+        own = replace(self, others=more).table(x, streams, progress)
+        counts, one_by_one = own.counts, zip(more.plans, more.errors, strict=True)
+        return own, *(
+            replace(self, plan=plan).table_of(list(zip(counts, errors.reshape(len(x), -1), strict=True)), streams)
+            for plan, errors in one_by_one
+        )
+
+    def table_of(self, rows: Rows, streams: Int64) -> ErrorTable:
         """The table of finished images."""
         finished = [row for row in rows if row is not None]
         return ErrorTable.from_rows(self.model, self.plan, streams, self.seed, finished, rule=self.rule.name)
