@@ -165,6 +165,22 @@ class Parameterization:
             factor = 1 / _FROM_X0[self.space](levels)
             return ge / levels.sigma, factor * a, factor * c / levels.sigma
 
+    def target(self, levels: Levels) -> tuple[Float64, Float64, Float64, Float64]:
+        """Returns what the network should say of its input: F = x_factor x + e_factor e at the input gx x + ge e.
+
+        Args:
+            levels: Noise levels of J draws.
+
+        Returns:
+            (gx, ge, x_factor, e_factor), each float64 (J,).
+
+        Raises:
+            InputError: The kind does not work with the levels' schedule.
+        """
+        self._check(levels)
+        gx, ge, a, b, c = self._native(levels)
+        return gx, ge, -b / a, -c / a
+
     def _native(self, levels: Levels) -> tuple[Float64, Float64, Float64, Float64, Float64]:
         """Returns (gx, ge, a, b, c) with the residual in :attr:`space`."""
         alpha, sigma = levels.alpha, levels.sigma

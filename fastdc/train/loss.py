@@ -1,20 +1,77 @@
-"""The EDM training loss of a class-conditional denoiser (Karras et al., arXiv:2206.00364, section 5 and table 1).
+"""The training loss of a class-conditional denoiser of any parameterisation: the network against what it should say.
 
-    D(x; sigma, k) = c_skip x + c_out F(c_in x, c_noise, k),        x = x0 + sigma eps
-    loss = E lambda(sigma) ||D - x0||^2 = E ||F - (x0 - c_skip x) / c_out||^2,       lambda = 1 / c_out^2
+    u = scale (alpha x0 + sigma e),        loss = mean over pixels of (F(u, timestep, k) - outer (x x0 + e e))^2
 
-With s = sigma and d = sigma_data, the target simplifies to (s x0 / d - d eps) / sqrt(s^2 + d^2). The code computes this
-form, which has no cancellation at small sigma and no division by a small c_out. Noise levels are drawn from
-ln sigma ~ N(p_mean, p_std^2), stratified over the batch: one uniform number from each of b equal cells, so that a small
-batch covers the levels evenly. c_noise is ``timestep_scale * ln sigma``; EDM has ln(sigma) / 4.
+This is the architecture's one computation, r = a F + b x0 + c e, with the weight 1 / a^2: the error of the raw output.
+It is the loss that each kind of network was published with: the error in e for "epsilon" (Ho et al., arXiv:2006.11239,
+eq. 14), in v for "v_prediction" (Salimans & Ho, arXiv:2202.00512), in e - x0 for "flow" (Lipman et al.,
+arXiv:2210.02747), and lambda |D - x0|^2 with lambda = 1 / c_out^2 for "edm" (Karras et al., arXiv:2206.00364, section 5
+and table 1). With s = sigma and d = sigma_data, EDM's target (x0 - c_skip x_t) / c_out is (s x0 / d - d e) /
+sqrt(s^2 + d^2). The code computes this form, which has no cancellation at small sigma and no division by a small c_out.
+
+Noise levels are stratified over the batch: one uniform number from each of b equal cells, so that a small batch covers
+the levels evenly. Their distribution is the one that such networks are trained with: ln sigma ~ N(p_mean, p_std^2) for
+"edm", logit u ~ N(0, 1) at the position u of a flow (Esser et al., arXiv:2403.03206, section 3.1), and uniform u for
+others, which are uniform steps of a DDPM. With p_mean and p_std, ln(sigma / alpha) ~ N(p_mean, p_std^2) for all.
 """
 
 import dataclasses
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastdc.diffusion import AbstractSchedule, EDMSchedule, FlowSchedule, Parameterization
+from fastdc.support import Float64
 from fastdc.train.config import TrainConfig
+
+
+class Terms(NamedTuple):
+    """The numbers of a batch's losses, each float (b,).
+
+    Attributes:
+        alpha: Factor of the image in x_t.
+        sigma: Standard deviation of the noise in x_t.
+        scale: Factor of the network's input, scale x_t.
+        outer: Factor of the network's target, outer (x x0 + e eps).
+        x: Coefficient of the image in the target.
+        e: Coefficient of the noise in the target.
+        timestep: Time input of the network.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    scale: Tensor
+    outer: Tensor
+    x: Tensor
+    e: Tensor
+    timestep: Tensor
+
+
+def denoising_loss(network: nn.Module, x0: Tensor, labels: Tensor, eps: Tensor, terms: Terms) -> Tensor:
+    """The loss of each image, shape (b,): a mean over pixels.
+
+    Args:
+        network: The raw denoiser F.
+        x0: Images or latents in the network's units, float (b, c, h, w).
+        labels: Conditions, or the null class, int64 (b,).
+        eps: Standard normal noise, as x0.
+        terms: The coefficients.
+    """
+    alpha, sigma, scale, outer, x, e = (term[:, None, None, None] for term in terms[:-1])
+    raw: Tensor = network(scale * (alpha * x0 + sigma * eps), terms.timestep, labels)
+    return (raw - outer * (x * x0 + e * eps)).square().mean(dim=(1, 2, 3))
+
+
+def edm_terms(sigma: Tensor, sigma_data: float, timestep_scale: float, timestep_offset: float = 0.0) -> Terms:
+    """The terms of an EDM network at noise levels sigma, float (b,); its loss is about 1 if F outputs zero."""
+    c_in = (sigma.square() + sigma_data**2).rsqrt()
+    timestep = timestep_scale * sigma.log()
+    if timestep_offset:
+        timestep = timestep + timestep_offset
+    one = torch.ones_like(sigma)
+    return Terms(one, sigma, c_in, c_in, sigma / sigma_data, -sigma_data * one, timestep)
 
 
 def draw_sigmas(batch: int, p_mean: float, p_std: float, device: torch.device | str) -> Tensor:
@@ -26,39 +83,7 @@ def draw_sigmas(batch: int, p_mean: float, p_std: float, device: torch.device | 
         p_std: Standard deviation of ln sigma.
         device: Device of the levels.
     """
-    cell = torch.arange(batch, device=device, dtype=torch.float64)
-    uniform = (cell + torch.rand(batch, device=device, dtype=torch.float64)) / batch
-    # Clamped to the open interval, because a draw of exactly 0 would give sigma = 0.
-    normal = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
-    return torch.exp(p_mean + p_std * normal).float()
-
-
-def edm_loss(
-    network: nn.Module,
-    x0: Tensor,
-    labels: Tensor,
-    sigma: Tensor,
-    eps: Tensor,
-    *,
-    sigma_data: float,
-    timestep_scale: float,
-) -> Tensor:
-    """The weighted loss of each image, shape (b,): a mean over pixels, about 1 for a network that outputs zero.
-
-    Args:
-        network: The raw denoiser F.
-        x0: Images in [-1, 1], float32 (b, c, h, w).
-        labels: Classes, or the null class, int64 (b,).
-        sigma: Noise levels, float32 (b,).
-        eps: Standard normal noise, float32 (b, c, h, w).
-        sigma_data: Standard deviation of the data.
-        timestep_scale: Factor of the time input, timestep_scale * ln sigma.
-    """
-    s = sigma[:, None, None, None]
-    c_in = (s.square() + sigma_data**2).rsqrt()
-    raw: Tensor = network(c_in * (x0 + s * eps), timestep_scale * sigma.log(), labels)
-    target = c_in * (s / sigma_data * x0 - sigma_data * eps)
-    return (raw - target).square().mean(dim=(1, 2, 3))
+    return torch.exp(p_mean + p_std * _normal(_uniform(batch, device))).float()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,33 +91,78 @@ class Objective:
     """The loss of a run: which noise levels are drawn, and what the network is compared with.
 
     Attributes:
-        p_mean: Mean of ln sigma.
-        p_std: Standard deviation of ln sigma.
-        sigma_data: Standard deviation of the data.
-        timestep_scale: Factor of the time input, timestep_scale * ln sigma.
+        schedule: Noise levels of the model.
+        parameterization: What the network predicts.
+        p_mean: Mean of ln(sigma / alpha); None: the distribution of such networks. Needed for "edm".
+        p_std: Standard deviation of ln(sigma / alpha), None with p_mean.
     """
 
-    p_mean: float
-    p_std: float
-    sigma_data: float
-    timestep_scale: float
+    schedule: AbstractSchedule
+    parameterization: Parameterization
+    p_mean: float | None = None
+    p_std: float | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, sigma_data: float) -> "Objective":
-        """The objective of a recipe."""
-        assert config.p_mean is not None
-        assert config.p_std is not None
-        return cls(config.p_mean, config.p_std, sigma_data, config.timestep_scale)
+        """The objective of a network that is trained from scratch: EDM's."""
+        schedule = EDMSchedule(timestep_scale=config.timestep_scale)
+        return cls(schedule, Parameterization("edm", sigma_data), config.p_mean, config.p_std)
 
     def losses(self, network: nn.Module, x0: Tensor, labels: Tensor) -> Tensor:
         """The loss of each image at noise from torch's global generator, shape (b,).
 
         Args:
             network: The raw denoiser F.
-            x0: Images in [-1, 1], float32 (b, c, h, w).
-            labels: Classes, or the null class, int64 (b,).
+            x0: Images in [-1, 1] or latents, float32 (b, c, h, w).
+            labels: Conditions, or the null class, int64 (b,).
         """
-        sigma = draw_sigmas(len(x0), self.p_mean, self.p_std, x0.device)
-        eps = torch.randn_like(x0)
-        scale = self.timestep_scale
-        return edm_loss(network, x0, labels, sigma, eps, sigma_data=self.sigma_data, timestep_scale=scale)
+        terms = self.draw(len(x0), x0.device)
+        return denoising_loss(network, x0, labels, torch.randn_like(x0), terms)
+
+    def draw(self, batch: int, device: torch.device) -> Terms:
+        """The terms of a batch at random levels, from torch's global generator."""
+        if self.parameterization.kind == "edm":
+            assert isinstance(self.schedule, EDMSchedule)  # the only one with alpha = 1
+            assert self.parameterization.sigma_data is not None
+            assert self.p_mean is not None
+            assert self.p_std is not None
+            sigma = draw_sigmas(batch, self.p_mean, self.p_std, device)
+            scale, offset = self.schedule.timestep_scale, self.schedule.timestep_offset
+            return edm_terms(sigma, self.parameterization.sigma_data, scale, offset)
+        # Drawn on the CPU, because the levels are computed there; so no step waits for a GPU.
+        return self.terms(self._positions(_uniform(batch, "cpu")), device)
+
+    def terms(self, positions: Float64, device: torch.device | str) -> Terms:
+        """The terms at positions on the schedule.
+
+        Args:
+            positions: Positions in [0, 1], float64 (b,).
+            device: Device of the terms.
+        """
+        levels = self.schedule.levels(positions)
+        gx, ge, x, e = self.parameterization.target(levels)
+        one = np.ones_like(gx)
+        columns = np.stack([gx, ge, one, one, x, e, levels.timestep]).astype(np.float32)
+        return Terms(*torch.from_numpy(columns).to(device))
+
+    def _positions(self, uniform: Tensor) -> Float64:
+        """Positions of the levels, float64 (b,), for uniform numbers float64 (b,)."""
+        if self.p_mean is not None and self.p_std is not None:
+            ratios = torch.exp(self.p_mean + self.p_std * _normal(uniform)).tolist()
+            return np.array([self.schedule.position_of(ratio) for ratio in ratios])
+        if isinstance(self.schedule, FlowSchedule):
+            uniform = torch.sigmoid(_normal(uniform))
+        found: Float64 = uniform.numpy()
+        return found
+
+
+def _uniform(batch: int, device: torch.device | str) -> Tensor:
+    """One uniform number from each of `batch` equal cells of [0, 1), float64 (batch,)."""
+    cell = torch.arange(batch, device=device, dtype=torch.float64)
+    return (cell + torch.rand(batch, device=device, dtype=torch.float64)) / batch
+
+
+def _normal(uniform: Tensor) -> Tensor:
+    """The normal quantiles of uniform numbers."""
+    # Clamped to the open interval, because a draw of exactly 0 would give sigma = 0.
+    return torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))

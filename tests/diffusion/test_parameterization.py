@@ -86,6 +86,19 @@ def test_a_perfect_network_makes_no_error(kind: str, schedule: AbstractSchedule,
         assert abs(terms.sum()) <= 2.0**-23 * np.abs(terms).sum() + 1e-14
 
 
+@pytest.mark.parametrize(("kind", "schedule"), PAIRS, ids=str)
+def test_the_target_is_what_a_perfect_network_says(kind: str, schedule: AbstractSchedule) -> None:
+    levels = schedule.levels(np.linspace(0.05, 0.95, 7))
+    x0, eps = 0.7, -1.3
+    gx, ge, x, e = make(kind).target(levels)
+    for j in range(len(levels)):
+        alpha, sigma = levels.alpha[j], levels.sigma[j]
+        x_t = alpha * x0 + sigma * eps
+        assert math.isclose(image_said(kind, x[j] * x0 + e[j] * eps, x_t, alpha, sigma), x0, rel_tol=1e-6)
+        scale = (sigma**2 + SIGMA_DATA**2) ** -0.5 if kind == "edm" else 1
+        assert math.isclose(gx[j] * x0 + ge[j] * eps, scale * x_t, rel_tol=1e-9, abs_tol=1e-12)
+
+
 def test_edm_is_the_published_preconditioning() -> None:
     """Karras et al., table 1, at sigma_data = 0.5 and sigma = 1: c_skip = 1/5, c_out = 1/sqrt(5), c_in = 2/sqrt(5)."""
     levels = EDMSchedule(sigma_min=0.01, sigma_max=100.0).levels([0.5])

@@ -23,7 +23,7 @@ pytest.importorskip("torch")
 import torch
 
 from fastdc.train import RunFolder, TrainConfig, loop, loss, train
-from fastdc.train.loss import edm_loss
+from fastdc.train.loss import denoising_loss
 from fastdc.train.state import schedule
 
 TINY: dict[str, Any] = {
@@ -188,7 +188,7 @@ def test_a_signal_saves_first_and_loses_nothing(
             if name.startswith("saving"):
                 signal.raise_signal(signal.SIGINT)  # the second one waits until the checkpoint is complete
 
-    step, save, validate = loop._Trainer._train_step, RunFolder.save_checkpoint, edm_loss
+    step, save, validate = loop._Trainer._train_step, RunFolder.save_checkpoint, denoising_loss
     evaluations = itertools.count(1)
 
     def stepping(self: Any) -> Any:
@@ -207,7 +207,7 @@ def test_a_signal_saves_first_and_loses_nothing(
     broken = tiny(data, tmp_path / "broken", **options)
     monkeypatch.setattr(loop._Trainer, "_train_step", stepping)
     monkeypatch.setattr(RunFolder, "save_checkpoint", saving)
-    monkeypatch.setattr(loss, "edm_loss", losing)
+    monkeypatch.setattr(loss, "denoising_loss", losing)
     said: list[str] = []
     summary = train(broken, notify=said.append)
     after = events[events.index(at) + 1 :]
