@@ -273,7 +273,7 @@ class Job:
             for plan, errors in one_by_one
         )
 
-    def table_of(self, rows: Rows, streams: Int64) -> ErrorTable:
+    def table_of(self, rows: Sequence[tuple[Int32, Float32] | None], streams: Int64) -> ErrorTable:
         """The table of finished images."""
         finished = [row for row in rows if row is not None]
         return ErrorTable.from_rows(self.model, self.plan, streams, self.seed, finished, rule=self.rule.name)
