@@ -25,7 +25,7 @@ from fastdc.certification.estimation import (
     Target,
 )
 from fastdc.certification.estimation_words import ESTIMATIONS, estimation_of
-from fastdc.certification.intervals import Estimate, wilson_interval
+from fastdc.certification.intervals import Estimate, share, wilson_interval
 from fastdc.certification.lipschitz import LipschitzCertificates, certify_errors, certify_table
 from fastdc.certification.lipschitz_radii import BoundedErrors
 from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
@@ -95,6 +95,7 @@ __all__ = [
     "names_of",
     "read_records",
     "records_of",
+    "share",
     "summarize",
     "summary_table",
     "wilson_interval",

@@ -33,6 +33,13 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def percent(self, digits: int = 2) -> str:
+        """The estimate in percent, with its interval if that is known: "97.00 % (95 % interval 91.55 to 98.97 %)"."""
+        value = f"{100 * self.value:.{digits}f} %"
+        if not math.isfinite(self.low):
+            return value
+        return f"{value} (95 % interval {100 * self.low:.{digits}f} to {100 * self.high:.{digits}f} %)"
+
     def to_dict(self) -> dict[str, float | None]:
         """The estimate as JSON values; an interval that is not known becomes null."""
         names = ("value", "ci95_low", "ci95_high")
@@ -68,7 +75,20 @@ def wilson_interval(successes: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Float64
 
 
 def share(successes: int, n: int) -> Estimate:
-    """The share of successes among n images, with Wilson's interval."""
+    """The share of successes among n images, with Wilson's 95 % confidence interval.
+
+    Args:
+        successes: Number of successes, in [0, n].
+        n: Number of images, at least 1.
+
+    Raises:
+        InputError: Counts out of range.
+
+    Example:
+        >>> from fastdc.certification import share
+        >>> "{:.3f}: {:.3f} to {:.3f}".format(*share(97, 100))
+        '0.970: 0.915 to 0.990'
+    """
     low, high = wilson_interval(successes, n)
     return Estimate(successes / n, float(low), float(high))
 

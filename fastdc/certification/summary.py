@@ -25,7 +25,7 @@ import numpy as np
 from fastdc.certification.certificate import ABSTAIN
 from fastdc.certification.intervals import Estimate, mean, paired_difference, share
 from fastdc.certification.records import Records
-from fastdc.support import Float64, InputError, Mask
+from fastdc.support import Float64, InputError, Mask, aligned, printable
 
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)  # steps between the default radii of a table
 _MOST = 9  # largest number of default radii
@@ -294,7 +294,7 @@ def summary_table(summaries: Sequence[Summary]) -> str:
             accuracy.append([_INTERVAL, *(_interval(estimate, 100, 1) for estimate in certified)])
         ends = (_interval(summary.abstained, 100, 1), _interval(radius, 1, 3))
         others.append([_INTERVAL, "", *ends, "", "", ""])
-    return f"{_aligned(accuracy)}\n\n{_aligned(others)}" if known else _aligned(others)
+    return f"{aligned(accuracy)}\n\n{aligned(others)}" if known else aligned(others)
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -309,7 +309,7 @@ def comparison_table(comparison: Comparison) -> str:
         >>> comparison_table(compare(records, records, radii=[0], names=("a", "b"))).splitlines()[0]
         'a minus b, 1 images'
     """
-    first, second = map(_one_line, comparison.names)
+    first, second = map(printable, comparison.names)
     rows = [["radius", "difference, points", "95 % interval", "only the first", "only the second", "p"]]
     for i, radius in enumerate(comparison.radii):
         here, there = comparison.only[i]
@@ -318,7 +318,7 @@ def comparison_table(comparison: Comparison) -> str:
         rows.append([f"{radius:g}", *cells, f"{comparison.p_value[i]:.2g}"])
     acr, ends = comparison.average_radius, _interval(comparison.average_radius, 1, 4, sign="+")
     radius_line = f"average radius  {acr.value:+.4f}" + (ends and f", 95 % interval {ends}")
-    return f"{first} minus {second}, {comparison.images} images\n{_aligned(rows)}\n{radius_line}"
+    return f"{first} minus {second}, {comparison.images} images\n{aligned(rows)}\n{radius_line}"
 
 
 def _check_radii(radii: Sequence[float]) -> tuple[float, ...]:
@@ -360,22 +360,6 @@ def _interval(estimate: Estimate | None, scale: float, digits: int, *, sign: str
     if estimate is None or not math.isfinite(estimate.low):
         return ""
     return (" to " if sign else "-").join(f"{scale * end:{sign}.{digits}f}" for end in (estimate.low, estimate.high))
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """Aligns columns: the first to the left, the others to the right."""
-    clean = [[_one_line(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in clean
-    )
-
-
-def _one_line(name: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in name)
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Images in, answers out: options, jobs, the table of errors, decisions, results."""
 
 from fastdc.inference.candidates import Candidates, check_candidates
-from fastdc.inference.class_names import class_indices
+from fastdc.inference.class_names import class_indices, named_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
@@ -53,6 +53,7 @@ __all__ = [
     "images_with_labels",
     "mean_errors",
     "merged",
+    "named_indices",
     "plan_config",
     "posterior",
     "released_plan",

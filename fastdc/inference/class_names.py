@@ -14,15 +14,7 @@ _SHOWN = 5
 
 
 def class_indices(given: Any, model: Model, what: str) -> Int64:
-    """The classes that a user names.
-
-    Args:
-        given: A list, array or tensor (m,) of class indices, of class names, or of both.
-        model: The model, with K classes.
-        what: What they are, in the plural, for messages.
-
-    Returns:
-        int64 (m,), each in [0, K).
+    """The classes of a model that a user names: :func:`named_indices` with the model's names.
 
     Example:
         >>> from fastdc.inference import class_indices
@@ -32,18 +24,40 @@ def class_indices(given: Any, model: Model, what: str) -> Int64:
     Raises:
         InputError: There is no such class, or something else was given.
     """
+    return named_indices(given, model.class_names, what)
+
+
+def named_indices(given: Any, names: Sequence[str], what: str) -> Int64:
+    """The classes that a user names.
+
+    Args:
+        given: A list, array or tensor (m,) of class indices, of class names, or of both.
+        names: Names of the K classes.
+        what: What they are, in the plural, for messages.
+
+    Returns:
+        int64 (m,), each in [0, K).
+
+    Example:
+        >>> from fastdc.inference import named_indices
+        >>> named_indices(["dog", 0], ("cat", "dog"), "labels")
+        array([1, 0])
+
+    Raises:
+        InputError: There is no such class, or something else was given.
+    """
     array = as_array(given)
     if array is None and (isinstance(given, str | bytes | dict) or not hasattr(given, "__iter__")):
         raise InputError(f"{what} must be class indices or class names, got {shown(given)}")
     if array is not None and (array.ndim != 1 or array.dtype.kind not in "iuUO"):
         raise InputError(f"{what} must be class indices or class names, got {array.dtype} of shape {array.shape}")
-    known = model.num_classes
+    known = len(names)
     if array is not None and array.dtype.kind in "iu":
         if array.size and (array.min() < 0 or int(array.max()) >= known):
             raise InputError(f"{what} must be in [0, {known}), got {array.min()} to {array.max()}")
         return array.astype(np.int64)
     places: dict[str, list[int]] = {}
-    for index, name in enumerate(model.class_names):
+    for index, name in enumerate(names):
         places.setdefault(name, []).append(index)
     return np.array([_index(one, places, known, what) for one in given], np.int64)
 

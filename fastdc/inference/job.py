@@ -279,6 +279,18 @@ class Job:
         return ErrorTable.from_rows(self.model, self.plan, streams, self.seed, finished, rule=self.rule.name)
 
     @property
+    def promised(self) -> float | None:
+        """Share of answers that agree with those of the full run, as the race's calibration promises; None: no promise.
+
+        With fewer draws than those calibrated, the remaining classes may rank differently; a smaller limit drops more.
+        """
+        config = self.plan.config
+        found = self.model.calibration_for(config)
+        if not isinstance(self.rule, Calibrated) or found is None or found.draws != self.plan.draws:
+            return None
+        return 1 - found.delta if found.limit <= self.rule.limit else None
+
+    @property
     def together(self) -> int:
         """Number of images to encode in a call, so that samples are made only when there is room for them."""
         return _ENCODED if self.denoiser is None else self.denoiser.room

@@ -14,7 +14,7 @@ from fastdc.support.exceptions import (
 )
 from fastdc.support.flag import Flag
 from fastdc.support.lazy_names import lazy_names
-from fastdc.support.messages import one_line, shorten
+from fastdc.support.messages import one_line, printable, shorten
 from fastdc.support.optional import check_installed, installed, require, version_of
 from fastdc.support.shown import shown
 from fastdc.support.strict_json import strict_json
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fastdc.support.tables import (
         SHOWN_ROWS,
         Columns,
+        aligned,
         chosen_ids,
         chosen_rows,
         data_frame,
@@ -64,6 +65,7 @@ else:  # NumPy and other modules that take a while, on first use
                 (
                     "SHOWN_ROWS",
                     "Columns",
+                    "aligned",
                     "chosen_ids",
                     "chosen_rows",
                     "data_frame",
@@ -100,6 +102,7 @@ __all__ = [
     "ProcessLock",
     "PromptWarning",
     "__version__",
+    "aligned",
     "as_array",
     "as_pixels",
     "cache_folder",
@@ -120,6 +123,7 @@ __all__ = [
     "lazy_names",
     "one_line",
     "plain",
+    "printable",
     "replace_folder",
     "require",
     "save_table",

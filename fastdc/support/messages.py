@@ -23,6 +23,20 @@ def shorten(text: str, most: int = 200) -> str:
     return f"{line[:head].rstrip()} ... {line[head - kept :].lstrip()}"
 
 
+def printable(text: str) -> str:
+    """A text of any origin, such as the name of a file, on one line: what does not print becomes a question mark.
+
+    Args:
+        text: The text.
+
+    Example:
+        >>> from fastdc.support import printable
+        >>> printable("a\\x1b[31m.png")
+        'a?[31m.png'
+    """
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def one_line(error: BaseException, most: int = 200) -> str:
     """The message of another library's exception, in one line.
 

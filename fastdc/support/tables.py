@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fastdc.support.arrays import Int64
 from fastdc.support.atomic_files import whole_file
 from fastdc.support.exceptions import InputError
-from fastdc.support.messages import shorten
+from fastdc.support.messages import printable, shorten
 from fastdc.support.optional import require
 from fastdc.support.shown import shown
 
@@ -124,9 +124,9 @@ def save_table(
     path: str | os.PathLike[str],
     *,
     columns: Columns,
-    entries: Callable[[], Iterable[Any]],
     whole: Callable[[], Any],
-    arrays: Callable[[], Mapping[str, npt.NDArray[Any]]],
+    entries: Callable[[], Iterable[Any]] | None = None,
+    arrays: Callable[[], Mapping[str, npt.NDArray[Any]]] | None = None,
     more: Mapping[str, Writer] | None = None,
 ) -> None:
     """Writes a table to a file, in the format that the end of its name asks for.
@@ -134,9 +134,9 @@ def save_table(
     Args:
         path: The file; a file of that name is replaced.
         columns: The columns of a .csv, UTF-8 with a header; an empty field is a value that is not known.
-        entries: Makes the JSON values of a .jsonl, one per line.
         whole: Makes the JSON value of a .json.
-        arrays: Makes the arrays of an .npz.
+        entries: Makes the JSON values of a .jsonl, one per line; None: there is no such file.
+        arrays: Makes the arrays of an .npz; None: there is no such file.
         more: What writes other formats, by the end of the name, such as ".tsv".
 
     Raises:
@@ -144,7 +144,7 @@ def save_table(
 
     Example:
         >>> from fastdc.support import save_table
-        >>> save_table(folder / "a.csv", columns={"label": [3, 8]}, entries=list, whole=dict, arrays=dict)
+        >>> save_table(folder / "a.csv", columns={"label": [3, 8]}, whole=dict)
         >>> (folder / "a.csv").read_text().splitlines()
         ['label', '3', '8']
     """
@@ -153,10 +153,12 @@ def save_table(
     writers: dict[str, Writer] = {
         ".csv": lambda file: _write_csv(file, columns),
         ".json": lambda file: _write_lines(file, [json.dumps(whole(), indent=2, allow_nan=False)]),
-        ".jsonl": lambda file: _write_lines(file, (json.dumps(entry, allow_nan=False) for entry in entries())),
-        ".npz": lambda file: np.savez_compressed(file, **cast("dict[str, Any]", dict(arrays()))),
-        **(more or {}),
     }
+    if entries is not None:
+        writers[".jsonl"] = lambda file: _write_lines(file, (json.dumps(one, allow_nan=False) for one in entries()))
+    if arrays is not None:
+        writers[".npz"] = lambda file: np.savez_compressed(file, **cast("dict[str, Any]", dict(arrays())))
+    writers |= more or {}
     target = Path(path)
     writer = writers.get(target.suffix.lower())
     if writer is None:
@@ -187,6 +189,27 @@ class _Rows:
 def _write_lines(file: BinaryIO, lines: Iterable[str]) -> None:
     for line in lines:
         file.write(line.encode("ascii") + b"\n")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table as text: the first column begins at the left, the others end at the right.
+
+    Args:
+        rows: The cells of each row, as many in each; characters that do not print become question marks.
+
+    Example:
+        >>> from fastdc.support import aligned
+        >>> aligned([["class", "images"], ["3", "44"]]).splitlines()
+        ['class  images', '3          44']
+    """
+    clean = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in clean
+    )
 
 
 def html_table(head: str, columns: Columns, *, rows: int) -> str:
