@@ -13,6 +13,7 @@ from fastdc.inference.job import Job
 from fastdc.inference.options import Options
 from fastdc.inference.results import Classification
 from fastdc.inference.self_calibration import SelfCalibration
+from fastdc.rules import Full
 from fastdc.support import InputError, Int64, Mask, checks, shown
 
 
@@ -54,6 +55,18 @@ class Settings:
         if own is not None:
             options = own.options(model, options)
         return cls(Job.of(model, networks, options, encoder), options.decision, float(value), own)
+
+    @property
+    def races(self) -> bool:
+        """Whether the run may drop a class of any image."""
+        return self.self_calibration is not None or not isinstance(self.job.rule, Full)
+
+    @property
+    def promised(self) -> float | None:
+        """Share of the answers of a race that are promised to be those of the full run; None: no promise is made."""
+        if self.self_calibration is not None:
+            return 1 - self.self_calibration.delta
+        return self.job.promised if self.decision == "mean" else None  # calibrations are about mean errors
 
     @property
     def in_full(self) -> bool:

@@ -1,0 +1,186 @@
+"""The numbers of a score: every measure of :mod:`fastdc.scoring.measures` on labelled images, also by groups.
+
+Accuracy, recall and precision have Wilson's 95 % confidence interval: where the number on more images like these would
+lie. A measure that is not defined is None, and ``undefined`` says why.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+
+from fastdc.certification import Estimate, share
+from fastdc.scoring.agreement import Agreement
+from fastdc.scoring.measures import ClassMeasures, Reliability
+from fastdc.support import Int64, plain
+
+_MEASURES = ("balanced_accuracy", "macro_f1", "auroc", "ece", "brier", "log_loss")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScoreNumbers:
+    """How good n answers are, in numbers.
+
+    Attributes:
+        class_names: K names, each with its index if several classes share it.
+        images: n.
+        accuracy: Share of right answers.
+        balanced_accuracy: Mean recall of the classes that have images.
+        macro_f1: Mean F1 of the classes that have images.
+        auroc: Mean AUROC, one class against the rest, of the classes that have images; None if there is one only.
+        ece: Expected calibration error in 15 bins, in [0, 1].
+        brier: Brier score over all classes, in [0, 2].
+        log_loss: Log loss in nats; None if an image's own class has the probability 0.
+        classes: Measures of each class.
+        confusion: int64 (K, K), images of each class (rows) with each answer (columns).
+        reliability: The bins of `ece`.
+        evaluations: Network evaluations per image; None if they are not known.
+        groups: By column and by its value, the score of the images that have it.
+        undefined: Why a measure is None, or is not of all classes, by its name.
+        agreement: Agreement of the race with the full run; None if it was not checked.
+        seconds: Wall time of the run; None if it is not known.
+        full: Evaluations of a full run, per image; None if they are not known.
+        given: Number of images of the data set, with those that were left out or not finished.
+        left_out: Path of each image that could not be read, and why.
+        provenance: Everything that reproduces the answers; empty if it is not known.
+        notes: What a reader of the probabilities should know.
+    """
+
+    class_names: tuple[str, ...]
+    images: int
+    accuracy: Estimate
+    balanced_accuracy: float
+    macro_f1: float
+    auroc: float | None
+    ece: float
+    brier: float
+    log_loss: float | None
+    classes: ClassMeasures
+    confusion: Int64
+    reliability: Reliability
+    evaluations: float | None
+    groups: Mapping[str, Mapping[str, Self]]
+    undefined: Mapping[str, str]
+    agreement: Agreement | None = None
+    seconds: float | None = None
+    full: int | None = None
+    given: int = 0
+    left_out: tuple[tuple[str, str], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def coverage(self) -> float:
+        """The share of the data set that the numbers are about, in [0, 1]."""
+        return self.images / self.given
+
+    @property
+    def confusions(self) -> list[tuple[int, int, int]]:
+        """(class, wrong answer, images) of each confusion that occurred, the most frequent first."""
+        wrong = self.confusion.copy()
+        np.fill_diagonal(wrong, 0)
+        true, answer = np.nonzero(wrong)
+        counts = wrong[true, answer]
+        order = np.argsort(-counts, kind="stable")
+        return [(int(true[i]), int(answer[i]), int(counts[i])) for i in order]
+
+    @property
+    def worst_groups(self) -> dict[str, str]:
+        """By column, the group with the smallest accuracy; of equals, the largest."""
+        return {
+            by: min(groups, key=lambda name: (groups[name].accuracy.value, -groups[name].images))
+            for by, groups in self.groups.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values; what is not defined is None.
+
+        Example:
+            >>> from fastdc.scoring import score_of
+            >>> score_of(clf.classify(images), labels).to_dict()["accuracy"]["value"]
+            1.0
+        """
+        cover = {"given": self.given, "share": self.coverage, "left_out": [list(pair) for pair in self.left_out]}
+        per_image = None if self.seconds is None else self.seconds / self.images
+        found: dict[str, Any] = plain(
+            {
+                **self._totals(),
+                "undefined": dict(self.undefined),
+                "evaluations_per_image": self.evaluations,
+                "evaluations_of_a_full_run": self.full,
+                "seconds": self.seconds,
+                "seconds_per_image": per_image,
+                "agreement": None if self.agreement is None else self.agreement.to_dict(),
+                "coverage": cover,
+                "classes": self.to_classes(),
+                "confusion_matrix": self.confusion,
+                "reliability": vars(self.reliability),
+                "groups": {by: {name: one._group() for name, one in of.items()} for by, of in self.groups.items()},
+                "worst_groups": self.worst_groups,
+                "notes": self.notes,
+                "provenance": self.provenance,
+            }
+        )
+        return found
+
+    def _totals(self) -> dict[str, Any]:
+        measures = {name: getattr(self, name) for name in _MEASURES}
+        return {"images": self.images, "accuracy": self.accuracy.to_dict(), **measures}
+
+    def _group(self) -> dict[str, Any]:
+        rest = {"undefined": dict(self.undefined), "evaluations_per_image": self.evaluations}
+        return {**self._totals(), **rest, "classes": self.to_classes(), "confusion_matrix": self.confusion}
+
+    def to_classes(self) -> list[dict[str, Any]]:
+        """The measures of each class as JSON values; precision and recall with their intervals."""
+        of = self.classes
+        counts = zip(of.right.tolist(), of.support.tolist(), of.predicted.tolist(), strict=True)
+        return [
+            {
+                "class": self.class_names[k],
+                "images": images,
+                "predicted": answers,
+                "precision": share(right, answers).to_dict() if answers else None,
+                "recall": share(right, images).to_dict() if images else None,
+                "f1": plain(of.f1[k]),
+                "auroc": plain(of.auroc[k]),
+            }
+            for k, (right, images, answers) in enumerate(counts)
+        ]
+
+    @cached_property
+    def table(self) -> dict[str, list[Any]]:
+        """A row for the whole set and for each of its groups, each followed by a row for each class."""
+        rows = self._rows("", "")
+        for by, of in self.groups.items():
+            for name, one in of.items():
+                rows += one._rows(by, name)
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def _rows(self, by: str, group: str) -> list[dict[str, Any]]:
+        of, none = self.classes, math.nan
+        head: dict[str, Any] = {"by": by, "group": group}
+        right = int(of.right.sum())
+        whole: dict[str, Any] = {"class": "", "images": self.images, "right": right, **_ends("accuracy", self.accuracy)}
+        measures = {name: none if (value := getattr(self, name)) is None else value for name in _MEASURES}
+        cost = none if self.evaluations is None else self.evaluations
+        rows: list[dict[str, Any]] = [{**head}]
+        rows[0] |= {**whole, "precision": none, "f1": self.macro_f1, **_but(measures), "evaluations": cost}
+        for k, name in enumerate(self.class_names):
+            counts = {"images": int(of.support[k]), "right": int(of.right[k])}
+            recall = share(counts["right"], counts["images"]) if counts["images"] else Estimate(none, none, none)
+            own = {**_ends("accuracy", recall), "precision": of.precision[k], "f1": of.f1[k]}
+            rest = {**dict.fromkeys(_but(measures), none), "auroc": of.auroc[k], "evaluations": none}
+            rows.append({**head, "class": name, **counts, **own, **rest})
+        return rows
+
+
+def _ends(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, "ci95_low": estimate.low, "ci95_high": estimate.high}
+
+
+def _but(measures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in measures.items() if name != "macro_f1"}

@@ -1,0 +1,100 @@
+"""The confusion matrix and the reliability diagram as SVG for a page, without any other library or file.
+
+A cell's colour is the share of its row, so that rare classes show as well as frequent ones. Source of the palette:
+Okabe & Ito, "Color universal design" (2008).
+"""
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastdc.scoring.measures import Reliability
+from fastdc.support import Int64, printable, shorten
+
+_BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
+_CELL = 34  # pixels
+_NAME = 26  # characters of a class
+_PLOT, _BASE = 260, 64  # sides of the diagram and of the bars below it, pixels
+
+
+def confusion_svg(confusion: Int64, names: Sequence[str]) -> str:
+    """A confusion matrix: blue on the diagonal, orange beside it.
+
+    Args:
+        confusion: int64 (K, K), images of each class (rows) with each answer (columns).
+        names: K names.
+    """
+    k = len(names)
+    side = max(10, min(_CELL, 720 // k))
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = confusion / np.maximum(totals, 1)
+    labels = [html.escape(shorten(printable(name), _NAME)) for name in names]
+    longest = max(map(len, names))
+    left, top = 22 + 6 * min(longest, _NAME), 20 + 5 * min(longest, _NAME)
+    parts = [_opened(left + max(k * side + top, 180), top + k * side + 24, "Confusion matrix")]
+    for i in range(k):
+        middle = top + (i + 0.65) * side
+        parts.append(f'<text x="{left - 6}" y="{middle:.1f}" text-anchor="end">{labels[i]}</text>')
+        x, y = left + (i + 0.65) * side, top - 6
+        parts.append(f'<text x="{x:.1f}" y="{y}" transform="rotate(-50 {x:.1f} {y})">{labels[i]}</text>')
+        for j in range(k):
+            count = int(confusion[i, j])
+            title = f"<title>{labels[i]} as {labels[j]}: {count}</title>"
+            box = f'x="{left + j * side}" y="{top + i * side}" width="{side}" height="{side}"'
+            colour = _mixed(_BLUE if i == j else _ORANGE, float(shares[i, j]))
+            parts.append(f'<rect {box} fill="{colour}" stroke="#dddddd">{title}</rect>')
+            if count and side >= 20:
+                ink = "#ffffff" if shares[i, j] > 0.55 else "#222222"
+                at = f'x="{left + (j + 0.5) * side:.1f}" y="{middle:.1f}" text-anchor="middle" fill="{ink}"'
+                parts.append(f'<text {at} pointer-events="none">{count}</text>')
+    parts.append(f'<text x="{left}" y="{top + k * side + 18}">rows: true class; columns: answer</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def reliability_svg(found: Reliability) -> str:
+    """A reliability diagram: share of right answers over their probability, and the number of answers below it.
+
+    Args:
+        found: The bins.
+    """
+    bins, left, top = len(found.counts), 52, 12
+    width = _PLOT / bins
+    parts = [_opened(left + _PLOT + 16, top + _PLOT + _BASE + 70, "Reliability diagram")]
+    bottom = top + _PLOT
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        y, x = bottom - tick * _PLOT, left + tick * _PLOT
+        parts.append(f'<path d="M{left} {y}H{left + _PLOT}" stroke="#eeeeee"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
+        parts.append(f'<text x="{x}" y="{bottom + _BASE + 38}" text-anchor="middle">{tick:g}</text>')
+    most = max(1, int(found.counts.max()))
+    for i in np.flatnonzero(found.counts):
+        share, count = float(found.accuracy[i]), int(found.counts[i])
+        said = f"{share:.3f} right, mean probability {found.confidence[i]:.3f}, {count} images"
+        x = left + i * width
+        low = _BASE * count / most
+        bars = ((bottom - share * _PLOT, share * _PLOT), (bottom + 24 + _BASE - low, low))
+        for (y, height), colour in zip(bars, (_mixed(_BLUE, 1), "#9fb8c8"), strict=True):
+            box = f'x="{x + 1:.2f}" y="{y:.2f}" width="{width - 2:.2f}" height="{max(height, 1):.2f}"'
+            parts.append(f'<rect {box} fill="{colour}"><title>{said}</title></rect>')
+        ends = (left + found.confidence[i] * _PLOT, bottom - share * _PLOT)
+        parts.append(f'<circle cx="{ends[0]:.2f}" cy="{ends[1]:.2f}" r="3" fill="{_mixed(_ORANGE, 1)}"/>')
+    parts.append(f'<path d="M{left} {bottom}L{left + _PLOT} {top}" stroke="#222222" stroke-dasharray="4 3"/>')
+    parts.append(f'<text x="{left}" y="{bottom + 16}">images in each bin (at most {most:,})</text>')
+    across = left + _PLOT / 2
+    parts.append(f'<text x="{across}" y="{bottom + _BASE + 58}" text-anchor="middle">probability of the answer</text>')
+    middle = top + _PLOT / 2
+    parts.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">right</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _opened(width: float, height: float, title: str) -> str:
+    box = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+    look = 'font-family="sans-serif" font-size="11" fill="#222222"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{title}" {box} {look}>'
+
+
+def _mixed(colour: tuple[int, int, int], share: float) -> str:
+    """A colour between white and another one; a small share can be seen."""
+    strength = 0.0 if share <= 0 else 0.12 + 0.88 * share
+    return "#" + "".join(f"{round(255 + (part - 255) * strength):02x}" for part in colour)
