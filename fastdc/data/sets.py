@@ -302,6 +302,8 @@ def load_with_labels(
     window: Window | None = None,
     max_pixels: int | None = None,
     layout: str | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
 ) -> tuple[ImageSet, Int64]:
     """Images of :func:`load_images` with the labels that their files have, for a measurement of accuracy.
 
@@ -312,6 +314,8 @@ def load_with_labels(
         window: Black and white of more than 8 bits, as in :func:`load_images`.
         max_pixels: Most pixels of one image, as in :func:`load_images`.
         layout: Axes of arrays, as in :func:`load_images`.
+        skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
+        split: Name of the split to take, as in :func:`load_images`; default: "test".
 
     Returns:
         The images, and int64 (n,), the class of each.
@@ -329,7 +333,7 @@ def load_with_labels(
     several = isinstance(sources, list | tuple)
     if not all(isinstance(one, str | os.PathLike) for one in (sources if several else [sources])):
         raise InputError(wanted)
-    paths, quiet = existing_paths(sources), Reader(split=Split(natural="test"))
+    paths, quiet = existing_paths(sources), Reader(split=Split(split, "test"))
     for path in paths:
         if path.is_dir():
             match_classes(class_folder_part(split_folder(path, quiet), quiet.notes).class_names or (), classes, path)
@@ -337,7 +341,15 @@ def load_with_labels(
             raise InputError(f"{show(path)}: {wanted}")
     log = logging.getLogger("fastdc.data").info
     loaded = load_images(
-        paths, shape, classes=classes, window=window, max_pixels=max_pixels, layout=layout, on_note=log
+        paths,
+        shape,
+        classes=classes,
+        window=window,
+        max_pixels=max_pixels,
+        layout=layout,
+        skip_bad=skip_bad,
+        split=split,
+        on_note=log,
     )
     if loaded.labels is None:
         raise InputError(f"{show(paths[0])}: {wanted}")
