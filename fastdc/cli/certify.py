@@ -39,11 +39,11 @@ from fastdc.cli.images import Limits, digits_only, print_notes, read_images, tak
 from fastdc.cli.noise import note
 from fastdc.cli.options import check_output, open_model, open_network, plan_options, progress_bar
 from fastdc.cli.refusals import check_calibration
-from fastdc.cli.runner import bar_hidden, default_rule_named, printable_name, rule_options
+from fastdc.cli.runner import bar_hidden, default_rule_named, rule_options
 from fastdc.cli.sources import DIGITS
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Job, merged, released_plan
-from fastdc.support import InputError, Int64, Interrupted, checks, version_of
+from fastdc.support import InputError, Int64, Interrupted, checks, printable, version_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +211,7 @@ class _Lines:
     def __call__(self, idx: int, label: int, radius: float) -> None:
         with bar_hidden():
             answer = "abstains" if label == ABSTAIN else self.class_names[label]
-            click.echo(f"{printable_name(self.names[idx])}\t{answer}\t{radius:.4f}")
+            click.echo(f"{printable(self.names[idx])}\t{answer}\t{radius:.4f}")
 
 
 def _summary(records: Records) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.certification import share
 from fastdc.cli.images import digits_only, read_images, take_limits
 from fastdc.cli.options import check_output, open_model, open_network
 from fastdc.cli.refusals import check_run, note_self_calibration
-from fastdc.cli.runner import checked_settings, classify_chunks, printable_name, promise
+from fastdc.cli.runner import checked_settings, classify_chunks, promise
+from fastdc.cli.sources import STDIN
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import FULL, Classification, ErrorTable, class_keys
-from fastdc.support import InputError, write_whole
+from fastdc.support import InputError, printable, write_whole
+
+_NAMED = 3  # sources that a command line to go on with repeats
 
 
 def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: str | None, **options: Any) -> None:
@@ -54,6 +59,9 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
                 click.echo(f"errors saved to {save}", err=True)
     if not options["quiet"]:
         click.echo(done.summary(loaded.labels), err=True)
+        if loaded.labels is not None and STDIN not in images and len(images) <= _NAMED:
+            words = shlex.join(["fastdc", "score", options["model"], *images])
+            click.echo(f"more         {words}    per class, confusions, calibration", err=True)
 
 
 def _write_provenance(path: Path, facts: dict[str, Any], left_out: tuple[tuple[str, str], ...]) -> None:
@@ -90,10 +98,10 @@ class _Done:
     def summary(self, truth: npt.NDArray[np.int64] | None) -> str:
         """One line with the number of images, their cost, and the accuracy if the labels are known."""
         labels = np.concatenate(self.labels)
-        n = len(labels)
-        correct = (
-            "" if truth is None else f", accuracy {100 * np.mean(labels == truth[np.concatenate(self.indices)]):.2f} %"
-        )
+        n, correct = len(labels), ""
+        if truth is not None:
+            right = np.count_nonzero(labels == truth[np.concatenate(self.indices)])
+            correct = f", accuracy {share(int(right), n).percent()}"
         cost = f"{n} image{'s'[: n != 1]}, {self.evaluations:,} evaluations, {self.seconds:.2f} s{correct}"
         return cost + self._promised(n)
 
@@ -110,7 +118,7 @@ def text_line(image: str, result: Classification, row: int) -> str:
     """An image's name, class and three most probable classes, separated by tabs."""
     order = np.argsort(-result.probabilities[row], kind="stable")
     shown = [f"{result.class_names[k]} {result.probabilities[row, k]:.3f}" for k in order[:3]]
-    return f"{printable_name(image)}\t{result.names[row]}\t{', '.join(shown)}"
+    return f"{printable(image)}\t{result.names[row]}\t{', '.join(shown)}"
 
 
 def run_name(provenance: dict[str, Any]) -> str:

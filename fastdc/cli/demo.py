@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from fastdc.certification import share
 from fastdc.cli.options import check_plot, open_model, open_network
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import checked_settings, classify_chunks, rule_text, settings_of
@@ -55,7 +56,7 @@ def _report(settings: Settings, results: list[Classification], test: "LabelledIm
     described = job.describe()
     click.echo(f"model        {job.model.name}, {described['backend']} on {described['device']}")
     click.echo(f"rule         {rule_text(settings)}")
-    click.echo(f"accuracy     {100 * correct / n:.2f} %  ({correct} of {n} test images)")
+    click.echo(f"accuracy     {share(correct, n).percent()}, {correct} of {n} test images")
     click.echo(f"evaluations  {evaluations / n:.1f} per image (full run: {full}), {evaluations:,} in total")
     click.echo(
         f"time         {seconds:.2f} s, {n / seconds:.1f} images/s, {1e3 * seconds / evaluations:.3f} ms/evaluation"

@@ -18,7 +18,7 @@ HEADINGS = {
     ),
     "Network": ("--backend", "--device", "--precision", "--batch", "--compile", "--threads"),
     "Images": ("--window", "--max-pixels", "--skip-bad", "--split"),
-    "Output": ("--json", "--provenance", "--save", "--plot", "--quiet", "--help"),
+    "Output": ("--json", "--csv", "--html", "--provenance", "--save", "--plot", "--quiet", "--help"),
 }
 """The options under each heading; all other options come first, under "Options"."""
 

@@ -171,6 +171,19 @@ def read_labelled(
     return loaded
 
 
+def read_with_labels(
+    sources: Sequence[str], shape: tuple[int, int, int], limits: Limits, *, classes: Sequence[str]
+) -> "ImageSet":
+    """Images with the classes that their files state, as :func:`fastdc.data.load_with_labels`, which logs the notes.
+
+    Patterns are expanded, and "-" is standard input.
+    """
+    from fastdc.data import load_with_labels
+
+    with on_disk(expanded(sources), _most_pixels(limits)) as (paths, _):
+        return load_with_labels(paths, shape, classes=classes, **limits)[0]
+
+
 def _most_pixels(limits: Limits) -> int:
     from fastdc.data import DEFAULT_MAX_PIXELS
 

@@ -22,6 +22,7 @@ from fastdc.support import FastdcError, Interrupted, did_you_mean, one_line
 _COMMANDS = {
     "demo": "Classify the 400 test images that come with fastdc.",
     "classify": "Classify image files, folders and arrays.",
+    "score": "Score a model on labelled images: accuracy, classes, calibration, groups.",
     "calibrate": "Find on validation images how early classes can be dropped.",
     "certify": "Certify images: each gets a class and a radius within which it cannot change.",
     "evaluate": "Tabulate and plot certified accuracy from files of certificates.",
@@ -42,6 +43,7 @@ Start here:
 From your own images to certificates:
   fastdc train photos/ --out run --val 0.1
   fastdc export run my-model --calibrate run/val.npz
+  fastdc score my-model test/
   fastdc classify --model my-model new-photos/
   fastdc certify --model my-model --data test/ --sigma 0.25 --out test.tsv
   fastdc evaluate test.tsv

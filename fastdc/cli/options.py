@@ -187,7 +187,6 @@ SELF_CALIBRATE = click.option(
 )
 
 _RUN_OPTIONS = (
-    _MODEL,
     PROMPTS,
     *_RULE_OPTIONS,
     SELF_CALIBRATE,
@@ -221,7 +220,12 @@ _BASE_OPTIONS = (PROMPTS, *_RULE_OPTIONS, _DRAWS, FIRST, LEVELS, WEIGHTING, LOSS
 
 
 def run_options(command: Command) -> Command:
-    """Adds the options of commands that run a classifier."""
+    """Adds the options of commands that run a classifier, --model among them."""
+    return _with(command, (_MODEL, *_RUN_OPTIONS))
+
+
+def run_options_of_model(command: Command) -> Command:
+    """Adds the options of commands that run a classifier whose model is an argument."""
     return _with(command, _RUN_OPTIONS)
 
 

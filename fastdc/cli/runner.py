@@ -25,7 +25,19 @@ IN_ORDER: ImageOptions = {"window": None, "layout": "NCHW", "max_pixels": None}
 
 
 def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[str, Any]) -> Iterator[Classification]:
-    """Classifies images (n, c, h, w) with the options of a command.
+    """Classifies images (n, c, h, w) with the options of a command; see :func:`whole_results`."""
+    with progress_of(quiet=options["quiet"]) as progress:
+        stream = classifier.stream(
+            images,
+            chunk=CHUNK,
+            progress=progress,
+            **_run_options(options, classifier.model),
+        )
+        yield from whole_results(stream)
+
+
+def whole_results(stream: Iterator[Classification]) -> Iterator[Classification]:
+    """Hands on the results of a stream so that Ctrl-C tears none apart.
 
     If Ctrl-C comes while the caller handles a result, it takes effect when the caller asks for the next one, so that
     every finished result is handled completely. A second Ctrl-C takes effect at once.
@@ -36,26 +48,19 @@ def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[
     Raises:
         Interrupted: Ctrl-C was pressed; raised after the finished results.
     """
-    with progress_of(quiet=options["quiet"]) as progress:
-        stream = classifier.stream(
-            images,
-            chunk=CHUNK,
-            progress=progress,
-            **_run_options(options, classifier.model),
-        )
-        results = cast("Generator[Classification, None, None]", stream)
-        try:
-            for result in results:
-                with bar_hidden(), held_back() as interrupted:
-                    yield result
-                if interrupted():
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt as error:
-            stop = error if isinstance(error, Interrupted) else _stop(results)
-            if stop.result is not None:
-                with bar_hidden(), held_back():
-                    yield stop.result
-            raise stop from None
+    results = cast("Generator[Classification, None, None]", stream)
+    try:
+        for result in results:
+            with bar_hidden(), held_back() as interrupted:
+                yield result
+            if interrupted():
+                raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Interrupted) else _stop(results)
+        if stop.result is not None:
+            with bar_hidden(), held_back():
+                yield stop.result
+        raise stop from None
 
 
 def _stop(results: "Generator[Classification, None, None]") -> Interrupted:
@@ -141,15 +146,9 @@ def rule_text(settings: Settings) -> str:
     if own is not None:
         return f"race, calibrated on {own.images} images of this run: {promise(own.delta)}"
     if isinstance(rule, Calibrated):
-        calibration = settings.job.model.calibration
-        if calibration is not None and (
-            calibration.fits(settings.job.plan.config)
-            and calibration.draws
-            == settings.job.plan.draws  # with fewer draws the remaining classes may rank differently
-            and calibration.limit <= rule.limit
-        ):
-            return f"{rule.name}, limit {rule.limit:.4g}: {promise(calibration.delta)}"
-        return f"{rule.name}, limit {rule.limit:.4g}"
+        promised = settings.job.promised
+        kept = "" if promised is None else f": {promise(1 - promised)}"
+        return f"{rule.name}, limit {rule.limit:.4g}{kept}"
     options = {name: value for name, value in describe(rule).items() if name != "name" and value is not None}
     if not options:
         return f"{rule.name}: every class at every draw" if rule.name == "full" else rule.name
@@ -159,11 +158,6 @@ def rule_text(settings: Settings) -> str:
 def promise(delta: float) -> str:
     """The guarantee of a calibration at level delta."""
     return f"at most {100 * delta:.3g} % of answers differ from the full run"
-
-
-def printable_name(name: str) -> str:
-    """The name of an image, any file name on one line."""
-    return "".join(char if char.isprintable() else "?" for char in name)
 
 
 def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 import fastdc
 from fastdc import ErrorTable, Progress
@@ -122,7 +123,11 @@ def test_classify_reports_the_accuracy_if_labels_are_known(cli: Cli, digits: Pat
         line.split("\t")[1] == str(label)
         for line, label in zip(out.splitlines(), digits_test().labels[:70], strict=True)
     ]
-    assert f"accuracy {100 * np.mean(right):.2f} %" in err
+    interval = stats.binomtest(sum(right), 70).proportion_ci(0.95, method="wilson")
+    counted, more = err.splitlines()[-2:]
+    ends = f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
+    assert counted.endswith(f"accuracy {100 * np.mean(right):.2f} % (95 % interval {ends} %)")
+    assert more.startswith("more         fastdc score digits-mlp b.npz    ")
     assert np.mean(right) > 0.9
 
 

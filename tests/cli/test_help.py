@@ -9,7 +9,19 @@ import fastdc
 from fastdc.cli.grouped import HEADINGS
 from helpers.cli_runs import Cli, Result
 
-COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "bench", "completion")
+COMMANDS = (
+    "demo",
+    "classify",
+    "score",
+    "calibrate",
+    "certify",
+    "evaluate",
+    "info",
+    "train",
+    "export",
+    "bench",
+    "completion",
+)
 
 
 @pytest.fixture

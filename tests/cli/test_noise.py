@@ -12,7 +12,19 @@ from fastdc.cli.noise import hushed, warnings_as_notes
 from fastdc.support import PromptWarning
 from helpers.cli_runs import Cli
 
-COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "info", "train", "export", "bench", "completion")
+COMMANDS = (
+    "demo",
+    "classify",
+    "score",
+    "calibrate",
+    "certify",
+    "evaluate",
+    "info",
+    "train",
+    "export",
+    "bench",
+    "completion",
+)
 
 
 @pytest.fixture

@@ -19,7 +19,19 @@ from fastdc import backends, bundle, certification, diffusion, inference, rules
 from fastdc.cli import names
 from helpers.cli_runs import place_digits
 
-COMMANDS = ("demo", "classify", "calibrate", "certify", "evaluate", "bench", "info", "train", "export", "completion")
+COMMANDS = (
+    "demo",
+    "classify",
+    "score",
+    "calibrate",
+    "certify",
+    "evaluate",
+    "bench",
+    "info",
+    "train",
+    "export",
+    "completion",
+)
 LIBRARIES = ("numpy", "scipy", "PIL", "tqdm", "safetensors", "fastdc._C")
 HEAVY = ("torch", "onnxruntime", "onnx", "diffusers", "transformers", "tokenizers", "matplotlib")
 CODE = """
@@ -86,6 +98,7 @@ MISTYPED: list[Line] = [
     ("classify", "missing/*.png", "--backend", "torch"),
     ("classify", "a.npy", "--rool", "race"),
     ("classify", "a.npy", "--rule", "pared"),
+    ("score", "digits", "missing"),
     ("calibrate", "digits", "missing", "--out", "c.json"),
     ("certify", "--data", "missing", "--sigma", "0.25", "--out", "run.tsv"),
     ("certify", "--data", "a.npy", "--out", "run.tsv"),
@@ -121,6 +134,10 @@ REFUSED: list[Line] = [
     ("classify", "a.npy", "--provenance", "missing/p.json", *TORCH),
     ("demo", "--draws", "0", *TORCH),
     ("demo", "--seed", "-1", *TORCH),
+    ("score", "no-such-model", "b.npz", *TORCH),
+    ("score", "digits", "a.npy", *TORCH),
+    ("score", "shapes", *TORCH),
+    ("score", "digits", "b.npz", "--by", "site", *TORCH),
     ("calibrate", "no-such-model", "a.npy", *TORCH),
     ("calibrate", "digits", "few.npz", *TORCH),
     ("calibrate", "digits", "a.npy", "--draws", "0", *TORCH),

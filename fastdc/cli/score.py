@@ -1,0 +1,278 @@
+"""``fastdc score``: how good a model is on labelled images.
+
+:mod:`fastdc.scoring` computes the numbers.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from fastdc.bundle import Bundle
+from fastdc.cli.images import Limits, read_with_labels, take_limits
+from fastdc.cli.options import check_output, check_plot, open_model, open_network
+from fastdc.cli.refusals import check_run, note_self_calibration
+from fastdc.cli.runner import (
+    CHUNK,
+    checked_settings,
+    classify_chunks,
+    progress_of,
+    rule_text,
+    settings_of,
+    whole_results,
+)
+from fastdc.cli.stop_signals import held_back
+from fastdc.inference import Classification, ErrorTable, Images, Settings, plan_config
+from fastdc.scoring import (
+    Agreement,
+    Score,
+    check_count,
+    check_groups,
+    full_runs,
+    probability_notes,
+    raced_of,
+    sampled,
+    score,
+)
+from fastdc.support import InputError, Int64, Interrupted, check_installed, checks, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from fastdc.data import ImageSet
+
+_WITH_TEST_IMAGES = ("digits", "digits-mlp")  # shipped models of the classes of the shipped test images
+_KEPT = ("indices", "labels", "probabilities", "evaluations")  # of a result
+_FITTED = ("levels", "weighting", "loss", "level_weights")  # what a temperature depends on, besides draws
+
+
+def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: bool, **options: Any) -> None:
+    """Does the command with the options of :mod:`fastdc.cli.commands.score`."""
+    limits = take_limits(options)
+    if check is not None:
+        checks.whole("check", check, low=0)
+    _check_files(options, data)
+    bundle = open_model(options)
+    settings = checked_settings(bundle.model, options)
+    check_run(settings.job, options)
+    if check and not settings.races:
+        raise InputError("--check compares a race with the full run, which --rule full is: expected no --check")
+    check_installed("sklearn", extra="sklearn")
+    loaded = _labelled(data, options["model"], bundle, limits)
+    columns = _columns(loaded, by)
+    note_self_calibration(settings.job, options, len(loaded))
+    notes = _notes(settings, bundle, loaded, options)
+    classifier = open_network(bundle, options)
+    settings = settings_of(classifier, options)
+    answers, stop = _Answers(keep_tables=options["save"] is not None), None
+    try:
+        for result in classify_chunks(classifier, loaded.images, options):
+            answers.add(result)
+    except Interrupted as stopped:
+        stop = stopped
+    if stop is not None and not answers.provenance:
+        raise stop
+    agreement = None
+    raced = answers["raced"] if settings.races else np.zeros(0, np.bool_)
+    if settings.self_calibration is not None:
+        notes = (f"{(~raced).sum()} images were run in full, to calibrate the race of {raced.sum()} others", *notes)
+    if stop is None and raced.any():
+        count = answers.check_count(settings, bundle.flops) if check is None else check
+        if count:
+            agreement, stop = _checked(settings, loaded, answers, count, options)
+        else:
+            notes = (*notes, _unchecked(settings))
+    with held_back():  # a second Ctrl-C would lose it
+        if answers.tables:
+            ErrorTable.concatenate(answers.tables).save(options["save"])
+        found = answers.score(loaded, columns, settings, agreement, notes)
+        try:
+            _write(found, options)
+        finally:  # also if the disk is full
+            click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _page(found, settings))
+        _say_files(options)
+    if stop is not None:
+        raise stop
+
+
+def _check_files(options: dict[str, Any], data: Sequence[str]) -> None:
+    """Refuses output files that cannot be written, or whose names do not say what they are.
+
+    Raises:
+        InputError: See above.
+        MissingDependencyError: matplotlib is needed and not installed.
+    """
+    names = [options[name] for name in ("csv", "html", "plot", "save") if options[name] is not None]
+    if len({Path(name).resolve() for name in names}) < len(names):
+        raise InputError(f"two outputs have one name: expected different files, got {', '.join(names)}")
+    for name in ("csv", "html"):
+        path = options[name]
+        if path is not None and Path(path).suffix.lower() != f".{name}":
+            raise InputError(f"--{name} needs a name that ends in .{name}, got {path!r}")
+    if options["plot"] is not None:
+        check_plot(options["plot"], data)
+    for path in names:
+        check_output(path, data)
+
+
+def _labelled(data: Sequence[str], model: str, bundle: Bundle, limits: Limits) -> "ImageSet":
+    """The images with their labels.
+
+    Raises:
+        InputError: There are no images, labels are missing, or their classes are not the model's.
+    """
+    from fastdc.data import DIGITS_TEST
+
+    if not data and model not in _WITH_TEST_IMAGES:
+        known = " and ".join(_WITH_TEST_IMAGES)
+        raise InputError(f"expected DATA, labelled images for {shown(model)}: only {known} come with test images")
+    return read_with_labels(data or [str(DIGITS_TEST)], bundle.image_shape, limits, classes=bundle.class_names)
+
+
+def _columns(loaded: "ImageSet", by: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The columns that make groups.
+
+    Raises:
+        InputError: There is no such column, or it has too many values.
+    """
+    for name in by:
+        if name not in loaded.columns:
+            has = f"the columns {', '.join(loaded.columns)}" if loaded.columns else "no columns, as a manifest has"
+            raise InputError(f"--by {shown(name)}: these images have {has}{did_you_mean(name, loaded.columns)}")
+    chosen = {name: loaded.columns[name] for name in by}
+    check_groups(chosen)
+    return chosen
+
+
+def _notes(settings: Settings, bundle: Bundle, loaded: "ImageSet", options: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader of the numbers should know, before the run."""
+    from fastdc.train import check_unseen
+
+    notes = list(probability_notes({"decision": settings.decision, "temperature": settings.temperature}))
+    ours, own = settings.job.plan.config.to_dict(), plan_config(bundle.model, {}).to_dict()
+    other = [f"--{name.replace('_', '-')}" for name in _FITTED if ours.get(name) != own.get(name)]
+    other += ["--prompts"] if options["prompts"] is not None else []
+    if other and not notes:
+        notes.append(f"the temperature of the probabilities was fitted without {', '.join(other)}: ECE, Brier score "
+                     "and log loss say less")  # fmt: skip
+    try:
+        check_unseen("", loaded.images, loaded.labels, bundle)
+    except InputError:
+        notes.append(f"{bundle.name} was trained on these images: the numbers say nothing about other images")
+    return tuple(notes)
+
+
+def _unchecked(settings: Settings) -> str:
+    each = len(settings.job.model.conditions) * settings.job.plan.draws
+    return f"not compared with the full run, which takes {each:,} evaluations per image; --check N compares N images"
+
+
+@dataclass(eq=False)
+class _Answers:
+    """The results of the images that were finished."""
+
+    keep_tables: bool
+    parts: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in (*_KEPT, "raced")})
+    tables: list[ErrorTable] = field(default_factory=list)
+    seconds: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, result: Classification) -> None:
+        """Keeps what a score needs; the errors, most of the memory of a large run, only on request."""
+        for name in _KEPT:
+            self.parts[name].append(getattr(result, name))
+        self.parts["raced"].append(raced_of(result))
+        self.seconds, self.provenance = result.seconds, result.provenance
+        if self.keep_tables:
+            self.tables.append(result.table)
+
+    def __getitem__(self, name: str) -> Any:
+        """An array of all results."""
+        return np.concatenate(self.parts[name])
+
+    def check_count(self, settings: Settings, flops: float | None) -> int:
+        """Number of images to run in full by default."""
+        full = len(settings.job.model.conditions) * settings.job.plan.draws
+        return check_count(int(self["raced"].sum()), full=full, spent=int(self["evaluations"].sum()), flops=flops)
+
+    def score(
+        self,
+        loaded: "ImageSet",
+        columns: Mapping[str, Sequence[str]],
+        settings: Settings,
+        agreement: Agreement | None,
+        notes: tuple[str, ...],
+    ) -> Score:
+        """The score of the images that were finished."""
+        rows: Int64 = self["indices"]
+        assert loaded.labels is not None
+        found = score(
+            loaded.labels[rows],
+            self["probabilities"],
+            settings.job.model.class_names,
+            predicted=self["labels"],
+            groups={by: [values[row] for row in rows] for by, values in columns.items()},
+            evaluations=self["evaluations"],
+        )
+        return replace(
+            found,
+            agreement=agreement,
+            seconds=self.seconds,
+            full=len(settings.job.model.conditions) * settings.job.plan.draws,
+            given=len(loaded) + len(loaded.left_out),
+            left_out=loaded.left_out,
+            provenance=self.provenance,
+            notes=notes,
+        )
+
+
+def _checked(
+    settings: Settings, loaded: "ImageSet", answers: _Answers, count: int, options: dict[str, Any]
+) -> tuple[Agreement | None, Interrupted | None]:
+    """The agreement with full runs of some images, and the interruption that ended them."""
+    rows = sampled(answers["indices"][answers["raced"]], count, settings.job.seed)
+    given = dict(zip(answers["indices"].tolist(), answers["labels"].tolist(), strict=True))
+    images = Images.of(loaded.images[rows], settings.job.model, layout="NCHW")
+    found: list[tuple[Int64, Classification]] = []
+    stop = None
+    try:
+        for result in _full_runs(settings, images, quiet=options["quiet"]):
+            found.append((rows[result.indices], result))
+    except Interrupted:
+        done = sum(len(known) for known, _ in found)
+        stop = Interrupted(f"interrupted: {done} of {len(rows)} images run in full")
+    return (Agreement.of(settings, given, found) if found else None), stop
+
+
+def _full_runs(settings: Settings, images: Images, *, quiet: bool) -> Iterator[Classification]:
+    with progress_of(quiet=quiet, description="full runs") as progress:
+        yield from whole_results(full_runs(settings, images, chunk=CHUNK, progress=progress))
+
+
+def _write(found: Score, options: dict[str, Any]) -> None:
+    """Writes the files that were asked for, but for the errors."""
+    for path in (options["csv"], options["html"]):
+        if path is not None:
+            found.save(path)
+    if options["plot"] is not None:
+        from fastdc.figures import score_sheet
+
+        score_sheet(options["plot"], found, title=str(found.provenance["model"]))
+
+
+def _say_files(options: dict[str, Any]) -> None:
+    for name in ("csv", "html", "plot", "save"):
+        if options[name] is not None and not options["quiet"]:
+            click.echo(f"saved        {options[name]}", err=True)
+
+
+def _page(found: Score, settings: Settings) -> str:
+    job = settings.job
+    described = job.describe()
+    head = [
+        f"model        {job.model.name}, {described['backend']} on {described['device']}",
+        f"rule         {rule_text(settings)}",
+    ]
+    return "\n".join([*head, str(found)])
