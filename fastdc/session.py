@@ -102,6 +102,9 @@ class Session:
         if len(ready) != 1:
             raise InputError(f"submit takes one image, got {len(ready)}")
         classes = None if candidates is None else check_candidates(candidates, ready.unit, self._model)[0]
+        prior = self._settings.job.prior
+        if prior is not None and (left := prior.candidates(None if classes is None else [classes], 1)) is not None:
+            classes = left[0]
         sample, noise = self._settings.job.encode(ready.x)[0], int(ready.streams[0])
         if server.closed or server.failure is not None:
             raise server.refusal()

@@ -92,6 +92,7 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
         latent_shape=_latent(manifest),
         prompts=prompts,
         class_of=class_of,
+        class_counts=_class_counts(manifest.get("training"), len(class_names)),
     )
 
 
@@ -147,6 +148,18 @@ def _prompts(manifest: dict[str, Any], n_classes: int) -> tuple[tuple[str, ...],
     if not all(checks.is_whole(k) and 0 <= k < n_classes for k in class_of):
         raise BundleError(f"class_of must hold class indices in [0, {n_classes})")
     return tuple(prompts), tuple(class_of)
+
+
+def _class_counts(training: Any, n_classes: int) -> tuple[int, ...] | None:
+    """The number of training images of each class, where the manifest knows it."""
+    if training is not None and not isinstance(training, dict):
+        raise BundleError(f"training must be an object, got {shown(training)}")
+    counts = None if training is None else training.get("class_counts")
+    if counts is None:
+        return None
+    if not isinstance(counts, list) or len(counts) != n_classes or not any(counts):
+        raise BundleError(f"training.class_counts must be {n_classes} numbers of images, got {shown(counts)}")
+    return tuple(checks.whole("training.class_counts", count, low=0) for count in counts)
 
 
 def _value_range(bounds: list[Any]) -> tuple[float, float]:

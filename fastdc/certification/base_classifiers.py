@@ -142,7 +142,8 @@ class DiffusionBase:
         runner = self.job.runner(capacity=self.room)
         room = self.room * len(self.job.networks)
         denoising, in_flight, together = self.job.denoisings, 0, self.job.together
-        class_of = self.job.model.class_of
+        prior = self.job.prior
+        classes = None if prior is None else prior.allowed
 
         def top_up() -> int:
             copies = feed(room - in_flight)
@@ -150,17 +151,23 @@ class DiffusionBase:
                 some = copies[start : start + together]
                 for copy, sample in zip(some, self._encoded(some), strict=True):
                     target, group = self._target(copy.target), copy.image_index
-                    runner.submit(Request(copy.key, sample, copy.stream, target=target, group=group))
+                    runner.submit(Request(copy.key, sample, copy.stream, classes, target=target, group=group))
             return in_flight + len(copies)
 
         while in_flight := top_up():
             with closing(runner.evaluate(held=True)) as steps:
                 for _ in steps:
-                    votes = [_vote(finished, denoising, class_of) for finished in runner.finished()]
+                    votes = [self._vote(finished, denoising) for finished in runner.finished()]
                     if votes:
                         in_flight -= len(votes)
                         yield votes
                         in_flight = top_up()
+
+    def _vote(self, finished: Finished, denoising: int) -> Vote:
+        """The vote for the winning condition; with prompts, for the class that the winning prompt describes."""
+        prior, class_of = self.job.prior, self.job.model.class_of
+        best = finished.best if prior is None else prior.best(finished)
+        return Vote(finished.key, class_of[best] if class_of else best, len(finished.values) + denoising)
 
     def _encoded(self, copies: list[Copy]) -> Float32:
         return self.job.encode(np.stack([copy.image for copy in copies]), held=True)
@@ -175,12 +182,6 @@ class DiffusionBase:
     def describe(self) -> dict[str, Any]:
         """Everything that reproduces the job, as plain values."""
         return self.job.describe()
-
-
-def _vote(finished: Finished, denoising: int, class_of: tuple[int, ...]) -> Vote:
-    """The vote for the winning condition; with prompts, for the class that the winning prompt describes."""
-    best = finished.best
-    return Vote(finished.key, class_of[best] if class_of else best, len(finished.values) + denoising)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import click
 
 HEADINGS = {
     "Model": ("--model", "--prompts", "--calibration", "--denoiser"),
-    "Rule and decision": ("--rule", "--rule-option", "--self-calibrate", "--decision"),
+    "Rule and decision": ("--rule", "--rule-option", "--self-calibrate", "--decision", "--prior"),
     "Noise draws": (
         "--draws",
         "--first",

@@ -12,6 +12,7 @@ import click
 from fastdc.cli.completing import files, models
 from fastdc.cli.names import BACKENDS, DECISIONS, LOSSES, METHODS, ORDERS, PRECISIONS, RULES, WEIGHTINGS
 from fastdc.cli.noise import hushed
+from fastdc.cli.priors import read_prior
 from fastdc.support import InputError, require
 
 if TYPE_CHECKING:
@@ -186,10 +187,21 @@ SELF_CALIBRATE = click.option(
     "1 %.",
 )
 
+PRIOR = click.option(
+    "--prior",
+    callback=read_prior,
+    metavar="PRIOR",
+    shell_complete=files,
+    help="How often each class occurs. uniform; data: as in the training data, if the model knows; a weight for each "
+    "class, such as cat=3,dog=1 or 3,1 in the order of the classes; or a text file with one of these per line. A class "
+    "of weight 0 never wins. Needs a fitted temperature.  [default: uniform]",
+)
+
 _RUN_OPTIONS = (
     PROMPTS,
     *_RULE_OPTIONS,
     SELF_CALIBRATE,
+    PRIOR,
     click.option(
         "--decision",
         type=click.Choice(DECISIONS),

@@ -51,6 +51,8 @@ def check_calibration(job: Job, options: dict[str, Any]) -> None:
         raise InputError(f"--calibration has no effect with --rule {rule}: it is for {', '.join(_OF_CALIBRATION)}")
     if "limit" in rule_options(options["rule_option"]):
         raise InputError("--calibration brings the race's limit: expected no -o limit=... beside it")
+    if job.prior is not None and not isinstance(job.rule, Betting):
+        raise InputError("--calibration promises nothing under --prior: expected one of them, or --self-calibrate")
     if options.get("self_calibrate") is not None:
         raise InputError("--calibration brings the race's limit: expected no --self-calibrate beside it")
     bound = isinstance(
@@ -93,6 +95,9 @@ def _notes(job: Job, options: dict[str, Any]) -> list[str]:
     own = options.get("self_calibrate") is not None or "limit" in rule_options(options["rule_option"])
     if options["rule"] != "race" or own:
         return []
+    if job.prior is not None:
+        none = model.calibration is None
+        return [] if none else ["paired tests instead of the calibrated race, which was calibrated without a prior"]
     fitting = model.calibration_for(config)
     if fitting is not None and fitting.draws != config.draws:
         return [f"the race is calibrated for {fitting.draws} draws: with {config.draws} it makes no promise"]

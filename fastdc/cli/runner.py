@@ -134,6 +134,7 @@ def _run_options(options: dict[str, Any], model: Model) -> RunOptions:
         "decision": options["decision"],
         "seed": options["seed"],
         "temperature": None,
+        "prior": options["prior"],
         "self_calibrate": options["self_calibrate"],
         **IN_ORDER,
         **plan_options(options, model),

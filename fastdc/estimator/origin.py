@@ -183,7 +183,8 @@ class Training:
         if self.fraction is not None and not isinstance(self.calibrate, bool):
             check_level(self.calibrate, int(held_out(labels, self.fraction, self.seed).sum()))
         alike = load("digits-mlp", **loading)  # a training makes such a model, of other images and classes
-        model = replace(alike.model, image_shape=shape, class_names=names, null_class=len(names))
+        counts = tuple(np.bincount(labels, minlength=len(names)).tolist())
+        model = replace(alike.model, image_shape=shape, class_names=names, null_class=len(names), class_counts=counts)
         replace(alike, model=model).settings(options)
 
     def run(

@@ -3,6 +3,8 @@
 from fastdc.inference.candidates import Candidates, check_candidates
 from fastdc.inference.class_names import class_indices, named_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
+from fastdc.inference.class_names import class_indices
+from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior, prior_shifts
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
 from fastdc.inference.fits import CALIBRATION_SEEDS, Fits, fit_runs, full_runs
@@ -10,6 +12,7 @@ from fastdc.inference.images import Images, check_streams, images_with_labels, s
 from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_options import plan_config
+from fastdc.inference.prior import Prior
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
 from fastdc.inference.self_calibration import FULL, SelfCalibration
@@ -35,6 +38,7 @@ __all__ = [
     "OnProgress",
     "Options",
     "PlanOptions",
+    "Prior",
     "Progress",
     "RunOptions",
     "SelfCalibration",
@@ -56,6 +60,7 @@ __all__ = [
     "named_indices",
     "plan_config",
     "posterior",
+    "prior_shifts",
     "released_plan",
     "stream_results",
     "streams_of",

@@ -15,6 +15,9 @@ everything that the draws have in common cancels in them:
 
     mean error of k = m_w + mean over k's own draws of (e_k - e_w),    but above m_w
 
+With a prior, every class adds a constant to its errors, -temperature log(prior), and all of this is about the sums:
+the class with the smallest mean after the shift wins. Reported mean errors and votes are those without the shift.
+
 The bound is needed because k may have been dropped in favour of a third class that lost later: at its few draws k can
 look better than w, and a class that a rule dropped must not win afterwards.
 """
@@ -26,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.inference.error_table import ErrorTable, mean_errors
-from fastdc.support import Float64, Floats, InputError, Int64, Mask, checks
+from fastdc.support import Float64, Floats, InputError, Int64, Mask, checks, shown
 
 DECISIONS = ("mean", "vote")
 
@@ -39,10 +42,10 @@ class Decision:
         labels: int64 (n,), the winning class.
         probabilities: float64 (n, K), rows sum to 1: the posterior of `mean_errors` for ``mean``, shares of votes for
             ``vote``. For ``mean``, the first largest entry is the label's.
-        mean_errors: float64 (n, K), the same for every decision; the first smallest entry is the label of ``mean``. For
-            a survivor, the mean error over the draws that all survivors share (all draws if everything was evaluated).
-            For a class dropped earlier, the leader's mean error plus the mean paired difference to the leader, and
-            always above the leader's. NaN for a class that shares no draw with the leader.
+        mean_errors: float64 (n, K), the same for every decision; without a prior, the first smallest entry is the label
+            of ``mean``. For a survivor, the mean error over the draws that all survivors share (all draws if everything
+            was evaluated). For a class dropped earlier, the leader's mean error plus the mean paired difference to the
+            leader, and always above the leader's. NaN for a class that shares no draw with the leader.
         votes: int64 (n, K), draws won among the survivors, at the draws that all of them share; 0 for a class dropped
             earlier. Rows sum to the number of shared draws. A lone survivor has all votes: the rule had settled on it,
             which does not mean that it won clearly.
@@ -54,13 +57,16 @@ class Decision:
     votes: Int64
 
 
-def decide(errors: Floats, *, decision: str = "mean", temperature: float = 1.0) -> Decision:
+def decide(
+    errors: Floats, *, decision: str = "mean", temperature: float = 1.0, prior: npt.ArrayLike | None = None
+) -> Decision:
     """Labels, probabilities and votes of dense errors.
 
     Args:
         errors: (n, K, J), NaN where not evaluated; every image needs one evaluated cell.
         decision: One of :data:`DECISIONS`.
         temperature: Temperature of the posterior, positive.
+        prior: Weights (K,) of the classes, from 0, which need not sum to 1; None: equal ones. Only for "mean".
 
     Example:
         >>> from fastdc.inference import decide
@@ -74,6 +80,9 @@ def decide(errors: Floats, *, decision: str = "mean", temperature: float = 1.0) 
     if errors.ndim != 3 or 0 in errors.shape[1:]:
         raise InputError(f"errors must have shape (n, K, J) with K, J > 0, got {errors.shape}")
     checks.one_of("decision", decision, DECISIONS)
+    shifts = _shifts_for(decision, prior, temperature, errors.shape[1])
+    given = errors if shifts is None else np.where(np.isfinite(shifts)[:, None], errors, np.nan)
+    errors = errors if shifts is None else given + shifts[:, None]
     known = ~np.isnan(errors)
     counts = np.count_nonzero(known, axis=2)
     _check_evaluated(counts)
@@ -85,21 +94,27 @@ def decide(errors: Floats, *, decision: str = "mean", temperature: float = 1.0) 
     ranked = np.where(survives, means, np.inf)
     leaders = np.argmin(ranked, axis=1).astype(np.int64)
     means = ranked if np.all(survives) else _place_dropped(errors, ranked, survives, leaders)
-    votes = _votes(errors, survives, shared)
+    votes = _votes(given, survives, shared)
     if decision == "mean":
-        return Decision(leaders, _leading(posterior(means, temperature), leaders), means, votes)
+        probabilities = _leading(posterior(means, temperature), leaders)
+        if shifts is not None:  # as they were before the shift, to the bit where nothing was placed
+            means = np.where(survives, mean_errors(np.where(shared[:, None, :], given, np.nan)), means - shifts)
+        return Decision(leaders, probabilities, means, votes)
     tied = votes == votes.max(axis=1, keepdims=True)
     labels = np.argmin(np.where(tied, ranked, np.inf), axis=1).astype(np.int64)
     return Decision(labels, votes / votes.sum(axis=1, keepdims=True), means, votes)
 
 
-def decide_table(table: ErrorTable, *, decision: str = "mean", temperature: float = 1.0) -> Decision:
+def decide_table(
+    table: ErrorTable, *, decision: str = "mean", temperature: float = 1.0, prior: npt.ArrayLike | None = None
+) -> Decision:
     """The numbers of :func:`decide` for a table, with only a chunk of its images dense at a time.
 
     Args:
         table: Errors; every image needs one evaluated cell.
         decision: One of :data:`DECISIONS`.
         temperature: Temperature of the posterior, positive.
+        prior: Weights of the table's classes, see :func:`decide`.
 
     Example:
         >>> from fastdc.inference import decide_table
@@ -111,7 +126,7 @@ def decide_table(table: ErrorTable, *, decision: str = "mean", temperature: floa
     """
     if table.counts.shape[1]:
         _check_evaluated(table.counts)  # before the chunks, whose images have other numbers
-    parts = [decide(part.errors, decision=decision, temperature=temperature) for part in table.chunks()]
+    parts = [decide(part.errors, decision=decision, temperature=temperature, prior=prior) for part in table.chunks()]
     return Decision(
         labels=np.concatenate([part.labels for part in parts]),
         probabilities=np.concatenate([part.probabilities for part in parts]),
@@ -121,7 +136,13 @@ def decide_table(table: ErrorTable, *, decision: str = "mean", temperature: floa
 
 
 def by_class(
-    decided: Decision, class_of: Sequence[int], *, n_classes: int, decision: str = "mean", temperature: float = 1.0
+    decided: Decision,
+    class_of: Sequence[int],
+    *,
+    n_classes: int,
+    decision: str = "mean",
+    temperature: float = 1.0,
+    prior: npt.ArrayLike | None = None,
 ) -> Decision:
     """The decision about classes, from one about prompts. If several prompts describe a class, the best one counts.
 
@@ -131,6 +152,7 @@ def by_class(
         n_classes: K; every class has a prompt.
         decision: Kind of the decision, one of :data:`DECISIONS`.
         temperature: Temperature of the posterior, positive.
+        prior: Weights (K,) of the classes, with which `decided` was made; None: equal ones.
 
     Example:
         >>> from fastdc.inference import by_class, decide
@@ -145,11 +167,53 @@ def by_class(
         votes[:, k] += decided.votes[:, prompt]
     means[np.isinf(means)] = np.nan
     if decision == "mean":
-        labels = classes[decided.labels].astype(np.int64)
-        return Decision(labels, _leading(posterior(means, temperature), labels), means, votes)
+        labels, shifts = classes[decided.labels].astype(np.int64), _shifts_for(decision, prior, temperature, n_classes)
+        shifted = means if shifts is None else means + shifts
+        return Decision(labels, _leading(posterior(shifted, temperature), labels), means, votes)
     tied = votes == votes.max(axis=1, keepdims=True)
     labels = np.argmin(np.where(tied & ~np.isnan(means), means, np.inf), axis=1).astype(np.int64)
     return Decision(labels, votes / votes.sum(axis=1, keepdims=True), means, votes)
+
+
+def prior_shifts(prior: npt.ArrayLike, temperature: float) -> Float64 | None:
+    """What a prior adds to the errors of each class: -temperature log(prior / largest prior), float64 (K,).
+
+    Args:
+        prior: Weights (K,), from 0, one of them positive.
+        temperature: Temperature of the posterior, positive.
+
+    Returns:
+        The shifts, from 0, infinite for a class of prior 0; None if all weights are equal, and nothing changes.
+
+    Example:
+        >>> from fastdc.inference import prior_shifts
+        >>> prior_shifts([1, 0, np.exp(2)], temperature=0.5)
+        array([ 1., inf,  0.])
+
+    Raises:
+        InputError: The weights are no weights, or temperature is not positive.
+    """
+    weights = np.asarray(prior, dtype=np.float64)
+    if weights.ndim != 1 or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise InputError(f"prior must be weights from 0, one of them positive, got {shown(prior)}")
+    if not 0 < temperature < np.inf:
+        raise InputError(f"temperature must be positive, got {temperature}")
+    if (weights == weights[0]).all():
+        return None
+    with np.errstate(divide="ignore"):
+        return np.asarray(temperature * (np.log(weights.max()) - np.log(weights)))
+
+
+def _shifts_for(decision: str, prior: npt.ArrayLike | None, temperature: float, n_classes: int) -> Float64 | None:
+    """The shifts of a decision about K classes, if it has a prior."""
+    if prior is None:
+        return None
+    if np.shape(prior) != (n_classes,):
+        raise InputError(f"prior must be {n_classes} weights, got shape {np.shape(prior)}")
+    shifts = prior_shifts(prior, temperature)
+    if shifts is not None and decision != "mean":
+        raise InputError(f"a prior weighs probabilities, and votes are none: expected decision mean, got {decision}")
+    return shifts
 
 
 def _check_evaluated(counts: npt.NDArray[np.integer]) -> None:

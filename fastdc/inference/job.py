@@ -34,6 +34,7 @@ from fastdc.inference.denoisers import OtherDenoiser
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.options import Options
 from fastdc.inference.plan_options import as_the_rule_needs, check_used, plan_config
+from fastdc.inference.prior import Prior
 from fastdc.inference.results import OnProgress, Progress
 from fastdc.rules import AbstractRule, Calibrated, describe, make_rule
 from fastdc.support import Float32, InputError, Int32, Int64, __version__, checks
@@ -59,6 +60,7 @@ class Job:
         encoder: Encoder that makes latents of images; None if the model works on images.
         denoiser: The other model that makes h(x_tau), for methods that need it; None if this one does.
         others: Takes further errors of every cell of a full run; None: there are none.
+        prior: Prior of the classes, which the rule knows; None: a uniform one.
     """
 
     model: Model
@@ -69,6 +71,7 @@ class Job:
     encoder: AbstractEncoder | None = None
     denoiser: OtherDenoiser | None = None
     others: OtherErrors | None = None
+    prior: Prior | None = None
 
     @classmethod
     def of(
@@ -87,7 +90,8 @@ class Job:
             raise InputError("self_calibrate is for runs over images to classify: expected none here")
         seed = checks.seed(options.seed)
         config = plan_config(model, options.plan)
-        rule = _rule_of(model, options, config)
+        prior = Prior.of(options, model, config)
+        rule = _rule_of(model, options, config, prior)
         config = as_the_rule_needs(config, rule, options.plan)
         check_used(config, options.plan)
         rule.looks(config.draws)
@@ -95,7 +99,7 @@ class Job:
             raise InputError(f"rule {rule.name} needs independent draws for its promise: expected no antithetic pairs")
         plan = make_plan(model.schedule, model.parameterization, config)
         denoiser = OtherDenoiser.of(options.denoiser, model, networks, config)
-        return cls(model, tuple(networks), plan, rule, seed, encoder, denoiser)
+        return cls(model, tuple(networks), plan, rule, seed, encoder, denoiser, prior=prior)
 
     def but(self, *, rule: AbstractRule | None = None, seed: int | None = None) -> "Job":
         """The same plan under another rule or seed.
@@ -157,11 +161,12 @@ class Job:
             "denoising": denoising,
             "denoised": pool.denoised,
         }
+        rule = self.rule if self.prior is None else self.prior.rule(self.rule)
         if latency:
             steps = steps_of(network, pool, draws=draws)
-            if Foresight(self.rule.looks(draws), classes, steps).gain >= WORTH:
-                return pool, LookAhead(self.rule, draws, classes, steps=steps, **options)
-        return pool, Scheduler(self.rule, draws, classes, **options)
+            if Foresight(rule.looks(draws), classes, steps).gain >= WORTH:
+                return pool, LookAhead(rule, draws, classes, steps=steps, **options)
+        return pool, Scheduler(rule, draws, classes, **options)
 
     @property
     def denoising(self) -> tuple[int, ...]:
@@ -242,6 +247,8 @@ class Job:
 
     def table(self, x: Float32, streams: Int64, progress: OnProgress | None = None) -> ErrorTable:
         """The errors of images, as :meth:`run` takes them, evaluated to the end."""
+        if self.prior is not None:
+            raise InputError("prior changes decisions and no errors: expected none here")
         rows: Rows = [None] * len(x)
         for finished in self.run(x, streams, progress=progress):
             for done in finished:
@@ -282,13 +289,16 @@ class Job:
     def promised(self) -> float | None:
         """Share of answers that agree with those of the full run, as the race's calibration promises; None: no promise.
 
-        With fewer draws than those calibrated, the remaining classes may rank differently; a smaller limit drops more.
+        With fewer draws than those calibrated, the remaining classes may rank differently; a smaller limit drops more; a
+        prior changes the answers.
         """
         config = self.plan.config
         found = self.model.calibration_for(config)
-        if not isinstance(self.rule, Calibrated) or found is None or found.draws != self.plan.draws:
+        if not isinstance(self.rule, Calibrated) or found is None or self.prior is not None:
             return None
-        return 1 - found.delta if found.limit <= self.rule.limit else None
+        if found.draws != self.plan.draws or found.limit > self.rule.limit:
+            return None
+        return 1 - found.delta
 
     @property
     def together(self) -> int:
@@ -326,6 +336,7 @@ class Job:
             "device": device_name(self.networks),
             "precision": network.precision,
             **other,
+            **({} if self.prior is None else {"prior": self.prior.describe()}),
             "fastdc": __version__,
         }
 
@@ -334,13 +345,18 @@ class Job:
 _NOT_IN_BOUND = ("first", "order", "order_seed", "antithetic")
 
 
-def _rule_of(model: Model, options: Options, config: PlanConfig) -> AbstractRule:
+def _rule_of(model: Model, options: Options, config: PlanConfig, prior: Prior | None) -> AbstractRule:
     """The rule that a user asks for, with what the model's calibration knows about the plan.
 
     Raises:
         InputError: The rule cannot be used, or rule "calibrated" is asked for at draws that it was not calibrated for.
     """
     given = {} if options.rule_options is None else options.rule_options
+    if prior is not None and options.rule == Calibrated.name and "limit" not in given:
+        raise InputError(
+            "rule calibrated has no promise under a prior: take rule race, which then is paired tests, or with "
+            "self_calibrate the race that this run calibrates"
+        )
     calibration = model.calibration_for(config) or model.calibration
     fits = calibration is not None and calibration.fits(config)
     bounded = calibration is not None and calibration.misfit(config, but=_NOT_IN_BOUND) is None
@@ -348,7 +364,7 @@ def _rule_of(model: Model, options: Options, config: PlanConfig) -> AbstractRule
         options.rule,
         given,
         n_classes=len(model.conditions),
-        calibrated=calibration.rule if calibration is not None and fits else None,
+        calibrated=calibration.rule if calibration is not None and fits and prior is None else None,
         bound=calibration.bound if calibration is not None and bounded else None,
         misfit=None if calibration is None else calibration.misfit(config),
     )

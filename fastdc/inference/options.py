@@ -52,6 +52,7 @@ class RunOptions(TableOptions, total=False):
     decision: str
     seed: int
     temperature: float | None
+    prior: Any
     self_calibrate: int | None
 
 
@@ -88,6 +89,10 @@ class Options:
         seed: Seed of the noise, in [0, 2^64).
         temperature: Temperature of the posterior, positive; None: the model's, fitted on validation images if it was
             calibrated.
+        prior: How often each class occurs: "uniform", "data" (as in the training data, if the model knows), a mapping
+            of class names to weights, or K weights in the order of the classes. They need not sum to 1; a class of
+            weight 0 is not evaluated and never wins. It needs a fitted temperature and decision "mean". Rule "race"
+            then uses paired tests, or the race of self_calibrate. None: uniform.
         self_calibrate: Number of images to run in full, from which the race of all others is calibrated, in place of
             validation images: their answers differ from the full run's with probability at most delta. It is 0.01 for
             99 images or more, and at most 0.05, for which it takes 19; rule_options={"delta": 0.1} sets another.
@@ -118,6 +123,7 @@ class Options:
     decision: str = "mean"
     seed: int = 0
     temperature: float | None = None
+    prior: Any = None
     self_calibrate: int | None = None
     draws: int | None = None
     levels: tuple[float, float] | str | None = None

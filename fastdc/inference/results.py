@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.inference.decide import by_class, decide_table
+from fastdc.inference.decide import Decision, by_class, decide_table
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.result_file import members_of, read_result
 from fastdc.support import (
@@ -130,8 +130,9 @@ class Classification:
             interrupted.
         labels: int64 (m,), the predicted class.
         probabilities: float64 (m, K), the temperature-scaled posterior, or shares of votes with ``decision="vote"``.
-        errors: float64 (m, K), mean weighted denoising error of each class; the smallest wins. A class that was dropped
-            early is placed by its paired differences to the best one (``inference.Decision.mean_errors``).
+        errors: float64 (m, K), mean weighted denoising error of each class; without a prior, the smallest wins. A class
+            that was dropped early is placed by its paired differences to the best one
+            (``inference.Decision.mean_errors``).
         evaluations: int64 (m,), network evaluations spent on each image (NFE).
         votes: int64 (m, K), draws at which each class had the smallest error, among those shared by the classes that
             were never dropped.
@@ -333,6 +334,7 @@ class Classification:
         class_names: tuple[str, ...] = (),
         class_of: tuple[int, ...] = (),
         denoising: int = 0,
+        prior: npt.ArrayLike | None = None,
         ids: tuple[str, ...] | None = None,
         promises: tuple[str, ...] | None = None,
     ) -> "Classification":
@@ -348,6 +350,7 @@ class Classification:
             class_names: The K names, if the table's classes are prompts.
             class_of: Class of each prompt, if the table's classes are prompts.
             denoising: Evaluations per image that are not in the table.
+            prior: Weights (K,) of the classes, with decision "mean"; None: equal ones.
             ids: m names of the images; None: they have none.
             promises: What is promised about each image; None: the rule's promise.
 
@@ -361,11 +364,7 @@ class Classification:
         Raises:
             InputError: See ``decide.decide_table``.
         """
-        decided = decide_table(table, decision=decision, temperature=temperature)
-        if class_of:
-            decided = by_class(
-                decided, class_of, n_classes=len(class_names), decision=decision, temperature=temperature
-            )
+        decided = _decided(table, class_of, len(class_names), prior, decision=decision, temperature=temperature)
         return cls(
             indices=indices,
             labels=decided.labels,
@@ -380,3 +379,13 @@ class Classification:
             ids=ids,
             promises=promises,
         )
+
+
+def _decided(
+    table: ErrorTable, class_of: tuple[int, ...], n_classes: int, prior: npt.ArrayLike | None, **how: Any
+) -> Decision:
+    """The decision about the classes of a table, or about those that its prompts describe."""
+    if not class_of:
+        return decide_table(table, prior=prior, **how)
+    of_prompts = None if prior is None else np.asarray(prior)[list(class_of)]
+    return by_class(decide_table(table, prior=of_prompts, **how), class_of, n_classes=n_classes, prior=prior, **how)

@@ -35,11 +35,10 @@ import numpy as np
 from fastdc.bundle import Model
 from fastdc.calibration import calibrate_errors, check_level, supported_delta
 from fastdc.diffusion import PlanConfig
-from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.options import Options
 from fastdc.inference.plan_options import plan_config
 from fastdc.rules import Calibration
-from fastdc.support import InputError, Int64, Mask, checks, shown
+from fastdc.support import Floats, InputError, Int64, Mask, checks, shown
 
 FULL = "full"
 """What is promised about an image that was run in full."""
@@ -117,10 +116,13 @@ class SelfCalibration:
         chosen[sorted(range(len(streams)), key=hashes.__getitem__)[: self.images]] = True
         return chosen
 
-    def fitted(self, table: ErrorTable, config: PlanConfig) -> "SelfCalibration":
-        """The calibration from the images that were run in full; without one if a class has no error at all."""
+    def fitted(self, errors: Floats, config: PlanConfig) -> "SelfCalibration":
+        """The calibration from the errors (n, C, J) of the images that were run in full, as the rule will see them.
+
+        There is none if a class has no error at all.
+        """
         try:
-            return replace(self, found=calibrate_errors([table.errors], config, delta=self.delta))
+            return replace(self, found=calibrate_errors([errors], config, delta=self.delta))
         except InputError:  # no finite limit keeps every answer of the full run: none may be lost, so nothing races
             return self
 

@@ -82,7 +82,8 @@ class Settings:
         """The settings of the images that race, from the table of those that were run in full."""
         if self.self_calibration is None:
             return self
-        own = self.self_calibration.fitted(table, self.job.plan.config)
+        errors = table.errors if self.job.prior is None else self.job.prior.shifted(table.errors)
+        own = self.self_calibration.fitted(errors, self.job.plan.config)
         job = self.job if own.found is None else self.job.but(rule=own.found.rule)
         return replace(self, job=job, self_calibration=own)
 
@@ -127,6 +128,7 @@ class Settings:
             class_names=job.model.class_names,
             class_of=job.model.class_of,
             denoising=job.denoisings,
+            prior=None if job.prior is None else job.prior.weights,
             ids=ids,
             promises=None if own is None else own.promises(full),
         )

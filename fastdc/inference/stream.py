@@ -103,7 +103,9 @@ class _Run:
         self.racing = bool(own is None or self.full.all())
         self.rows: Rows = [None] * n
         self._told = Progress(0, n, 0, 0)
-        self._images, self._candidates, self._progress = images, candidates, progress
+        prior = settings.job.prior
+        self._candidates = candidates if prior is None else prior.candidates(candidates, n)
+        self._images, self._progress = images, progress
 
     def table(self, indices: Int64) -> ErrorTable:
         """The errors of images that are finished."""

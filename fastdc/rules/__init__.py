@@ -9,6 +9,7 @@ from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.paired import Paired
 from fastdc.rules.protocol import AbstractRule, Classes, Look, geometric_looks
 from fastdc.rules.registry import RULES, describe, make_rule
+from fastdc.rules.shifted import Shifted
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
@@ -25,6 +26,7 @@ __all__ = [
     "Hierarchy",
     "Look",
     "Paired",
+    "Shifted",
     "Sift",
     "Staged",
     "TTest",

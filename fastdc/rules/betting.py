@@ -21,7 +21,7 @@ Most differences are much smaller than the largest one, so bets near 1 / bound e
 0.5 / bound, the digits models need nearly twice the draws. With 1 / bound itself, one difference of -bound loses all.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -71,6 +71,10 @@ class Betting(AbstractRule):
             value = getattr(self, option)
             if value is not None:
                 object.__setattr__(self, option, checks.whole(f"rule {self.name}: {option}", value))
+
+    def for_shifts(self, spread: float) -> "Betting":
+        """The rule with a bound on the shifted differences."""
+        return self if self.bound is None else replace(self, bound=self.bound + spread)
 
     def looks(self, draws: int) -> tuple[int, ...]:
         """Looks geometrically (:func:`geometric_looks`), or at every multiple of `every`.

@@ -85,6 +85,10 @@ class Hierarchy(AbstractRule):
         """The inner rule's timesteps."""
         return self.inner.timesteps
 
+    def for_shifts(self, spread: float) -> "Hierarchy":
+        """The rule with the inner rule for shifted errors."""
+        return replace(self, inner=self.inner.for_shifts(spread))
+
     def looks(self, draws: int) -> tuple[int, ...]:
         """Looks where the inner rule does, beginning with the look of the descent.
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float32, Float64, InputError, Int32, Mask
+from fastdc.support import Float64, Floats, InputError, Int32, Mask
 
 Classes: TypeAlias = Int32
 """Class indices."""
@@ -35,7 +35,7 @@ class Look:
         draws: Number m of draws at which every class here has been evaluated: draws 0 ... m - 1 of the plan.
         last: Whether no draws are left after this look.
         classes: int32 (r, A), the classes alive in each request in increasing order; -1 fills short rows.
-        errors: float32 (r, A, m), their errors; NaN where `classes` is -1.
+        errors: float32 (r, A, m), their errors (float64 if they were shifted); NaN where `classes` is -1.
         candidates: bool (r, K), the candidate classes of each request, for rules that expand; None: all classes.
     """
 
@@ -43,7 +43,7 @@ class Look:
     draws: int
     last: bool
     classes: Classes
-    errors: Float32 = field(repr=False)
+    errors: Floats = field(repr=False)
     candidates: Mask | None = field(default=None, repr=False)
 
     @cached_property
@@ -99,6 +99,10 @@ class AbstractRule(ABC):
     def n_classes(self) -> int | None:
         """Number of classes K of the models that the rule is made for; None: any."""
         return None
+
+    def for_shifts(self, spread: float) -> "AbstractRule":
+        """The rule for errors to which classes add constants that differ by at most `spread`; by default this one."""
+        return self
 
     @abstractmethod
     def looks(self, draws: int) -> tuple[int, ...]:

@@ -34,9 +34,9 @@ class Replay:
         """Network evaluations per image, int64 (n,)."""
         return np.asarray(self.counts.sum(axis=1, dtype=np.int64))
 
-    def labels(self, decision: str = "mean") -> Int64:
+    def labels(self, decision: str = "mean", *, temperature: float = 1.0, prior: npt.ArrayLike | None = None) -> Int64:
         """The class of each image under a decision, int64 (n,)."""
-        return decide(self.errors, decision=decision).labels
+        return decide(self.errors, decision=decision, temperature=temperature, prior=prior).labels
 
 
 def replay(rule: AbstractRule, errors: Float32) -> Replay:

@@ -87,6 +87,7 @@ _manifests = st.fixed_dictionaries(
         "provenance": st.dictionaries(_text, _json, max_size=3),
         "calibration": st.none() | _calibrations.map(Calibration.to_dict),
         "level_weights": st.none() | _curves.map(LevelWeights.to_dict),
+        "training": st.none() | st.dictionaries(_text.filter("class_counts".__ne__), _json, max_size=2),
     }
 )
 
@@ -115,6 +116,12 @@ def test_what_is_written_is_read(
     assert read.model.identity == hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     read.verify()
     assert [item.name for item in path.parent.iterdir()] == ["b"]
+
+
+def test_the_class_counts_of_the_training_data_are_read(tmp_path: Path) -> None:
+    assert tiny_bundle(tmp_path / "a").model.class_counts is None
+    assert tiny_bundle(tmp_path / "b", training={"class_counts": [30, 0]}).model.class_counts == (30, 0)
+    assert tiny_bundle(tmp_path / "c", training={"class_counts": None, "more": 1}).model.class_counts is None
 
 
 def test_defaults_that_are_left_out_are_the_documented_ones(tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ _BAD: list[tuple[str, list[Any], str]] = [
     ("level_weights.ratio", [None, [], [1.0], [2.0, 1.0], [0.0, 1.0], ["1", "2"], {"a": 1}, "12"], "level_weights"),
     ("level_weights.weight", [None, [], [1.0], [0, 0], [-1.0, 1.0], [True, True], [[1], [2]]], "level_weights"),
     ("level_weights.bins", [20], "level_weights"),
+    ("training", [5, [], "much", True], "training"),
+    *(
+        ("training", [{"class_counts": counts}], "class_counts")
+        for counts in (5, [], [1], [1, 2, 3], [0, 0], [1, -1], [1, 1.5], ["1", 2], {"a": 1, "b": 2})
+    ),
     ("files", [None, [], "denoiser.onnx"], "files"),
     (f"files.{DENOISER}", [None], DENOISER),
     (f"files.{DENOISER}", [{"bytes": 7}], "sha256"),

@@ -130,6 +130,7 @@ def with_prompts(bundle: Bundle, prompts: Prompts) -> Bundle:
         class_names=prompts.class_names,
         prompts=prompts.texts,
         class_of=prompts.class_of,
+        class_counts=None,
         null_class=None if null is None else len(prompts.texts),
         identity=hashlib.sha256(asked.encode()).hexdigest(),
         calibration=None,

@@ -19,6 +19,7 @@ Examples:
   fastdc classify batch.npz --json --provenance run.json > out.jsonl
   fastdc classify batch.npz --rule full          every class at every draw
   fastdc classify photos/ --model my-model --self-calibrate 99   see below
+  fastdc classify photos/ --model my-model --prior cat=9,dog=1   mostly cats
   fastdc classify batch.npz --rule paired -o alpha=0.001   a stricter test
 
 \b
@@ -57,6 +58,10 @@ counted: classes are matched by name, or else by number.
 A model without a calibration can get one from the run itself: with --self-calibrate N,
 N random images are run in full and find the limit with which the others race. A line
 then says with --json what is promised about it: full, or race with its delta.
+
+--prior says how often each class occurs where the images come from. It weighs the
+probabilities (Bayes' rule), so that unsure images go to frequent classes; sure ones
+stay. Without it, all classes are equally likely, however rare one was in training.
 
 Lines appear in the order of the images, as soon as they are known. Ctrl-C prints
 and saves the finished images. Printed lines are final: a second run repeats them.
