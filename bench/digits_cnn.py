@@ -5,6 +5,7 @@ the network classifies 99 % of the test digits correctly. With ``noise`` the tra
 the base classifier of randomized smoothing (Cohen et al., arXiv 1902.02918).
 """
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def training_digits(folder: Path) -> LabelledImages:
 def train_cnn(
     data: LabelledImages, *, epochs: int = 20, batch: int = 64, noise: float = 0.0, seed: int = 0
 ) -> nn.Module:
-    """A trained network, float images (n, 1, 8, 8) in [0, 1] -> logits (n, 10).
+    """A trained network, float images (n, 1, h, w) in [0, 1] -> logits (n, 10).
 
     torch's global random state stays as it was.
 
@@ -41,11 +42,12 @@ def train_cnn(
     labels = torch.from_numpy(data.labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        size = math.prod((side + 1) // 2 for side in images.shape[2:])
         network = nn.Sequential(
             *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
             *(nn.Conv2d(32, 32, 3, padding=1, stride=2), nn.BatchNorm2d(32), nn.ReLU()),
             *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
-            *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 16, len(data.class_names))),
+            *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * size, len(data.class_names))),
         )
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
         steps = epochs * -(-len(images) // batch)
