@@ -2,32 +2,35 @@
 
 The JSON holds what the manifest would hold:
 
-    {"format": "fastdc-calibration", "version": 1, "model": name, "network": sha256 of denoiser.onnx,
+    {"format": "fastdc-calibration", "version": 3, "model": name, "network": sha256 of denoiser.onnx,
      "conditions": sha256 of the prompts or null, "calibration": {...}, "level_weights": {...} or null,
-     "first": [...] or null}
+     "defaults": {...}}
 
-docs/bundle.md describes the last three fields; null keeps the model's value. A limit is valid for one network and one
-set of prompts only, so their hashes are compared; version 1 did not state that of the prompts. Because a file may come
-from anywhere, it is checked as strictly as a manifest.
+docs/bundle.md describes the last three fields; null, and fields of the defaults that are not there, keep the model's
+value. A limit is valid for one network and one set of prompts only, so their hashes are compared; version 1 did not
+state that of the prompts, and versions 1 and 2 held no default but "first". Because a file may come from anywhere, it
+is checked as strictly as a manifest.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastdc.bundle.folder import Bundle
 from fastdc.bundle.format import DENOISER, MAX_MANIFEST_BYTES
-from fastdc.diffusion import LevelWeights, PlanConfig
+from fastdc.bundle.manifest import parse_defaults
+from fastdc.diffusion import LevelWeights
 from fastdc.rules import Calibration, calibration_from_dict
 from fastdc.support import FastdcError, InputError, checks, shown, strict_json, write_whole
 
 FORMAT = "fastdc-calibration"
-VERSION = 2
+VERSION = 3
 
-_FIELDS = {"format", "version", "model", "network", "conditions", "calibration", "level_weights", "first"}
+_FIELDS = {"format", "version", "model", "network", "conditions", "calibration", "level_weights", "defaults"}
 
 
 def write_calibration_file(
@@ -36,7 +39,7 @@ def write_calibration_file(
     calibration: Calibration,
     *,
     level_weights: LevelWeights | None = None,
-    first: tuple[float, ...] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a calibration of a bundle's model to a file of its own. The complete file is written, or nothing.
 
@@ -45,7 +48,8 @@ def write_calibration_file(
         bundle: The bundle that was calibrated.
         calibration: The calibration.
         level_weights: Fitted level weights; None: the file keeps the model's.
-        first: Noise-to-signal ratios of the first draws; None: the file keeps the model's.
+        defaults: Values of fields of the manifest's ``defaults``, such as {"first": [0.8]}, with which the calibrated
+            plan is that of the model; others, and None: the file keeps the model's.
 
     Raises:
         InputError: The file cannot be written.
@@ -65,7 +69,7 @@ def write_calibration_file(
         "conditions": _conditions(bundle),
         "calibration": calibration.to_dict(),
         "level_weights": None if level_weights is None else level_weights.to_dict(),
-        "first": None if first is None else list(first),
+        "defaults": dict(defaults or {}),
     }
     target = Path(path)
     try:
@@ -105,9 +109,10 @@ def with_calibration_file(bundle: Bundle, path: str | os.PathLike[str]) -> Bundl
         changes: dict[str, Any] = {}
         if entry["level_weights"] is not None:
             changes["level_weights"] = LevelWeights.from_dict(entry["level_weights"])
-        if entry["first"] is not None:
-            first = PlanConfig(draws=1, first=entry["first"]).first
-            changes["defaults"] = dataclasses.replace(model.defaults, first=first)
+        if entry["defaults"]:
+            own = dataclasses.asdict(model.defaults)
+            lists = {name: list(own[name]) for name in ("levels", "first") if own[name] is not None}
+            changes["defaults"] = parse_defaults({**own, **lists, **entry["defaults"]})
     except FastdcError as error:
         raise InputError(f"{path}: {error}") from None
     return dataclasses.replace(bundle, model=dataclasses.replace(model, **changes))
@@ -168,7 +173,12 @@ def _checked(entry: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     if not checks.is_whole(version) or not 1 <= version <= VERSION:
         raise InputError(f"{path} has format version {shown(version)}, this fastdc reads {VERSION}")
     content = {"conditions": None, **entry} if version == 1 else dict(entry)
+    if version < 3 and "first" in content:
+        first = content.pop("first")
+        content["defaults"] = {} if first is None else {"first": first}
     if set(content) != _FIELDS:
         odd = min(set(content) ^ _FIELDS)
         raise InputError(f"{path} {'lacks' if odd in _FIELDS else 'has an unknown'} field {shown(odd)}")
+    if not isinstance(content["defaults"], dict):
+        raise InputError(f"{path}: defaults must be an object, got {shown(content['defaults'])}")
     return content

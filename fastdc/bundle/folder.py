@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -248,7 +248,7 @@ def with_calibration(
     calibration: Calibration,
     *,
     level_weights: LevelWeights | None = None,
-    first: Sequence[float] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Stores a calibration in a bundle's manifest. The manifest is replaced in one step; other files are unchanged.
 
@@ -259,8 +259,8 @@ def with_calibration(
         calibration: The new calibration. It replaces the stored one; a calibration for noisy images replaces the one
             for the same method, noise and denoiser.
         level_weights: New level weights; None keeps the stored ones.
-        first: New ``defaults.first``; None keeps the stored ones. A calibration whose plan differs from the defaults is
-            used only if a classification asks for that plan.
+        defaults: New values of fields of ``defaults``, such as {"first": [0.8]}; the others keep the stored ones. A
+            calibration whose plan differs from the defaults is used only if a classification asks for that plan.
 
     Returns:
         The bundle with its new manifest.
@@ -290,8 +290,8 @@ def with_calibration(
             changes = {"noised_calibrations": [other.to_dict() for other in together]}
         if level_weights is not None:
             changes["level_weights"] = level_weights.to_dict()
-        if first is not None:
-            changes["defaults"] = {**current.manifest["defaults"], "first": list(first)}
+        if defaults is not None:
+            changes["defaults"] = {**current.manifest["defaults"], **defaults}
         content = _encode({**current.manifest, **changes}, current.path)
         write_whole(current.path / MANIFEST, content)
         return load_bundle(current.path)

@@ -84,7 +84,7 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
         null_class=null_class,
         schedule=schedule_from_dict(_field(manifest, "schedule", dict)),
         parameterization=parameterization_from_dict(_field(manifest, "parameterization", dict)),
-        defaults=_defaults(_field(manifest, "defaults", dict)),
+        defaults=parse_defaults(_field(manifest, "defaults", dict)),
         identity=digest,
         calibration=_calibration(manifest.get("calibration")),
         noised_calibrations=_noised_calibrations(manifest.get("noised_calibrations", [])),
@@ -168,7 +168,13 @@ def _value_range(bounds: list[Any]) -> tuple[float, float]:
     return (float(bounds[0]), float(bounds[1]))
 
 
-def _defaults(entry: dict[str, Any]) -> Defaults:
+def parse_defaults(entry: dict[str, Any]) -> Defaults:
+    """The defaults that a manifest, or a calibration file, describes.
+
+    Raises:
+        BundleError: A field is unknown or has an invalid value; the message names it.
+        InputError: The same.
+    """
     unknown = set(entry) - set(Defaults.__dataclass_fields__)
     if unknown:
         raise BundleError(f"defaults has no option {shown(sorted(unknown)[0])}")

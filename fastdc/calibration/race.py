@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fastdc.diffusion import PlanConfig
 from fastdc.rules import Calibration, geometric_looks, plan_without_draws
-from fastdc.support import Float64, InputError, checks, shown
+from fastdc.support import Float64, InputError, Int64, checks, shown
 
 _LARGEST_DELTA = 0.05  # of the race, unless a user asks for more
 
@@ -49,6 +49,33 @@ def needed_limits(errors: npt.NDArray[np.floating]) -> Float64:
         gap = np.take_along_axis(total, winners[:, None], axis=1)[:, 0] - best
         needed = np.maximum(needed, np.where(gap > 0, m * gap / np.where(best > 0, best, np.nan), 0))
     return np.where(np.isnan(needed), np.inf, needed)  # the best class has no error at all: no limit is enough
+
+
+def race_evaluations(errors: npt.NDArray[np.floating], limit: float) -> Int64:
+    """For each image, the evaluations of the race with a limit, replayed from a full run, int64 (n,).
+
+    Args:
+        errors: (n, K, J), without NaN.
+        limit: Limit of the race.
+
+    Example:
+        >>> from fastdc.calibration import race_evaluations
+        >>> race_evaluations(np.array([[[1.0, 1.0], [0.5, 2.0]]]), limit=2.0)
+        array([4])
+    """
+    totals = np.cumsum(errors, axis=2, dtype=np.float64)
+    alive = np.ones(errors.shape[:2], np.bool_)
+    spent = np.zeros(len(errors), np.int64)
+    before = 0
+    for m in geometric_looks(errors.shape[2]):
+        going = alive.sum(axis=1)
+        spent += np.where(going > 1, going * (m - before), 0)
+        before = m
+        means = np.where(alive, totals[:, :, m - 1] / m, np.inf)
+        best = means.min(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # infinite where a class was dropped
+            alive &= m * (means - best) <= limit * best
+    return spent
 
 
 def check_level(delta: float, images: int) -> None:

@@ -11,22 +11,76 @@ import numpy.typing as npt
 
 from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration, write_calibration_file
 from fastdc.calibration import calibrate_errors, check_level
+from fastdc.cli.calibrate_choice import better_levels, check_choose, chosen_plan, parts_of, show, stored, typed
 from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, take_limits
 from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
 from fastdc.cli.runner import progress_of, promise
 from fastdc.diffusion import LevelWeights
-from fastdc.inference import ErrorTable, Job, Options, merged
+from fastdc.inference import ErrorTable, Job, Options, PlanChoice, ValidationRuns, fit_runs, merged
 from fastdc.rules import Calibration
-from fastdc.support import InputError, checks
+from fastdc.support import InputError, Int64, checks
+
+# Options that say which plan is calibrated, so that the model's own band is not in question.
+_OF_PLAN = ("levels", "first", "weighting", "loss", "sigma", "method", "prompts")
 
 
 def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.calibrate`."""
+    opened = _opened(bundle, data, out, write, options)
+    limits, quiet, delta, seeds = take_limits(options), options["quiet"], options["delta"], options["seeds"]
+    checks.whole("seeds", seeds)
+    curve_wanted, choose = options.pop("level_weights"), options.pop("choose")
+    Job.of(opened.model, (), merged(Options(rule="full"), plan_options(options, opened.model, dry=True)))
+    images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
+    parts = parts_of(len(images), delta) if choose else None
+    check_level(delta, len(images))  # before the work, not after it
+    classifier, plan, choice = open_network(opened, options), plan_options(options, opened.model), None
+    every, known = images, labels
+    if parts is not None:
+        kept, rest = parts
+        choice = chosen_plan(classifier, opened, images[kept], None if labels is None else labels[kept], options)
+        show(choice)
+        images, labels, plan = images[rest], None if labels is None else labels[rest], {**plan, **choice.options}
+    runs = classifier.validation_runs(images, layout="NCHW", **plan)
+    with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
+        tables = list(runs.tables(seeds, progress))
+    found = calibrate_errors([table.errors for table in tables], runs.config, delta=delta)
+    defaults = _first(options) if choice is None else {**stored(choice), **_fitted(runs, labels, choice, tables)}
+    curve = _level_weights(tables, labels, quiet=quiet) if curve_wanted and labels is not None else None
+    _show(found, tables[0], curve)
+    if out is not None:
+        write_calibration_file(out, opened, found, level_weights=curve, defaults=defaults)
+        click.echo(f"saved        {out}")
+    if write:
+        opened = with_calibration(opened, found, level_weights=curve, defaults=defaults)
+        click.echo(f"saved        in {opened.path}, whose sha256 is now {opened.model.identity[:12]}...")
+    del tables  # the bulk of the memory
+    with progress_of(quiet=quiet, description="race") as progress:
+        spent = runs.race(found.rule, seeds, progress)  # under noise that the calibration has not seen
+    full = len(opened.model.conditions) * runs.config.draws
+    click.echo(f"evaluations  {spent:.1f} per image on these images (full run: {full})")
+    if quiet:
+        return
+    if choice is None and known is not None and not any(options[name] is not None for name in _OF_PLAN):
+        print_notes(filter(None, [better_levels(classifier, opened, every, known, quiet)]), quiet=quiet)
+    if choice is not None:
+        options |= typed(choice, kept=write or out is not None)
+    command = "certify --data DATA --out RUN.tsv" if found.noised else "classify IMAGE..."
+    click.echo(f"next         fastdc {command} {_how(bundle, out, write, found, options)}", err=True)
+
+
+def _opened(bundle: str, data: tuple[str, ...], out: str | None, write: bool, options: dict[str, Any]) -> Bundle:
+    """The model, with what can be refused before the work refused, and its place held if it is to be written.
+
+    Raises:
+        InputError: An option cannot be used.
+    """
     if write and bundle in shipped_models():
         raise InputError(f"{bundle} comes with fastdc: name a folder to write to, or use --out and --calibration")
-    noisy = bool(options["sigma"])
+    if options["choose"]:
+        check_choose(options)
     for name in ("levels", "weighting", "loss"):
-        if write and options[name] is not None and not noisy:
+        if write and options[name] is not None and not options["sigma"] and not options["choose"]:
             raise InputError(f"--write is for the model's own {name}, with which it runs: use --out for other --{name}")
     if write and options["prompts"] is not None:
         raise InputError("--write is for the model's own prompts: use --out and --calibration for others")
@@ -36,43 +90,34 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
     if write:
         check_folder(opened.path)
         click.get_current_context().with_resource(bundle_place(opened.path))  # before the work, not after it
-    limits = take_limits(options)
-    quiet, delta, seeds = options["quiet"], options["delta"], options["seeds"]
     if options["level_weights"] and opened.model.class_of not in ((), tuple(range(opened.model.num_classes))):
         raise InputError("--level-weights needs one prompt per class, in the order of the classes")
-    checks.whole("seeds", seeds)
-    curve_wanted, plan = options.pop("level_weights"), plan_options(options, opened.model, dry=True)
-    Job.of(opened.model, (), merged(Options(rule="full"), plan))
-    images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
-    check_level(delta, len(images))  # before the work, not after it
-    runs = open_network(opened, options).validation_runs(images, layout="NCHW", **plan_options(options, opened.model))
-    with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
-        tables = list(runs.tables(seeds, progress))
-    found = calibrate_errors([table.errors for table in tables], runs.config, delta=delta)
-    # As defaults.first it belongs to the model's band; a calibration for noisy images brings its own.
-    first = options["first"] if options["levels"] is None and not noisy else None
-    curve = None if labels is None else _level_weights(tables, labels, quiet=quiet)
-    _show(found, tables[0], curve)
-    if out is not None:
-        write_calibration_file(out, opened, found, level_weights=curve, first=first)
-        click.echo(f"saved        {out}")
-    if write:
-        opened = with_calibration(opened, found, level_weights=curve, first=first)
-        click.echo(f"saved        in {opened.path}, whose sha256 is now {opened.model.identity[:12]}...")
-    del tables  # the bulk of the memory
-    with progress_of(quiet=quiet, description="race") as progress:
-        spent = runs.race(found.rule, seeds, progress)  # under noise that the calibration has not seen
-    full = len(opened.model.conditions) * runs.config.draws
-    click.echo(f"evaluations  {spent:.1f} per image on these images (full run: {full})")
-    if not quiet:
-        command = "certify --data DATA --out RUN.tsv" if noisy else "classify IMAGE..."
-        click.echo(f"next         fastdc {command} {_how(bundle, out, write, found, options)}", err=True)
+    return opened
+
+
+def _first(options: dict[str, Any]) -> dict[str, Any] | None:
+    """The first draws as a default. They belong to the model's band; a calibration for noisy images brings its own."""
+    if options["first"] is None or options["levels"] is not None or options["sigma"]:
+        return None
+    return {"first": list(options["first"])}
+
+
+def _fitted(runs: ValidationRuns, labels: Int64 | None, choice: PlanChoice, tables: list[ErrorTable]) -> dict[str, Any]:
+    """The temperature, which belongs to a plan; prints the accuracy on the images that nothing was chosen on."""
+    if labels is None:
+        return {}
+    fits = fit_runs(runs, labels, draws=min(choice.draws, runs.config.draws), seeds=len(tables), tables=tables)
+    click.echo(
+        f"accuracy     {100 * fits.accuracy:.1f} % of the {len(labels)} images that nothing was chosen on "
+        f"({choice.draws} draws of every class)"
+    )
+    return {"temperature": float(f"{fits.temperature:.4g}")}
 
 
 def _load(
     data: tuple[str, ...], bundle: Bundle, limits: Limits, *, labelled: bool, quiet: bool
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
-    """The images (n, c, h, w), and their labels int64 (n,) if `labelled`.
+    """The images (n, c, h, w), and their labels int64 (n,), or None if there are none; `labelled`: there must be.
 
     Raises:
         InputError: The images cannot be used, or their classes are not the model's.
@@ -83,7 +128,7 @@ def _load(
     if not labelled:
         loaded = read_images(data, shape, limits, quiet=quiet, classes=names, strict=False, natural="val")
         check_unseen(" ".join(data), loaded.images, loaded.labels, bundle)
-        return loaded.images, None
+        return loaded.images, loaded.labels
     if len(data) != 1:
         raise InputError(f"--level-weights needs one labelled folder or .npz file, got {len(data)}")
     held = read_labelled(data[0], shape, limits, quiet=quiet, classes=names)

@@ -13,16 +13,15 @@ from fastdc.bundle import Bundle, saved_by_parts
 from fastdc.cli.export_checks import OF_SOURCES, check_export
 from fastdc.cli.images import Limits, read_labelled, take_limits
 from fastdc.cli.runner import progress_of, promise
-from fastdc.inference import CALIBRATION_SEEDS
+from fastdc.inference import PlanChoice
 from fastdc.support import InputError
 
-_RUN_DEFAULTS = {"draws": 16, "levels": (0.2, 2.0), "weighting": "edm", "loss": "l2"}
 _OF_READING = ("prompts", "classes", "template", "image_size", "null_class", "lora", "variant", "scheduler")
 
 
 def run(source: str, out: str, quiet: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.export`."""
-    options["first"] = options["first"] or ()
+    choices: list[PlanChoice] = []
     notes: list[str] = []
     limits = take_limits(options, "calibrate-")
     given = [
@@ -35,6 +34,7 @@ def run(source: str, out: str, quiet: bool, **options: Any) -> None:
     is_run = _is_run(source)
     check_export(source, out, options, is_run=is_run)
     make = _run if is_run else _source
+    options["on_choice"] = choices.append
     bundle = make(source, out, quiet, limits, notes, options)
     if quiet:
         return
@@ -46,6 +46,10 @@ def run(source: str, out: str, quiet: bool, **options: Any) -> None:
         f"exported {out}: {manifest['name']}, {len(manifest['classes'])} classes, {size / 1e6:.1f} MB, "
         f"within {difference:g} of torch"
     )
+    for choice in choices:
+        click.echo(choice)
+        for line in choice.table():
+            click.echo(f"    {line}")
     calibration = bundle.model.calibration
     if calibration is not None:
         click.echo(f"calibrated the race on {calibration.images} images: {promise(calibration.delta)}")
@@ -74,7 +78,7 @@ def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], o
 
     for name in OF_SOURCES:
         del options[name]
-    given = {**options, **{name: default for name, default in _RUN_DEFAULTS.items() if options[name] is None}}
+    given = dict(options)
     if given["calibrate"] is not None:
         info = RunFolder(source).info()
         given["calibrate"] = read_labelled(
@@ -82,7 +86,7 @@ def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], o
         )
     from fastdc.export import export_run  # and torch with it
 
-    with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
+    with progress_of(quiet=quiet, description="calibrating") as progress:
         return export_run(source, out, progress=progress, notify=notes.append, **given)
 
 
@@ -118,7 +122,7 @@ def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str]
     model, images = opened.model, None
     if data is not None:
         images = read_labelled(data, model.image_shape, limits, quiet=quiet, classes=model.class_names)
-    with progress_of(runs=CALIBRATION_SEEDS, quiet=quiet, description="calibrating") as progress:
+    with progress_of(quiet=quiet, description="calibrating") as progress:
         bundle = export_source(
             opened,
             out,

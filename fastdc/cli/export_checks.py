@@ -72,4 +72,5 @@ def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool
     if options["calibrate"] is None:
         if options["precision"] == "int8" and options["engine"] is None:
             raise InputError("int8 needs images to take the ranges of activations from (--calibrate)")
-        check_calibration(ExportOptions(weighting=options["weighting"], delta=options["delta"]), None)
+        asked = {name: options[name] for name in ("weighting", "choose", "delta")}
+        check_calibration(ExportOptions(**asked), None)

@@ -1,20 +1,24 @@
-"""Fits the posterior's temperature and the race to validation images when a model becomes a bundle.
+"""Chooses a model's plan, and fits the posterior's temperature and the race, when the model becomes a bundle.
 
-:mod:`fastdc.inference.fits` says how. The images must be ones that the model has not seen and that no result will be
-reported on.
+:mod:`fastdc.inference.plan_search` and :mod:`fastdc.inference.fits` say how. The images must be ones that the model has
+not seen and that no result will be reported on. The plan is chosen on one half of them and the rest is fitted to the
+other: the race's promise needs images by which nothing was chosen.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fastdc.bundle import write_bundle
 from fastdc.calibration import check_level, supported_delta
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
-from fastdc.export.options import ExportOptions
-from fastdc.export.weighting_choice import AUTO, check_loss, choose_weighting
-from fastdc.inference import fit_runs, full_runs
+from fastdc.export.options import AUTO, ExportOptions
+from fastdc.inference import OnProgress, PlanChoice, WholeProgress, choice_size, choose_plan, fit_runs, full_runs
 from fastdc.loading import load
 from fastdc.support import InputError, temporary_folder
 
@@ -29,23 +33,19 @@ def check_calibration(given: ExportOptions, images: LabelledImages | None) -> No
         >>> from fastdc.export import ExportOptions, check_calibration
         >>> check_calibration(ExportOptions(draws=8), None)
     """
-    chosen = given.weighting == AUTO
     if images is None:
-        if chosen:
-            raise InputError(f"weighting cannot be {AUTO} without images: give those to calibrate on")
+        for asked, what in ((given.choose, "choose"), (given.weighting == AUTO, f"weighting = {AUTO}")):
+            if asked:
+                raise InputError(f"{what} needs images to choose on: give those to calibrate on")
         if given.delta is not None:
             raise InputError(f"delta = {given.delta:g} is of a calibration: give the images to calibrate on")
         return
     if len(images.class_names) < 2:
         raise InputError("a calibration needs two classes or more, the images have one")
-    if chosen:
-        check_loss(given.loss or "l2")
-        if len(images) < 2:
-            raise InputError(
-                f"weighting cannot be {AUTO} with one image: expected 2 images or more, to choose and to calibrate"
-            )
-    if given.delta is not None:
-        check_level(given.delta, len(images) // 2 if chosen else len(images))
+    if given.searched(len(images)):
+        given.parts(len(images))
+    elif given.delta is not None:
+        check_level(given.delta, len(images))
 
 
 def calibrate_manifest(
@@ -53,27 +53,35 @@ def calibrate_manifest(
     files: Mapping[str, bytes | Path],
     images: LabelledImages,
     given: ExportOptions,
+    *,
+    flops: float | None = None,
 ) -> None:
-    """Fits temperature and race with the very bundle that is being made, and puts both into its manifest.
-
-    With the weighting "auto", it is chosen first on every second image, and the rest is fitted to the others: the
-    race's promise needs images by which nothing was chosen.
+    """Chooses the plan and fits temperature and race with the bundle that is being made; puts them into its manifest.
 
     Args:
         manifest: Manifest of the bundle; changed.
         files: Files of the bundle.
-        images: Images to fit to; their classes are the model's.
-        given: Options of every export, of which the level of the race, the weighting and the reports count here.
+        images: Images to choose and to fit on; their classes are the model's.
+        given: Options of every export.
+        flops: Operations of an evaluation; None: as the manifest says.
     """
     classifier = _classifier(manifest, files)
-    flops = manifest.get("cost", {}).get("flops", 0)
-    full, seeds = full_runs(flops, len(images) * len(classifier.model.conditions))
-    if given.weighting == AUTO:
-        choice = choose_weighting(classifier, images.part(slice(0, None, 2)), seeds)
-        given.say(str(choice))
-        manifest["defaults"]["weighting"] = choice.weighting
-        manifest.setdefault("provenance", {})["weighting"] = str(choice)
-        classifier, images = _classifier(manifest, files), images.part(slice(1, None, 2))
+    flops = manifest.get("cost", {}).get("flops", 0) if flops is None else flops
+    provenance, conditions = manifest.setdefault("provenance", {}), len(classifier.model.conditions)
+    searched, chosen, progress = given.searched(len(images)), None, given.progress
+    if searched:
+        kept, rest = given.parts(len(images))
+        size = choice_size(flops, len(kept), conditions)
+        progress = _whole(progress, (size, (len(rest), *full_runs(flops, len(rest) * conditions))), conditions)
+        chosen = _choose(classifier, images.take(kept), searched, size, given, progress)
+        manifest["defaults"] |= chosen.defaults
+        model = replace(classifier.model, defaults=chosen.applied(classifier.model.defaults))
+        classifier, images = replace(classifier, model=model), images.take(rest)
+    elif given.choose is None and given.levels is None:
+        given.say(f"{len(images)} images are too few to choose the noise levels on, too: the default ones stay")
+    full, seeds = full_runs(flops, len(images) * conditions)
+    if chosen is None:
+        progress = _whole(progress, ((len(images), full, seeds),), conditions)
     draws, level, refusal = classifier.model.defaults.draws, given.delta, ""
     try:
         level = supported_delta(len(images)) if level is None else level
@@ -81,13 +89,47 @@ def calibrate_manifest(
     except InputError as error:
         level, refusal = None, str(error)
     runs = classifier.validation_runs(images.images, layout="NCHW", draws=draws if level is None else max(full, draws))
-    fits = fit_runs(runs, images.labels, draws=draws, seeds=seeds, full=full, delta=level, progress=given.progress)
+    fits = fit_runs(runs, images.labels, draws=draws, seeds=seeds, full=full, delta=level, progress=progress)
     if refusal or fits.refusal:
         given.say(f"the race is not calibrated: {refusal or fits.refusal}")
     if fits.race is not None:
         manifest["calibration"] = fits.race.to_dict()
     manifest["defaults"]["temperature"] = float(f"{fits.temperature:.4g}")
-    manifest.setdefault("provenance", {})["calibration"] = f"{len(images)} images, {draws} draws, {seeds} noise seeds"
+    provenance["calibration"] = f"{len(images)} images, {draws} draws, {seeds} noise seeds"
+    if chosen is not None:
+        provenance["choice"] = str(chosen)
+        honest = f"{100 * fits.accuracy:.1f} % of the {len(images)} images that nothing was chosen on"
+        given.say(f"accuracy of {draws} draws of every class: {honest}")
+        provenance["accuracy"] = f"{honest}, {draws} draws of every class"
+
+
+def _whole(progress: OnProgress | None, sizes: Sequence[tuple[int, int, int]], conditions: int) -> OnProgress | None:
+    """The progress over runs of several sizes (images, draws, seeds), which is reported as that of one."""
+    if progress is None:
+        return None
+    images = sum(count * seeds for count, _, seeds in sizes)
+    return WholeProgress(progress, images=images, evaluations=conditions * sum(map(math.prod, sizes)))
+
+
+def _choose(
+    classifier: DiffusionClassifier,
+    images: LabelledImages,
+    searched: Sequence[str],
+    size: tuple[int, int, int],
+    given: ExportOptions,
+    progress: OnProgress | None,
+) -> PlanChoice:
+    """The plan that is best on images, of which fewer are used if evaluations take long."""
+    count, draws, seeds = size
+    if count < len(images):
+        given.say(f"choosing on {count} of {len(images)} images, because evaluations of this network take long")
+        images = images.take(np.linspace(0, len(images) - 1, count).round().astype(np.int64))
+    runs = classifier.validation_runs(images.images, layout="NCHW")
+    options: dict[str, Any] = {"draws": draws, "seeds": seeds, "delta": given.delta, "progress": progress}
+    chosen = choose_plan(runs, images.labels, searched=searched, **options)
+    if given.on_choice is not None:
+        given.on_choice(chosen)
+    return chosen
 
 
 def _classifier(manifest: dict[str, Any], files: Mapping[str, bytes | Path]) -> DiffusionClassifier:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fastdc.bundle import MANIFEST
-from fastdc.export.weighting_choice import AUTO
-from fastdc.inference import OnProgress
-from fastdc.support import BundleError
+from fastdc.inference import CHOICES, OnProgress, PlanChoice, split_images
+from fastdc.support import BundleError, InputError, Int64
 
 Files = dict[str, bytes | Path]
 """Files of a bundle by name: the content, or the path where it lies."""
+
+_LEAST_ASKED = 10  # images that a user may have a choice made on
+
+AUTO = "auto"
+"""In place of a weighting's name: the one that is chosen on validation images."""
 
 Notify = Callable[[str], None]
 """Takes one line of text about the progress of an export."""
@@ -26,11 +30,13 @@ class ExportKeywords(TypedDict, total=False):
     levels: tuple[float, float] | None
     weighting: str | None
     loss: str | None
-    first: Sequence[float]
+    first: Sequence[float] | None
+    choose: bool | None
     delta: float | None
     overwrite: bool
     progress: OnProgress | None
     notify: Notify | None
+    on_choice: Callable[[PlanChoice], None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +48,17 @@ class ExportOptions:
         description: One line about the bundle.
         draws: Default number of draws per image and class.
         levels: Default band of noise-to-signal ratios (low, high) of the draws, in the units of the model's pixels.
-        weighting: Default weighting of the noise levels; "auto": the most accurate one on half of the images to
-            calibrate on, see ``weighting_choice``.
+        weighting: Default weighting of the noise levels; "auto": chosen, whatever else is given.
         loss: Default loss between predicted and true image, such as "l2".
         first: Default noise-to-signal ratios of the first draws.
+        choose: Whether those of the five defaults above that are not given are chosen on half of the images to
+            calibrate on, see ``fastdc.inference.choose_plan``; None: if there are no `levels` and 99 images or more.
         delta: Level of the race's calibration; None: 0.01, or the next whole percent that the images support, up to
             0.05.
         overwrite: Whether to replace a bundle that is already there.
         progress: Called after every step of the race's calibration.
         notify: Called with one line about each step of the export and each finding.
+        on_choice: Called with what was chosen, and why.
     """
 
     name: str | None = None
@@ -59,11 +67,13 @@ class ExportOptions:
     levels: tuple[float, float] | None = None
     weighting: str | None = None
     loss: str | None = None
-    first: Sequence[float] = ()
+    first: Sequence[float] | None = None
+    choose: bool | None = None
     delta: float | None = None
     overwrite: bool = False
     progress: OnProgress | None = None
     notify: Notify | None = None
+    on_choice: Callable[[PlanChoice], None] | None = None
 
     def say(self, line: str) -> None:
         """Hands a line to `notify`, if there is one."""
@@ -78,9 +88,33 @@ class ExportOptions:
             "levels": levels,
             "weighting": None if self.weighting == AUTO else self.weighting,
             "loss": self.loss,
-            "first": list(self.first) or None,
+            "first": None if self.first is None else list(self.first),
         }
         return {name: value for name, value in given.items() if value is not None}
+
+    def searched(self, images: int) -> tuple[str, ...]:
+        """The defaults that are to be chosen on labelled images, of ``inference.CHOICES``.
+
+        Args:
+            images: Number of images to choose and to calibrate on.
+        """
+        unasked = self.choose is None and self.levels is None and split_images(images, self.delta) is not None
+        if self.choose or unasked:
+            given = self.defaults()
+            return tuple(name for name in CHOICES if name not in given)
+        return ("weighting",) if self.weighting == AUTO else ()
+
+    def parts(self, images: int) -> tuple[Int64, Int64]:
+        """The numbers of the images to choose on, and of those to calibrate on.
+
+        Raises:
+            InputError: There are too few.
+        """
+        parts = split_images(images, self.delta) or split_images(images, self.delta, least=_LEAST_ASKED)
+        if parts is None:
+            at = "" if self.delta is None else f" at delta = {self.delta:g}"
+            raise InputError(f"{images} images are too few to choose on one part and to calibrate on the other{at}")
+        return parts
 
 
 def check_place(out: Path, *, overwrite: bool) -> None:

@@ -40,11 +40,13 @@ def export_run(
         run: Run folder of :func:`fastdc.train.train`, finished or not.
         out: Folder of the bundle.
         calibrate: Labelled images, or where to load them, that the model has not seen and on which no result will be
-            reported. The temperature that turns errors into probabilities and the race are fitted to them, which takes
-            classes x 128 draws x 4 noise seeds evaluations per image. With fewer than 19 images there is no race.
+            reported. The noise levels and what belongs to them are chosen on one half, unless ``levels`` are given or
+            there are fewer than 99; the temperature that turns errors into probabilities and the race are fitted to
+            the other half. Each image takes classes x 512 evaluations, or fewer if these take long. With fewer than 19
+            images there is no race.
         **options: Options of every export, described by ``ExportOptions``. The default name is that of ``out``, the
-            default description that of the training data; the default draws are 16 at sigma in (0.2, 2.0), in the units
-            of images in [-1, 1], with the weighting "edm" and the loss "l2".
+            default description that of the training data; the default draws, if they are not chosen, are 16 at sigma in
+            (0.2, 2.0), in the units of images in [-1, 1], with the weighting "edm" and the loss "l2".
 
     Raises:
         InputError: There is no usable run, the calibration images do not fit or were trained on, they are too few for
@@ -78,7 +80,7 @@ def export_run(
             **_manifest(info, defaults, _provenance(info, steps, network, difference)),
         }
         if images is not None:
-            calibrate_manifest(manifest, files, images, given)
+            calibrate_manifest(manifest, files, images, given, flops=_flops(model))
         return write_bundle(out, manifest, files, overwrite=given.overwrite)
 
 
@@ -113,6 +115,14 @@ def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", in
     except RuntimeError as error:
         raise InputError(f"{folder.checkpoint_file} does not fit the run's network: {one_line(error)}") from error
     return network.eval().requires_grad_(False), int(checkpoint.progress["step"])
+
+
+def _flops(graph: bytes) -> int:
+    """Operations of an evaluation."""
+    from fastdc.export.flops import input_shapes, measure_flops
+
+    model = require("onnx", extra="export").load_model_from_string(graph)
+    return measure_flops(model, input_shapes(model, batch=1)).per_row
 
 
 def _weights(network: "nn.Module") -> bytes:

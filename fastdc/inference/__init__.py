@@ -2,6 +2,8 @@
 
 from fastdc.inference.candidates import Candidates, check_candidates
 from fastdc.inference.class_names import class_indices, named_indices
+from fastdc.inference.choosing_images import choice_size, split_images
+from fastdc.inference.class_names import class_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
 from fastdc.inference.class_names import class_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior, prior_shifts
@@ -11,18 +13,23 @@ from fastdc.inference.fits import CALIBRATION_SEEDS, Fits, fit_runs, full_runs
 from fastdc.inference.images import Images, check_streams, images_with_labels, streams_of, to_model_range
 from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
+from fastdc.inference.plan_choice import CHOICES, PlanChoice, Trial, band_words
 from fastdc.inference.plan_options import plan_config
 from fastdc.inference.prior import Prior
+from fastdc.inference.plan_search import choose_plan
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
 from fastdc.inference.self_calibration import FULL, SelfCalibration
 from fastdc.inference.settings import Settings
 from fastdc.inference.stream import stream_results
 from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
+from fastdc.inference.whole_progress import WholeProgress
+from fastdc.inference.wide_errors import WideErrors, bands, wide_errors
 
 __all__ = [
     "CALIBRATION_DRAWS",
     "CALIBRATION_SEEDS",
+    "CHOICES",
     "DECISIONS",
     "FULL",
     "AbstractDenoiser",
@@ -37,6 +44,7 @@ __all__ = [
     "Job",
     "OnProgress",
     "Options",
+    "PlanChoice",
     "PlanOptions",
     "Prior",
     "Progress",
@@ -44,10 +52,17 @@ __all__ = [
     "SelfCalibration",
     "Settings",
     "TableOptions",
+    "Trial",
     "ValidationRuns",
+    "WholeProgress",
+    "WideErrors",
+    "band_words",
+    "bands",
     "by_class",
     "check_candidates",
     "check_streams",
+    "choice_size",
+    "choose_plan",
     "class_indices",
     "class_keys",
     "decide",
@@ -62,7 +77,9 @@ __all__ = [
     "posterior",
     "prior_shifts",
     "released_plan",
+    "split_images",
     "stream_results",
     "streams_of",
     "to_model_range",
+    "wide_errors",
 ]

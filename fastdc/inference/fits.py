@@ -13,6 +13,7 @@ import numpy as np
 from fastdc.bundle import Model
 from fastdc.calibration import calibrate_errors, fit_temperature, with_doubt
 from fastdc.inference.decide import by_class, decide
+from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.results import OnProgress
 from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
 from fastdc.rules import Calibration
@@ -34,12 +35,14 @@ class Fits:
         race: Calibration of the race; None without a level, or if no limit is enough.
         refusal: Why there is no race although a level was given; empty otherwise.
         errors: float64 (n, K), mean errors of the classes in the first run.
+        accuracy: Share of the images, on average over the runs, that get their class with `draws` draws, in [0, 1].
     """
 
     temperature: float
     race: Calibration | None
     refusal: str
     errors: Float64
+    accuracy: float
 
 
 def full_runs(flops: float, cells: int) -> tuple[int, int]:
@@ -71,6 +74,7 @@ def fit_runs(
     full: int = 0,
     delta: float | None = None,
     classes: Sequence[int] | None = None,
+    tables: Sequence[ErrorTable] | None = None,
     progress: OnProgress | None = None,
 ) -> Fits:
     """Fits temperature and race to full runs over labelled images.
@@ -83,6 +87,7 @@ def fit_runs(
         full: Number of draws of the full run with which the race is to agree.
         delta: Level of the race, which n images support (``calibration.check_level``); None: no race.
         classes: The classes that compete, at least two; None: all K of the model.
+        tables: The `seeds` runs, if they have been made already.
         progress: Called after every step.
 
     Example:
@@ -97,7 +102,7 @@ def fit_runs(
     means: list[Float64] = []
 
     def errors() -> Iterator[Float32]:
-        for table in runs.tables(seeds, progress):
+        for table in runs.tables(seeds, progress) if tables is None else tables:
             chosen = rivals.of_conditions(table.errors)
             means.append(rivals.means(chosen[:, :, :draws]))
             yield chosen[:, :, :full]
@@ -112,7 +117,8 @@ def fit_runs(
         except InputError as error:  # known only after the runs: no reason to lose the temperature
             refusal = str(error)
     doubtful = with_doubt(np.concatenate(means), np.tile(labels, seeds), seeds)
-    return Fits(fit_temperature(*doubtful), race, refusal, means[0])
+    accuracy = float(np.mean([run.argmin(axis=1) == labels for run in means]))
+    return Fits(fit_temperature(*doubtful), race, refusal, means[0], accuracy)
 
 
 @dataclass(frozen=True)

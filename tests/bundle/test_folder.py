@@ -272,7 +272,7 @@ def test_a_calibration_is_added_without_touching_anything_else(tmp_path: Path) -
     before = tiny_bundle(tmp_path / "b", remark="kept")
     os.chmod(before.path / MANIFEST, 0o640)
     file = (before.path / DENOISER).stat()
-    after = with_calibration(before, CALIBRATION, level_weights=CURVE, first=[0.5, 2])
+    after = with_calibration(before, CALIBRATION, level_weights=CURVE, defaults={"first": [0.5, 2]})
     assert after == load_bundle(tmp_path / "b")
     assert (after.model.calibration, after.model.level_weights) == (CALIBRATION, CURVE)
     assert after.model.defaults == dataclasses.replace(before.model.defaults, first=(0.5, 2.0))
@@ -291,11 +291,11 @@ def test_a_calibration_is_added_without_touching_anything_else(tmp_path: Path) -
 
 def test_a_second_calibration_replaces_the_first_and_keeps_what_is_not_given(tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "b")
-    with_calibration(tmp_path / "b", CALIBRATION, level_weights=CURVE, first=[0.5])
+    with_calibration(tmp_path / "b", CALIBRATION, level_weights=CURVE, defaults={"first": [0.5]})
     other = dataclasses.replace(CALIBRATION, limit=3.0)
     model = with_calibration(str(tmp_path / "b"), other).model
     assert (model.calibration, model.level_weights, model.defaults.first) == (other, CURVE, (0.5,))
-    assert with_calibration(tmp_path / "b", other, first=()).model.defaults.first == ()
+    assert with_calibration(tmp_path / "b", other, defaults={"first": []}).model.defaults.first == ()
 
 
 def test_a_calibration_fits_the_plan_that_it_is_of(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_bad_calibrations_for_noisy_images_are_refused(tmp_path: Path, entries: 
 def test_a_calibration_that_is_not_valid_leaves_the_bundle_alone(tmp_path: Path, first: Any) -> None:
     tiny_bundle(tmp_path / "b")
     before = (tmp_path / "b" / MANIFEST).read_bytes()
-    fails_with(lambda: with_calibration(tmp_path / "b", CALIBRATION, first=first), str(tmp_path / "b"))
+    fails_with(lambda: with_calibration(tmp_path / "b", CALIBRATION, defaults={"first": first}), str(tmp_path / "b"))
     assert (tmp_path / "b" / MANIFEST).read_bytes() == before
     assert sorted(item.name for item in (tmp_path / "b").iterdir()) == [DENOISER, MANIFEST]
 

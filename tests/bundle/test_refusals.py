@@ -101,7 +101,7 @@ def _edit(bundle_path: Path, field: str, value: Any) -> None:
 )
 def test_every_bad_field_is_refused_by_name(tmp_path: Path, field: str, value: Any, named: str) -> None:
     bundle = tiny_bundle(tmp_path / "b", prompts=["an a", "a b"], class_of=[0, 1])
-    with_calibration(bundle, CALIBRATION, level_weights=CURVE, first=[0.5])
+    with_calibration(bundle, CALIBRATION, level_weights=CURVE, defaults={"first": [0.5]})
     _edit(tmp_path / "b", field, value)
     fails_with(lambda: load_bundle(tmp_path / "b"), str(tmp_path / "b"), named)
 

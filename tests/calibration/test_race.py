@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import DiffusionClassifier, InputError
-from fastdc.calibration.race import calibrate_errors, check_level, controlled_limit, needed_limits, supported_delta
+from fastdc.calibration.race import (
+    calibrate_errors,
+    check_level,
+    controlled_limit,
+    needed_limits,
+    race_evaluations,
+    supported_delta,
+)
 from fastdc.diffusion.level_weights import LevelWeights
 from fastdc.diffusion.plan import PlanConfig
 from fastdc.rules.calibrated import Calibrated
@@ -50,6 +57,13 @@ def test_the_score_is_the_largest_lead_over_the_winner_at_any_look_but_the_last(
                 if ahead > 1e-12:  # equal sums, summed in another order
                     leads.append(m * ahead / min(means) if min(means) > 0 else math.inf)
         assert score == pytest.approx(max(leads), rel=1e-9, abs=1e-9)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 40), st.sampled_from([0.0, 0.5, 2.0, 10.0]))
+def test_replayed_evaluations_are_those_of_the_race(seed: int, n_classes: int, draws: int, limit: float) -> None:
+    errors = runs(5, n_classes, draws, seed=seed)
+    raced = run(Calibrated(limit), errors)
+    np.testing.assert_array_equal(race_evaluations(errors.astype(np.float32), limit), raced.evaluations)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 40))

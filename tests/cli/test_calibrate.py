@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def test_the_model_then_races_by_default(cli: Cli, folder: Path) -> None:
 
 
 def test_info_says_when_a_calibration_is_not_used(cli: Cli, folder: Path) -> None:
-    with_calibration("m", dataclasses.replace(CALIBRATION, plan={"levels": [5, 6]}), level_weights=CURVE, first=[0.5])
+    with_calibration(
+        "m", dataclasses.replace(CALIBRATION, plan={"levels": [5, 6]}), level_weights=CURVE, defaults={"first": [0.5]}
+    )
     out = cli("info", "m").out
     assert "paired tests, as the calibration is of other levels" in out
     assert "first 0.5" in out
@@ -226,6 +229,77 @@ def test_weighting_loss_and_denoiser_are_part_of_a_calibration(cli: Cli, folder:
     assert (told["rule"]["name"], told["plan"]["weighting"], told["plan"]["loss"]) == ("calibrated", "uniform", "huber")
 
 
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def _world(folder: Path) -> None:
+    """Makes "w", a world whose default levels are far below those that tell its classes apart, and w.npz of 130."""
+    pytest.importorskip("onnx")
+    world = dataclasses.replace(GaussianWorld.random(6, (1, 8, 8), scale=0.3), spread=0.5)
+    world.write("w")
+    whole = json.loads((folder / "w" / MANIFEST).read_text())
+    whole["defaults"] |= {"levels": [0.05, 0.1]}
+    (folder / "w" / MANIFEST).write_text(json.dumps(whole))
+    labels = np.arange(130) % 6
+    np.savez(folder / "w.npz", images=((world.sample(labels) + 1) / 2).astype(np.float32), labels=labels)
+
+
+def test_a_chosen_plan_is_written_with_its_calibration(cli: Cli, folder: Path) -> None:
+    """The levels give way to better ones, and the race is of the other half and of these levels."""
+    _world(folder)
+    result = cli("calibrate", "w", "w.npz", *QUICK, "--choose", "--write")
+    assert result.code == 0, result.err
+    model, rows = load_bundle("w").model, result.rows
+    levels, draws = model.defaults.levels, model.defaults.draws
+    assert levels is not None
+    assert levels[0] >= 0.2
+    assert rows["chosen"].startswith(f"levels {levels[0]:g} to {levels[1]:g}, weighting {model.defaults.weighting}")
+    assert f"{draws} draws, chosen on 65 images: 9" in rows["chosen"]
+    assert rows["chosen"].endswith("% there instead of 65.4 % with levels 0.05 to 0.1, weighting edm, loss l2")
+    assert model.calibration is not None
+    assert model.calibration.images == 65
+    assert model.calibration_for(fastdc.load("w").settings().job.plan.config) == model.calibration
+    assert rows["accuracy"].endswith(f"% of the 65 images that nothing was chosen on ({draws} draws of every class)")
+    assert model.defaults.temperature != 1.0
+    assert result.err == "next         fastdc classify IMAGE... --model w\n"
+
+
+def test_a_chosen_plan_in_a_file_is_used_with_it(cli: Cli, folder: Path) -> None:
+    _world(folder)
+    before = _states(folder / "w")
+    result = cli("calibrate", "w", "w.npz", *QUICK, "--choose", "--first", "0.8", "--out", "cal.json")
+    assert result.code == 0, result.err
+    assert result.err.endswith("--model w --calibration cal.json\n")
+    kept = json.loads(Path("cal.json").read_text())["defaults"]
+    assert kept["first"] == [0.8]
+    assert set(kept) == {"levels", "weighting", "loss", "first", "draws", "temperature"}
+    told = provenance_of(cli, "a.npy", "--model", "w", "--calibration", "cal.json")
+    assert told["rule"]["name"] == "calibrated"
+    assert (told["plan"]["levels"], told["plan"]["first"]) == (kept["levels"], [0.8])
+    assert _states(folder / "w") == before
+
+
+def test_a_band_that_is_far_from_the_best_is_pointed_out(cli: Cli, folder: Path) -> None:
+    _world(folder)
+    note, last = cli("calibrate", "w", "w.npz", *QUICK).err.splitlines()
+    assert re.fullmatch(r"note: levels \S+ to \S+ would give 92.3 % instead of 61.5 % on 65 of .*: --choose", note)
+    assert last.startswith("next ")
+    assert cli("calibrate", "w", "w.npz", *QUICK, "--quiet").err == ""
+    assert "note" not in cli("calibrate", "w", "w.npz", *QUICK, "--levels", "0.05", "0.1").err
+
+
+def test_without_labels_the_first_draw_is_chosen(cli: Cli, folder: Path) -> None:
+    np.save("unknown.npy", digits_test().images[:70])
+    result = cli("calibrate", "m", "unknown.npy", *QUICK, "--choose", "--write")
+    assert result.code == 0, result.err
+    assert "without labels, only the first draw" in result.out
+    assert "accuracy " not in result.out
+    model = load_bundle("m").model
+    assert (model.defaults.levels, model.defaults.draws) == ((0.2, 2.0), 16)
+    assert model.calibration is not None
+    assert model.calibration.images == 35
+
+
 # --- refusing --------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +329,8 @@ def test_weighting_loss_and_denoiser_are_part_of_a_calibration(cli: Cli, folder:
         (("m", "b.npz", *QUICK, "--out", "no/such/cal.json"), "no/such"),
         (("m", "b.npz", *QUICK, "--out", "digits"), "digits"),
         (("digits-mlp", "b.npz", *QUICK, "--write"), "comes with fastdc"),
+        (("m", "b.npz", *QUICK, "--choose", "--sigma", "0.1"), "without noise: expected no --sigma"),
+        (("m", "b.npz", "--choose"), "--choose needs 10 images beside those of --delta 0.01, got 70"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused_before_the_work(
@@ -274,13 +350,13 @@ def test_level_weights_that_are_not_there_are_refused(cli: Cli, folder: Path) ->
 def calibrated(folder: Path) -> Bundle:
     """The model "m", with its calibration beside it in cal.json."""
     bundle = load_bundle("m")
-    write_calibration_file("cal.json", bundle, CALIBRATION, level_weights=CURVE, first=(0.5, 2.0))
+    write_calibration_file("cal.json", bundle, CALIBRATION, level_weights=CURVE, defaults={"first": [0.5, 2.0]})
     return bundle
 
 
 def test_a_calibration_file_is_as_if_it_were_written_into_the_model(calibrated: Bundle) -> None:
     read = with_calibration_file(calibrated, "cal.json")
-    written = with_calibration("m", CALIBRATION, level_weights=CURVE, first=(0.5, 2.0))
+    written = with_calibration("m", CALIBRATION, level_weights=CURVE, defaults={"first": [0.5, 2.0]})
     assert read.model == dataclasses.replace(written.model, identity=calibrated.model.identity)
     write_calibration_file("cal.json", calibrated, dataclasses.replace(CALIBRATION, limit=3.0))
     kept = with_calibration_file(written, "cal.json").model
@@ -292,12 +368,15 @@ def test_a_calibration_file_is_as_if_it_were_written_into_the_model(calibrated: 
     ("field", "values", "named"),
     [
         ("format", [None, "fastdc-bundle", 5], "not a calibration"),
-        ("version", [0, 3, "1", True, None], "version"),
+        ("version", [0, 4, "1", True, None], "version"),
         ("conditions", ["0" * 64, 5], "other prompts"),
         ("network", ["0" * 64, None, 5], "another network"),
         ("calibration", [None, 5, {}, {**CALIBRATION.to_dict(), "limit": -1}], "calibration"),
         ("level_weights", [5, {}, {"ratio": [1], "weight": []}], "level weights"),
-        ("first", [5, [0], ["1"], "1", [True]], "first"),
+        ("defaults", [5, [], "x", None, {"more": 1}], "defaults"),
+        ("defaults", [{"first": first} for first in (5, [0], ["1"], "1", [True])], "first"),
+        ("defaults", [{"levels": levels} for levels in (5, [1], [2, 1], ["1", 2])], "levels"),
+        ("defaults", [{"draws": 0}, {"loss": "l3"}, {"weighting": 1}, {"temperature": -1}], "defaults"),
         ("more", [1], "more"),
     ],
 )

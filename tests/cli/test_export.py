@@ -159,7 +159,7 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
         "variant": "ema",
         "scheduler": "s.json",
     }
-    found = {key: value for key, value in calls["export"].items() if key not in ("progress", "notify")}
+    found = {key: value for key, value in calls["export"].items() if key not in ("progress", "notify", "on_choice")}
     assert found == {
         "out": "out",
         "name": "N",
@@ -175,6 +175,7 @@ def test_options_reach_the_source_and_the_export(cli: Cli, tmp_path: Path, monke
         "weighting": "vlb",
         "loss": "l1",
         "images": "the images",
+        "choose": None,
         "delta": 0.02,
         "overwrite": True,
     }

@@ -1,6 +1,7 @@
 """Several errors of one evaluation: those of separate runs to the bit, without a further call of the network."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fastdc.diffusion import Plan, make_plan
 from helpers.worlds import ManySlots, classifier, gaussian, unit_images
 
 IMAGES = unit_images(5)
-PLAN = {"draws": 6, "levels": (0.2, 2.0)}
+PLAN: dict[str, Any] = {"draws": 6, "levels": (0.2, 2.0)}
 OTHERS = (("l1", "edm"), ("huber", "edm"), ("l2", "uniform"), ("huber", "velocity"))
 
 
@@ -40,7 +41,7 @@ def test_they_are_those_of_separate_runs(slots: int) -> None:
 def test_plans_of_other_inputs_are_refused() -> None:
     clf = classifier(gaussian(3))
     runs = clf.validation_runs(IMAGES, **PLAN)
-    noisy = {"draws": 6, "levels": (0.3, 2.0), "sigma": 0.1, "method": "epndc"}
+    noisy: dict[str, Any] = {"draws": 6, "levels": (0.3, 2.0), "sigma": 0.1, "method": "epndc"}
     for other in ({**PLAN, "levels": (0.3, 2.0)}, {**PLAN, "draws": 5}, noisy):
         plan = clf.settings(rule="full", **other).job.plan
         with pytest.raises(InputError, match="the same inputs"):

@@ -205,7 +205,8 @@ def test_without_sizes_nothing_is_kept() -> None:
 
 def test_captured_steps_give_further_errors_too() -> None:
     clf = on(FixedSizes())
-    images, plan = unit_images(7), {"draws": 4, "levels": (0.2, 2.0)}
+    images = unit_images(7)
+    plan: dict[str, Any] = {"draws": 4, "levels": (0.2, 2.0)}
     runs = clf.validation_runs(images, **plan)
     other = clf.settings(rule="full", loss="l1", **plan).job.plan
     for table, loss in zip(runs.job.tables(runs.images.x, runs.images.streams, [other]), ("l2", "l1"), strict=True):

@@ -29,6 +29,8 @@ Examples:
   the model stays unchanged:
     fastdc calibrate my-model val-photos/ --out cal.json
     fastdc classify test.npz --model my-model --calibration cal.json
+  choose noise levels and all that belongs to them, too:
+    fastdc calibrate my-model val.npz --choose --write
   begin at an informative noise level:
     fastdc calibrate my-model val.npz --first 0.8 --write
   for fastdc certify --sigma 0.25:
@@ -43,12 +45,14 @@ and models of other tools know nothing. Labels are not needed.
 
 Number of images: DELTA is at least 1 / (images + 1), so 99 images allow 0.01. More images make the
 race faster at the same DELTA. The promise holds for the levels and weights that were calibrated; a
-run with other --levels, --first, --order, --weighting or --loss uses paired tests instead. The
-command prints the most informative level for --first. Strictly, choose it on one half of the images
-and calibrate on the other.
+run with other --levels, --first, --order, --weighting or --loss uses paired tests instead.
 
---weighting and --loss are choices, too: compare `fastdc classify val.npz --weighting velocity` with
-other weightings by the accuracy on labelled validation images, then calibrate with the best one.
+--choose compares bands of noise levels, then weightings and losses, by the accuracy on labelled
+images, all from one full run over a wide band. The model's own plan stays unless another one is better beyond
+doubt. Strictly, the race's promise needs images by which nothing was chosen, so every second image
+chooses and the others calibrate; if these would be too few for DELTA, fewer images choose. Without
+labels only the first draw is chosen. Without --choose, the command names the most informative level
+for --first, and says if another band would be better beyond doubt.
 """
 
 
@@ -56,7 +60,17 @@ other weightings by the accuracy on labelled validation images, then calibrate w
 @click.argument("bundle", metavar="BUNDLE", shell_complete=models)
 @click.argument("data", nargs=-1, required=True, metavar="DATA...", callback=check_sources, shell_complete=files)
 @click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.json", help="Write the calibration to a file.")
-@click.option("--write", is_flag=True, help="Write the calibration into BUNDLE, with --first as its default.")
+@click.option(
+    "--write",
+    is_flag=True,
+    help="Write the calibration into BUNDLE, with --first, or all that --choose chose, as its defaults.",
+)
+@click.option(
+    "--choose",
+    is_flag=True,
+    help="First choose the band of noise levels, the weighting, the loss, the first draw and the number of draws on "
+    "half of the images, by their labels; the race is calibrated on the other half. Options that are given stay.",
+)
 @click.option(
     "--delta",
     type=float,

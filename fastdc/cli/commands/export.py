@@ -25,10 +25,12 @@ Examples:
   and then:
     fastdc classify --model my-model some-image.png
 
-The noise levels matter most for accuracy: choose those that separate the
-classes. 0.2 to 2 (for images in [-1, 1]) suits 8x8 digits. Larger images keep
-their class under more noise: try higher ranges, and compare them on validation
-images.
+The noise levels matter most for accuracy. With --calibrate, they are chosen
+on one half of the images, with what belongs to them: the weighting, the loss,
+the first draw and the number of draws. The probabilities and the race are
+fitted to the other half, whose accuracy is reported. Options that are given
+stay as they are. Without images, a run gets 0.2 to 2 (for images in [-1, 1]),
+which suits 8x8 digits; larger images need higher levels.
 """
 
 
@@ -114,8 +116,14 @@ images.
     "--calibrate",
     metavar="DATA",
     shell_complete=files,
-    help="Labelled images on which to fit the temperature of the probabilities and to calibrate the race; use neither "
-    "training nor test images.",
+    help="Labelled images on which to choose the noise levels, to fit the temperature of the probabilities and to "
+    "calibrate the race; use neither training nor test images.",
+)
+@click.option(
+    "--choose/--no-choose",
+    default=None,
+    help="With --calibrate: whether the defaults below that are not given are chosen by the accuracy on half of the "
+    "images.  [default: if --levels is not given, with 99 images or more]",
 )
 @click.option(
     "--delta",
@@ -124,22 +132,29 @@ images.
     "images]",
 )
 @click.option(
-    "--draws", type=int, help="Default noise draws per image and class.  [default: 16 for a run, otherwise 100]"
+    "--draws",
+    type=int,
+    help="Default noise draws per image and class.  [default: chosen; without, 16 for a run, otherwise 100]",
 )
 @click.option(
     "--levels",
     type=(float, float),
     metavar="LO HI",
-    help="Default band of noise levels (sigma / alpha) of the draws.  [default: 0.2 2 for a run, otherwise all]",
+    help="Default band of noise levels (sigma / alpha) of the draws.  [default: chosen; without, "
+    "0.2 2 for a run, otherwise all]",
 )
-@first_option("none")
+@first_option("chosen; without, none")
 @click.option(
     "--weighting",
     type=click.Choice(("auto", *WEIGHTINGS)),
-    help="Default weighting of the noise levels, such as velocity; auto chooses by the accuracy on half of the images "
-    "of --calibrate.  [default: edm for a run, velocity for Stable Diffusion 3, otherwise uniform]",
+    help="Default weighting of the noise levels, such as velocity; auto: chosen, even if --levels is given.  [default: "
+    "chosen; without, edm for a run, velocity for Stable Diffusion 3, otherwise uniform]",
 )
-@click.option("--loss", type=click.Choice(LOSSES), help="Default loss between predicted and true image.  [default: l2]")
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    help="Default loss between predicted and true image.  [default: chosen; without, l2]",
+)
 @image_options("val", "calibrate-")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @QUIET

@@ -1,0 +1,127 @@
+"""``fastdc calibrate --choose``: the plan is chosen on half of the images, and the race is calibrated on the other."""
+
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.bundle import Bundle
+from fastdc.classifier import DiffusionClassifier
+from fastdc.cli.options import plan_options
+from fastdc.cli.runner import progress_of
+from fastdc.inference import CHOICES, PlanChoice, WholeProgress, band_words, choice_size, choose_plan, split_images
+from fastdc.support import InputError, Int64
+
+_LEAST = 10  # images that a user may have a choice made on
+_NOTE_DRAWS = 128  # of the single seed that suffices to find that a band is far from the best
+
+
+def parts_of(images: int, delta: float) -> tuple[Int64, Int64]:
+    """The numbers of the images to choose on, and of those to calibrate on.
+
+    Raises:
+        InputError: There are too few.
+    """
+    parts = split_images(images, delta) or split_images(images, delta, least=_LEAST)
+    if parts is None:
+        raise InputError(
+            f"--choose needs {_LEAST} images beside those of --delta {delta:g}, got {images} in all: more images, or a "
+            "larger --delta"
+        )
+    return parts
+
+
+def check_choose(options: dict[str, Any]) -> None:
+    """Refuses options that --choose cannot go with.
+
+    Raises:
+        InputError: The images are to be noisy.
+    """
+    for name in ("sigma", "method", "denoiser"):
+        if options[name] is not None:
+            raise InputError(f"--choose is for images without noise: expected no --{name}")
+
+
+def chosen_plan(
+    classifier: DiffusionClassifier,
+    bundle: Bundle,
+    images: npt.NDArray[Any],
+    labels: Int64 | None,
+    options: dict[str, Any],
+) -> PlanChoice:
+    """The best plan on images, whose options that the command gives stay."""
+    plan = plan_options(options, bundle.model)
+    searched = [name for name in CHOICES if name == "draws" or options[name] is None]
+    count, draws, seeds = choice_size(bundle.flops or 0, len(images), len(bundle.model.conditions))
+    taken = _spread(len(images), count)
+    runs = classifier.validation_runs(images[taken], layout="NCHW", **plan)
+    with progress_of(quiet=options["quiet"], description="choosing") as progress:
+        whole = WholeProgress(progress, images=count * seeds, evaluations=0)
+        return choose_plan(
+            runs,
+            None if labels is None else labels[taken],
+            searched=searched,
+            draws=draws,
+            seeds=seeds,
+            delta=options["delta"],
+            progress=whole,
+        )
+
+
+def show(choice: PlanChoice) -> None:
+    """Prints what was chosen, and the candidates."""
+    click.echo(f"chosen       {choice}")
+    for line in choice.table():
+        click.echo(f"             {line}")
+    if not choice.labelled:
+        click.echo("             (without labels, only the first draw: by agreement with the full run)")
+
+
+def stored(choice: PlanChoice) -> dict[str, Any]:
+    """The chosen plan as the model's defaults, with what the command gave."""
+    chosen = choice.chosen
+    levels = None if chosen.levels is None else list(chosen.levels)
+    plan = {"levels": levels, "first": list(chosen.first), "weighting": chosen.weighting, "loss": chosen.loss}
+    return {**choice.defaults, **plan}
+
+
+def typed(choice: PlanChoice, *, kept: bool) -> dict[str, Any]:
+    """The options that a command needs to run the chosen plan; none if it was `kept` with the calibration."""
+    chosen = choice.chosen
+    if kept:
+        return dict.fromkeys(("levels", "first", "weighting", "loss"))
+    return {
+        "levels": chosen.levels,
+        "first": chosen.first or None,
+        "weighting": chosen.weighting,
+        "loss": chosen.loss,
+    }
+
+
+def better_levels(
+    classifier: DiffusionClassifier, bundle: Bundle, images: npt.NDArray[Any], labels: Int64, quiet: bool
+) -> str | None:
+    """A note that the model's own band is far from the best one, beyond doubt; None if it is not."""
+    half = np.arange(0, len(images), 2)
+    count, draws, _ = choice_size(bundle.flops or 0, len(half), len(bundle.model.conditions))
+    taken = half[_spread(len(half), count)]
+    if len(taken) < _LEAST:
+        return None
+    runs = classifier.validation_runs(images[taken], layout="NCHW")
+    with progress_of(quiet=quiet, description="comparing levels") as progress:
+        choice = choose_plan(
+            runs, labels[taken], searched=["levels"], draws=min(draws, _NOTE_DRAWS), seeds=1, progress=progress
+        )
+    best, own = choice.chosen, choice.own
+    if best.levels == own.levels:
+        return None
+    return (
+        f"levels {band_words(best.levels)} would give {100 * best.accuracy:.1f} % instead of "
+        f"{100 * own.accuracy:.1f} % on {len(taken)} of these images: --choose"
+    )
+
+
+def _spread(images: int, count: int) -> Int64:
+    """The numbers of `count` of the images, evenly spread."""
+    return np.linspace(0, images - 1, count).round().astype(np.int64)

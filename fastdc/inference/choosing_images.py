@@ -1,0 +1,70 @@
+"""How much a choice may take, and which images it may see."""
+
+import math
+
+import numpy as np
+
+from fastdc.support import Int64
+
+WIDE_DRAWS, WIDE_SEEDS = 256, 2
+"""Draws and noise seeds of the table that a choice replays, if they do not take too long."""
+
+LEAST_CHOOSING = 50
+"""The fewest images that a model's defaults are chosen on without being asked."""
+
+_IMAGES = 100  # that a choice is made on if evaluations take long
+_MOST_FLOPS = 2e13  # operations of a choice: some minutes on one core
+
+
+def choice_size(flops: float, images: int, conditions: int) -> tuple[int, int, int]:
+    """Images, draws and noise seeds that a choice takes; fewer if they would take too long.
+
+    Args:
+        flops: Operations of an evaluation; 0 if they are unknown.
+        images: Number of images there are to choose on.
+        conditions: Number of conditions of the model.
+
+    Example:
+        >>> from fastdc.inference import choice_size
+        >>> choice_size(0, 98, 10), choice_size(1e8, 500, 10), choice_size(1e9, 2500, 1000)
+        ((98, 256, 2), (156, 128, 1), (50, 64, 1))
+    """
+    draws, seeds = WIDE_DRAWS, WIDE_SEEDS
+    affordable = _MOST_FLOPS / max(flops * conditions, 1e-9)  # images times draws
+    if images * draws * seeds > affordable:
+        seeds = 1
+    for least, fewer in ((images, 1), (_IMAGES, 2), (LEAST_CHOOSING, 2)):
+        if images * draws > affordable:
+            draws //= fewer
+            images = min(images, max(least, int(affordable / draws)))
+    return images, draws, seeds
+
+
+def split_images(images: int, delta: float | None = None, *, least: int = LEAST_CHOOSING) -> tuple[Int64, Int64] | None:
+    """The images to choose on, and those to calibrate on.
+
+    The choosing half is every second image, from the first. If the other half is too small for its level (delta, or
+    0.01 with its 99 images), the choosing part gives it as many as it needs, and keeps `least`.
+
+    Args:
+        images: Number of images.
+        delta: Level of the race; None: 0.01 if there are enough images for it.
+        least: The fewest images to choose on.
+
+    Returns:
+        Two arrays of image numbers; None if there are too few images for both parts.
+
+    Example:
+        >>> from fastdc.inference import split_images
+        >>> [len(part) for part in split_images(197)], [len(part) for part in split_images(120)], split_images(90)
+        ([98, 99], [60, 60], None)
+    """
+    need = math.ceil(1 / (0.01 if delta is None else delta) - 1 - 1e-9)
+    half = images - images // 2
+    count = min(half, images - need)
+    if count < least and delta is None:
+        count = half
+    if count < least:
+        return None
+    kept = 2 * np.round(np.linspace(0, half - 1, count)).astype(np.int64)
+    return kept, np.setdiff1d(np.arange(images), kept)
