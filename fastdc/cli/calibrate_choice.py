@@ -8,9 +8,19 @@ import numpy.typing as npt
 
 from fastdc.bundle import Bundle
 from fastdc.classifier import DiffusionClassifier
+from fastdc.cli.images import print_notes
 from fastdc.cli.options import plan_options
 from fastdc.cli.runner import progress_of
-from fastdc.inference import CHOICES, PlanChoice, WholeProgress, band_words, choice_size, choose_plan, split_images
+from fastdc.inference import (
+    CHOICES,
+    PlanChoice,
+    WholeProgress,
+    band_words,
+    choice_size,
+    choose_plan,
+    size_note,
+    split_images,
+)
 from fastdc.support import InputError, Int64
 
 _LEAST = 10  # images that a user may have a choice made on
@@ -53,7 +63,8 @@ def chosen_plan(
     """The best plan on images, whose options that the command gives stay."""
     plan = plan_options(options, bundle.model)
     searched = [name for name in CHOICES if name == "draws" or options[name] is None]
-    count, draws, seeds = choice_size(bundle.flops or 0, len(images), len(bundle.model.conditions))
+    count, draws, seeds = size = choice_size(bundle.flops or 0, len(images), len(bundle.model.conditions))
+    print_notes(filter(None, [size_note(size, len(images))]), quiet=options["quiet"])
     taken = _spread(len(images), count)
     runs = classifier.validation_runs(images[taken], layout="NCHW", **plan)
     with progress_of(quiet=options["quiet"], description="choosing") as progress:

@@ -18,7 +18,16 @@ from fastdc.calibration import check_level, supported_delta
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
 from fastdc.export.options import AUTO, ExportOptions
-from fastdc.inference import OnProgress, PlanChoice, WholeProgress, choice_size, choose_plan, fit_runs, full_runs
+from fastdc.inference import (
+    OnProgress,
+    PlanChoice,
+    WholeProgress,
+    choice_size,
+    choose_plan,
+    fit_runs,
+    full_runs,
+    size_note,
+)
 from fastdc.loading import load
 from fastdc.support import InputError, temporary_folder
 
@@ -121,8 +130,10 @@ def _choose(
 ) -> PlanChoice:
     """The plan that is best on images, of which fewer are used if evaluations take long."""
     count, draws, seeds = size
+    note = size_note(size, len(images))
+    if note is not None:
+        given.say(note)
     if count < len(images):
-        given.say(f"choosing on {count} of {len(images)} images, because evaluations of this network take long")
         images = images.take(np.linspace(0, len(images) - 1, count).round().astype(np.int64))
     runs = classifier.validation_runs(images.images, layout="NCHW")
     options: dict[str, Any] = {"draws": draws, "seeds": seeds, "delta": given.delta, "progress": progress}

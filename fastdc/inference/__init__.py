@@ -3,6 +3,7 @@
 from fastdc.inference.candidates import Candidates, check_candidates
 from fastdc.inference.class_names import class_indices, named_indices
 from fastdc.inference.choosing_images import choice_size, split_images
+from fastdc.inference.choosing_images import choice_size, size_note, split_images
 from fastdc.inference.class_names import class_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
 from fastdc.inference.class_names import class_indices
@@ -77,6 +78,7 @@ __all__ = [
     "posterior",
     "prior_shifts",
     "released_plan",
+    "size_note",
     "split_images",
     "stream_results",
     "streams_of",

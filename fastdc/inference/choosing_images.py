@@ -14,10 +14,11 @@ LEAST_CHOOSING = 50
 
 _IMAGES = 100  # that a choice is made on if evaluations take long
 _MOST_FLOPS = 2e13  # operations of a choice: some minutes on one core
+_MOST_CELLS = 2**25  # errors that are held, five times: under three losses, and Huber's in three spaces
 
 
 def choice_size(flops: float, images: int, conditions: int) -> tuple[int, int, int]:
-    """Images, draws and noise seeds that a choice takes; fewer if they would take too long.
+    """Images, draws and noise seeds that a choice takes; fewer if they would take too long, or too much memory.
 
     Args:
         flops: Operations of an evaluation; 0 if they are unknown.
@@ -30,7 +31,7 @@ def choice_size(flops: float, images: int, conditions: int) -> tuple[int, int, i
         ((98, 256, 2), (156, 128, 1), (50, 64, 1))
     """
     draws, seeds = WIDE_DRAWS, WIDE_SEEDS
-    affordable = _MOST_FLOPS / max(flops * conditions, 1e-9)  # images times draws
+    affordable = min(_MOST_FLOPS / max(flops, 1e-9), _MOST_CELLS) / conditions  # images times draws
     if images * draws * seeds > affordable:
         seeds = 1
     for least, fewer in ((images, 1), (_IMAGES, 2), (LEAST_CHOOSING, 2)):
@@ -38,6 +39,25 @@ def choice_size(flops: float, images: int, conditions: int) -> tuple[int, int, i
             draws //= fewer
             images = min(images, max(least, int(affordable / draws)))
     return images, draws, seeds
+
+
+def size_note(size: tuple[int, int, int], images: int) -> str | None:
+    """What to say about a choice that takes less than it could; None if it does not.
+
+    Args:
+        size: Images, draws and seeds that it takes.
+        images: Number of images there are to choose on.
+
+    Example:
+        >>> from fastdc.inference import size_note
+        >>> size_note((98, 256, 2), 98) is None
+        True
+    """
+    if size == (images, WIDE_DRAWS, WIDE_SEEDS):
+        return None
+    count, draws, seeds = size
+    seen = f"{count} of {images} images, {draws} draws and {seeds} noise seed{'s' if seeds > 1 else ''}"
+    return f"the plan is chosen on {seen}, because more evaluations of this network would take long"
 
 
 def split_images(images: int, delta: float | None = None, *, least: int = LEAST_CHOOSING) -> tuple[Int64, Int64] | None:

@@ -13,7 +13,16 @@ from fastdc import DiffusionClassifier, InputError
 from fastdc.calibration import controlled_limit, needed_limits
 from fastdc.data import digits_test
 from fastdc.diffusion import LOSSES, WEIGHTINGS, EDMSchedule, FlowSchedule
-from fastdc.inference import PlanOptions, WideErrors, bands, choice_size, choose_plan, split_images, wide_errors
+from fastdc.inference import (
+    PlanOptions,
+    WideErrors,
+    bands,
+    choice_size,
+    choose_plan,
+    size_note,
+    split_images,
+    wide_errors,
+)
 from fastdc.inference.plan_search import _Search
 from fastdc.testing import GaussianWorld
 from helpers.worlds import Float32, Float64, Int64, ManySlots, classifier, fails_with, gaussian, unit_images
@@ -208,7 +217,11 @@ def test_a_level_says_how_many_images_calibrate() -> None:
 
 
 def test_choices_of_slow_networks_are_smaller() -> None:
-    assert choice_size(0, 1000, 1000) == (1000, 256, 2)
+    assert choice_size(0, 1000, 10) == (1000, 256, 2)
+    images, draws, seeds = choice_size(0, 5000, 1000)
+    assert images * draws * seeds * 1000 <= 2**25  # errors to be held
+    assert "on 262 of 5000 images, 128 draws and 1 noise seed," in str(size_note((images, draws, seeds), 5000))
+    assert size_note((70, 256, 2), 70) is None
     for flops, n, classes in ((1e7, 500, 10), (1e8, 500, 10), (1e9, 500, 10), (1e9, 98, 1000), (1e12, 60, 10)):
         images, draws, seeds = choice_size(flops, n, classes)
         assert flops * classes * images * draws * seeds <= 2e13 or (images, draws, seeds) == (50, 64, 1)
