@@ -107,8 +107,9 @@ class PlanChoice:
         if not self.labelled:
             return words
         told = f"{words}: {100 * chosen.accuracy:.1f} % there"
-        same = (chosen.levels, chosen.weighting, chosen.loss) == (own.levels, own.weighting, own.loss)
-        return f"{told}, as before" if same else f"{told} instead of {100 * own.accuracy:.1f} % with {_words(own)}"
+        if chosen is own:
+            return f"{told}, as before"
+        return f"{told} instead of {100 * own.accuracy:.1f} % with {_words(own)}"
 
     def table(self, most: int = 12) -> list[str]:
         """The candidates as lines of text: the plan that the model had, and the best ones by accuracy and cost.

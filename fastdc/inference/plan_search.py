@@ -47,6 +47,7 @@ from fastdc.support import Float32, Float64, InputError, Int64
 _BLOCKS = 8  # disjoint blocks of draws per seed that an accuracy is averaged over, at most
 _LEAST = 32  # draws inside a band that is tried, if the table has enough
 _SAME_COST = 1.1
+_RESAMPLES = 100  # of the images, to tell whether a race is cheaper
 
 
 def choose_plan(
@@ -155,15 +156,15 @@ class _Search:
         order = self._order(levels, first)
         right = self._right(weighting, loss, order, self._draws)
         few = float(self._right(weighting, loss, order, min(FEW, self._draws)).mean())
-        runs = [self._wide.errors(seed, weighting, loss, self._head(order, self._draws)) for seed in self._seeds]
-        try:
-            limit = controlled_limit(np.stack([needed_limits(errors) for errors in runs], axis=1), self._delta)
-        except InputError:  # a class without any error
-            limit = np.inf
-        spent = np.mean([race_evaluations(errors, limit) for errors in runs], axis=0)
-        trial = Trial(levels, weighting, loss, first, right, few, spent)
+        runs = self._runs(weighting, loss, order)
+        trial = Trial(levels, weighting, loss, first, right, few, _spent(runs, self._delta))
         self.trials.append(trial)
         return trial
+
+    def _runs(self, weighting: str, loss: str, order: tuple[list[int], list[int]]) -> list[Float32]:
+        """The errors (n, C, m) that a race may see under each seed."""
+        draws = self._head(order, self._draws)
+        return [self._wide.errors(seed, weighting, loss, draws) for seed in self._seeds]
 
     def _order(self, levels: tuple[float, float] | None, first: tuple[float, ...]) -> tuple[list[int], list[int]]:
         """The first draws of a plan, and the others."""
@@ -215,7 +216,21 @@ class _Search:
             return chosen
         trial = self._tried(chosen.levels, chosen.weighting, chosen.loss, (ratio,))
         worse = beyond_doubt(chosen.right - trial.right, 1)
-        return trial if not worse and beyond_doubt(chosen.spent - trial.spent, 1) else chosen
+        return trial if not worse and self._is_cheaper(trial, chosen) else chosen
+
+    def _is_cheaper(self, trial: Trial, other: Trial) -> bool:
+        """Whether a race is cheaper in 95 of 100 resamples of the images.
+
+        The limit depends on the few hardest images, and so do the evaluations of all others: a test of the images'
+        evaluations at a given limit would not see that.
+        """
+        pair = [self._runs(t.weighting, t.loss, self._order(t.levels, t.first)) for t in (trial, other)]
+        rng, cheaper = np.random.default_rng(0), 0
+        for _ in range(_RESAMPLES):
+            rows = rng.integers(0, self._images, self._images)
+            spent = [_spent([errors[rows] for errors in runs], self._delta).mean() for runs in pair]
+            cheaper += bool(spent[0] < spent[1])
+        return cheaper >= 0.95 * _RESAMPLES
 
     def _most_informative(self, chosen: Trial) -> float | None:
         """The level whose single draws name the class most often; None if no level says anything."""
@@ -240,6 +255,15 @@ class _Search:
         right = {count: self._right(chosen.weighting, chosen.loss, order, count) for count in numbers}
         best = max(right.values(), key=lambda shares: float(shares.mean()))
         return min(count for count, shares in right.items() if within_noise(best - shares))
+
+
+def _spent(runs: Sequence[Float32], delta: float) -> Float64:
+    """The evaluations of each image by the race at a level, the mean over the seeds, float64 (n,)."""
+    try:
+        limit = controlled_limit(np.stack([needed_limits(errors) for errors in runs], axis=1), delta)
+    except InputError:  # a class without any error
+        limit = np.inf
+    return np.asarray(np.mean([race_evaluations(errors, limit) for errors in runs], axis=0), dtype=np.float64)
 
 
 def _level(images: int) -> float:

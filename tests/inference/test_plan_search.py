@@ -121,7 +121,9 @@ def test_a_plan_that_is_good_stays() -> None:
     runs = clf.validation_runs(images, levels=(0.5, 2.0))
     choice = choose_plan(runs, labels, draws=128, seeds=1)
     assert (choice.chosen.levels, choice.chosen.weighting, choice.chosen.loss) == ((0.5, 2.0), "edm", "l2")
-    assert ", as before" in str(choice)
+    kept = choose_plan(runs, labels, searched=("levels", "weighting", "loss"), draws=128, seeds=1)
+    assert kept.chosen is kept.own
+    assert str(kept).endswith(", as before")
 
 
 def test_what_is_not_searched_stays() -> None:
