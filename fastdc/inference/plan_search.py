@@ -11,7 +11,9 @@ Candidates of steps 1 and 2 are compared at equal numbers of draws. The plan tha
 is better beyond doubt: the mean over images of the difference in accuracy, each averaged over noise seeds and disjoint
 draws, must be above 0 by a one-sided t-test at level 0.05, divided by the number of other candidates (Bonferroni). Of
 the candidates that are, those within one standard error of the most accurate one are equal; the race decides between
-them, by its evaluations at equal delta, and the wider band where these are within a tenth.
+them, by its evaluations at equal delta, and the wider band where these are within a tenth. If there are none, the
+candidate with the cheapest race is taken that is at least as accurate as the model's plan, if its race saves a tenth,
+and something in each of 100 resamples of the images.
 
 **The promise of the race.** Choose on some of the images and calibrate on the others. Given the choosing images, the
 chosen plan is fixed, and so is the loss of an image as a function of the limit. If all images and a new one are
@@ -200,14 +202,16 @@ class _Search:
         return self._of_classes(np.concatenate(errors, axis=2))
 
     def _better(self, own: Trial, others: Sequence[Trial]) -> Trial:
-        """A candidate that is better than `own` beyond doubt, or `own`."""
+        """A candidate that is better than `own` beyond doubt, or as accurate and cheaper beyond doubt, or `own`."""
         better = [trial for trial in others if beyond_doubt(trial.right - own.right, len(others))]
         if not better:
-            return own
+            saving = [t for t in others if t.accuracy >= own.accuracy and _SAME_COST * t.evaluations < own.evaluations]
+            cheapest = min(saving, key=lambda trial: trial.evaluations, default=own)
+            return cheapest if cheapest is not own and self._is_cheaper(cheapest, own, _RESAMPLES) else own
         best = max(better, key=lambda trial: (trial.accuracy, -trial.evaluations))
         equal = [trial for trial in better if trial is best or within_noise(best.right - trial.right)]
-        cheapest = min(trial.evaluations for trial in equal)
-        return max((trial for trial in equal if trial.evaluations <= _SAME_COST * cheapest), key=lambda t: t.span)
+        least = min(trial.evaluations for trial in equal)
+        return max((trial for trial in equal if trial.evaluations <= _SAME_COST * least), key=lambda trial: trial.span)
 
     def _with_first(self, chosen: Trial) -> Trial:
         """The candidate with a first draw at the most informative level, if the race is cheaper then, beyond doubt."""
@@ -216,10 +220,10 @@ class _Search:
             return chosen
         trial = self._tried(chosen.levels, chosen.weighting, chosen.loss, (ratio,))
         worse = beyond_doubt(chosen.right - trial.right, 1)
-        return trial if not worse and self._is_cheaper(trial, chosen) else chosen
+        return trial if not worse and self._is_cheaper(trial, chosen, 0.95 * _RESAMPLES) else chosen
 
-    def _is_cheaper(self, trial: Trial, other: Trial) -> bool:
-        """Whether a race is cheaper in 95 of 100 resamples of the images.
+    def _is_cheaper(self, trial: Trial, other: Trial, needed: float) -> bool:
+        """Whether a race is cheaper in as many of 100 resamples of the images as are needed.
 
         The limit depends on the few hardest images, and so do the evaluations of all others: a test of the images'
         evaluations at a given limit would not see that.
@@ -230,7 +234,7 @@ class _Search:
             rows = rng.integers(0, self._images, self._images)
             spent = [_spent([errors[rows] for errors in runs], self._delta).mean() for runs in pair]
             cheaper += bool(spent[0] < spent[1])
-        return cheaper >= 0.95 * _RESAMPLES
+        return cheaper >= needed
 
     def _most_informative(self, chosen: Trial) -> float | None:
         """The level whose single draws name the class most often; None if no level says anything."""

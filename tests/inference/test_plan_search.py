@@ -10,7 +10,7 @@ import pytest
 
 import fastdc
 from fastdc import DiffusionClassifier, InputError
-from fastdc.calibration import controlled_limit, needed_limits
+from fastdc.calibration import beyond_doubt, controlled_limit, needed_limits
 from fastdc.data import digits_test
 from fastdc.diffusion import LOSSES, WEIGHTINGS, EDMSchedule, FlowSchedule
 from fastdc.inference import (
@@ -124,6 +124,15 @@ def test_a_plan_that_is_good_stays() -> None:
     kept = choose_plan(runs, labels, searched=("levels", "weighting", "loss"), draws=128, seeds=1)
     assert kept.chosen is kept.own
     assert str(kept).endswith(", as before")
+
+
+def test_a_plan_that_is_as_accurate_gives_way_to_a_cheaper_one() -> None:
+    clf, images, labels = banded((0.5, 2.0))
+    choice = choose_plan(clf.validation_runs(images, levels=(0.4, 2.5)), labels, searched=("levels",), draws=128)
+    assert choice.chosen.levels == (0.5, 2.0)
+    assert choice.chosen.evaluations < 0.5 * choice.own.evaluations
+    assert not beyond_doubt(choice.chosen.right - choice.own.right, 2)
+    assert choice.chosen.accuracy >= choice.own.accuracy
 
 
 def test_what_is_not_searched_stays() -> None:
