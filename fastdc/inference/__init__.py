@@ -1,12 +1,8 @@
 """Images in, answers out: options, jobs, the table of errors, decisions, results."""
 
 from fastdc.inference.candidates import Candidates, check_candidates
-from fastdc.inference.class_names import class_indices, named_indices
-from fastdc.inference.choosing_images import choice_size, split_images
 from fastdc.inference.choosing_images import choice_size, size_note, split_images
-from fastdc.inference.class_names import class_indices
-from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior
-from fastdc.inference.class_names import class_indices
+from fastdc.inference.class_names import class_indices, named_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior, prior_shifts
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
@@ -16,8 +12,8 @@ from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_choice import CHOICES, PlanChoice, Trial, band_words
 from fastdc.inference.plan_options import plan_config
-from fastdc.inference.prior import Prior
 from fastdc.inference.plan_search import choose_plan
+from fastdc.inference.prior import Prior
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
 from fastdc.inference.self_calibration import FULL, SelfCalibration
