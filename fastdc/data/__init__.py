@@ -14,7 +14,8 @@ One budget bounds what an input may take (`max_pixels`), and one rule says which
 Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`, `levels`
 (values of more than 8 bits), `image_files` and `deep_files` (Pillow), `layouts` (the axes of arrays), `arrays` (.npy,
 .npz), `classes` (labels of a data set and classes of a model), `splits` (train, val, test), `inputs` (sources as parts
-to read), `sets` (the public loaders), `given_images` (`prepare`).
+to read), `sets` (what loaders return), `loaders`
+and `labelled` (the public loaders), `given_images` (`prepare`).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS
@@ -22,17 +23,10 @@ from fastdc.data.classes import match_classes, shortened
 from fastdc.data.given_images import prepare, prepare_named
 from fastdc.data.image_files import Look
 from fastdc.data.inputs import find_splits
+from fastdc.data.labelled import DIGITS_TEST, check_class_folders, digits_test, load_labelled, load_with_labels
 from fastdc.data.levels import check_window
-from fastdc.data.sets import (
-    DIGITS_TEST,
-    ImageSet,
-    LabelledImages,
-    check_class_folders,
-    digits_test,
-    load_images,
-    load_labelled,
-    load_with_labels,
-)
+from fastdc.data.loaders import load_images
+from fastdc.data.sets import ImageSet, LabelledImages
 from fastdc.data.splits import plain_split
 
 __all__ = [

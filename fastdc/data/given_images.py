@@ -24,8 +24,8 @@ from fastdc.data.image_files import Reader
 from fastdc.data.inputs import existing, part_of
 from fastdc.data.layouts import given_layout
 from fastdc.data.levels import Window
+from fastdc.data.loaders import load_images
 from fastdc.data.notes import show
-from fastdc.data.sets import load_images
 from fastdc.data.splits import Split
 from fastdc.support import InputError, as_array, as_pixels, checks, shown
 
@@ -42,6 +42,8 @@ def prepare(
     window: Window | None = None,
     layout: str | None = None,
     max_pixels: int | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
     resize: bool = True,
     bounded: bool = True,
     on_note: Callable[[str], None] | None = None,
@@ -62,6 +64,8 @@ def prepare(
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095).
         layout: Axes of arrays, also in files: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW"; default: by their shape.
         max_pixels: Most pixels of one picture, a 4096th of those of all; default: 2^26.
+        skip_bad: Whether image files that cannot be used are left out, each with a note; if not, one error names them.
+        split: Name of the split to take of folders and files that have several; default: "test".
         resize: Whether arrays of another size or other channels are converted; if not, they are refused.
         bounded: Whether floats outside [0, 1] are refused.
         on_note: Function that is called with a line for each kind of conversion. The lines also go to the log
@@ -87,6 +91,8 @@ def prepare(
         window=window,
         layout=layout,
         max_pixels=max_pixels,
+        skip_bad=skip_bad,
+        split=split,
         resize=resize,
         bounded=bounded,
         on_note=on_note,
@@ -101,6 +107,8 @@ def prepare_named(
     window: Window | None = None,
     layout: str | None = None,
     max_pixels: int | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
     resize: bool = True,
     bounded: bool = True,
     on_note: Callable[[str], None] | None = None,
@@ -125,10 +133,12 @@ def prepare_named(
         images = images.tolist()
     ids: tuple[str, ...] | None
     if _is_path(images) or (isinstance(images, list | tuple) and images and all(map(_is_path, images))):
-        loaded = load_images(images, shape, window=window, max_pixels=max_pixels, layout=layout)
+        loaded = load_images(
+            images, shape, window=window, max_pixels=max_pixels, layout=layout, skip_bad=skip_bad, split=split
+        )
         found, ids, notes = loaded.images, loaded.ids, loaded.notes
     else:
-        reader = Reader(max_pixels, window, None, layout, split=Split(natural="test"))
+        reader = Reader(max_pixels, window, None, layout, skip_bad=skip_bad, split=Split(split, "test"))
         given = _Given(shape, reader, resize=resize, bounded=bounded)
         found, notes = given.collected(images), given.report()
         ids = tuple(given.ids) if len(given.ids) == len(found) else None

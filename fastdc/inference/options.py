@@ -21,6 +21,8 @@ class ImageOptions(TypedDict, total=False):
     window: tuple[float, float] | None
     layout: str | None
     max_pixels: int | None
+    skip_bad: bool
+    split: str | None
 
 
 class PlanOptions(TypedDict, total=False):
@@ -116,6 +118,9 @@ class Options:
             those outside are clipped.
         layout: Axes of arrays whose shape can be read in two ways: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW".
         max_pixels: Most pixels of one picture, a 4096th of those of all; None: 2^26. See :func:`fastdc.data.prepare`.
+        skip_bad: Whether image files that cannot be read are left out, with a note in the log; the ``ids`` of a result
+            tell which are there.
+        split: Split to take of folders and files that have several, such as "val"; None: "test".
     """
 
     rule: str | AbstractRule = "race"
@@ -140,11 +145,19 @@ class Options:
     window: tuple[float, float] | None = None
     layout: str | None = None
     max_pixels: int | None = None
+    skip_bad: bool = False
+    split: str | None = None
 
     @property
     def reading(self) -> ImageOptions:
         """The options of the images."""
-        return {"window": self.window, "layout": self.layout, "max_pixels": self.max_pixels}
+        return {
+            "window": self.window,
+            "layout": self.layout,
+            "max_pixels": self.max_pixels,
+            "skip_bad": self.skip_bad,
+            "split": self.split,
+        }
 
     @property
     def plan(self) -> PlanOptions:

@@ -228,7 +228,7 @@ def maximize_likelihood(
         streams: Noise stream of each image, n whole numbers in [0, 2^56); default: the hash of its pixels.
         chunk: Number of images per step of the network; default: the network's batch. Numbers change only as far as
             the network's rounding depends on the batch.
-        **reading: How images are read: window, layout and max_pixels, see :class:`fastdc.Options`.
+        **reading: How images are read: window, layout, max_pixels, skip_bad and split, see :class:`fastdc.Options`.
 
     Returns:
         float32 (n, c, h, w) in [0, 1].

@@ -37,6 +37,8 @@ def test_each_loader_takes_its_natural_split(tmp_path: Path) -> None:
     assert levels(load_labelled(root, natural="val").images) == [20, 21]
     assert levels(load_labelled(root, split="train").images) == [10, 11]
     assert levels(load_with_labels(root, SHAPE, classes=["a", "b"])[0].images) == [30, 31]
+    assert levels(load_with_labels(root, SHAPE, classes=["a", "b"], split="val")[0].images) == [20, 21]
+    assert levels(prepare(root, SHAPE, split="train")) == [10, 11]
     assert levels(prepare([root, root / "val"], SHAPE)) == [30, 31, 20, 21]
     with pytest.raises(InputError, match=r"has the splits test, train, val: name one with --split NAME"):
         load_labelled(root)

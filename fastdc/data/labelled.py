@@ -1,0 +1,255 @@
+"""The loaders of images with their classes: :func:`load_labelled`, :func:`load_with_labels` and :func:`digits_test`."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdc.data.classes import match_classes, model_labels, shortened
+from fastdc.data.convert import Pixels, check_shape, to_uint8
+from fastdc.data.image_files import Reader, Target
+from fastdc.data.inputs import (
+    Part,
+    array_part,
+    class_folder_part,
+    existing,
+    existing_paths,
+    read_parts,
+    split_folder,
+)
+from fastdc.data.levels import Window
+from fastdc.data.loaders import Source, join_columns, load_images
+from fastdc.data.notes import WholeInputError, show
+from fastdc.data.sets import ImageSet, LabelledImages
+from fastdc.data.splits import Split
+from fastdc.support import InputError, Int64, checks
+
+DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.npz"
+"""The file of :func:`digits_test`."""
+
+
+def load_labelled(
+    source: Source,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    size: int | None = None,
+    classes: Sequence[str] | None = None,
+    window: Window | None = None,
+    max_pixels: int | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
+    natural: str | None = None,
+) -> LabelledImages:
+    """Loads a labelled set, for training or evaluation.
+
+    Args:
+        source: A folder with one sub-folder per class (classes in the sorted order of their names), or an .npz file
+            with ``images`` and ``labels`` (integers from 0), optionally ``class_names``.
+        shape: The (c, h, w) to convert all images to, as :func:`load_images` does.
+        size: Side in pixels to resize and crop all images to. The channels are kept and must agree. If neither `shape`
+            nor `size` is given, all images must have one shape.
+        classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
+        window: Black and white of more than 8 bits, as in :func:`load_images`.
+        max_pixels: Most pixels of one image, as in :func:`load_images`.
+        skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
+        split: Name of the split to take, as in :func:`load_images`.
+        natural: The split to take of a source that has splits if `split` is None; None: such a source is refused.
+
+    Returns:
+        The images as uint8 levels, with their labels and class names.
+
+    Raises:
+        InputError: As :func:`load_images`; also if images disagree, a class folder has no images, labels are missing or
+            out of range, or classes are not the model's.
+
+    Example:
+        >>> from fastdc.data import load_labelled
+        >>> np.savez(folder / "digits.npz", images=images, labels=labels)
+        >>> len(load_labelled(folder / "digits.npz"))
+        20
+    """
+    if shape is not None and size is not None:
+        raise InputError("give either shape or size, not both")
+    shape = None if shape is None else check_shape(shape)
+    size = None if size is None else checks.whole("size", size)
+    path, reader = existing(source), Reader(max_pixels, window, skip_bad=skip_bad, split=Split(split, natural))
+    return _loaded(_labelled(path, reader) or array_part(path, shape, reader), classes, _Wanted(shape, size), reader)
+
+
+def _loaded(part: Part, classes: Sequence[str] | None, wanted: "_Wanted", reader: Reader) -> LabelledImages:
+    labels, names = part.labels, part.class_names
+    if labels is None:
+        raise InputError(f"{show(part.source)}: has no array named 'labels'")
+    if classes is not None:
+        labels, names = model_labels(labels, names, classes, part.source, reader.notes), tuple(classes)
+    elif names is None:
+        names = tuple(str(k) for k in range(int(labels.max()) + 1))
+    images, usable = read_parts([_in_8_bits(part)], reader, wanted)
+    if empty := [show(names[k]) for k in np.setdiff1d(labels, labels[usable])]:
+        reader.notes.add(f"no image can be used of the class{'es' * (len(empty) > 1)} {shortened(empty)}", noun="")
+    reader.levels.report(reader.notes)
+    return LabelledImages(
+        to_uint8(images),
+        labels[usable],
+        names,
+        tuple(compress(part.ids, usable)),
+        reader.notes.lines(),
+        join_columns([part], usable),
+        tuple(reader.bad.found),
+    )
+
+
+def check_class_folders(source: Source, *, split: str | None = None, natural: str | None = None) -> None:
+    """Refuses what is neither a folder with one sub-folder per class nor an .npz file; no image is read.
+
+    Args:
+        source: As for :func:`load_labelled`.
+        split: Name of the split to take.
+        natural: The split to take if `split` is None.
+
+    Raises:
+        InputError: There is no such folder, file or split, no sub-folder, or one without images.
+
+    Example:
+        >>> from fastdc.data import check_class_folders
+        >>> np.savez(folder / "test.npz", images=images, labels=labels)
+        >>> check_class_folders(folder / "test.npz")
+    """
+    _labelled(existing(source), Reader(split=Split(split, natural)))
+
+
+def _labelled(path: Path, reader: Reader) -> Part | None:
+    """A folder with one sub-folder per class; None for an .npz file.
+
+    Raises:
+        InputError: The path is neither.
+    """
+    if path.is_dir():
+        return class_folder_part(split_folder(path, reader), reader.notes)
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{show(path)}: labelled images are a folder with one sub-folder per class, or an .npz file")
+    return None
+
+
+def load_with_labels(
+    sources: Any,
+    shape: tuple[int, int, int],
+    *,
+    classes: Sequence[str],
+    window: Window | None = None,
+    max_pixels: int | None = None,
+    layout: str | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
+) -> tuple[ImageSet, Int64]:
+    """Images of :func:`load_images` with the labels that their files have, for a measurement of accuracy.
+
+    Args:
+        sources: Path of a folder with one sub-folder per class, or of an .npz file with ``labels``, or a list of these.
+        shape: The wanted (c, h, w).
+        classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
+        window: Black and white of more than 8 bits, as in :func:`load_images`.
+        max_pixels: Most pixels of one image, as in :func:`load_images`.
+        layout: Axes of arrays, as in :func:`load_images`.
+        skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
+        split: Name of the split to take, as in :func:`load_images`; default: "test".
+
+    Returns:
+        The images, and int64 (n,), the class of each.
+
+    Raises:
+        InputError: The images have no labels, or their classes are not the model's; or as :func:`load_images`.
+
+    Example:
+        >>> from fastdc.data import load_with_labels
+        >>> np.savez(folder / "test.npz", images=images, labels=labels)
+        >>> load_with_labels(folder / "test.npz", (1, 8, 8), classes=clf.class_names)[1][:3]
+        array([7, 9, 5])
+    """
+    wanted = "labels must be given: only a folder with one sub-folder per class, or an .npz file, can have its own"
+    several = isinstance(sources, list | tuple)
+    if not all(isinstance(one, str | os.PathLike) for one in (sources if several else [sources])):
+        raise InputError(wanted)
+    paths, quiet = existing_paths(sources), Reader(split=Split(split, "test"))
+    for path in paths:
+        if path.is_dir():
+            match_classes(class_folder_part(split_folder(path, quiet), quiet.notes).class_names or (), classes, path)
+        elif path.suffix.lower() != ".npz":
+            raise InputError(f"{show(path)}: {wanted}")
+    log = logging.getLogger("fastdc.data").info
+    loaded = load_images(
+        paths,
+        shape,
+        classes=classes,
+        window=window,
+        max_pixels=max_pixels,
+        layout=layout,
+        skip_bad=skip_bad,
+        split=split,
+        on_note=log,
+    )
+    if loaded.labels is None:
+        raise InputError(f"{show(paths[0])}: {wanted}")
+    return loaded, loaded.labels
+
+
+def digits_test() -> LabelledImages:
+    """Loads the 400 handwritten digits (1, 8, 8) that the bundles `digits` and `digits-mlp` were not trained on.
+
+    Source: scikit-learn's copy of the UCI optical recognition of handwritten digits test set; ten classes "0".."9".
+
+    Returns:
+        The images as uint8 levels, with their labels and class names.
+
+    Example:
+        >>> from fastdc.data import digits_test
+        >>> digits_test().images.shape
+        (400, 1, 8, 8)
+    """
+    data = load_labelled(DIGITS_TEST)
+    return replace(data, ids=tuple(f"digits-test[{i}]" for i in range(len(data))))
+
+
+class _Wanted:
+    """The shape to convert each image of a labelled set to: the given one, or the first image's.
+
+    Raises:
+        InputError: An image has other channels than the first, or another size while none is given.
+    """
+
+    def __init__(self, shape: tuple[int, int, int] | None, size: int | None) -> None:
+        self._shape, self._size = shape, size
+        self._first: tuple[tuple[int, int, int], str] | None = None
+
+    def __call__(self, have: tuple[int, int, int], name: str) -> tuple[int, int, int]:
+        """The wanted shape of an image that has the shape `have`."""
+        if self._shape is not None:
+            return self._shape
+        first, other = self._first = self._first or (have, name)
+        if have[0] != first[0]:
+            kinds = {1: "grey", 3: "RGB"}
+            message = f"{name} is {kinds[have[0]]} and {other} is {kinds[first[0]]}"
+            raise WholeInputError(f"{message}: give shape=(channels, height, width) to convert all images")
+        if self._size is not None:
+            return (first[0], self._size, self._size)
+        if have != first:
+            sizes = f"{have[2]}x{have[1]} and {other} is {first[2]}x{first[1]}"
+            raise WholeInputError(f"{name} is {sizes}: give size={min(first[1:])} to resize and crop all images")
+        return first
+
+
+def _in_8_bits(part: Part) -> Part:
+    """The same part, whose images are rounded to levels as they are read."""
+
+    def read(reader: Reader, target: Target) -> Iterator[Pixels | None]:
+        for images in part.read(reader, target):
+            if images is not None and images.dtype != np.uint8:
+                reader.notes.add("rounded from float to 8 bits", count=len(images))
+            yield None if images is None else to_uint8(images)
+
+    return replace(part, read=read)
