@@ -1,8 +1,8 @@
 """Loaders that turn image files and arrays into arrays of one shape, for `classify`, `certify` and `train`.
 
     prepare(images, shape)        whatever a user has in hand -> array (n, c, h, w)
-    load_images(sources, shape)   image files, folders, .npy and .npz -> ImageSet, converted to the bundle's (c, h, w)
-    load_labelled(source)         a folder with one sub-folder per class, or an .npz with labels -> LabelledImages
+    load_images(sources, shape)   image files, folders, manifests, .npy, .npz -> ImageSet of the bundle's (c, h, w)
+    load_labelled(source)         a folder with one sub-folder per class, a manifest, or an .npz -> LabelledImages
     digits_test()                 the 400 test digits that the package ships
 
 All loaders check everything before they return anything, and never unpickle. Files that cannot be used
@@ -13,9 +13,9 @@ One budget bounds what an input may take (`max_pixels`), and one rule says which
 
 Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`, `levels`
 (values of more than 8 bits), `image_files` and `deep_files` (Pillow), `layouts` (the axes of arrays), `arrays` (.npy,
-.npz), `classes` (labels of a data set and classes of a model), `splits` (train, val, test), `inputs` (sources as parts
-to read), `sets` (what loaders return), `loaders`
-and `labelled` (the public loaders), `given_images` (`prepare`).
+.npz), `manifests` (tables of files), `classes` (labels of a data set and classes of a model), `splits` (train, val, test),
+`parts` and `manifest_parts` (sources, listed but not read), `inputs` (which part a source is), `stack` (where images
+go), `sets` (what loaders return), `loaders` and `labelled` (the public loaders), `given_images` (`prepare`).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS

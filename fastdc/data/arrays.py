@@ -3,7 +3,8 @@
 A .npy file holds images. An .npz file holds them under ``images``, optionally with ``labels`` (integers from 0),
 ``ids`` (strings) and ``class_names`` (strings); other members are ignored. Images are uint8 levels or floats in [0, 1];
 other integers and floats need a window (:mod:`fastdc.data.levels`). They are read some at a time, so that the whole
-array is never in memory unless it is in Fortran order.
+array is never in memory unless it is in Fortran order. An .npz file of the MedMNIST layout has splits: train_images,
+train_labels, and the same for val and test; labels may have the shape (n, 1).
 
 Their axes are read as :mod:`fastdc.data.layouts` describes.
 """
@@ -28,6 +29,7 @@ from fastdc.data.notes import reading, show
 from fastdc.support import InputError, Int64
 
 MAX_CLASSES = 100_000  # ImageNet-21k has 21,843; a larger label is a mistake, and names for it would fill the memory
+_SPLITS = ("train", "val", "test")
 _MAX_HEADER = 10_000  # bytes; NumPy's own limit, which it applies after reading
 _CHUNK = 2**24  # bytes that are read at a time
 _MAX_TEXT = 4 * 1024  # bytes of an id or a class name, 4 per character
@@ -55,6 +57,7 @@ class ArrayFile:
     class_names: tuple[str, ...] | None
     layout: str
     header: "_Header"
+    key: str = "images"
 
     def images(self, reader: Reader) -> Iterator[Pixels]:
         """Yields the images (k, c, h, w), some at a time: uint8 levels, or float32 in [0, 1].
@@ -63,9 +66,9 @@ class ArrayFile:
             InputError: The data are damaged, too large, or outside the range; raised after the last image, which
                 shows the whole range.
         """
-        name = show(self.path) if self.path.suffix.lower() == ".npy" else f"{show(self.path)}: images"
+        name = show(self.path) if self.path.suffix.lower() == ".npy" else f"{show(self.path)}: {self.key}"
         values = _Values(self.header.dtype, reader, name)
-        with _member(self.path, "images") as (file, _):
+        with _member(self.path, self.key) as (file, _):
             _read_header(file, name)
             for part in _parts(file, self.header, self.layout, reader, name):
                 array = np.moveaxis(part, -1, -3) if self.layout.endswith("hwc") else part
@@ -94,16 +97,19 @@ def read_arrays(path: Path, shape: tuple[int, int, int] | None, reader: Reader) 
     """
     name = show(path)
     packed = path.suffix.lower() != ".npy"
-    what = f"{name}: images" if packed else name
-    held = {key: _member_header(path, key, name) for key in ("labels", "ids", "class_names")} if packed else {}
-    header = _member_header(path, "images", name)
+    split = _wanted_split(path, reader)
+    images, numbered = f"{split}images", f"{split}labels"
+    what = f"{name}: {images}" if packed else name
+    others = (numbered, "class_names", *(["ids"] if not split else []))  # which split's names they are is not said
+    held = {key: _member_header(path, key, name) for key in others} if packed else {}
+    header = _member_header(path, images, name)
     if header is None:
         with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
             keys = ", ".join(sorted(show(key)[:80].removesuffix(".npy") for key in archive.namelist()[:1000])[:5])
         raise InputError(f"{name}: has no array named 'images'; it holds {keys or 'nothing'}")
     _check_images(header, what)
-    labels = held.get("labels")
-    count = None if labels is None else _check_labels_header(labels, name)
+    labels = held.get(numbered)
+    count = None if labels is None else _check_labels_header(labels, f"{name}: {numbered}")
     chosen = choose_layout(header.shape, shape, count, what, reader.notes, reader.layout)
     _, height, width = chosen.shape
     reader.budget.take(width, height, what, chosen.n)
@@ -123,7 +129,7 @@ def read_arrays(path: Path, shape: tuple[int, int, int] | None, reader: Reader) 
             return array
 
     names = tuple(load("class_names").tolist()) if held.get("class_names") else None
-    numbers = None if labels is None else _as_labels(load("labels"), names, name)
+    numbers = None if labels is None else _as_labels(load(numbered).reshape(-1), names, name)
     if names is not None and (len(set(names)) != len(names) or "" in names):
         raise InputError(f"{name}: class_names must be different and not empty")
     return ArrayFile(
@@ -135,7 +141,29 @@ def read_arrays(path: Path, shape: tuple[int, int, int] | None, reader: Reader) 
         names,
         chosen.layout,
         header,
+        images,
     )
+
+
+def _wanted_split(path: Path, reader: Reader) -> str:
+    """What the names of a file's arrays begin with: "val_" for the validation images; "" if there are no splits."""
+    if splits := array_splits(path):
+        return f"{reader.split.choose(splits, path, reader.notes)}_"
+    reader.split.missing(path)
+    return ""
+
+
+def array_splits(path: Path) -> tuple[str, ...]:
+    """The splits of an .npz file of the MedMNIST layout; empty for other files.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if path.suffix.lower() != ".npz":
+        return ()
+    with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+    return () if "images.npy" in names else tuple(split for split in _SPLITS if f"{split}_images.npy" in names)
 
 
 @contextmanager
@@ -274,8 +302,10 @@ def _check_images(header: _Header, what: str) -> None:
 
 def _check_labels_header(header: _Header, name: str) -> int:
     shape, dtype, _ = header
-    if dtype.kind not in "iu" or len(shape) != 1:
-        raise InputError(f"{name}: labels must be integers of shape (n,), got shape {shape} of {show(dtype)}")
+    if dtype.kind in "iub" and len(shape) == 2 and shape[1] > 1:
+        raise InputError(f"{name} has {shape[1]} labels per image, shape {shape}: expected one class per image")
+    if dtype.kind not in "iu" or shape not in (shape[:1], (*shape[:1], 1)) or not shape:
+        raise InputError(f"{name} must be integers of shape (n,) or (n, 1), got shape {shape} of {show(dtype)}")
     return shape[0]
 
 

@@ -30,8 +30,8 @@ class BadFiles:
         """Counts an image; the error may begin with its name."""
         self.found.append((name, str(error).removeprefix(f"{show(name)}: ")))
 
-    def settle(self, count: int, notes: Notes) -> None:
-        """Notes what is left out of `count` images, after all of them have been read.
+    def settle(self, usable: int, notes: Notes) -> None:
+        """Notes what is left out beside `usable` images, after all of them have been read.
 
         Raises:
             InputError: Some cannot be used and are not to be left out, or none can be used.
@@ -39,7 +39,7 @@ class BadFiles:
         if not self.found:
             return
         lines = [f"{show(name)}: {why}" for name, why in self.found]
-        bad = len(lines)
+        bad, count = len(lines), usable + len(lines)
         if count == 1:
             raise InputError(lines[0])
         if bad == count or not self.skip:

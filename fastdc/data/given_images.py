@@ -170,7 +170,7 @@ class _Given:
             count += len(part)
             if len(parts) > 1:  # they are copied into one array in the end
                 self._reader.budget.hold(count, self._shape, part.dtype.itemsize)
-        self._reader.bad.settle(len(self.ids), self._reader.notes)
+        self._reader.bad.settle(len(self.ids) - len(self._reader.bad.found), self._reader.notes)
         if not parts:
             raise InputError("images is empty: expected at least one image")
         if len(parts) == 1:

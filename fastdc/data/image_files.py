@@ -344,7 +344,7 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
     """Lists all image files below a folder, by suffix, in sorted order.
 
     Hidden files and folders are ignored; other files are skipped with a note. Links are followed; a folder that is
-    reached again, as by a circular link, is read once, which is noted.
+    reached again, as by a circular link, is read once, which is noted. A link that leads nowhere is listed as well.
 
     Raises:
         InputError: A folder cannot be listed.
@@ -364,15 +364,23 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         # Links come last, so that a folder is read under its own name.
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=lambda name: _order(root, name))
-        for name in names:
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in suffixes:
+        folders[:] = sorted(filter(is_visible, folders), key=lambda name: _order(root, name))
+        for name in filter(is_visible, names):
+            if Path(name).suffix.lower() in suffixes or leads_nowhere(Path(root, name)):
                 found.append(Path(root, name))
             else:
                 notes.add("skipped, not an image ({})", show(name), noun="file")
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder counts: it is not hidden, and not what a Mac adds to archives."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def leads_nowhere(path: Path) -> bool:
+    """Whether a path is a link to something that does not exist, or to itself."""
+    return path.is_symlink() and not path.exists()
 
 
 def image_suffixes() -> set[str]:

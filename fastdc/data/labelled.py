@@ -13,24 +13,21 @@ import numpy as np
 from fastdc.data.classes import match_classes, model_labels, shortened
 from fastdc.data.convert import Pixels, check_shape, to_uint8
 from fastdc.data.image_files import Reader, Target
-from fastdc.data.inputs import (
-    Part,
-    array_part,
-    class_folder_part,
-    existing,
-    existing_paths,
-    read_parts,
-    split_folder,
-)
+from fastdc.data.inputs import existing, existing_paths, folder_or_manifest
 from fastdc.data.levels import Window
 from fastdc.data.loaders import Source, join_columns, load_images
+from fastdc.data.manifests import SUFFIXES as MANIFESTS
 from fastdc.data.notes import WholeInputError, show
+from fastdc.data.parts import Part, array_part, class_folder_part
 from fastdc.data.sets import ImageSet, LabelledImages
 from fastdc.data.splits import Split
+from fastdc.data.stack import read_parts
 from fastdc.support import InputError, Int64, checks
 
 DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.npz"
 """The file of :func:`digits_test`."""
+
+_KINDS = "a folder with one sub-folder per class, a manifest (.csv, .tsv, .jsonl, .parquet), or an .npz file"
 
 
 def load_labelled(
@@ -48,8 +45,9 @@ def load_labelled(
     """Loads a labelled set, for training or evaluation.
 
     Args:
-        source: A folder with one sub-folder per class (classes in the sorted order of their names), or an .npz file
-            with ``images`` and ``labels`` (integers from 0), optionally ``class_names``.
+        source: A folder with one sub-folder per class (classes in the sorted order of their names), a manifest with a
+            column of labels, or an .npz file with ``images`` and ``labels`` (integers from 0), optionally
+            ``class_names``.
         shape: The (c, h, w) to convert all images to, as :func:`load_images` does.
         size: Side in pixels to resize and crop all images to. The channels are kept and must agree. If neither `shape`
             nor `size` is given, all images must have one shape.
@@ -124,16 +122,19 @@ def check_class_folders(source: Source, *, split: str | None = None, natural: st
 
 
 def _labelled(path: Path, reader: Reader) -> Part | None:
-    """A folder with one sub-folder per class; None for an .npz file.
+    """A folder with one sub-folder per class, or a manifest; None for an .npz file.
 
     Raises:
-        InputError: The path is neither.
+        InputError: The path is none of these.
     """
-    if path.is_dir():
-        return class_folder_part(split_folder(path, reader), reader.notes)
-    if path.suffix.lower() != ".npz":
-        raise InputError(f"{show(path)}: labelled images are a folder with one sub-folder per class, or an .npz file")
-    return None
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return None
+    found = folder_or_manifest(path, reader, labelled=True)
+    if isinstance(found, Part):
+        return found
+    if not found.is_dir():
+        raise InputError(f"{show(path)}: labelled images are {_KINDS}")
+    return class_folder_part(found, reader)
 
 
 def load_with_labels(
@@ -171,15 +172,16 @@ def load_with_labels(
         >>> load_with_labels(folder / "test.npz", (1, 8, 8), classes=clf.class_names)[1][:3]
         array([7, 9, 5])
     """
-    wanted = "labels must be given: only a folder with one sub-folder per class, or an .npz file, can have its own"
+    wanted = f"labels must be given: only {_KINDS} can have its own"
     several = isinstance(sources, list | tuple)
     if not all(isinstance(one, str | os.PathLike) for one in (sources if several else [sources])):
         raise InputError(wanted)
-    paths, quiet = existing_paths(sources), Reader(split=Split(split, "test"))
+    paths = existing_paths(sources)
     for path in paths:
         if path.is_dir():
-            match_classes(class_folder_part(split_folder(path, quiet), quiet.notes).class_names or (), classes, path)
-        elif path.suffix.lower() != ".npz":
+            part = _labelled(path, Reader(split=Split(split, "test")))
+            match_classes((part and part.class_names) or (), classes, path)
+        elif path.suffix.lower() not in (".npz", *MANIFESTS):
             raise InputError(f"{show(path)}: {wanted}")
     log = logging.getLogger("fastdc.data").info
     loaded = load_images(

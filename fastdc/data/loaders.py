@@ -11,11 +11,13 @@ import numpy as np
 from fastdc.data.classes import model_labels
 from fastdc.data.convert import check_shape
 from fastdc.data.image_files import Look, Reader
-from fastdc.data.inputs import Part, existing_paths, part_of, read_parts
+from fastdc.data.inputs import existing_paths, part_of
 from fastdc.data.levels import Window
 from fastdc.data.notes import Notes
+from fastdc.data.parts import Part
 from fastdc.data.sets import ImageSet
 from fastdc.data.splits import Split
+from fastdc.data.stack import read_parts
 from fastdc.support import InputError, Int64, Mask
 
 Source: TypeAlias = str | os.PathLike[str]
@@ -39,7 +41,7 @@ def load_images(
     """Loads images from files, folders and arrays, and converts all of them to one shape.
 
     Args:
-        sources: Paths of image files, folders, .npy and .npz files; one path or a list. Folders are searched
+        sources: Paths of image files, folders, manifests, .npy and .npz files; one path or a list. Folders are searched
             recursively, in sorted order; hidden files are ignored and other files are skipped with a note.
         shape: The wanted (c, h, w), normally the bundle's. Colour is converted first (grey <-> RGB), then the image is
             resized bicubically to cover h x w and its centre is cropped.

@@ -19,6 +19,7 @@ EXTRA_OF = {
     "transformers": "export",
     "matplotlib": "plot",
     "pandas": "pandas",
+    "pyarrow": "parquet",
     "sklearn": "sklearn",
 }
 """For each import name, the extra that an error names unless the caller says otherwise."""

@@ -35,7 +35,8 @@ class TrainConfig:
     """The recipe of a training run. None means the value of the model preset.
 
     Attributes:
-        data: Labelled images: a folder with one sub-folder per class, or an .npz with ``images`` and ``labels``.
+        data: Labelled images: a folder with one sub-folder per class, a manifest, or an .npz with ``images`` and
+            ``labels``.
         out: The run folder, created by the run.
         model: ``unet`` (accurate) or ``mlp`` (many times cheaper, for small images).
         width: Channels of the UNet's first level (default 32, or 64 above 16 pixels) or the MLP's width (default 256).

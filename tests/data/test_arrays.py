@@ -307,7 +307,7 @@ def test_small_images_cannot_blow_up(tmp_path: Path) -> None:
         ({"images": STACK, "labels": np.arange(5) - 1}, r"labels must be in 0\.\.99999, found -1 to 3"),
         ({"images": STACK, "labels": np.full(5, MAX_CLASSES)}, r"labels must be in 0\.\.99999"),
         ({"images": STACK, "labels": np.arange(5.0)}, "labels must be integers of shape"),
-        ({"images": STACK, "labels": np.zeros((5, 1), dtype=int)}, "labels must be integers of shape"),
+        ({"images": STACK, "labels": np.zeros((5, 2), dtype=int)}, r"labels has 2 labels per image, shape \(5, 2\)"),
         ({"images": STACK, "labels": np.zeros(5, dtype=bool)}, "labels must be integers of shape"),
         (
             {"images": STACK, "labels": np.arange(5), "class_names": ["a"] * 3},

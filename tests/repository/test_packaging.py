@@ -34,6 +34,7 @@ EXTRAS = {
     "train",
     "plot",
     "pandas",
+    "parquet",
     "test",
     "dev",
     "text",
@@ -183,7 +184,7 @@ def lowest(texts: Iterable[str], python: str) -> dict[str, set[Any]]:
     ("file", "extras"),
     [
         ("constraints-lowest.txt", ("cpu", "test")),
-        ("constraints-lowest-models.txt", ("export", "train", "text", "plot", "pandas")),
+        ("constraints-lowest-models.txt", ("export", "train", "text", "plot", "pandas", "parquet")),
     ],
 )
 def test_the_lowest_versions_that_ci_installs_are_the_lower_bounds(

@@ -31,9 +31,10 @@ radius is 2.5 sigma for N = 1000 and 3.2 sigma for N = 10000. SIGMA and radii ar
 --estimation pilot chooses the number of copies from the N0 copies; anytime stops when more copies
 would gain little. Both may lose about --tolerance of radius against all N copies.
 
-DATA is a folder with one sub-folder per class, an .npz with images and labels, "digits" for the
-400 test digits that come with fastdc, or images without labels: then, in place of a table of
-accuracies, each image is a line with its name, class ("abstains": none) and radius between tabs.
+DATA is a folder with one sub-folder per class, a table of image files (.csv with columns path and label),
+an .npz with images and labels, "digits" for the 400 test digits that come with fastdc, or images without
+labels: then, in place of a table of accuracies, each image is a line with its name, class ("abstains": none)
+and radius between tabs.
 --skip and --max choose the images 0, SKIP, 2 SKIP, ... below MAX, as the programs of other papers do.
 
 FILE gets one line per image as soon as the image is certified; FILE.json holds everything that
@@ -49,7 +50,7 @@ in the same file.
     metavar="DATA",
     callback=check_sources,
     shell_complete=files,
-    help="Images: a folder, a file, a pattern, .npz, .npy, - (standard input), or digits.",
+    help="Images: a folder, a file, a pattern, a table of files, .npz, .npy, - (standard input), or digits.",
 )
 @click.option(
     "--out",

@@ -15,6 +15,7 @@ Examples:
   fastdc classify three.png                      a digit, shipped model
   fastdc classify --model my-model photos/       every image below a folder
   fastdc classify --model my-model 'in/*.png'    files that match a pattern
+  fastdc classify --model my-model scans.csv     files that a table lists
   fastdc classify --model my-model - < cat.png   standard input
   fastdc classify batch.npz --json --provenance run.json > out.jsonl
   fastdc classify batch.npz --rule full          every class at every draw
@@ -52,8 +53,9 @@ IMAGES may be patterns in quotes, and - for standard input: one image file, .npy
 that could be none, or have a bright background, need --model. Images of any size and
 mode are accepted: fastdc resizes the shorter side, crops the centre and converts to the
 model's channels. Arrays hold uint8, or floats in [0, 1]; other numbers need --window.
-With the labels of an .npz file, or in folders named after the classes, the accuracy is
-counted: classes are matched by name, or else by number.
+With the labels of an .npz file or of a table (.csv, .tsv, .jsonl, .parquet; columns path,
+label, split), or in folders named after the classes, the accuracy is counted: classes are
+matched by name, or else by number.
 
 A model without a calibration can get one from the run itself: with --self-calibrate N,
 N random images are run in full and find the limit with which the others race. A line
@@ -86,7 +88,7 @@ and saves the finished images. Printed lines are final: a second run repeats the
 )
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save all errors to this file.")
 def command(**options: Any) -> None:
-    """Classify IMAGES: image files, folders, patterns, .npy and .npz arrays, or - for standard input."""
+    """Classify IMAGES: image files, folders, patterns, tables of files, .npy, .npz, or - for standard input."""
     from fastdc.cli.classify import run
 
     run(**options)

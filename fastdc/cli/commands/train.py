@@ -13,6 +13,7 @@ _EPILOG = """\b
 Examples:
   fastdc train photos --out run --size 32 --val 0.1   photos/cat/, photos/dog/
   fastdc train digits.npz --out run --model mlp       arrays images and labels
+  fastdc train scans.csv --out run --size 32          path, label, split
   fastdc train --out run --resume                     after Ctrl-C or a crash
   fastdc export run my-model --calibrate run/val.npz  then: a bundle
 
@@ -87,8 +88,9 @@ their class.
 def command(**options: Any) -> None:
     """Train a class-conditional diffusion model from labelled images.
 
-    DATA is a folder with one sub-folder per class, or an .npz file with the arrays `images` (uint8: n,h,w or n,c,h,w or
-    n,h,w,c), `labels` (integers from 0) and optionally `class_names`.
+    DATA is a folder with one sub-folder per class; a table of image files with the columns path and label (.csv, .tsv,
+    .jsonl, .parquet); or an .npz file with the arrays `images` (uint8: n,h,w or n,c,h,w or n,h,w,c), `labels` (integers
+    from 0) and optionally `class_names`. Of data with splits, `train` is trained on and `val` validates.
 
     The folder RUN receives the configuration, a log and a checkpoint. Ctrl-C saves the state and stops; --resume
     continues from there and ends with the same weights as an uninterrupted run.

@@ -1,0 +1,160 @@
+"""The parts of an input: folders, image files and arrays. All are listed before any image is read.
+
+Links are followed everywhere: a link to a file is that file, and a link to a folder that folder. Below a folder, a
+folder that is reached again is read once, with a note. A link that leads nowhere, or in a circle, is an image that
+cannot be used, whatever its name is; somebody meant something to be there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastdc.data.arrays import read_arrays
+from fastdc.data.convert import Pixels, fit
+from fastdc.data.image_files import Reader, Target, image_suffixes, is_visible, leads_nowhere, list_images
+from fastdc.data.notes import reading, show
+from fastdc.support import InputError, Int64
+
+LOST = "is a link that leads nowhere"
+
+
+class Listed(NamedTuple):
+    """One image file, listed but not read.
+
+    Attributes:
+        path: The file.
+        why: Why it cannot be used, if that is known already.
+    """
+
+    path: Path
+    why: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One source, listed but not read.
+
+    Attributes:
+        source: Its path.
+        ids: n names of its images.
+        read: Yields its images (k, c, h, w), converted to the shape that the target wants, in the order of the names;
+            None for one that cannot be used.
+        labels: int64 (n,), not negative; None if it has none.
+        class_names: Names of the labels; None if they have no names.
+        columns: n values of each further column of a manifest.
+    """
+
+    source: Path
+    ids: Sequence[str]
+    read: Callable[[Reader, Target], Iterator[Pixels | None]]
+    labels: Int64 | None = None
+    class_names: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def array_part(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -> Part:
+    """A .npy or .npz file.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    held = read_arrays(path, shape, reader)
+
+    def read(reader: Reader, target: Target) -> Iterator[Pixels]:
+        name = show(path)
+        wanted = target(held.shape, name)
+        for images in held.images(reader):
+            if held.shape[1:] != wanted[1:]:
+                reader.show(name, held.shape[1:], images)
+            yield fit(images, wanted, name, reader.notes)
+
+    ids = held.ids or tuple(f"{path}[{i}]" for i in range(held.count))
+    return Part(path, ids, read, held.labels, held.class_names)
+
+
+def files_part(path: Path, reader: Reader) -> Part:
+    """An image file, or all images below a folder.
+
+    Raises:
+        InputError: The folder cannot be listed, or has no images.
+    """
+    return part_of_files(path, _image_files(path, reader))
+
+
+def class_folder_part(path: Path, reader: Reader) -> Part:
+    """A folder with one sub-folder per class, in the sorted order of their names.
+
+    Raises:
+        InputError: There are no sub-folders, one has no images, or two are the same.
+    """
+    items, folders = listed(path)
+    if not folders:
+        raise InputError(f"{show(path)}: has no sub-folders; a labelled folder has one for each class")
+    for item in items:
+        if leads_nowhere(item):
+            reader.bad.add(str(item), LOST)
+        elif item not in folders:
+            reader.notes.add("skipped, not in a class folder ({})", show(item.name), noun="file")
+    _check_different(folders)
+    files = [_image_files(folder, reader) for folder in folders]
+    labels = np.repeat(np.arange(len(folders)), [len(found) for found in files])
+    names = tuple(folder.name for folder in folders)
+    return part_of_files(path, [file for found in files for file in found], labels.astype(np.int64), names)
+
+
+def part_of_files(
+    path: Path,
+    files: Sequence[Listed],
+    labels: Int64 | None = None,
+    class_names: tuple[str, ...] | None = None,
+    columns: Mapping[str, tuple[str, ...]] | None = None,
+) -> Part:
+    """A part of image files, which are read one by one."""
+
+    def read(reader: Reader, target: Target) -> Iterator[Pixels | None]:
+        for file in files:
+            if file.why:
+                reader.bad.add(str(file.path), file.why)
+                yield None
+            else:
+                yield reader.tried(file.path, target)
+
+    return Part(path, tuple(str(file.path) for file in files), read, labels, class_names, columns or {})
+
+
+def listed(path: Path) -> tuple[list[Path], list[Path]]:
+    """The visible entries of a folder in sorted order, and those that are folders.
+
+    Raises:
+        InputError: The folder cannot be listed.
+    """
+    with reading(path, "a folder"):
+        items = sorted(item for item in path.iterdir() if is_visible(item.name))
+        return items, [item for item in items if item.is_dir()]
+
+
+def is_picture(item: Path) -> bool:
+    """Whether a file is an image, by its suffix."""
+    return item.suffix.lower() in image_suffixes()
+
+
+def _check_different(folders: Iterable[Path]) -> None:
+    """Refuses two classes that are one folder under two names."""
+    seen: dict[tuple[int, int], Path] = {}
+    for folder in folders:
+        status = folder.stat()
+        other = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if other is not folder:
+            raise InputError(f"{show(folder)}: is the same folder as {show(other)}: two classes of one folder")
+
+
+def _image_files(path: Path, reader: Reader) -> list[Listed]:
+    if not path.is_dir():
+        return [Listed(path)]
+    files = list_images(path, reader.notes)
+    if not files:
+        raise InputError(f"{show(path)}: there are no images in this folder")
+    return [Listed(file, LOST if leads_nowhere(file) else "") for file in files]
