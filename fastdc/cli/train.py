@@ -25,9 +25,7 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
     if resume:
         given = RunFolder(out).info().config.to_dict() | given
     elif data is None:
-        raise InputError(
-            "give DATA, the images to train on (a folder with one sub-folder per class, a table, or an .npz file)"
-        )
+        raise InputError("give DATA, the images to train on (a folder with one sub-folder per class, a table, an .npz)")
     config = TrainConfig(**(given | {"out": out}))
     notify = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     summary = train(config, resume=resume, progress=False if quiet else None, notify=notify)

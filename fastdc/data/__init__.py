@@ -12,10 +12,11 @@ raise a one-line :class:`fastdc.InputError` that names them, or are left out wit
 One budget bounds what an input may take (`max_pixels`), and one rule says which class of a model a label is.
 
 Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`, `levels`
-(values of more than 8 bits), `image_files` and `deep_files` (Pillow), `layouts` (the axes of arrays), `arrays` (.npy,
-.npz), `manifests` (tables of files), `classes` (labels of a data set and classes of a model), `splits` (train, val, test),
-`parts` and `manifest_parts` (sources, listed but not read), `inputs` (which part a source is), `stack` (where images
-go), `sets` (what loaders return), `loaders` and `labelled` (the public loaders), `given_images` (`prepare`).
+(values of more than 8 bits), `image_files` and `deep_files` (Pillow), `dicom_files` (pydicom), `guards` (sizes that
+files announce), `layouts` (the axes of arrays), `arrays` (.npy, .npz), `manifests` (tables of files), `classes` (labels
+of a data set and classes of a model), `splits` (train, val, test), `parts` and `manifest_parts` (sources, listed but
+not read), `inputs` (which part a source is), `stack` (where images go), `sets` (what loaders return), `loaders` and
+`labelled` (the public loaders), `given_images` (`prepare`).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS

@@ -53,8 +53,8 @@ def prepare(
     A picture is turned upright, laid over white, converted to grey or RGB, resized until its shorter side fits, and
     cropped to the centre; an array is converted and resized in the same way.
 
-    Safe for the bytes of strangers: only common formats are opened, by their content, and the size in the header is
-    compared with `max_pixels` before a picture is decoded. A string is the path of a file on this machine.
+    Safe for the bytes of strangers: common formats only are opened, by content, and the size in the header is compared
+    with `max_pixels` before a picture is decoded. A string is the path of a file on this machine.
 
     Args:
         images: A PIL image, the path of an image file, folder, .npy or .npz file, the bytes of an image file, an array
@@ -64,25 +64,22 @@ def prepare(
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095).
         layout: Axes of arrays, also in files: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW"; default: by their shape.
         max_pixels: Most pixels of one picture, a 4096th of those of all; default: 2^26.
-        skip_bad: Whether image files that cannot be used are left out, each with a note; if not, one error names them.
+        skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
         split: Name of the split to take of folders and files that have several; default: "test".
         resize: Whether arrays of another size or other channels are converted; if not, they are refused.
         bounded: Whether floats outside [0, 1] are refused.
-        on_note: Function that is called with a line for each kind of conversion. The lines also go to the log
-            "fastdc.data" at level INFO.
+        on_note: Function that is called with a line for each kind of conversion; the log "fastdc.data" has them, too.
 
     Returns:
-        (n, c, h, w), uint8, or float32 in [0, 1] if any image has floats or more than 8 bits. An array that needs no
-        conversion is returned as it is.
+        (n, c, h, w), uint8, or float32 in [0, 1] if any image has floats or more than 8 bits; an array, if possible, as
+        it is.
 
     Raises:
-        InputError: An image cannot be used, or its axes are ambiguous; the message has its path or index. Or there are
-            no images, or they are too large.
+        InputError: An image, which is named, cannot be used or is ambiguous; or there are none, or they are too large.
 
     Example:
         >>> from PIL import Image
-        >>> from fastdc.data import prepare
-        >>> prepare([Image.new("RGB", (640, 480)), images[0]], (1, 8, 8)).shape
+        >>> fastdc.data.prepare([Image.new("RGB", (640, 480)), images[0]], (1, 8, 8)).shape
         (2, 1, 8, 8)
     """
     found, _ = prepare_named(

@@ -13,12 +13,12 @@ Only the formats of :data:`FORMATS` are opened; the file extension does not matt
 other programs (EPS starts Ghostscript) or open an embedded picture without checking its format (IPTC).
 """
 
+import functools
 import io
 import os
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -30,6 +30,9 @@ from fastdc.data.bad_files import BadFiles
 from fastdc.data.budget import Budget
 from fastdc.data.convert import Pixels, fit, fit_picture, fit_planes, to_uint8
 from fastdc.data.deep_files import DeepPicture, has_colour_of_16_bits, is_deep
+from fastdc.data.dicom_files import SUFFIXES as DICOM_SUFFIXES
+from fastdc.data.dicom_files import has_preamble, read_frames, starts_as_dicom
+from fastdc.data.guards import SizedFile, pillow_limit
 from fastdc.data.layouts import check_layout
 from fastdc.data.levels import Levels
 from fastdc.data.notes import Notes, WholeInputError, reading, show
@@ -57,7 +60,6 @@ _UPRIGHT = {
 _BAND = 2**20  # pixels that are converted at a time
 _SRGB_GAMMA = 0.45455
 _ICON = "ICO"  # which Pillow decodes when it is opened
-_OPENING = threading.Lock()
 
 Target: TypeAlias = Callable[[tuple[int, int, int], str], tuple[int, int, int]]
 """From the (c, h, w) of an image, c being 1 for grey and 3 otherwise, and its name, to the wanted (c, h, w)."""
@@ -104,22 +106,41 @@ class Reader:
         except InputError as error:  # it judges what is in a picture, not whether the file can be used
             raise WholeInputError(str(error)) from error
 
-    def tried(self, path: Path, target: Target) -> Pixels | None:
-        """As :meth:`read`; but None for a file that cannot be used, which is counted in `bad` and nowhere else."""
-        notes, levels = self.notes, self.levels.state
-        self.notes = Notes()
-        try:
-            images = self.read(path, target)
-            notes.merge(self.notes)
-            return images
-        except WholeInputError:
-            raise
-        except InputError as error:
-            self.levels.state = levels
-            self.bad.add(str(path), error)
-            return None
-        finally:
-            self.notes = notes
+    def tried(self, path: Path, target: Target, names: Sequence[str], *, dicom: bool) -> Iterator[Pixels | None]:
+        """Yields the images of a file, one for each name; None for one that cannot be used, which is kept in `bad`."""
+        with closing((self._frames if dicom else self._picture)(path, target)) as images:
+            yield from self._tried(images, path, names)
+
+    def _tried(self, images: Iterator[Pixels], path: Path, names: Sequence[str]) -> Iterator[Pixels | None]:
+        why = ""
+        for name in names:
+            notes, levels = self.notes, self.levels.state
+            self.notes, found = Notes(), None
+            try:
+                found = next(images)
+                notes.merge(self.notes)
+            except WholeInputError:
+                raise
+            except (InputError, StopIteration) as error:  # after a frame that cannot be read, no other one can
+                why = why or str(error).removeprefix(f"{show(path)}: ")
+                self.levels.state = levels
+                self.bad.add(name, why)
+            finally:
+                self.notes = notes
+            yield found
+
+    def _picture(self, path: Path, target: Target) -> Generator[Pixels, None, None]:
+        yield self.read(path, target)
+
+    def _frames(self, path: Path, target: Target) -> Generator[Pixels, None, None]:
+        """The frames of a DICOM file."""
+        name = show(path)
+        for frame in read_frames(path, name, self.budget, self.levels, lambda: self.notes):
+            _, channels, height, width = frame.shape
+            shape = target((channels, height, width), name)
+            if (height, width) != shape[1:]:
+                self.show(name, (height, width), frame)
+            yield fit(frame, shape, name, self.notes)
 
     def read(self, source: Path | bytes, target: Target, name: str | None = None) -> Pixels:
         """Decodes one image file and converts it.
@@ -136,6 +157,8 @@ class Reader:
             InputError: The file is not an image, is truncated, corrupt or too large, or its values have no meaning.
         """
         name = show(source) if name is None else name
+        if isinstance(source, bytes) and has_preamble(source[:132]):
+            raise InputError(f"{name}: is a DICOM file, each of whose frames is an image: pass its path")
         if isinstance(source, Path) and not source.is_file():
             raise InputError(f"{name}: {'is not a file' if source.exists() else 'does not exist'}")
         with _decoding(name), self._opened(source, name) as image:
@@ -275,21 +298,6 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-class _File(io.BufferedReader):
-    """A file of which nobody reads more than there is: a few bytes can announce gigabytes, and Python makes room."""
-
-    def __init__(self, path: Path) -> None:
-        raw = io.FileIO(path)
-        super().__init__(raw)
-        self._size = os.fstat(raw.fileno()).st_size
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Reads at most `size` bytes."""
-        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
-            size = min(size, max(0, self._size - self.tell()))
-        return super().read(size)
-
-
 def _file_behind(image: Image.Image) -> bytes | None:
     """The file of a Pillow image that is not decoded yet and stands at its first frame; None for others.
 
@@ -321,7 +329,7 @@ def _decoding(name: str) -> Iterator[None]:
 def open_picture(source: Path | bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a picture without decoding it; only icons are decoded, of at most `max_pixels`."""
     names = _formats()
-    with _File(source) if isinstance(source, Path) else io.BytesIO(source) as file:
+    with SizedFile(source) if isinstance(source, Path) else io.BytesIO(source) as file:
         try:
             image = _open(file, [name for name in names if name != _ICON], None)
         except UnidentifiedImageError:
@@ -332,12 +340,8 @@ def open_picture(source: Path | bytes, max_pixels: int) -> Iterator[Image.Image]
 
 
 def _open(file: IO[bytes], formats: list[str], limit: int | None) -> Image.Image:
-    with _OPENING:  # Pillow's limit is a global variable
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
-        try:
-            return Image.open(file, formats=formats)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    with pillow_limit(limit):
+        return Image.open(file, formats=formats)
 
 
 def list_images(folder: Path, notes: Notes) -> list[Path]:
@@ -349,7 +353,6 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
     Raises:
         InputError: A folder cannot be listed.
     """
-    suffixes = image_suffixes()
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
 
@@ -366,8 +369,9 @@ def list_images(folder: Path, notes: Notes) -> list[Path]:
         # Links come last, so that a folder is read under its own name.
         folders[:] = sorted(filter(is_visible, folders), key=lambda name: _order(root, name))
         for name in filter(is_visible, names):
-            if Path(name).suffix.lower() in suffixes or leads_nowhere(Path(root, name)):
-                found.append(Path(root, name))
+            path = Path(root, name)
+            if is_picture(path) or leads_nowhere(path) or is_dicom(path):
+                found.append(path)
             else:
                 notes.add("skipped, not an image ({})", show(name), noun="file")
     return sorted(found, key=lambda path: path.as_posix())
@@ -383,10 +387,21 @@ def leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def image_suffixes() -> set[str]:
-    """The suffixes of image files, in lower case."""
+def is_picture(path: Path) -> bool:
+    """Whether a file has the suffix of an image, of those that Pillow reads or of DICOM."""
+    return path.suffix.lower() in _picture_suffixes() or path.suffix.lower() in DICOM_SUFFIXES
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its suffix or, if it has no other of an image, by its preamble."""
+    suffix = path.suffix.lower()
+    return suffix in DICOM_SUFFIXES or (suffix not in _picture_suffixes() and starts_as_dicom(path))
+
+
+@functools.cache
+def _picture_suffixes() -> frozenset[str]:
     formats = {*_formats(), "MPO"}  # which the JPEG reader opens
-    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def _order(root: str, name: str) -> tuple[bool, str]:

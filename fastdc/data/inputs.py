@@ -10,11 +10,11 @@ import numpy as np
 from fastdc.data.arrays import array_splits
 from fastdc.data.budget import Budget
 from fastdc.data.classes import match_classes
-from fastdc.data.image_files import Reader
+from fastdc.data.image_files import Reader, is_picture
 from fastdc.data.manifest_parts import manifest_part, manifest_splits
 from fastdc.data.manifests import is_manifest, metadata_of, read_manifest
 from fastdc.data.notes import show
-from fastdc.data.parts import Part, array_part, class_folder_part, files_part, is_picture, listed
+from fastdc.data.parts import Part, array_part, class_folder_part, files_part, listed
 from fastdc.data.splits import is_split
 from fastdc.support import InputError
 

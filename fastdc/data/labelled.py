@@ -151,7 +151,7 @@ def load_with_labels(
     """Images of :func:`load_images` with the labels that their files have, for a measurement of accuracy.
 
     Args:
-        sources: Path of a folder with one sub-folder per class, or of an .npz file with ``labels``, or a list of these.
+        sources: Path of a labelled folder, manifest or .npz file, as for :func:`load_labelled`, or a list of these.
         shape: The wanted (c, h, w).
         classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
         window: Black and white of more than 8 bits, as in :func:`load_images`.
@@ -178,11 +178,7 @@ def load_with_labels(
         raise InputError(wanted)
     paths = existing_paths(sources)
     for path in paths:
-        if path.is_dir():
-            part = _labelled(path, Reader(split=Split(split, "test")))
-            match_classes((part and part.class_names) or (), classes, path)
-        elif path.suffix.lower() not in (".npz", *MANIFESTS):
-            raise InputError(f"{show(path)}: {wanted}")
+        _check_named(path, classes, Split(split, "test"), wanted)
     log = logging.getLogger("fastdc.data").info
     loaded = load_images(
         paths,
@@ -198,6 +194,15 @@ def load_with_labels(
     if loaded.labels is None:
         raise InputError(f"{show(paths[0])}: {wanted}")
     return loaded, loaded.labels
+
+
+def _check_named(path: Path, classes: Sequence[str], split: Split, wanted: str) -> None:
+    """Refuses a source that has no labels, or a folder of other classes, before any image is read."""
+    if path.is_dir():
+        part = _labelled(path, Reader(split=split))
+        match_classes((part and part.class_names) or (), classes, path)
+    elif path.suffix.lower() not in (".npz", *MANIFESTS):
+        raise InputError(f"{show(path)}: {wanted}")
 
 
 def digits_test() -> LabelledImages:

@@ -24,6 +24,7 @@ Window: TypeAlias = tuple[float, float]
 WHITE = 65535.0  # white of 16-bit levels
 
 _REFUSED, _NOTED = 2**12, 2**14
+_SPREAD = 16  # times the range of the values that a file can hold is too much
 _BAND = 2**18  # values that are converted at a time, in float64
 
 
@@ -42,7 +43,8 @@ class Levels:
 
     def __init__(self, window: Window | None = None) -> None:
         self.window = None if window is None else check_window(window)
-        self.state: dict[float, _Found] = {}  # replaced, never changed
+        # By the white of pictures, negative if not to be judged, or by the range of DICOM; replaced, never changed.
+        self.state: dict[float | tuple[float, float], _Found] = {}
 
     def unit(self, values: NDArray[Any], white: float, name: str, *, count: int = 1, judge: bool = True) -> Float32:
         """Maps the values of one picture, or of a part of an array.
@@ -70,16 +72,25 @@ class Levels:
         self.state = self.state | {key: found}
         return _mapped(values, *(self.window or (0.0, white)))
 
+    def see(self, values: NDArray[Any], least: float, most: float, name: str) -> None:
+        """Remembers the values of a picture whose file can hold values from `least` to `most`, and states no window."""
+        old = self.state.get((least, most), _Found(0, 0, math.inf, -math.inf, name))
+        low, high = min(old.low, float(values.min())), max(old.high, float(values.max()))
+        self.state = self.state | {(least, most): _Found(old.images + 1, 0, low, high, old.name)}
+
     def report(self, notes: Notes) -> None:
         """Notes what was mapped, after all images have been read.
 
         Raises:
-            InputError: 16-bit values use so little of their range that the pictures would be nearly black.
+            InputError: Values use so little of their range that the pictures would be nearly black, or of one grey.
         """
         if self.window is not None:
             self._report_window(notes)
             return
         for key, found in self.state.items():
+            if isinstance(key, tuple):
+                self._report_range(key, found, notes)
+                continue
             text = f"of {_kind(abs(key))} read with {abs(key):g} as white, values {found.low:g} to {found.high:g}"
             if key == WHITE and 0 < found.high < _REFUSED:
                 white = f"{full_scale(found.high):g}"
@@ -94,6 +105,18 @@ class Levels:
                 stays = "stays below {}: is its" if found.dark == 1 else "stay below {}: is their"
                 text += f"; {found.dark} of them {stays.format(_REFUSED)} white less (--window)?"
             notes.add(text, count=found.images)
+
+    def _report_range(self, ends: tuple[float, float], found: _Found, notes: Notes) -> None:
+        (least, most), values = ends, f"{found.low:g} to {found.high:g}"
+        if 0 < found.high - found.low < (most - least) / _SPREAD:
+            raise InputError(
+                f"{found.name}: states no window, and the values of this input are {values} of {least:g} to {most:g}, "
+                f"nearly one grey: give --window {found.low:g} {found.high:g} (window=({found.low:g}, {found.high:g})) "
+                f"if these are black and white, or --window {least:g} {most:g}"
+            )
+        notes.add(
+            f"without a window read with {least:g} as black and {most:g} as white, values {values}", count=found.images
+        )
 
     def _report_window(self, notes: Notes) -> None:
         low, high = self.window or (0.0, 1.0)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from fastdc.data.arrays import MAX_CLASSES
-from fastdc.data.image_files import Reader, leads_nowhere
+from fastdc.data.image_files import Reader
 from fastdc.data.manifests import Manifest, read_manifest
 from fastdc.data.notes import show
-from fastdc.data.parts import LOST, Listed, Part, part_of_files
+from fastdc.data.parts import Listed, Part, listed_file, part_of_files
 from fastdc.data.splits import is_split
 from fastdc.support import InputError, Int64
 
@@ -105,7 +105,7 @@ def _files(rows: Manifest, labels: Sequence[str] | None, reader: Reader) -> list
         elif labels is not None and not labels[k]:
             files.append(Listed(path, f"has no label in line {line} of {rows.path.name}"))
         else:
-            files.append(Listed(path, LOST if leads_nowhere(path) else ""))
+            files.append(listed_file(path))
     return files
 
 

@@ -14,11 +14,10 @@ import numpy as np
 
 from fastdc.data.arrays import read_arrays
 from fastdc.data.convert import Pixels, fit
-from fastdc.data.image_files import Reader, Target, image_suffixes, is_visible, leads_nowhere, list_images
+from fastdc.data.dicom_files import count_frames
+from fastdc.data.image_files import Reader, Target, is_dicom, is_visible, leads_nowhere, list_images
 from fastdc.data.notes import reading, show
 from fastdc.support import InputError, Int64
-
-LOST = "is a link that leads nowhere"
 
 
 class Listed(NamedTuple):
@@ -27,10 +26,17 @@ class Listed(NamedTuple):
     Attributes:
         path: The file.
         why: Why it cannot be used, if that is known already.
+        frames: Number of frames, each an image, if it is a DICOM file; 0 for a picture.
     """
 
     path: Path
     why: str = ""
+    frames: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its images."""
+        return [str(self.path)] if self.frames < 2 else [f"{self.path}[{k}]" for k in range(self.frames)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +101,7 @@ def class_folder_part(path: Path, reader: Reader) -> Part:
         raise InputError(f"{show(path)}: has no sub-folders; a labelled folder has one for each class")
     for item in items:
         if leads_nowhere(item):
-            reader.bad.add(str(item), LOST)
+            reader.bad.add(str(item), listed_file(item).why)
         elif item not in folders:
             reader.notes.add("skipped, not in a class folder ({})", show(item.name), noun="file")
     _check_different(folders)
@@ -112,7 +118,7 @@ def part_of_files(
     class_names: tuple[str, ...] | None = None,
     columns: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Part:
-    """A part of image files, which are read one by one."""
+    """A part of image files, which are read one by one; labels and columns are those of the files."""
 
     def read(reader: Reader, target: Target) -> Iterator[Pixels | None]:
         for file in files:
@@ -120,9 +126,26 @@ def part_of_files(
                 reader.bad.add(str(file.path), file.why)
                 yield None
             else:
-                yield reader.tried(file.path, target)
+                yield from reader.tried(file.path, target, file.names, dicom=file.frames > 0)
 
-    return Part(path, tuple(str(file.path) for file in files), read, labels, class_names, columns or {})
+    ids, columns = tuple(name for file in files for name in file.names), columns or {}
+    if len(ids) != len(files):
+        frames = [max(1, file.frames) for file in files]
+        labels = None if labels is None else np.repeat(labels, frames)
+        columns = {name: tuple(np.repeat(np.array(cells, object), frames)) for name, cells in columns.items()}
+    return Part(path, ids, read, labels, class_names, columns)
+
+
+def listed_file(path: Path) -> Listed:
+    """An image file, with the number of its frames."""
+    if leads_nowhere(path):
+        return Listed(path, "is a link that leads nowhere")
+    if not is_dicom(path) or not path.is_file():
+        return Listed(path)
+    try:
+        return Listed(path, frames=count_frames(path))
+    except InputError as error:
+        return Listed(path, str(error).removeprefix(f"{show(path)}: "))
 
 
 def listed(path: Path) -> tuple[list[Path], list[Path]]:
@@ -134,11 +157,6 @@ def listed(path: Path) -> tuple[list[Path], list[Path]]:
     with reading(path, "a folder"):
         items = sorted(item for item in path.iterdir() if is_visible(item.name))
         return items, [item for item in items if item.is_dir()]
-
-
-def is_picture(item: Path) -> bool:
-    """Whether a file is an image, by its suffix."""
-    return item.suffix.lower() in image_suffixes()
 
 
 def _check_different(folders: Iterable[Path]) -> None:
@@ -153,8 +171,8 @@ def _check_different(folders: Iterable[Path]) -> None:
 
 def _image_files(path: Path, reader: Reader) -> list[Listed]:
     if not path.is_dir():
-        return [Listed(path)]
+        return [listed_file(path)]
     files = list_images(path, reader.notes)
     if not files:
         raise InputError(f"{show(path)}: there are no images in this folder")
-    return [Listed(file, LOST if leads_nowhere(file) else "") for file in files]
+    return [listed_file(file) for file in files]

@@ -20,6 +20,7 @@ EXTRA_OF = {
     "matplotlib": "plot",
     "pandas": "pandas",
     "pyarrow": "parquet",
+    "pydicom": "medical",
     "sklearn": "sklearn",
 }
 """For each import name, the extra that an error names unless the caller says otherwise."""

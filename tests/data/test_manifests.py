@@ -58,11 +58,11 @@ def test_a_manifest_is_what_pandas_reads(folder: Path) -> None:
         assert {name: list(cells) for name, cells in loaded.columns.items()} == rows[["site", "age"]].to_dict("list")
         assert loaded.part(slice(0, 1)).columns["age"] == (rows.age.iloc[0],)
     assert find_splits(path) == ("train", "val", "test")
-    loaded = load_images(path, SHAPE, classes=["dog", "cat"])
-    assert levels(loaded.images) == [30]
-    assert loaded.labels is not None
-    assert (loaded.labels.tolist(), loaded.columns["age"]) == ([0], ("61",))
-    assert loaded.notes == (f"split test of {path} used; it has train, val, test",)
+    classified = load_images(path, SHAPE, classes=["dog", "cat"])
+    assert levels(classified.images) == [30]
+    assert classified.labels is not None
+    assert (classified.labels.tolist(), classified.columns["age"]) == ([0], ("61",))
+    assert classified.notes == (f"split test of {path} used; it has train, val, test",)
     assert load_with_labels(path, SHAPE, classes=["cat", "dog"], split="train")[1].tolist() == [0, 1]
     check_class_folders(path, natural="train")
     assert levels(prepare([path, folder / "0.png"], SHAPE)) == [30, 0]
@@ -91,9 +91,9 @@ def test_json_lines_and_folders_of_hugging_face(folder: Path) -> None:
     Image.new("L", (4, 4), 99).save(root / "test/a.png")
     written(root / "test", "file_name,label\na.png,1\n", "metadata.csv")
     assert levels(load_labelled(root, natural="train").images) == [20, 0]
-    loaded = load_images(root, SHAPE, classes=["a", "b"])
-    assert loaded.labels is not None
-    assert (levels(loaded.images), loaded.labels.tolist()) == ([99], [1])
+    classified = load_images(root, SHAPE, classes=["a", "b"])
+    assert classified.labels is not None
+    assert (levels(classified.images), classified.labels.tolist()) == ([99], [1])
     written(root, "file_name,label\ntrain/0.png,x\ntest/a.png,y\n", "metadata.csv")
     assert load_labelled(root, split="test").class_names == ("y",)
     (root / "metadata.csv").write_text("isic_id,label\n3,x\n")  # of other tools

@@ -197,7 +197,7 @@ def test_a_score_is_the_share_of_right_labels() -> None:
         (np.zeros((4, 3), int), "labels must be class indices or class names, got int64 of shape (4, 3)"),
         ([True, False, True, True], "got True"),
         ("class 0", "labels must be class indices or class names, got 'class 0'"),
-        (None, "labels must be given: only a folder with one sub-folder per class, or an .npz file, can have its own"),
+        (None, "labels must be given: only a folder with one sub-folder per class, a manifest"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_before_any_work(labels: Any, says: str) -> None:

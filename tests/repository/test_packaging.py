@@ -35,6 +35,7 @@ EXTRAS = {
     "plot",
     "pandas",
     "parquet",
+    "medical",
     "test",
     "dev",
     "text",
@@ -184,7 +185,7 @@ def lowest(texts: Iterable[str], python: str) -> dict[str, set[Any]]:
     ("file", "extras"),
     [
         ("constraints-lowest.txt", ("cpu", "test")),
-        ("constraints-lowest-models.txt", ("export", "train", "text", "plot", "pandas", "parquet")),
+        ("constraints-lowest-models.txt", ("export", "train", "text", "plot", "pandas", "parquet", "medical")),
     ],
 )
 def test_the_lowest_versions_that_ci_installs_are_the_lower_bounds(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fastdc.bundle import read_class_names, read_prompts
 from fastdc.data import load_images, load_labelled, prepare
+from fastdc.support import installed
 from fuzzing.mutations import change_bytes, change_npy, change_table, change_zip
 from fuzzing.target import Target
 
@@ -140,6 +141,40 @@ def class_names(scratch: Path) -> Target:
     return Target([b"cat\ndog\nbird\n", "Käfer\nHund\n".encode()], read, change_table)
 
 
+def _tables(suffix: str, content: bytes) -> Callable[[Path], Target]:
+    def target(scratch: Path) -> Target:
+        """Manifests of this kind."""
+        file = scratch / f"set{suffix}"
+        for k in range(3):
+            Image.new("L", (8, 8), 40 * k).save(scratch / f"{k}.png")
+
+        def read(data: bytes) -> object:
+            file.write_bytes(data)
+            return load_images([file], _SHAPE, skip_bad=True), load_labelled(file, natural="train")
+
+        return Target([content], read, change_table)
+
+    return target
+
+
+def dicom(scratch: Path) -> Target:
+    """DICOM files of several transfer syntaxes."""
+    from pydicom.data import get_testdata_file
+
+    names = ("MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "CT_small.dcm", "SC_rgb_small_odd.dcm", "image_dfl.dcm")
+    file = scratch / "image.dcm"
+
+    def read(data: bytes) -> object:
+        file.write_bytes(data)
+        return load_images([file], _SHAPE, window=(0, 1000))
+
+    made = [Path(str(get_testdata_file(name, download=False))).read_bytes() for name in names]
+    return Target(made, read, change_bytes)
+
+
+_CSV = b"path,label,split,site\n0.png,a,train,x\n1.png,b,train,y\n2.png,a,test,\n"
+_JSON = b'{"file_name": "0.png", "label": 1}\n{"file_name": "1.png", "label": 0}\n'
+
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "images": images,
     "given": given,
@@ -147,4 +182,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "npy": npy,
     "prompts": prompts,
     "class-names": class_names,
+    "manifest": _tables(".csv", _CSV),
+    "manifest-json": _tables(".jsonl", _JSON),
+    **({"dicom": dicom} if installed("pydicom") else {}),
 }
