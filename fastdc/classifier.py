@@ -135,7 +135,7 @@ class DiffusionClassifier:
         wanted = merged(Options(rule="full", seed=seed), plan)
         job = self._job(wanted)
         ready = Images.of(images, self.model, streams, **wanted.reading)
-        return job.table(ready.x, ready.streams, progress)
+        return job.table(ready.samples, ready.streams, progress)
 
     def validation_runs(self, images: Any, **plan: Unpack[TableOptions]) -> ValidationRuns:
         """Full runs over the same images under different noise, prepared once: the material of calibrations.

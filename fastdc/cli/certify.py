@@ -64,7 +64,7 @@ class _Data:
     def digest(self) -> str:
         """sha256 of the images and the classes."""
         content = hashlib.sha256(f"{self.images.dtype.str} {self.images.shape}\n".encode())
-        content.update(np.ascontiguousarray(self.images).tobytes())
+        content.update(np.ascontiguousarray(self.images).data)
         content.update(self.labels.astype("<i8").tobytes())
         return content.hexdigest()
 

@@ -28,8 +28,8 @@ _MAX_PIXELS = click.option(
     "--max-pixels",
     type=int,
     metavar="N",
-    help="Most pixels of one image file. All images together may have 4096 times as many, and take 64 times as many "
-    "bytes when converted.  [default: 67108864, and so 4 GiB]",
+    help="Most pixels of one image file. All images together may have 4096 times as many, and take 1024 times as many "
+    "bytes when converted.  [default: 67108864, and so 64 GiB]",
 )
 
 _SKIP_BAD = click.option(

@@ -5,12 +5,13 @@ bounds all of it, and sizes are compared with it before anything is decoded:
 
     one image          max_pixels pixels, and 4 max_pixels bytes as it is stored in an array
     all images         4096 max_pixels pixels together, as they are stored
-    images in memory   64 max_pixels bytes in the shape that they are converted to, at least 1024 bytes each, since
-                       the name and the results of an image take memory, too
+    converted images   1024 max_pixels bytes; from 512 MiB on they are in a temporary file, not in memory
+    their number       max_pixels / 16, since the name and the results of an image take memory, too
+    images in memory   64 max_pixels bytes, where they cannot be put into a file
 
-The default of 2^26 pixels (8192 x 8192) allows 275 billion pixels together, 22,000 photos of 12 million, and 4 GiB of
-images in memory: 1.3 million RGB images of 32 x 32, or four million small ones. Images are converted as they are
-read, so that the originals are never held together.
+The default of 2^26 pixels (8192 x 8192) allows 275 billion pixels together, 22,000 photos of 12 million, and four
+million images that take 64 GiB when they are converted: 350,000 RGB images of 256 x 256. Images are converted as they
+are read, so that the originals are never held together.
 """
 
 import math
@@ -22,6 +23,7 @@ DEFAULT_MAX_PIXELS = 2**26
 
 _ALL = 4096
 _HELD = 64
+_ON_DISK = 1024
 _LEAST = 1024
 
 
@@ -52,10 +54,11 @@ class Budget:
         """Refuses an array in a file that takes more than `factor` x `max_pixels` bytes when it is read at once."""
         self._check(math.prod(shape) * itemsize, factor, f"{name}: {'x'.join(map(str, shape))} values")
 
-    def hold(self, count: int, shape: tuple[int, int, int], itemsize: int) -> None:
-        """Refuses `count` images of `shape` that would take too much memory."""
-        size = count * max(math.prod(shape) * itemsize, _LEAST)
-        self._check(size, _HELD, f"{count} images of {'x'.join(map(str, shape))}")
+    def hold(self, count: int, shape: tuple[int, int, int], itemsize: int, *, in_memory: bool = False) -> None:
+        """Refuses `count` images of `shape` that would take too much room, or that are too many."""
+        what = f"{count} images of {'x'.join(map(str, shape))}"
+        self._check(count * math.prod(shape) * itemsize, _HELD if in_memory else _ON_DISK, what)
+        self._check(count * _LEAST, _HELD, what)
 
     def _check(self, size: int, factor: int, what: str) -> None:
         limit = factor * self.max_pixels

@@ -166,7 +166,7 @@ class _Given:
             parts.append(part)
             count += len(part)
             if len(parts) > 1:  # they are copied into one array in the end
-                self._reader.budget.hold(count, self._shape, part.dtype.itemsize)
+                self._reader.budget.hold(count, self._shape, part.dtype.itemsize, in_memory=True)
         self._reader.bad.settle(len(self.ids) - len(self._reader.bad.found), self._reader.notes)
         if not parts:
             raise InputError("images is empty: expected at least one image")

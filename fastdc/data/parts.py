@@ -5,6 +5,7 @@ folder that is reached again is read once, with a note. A link that leads nowher
 cannot be used, whatever its name is; somebody meant something to be there.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from fastdc.data.dicom_files import count_frames
 from fastdc.data.image_files import Reader, Target, is_dicom, is_visible, leads_nowhere, list_images
 from fastdc.data.notes import reading, show
 from fastdc.support import InputError, Int64
+
+_CONVERTED = 2**22  # values of an array's images that are converted at a time, which can become much larger
 
 
 class Listed(NamedTuple):
@@ -72,10 +75,13 @@ def array_part(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -
     def read(reader: Reader, target: Target) -> Iterator[Pixels]:
         name = show(path)
         wanted = target(held.shape, name)
-        for images in held.images(reader):
-            if held.shape[1:] != wanted[1:]:
-                reader.show(name, held.shape[1:], images)
-            yield fit(images, wanted, name, reader.notes)
+        together = max(1, _CONVERTED // math.prod(wanted))
+        for several in held.images(reader):
+            for start in range(0, len(several), together):
+                images = several[start : start + together]
+                if held.shape[1:] != wanted[1:]:
+                    reader.show(name, held.shape[1:], images)
+                yield fit(images, wanted, name, reader.notes)
 
     ids = held.ids or tuple(f"{path}[{i}]" for i in range(held.count))
     return Part(path, ids, read, held.labels, held.class_names)

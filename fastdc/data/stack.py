@@ -1,5 +1,12 @@
-"""Images of one shape, collected in one array as they are read."""
+"""Images of one shape, collected in one array as they are read: in memory, or if they are large in a temporary file.
 
+The file is mapped into memory, so that all code sees an array, and the system keeps in memory what is in use.
+"""
+
+import mmap
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from itertools import chain
 
@@ -7,8 +14,11 @@ import numpy as np
 
 from fastdc.data.convert import Pixels, to_float
 from fastdc.data.image_files import Reader, Target
+from fastdc.data.notes import show
 from fastdc.data.parts import Part
-from fastdc.support import Mask
+from fastdc.support import InputError, Mask
+
+IN_MEMORY = 2**29  # bytes of images that are kept in memory
 
 
 def read_parts(parts: Sequence[Part], reader: Reader, target: Target) -> tuple[Pixels, Mask]:
@@ -74,4 +84,31 @@ class Stack:
     def _made(self, shape: tuple[int, ...], dtype: np.dtype[np.uint8 | np.float32]) -> Pixels:
         c, h, w = shape
         self._reader.budget.hold(self._count, (c, h, w), dtype.itemsize)
-        return np.empty((self._count, c, h, w), dtype)
+        size = self._count * c * h * w * dtype.itemsize
+        if size <= IN_MEMORY:
+            return np.empty((self._count, c, h, w), dtype)
+        where = show(tempfile.gettempdir())
+        self._reader.notes.add(f"converted images kept in a temporary file, {size / 2**30:.2g} GiB in {where}", noun="")
+        return np.frombuffer(_temporary(size), dtype).reshape(self._count, c, h, w)
+
+
+def _temporary(size: int) -> mmap.mmap:
+    """A file without a name, of `size` bytes that the disk has set aside, as memory; it goes when nobody uses it.
+
+    Raises:
+        InputError: The disk has no room for it.
+    """
+    folder = tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile(prefix="fastdc-") as file:
+            if hasattr(os, "posix_fallocate"):  # without it, a full disk would end the process while it writes
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            return mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free
+        raise InputError(
+            f"{show(folder)}: the converted images take {size / 2**30:.4g} GiB, and no temporary file of this size can "
+            f"be made ({error.strerror}, {free / 2**30:.4g} GiB are free): set TMPDIR to a folder with more room"
+        ) from error

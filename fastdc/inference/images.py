@@ -16,6 +16,9 @@ from fastdc.inference.class_names import class_indices
 from fastdc.inference.options import ImageOptions
 from fastdc.support import Float32, InputError, Int64, as_array, as_pixels
 
+_AT_ONCE = 2**29  # bytes of images that are mapped to the model's range at once
+_PART = 2**22  # values that are mapped at a time for their streams
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -23,19 +26,25 @@ class Images:
 
     Attributes:
         given: uint8, or float32 in [0, 1], (n, c, h, w): the user's images.
-        x: float32 (n, c, h, w) in the model's value range.
+        samples: float32 (n, c, h, w) in the model's value range; if they are large, mapped as they are taken, so that
+            levels should not be changed while a run goes on.
         streams: int64 (n,), names the noise of each image.
         ids: n names, such as the path of each image's file; None unless all images came from files.
     """
 
     given: npt.NDArray[Any] = field(repr=False)
-    x: Float32 = field(repr=False)
+    samples: "Float32 | MappedImages" = field(repr=False)
     streams: Int64
     ids: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """The number of images, n."""
-        return len(self.x)
+        return len(self.given)
+
+    @property
+    def x(self) -> Float32:
+        """All images in the model's value range, float32 (n, c, h, w)."""
+        return self.samples[:]
 
     @property
     def unit(self) -> Float32:
@@ -77,12 +86,41 @@ class Images:
                 raise InputError(f"images were checked for the shape {images.given.shape[1:]}, not {model.image_shape}")
             return images if streams is None else replace(images, streams=check_streams(streams, len(images)))
         given, ids = _checked(images, model, bounded=bounded, **reading)
-        x = np.ascontiguousarray(model.pixels.from_unit(_unit(given)))
-        return cls(given, x, streams_of(x) if streams is None else check_streams(streams, len(x)), ids)
+        mapped = MappedImages(given, model.pixels)
+        samples = mapped if 4 * given.size > _AT_ONCE else mapped[:]
+        return cls(given, samples, _streams(samples) if streams is None else check_streams(streams, len(given)), ids)
 
     def on(self, pixels: PixelRange) -> Float32:
         """The images in another range of pixel values, float32 (n, c, h, w)."""
         return pixels.from_unit(self.unit)
+
+
+@dataclass(frozen=True, eq=False)
+class MappedImages:
+    """Images in a model's value range, mapped some at a time: in float32 all of them would take four times the memory.
+
+    Attributes:
+        given: uint8, or float32 in [0, 1], (n, c, h, w).
+        pixels: The model's range of pixel values.
+    """
+
+    given: npt.NDArray[Any]
+    pixels: PixelRange
+
+    def __len__(self) -> int:
+        """The number of images, n."""
+        return len(self.given)
+
+    def __getitem__(self, rows: slice | Int64) -> Float32:
+        """Some of the images, float32 (k, c, h, w)."""
+        return np.ascontiguousarray(self.pixels.from_unit(_unit(self.given[rows])))
+
+
+def _streams(samples: "Float32 | MappedImages") -> Int64:
+    """The default noise stream of each image, int64 (n,)."""
+    together = max(1, _PART // samples[:1].size)
+    parts = [streams_of(samples[start : start + together]) for start in range(0, len(samples), together)]
+    return np.concatenate(parts)
 
 
 def images_with_labels(

@@ -32,6 +32,7 @@ from fastdc.engine import (
 )
 from fastdc.inference.denoisers import OtherDenoiser
 from fastdc.inference.error_table import ErrorTable
+from fastdc.inference.images import MappedImages
 from fastdc.inference.options import Options
 from fastdc.inference.plan_options import as_the_rule_needs, check_used, plan_config
 from fastdc.inference.prior import Prior
@@ -194,7 +195,7 @@ class Job:
 
     def run(
         self,
-        x: Float32,
+        x: Float32 | MappedImages,
         streams: Int64,
         *,
         rows: Int64 | None = None,
@@ -204,7 +205,7 @@ class Job:
         """Runs over images when it is its turn; yields the requests that finished, keyed by the image's index.
 
         Args:
-            x: float32 (n, c, h, w), images in the model's value range; encoded as they are admitted.
+            x: float32 (n, c, h, w), images in the model's value range; taken and encoded as they are admitted.
             streams: int64 (n,).
             rows: Indices of the images to run over, int64; None: all.
             candidates: Candidate conditions of each image, increasing; None: all.
@@ -218,7 +219,12 @@ class Job:
         return Turn((*self.networks, *(() if self.denoiser is None else self.denoiser.networks)))
 
     def _run(
-        self, x: Float32, streams: Int64, rows: Int64, candidates: Sequence[Int32] | None, progress: OnProgress | None
+        self,
+        x: Float32 | MappedImages,
+        streams: Int64,
+        rows: Int64,
+        candidates: Sequence[Int32] | None,
+        progress: OnProgress | None,
     ) -> Generator[list[Finished], None, None]:
         n = len(rows)
         step = self.together
@@ -245,7 +251,7 @@ class Job:
                 yield [*fresh, *runner.finished()]
                 raise
 
-    def table(self, x: Float32, streams: Int64, progress: OnProgress | None = None) -> ErrorTable:
+    def table(self, x: Float32 | MappedImages, streams: Int64, progress: OnProgress | None = None) -> ErrorTable:
         """The errors of images, as :meth:`run` takes them, evaluated to the end."""
         if self.prior is not None:
             raise InputError("prior changes decisions and no errors: expected none here")

@@ -135,4 +135,4 @@ class _Run:
             if told is not None:
                 told(self._told)
 
-        yield from job.run(images.x, images.streams, rows=rows, candidates=self._candidates, progress=progress)
+        yield from job.run(images.samples, images.streams, rows=rows, candidates=self._candidates, progress=progress)

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastdc.diffusion import PlanConfig, one_copy_each
 from fastdc.inference.error_table import ErrorTable
-from fastdc.inference.images import Images
+from fastdc.inference.images import Images, MappedImages
 from fastdc.inference.job import Job
 from fastdc.inference.results import OnProgress
 from fastdc.rules import AbstractRule
@@ -69,10 +69,10 @@ class ValidationRuns:
         spent = sum(len(done.values) for finished in job.run(x, streams, progress=progress) for done in finished)
         return spent / len(x) + job.denoisings
 
-    def _noisy(self, number: int) -> tuple[Float32, Int64, Job]:
+    def _noisy(self, number: int) -> tuple[Float32 | MappedImages, Int64, Job]:
         """Images, streams and job of a run."""
         checks.whole("number", number, low=0)
         if not self.config.noise:
-            return self.images.x, self.images.streams, self.job.but(seed=number)
+            return self.images.samples, self.images.streams, self.job.but(seed=number)
         options: dict[str, Any] = {"std": self.config.noise, "seed": self.job.seed}
         return *one_copy_each(self.images.x, self.images.streams, number, **options), self.job

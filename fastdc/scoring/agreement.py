@@ -196,6 +196,6 @@ def agreement(
         raise InputError(f"images must be those that were classified, {len(result)} or more, got {len(ready)}")
     rows = sampled(np.flatnonzero(raced), count, seed)
     places = result.indices[rows]
-    chosen = Images(ready.given[places], ready.x[places], result.table.streams[rows])
+    chosen = Images(ready.given[places], ready.samples[places], result.table.streams[rows])
     answers = dict(zip(result.indices.tolist(), result.labels.tolist(), strict=True))
     return Agreement.of(settings, answers, [(places, next(full_runs(settings, chosen, progress=progress)))])

@@ -98,7 +98,7 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
     sigma_data = measure_sigma_data(images)
     if sigma_data == 0.0:
         raise InputError(f"the images of {config.data} are all the same single colour")
-    seen = {image.tobytes() for image in images} if len(val_images) else set()
+    seen = set(map(_fingerprint, images)) if len(val_images) else set()
     return TrainingData(
         images=images,
         labels=labels,
@@ -109,8 +109,12 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
         val_digest=content_digest(val_images, val_labels, data.class_names),
         source_digest=whole,
         sigma_data=sigma_data,
-        repeated=sum(image.tobytes() in seen for image in val_images),
+        repeated=sum(_fingerprint(image) in seen for image in val_images),
     )
+
+
+def _fingerprint(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def validation_source(config: TrainConfig) -> str | None:

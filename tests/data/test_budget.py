@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdc.data import DEFAULT_MAX_PIXELS, load_images, load_labelled
+from fastdc.data import DEFAULT_MAX_PIXELS, load_images, load_labelled, prepare
 from fastdc.data.budget import Budget
 from fastdc.support import InputError
 
@@ -59,9 +59,11 @@ def test_a_photo_collection_is_allowed() -> None:
 
 def test_images_in_memory_are_bounded(tmp_path: Path) -> None:
     """Dots that become large images, and so many that their names alone would fill the memory."""
-    np.save(tmp_path / "dots.npy", np.zeros((100, 1, 1, 1), np.uint8))
-    with pytest.raises(InputError, match=r"100 images of 1x64x64 would take 0\.3906 MiB, the limit is 0\.2441 MiB"):
-        load_images([tmp_path / "dots.npy"], (1, 64, 64), max_pixels=4000)
+    np.save(tmp_path / "dots.npy", np.zeros((10, 1, 1, 1), np.uint8))
+    with pytest.raises(InputError, match=r"10 images of 1x2048x2048 would take 40 MiB, the limit is 39\.06 MiB"):
+        load_images([tmp_path / "dots.npy"], (1, 2048, 2048), max_pixels=40_000)
+    with pytest.raises(InputError, match=r"66 images of 1x64x64 would take 0\.2578 MiB, the limit is 0\.2563 MiB"):
+        prepare([np.zeros((64, 64), np.uint8)] * 100, (1, 64, 64), max_pixels=4200)
     np.savez_compressed(tmp_path / "n.npz", images=np.zeros((2**23, 1, 1, 1), np.uint8))
     with pytest.raises(InputError, match="8388608 images of 1x1x1 would take 8 GiB, the limit is 4 GiB"):
         load_images([tmp_path / "n.npz"], SHAPE)
