@@ -11,7 +11,7 @@ from fastdc.support import InputError
 _NAMED = 3  # in an error
 _NOTED = 20  # lines of notes
 
-_WAY_OUT = "--skip-bad (skip_bad=True)"
+_WAY_OUT = "--skip-bad (skip_bad)"
 
 
 class BadFiles:

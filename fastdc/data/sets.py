@@ -75,6 +75,21 @@ class LabelledImages:
         columns = {name: values[rows] for name, values in self.columns.items()}
         return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows], columns=columns)
 
+    def take(self, rows: Int64) -> "LabelledImages":
+        """These images, in this order.
+
+        Args:
+            rows: int64 (m,), numbers of images in [0, n).
+
+        Example:
+            >>> from fastdc.data import digits_test
+            >>> len(digits_test().take(np.array([5, 3])))
+            2
+        """
+        ids = tuple(self.ids[row] for row in rows)
+        columns = {name: tuple(values[row] for row in rows) for name, values in self.columns.items()}
+        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=ids, columns=columns)
+
     def with_classes(self, classes: Sequence[str]) -> "LabelledImages":
         """The same images, labelled with the classes of a model, matched as :func:`match_classes` does.
 

@@ -13,7 +13,7 @@ from fastdc.support import InputError
 
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _NAMES = {"train", "val", "test"}
-_WAY_OUT = "--split NAME (split=NAME)"
+_WAY_OUT = "--split NAME (split)"
 
 
 @dataclass(frozen=True)
