@@ -23,7 +23,7 @@ make_model() { # NAME DELTA DESCRIPTION, then options of the training; DELTA is 
   fastdc train "$out/data/digits-train.npz" --val "$out/data/digits-val.npz" --out "$out/runs/$name" \
     --seed "$seed" --threads 1 "${resume[@]}" "$@"
   fastdc export "$out/runs/$name" "$out/$name" --name "$name" --description "$description" \
-    --calibrate "$out/data/digits-val.npz" --draws 16 --levels 0.2 2 --overwrite
+    --calibrate "$out/data/digits-val.npz" --checkpoint last --draws 16 --levels 0.2 2 --overwrite
   fastdc calibrate "$out/$name" "$out/data/digits-val.npz" --first 0.9 --delta "$delta" --seeds 8 --write
 }
 

@@ -99,7 +99,7 @@ def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str]
         if not quiet:
             click.echo(f"{line} ...", err=True)
 
-    verify, engine = options.pop("verify"), options.pop("engine")
+    verify, engine, _ = options.pop("verify"), options.pop("engine"), options.pop("checkpoint")
     if engine is not None:
         _check_engine(engine, options["precision"])
     kept = {name: options.pop(name) for name in _OF_READING}

@@ -51,9 +51,7 @@ def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool
             f"{source} does not exist: expected a run of fastdc train, a diffusers folder (on the Hugging Face hub: "
             "hf://org/name), or an EDM .pkl"
         )
-    for name, typed in OF_SOURCES.items() if is_run else ():
-        if options[name] not in (None, (), _UNLESS_GIVEN.get(name)):
-            raise InputError(f"{typed} is for models of other tools, but {source} is a run of fastdc train")
+    _check_kind(source, options, is_run=is_run)
     if Path(out).exists() and not options["overwrite"]:
         raise InputError(f"{out} exists: choose another path, or replace it with --overwrite")
     loras = [text.rpartition("=")[0] or text for text in options["lora"]]
@@ -74,3 +72,12 @@ def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool
             raise InputError("int8 needs images to take the ranges of activations from (--calibrate)")
         asked = {name: options[name] for name in ("weighting", "choose", "delta")}
         check_calibration(ExportOptions(**asked), None)
+
+
+def _check_kind(source: str, options: dict[str, Any], *, is_run: bool) -> None:
+    """Refuses options of models of other tools with a run, and the other way round."""
+    for name, typed in OF_SOURCES.items() if is_run else ():
+        if options[name] not in (None, (), _UNLESS_GIVEN.get(name)):
+            raise InputError(f"{typed} is for models of other tools, but {source} is a run of fastdc train")
+    if options["checkpoint"] is not None and not is_run:
+        raise InputError(f"--checkpoint is for runs of fastdc train, and {source} is not one")

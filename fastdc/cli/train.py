@@ -8,7 +8,7 @@ import click
 from fastdc.support import InputError
 
 if TYPE_CHECKING:
-    from fastdc.train import TrainConfig
+    from fastdc.train import RunSummary, TrainConfig
 
 _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells report them
 
@@ -24,6 +24,9 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
         given["data"] = data
     if resume:
         given = RunFolder(out).info().config.to_dict() | given
+        if data is None and not Path(given["data"]).exists():
+            gone = given["data"]
+            raise InputError(f"{gone} is gone, with which {out} was started: give DATA, where the images are now")
     elif data is None:
         raise InputError("give DATA, the images to train on (a folder with one sub-folder per class, a table, an .npz)")
     config = TrainConfig(**(given | {"out": out}))
@@ -33,19 +36,21 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
     loss = "" if summary.loss is None else f", loss {summary.loss:.4f}"
     val_loss = "" if summary.val_loss is None else f", validation loss {summary.val_loss:.4f}"
     done = f"{summary.step} of {summary.steps} steps in {summary.seconds:.0f} s{loss}{val_loss}"
-    if summary.stopped_by is not None:
+    if not summary.finished:
         click.echo(f"stopped by {summary.stopped_by} and saved: {summary.path}, {done}")
         click.echo(f"next: fastdc train --out {summary.path} --resume")
-        click.get_current_context().exit(_SIGNAL_CODES[summary.stopped_by])
-    click.echo(f"trained {summary.path}: {config.model}, {summary.parameters:,} parameters, {done}")
-    click.echo(f"next: fastdc export {summary.path} BUNDLE{_calibration_hint(config, summary.path)}")
+        click.get_current_context().exit(_SIGNAL_CODES[summary.stopped_by or ""])
+    early = "" if summary.stopped_by is None else ", ended early: no better in the last checkpoints (--patience)"
+    click.echo(f"trained {summary.path}: {config.model}, {summary.parameters:,} parameters, {done}{early}")
+    if summary.best is not None:
+        click.echo(f"best checkpoint: {summary.best}")
+    click.echo(f"next: fastdc export {summary.path} BUNDLE{_calibration_hint(config, summary)}")
 
 
-def _calibration_hint(config: "TrainConfig", run: Path) -> str:
+def _calibration_hint(config: "TrainConfig", summary: "RunSummary") -> str:
     from fastdc.train import validation_source
 
-    val = config.val if config.val_fraction is not None else validation_source(config)
-    if val is None:
+    if summary.val_loss is None:
         return "   (add --calibrate IMAGES to fit the probabilities and the race)"
-    kept = run / "val.npz"
-    return f" --calibrate {kept if kept.exists() else val}"
+    kept = summary.path / "val.npz"
+    return f" --calibrate {kept if kept.exists() else validation_source(config)}"

@@ -133,8 +133,7 @@ class Training:
             if name in recipe:
                 instead = "give random_state" if name == "seed" else "X and y decide it"
                 raise InputError(f"train takes no {name}: {instead}")
-        if calibrate is not False:
-            recipe = {"val": HELD_OUT, **recipe}
+        recipe = {"val": None if calibrate is False else HELD_OUT, **recipe}
         made = cls(recipe, seed, calibrate, work_dir, verbose)
         if made.fraction is None and (calibrate is not False or recipe.get("val") is not None):
             what = "" if calibrate is False else ", which calibrate needs"

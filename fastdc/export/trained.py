@@ -15,16 +15,16 @@ from fastdc.export.known_graphs import traced_and_verified
 from fastdc.export.manifest import check_manifest
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN
-from fastdc.support import InputError, one_line, require, version_of
-from fastdc.train import RunFolder, RunInfo, TrainConfig, content_digest
+from fastdc.support import InputError, checks, one_line, require, version_of
+from fastdc.train import RUN_DEFAULTS, RunFolder, RunInfo, TrainConfig, content_digest
 
 if TYPE_CHECKING:
     from torch import nn
 
-_DEFAULTS = {"draws": 16, "levels": [0.2, 2.0], "weighting": "edm", "loss": "l2", "temperature": 1.0}
+CHECKPOINTS = ("best", "last")
 
 # Fields of a recipe that its command leaves out: the positional ones, and those that do not change the numbers.
-_NOT_IN_COMMAND = ("data", "out", "model", "max_pixels", "threads", "checkpoint_every", "log_every", "device")
+_NOT_IN_COMMAND = ("data", "out", "model", "max_pixels", "threads", "log_every", "device")
 
 
 def export_run(
@@ -32,6 +32,7 @@ def export_run(
     out: str | Path,
     *,
     calibrate: str | Path | LabelledImages | None = None,
+    checkpoint: str | None = None,
     **options: Unpack[ExportKeywords],
 ) -> Bundle:
     """Writes the bundle of a training run.
@@ -44,9 +45,12 @@ def export_run(
             there are fewer than 99; the temperature that turns errors into probabilities and the race are fitted to
             the other half. Each image takes classes x 512 evaluations, or fewer if these take long. With fewer than 19
             images there is no race.
+        checkpoint: "best": the averaged weights that were the best on half of the validation images while they were
+            trained; "last": those of the last checkpoint; None: the best if there are validation images.
         **options: Options of every export, described by ``ExportOptions``. The default name is that of ``out``, the
-            default description that of the training data; the default draws, if they are not chosen, are 16 at sigma in
-            (0.2, 2.0), in the units of images in [-1, 1], with the weighting "edm" and the loss "l2".
+            default description that of the training data; the default draws, if they are not chosen, are 16 in the band
+            of levels of the run's preset, in the units of images in [-1, 1], with the weighting "edm" and the loss
+            "l2".
 
     Raises:
         InputError: There is no usable run, the calibration images do not fit or were trained on, they are too few for
@@ -63,21 +67,24 @@ def export_run(
         ('0', '1')
     """
     given, out, folder = ExportOptions(**options), Path(out), RunFolder(run)
+    if checkpoint is not None:
+        checks.one_of("checkpoint", checkpoint, CHECKPOINTS)
     info = folder.info()
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
         images = None if calibrate is None else _calibration_images(calibrate, info)
         check_calibration(given, images)
-        defaults = {**_DEFAULTS, **given.defaults()}
+        defaults = {**RUN_DEFAULTS, "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
         check_manifest(out, {"name": given.name or out.resolve().name, **_manifest(info, defaults, {})})
-        network, steps = _averaged_network(folder, info)
+        network, steps, chosen = _averaged_network(folder, info, checkpoint)
+        given.say(f"weights of {chosen}")
         labels, scale = len(info.class_names) + 1, info.config.timestep_scale
         model, difference = traced_and_verified(network, info.network, info.shape, labels, timestep_scale=scale)
         files: Files = {DENOISER: model, WEIGHTS: _weights(network)}
         manifest = {
             "name": given.name if given.name is not None else out.resolve().name,
             "description": given.description if given.description is not None else _description(info),
-            **_manifest(info, defaults, _provenance(info, steps, network, difference)),
+            **_manifest(info, defaults, {**_provenance(info, steps, network, difference), "checkpoint": chosen}),
         }
         if images is not None:
             calibrate_manifest(manifest, files, images, given, flops=_flops(model))
@@ -100,21 +107,31 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
         "defaults": defaults,
         "network": info.network,
         "provenance": provenance,
+        **({"training": {"class_counts": list(info.class_counts)}} if info.class_counts else {}),
     }
 
 
-def _averaged_network(folder: RunFolder, info: RunInfo) -> tuple["nn.Module", int]:
-    """The network with the averaged weights of the last checkpoint, and the number of steps that were trained."""
-    checkpoint = folder.load_checkpoint()
-    if checkpoint is None:
-        raise InputError(f"{folder.path} has no checkpoint yet: train it first")
+def _averaged_network(folder: RunFolder, info: RunInfo, wanted: str | None) -> tuple["nn.Module", int, str]:
+    """The network with the averaged weights of a checkpoint, the number of steps it was trained, and a description."""
+    best = None if wanted == "last" else folder.load_best()
+    if best is not None:
+        file, step = folder.best_file, best[0].step
+        checkpoint, chosen = best[1], f"the best checkpoint: {best[0]}"
+    elif wanted == "best":
+        raise InputError(f"{folder.path} has no best checkpoint: no validation images were given, take the last")
+    else:
+        last = folder.load_checkpoint()
+        if last is None:
+            raise InputError(f"{folder.path} has no checkpoint yet: train it first")
+        file, step = folder.checkpoint_file, int(last.progress["step"])
+        checkpoint, chosen = last, f"the last checkpoint: step {step}"
     network = build_network(info.network["kind"], info.network["config"])
     weights = {name[4:]: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("ema.")}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{folder.checkpoint_file} does not fit the run's network: {one_line(error)}") from error
-    return network.eval().requires_grad_(False), int(checkpoint.progress["step"])
+        raise InputError(f"{file} does not fit the run's network: {one_line(error)}") from error
+    return network.eval().requires_grad_(False), step, chosen
 
 
 def _flops(graph: bytes) -> int:
@@ -157,7 +174,8 @@ def _description(info: RunInfo) -> str:
 
 def _provenance(info: RunInfo, steps: int, network: "nn.Module", difference: float) -> dict[str, str | int | float]:
     return {
-        "command": training_command(info.config),
+        "command": training_command(info.config, info.shape),
+        **({"extended": _extensions(info)} if info.extended else {}),
         "data": Path(info.config.data).name,
         "data_sha256": info.data_digest,
         **({"source_sha256": info.source_digest} if info.source_digest else {}),
@@ -173,13 +191,20 @@ def _provenance(info: RunInfo, steps: int, network: "nn.Module", difference: flo
     }
 
 
-def training_command(config: TrainConfig) -> str:
+def _extensions(info: RunInfo) -> str:
+    """What a command alone does not tell: that the number of steps was another one at first."""
+    return ", ".join(f"{steps} steps until step {step}" for step, steps in info.extended)
+
+
+def training_command(config: TrainConfig, shape: tuple[int, int, int]) -> str:
     """The ``fastdc train`` line of a recipe, with bare file names, without the options that do not change the numbers.
 
     Args:
         config: The recipe.
+        shape: Shape (c, h, w) of the images, which decides the defaults.
     """
-    plain = TrainConfig(data=config.data, out=config.out, model=config.model)
+    config = config.for_shape(shape)
+    plain = TrainConfig(data=config.data, out=config.out, model=config.model).for_shape(shape)
     words = ["fastdc", "train", Path(config.data).name, "--out", Path(config.out).name, "--model", config.model]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -187,7 +212,7 @@ def training_command(config: TrainConfig) -> str:
             continue
         option = "--" + field.name.replace("_", "-")
         if field.name == "val":
-            value = value if config.val_fraction is not None else Path(value).name
+            value = "0" if value is None else Path(value).name if config.val_source is not None else value
         values = value if isinstance(value, tuple) else (value,)
         words += [option] if value is True else [option, *map(str, values)]
     return shlex.join(words)

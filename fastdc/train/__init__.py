@@ -4,7 +4,8 @@
 
     config.json              the recipe, and the hash of the data
     checkpoint.safetensors   weights, their moving average, the optimizer's state, and the step
-    log.jsonl                one line every 50 steps: step, loss, learning rate, validation loss
+    best.safetensors         the averaged weights of the best checkpoint, if there are validation images
+    log.jsonl                one line every 50 steps: step, loss, learning rate; and one per validation: loss, accuracy
     val.npz                  the images kept aside, if ``val`` is a fraction
 
 torch is imported when a training starts, not with this package.
@@ -12,11 +13,16 @@ torch is imported when a training starts, not with this package.
 
 from collections.abc import Callable
 
+from fastdc.train.best import Best
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled, validation_source
+from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled
+from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.run import RunFolder, RunInfo, RunSummary
 
 __all__ = [
+    "RUN_DEFAULTS",
+    "Best",
     "RunFolder",
     "RunInfo",
     "RunSummary",
@@ -48,10 +54,11 @@ def train(
         config: The recipe.
         resume: Whether to continue the run in ``config.out`` instead of starting one there.
         progress: Whether to show a progress bar on stderr; None: on a terminal only.
-        notify: Called with single lines of text: a description of the data, and the step at which the run stands.
+        notify: Called with single lines of text: a description of the data, the step at which the run stands, and the
+            accuracy of each checkpoint on validation images.
 
     Returns:
-        How the training ended: steps, losses, time.
+        How the training ended: steps, losses, accuracy, time.
 
     Raises:
         InputError: The recipe or the data cannot be used, the folder is taken, another process trains there, or the

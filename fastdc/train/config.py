@@ -1,50 +1,48 @@
-"""The recipe of a training run, and the network that fits an image shape.
-
-The defaults are the recipes of the shipped ``digits`` models. They differ from EDM's (arXiv:2206.00364, table 1) in one
-respect: ln sigma ~ N(-0.6, 1.2) instead of N(-1.2, 1.2). A classifier works at the noise levels at which the class is
-decided (sigma between 0.2 and 2 for such images), so the network is trained most at these.
-"""
+"""The recipe of a training run, and the network that fits an image shape; ``presets`` has what a recipe leaves open."""
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 from fastdc.data import check_window
 from fastdc.support import InputError, checks, shown
+from fastdc.train.presets import MODELS, preset_for
 
-MODELS = ("unet", "mlp")
 MAX_SIDE = 1024  # pixels
 
-OPERATIONAL = frozenset(
-    {"data", "val", "split", "skip_bad", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"}
-)
+AUTO = "auto"
+"""In place of validation images: the split "val" of the data, or a tenth of them if every class has enough images."""
+
+_HOW = {"data", "val", "split", "skip_bad", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"}
+_HOW_LONG = {"steps", "patience"}
+
+OPERATIONAL = frozenset(_HOW | _HOW_LONG)
 """Options that may change when a run is resumed.
 
-The numbers do not depend on them (on threads and device only up to rounding), or, for data, val, split and skip_bad,
-the hash of the images is compared instead.
+The numbers of a step do not depend on them (on threads and device only up to rounding), or, for data, val, split and
+skip_bad, the hash of the images is compared instead. The number of steps decides how the learning rate falls from there
+on.
 """
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "unet": {"steps": 1340, "batch": 64, "p_mean": -0.6, "p_std": 1.2, "dropout": 0.0},
-    "mlp": {"steps": 4640, "batch": 256, "p_mean": -0.4, "p_std": 1.0, "dropout": 0.1},
-}
+_PRESET = ("width", "steps", "batch", "lr", "p_mean", "p_std", "dropout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The recipe of a training run. None means the value of the model preset.
+    """The recipe of a training run. None means the value of the preset for the model and the size of the images.
 
     Attributes:
         data: Labelled images: a folder with one sub-folder per class, a manifest, or an .npz with ``images`` and
             ``labels``.
         out: The run folder, created by the run.
         model: ``unet`` (accurate) or ``mlp`` (many times cheaper, for small images).
-        width: Channels of the UNet's first level (default 32, or 64 above 16 pixels) or the MLP's width (default 256).
+        width: Channels of the UNet's first level or the MLP's width.
         size: Side to which images are resized and cropped; needed if they differ in size.
         channels: Number of channels to which images are converted, 1 (grey) or 3 (RGB); needs ``size``, and is needed
             if a folder has both.
-        steps: Number of optimizer steps (default 1340 for the UNet, 4640 for the MLP: the digits recipes).
-        batch: Images per step (default 64 for the UNet, 256 for the MLP).
+        steps: Number of optimizer steps. A run can be resumed with more.
+        batch: Images per step.
         lr: Peak learning rate of AdamW, after the warm-up and before the cosine decay.
         warmup: Number of steps of linear warm-up.
         ema: Decay of the moving average of the weights, warmed up as min(ema, (1 + n) / (10 + n)).
@@ -58,11 +56,13 @@ class TrainConfig:
         dropout: Dropout inside the network.
         flip: Whether to mirror images left to right at random; not for digits or text.
         seed: Seed of the initial weights, the order of the data, the noise, the dropout and the validation split.
-        val: Validation images: a fraction of the data, such as "0.1", or a source like ``data``; None: no images.
+        val: Validation images: a fraction of the data, such as "0.1"; a source like ``data``; "auto": the split
+            "val" of the data, or a tenth of them if every class has 10 images or more; None or "0": none.
+        patience: Number of measured checkpoints after the best one at which the training ends early; None or 0: never.
         window: Values that are black and white in images of more than 8 bits; None: what the files state.
         max_pixels: Most pixels of one image, and a 4096th of those of all images; None: 2^26.
         skip_bad: Whether image files that cannot be read are left out, with a note each.
-        split: Split of ``data`` to train on; None: "train", if there are splits. Then "val" is the default of ``val``.
+        split: Split of ``data`` to train on; None: "train", if there are splits.
         threads: Number of torch threads; None: torch's own choice.
         device: Name of a torch device, such as ``cpu`` or ``cuda``, or a torch.device.
         checkpoint_every: Number of steps between checkpoints.
@@ -77,7 +77,7 @@ class TrainConfig:
     channels: int | None = None
     steps: int | None = None
     batch: int | None = None
-    lr: float = 1e-3
+    lr: float | None = None
     warmup: int = 100
     ema: float = 0.999
     clip: float = 1.0
@@ -90,7 +90,8 @@ class TrainConfig:
     dropout: float | None = None
     flip: bool = False
     seed: int = 0
-    val: str | None = None
+    val: str | None = AUTO
+    patience: int | None = None
     window: tuple[float, float] | None = None
     max_pixels: int | None = None
     skip_bad: bool = False
@@ -102,9 +103,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.one_of("model", self.model, MODELS)
-        for name, value in _DEFAULTS[self.model].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
         self._check()
 
     def _check(self) -> None:
@@ -116,6 +114,7 @@ class TrainConfig:
             "batch": (1, 65_536),
             "warmup": (0, 100_000_000),
             "seed": (0, 2**63 - 1),
+            "patience": (0, 100_000_000),
             "max_pixels": (1, 2**48),
             "threads": (1, 4096),
             "checkpoint_every": (1, 100_000_000),
@@ -123,7 +122,7 @@ class TrainConfig:
         }
         for name, (low, high) in integers.items():
             value = getattr(self, name)
-            if value is None and name in ("width", "size", "max_pixels", "threads"):
+            if value is None and name in ("size", "max_pixels", "threads", "patience", *_PRESET):
                 continue
             object.__setattr__(self, name, checks.whole(name, value, low=low, high=high))
         reals = {
@@ -140,7 +139,7 @@ class TrainConfig:
         }
         for name, (lo, hi) in reals.items():
             value = getattr(self, name)
-            if value is None and name == "sigma_data":
+            if value is None and name in ("sigma_data", *_PRESET):
                 continue
             object.__setattr__(self, name, checks.number(name, value, low=lo, high=hi))
         if self.channels not in (None, 1, 3):
@@ -153,19 +152,42 @@ class TrainConfig:
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a path, got {shown(getattr(self, name))}")
+        if self.val is not None and _number(self.val) == 0:
+            object.__setattr__(self, "val", None)
+        if self.patience and self.val is None:
+            raise InputError("patience needs validation images (val), got none")
 
     @property
     def val_fraction(self) -> float | None:
-        """The fraction of the data kept aside; None if ``val`` is a source or absent."""
-        if self.val is None:
-            return None
-        try:
-            fraction = float(self.val)
-        except ValueError:
-            return None
-        if not 0.0 < fraction <= 0.5:
+        """The fraction of the data kept aside; None if ``val`` is a source, automatic or absent."""
+        fraction = None if self.val is None else _number(self.val)
+        if fraction is not None and not 0.0 < fraction <= 0.5:
             raise InputError(f"val as a fraction must be above 0 and at most 0.5, got {self.val}")
         return fraction
+
+    @property
+    def val_source(self) -> str | None:
+        """Where the validation images are, if they are not a part of the data."""
+        return None if self.val in (None, AUTO) or self.val_fraction is not None else self.val
+
+    def for_shape(self, shape: tuple[int, int, int]) -> "TrainConfig":
+        """The recipe for images of a shape (c, h, w), with the values of the preset where it has none."""
+        preset = preset_for(self.model, *shape[1:])
+        return self._filled({name: getattr(preset, name) for name in _PRESET})
+
+    def as_in(self, run: "TrainConfig") -> "TrainConfig":
+        """The recipe to continue a run with: with the run's values where it has none."""
+        kept = self._filled({name: getattr(run, name) for name in (*_PRESET, "patience")})
+        return dataclasses.replace(kept, val=run.val) if self.val == AUTO else kept
+
+    def _filled(self, values: dict[str, Any]) -> "TrainConfig":
+        return dataclasses.replace(self, **{n: value for n, value in values.items() if getattr(self, n) is None})
+
+    def absolute(self) -> "TrainConfig":
+        """The recipe with full paths."""
+        val = None if self.val_source is None else str(Path(self.val_source).absolute())
+        data, out = (str(Path(path).absolute()) for path in (self.data, self.out))
+        return dataclasses.replace(self, data=data, out=out, val=val or self.val)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for JSON."""
@@ -185,6 +207,13 @@ class TrainConfig:
         return cls(**values)
 
 
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def network_config(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> tuple[str, dict[str, Any]]:
     """The network for images of a shape, as (kind, config) for :func:`fastdc.bundle.build_network`.
 
@@ -196,9 +225,10 @@ def network_config(config: TrainConfig, shape: tuple[int, int, int], classes: in
     Raises:
         InputError: The shape or the width does not fit the model.
     """
+    config = config.for_shape(shape)
     if config.model == "mlp":
-        width = config.width or 256
-        mlp = {"shape": list(shape), "num_class_embeds": classes + 1, "width": width, "blocks": 2, "code_width": 64}
+        sizes = {"width": config.width, "blocks": 2, "code_width": 64}
+        mlp = {"shape": list(shape), "num_class_embeds": classes + 1, **sizes}
         return "mlp", {**mlp, "dropout": config.dropout}
     return "unet2d", _unet_config(config, shape, classes)
 
@@ -215,10 +245,11 @@ def _unet_config(config: TrainConfig, shape: tuple[int, int, int], classes: int)
             f"the unet needs sides that can be halved down to 16 or less, {height}x{width} stops at {low[0]}x{low[1]}: "
             f"resize, for example to {max(8, 8 * round(smallest / 8))}"
         )
-    base = config.width or (32 if smallest <= 16 else 64)
+    preset = preset_for(config.model, height, width)
+    base = config.width or preset.width
     if base % 16:
         raise InputError(f"width of the unet must be a multiple of 16, got {base}")
-    multipliers = (1, 1) if smallest <= 8 else (1, 2, 2, 4)
+    multipliers = preset.multipliers
     widths = [base * multipliers[min(level, len(multipliers) - 1)] for level in range(levels)]
     # Attention at the cheap levels: those of at most 8x8 positions, and the last one, which has at most 16x16. The
     # level of full size has none if others follow.
@@ -233,7 +264,7 @@ def _unet_config(config: TrainConfig, shape: tuple[int, int, int], classes: int)
         "block_out_channels": widths,
         "down_block_types": ["AttnDownBlock2D" if here else "DownBlock2D" for here in attention],
         "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)],
-        "layers_per_block": 1 if smallest <= 16 else 2,
+        "layers_per_block": preset.layers,
         "norm_num_groups": 8,
         "attention_head_dim": 16 if base < 64 else math.gcd(base, 64),
         "dropout": config.dropout,

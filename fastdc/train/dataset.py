@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 from fastdc.bundle import Bundle
 from fastdc.data import LabelledImages, find_splits, load_labelled, plain_split, shortened
 from fastdc.support import InputError, Int64, Mask, whole_file
-from fastdc.train.config import MAX_SIDE, TrainConfig
+from fastdc.train.config import AUTO, MAX_SIDE, TrainConfig
 
 # Purposes keep the random streams of one seed apart; torch_state.py has the others.
 _VALIDATION = 1
+
+AUTO_FRACTION = 0.1
+"""The fraction of the data that is kept aside if nobody says how much."""
+
+FEWEST = 10
+"""Images per class of which a tenth is an image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,7 @@ class TrainingData:
         source_digest: sha256 of both together, as ``data`` holds them, if ``val`` is a fraction; else empty.
         sigma_data: Standard deviation of the training images in [-1, 1], to four digits.
         repeated: Number of validation images that equal a training image, pixel for pixel.
+        val: The recipe's ``val``; a fraction or None if it was "auto", unless the data have validation images.
     """
 
     images: NDArray[np.uint8]
@@ -49,6 +56,12 @@ class TrainingData:
     source_digest: str
     sigma_data: float
     repeated: int
+    val: str | None
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of training images of each class."""
+        return tuple(np.bincount(self.labels, minlength=len(self.class_names)).tolist())
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,14 +93,18 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
     for note in data.notes:
         say(f"note: {note}")
     check_labelled(data)
-    images, labels, whole = data.images, data.labels, ""
-    fraction = config.val_fraction
+    images, labels, whole, wanted = data.images, data.labels, "", config.val
+    fraction, source = config.val_fraction, validation_source(config)
+    if wanted == AUTO and source is None:
+        enough = np.bincount(labels).min() >= FEWEST
+        fraction = AUTO_FRACTION if enough else None
+        wanted = str(AUTO_FRACTION) if enough else None
     if fraction is not None:
         whole = content_digest(images, labels, data.class_names)
         kept = held_out(labels, fraction, config.seed)
         val_images, val_labels = images[kept], labels[kept]
         images, labels = images[~kept], labels[~kept]
-    elif (source := validation_source(config)) is not None:
+    elif source is not None:
         channels, height, width = images.shape[1:]
         val = read(source, (channels, height, width), classes=data.class_names, natural="val")
         for note in val.notes:
@@ -110,6 +127,7 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
         source_digest=whole,
         sigma_data=sigma_data,
         repeated=sum(_fingerprint(image) in seen for image in val_images),
+        val=wanted,
     )
 
 
@@ -118,7 +136,7 @@ def _fingerprint(image: NDArray[np.uint8]) -> bytes:
 
 
 def validation_source(config: TrainConfig) -> str | None:
-    """The source of the validation images: ``config.val``, or the split "val" of the data; None if there is neither.
+    """The source of the validation images: ``config.val``, or the split "val" of the data; None: a fraction, or none.
 
     A split that the user chose to train on has no validation images beside it, unless it is "train".
 
@@ -127,8 +145,8 @@ def validation_source(config: TrainConfig) -> str | None:
         >>> validation_source(TrainConfig(data="photos", out="run", val="photos-val"))
         'photos-val'
     """
-    if config.val is not None:
-        return config.val if config.val_fraction is None else None
+    if config.val != AUTO:
+        return config.val_source
     if plain_split(config.split or "train") == "train" and "val" in map(plain_split, find_splits(config.data)):
         return config.data
     return None

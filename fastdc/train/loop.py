@@ -3,13 +3,17 @@
 ``batches`` and ``loss`` draw what a step needs, ``state`` holds what a step changes, and ``validation`` measures it.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 
 from fastdc.support import InputError, one_line, require
+from fastdc.train.best import Best, Measurements
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, save_labelled
-from fastdc.train.run import RunFolder, RunInfo, RunSummary
+from fastdc.train.presets import preset_for
+from fastdc.train.remarks import remarks
+from fastdc.train.run import PATIENCE, RunFolder, RunInfo, RunSummary
 
 require("torch", extra="train")
 
@@ -33,25 +37,29 @@ def run_steps(
 ) -> RunSummary:
     """The run in a folder that is kept for this process; ``fastdc.train.start`` has read the data."""
     device = torch_device(config.device)
+    said = list(remarks(config, data))
+    config = dataclasses.replace(config.for_shape(data.shape), val=data.val)
     info = _describe(config, data)
     if resume:
-        folder.check_same(info)
-    names = len(data.class_names)
-    size = "x".join(map(str, data.shape))
-    say(f"data: {len(data.images)} images {size} in {names} classes, {len(data.val_images)} for validation")
-    if data.repeated:
-        say(f"note: {data.repeated} validation images are training images too: the validation loss is too good")
+        info = folder.continued(info)
+    for line in said:
+        say(line)
     with torch_state(config.threads, device):
-        trainer = _Trainer(config, info, data, folder, device)
-        if not resume:
+        trainer = _Trainer(config, info, data, folder, device, say)
+        if resume:
+            before = folder.info()
+            trainer.restore()
+            if trainer.state.step and before.config.steps not in (None, config.steps):
+                change = (trainer.state.step, before.config.steps)
+                info = dataclasses.replace(info, extended=(*info.extended, change))
+            folder.write_info(info)
+        else:
             folder.create(info)
         if config.val_fraction is not None and not folder.val_file.exists():
             save_labelled(folder.val_file, data.val_images, data.val_labels, data.class_names)
-        if resume:
-            trainer.restore()
         state = trainer.state
         say(f"model: {config.model}, {state.parameters:,} parameters; step {state.step} of {config.steps}")
-        return trainer.run(progress, say)
+        return trainer.run(progress)
 
 
 def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
@@ -67,6 +75,8 @@ def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
         sigma_data=data.sigma_data if config.sigma_data is None else config.sigma_data,
         network={"kind": kind, "config": network},
         source_digest=data.source_digest,
+        class_counts=data.class_counts,
+        levels=preset_for(config.model, *data.shape[1:]).levels,
     )
 
 
@@ -74,19 +84,24 @@ class _Trainer:
     """One run: the order of steps, lines of the log, checkpoints and validations."""
 
     def __init__(
-        self, config: TrainConfig, info: RunInfo, data: TrainingData, folder: RunFolder, device: torch.device
+        self,
+        config: TrainConfig,
+        info: RunInfo,
+        data: TrainingData,
+        folder: RunFolder,
+        device: torch.device,
+        say: Callable[[str], None],
     ) -> None:
         assert config.steps is not None
-        self.config, self.folder, self.steps = config, folder, config.steps
+        self.config, self.folder, self.steps, self.say = config, folder, config.steps, say
         self.objective = Objective.of(config, info.sigma_data)
         self.batches = Batches(config, data, device)
-        self.validation = Validation(config, data, self.objective, device)
         self.state = TrainState(config, info, device)
+        self.validation = Validation(config, info, data, self.objective, self.state.average, device)
         self.saved = -1  # steps in the checkpoint on disk
-        self.val_loss: float | None = None
-        self.validated = 0  # the last step with a validation loss in the log
+        self.measured = Measurements()
 
-    def run(self, progress: bool | None, say: Callable[[str], None]) -> RunSummary:
+    def run(self, progress: bool | None) -> RunSummary:
         """Trains until the last step or a signal, and writes a checkpoint, after a signal before anything else."""
         from tqdm import tqdm
 
@@ -99,7 +114,7 @@ class _Trainer:
             tqdm(total=self.steps, initial=state.step, desc="train", unit="step", disable=hidden) as bar,
         ):
             self._validate(signals)  # the last run may have been stopped before it did
-            while state.step < self.steps and not signals.received:
+            while state.step < self.steps and not signals.received and not self._out_of_patience():
                 self._train_step()
                 bar.update()
                 state.seconds = before + time.monotonic() - began
@@ -110,20 +125,30 @@ class _Trainer:
                     self._save(signals)
                     self._validate(signals)
             if signals.received and self.saved != state.step:
-                with tqdm.external_write_mode():
-                    say(f"{signals.received[0]}: saving step {state.step}")
+                self._say(f"{signals.received[0]}: saving step {state.step}")
                 self._save(signals)
             stopped = signals.received[0] if signals.received else None
+        if self._out_of_patience():
+            stopped = PATIENCE
         return RunSummary(
             path=self.folder.path,
             step=state.step,
             steps=self.steps,
             stopped_by=None if state.step == self.steps else stopped,
             loss=state.loss,
-            val_loss=self.val_loss,
+            val_loss=self.measured.val_loss,
             parameters=state.parameters,
             seconds=state.seconds,
+            val_accuracy=self.measured.val_accuracy,
+            best=self.measured.best,
         )
+
+    def _say(self, line: str) -> None:
+        """Says a line without tearing the progress bar apart."""
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode():
+            self.say(line)
 
     def _train_step(self) -> None:
         x0, labels = self.batches.draw(self.state.step)
@@ -134,15 +159,29 @@ class _Trainer:
         step = self.state.step
         return step > 0 and (step % self.config.checkpoint_every == 0 or step == self.steps)
 
+    def _out_of_patience(self) -> bool:
+        return bool(self.config.patience) and self.measured.since_best >= (self.config.patience or 0)
+
     def _validate(self, signals: StopSignals) -> None:
-        """Logs the validation loss of a milestone once. A signal ends it without a result; resuming makes up for it."""
-        step = self.state.step
-        if not self.validation or self.validated == step or not self._is_milestone():
+        """Logs what a milestone is worth, once. A signal ends it without a result; resuming makes up for it.
+
+        The best checkpoint is written before the line that says so: after a kill in between, the milestone is measured
+        again, to the same effect.
+        """
+        state, step = self.state, self.state.step
+        if not self.validation or self.measured.step == step or not self._is_milestone():
             return
-        loss = self.validation.loss(self.state.average, lambda: bool(signals.received))
-        if loss is not None:
-            self.val_loss, self.validated = loss, step
-            self.folder.log({"step": step, "val_loss": loss, "seconds": round(self.state.seconds, 3)})
+        record = self.validation.results(state.average, step, signals.stopped, last=step == self.steps)
+        if record is None:
+            return
+        best = self.measured.better(record)
+        if best is not None:
+            with signals.held():
+                self.folder.save_best(best, dict(state.average.named_parameters()))
+        self.folder.log({**record, "seconds": round(state.seconds, 3)})
+        self.measured.add(record)
+        if "val_accuracy" in record:
+            self._say(f"{Best.of(record)}{', the best so far' if best is not None else ''}")
 
     def _write_log(self) -> None:
         state = self.state
@@ -151,15 +190,26 @@ class _Trainer:
 
     def _save(self, signals: StopSignals) -> None:
         checkpoint = self.state.checkpoint()
-        checkpoint.progress["val_loss"] = self.val_loss
         with signals.held():
             self.folder.save_checkpoint(checkpoint)
         self.saved = self.state.step
 
     def restore(self) -> None:
-        """Continues from the last checkpoint, if there is one."""
+        """Continues from the last checkpoint, if there is one.
+
+        Raises:
+            InputError: The checkpoint is damaged, of another network, or of a later step than the last one.
+        """
         checkpoint = self.folder.load_checkpoint()
-        self.folder.rewind_log(0 if checkpoint is None else int(checkpoint.progress["step"]))
+        done = 0 if checkpoint is None else int(checkpoint.progress["step"])
+        if done > self.steps:
+            raise InputError(f"{self.folder.path} has done {done} steps: steps must be at least that, got {self.steps}")
+        self.folder.rewind(done)
+        best = self.folder.load_best()
+        for record in self.folder.measurements():
+            if best is None:  # the file is gone, and so nothing can be the best but what comes
+                record.pop("val_accuracy", None)
+            self.measured.add(record)
         if checkpoint is None:
             return
         try:
@@ -168,7 +218,4 @@ class _Trainer:
             raise InputError(
                 f"{self.folder.checkpoint_file} does not fit the run's network: {one_line(error)}"
             ) from error
-        self.saved, self.val_loss = self.state.step, checkpoint.progress["val_loss"]
-        if losses := self.folder.val_losses():
-            self.validated = max(losses)
-            self.val_loss = losses[self.validated]
+        self.saved = done

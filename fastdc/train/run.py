@@ -7,10 +7,12 @@ executes nothing.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastdc.support import BundleError, InputError, ProcessLock, one_line, strict_json, write_whole
+from fastdc.train.best import Best
 from fastdc.train.config import OPERATIONAL, TrainConfig
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 RUN_FORMAT = "fastdc-run"
 RUN_VERSION = 1
+
+PATIENCE = "patience"
+"""What has stopped a run that no longer improved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +33,14 @@ class RunSummary:
         path: The run folder.
         step: Number of steps done.
         steps: Number of steps of the recipe.
-        stopped_by: Name of the signal that stopped the run early; None if the run is finished.
+        stopped_by: Name of the signal that stopped the run early, or "patience"; None if all steps are done.
         loss: Mean training loss in the last line of the log; None if there is no line.
         val_loss: Denoising loss of the averaged weights on the validation images; None without such images.
         parameters: Number of weights.
         seconds: Seconds of training, over all resumptions.
+        val_accuracy: Share of validation images that the averaged weights classified rightly when they were last
+            measured; None if they were not.
+        best: The best checkpoint, which an export takes; None if none was measured.
     """
 
     path: Path
@@ -43,11 +51,13 @@ class RunSummary:
     val_loss: float | None
     parameters: int
     seconds: float
+    val_accuracy: float | None = None
+    best: Best | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.step == self.steps
+        """Whether all steps are done, or the training has ended early because it no longer improved."""
+        return self.step == self.steps or self.stopped_by == PATIENCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +75,9 @@ class RunInfo:
         class_names: One name per class.
         sigma_data: Standard deviation of the data in [-1, 1], given or measured.
         network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.bundle.build_network`.
+        levels: Band of noise levels at which the network classifies, unless an export says otherwise.
+        class_counts: Number of training images of each class; empty in runs of earlier versions.
+        extended: Each change of the number of steps: (step at which the run was resumed, number of steps until then).
     """
 
     config: TrainConfig
@@ -77,6 +90,9 @@ class RunInfo:
     sigma_data: float
     network: dict[str, Any]
     source_digest: str = ""
+    levels: tuple[float, float] = (0.2, 2.0)
+    class_counts: tuple[int, ...] = ()
+    extended: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +108,15 @@ class Checkpoint:
     progress: dict[str, Any]
 
 
+_Number = TypeVar("_Number", int, float)
+
+
+def _pair(values: Any, kind: Callable[[Any], _Number]) -> tuple[_Number, _Number]:
+    """Two numbers from JSON."""
+    low, high = map(kind, values)
+    return low, high
+
+
 class RunFolder:
     """Reads and writes one run folder."""
 
@@ -99,6 +124,7 @@ class RunFolder:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
         self.checkpoint_file = self.path / "checkpoint.safetensors"
+        self.best_file = self.path / "best.safetensors"
         self.log_file = self.path / "log.jsonl"
         self.val_file = self.path / "val.npz"
         self._lock_file = self.path / ".lock"
@@ -142,8 +168,12 @@ class RunFolder:
             InputError: The folder is taken.
         """
         self.check_free()
+        self.write_info(info)
+
+    def write_info(self, info: RunInfo) -> None:
+        """Replaces config.json in one step. Paths are written in full, so that the run can be resumed from anywhere."""
         values = {"format": RUN_FORMAT, "version": RUN_VERSION, **dataclasses.asdict(info)}
-        values["config"] = info.config.to_dict()
+        values["config"] = info.config.absolute().to_dict()
         write_whole(self.config_file, (json.dumps(values, indent=1) + "\n").encode())
 
     def info(self) -> RunInfo:
@@ -175,19 +205,27 @@ class RunFolder:
                 class_names=tuple(values["class_names"]),
                 sigma_data=float(values["sigma_data"]),
                 network=dict(values["network"]),
-                source_digest=str(values.get("source_digest", "")),  # runs of earlier versions have none
+                # What runs of earlier versions do not have.
+                source_digest=str(values.get("source_digest", "")),
+                levels=_pair(values.get("levels", RunInfo.levels), float),
+                class_counts=tuple(map(int, values.get("class_counts", ()))),
+                extended=tuple(_pair(change, int) for change in values.get("extended", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}") from error
 
-    def check_same(self, wanted: RunInfo) -> None:
-        """Checks that the run here is the one to continue.
+    def continued(self, wanted: RunInfo) -> RunInfo:
+        """The run here as it goes on: with the options of the new recipe that may change.
+
+        Args:
+            wanted: What the new recipe and the data would be as a new run.
 
         Raises:
             InputError: A field of the recipe or the hash of the data differs; the message names the first.
         """
         found = self.info()
-        was, now = found.config.to_dict(), wanted.config.to_dict()
+        # Runs of earlier versions may leave the width to the preset.
+        was, now = found.config.for_shape(found.shape).to_dict(), wanted.config.to_dict()
         for name in was:
             if name not in OPERATIONAL and was[name] != now[name]:
                 raise InputError(f"{self.path} was started with {name} = {was[name]}, cannot resume with {now[name]}")
@@ -198,13 +236,11 @@ class RunFolder:
             if before != after:
                 source = getattr(wanted.config, what)
                 raise InputError(f"{self.path} was started with other {what} images than {source}: the hashes differ")
+        return dataclasses.replace(found, config=wanted.config, class_counts=wanted.class_counts)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Replaces the checkpoint in one step."""
-        from safetensors.torch import save
-
-        data = save(checkpoint.tensors, metadata={"progress": json.dumps(checkpoint.progress)})
-        write_whole(self.checkpoint_file, data)
+        _write(self.checkpoint_file, checkpoint)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, its tensors on the CPU; None if there is no checkpoint yet.
@@ -212,17 +248,29 @@ class RunFolder:
         Raises:
             InputError: The file is damaged.
         """
-        from safetensors import SafetensorError, safe_open
+        return _read(self.checkpoint_file)
 
-        if not self.checkpoint_file.exists():
-            return None
+    def save_best(self, best: Best, average: "dict[str, Tensor]") -> None:
+        """Replaces the best checkpoint in one step.
+
+        Args:
+            best: What was measured.
+            average: The averaged weights by name of their parameter.
+        """
+        tensors = {f"ema.{name}": tensor.cpu().contiguous() for name, tensor in average.items()}
+        _write(self.best_file, Checkpoint(tensors, dataclasses.asdict(best)))
+
+    def load_best(self) -> tuple[Best, Checkpoint] | None:
+        """The best checkpoint, with the averaged weights only; None if none was measured.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        found = _read(self.best_file)
         try:
-            with safe_open(self.checkpoint_file, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-                progress = strict_json((file.metadata() or {})["progress"].encode(), self.checkpoint_file)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{self.checkpoint_file} is damaged: {one_line(error)}") from error
-        return Checkpoint(tensors, progress)
+            return None if found is None else (Best(**found.progress), found)
+        except TypeError as error:
+            raise InputError(f"{self.best_file} is damaged: {one_line(error)}") from error
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the log and flushes it."""
@@ -230,15 +278,21 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
             file.flush()
 
-    def val_losses(self) -> dict[int, float]:
-        """The validation losses in the log, by step."""
+    def measurements(self) -> list[dict[str, Any]]:
+        """The lines of the log with a validation loss, and perhaps a validation accuracy, in the order of steps."""
         if not self.log_file.exists():
-            return {}
+            return []
         lines = [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
-        return {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+        return [line for line in lines if "val_loss" in line]
 
-    def rewind_log(self, step: int) -> None:
-        """Drops the lines of steps after the checkpoint, which will be written again."""
+    def rewind(self, step: int) -> None:
+        """Drops what was written after the checkpoint of a step: lines of the log, and a best checkpoint.
+
+        They are written again as the run goes on.
+        """
+        best = self.load_best()
+        if best is not None and best[0].step > step:
+            self.best_file.unlink()
         if not self.log_file.exists():
             return
         kept = []
@@ -249,3 +303,28 @@ class RunFolder:
             except (ValueError, KeyError, TypeError):  # a line cut short by a kill
                 continue
         write_whole(self.log_file, "".join(kept).encode())
+
+
+def _write(path: Path, checkpoint: Checkpoint) -> None:
+    from safetensors.torch import save
+
+    write_whole(path, save(checkpoint.tensors, metadata={"progress": json.dumps(checkpoint.progress)}))
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """A checkpoint with tensors on the CPU; None if there is no file.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            progress = strict_json((file.metadata() or {})["progress"].encode(), path)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {one_line(error)}") from error
+    return Checkpoint(tensors, progress)

@@ -22,7 +22,7 @@ def run_training(
     folder = RunFolder(config.out)
     with ExitStack() as kept:
         if resume:
-            folder.info()
+            config = config.as_in(folder.info().config)
             kept.enter_context(folder.kept())
         else:
             folder.check_free()

@@ -33,13 +33,14 @@ class TrainState:
 
     def __init__(self, config: TrainConfig, info: RunInfo, device: torch.device) -> None:
         assert config.steps is not None
-        self._config, self._steps = config, config.steps
+        assert config.lr is not None
+        self._config, self._steps, self._lr = config, config.steps, config.lr
         seed_torch(config.seed, WEIGHTS, 0)
         self.network = build_network(info.network["kind"], info.network["config"]).to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
-            lr=config.lr,
+            lr=self._lr,
             betas=(0.9, 0.99),
             weight_decay=config.weight_decay,
             fused=device.type in ("cpu", "cuda"),
@@ -58,7 +59,7 @@ class TrainState:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return self._config.lr * schedule(self.step, self._steps, self._config.warmup)
+        return self._lr * schedule(self.step, self._steps, self._config.warmup)
 
     def update(self, loss: Tensor) -> None:
         """Does a step down the gradient of the mean loss of a batch, a scalar."""
@@ -92,7 +93,7 @@ class TrainState:
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is no longer finite at step {self.step}: resume is of no use, start again with an lr below "
-                f"{self._config.lr:g}"
+                f"{self._lr:g}"
             )
 
     def checkpoint(self) -> Checkpoint:

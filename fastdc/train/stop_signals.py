@@ -31,6 +31,10 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def stopped(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self.received)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received.append(signal.Signals(number).name)
         if len(self.received) > 1 and not self._held:

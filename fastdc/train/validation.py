@@ -1,14 +1,17 @@
 """What the averaged weights are worth on the validation images, at the same noise every time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from fastdc.train.accuracy import QuickScore
 from fastdc.train.batches import to_model
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import TrainingData
 from fastdc.train.loss import Objective
+from fastdc.train.run import RunInfo
 from fastdc.train.torch_state import EVALUATION, on_device, seed_torch
 
 _REPEATS = 4  # noise draws per validation image, which steady the validation loss
@@ -19,28 +22,56 @@ class Validation:
     """The validation images on a device; false if there are none.
 
     Args:
-        config: The recipe; seed is read.
+        config: The recipe.
+        info: Description of the run.
         data: The data; the validation images are used.
         objective: The loss to measure.
+        network: A network like those to measure; it is copied.
         device: Device of the images.
     """
 
-    def __init__(self, config: TrainConfig, data: TrainingData, objective: Objective, device: torch.device) -> None:
-        self._seed, self._objective = config.seed, objective
+    def __init__(
+        self,
+        config: TrainConfig,
+        info: RunInfo,
+        data: TrainingData,
+        objective: Objective,
+        network: nn.Module,
+        device: torch.device,
+    ) -> None:
+        self._config, self._objective = config, objective
         self._images, self._labels = on_device(data.val_images, device), on_device(data.val_labels, device)
+        self._score = QuickScore(config, info, data, network) if self else None
 
     def __bool__(self) -> bool:
         return len(self._images) > 0
 
-    @torch.no_grad()
-    def loss(self, network: nn.Module, stopped: Callable[[], bool]) -> float | None:
-        """Mean loss of a network in evaluation mode; None if stopped.
+    def results(
+        self, network: nn.Module, step: int, stopped: Callable[[], bool], *, last: bool
+    ) -> dict[str, Any] | None:
+        """What a network in evaluation mode is worth after a step, as a line of the log; None if stopped.
 
         Args:
             network: The network.
+            step: Number of steps done.
             stopped: Asked before every batch.
+            last: Whether it is the last step.
         """
-        seed_torch(self._seed, EVALUATION, 0)
+        loss = self._loss(network, stopped)
+        if loss is None:
+            return None
+        record: dict[str, Any] = {"step": step, "val_loss": loss}
+        if self._score is not None and self._score.due(step, self._config.checkpoint_every, last=last):
+            accuracy = self._score(network, stopped)
+            if accuracy is None:
+                return None
+            record |= {"val_accuracy": accuracy.share, "val_scored": accuracy.images}
+        return record
+
+    @torch.no_grad()
+    def _loss(self, network: nn.Module, stopped: Callable[[], bool]) -> float | None:
+        """Mean loss at the same noise every time; None if stopped."""
+        seed_torch(self._config.seed, EVALUATION, 0)
         total, count = 0.0, 0
         for _ in range(_REPEATS):
             for start in range(0, len(self._images), _BATCH):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import fastdc
 from fastdc.bundle import load_bundle
 from fastdc.calibration import fit_temperature, with_doubt
 from fastdc.cli.main import cli
@@ -54,6 +55,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             batch=32,
             lr=1e-2,
             threads=1,
+            val="0",
         )
     )
     with warnings.catch_warnings():
@@ -171,6 +173,34 @@ def test_the_set_before_the_split_is_refused_as_well(workplace: Path, tmp_path: 
     assert bundle.manifest["provenance"]["source_sha256"] == digest != bundle.manifest["provenance"]["data_sha256"]
 
 
+def test_the_best_checkpoint_is_exported_and_classifies_as_it_was_measured(workplace: Path, tmp_path: Path) -> None:
+    """The accuracy in the log is that of the bundle, in ONNX Runtime, on the images that choose."""
+    recipe: dict[str, Any] = {"model": "mlp", "width": 8, "batch": 16, "threads": 1, "lr": 1e-2}
+    run, data = tmp_path / "run", str(workplace / "train.npz")
+    summary = train(TrainConfig(data=data, out=str(run), steps=60, checkpoint_every=20, val="0.3", **recipe))
+    assert summary.best is not None
+    shutil.copy(run / "best.safetensors", tmp_path)
+    # Whichever checkpoint was the best, here it is step 20, whose weights differ from the last ones.
+    train(TrainConfig(data=data, out=str(tmp_path / "short"), steps=20, val="0.3", **recipe))
+    shutil.copy(tmp_path / "short" / "best.safetensors", run)
+    said: list[str] = []
+    best = export_run(run, tmp_path / "best", notify=said.append)
+    last = export_run(run, tmp_path / "last", checkpoint="last")
+    assert best.manifest["provenance"]["steps"] == 20
+    assert last.manifest["provenance"]["steps"] == 60
+    assert best.read("weights.safetensors") != last.read("weights.safetensors")
+    assert said[0].startswith("weights of the best checkpoint: step 20: val accuracy")
+    assert best.manifest["provenance"]["checkpoint"] in said[0]
+    shutil.copy(tmp_path / "best.safetensors", run)
+    again = export_run(run, tmp_path / "again")
+    val = load_labelled(run / "val.npz").part(slice(0, None, 2))
+    assert fastdc.load(again).score(val.images, val.labels, rule="paired") == summary.best.val_accuracy
+    with pytest.raises(InputError, match="checkpoint must be one of best, last, got 'first'"):
+        export_run(run, tmp_path / "no", checkpoint="first")
+    with pytest.raises(InputError, match="no best checkpoint: no validation images were given"):
+        export_run(workplace / "run", tmp_path / "no", checkpoint="best")
+
+
 def test_the_temperature_stays_sensible_when_every_calibration_image_is_right() -> None:
     """Without doubt the fit runs to its lower bound; with it, confidence at the typical margin is about 1 - 1/n."""
     rng = np.random.default_rng(0)
@@ -214,10 +244,14 @@ def test_the_command_says_what_it_made(workplace: Path, tmp_path: Path) -> None:
 
 def test_the_recorded_command_repeats_the_recipe_without_paths() -> None:
     config = TrainConfig(data="/a/b/train.npz", out="/c/run", model="mlp", lr=0.01, flip=True, val="/d/val.npz", seed=3)
-    line = training_command(config)
+    line = training_command(config, (1, 8, 8))
     assert line == "fastdc train train.npz --out run --model mlp --lr 0.01 --flip --seed 3 --val val.npz"
     deep = TrainConfig(data="x", out="r", model="mlp", window=(0, 4095), max_pixels=9)
-    assert training_command(deep) == "fastdc train x --out r --model mlp --window 0.0 4095.0"
+    assert training_command(deep, (1, 8, 8)) == "fastdc train x --out r --model mlp --window 0.0 4095.0"
+    none = TrainConfig(data="x", out="r", val=None, steps=7, checkpoint_every=5)  # milestones decide what is exported
+    assert training_command(none, (1, 8, 8)) == (
+        "fastdc train x --out r --model unet --steps 7 --val 0 --checkpoint-every 5"
+    )
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-mlp"])

@@ -82,6 +82,7 @@ def test_the_loss_falls_and_the_run_folder_is_complete(data: Path, tmp_path: Pat
     assert summary.loss == losses[300]
     assert summary.val_loss == log_of(summary.path, "val_loss")[300] < losses[10]
     assert sorted(p.name for p in summary.path.iterdir()) == [
+        "best.safetensors",
         "checkpoint.safetensors",
         "config.json",
         "log.jsonl",
@@ -125,8 +126,10 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
     summary = train(broken, resume=True)
     assert summary.step == 60
     assert same_bits(tmp_path / "whole", tmp_path / "broken")
-    for key in ("loss", "val_loss"):
+    for key in ("loss", "val_loss", "val_accuracy"):
         assert log_of(tmp_path / "whole", key) == log_of(tmp_path / "broken", key)
+    best = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert best[0] == best[1]
     # The line of step 50 was written twice, and is there once.
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
@@ -172,11 +175,12 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(
 
 
 @pytest.mark.parametrize(
-    "at", ["step 30", "step 40", "step 60", "saving 40", "validation 1", "validation 3", "saving 60"]
+    "at", ["step 30", "step 40", "step 60", "saving 40", "validation 1", "validation 3", "saving 60", "best 20"]
 )
 def test_a_signal_saves_first_and_loses_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
+    monkeypatch.setattr("fastdc.train.accuracy._SHARE", 10.0)  # so that every checkpoint is measured
     options = {"val": "0.25", "steps": 60}
     train(tiny(data, tmp_path / "whole", **options))
     events: list[str] = []
@@ -185,10 +189,11 @@ def test_a_signal_saves_first_and_loses_nothing(
         events.append(name)
         if name == at:
             signal.raise_signal(signal.SIGINT)
-            if name.startswith("saving"):
+            if name.startswith(("saving", "best")):
                 signal.raise_signal(signal.SIGINT)  # the second one waits until the checkpoint is complete
 
     step, save, validate = loop._Trainer._train_step, RunFolder.save_checkpoint, denoising_loss
+    keep = RunFolder.save_best
     evaluations = itertools.count(1)
 
     def stepping(self: Any) -> Any:
@@ -199,6 +204,10 @@ def test_a_signal_saves_first_and_loses_nothing(
         event(f"saving {checkpoint.progress['step']}")
         save(self, checkpoint)
 
+    def keeping(self: RunFolder, found: Any, average: Any) -> None:
+        event(f"best {found.step}")
+        keep(self, found, average)
+
     def losing(network: Any, *arguments: Any, **more: Any) -> Any:
         if not network.training:
             event(f"validation {next(evaluations)}")
@@ -207,18 +216,28 @@ def test_a_signal_saves_first_and_loses_nothing(
     broken = tiny(data, tmp_path / "broken", **options)
     monkeypatch.setattr(loop._Trainer, "_train_step", stepping)
     monkeypatch.setattr(RunFolder, "save_checkpoint", saving)
+    monkeypatch.setattr(RunFolder, "save_best", keeping)
     monkeypatch.setattr(loss, "denoising_loss", losing)
     said: list[str] = []
     summary = train(broken, notify=said.append)
     after = events[events.index(at) + 1 :]
     assert after == ([f"saving {at[5:]}"] if at.startswith("step") else [])
-    assert said[2:] == ([f"SIGINT: saving step {at[5:]}"] if at.startswith("step") else [])
+    others = [line for line in said[2:] if "val accuracy" not in line]
+    assert others == ([f"SIGINT: saving step {at[5:]}"] if at.startswith("step") else [])
     assert summary.stopped_by == (None if summary.finished else "SIGINT")
-    monkeypatch.undo()
+    for owner, name, real in (
+        (loop._Trainer, "_train_step", step),
+        (RunFolder, "save_checkpoint", save),
+        (RunFolder, "save_best", keep),
+        (loss, "denoising_loss", validate),
+    ):
+        monkeypatch.setattr(owner, name, real)
     assert train(broken, resume=True).val_loss == log_of(tmp_path / "whole", "val_loss")[60]
     assert same_bits(tmp_path / "whole", tmp_path / "broken")
-    for key in ("loss", "val_loss"):
+    for key in ("loss", "val_loss", "val_accuracy"):
         assert log_of(tmp_path / "whole", key) == log_of(tmp_path / "broken", key)
+    best = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert best[0] == best[1]
 
 
 def test_a_second_signal_stops_a_step_that_takes_too_long(
@@ -261,7 +280,7 @@ def test_a_run_that_was_killed_as_it_began_can_be_started_again(data: Path, tmp_
 def test_resume_refuses_another_config_or_other_data_and_names_the_field(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny(data, run))
-    for name, value in {"lr": 0.1, "steps": 61, "seed": 5, "width": 32, "label_dropout": 0.2}.items():
+    for name, value in {"lr": 0.1, "seed": 5, "width": 32, "label_dropout": 0.2}.items():
         with pytest.raises(InputError, match=f"started with {name} = .*cannot resume with {value}"):
             train(tiny(data, run, **{name: value}), resume=True)
     with np.load(data) as held:
@@ -398,3 +417,21 @@ def test_validation_images_that_are_trained_on_are_reported(data: Path, tmp_path
     notes: list[str] = []
     train(tiny(data, tmp_path / "run", val=str(data), steps=2), notify=notes.append)
     assert "note: 64 validation images are training images too: the validation loss is too good" in notes
+
+
+def test_the_command_shows_the_best_checkpoint_and_asks_for_data_that_are_gone(data: Path, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    first = fastdc_train(str(data), "--out", run, "--model", "mlp", "--width", "16", "--steps", "4", "--threads", "1")
+    assert first.exit_code == 0, first.output
+    summary = RunFolder(run).load_best()
+    assert summary is not None
+    assert f"best checkpoint: {summary[0]}" in first.stdout
+    assert str(summary[0]) in first.stderr
+    more = fastdc_train("--out", run, "--resume", "--steps", "6")
+    assert "6 of 6 steps" in more.stdout
+    data.rename(tmp_path / "moved.npz")
+    gone = fastdc_train("--out", run, "--resume")
+    assert f"{data} is gone, with which {run} was started: give DATA, where the images are now" in str(gone.exception)
+    moved = fastdc_train(str(tmp_path / "moved.npz"), "--out", run, "--resume", "--steps", "7")
+    assert "7 of 7 steps" in moved.stdout
+    assert RunFolder(run).info().config.data == str(tmp_path / "moved.npz")

@@ -132,6 +132,12 @@ which suits 8x8 digits; larger images need higher levels.
     "images]",
 )
 @click.option(
+    "--checkpoint",
+    type=click.Choice(("best", "last")),
+    help="Weights of a run: the best by accuracy on half of its validation images, or the last.  [default: best, if "
+    "there are validation images]",
+)
+@click.option(
     "--draws",
     type=int,
     help="Default noise draws per image and class.  [default: chosen; without, 16 for a run, otherwise 100]",

@@ -11,18 +11,18 @@ from fastdc.cli.sources import check_sources
 
 _EPILOG = """\b
 Examples:
-  fastdc train photos --out run --size 32 --val 0.1   photos/cat/, photos/dog/
+  fastdc train photos --out run --size 32             photos/cat/, photos/dog/
   fastdc train digits.npz --out run --model mlp       arrays images and labels
   fastdc train scans.csv --out run --size 32          path, label, split
   fastdc train --out run --resume                     after Ctrl-C or a crash
+  fastdc train --out run --resume --steps 20000       longer than planned
   fastdc export run my-model --calibrate run/val.npz  then: a bundle
 
 Time: on one CPU core, 8x8 digits take two minutes (unet) or one (mlp). Images of
 32x32 and more need a GPU (--device cuda) and some 20,000 steps or more.
 
-What to change first: --steps (more are better until the validation loss rises),
---model mlp for small images if speed matters, --flip if mirrored images keep
-their class.
+What to change first: --steps (more are better until the accuracy falls), --model
+mlp for small images if speed matters, --flip if mirrored images keep their class.
 """
 
 
@@ -35,7 +35,12 @@ their class.
     shell_complete=files,
     help="Run folder to make, or with --resume to continue.",
 )
-@click.option("--resume", is_flag=True, help="Continue the run in RUN. Omitted options keep the run's values.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in RUN. Omitted options keep the run's values; --steps may be "
+    "another number, which the learning rate then follows.",
+)
 @click.option(
     "--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate. mlp: many times cheaper.  [default: unet]"
 )
@@ -69,8 +74,15 @@ their class.
     "--val",
     metavar="FILE|FRACTION",
     shell_complete=files,
-    help="Validation images: a folder or file like DATA, or a fraction of DATA such as 0.1.  "
-    "[default: the split val of DATA, if there is one]",
+    help="Validation images, which measure the accuracy, choose the best checkpoint and can calibrate: a folder or "
+    "file like DATA, or a fraction of DATA; 0 for none.  [default: the split val of DATA if there is one, otherwise 0.1 "
+    "if every class has 10 images]",
+)
+@click.option(
+    "--patience",
+    type=int,
+    metavar="N",
+    help="End the training when N measured checkpoints in a row are no better; 0 to end it never.  [default: 0]",
 )
 @image_options("train")
 @click.option(

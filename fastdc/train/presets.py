@@ -1,0 +1,70 @@
+"""The values that a recipe leaves open, by model and by size of the images: one table.
+
+The numbers of 8x8 images are those of the shipped ``digits`` models, and measured (models/README.md). Rows marked "not
+measured" extend them by two known facts: larger images need more channels and levels (the UNet of EDM,
+arXiv:2206.00364, has multipliers of this kind), and they keep their class under more noise, because neighbouring pixels
+repeat each other (Hoogeboom et al., arXiv:2301.11093).
+
+All of them depart from EDM's table 1 in one respect: ln sigma ~ N(-0.6, 1.2) for 8x8 images instead of N(-1.2, 1.2). A
+classifier works at the noise levels at which the class is decided, so the network is trained most at these.
+"""
+
+import dataclasses
+from typing import Any
+
+MODELS = ("unet", "mlp")
+
+RUN_DEFAULTS: dict[str, Any] = {"draws": 16, "weighting": "edm", "loss": "l2"}
+"""How the network of a run classifies, unless its bundle says otherwise; the band of levels is the preset's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One row of the table.
+
+    Attributes:
+        side: Images whose smaller side has at most this many pixels take this row.
+        width: Channels of the UNet's first level, or the MLP's width.
+        multipliers: Channels of each level of the UNet in units of the first level's.
+        layers: Residual blocks per level of the UNet.
+        steps: Number of optimizer steps.
+        batch: Images per step.
+        lr: Peak learning rate.
+        p_mean: Mean of ln sigma.
+        p_std: Standard deviation of ln sigma.
+        dropout: Dropout inside the network.
+        levels: Band of noise levels at which the network classifies.
+    """
+
+    side: int
+    width: int
+    multipliers: tuple[int, ...] = ()
+    layers: int = 0
+    steps: int
+    batch: int
+    lr: float = 1e-3
+    p_mean: float
+    p_std: float
+    dropout: float = 0.0
+    levels: tuple[float, float] = (0.2, 2.0)
+
+
+_ANY = 2**31  # pixels
+
+PRESETS: dict[str, tuple[Preset, ...]] = {
+    "unet": (  # 8: measured
+        Preset(
+            side=8, width=32, multipliers=(1, 1), layers=1, steps=1340, batch=64, p_mean=-0.6, p_std=1.2
+        ),  # measured
+        Preset(side=16, width=32, multipliers=(1, 2, 2, 4), layers=1, steps=1340, batch=64, p_mean=-0.6, p_std=1.2),
+        Preset(side=_ANY, width=64, multipliers=(1, 2, 2, 4), layers=2, steps=1340, batch=64, p_mean=-0.6, p_std=1.2),
+    ),
+    "mlp": (
+        Preset(side=_ANY, width=256, steps=4640, batch=256, p_mean=-0.4, p_std=1.0, dropout=0.1),  # 8, 28: measured
+    ),
+}
+
+
+def preset_for(model: str, height: int, width: int) -> Preset:
+    """The row of a model, ``unet`` or ``mlp``, for images of a size in pixels."""
+    return next(row for row in PRESETS[model] if min(height, width) <= row.side)

@@ -1,0 +1,25 @@
+"""What a user should know about the data before the training begins."""
+
+from collections.abc import Iterator
+
+from fastdc.train.config import AUTO, TrainConfig
+from fastdc.train.dataset import FEWEST, TrainingData
+
+
+def remarks(config: TrainConfig, data: TrainingData) -> Iterator[str]:
+    """Lines about the data of a run.
+
+    Args:
+        config: The recipe as it was given.
+        data: The data.
+    """
+    size = "x".join(map(str, data.shape))
+    names, aside = len(data.class_names), len(data.val_images)
+    yield f"data: {len(data.images)} images {size} in {names} classes, {aside} for validation"
+    if data.repeated:
+        yield f"note: {data.repeated} validation images are training images too: the validation loss is too good"
+    if config.val == AUTO and data.val is None:
+        yield (
+            f"note: no images are kept aside for validation, because a class has fewer than {FEWEST}: give some "
+            "(--val IMAGES or --val FRACTION) to measure the accuracy and to calibrate"
+        )
