@@ -19,3 +19,4 @@ SELECTION_COPIES = 100
 ALPHA = 0.001
 ESTIMATIONS = ("fixed", "pilot", "anytime")
 TOLERANCE = 0.05
+AUGMENTATIONS = ("none", "flip", "shift", "photo", "medical")

@@ -16,11 +16,13 @@ from collections.abc import Callable
 from fastdc.train.best import Best
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled, validation_source
+from fastdc.train.config import AUGMENTATIONS, TrainConfig
 from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.run import RunFolder, RunInfo, RunSummary
 
 __all__ = [
+    "AUGMENTATIONS",
     "RUN_DEFAULTS",
     "Best",
     "RunFolder",

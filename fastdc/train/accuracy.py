@@ -29,11 +29,11 @@ from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import TrainingData
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.run import RunInfo
+from fastdc.train.torch_state import SUBSET
 
 _MOST_IMAGES, _FEWEST_IMAGES = 200, 50
 _DRAWS = int(RUN_DEFAULTS["draws"])
 _SHARE = 0.1  # of the cost of the training
-_SUBSET = 8  # purpose of the random choice of images, see torch_state.py
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def stratified(labels: Int64, count: int, seed: int) -> Int64:
         count: Number of images to choose, at most n.
         seed: Seed of the choice.
     """
-    order = np.random.default_rng([seed, _SUBSET]).permutation(len(labels))
+    order = np.random.default_rng([seed, SUBSET]).permutation(len(labels))
     place = np.empty(len(labels))
     for k in np.unique(labels):
         members = order[labels[order] == k]

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from fastdc.train.config import AUTO, TrainConfig
 from fastdc.train.dataset import FEWEST, TrainingData
 
+_IMBALANCE = 3  # times as many images in one class as in another
+
 
 def remarks(config: TrainConfig, data: TrainingData) -> Iterator[str]:
     """Lines about the data of a run.
@@ -18,6 +20,13 @@ def remarks(config: TrainConfig, data: TrainingData) -> Iterator[str]:
     yield f"data: {len(data.images)} images {size} in {names} classes, {aside} for validation"
     if data.repeated:
         yield f"note: {data.repeated} validation images are training images too: the validation loss is too good"
+    counts = data.class_counts
+    if max(counts) > _IMBALANCE * min(counts) and not config.balance:
+        least, most = (data.class_names[counts.index(count)] for count in (min(counts), max(counts)))
+        yield (
+            f"note: class {least!r:.60} has {min(counts)} images and {most!r:.60} has {max(counts)}: --balance trains "
+            "all classes equally often, and --prior data takes their frequencies into account in classifying"
+        )
     if config.val == AUTO and data.val is None:
         yield (
             f"note: no images are kept aside for validation, because a class has fewer than {FEWEST}: give some "

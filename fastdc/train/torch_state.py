@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdc.support import BackendError, InputError, shown
 
 # Purposes keep the random streams of one seed apart; 1 is the validation split of dataset.py.
-WEIGHTS, ORDER, STEP, EVALUATION = 2, 3, 4, 5
+WEIGHTS, ORDER, STEP, EVALUATION, BALANCED, WITHIN, SUBSET = 2, 3, 4, 5, 6, 7, 8
 
 
 def seed_torch(seed: int, purpose: int, step: int) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fastdc import backends, bundle, certification, diffusion, inference, rules
+from fastdc import backends, bundle, certification, diffusion, inference, rules, train
 from fastdc.cli import names
 from helpers.cli_runs import place_digits
 
@@ -238,6 +238,7 @@ def test_words_are_those_of_the_library() -> None:
     assert names.ORDERS == diffusion.ORDERS
     assert names.DECISIONS == inference.DECISIONS
     assert names.RULES == rules.RULES
+    assert names.AUGMENTATIONS == train.AUGMENTATIONS
     assert names.CALIBRATION_DRAWS == inference.CALIBRATION_DRAWS
     for name in ("COPIES", "TARGET_COPIES", "SELECTION_COPIES", "ALPHA", "ESTIMATIONS", "TOLERANCE"):
         assert getattr(names, name) == getattr(certification, name)

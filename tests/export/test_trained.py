@@ -79,6 +79,7 @@ def test_the_bundle_describes_the_run(workplace: Path) -> None:
     assert provenance["steps"] == 200
     assert provenance["onnx_max_difference"] < 1e-4
     assert bundle.manifest["parameterization"]["sigma_data"] == info.sigma_data
+    assert bundle.manifest["training"] == {"class_counts": [32, 32]}
 
 
 def test_onnx_equals_torch_rebuilt_from_the_bundle_at_several_batches(workplace: Path) -> None:

@@ -6,6 +6,7 @@ import click
 
 from fastdc.cli.completing import files
 from fastdc.cli.images import image_options
+from fastdc.cli.names import AUGMENTATIONS
 from fastdc.cli.options import QUIET
 from fastdc.cli.sources import check_sources
 
@@ -22,7 +23,7 @@ Time: on one CPU core, 8x8 digits take two minutes (unet) or one (mlp). Images o
 32x32 and more need a GPU (--device cuda) and some 20,000 steps or more.
 
 What to change first: --steps (more are better until the accuracy falls), --model
-mlp for small images if speed matters, --flip if mirrored images keep their class.
+mlp for small images if speed matters, --augment photo or medical if there are few images.
 """
 
 
@@ -69,7 +70,22 @@ mlp for small images if speed matters, --flip if mirrored images keep their clas
 )
 @click.option("--sigma-data", type=float, help="Standard deviation of the images in [-1, 1].  [default: measured]")
 @click.option("--dropout", type=float, help="Dropout inside the network.  [default: unet 0, mlp 0.1]")
-@click.option("--flip/--no-flip", default=None, help="Mirror images left to right at random.  [default: no]")
+@click.option(
+    "--augment",
+    type=click.Choice(AUGMENTATIONS),
+    help="Change training images at random, if that keeps their class. flip: mirror them. shift: by a tenth. photo: "
+    "mirror, crop, change colours a little. medical: rotate, shift, change contrast a little.  [default: none]",
+)
+@click.option(
+    "--flip/--no-flip",
+    default=None,
+    help="Mirror images left to right at random, in addition to --augment.  [default: no]",
+)
+@click.option(
+    "--balance/--no-balance",
+    default=None,
+    help="Train all classes equally often, however many images they have.  [default: no]",
+)
 @click.option(
     "--val",
     metavar="FILE|FRACTION",
