@@ -14,6 +14,8 @@ MAX_SIDE = 1024  # pixels
 AUTO = "auto"
 """In place of validation images: the split "val" of the data, or a tenth of them if every class has enough images."""
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+
 AUGMENTATIONS = ("none", "flip", "shift", "photo", "medical")
 """Named sets of random changes of training images; ``augment`` has them."""
 
@@ -63,6 +65,8 @@ class TrainConfig:
             brightness by a tenth, not mirrored).
         flip: Whether to mirror images as well.
         balance: Whether all classes are drawn equally often, rather than all images.
+        precision: Element type in which the network is evaluated and its gradients are computed: "float32"; "bfloat16";
+            "float16", on a CUDA device, with scaled gradients. Weights and optimizer are float32 always.
         seed: Seed of the initial weights, the order of the data, the noise, the dropout and the validation split.
         val: Validation images: a fraction of the data, such as "0.1"; a source like ``data``; "auto": the split
             "val" of the data, or a tenth of them if every class has 10 images or more; None or "0": none.
@@ -99,6 +103,7 @@ class TrainConfig:
     augment: str = "none"
     flip: bool = False
     balance: bool = False
+    precision: str = "float32"
     seed: int = 0
     val: str | None = AUTO
     patience: int | None = None
@@ -113,6 +118,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.one_of("model", self.model, MODELS)
+        checks.one_of("precision", self.precision, PRECISIONS)
         checks.one_of("augment", self.augment, AUGMENTATIONS)
         for name in ("flip", "balance"):
             checks.flag(name, getattr(self, name))
@@ -120,6 +126,8 @@ class TrainConfig:
 
     def _check(self) -> None:
         object.__setattr__(self, "device", checks.device_text(self.device))
+        if self.precision == "float16" and self.device == "cpu":
+            raise InputError("precision float16 trains on a CUDA device: expected float32 or bfloat16 on the CPU")
         integers = {
             "width": (4, 65_536),
             "size": (2, MAX_SIDE),

@@ -152,7 +152,9 @@ class _Trainer:
 
     def _train_step(self) -> None:
         x0, labels = self.batches.draw(self.state.step)
-        self.state.update(self.objective.losses(self.state.network, x0, labels).mean())
+        with self.state.autocast():
+            loss = self.objective.losses(self.state.network, x0, labels).mean()
+        self.state.update(loss)
 
     def _is_milestone(self) -> bool:
         """Whether a checkpoint and a validation are due after this step."""

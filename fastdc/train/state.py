@@ -45,6 +45,10 @@ class TrainState:
             weight_decay=config.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
+        # Autocast keeps weights, optimizer and average in float32; gradients in float16 also need a scale.
+        self._autocast = config.precision != "float32", getattr(torch, config.precision)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self._device = device
         self.step = 0
         self.seconds = 0.0
         # Sum of the losses since the last line of the log, on the device, so that no step waits for a GPU.
@@ -61,14 +65,21 @@ class TrainState:
         """The learning rate of the next step."""
         return self._lr * schedule(self.step, self._steps, self._config.warmup)
 
+    def autocast(self) -> torch.autocast:
+        """The context in which a loss is computed in the recipe's precision."""
+        enabled, dtype = self._autocast
+        return torch.autocast(self._device.type, dtype=dtype if enabled else None, enabled=enabled)
+
     def update(self, loss: Tensor) -> None:
         """Does a step down the gradient of the mean loss of a batch, a scalar."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self._config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
@@ -104,14 +115,18 @@ class TrainState:
         """
         self.check_finite(float(self.window_sum))
         tensors: dict[str, Tensor] = {}
+        updates = 0  # those of the optimizer: less than the steps if gradients were too large for float16
         for name, parameter in self.network.named_parameters():
             state = self.optimizer.state[parameter]
+            updates = int(state.get("step", 0))
             tensors[f"model.{name}"] = parameter.detach()
-            tensors[f"exp_avg.{name}"] = state["exp_avg"]
-            tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
         tensors |= {f"ema.{name}": parameter for name, parameter in self.average.named_parameters()}
         progress = {
             "step": self.step,
+            "updates": updates,
+            "scaler": self._scaler.state_dict(),
             "seconds": self.seconds,
             "window_sum": float(self.window_sum),
             "window_steps": self._window_steps,
@@ -131,11 +146,14 @@ class TrainState:
             for number, (name, parameter) in enumerate(self.network.named_parameters()):
                 parameter.copy_(tensors[f"model.{name}"])
                 moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
-                state[number] = {"step": torch.tensor(float(progress["step"])), **moments}
+                # Checkpoints of earlier versions have neither updates nor a scaler.
+                updates = torch.tensor(float(progress.get("updates", progress["step"])))
+                state[number] = {"step": updates, **moments}
             for name, mean in self.average.named_parameters():
                 mean.copy_(tensors[f"ema.{name}"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._scaler.load_state_dict(progress.get("scaler", {}))
         self.step = int(progress["step"])
         self.seconds = float(progress["seconds"])
         self.window_sum = torch.full_like(self.window_sum, float(progress["window_sum"]))

@@ -413,6 +413,47 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert schedule(0, 1, 100) == 1.0
 
 
+def test_bfloat16_trains_nearly_the_same_and_is_resumed_to_the_bit(data: Path, tmp_path: Path) -> None:
+    """Evaluations have 8 bits of precision: the loss differs by a percent or so, and weights are float32 still."""
+    options: dict[str, Any] = {"val": "0", "lr": 1e-2, "steps": 40, "log_every": 40}
+    full = train(tiny(data, tmp_path / "full", **options))
+    half = train(tiny(data, tmp_path / "half", precision="bfloat16", **options))
+    assert full.loss is not None
+    assert full.loss != half.loss == pytest.approx(full.loss, rel=0.02)
+    assert {tensor.dtype for tensor in tensors(tmp_path / "half").values()} == {torch.float32}
+    with pytest.raises(InputError, match="started with precision = bfloat16, cannot resume with float32"):
+        train(tiny(data, tmp_path / "half", **options), resume=True)
+    with pytest.raises(InputError, match="precision float16 trains on a CUDA device: expected float32 or bfloat16"):
+        train(tiny(data, tmp_path / "no", precision="float16", **options))
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_step_whose_gradients_overflow_is_no_update_of_the_optimizer(data: Path, tmp_path: Path) -> None:
+    """What float16 does on a GPU: the scale is halved, the weights stay, and a checkpoint remembers both."""
+    from fastdc.train.state import TrainState
+
+    folder = train(tiny(data, tmp_path / "run", steps=1, val="0")).path
+    info = RunFolder(folder).info()
+    one, two = (TrainState(info.config, info, torch.device("cpu")) for _ in range(2))
+    for state in (one, two):
+        state._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    before = [parameter.clone() for parameter in one.network.parameters()]
+    wanted = 0
+    for factor in (1e30, 1.0, 1.0):  # times 2^120, the first is not finite
+        one.update(factor * sum(parameter.square().sum() for parameter in one.network.parameters()))
+        wanted += factor == 1.0
+    assert any(not torch.equal(now, then) for now, then in zip(one.network.parameters(), before, strict=True))
+    checkpoint = one.checkpoint()
+    assert (checkpoint.progress["step"], checkpoint.progress["updates"]) == (3, wanted)
+    two.restore(checkpoint)
+    for state in (one, two):
+        state.update(sum(parameter.square().sum() for parameter in state.network.parameters()))
+    for name, tensor in one.checkpoint().tensors.items():
+        assert torch.equal(tensor, two.checkpoint().tensors[name])
+    assert one.checkpoint().progress["scaler"] == two.checkpoint().progress["scaler"]
+    assert one.checkpoint().progress["scaler"]["scale"] == 2.0**119
+
+
 def test_validation_images_that_are_trained_on_are_reported(data: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     train(tiny(data, tmp_path / "run", val=str(data), steps=2), notify=notes.append)

@@ -6,7 +6,7 @@ import click
 
 from fastdc.cli.completing import files
 from fastdc.cli.images import image_options
-from fastdc.cli.names import AUGMENTATIONS
+from fastdc.cli.names import AUGMENTATIONS, PRECISIONS
 from fastdc.cli.options import QUIET
 from fastdc.cli.sources import check_sources
 
@@ -108,6 +108,12 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 )
 @click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's choice]")
 @click.option("--device", metavar="DEVICE", help="cpu or cuda.  [default: cpu]")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Precision of the network's evaluations in training; bfloat16 and float16 are faster on a GPU that has them. "
+    "Weights stay in float32.  [default: float32]",
+)
 @click.option("--checkpoint-every", type=int, metavar="STEPS", help="Steps between checkpoints.  [default: 500]")
 @click.option("--clip", type=float, hidden=True)  # hidden options repeat the command in a bundle's provenance exactly
 @click.option("--weight-decay", type=float, hidden=True)
