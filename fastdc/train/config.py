@@ -20,7 +20,7 @@ AUGMENTATIONS = ("none", "flip", "shift", "photo", "medical")
 """Named sets of random changes of training images; ``augment`` has them."""
 
 _HOW = {"data", "val", "split", "skip_bad", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"}
-_HOW_LONG = {"steps", "patience"}
+_HOW_LONG = {"steps", "minutes", "patience"}
 
 OPERATIONAL = frozenset(_HOW | _HOW_LONG)
 """Options that may change when a run is resumed.
@@ -47,6 +47,8 @@ class TrainConfig:
         channels: Number of channels to which images are converted, 1 (grey) or 3 (RGB); needs ``size``, and is needed
             if a folder has both.
         steps: Number of optimizer steps. A run can be resumed with more.
+        minutes: Time that the training may take, in place of ``steps``, which then follow from the time of the first
+            ones; for a new run.
         batch: Images per step.
         lr: Peak learning rate of AdamW, after the warm-up and before the cosine decay.
         warmup: Number of steps of linear warm-up.
@@ -88,6 +90,7 @@ class TrainConfig:
     size: int | None = None
     channels: int | None = None
     steps: int | None = None
+    minutes: float | None = None
     batch: int | None = None
     lr: float | None = None
     warmup: int = 100
@@ -120,14 +123,12 @@ class TrainConfig:
         checks.one_of("model", self.model, MODELS)
         checks.one_of("precision", self.precision, PRECISIONS)
         checks.one_of("augment", self.augment, AUGMENTATIONS)
-        for name in ("flip", "balance"):
+        for name in ("flip", "balance", "skip_bad"):
             checks.flag(name, getattr(self, name))
         self._check()
 
     def _check(self) -> None:
         object.__setattr__(self, "device", checks.device_text(self.device))
-        if self.precision == "float16" and self.device == "cpu":
-            raise InputError("precision float16 trains on a CUDA device: expected float32 or bfloat16 on the CPU")
         integers = {
             "width": (4, 65_536),
             "size": (2, MAX_SIDE),
@@ -157,19 +158,14 @@ class TrainConfig:
             "sigma_data": (1e-3, 10.0),
             "timestep_scale": (1e-3, 1e4),
             "dropout": (0.0, 0.9),
+            "minutes": (0.01, 1e6),
         }
         for name, (lo, hi) in reals.items():
             value = getattr(self, name)
-            if value is None and name in ("sigma_data", *_PRESET):
+            if value is None and name in ("sigma_data", "minutes", *_PRESET):
                 continue
             object.__setattr__(self, name, checks.number(name, value, low=lo, high=hi))
-        if self.channels not in (None, 1, 3):
-            raise InputError(f"channels must be 1 or 3, got {shown(self.channels)}")
-        if self.channels is not None and self.size is None:
-            raise InputError("size must be given with channels, got None")
-        if self.window is not None:
-            object.__setattr__(self, "window", check_window(self.window))
-        checks.flag("skip_bad", self.skip_bad)
+        self._check_together()
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a path, got {shown(getattr(self, name))}")
@@ -177,6 +173,19 @@ class TrainConfig:
             object.__setattr__(self, "val", None)
         if self.patience and self.val is None:
             raise InputError("patience needs validation images (val), got none")
+
+    def _check_together(self) -> None:
+        """Refuses options that do not go together."""
+        if self.precision == "float16" and self.device == "cpu":
+            raise InputError("precision float16 trains on a CUDA device: expected float32 or bfloat16 on the CPU")
+        if self.minutes is not None and self.steps is not None:
+            raise InputError("steps or minutes say how long a training takes: expected one of them, got both")
+        if self.channels not in (None, 1, 3):
+            raise InputError(f"channels must be 1 or 3, got {shown(self.channels)}")
+        if self.channels is not None and self.size is None:
+            raise InputError("size must be given with channels, got None")
+        if self.window is not None:
+            object.__setattr__(self, "window", check_window(self.window))
 
     @property
     def val_fraction(self) -> float | None:
@@ -194,7 +203,8 @@ class TrainConfig:
     def for_shape(self, shape: tuple[int, int, int]) -> "TrainConfig":
         """The recipe for images of a shape (c, h, w), with the values of the preset where it has none."""
         preset = preset_for(self.model, *shape[1:])
-        return self._filled({name: getattr(preset, name) for name in _PRESET})
+        left = [name for name in _PRESET if name != "steps" or self.minutes is None]
+        return self._filled({name: getattr(preset, name) for name in left})
 
     def as_in(self, run: "TrainConfig") -> "TrainConfig":
         """The recipe to continue a run with: with the run's values where it has none."""

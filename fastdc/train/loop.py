@@ -11,6 +11,7 @@ from fastdc.support import InputError, one_line, require
 from fastdc.train.best import Best, Measurements
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, save_labelled
+from fastdc.train.duration import Estimate, in_words, steps_within
 from fastdc.train.presets import preset_for
 from fastdc.train.remarks import remarks
 from fastdc.train.run import PATIENCE, RunFolder, RunInfo, RunSummary
@@ -45,7 +46,12 @@ def run_steps(
     for line in said:
         say(line)
     with torch_state(config.threads, device):
+        if config.minutes is not None:
+            say(f"measuring how many steps {in_words(60 * config.minutes)} have")
+            config = _timed(config, info, data, device)
+            info = dataclasses.replace(info, config=config)
         trainer = _Trainer(config, info, data, folder, device, say)
+        folder.check_space(trainer.state.parameters)
         if resume:
             before = folder.info()
             trainer.restore()
@@ -60,6 +66,30 @@ def run_steps(
         state = trainer.state
         say(f"model: {config.model}, {state.parameters:,} parameters; step {state.step} of {config.steps}")
         return trainer.run(progress)
+
+
+def _timed(config: TrainConfig, info: RunInfo, data: TrainingData, device: torch.device) -> TrainConfig:
+    """The recipe with the number of steps that its minutes have, measured on a training that is thrown away."""
+    assert config.minutes is not None
+    minutes, config = config.minutes, dataclasses.replace(config, minutes=None, steps=1)
+    state, batches = TrainState(config, info, device), Batches(config, data, device)
+    objective = Objective.of(config, info.sigma_data)
+    state.network.train()
+
+    def step() -> None:
+        train_step(state, batches, objective)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return dataclasses.replace(config, steps=steps_within(minutes, step))
+
+
+def train_step(state: TrainState, batches: Batches, objective: Objective) -> None:
+    """Does the next step of a training."""
+    x0, labels = batches.draw(state.step)
+    with state.autocast():
+        loss = objective.losses(state.network, x0, labels).mean()
+    state.update(loss)
 
 
 def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
@@ -108,6 +138,7 @@ class _Trainer:
         state = self.state
         state.network.train()
         began, before = time.monotonic(), state.seconds
+        estimate = Estimate(self.steps - state.step)
         hidden = None if progress is None else not progress
         with (
             StopSignals() as signals,
@@ -118,6 +149,8 @@ class _Trainer:
                 self._train_step()
                 bar.update()
                 state.seconds = before + time.monotonic() - began
+                if (line := estimate.after_step()) is not None:
+                    self._say(line)
                 if state.step % self.config.log_every == 0 or state.step == self.steps:
                     self._write_log()
                     bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
@@ -151,10 +184,7 @@ class _Trainer:
             self.say(line)
 
     def _train_step(self) -> None:
-        x0, labels = self.batches.draw(self.state.step)
-        with self.state.autocast():
-            loss = self.objective.losses(self.state.network, x0, labels).mean()
-        self.state.update(loss)
+        train_step(self.state, self.batches, self.objective)
 
     def _is_milestone(self) -> bool:
         """Whether a checkpoint and a validation are due after this step."""

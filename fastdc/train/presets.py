@@ -51,16 +51,22 @@ class Preset:
 
 _ANY = 2**31  # pixels
 
+_UNET: dict[str, Any] = {"steps": 1340, "batch": 64, "p_mean": -0.6, "p_std": 1.2}
+_MLP: dict[str, Any] = {"width": 256, "steps": 4640, "batch": 256, "p_mean": -0.4, "p_std": 1.0, "dropout": 0.1}
+
 PRESETS: dict[str, tuple[Preset, ...]] = {
-    "unet": (  # 8: measured
-        Preset(
-            side=8, width=32, multipliers=(1, 1), layers=1, steps=1340, batch=64, p_mean=-0.6, p_std=1.2
-        ),  # measured
-        Preset(side=16, width=32, multipliers=(1, 2, 2, 4), layers=1, steps=1340, batch=64, p_mean=-0.6, p_std=1.2),
-        Preset(side=_ANY, width=64, multipliers=(1, 2, 2, 4), layers=2, steps=1340, batch=64, p_mean=-0.6, p_std=1.2),
+    "unet": (
+        # Measured: models/README.md.
+        Preset(side=8, width=32, multipliers=(1, 1), layers=1, **_UNET),
+        # Not measured: multipliers as in EDM, the rest as for 8x8.
+        Preset(side=16, width=32, multipliers=(1, 2, 2, 4), layers=1, **_UNET),
+        Preset(side=32, width=64, multipliers=(1, 2, 2, 4), layers=2, **_UNET),
+        Preset(side=_ANY, width=64, multipliers=(1, 2, 2, 4), layers=2, **_UNET),
     ),
     "mlp": (
-        Preset(side=_ANY, width=256, steps=4640, batch=256, p_mean=-0.4, p_std=1.0, dropout=0.1),  # 8, 28: measured
+        # Measured for 8x8 (models/README.md) and 28x28 (docs/training.md).
+        Preset(side=32, **_MLP),
+        Preset(side=_ANY, **_MLP),  # not measured
     ),
 }
 

@@ -7,6 +7,7 @@ executes nothing.
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -160,6 +161,23 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"run folder {self.path} cannot be made: {error.strerror}") from error
         return ProcessLock(self._lock_file, self.path)
+
+    def check_space(self, parameters: int) -> None:
+        """Checks that there is room for the checkpoints of a network.
+
+        Args:
+            parameters: Number of weights.
+
+        Raises:
+            InputError: There is not.
+        """
+        # float32: weights, average and two moments; the average of the best; each beside the file that it replaces.
+        needed = 4 * parameters * 2 * (4 + 1)
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise InputError(
+                f"{self.path} needs room for {needed / 1e6:.3g} MB of checkpoints, and {free / 1e6:.3g} MB are free"
+            )
 
     def create(self, info: RunInfo) -> None:
         """Writes config.json into a folder that is kept.

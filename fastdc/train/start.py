@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from fastdc.data import check_class_folders
-from fastdc.support import check_installed
+from fastdc.support import InputError, check_installed
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import load_training_data, validation_source
 from fastdc.train.run import RunFolder, RunSummary
@@ -22,6 +22,8 @@ def run_training(
     folder = RunFolder(config.out)
     with ExitStack() as kept:
         if resume:
+            if config.minutes is not None:
+                raise InputError("minutes is for a new run: give steps, the number at which this one is to end")
             config = config.as_in(folder.info().config)
             kept.enter_context(folder.kept())
         else:

@@ -1,5 +1,6 @@
 """Training on tiny images: it learns, it is repeatable, it survives interruption, and it refuses what cannot work."""
 
+import errno
 import itertools
 import json
 import os
@@ -476,3 +477,42 @@ def test_the_command_shows_the_best_checkpoint_and_asks_for_data_that_are_gone(d
     moved = fastdc_train(str(tmp_path / "moved.npz"), "--out", run, "--resume", "--steps", "7")
     assert "7 of 7 steps" in moved.stdout
     assert RunFolder(run).info().config.data == str(tmp_path / "moved.npz")
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**4})())
+    with pytest.raises(InputError, match=r"run needs room for [0-9.]+ MB of checkpoints, and 0\.01 MB are free"):
+        train(tiny(data, tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
+    assert train(tiny(data, tmp_path / "run")).finished
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: RunFolder, checkpoint: Any) -> None:
+        if checkpoint.progress["step"] == 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.checkpoint_file))
+        save(self, checkpoint)
+
+    save = RunFolder.save_checkpoint
+    train(tiny(data, tmp_path / "whole"))
+    monkeypatch.setattr(RunFolder, "save_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tiny(data, tmp_path / "run"))
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    train(tiny(data, tmp_path / "run"), resume=True)
+    assert same_bits(tmp_path / "whole", tmp_path / "run")
+
+
+def test_two_classes_of_one_image_each_are_enough_to_train(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "two.npz", images=images, labels=[0, 1])
+    said: list[str] = []
+    assert train(tiny(tmp_path / "two.npz", tmp_path / "run", steps=2), notify=said.append).finished
+    assert any("no images are kept aside" in line for line in said)
+    with pytest.raises(InputError, match="needs at least 2 images per class, class 0 has 1"):
+        train(tiny(tmp_path / "two.npz", tmp_path / "no", val="0.1"))

@@ -57,6 +57,12 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 @click.option(
     "--steps", type=int, help="Optimizer steps; the defaults are enough for the digits.  [default: unet 1340, mlp 4640]"
 )
+@click.option(
+    "--minutes",
+    type=float,
+    metavar="M",
+    help="Instead of --steps: as many steps as take about M minutes on this machine.",
+)
 @click.option("--batch", type=int, help="Images per step.  [default: unet 64, mlp 256]")
 @click.option("--lr", type=float, help="Peak learning rate of AdamW, before a cosine decay.  [default: 0.001]")
 @click.option("--warmup", type=int, help="Steps in which the learning rate rises linearly.  [default: 100]")
