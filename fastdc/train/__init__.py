@@ -14,10 +14,8 @@ torch is imported when a training starts, not with this package.
 from collections.abc import Callable
 
 from fastdc.train.best import Best
-from fastdc.train.config import TrainConfig
-from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled, validation_source
 from fastdc.train.config import AUGMENTATIONS, TrainConfig
-from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled
+from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled, validation_source
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.run import RunFolder, RunInfo, RunSummary
 

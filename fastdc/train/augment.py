@@ -83,7 +83,8 @@ def resampled(x: Tensor, angle: Tensor, scale: Tensor, across: Tensor, down: Ten
     right = torch.stack([cos, -sin * h / w, 2 * across / w], 1)
     bottom = torch.stack([sin * w / h, cos, 2 * down / h], 1)
     grid = functional.affine_grid(torch.stack([right, bottom], 1), list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    moved: Tensor = functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return moved
 
 
 _SETS = {

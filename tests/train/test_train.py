@@ -433,6 +433,9 @@ def test_a_step_whose_gradients_overflow_is_no_update_of_the_optimizer(data: Pat
     """What float16 does on a GPU: the scale is halved, the weights stay, and a checkpoint remembers both."""
     from fastdc.train.state import TrainState
 
+    def squares(state: TrainState) -> torch.Tensor:
+        return torch.stack([parameter.square().sum() for parameter in state.network.parameters()]).sum()
+
     folder = train(tiny(data, tmp_path / "run", steps=1, val="0")).path
     info = RunFolder(folder).info()
     one, two = (TrainState(info.config, info, torch.device("cpu")) for _ in range(2))
@@ -441,14 +444,14 @@ def test_a_step_whose_gradients_overflow_is_no_update_of_the_optimizer(data: Pat
     before = [parameter.clone() for parameter in one.network.parameters()]
     wanted = 0
     for factor in (1e30, 1.0, 1.0):  # times 2^120, the first is not finite
-        one.update(factor * sum(parameter.square().sum() for parameter in one.network.parameters()))
+        one.update(factor * squares(one))
         wanted += factor == 1.0
     assert any(not torch.equal(now, then) for now, then in zip(one.network.parameters(), before, strict=True))
     checkpoint = one.checkpoint()
     assert (checkpoint.progress["step"], checkpoint.progress["updates"]) == (3, wanted)
     two.restore(checkpoint)
     for state in (one, two):
-        state.update(sum(parameter.square().sum() for parameter in state.network.parameters()))
+        state.update(squares(state))
     for name, tensor in one.checkpoint().tensors.items():
         assert torch.equal(tensor, two.checkpoint().tensors[name])
     assert one.checkpoint().progress["scaler"] == two.checkpoint().progress["scaler"]

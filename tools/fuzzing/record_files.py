@@ -140,15 +140,17 @@ def result(scratch: Path) -> Target:
 
 
 def run_folder(scratch: Path) -> Target:
-    """Training runs: config.json and the checkpoint."""
+    """Training runs: config.json and the checkpoints."""
     from fastdc.train import RunFolder, TrainConfig, train
 
     rng = np.random.default_rng(0)
     np.savez(scratch / "data.npz", images=rng.integers(0, 256, (8, 4, 4), np.uint8), labels=np.arange(8) % 2)
-    config = TrainConfig(data="data.npz", out="run", model="mlp", width=8, steps=2)
+    config = TrainConfig(data="data.npz", out="run", model="mlp", width=8, steps=2, val="0.25")
     train(config, progress=False)
     folder = scratch / "run"
-    kept = {name: (folder / name).read_bytes() for name in ("config.json", "checkpoint.safetensors")}
+    kept = {
+        name: (folder / name).read_bytes() for name in ("config.json", "checkpoint.safetensors", "best.safetensors")
+    }
 
     def read(data: bytes) -> object:
         name, content = routes.split(data)

@@ -97,8 +97,8 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     metavar="FILE|FRACTION",
     shell_complete=files,
     help="Validation images, which measure the accuracy, choose the best checkpoint and can calibrate: a folder or "
-    "file like DATA, or a fraction of DATA; 0 for none.  [default: the split val of DATA if there is one, otherwise 0.1 "
-    "if every class has 10 images]",
+    "file like DATA, or a fraction of DATA; 0 for none.  [default: the split val of DATA, or 0.1 if every class has 10 "
+    "images]",
 )
 @click.option(
     "--patience",
