@@ -11,13 +11,13 @@ class Best:
 
     Attributes:
         step: Number of steps done.
-        val_loss: Denoising loss on all validation images.
+        choosing_loss: Denoising loss on the half of the validation images that may choose, [0::2].
         val_accuracy: Share of ``val_scored`` images that were classified rightly, in [0, 1].
-        val_scored: Number of validation images that were classified.
+        val_scored: Number of images of that half that were classified.
     """
 
     step: int
-    val_loss: float
+    choosing_loss: float
     val_accuracy: float
     val_scored: int
 
@@ -29,7 +29,7 @@ class Best:
     def __str__(self) -> str:
         right = round(self.val_accuracy * self.val_scored)
         share = f"{100 * self.val_accuracy:.1f} % ({right}/{self.val_scored})"
-        return f"step {self.step}: val accuracy {share}, val loss {self.val_loss:.4f}"
+        return f"step {self.step}: val accuracy {share}, loss {self.choosing_loss:.4f}"
 
     def beaten_by(self, other: "Best", top: float) -> bool:
         """Whether another checkpoint is to be kept instead of this one.
@@ -48,7 +48,7 @@ class Best:
         least = top - math.sqrt(share * (1 - share) / (count + 4))
         if other.val_accuracy < least:
             return False
-        return self.val_accuracy < least or other.val_loss <= self.val_loss
+        return self.val_accuracy < least or other.choosing_loss <= self.choosing_loss
 
 
 class Measurements:
@@ -56,7 +56,7 @@ class Measurements:
 
     Attributes:
         step: The last step with a result; 0 if there is none.
-        val_loss: The last loss.
+        val_loss: The last loss, on all validation images.
         val_accuracy: The last accuracy.
         best: The best checkpoint.
         since_best: Number of later checkpoints whose accuracy was measured.
@@ -73,7 +73,7 @@ class Measurements:
         """The best checkpoint that a line of the log would make; None if it does not.
 
         Args:
-            record: ``step``, ``val_loss``, and, if they were measured, ``val_accuracy`` and ``val_scored``.
+            record: ``step``, ``val_loss``, and, if the accuracy was measured, the other attributes of :class:`Best`.
         """
         if "val_accuracy" not in record:
             return None

@@ -242,6 +242,8 @@ class RunFolder:
             InputError: A field of the recipe or the hash of the data differs; the message names the first.
         """
         found = self.info()
+        if found.shape != wanted.shape:
+            raise InputError(f"{self.path} was started with images of shape {found.shape}, got {wanted.shape}")
         # Runs of earlier versions may leave the width to the preset.
         was, now = found.config.for_shape(found.shape).to_dict(), wanted.config.to_dict()
         for name in was:
@@ -254,7 +256,7 @@ class RunFolder:
             if before != after:
                 source = getattr(wanted.config, what)
                 raise InputError(f"{self.path} was started with other {what} images than {source}: the hashes differ")
-        return dataclasses.replace(found, config=wanted.config, class_counts=wanted.class_counts)
+        return dataclasses.replace(wanted, network=found.network, levels=found.levels, extended=found.extended)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Replaces the checkpoint in one step."""

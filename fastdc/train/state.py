@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdc.bundle import build_network, parameter_count
-from fastdc.support import InputError
+from fastdc.support import InputError, one_line
 from fastdc.train.config import TrainConfig
 from fastdc.train.run import Checkpoint, RunInfo
 from fastdc.train.torch_state import WEIGHTS, seed_torch
@@ -36,7 +36,7 @@ class TrainState:
         assert config.lr is not None
         self._config, self._steps, self._lr = config, config.steps, config.lr
         seed_torch(config.seed, WEIGHTS, 0)
-        self.network = build_network(info.network["kind"], info.network["config"]).to(device)
+        self.network = _built(info.network).to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -159,6 +159,18 @@ class TrainState:
         self.window_sum = torch.full_like(self.window_sum, float(progress["window_sum"]))
         self._window_steps = int(progress["window_steps"])
         self.loss = progress["loss"]
+
+
+def _built(description: dict[str, Any]) -> nn.Module:
+    """The network that a run's config.json describes.
+
+    Raises:
+        InputError: It describes none.
+    """
+    try:
+        return build_network(description["kind"], description["config"])
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"the run's config.json describes no network: {one_line(error)}") from error
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

@@ -57,28 +57,31 @@ class Validation:
             stopped: Asked before every batch.
             last: Whether it is the last step.
         """
-        loss = self._loss(network, stopped)
-        if loss is None:
+        losses = self._losses(network, stopped)
+        if losses is None:
             return None
-        record: dict[str, Any] = {"step": step, "val_loss": loss}
+        record: dict[str, Any] = {"step": step, "val_loss": losses[0]}
         if self._score is not None and self._score.due(step, self._config.checkpoint_every, last=last):
             accuracy = self._score(network, stopped)
             if accuracy is None:
                 return None
-            record |= {"val_accuracy": accuracy.share, "val_scored": accuracy.images}
+            record |= {"choosing_loss": losses[1], "val_accuracy": accuracy.share, "val_scored": accuracy.images}
         return record
 
     @torch.no_grad()
-    def _loss(self, network: nn.Module, stopped: Callable[[], bool]) -> float | None:
-        """Mean loss at the same noise every time; None if stopped."""
+    def _losses(self, network: nn.Module, stopped: Callable[[], bool]) -> tuple[float, float] | None:
+        """Mean loss on all images, and on those that choose, at the same noise every time; None if stopped."""
         seed_torch(self._config.seed, EVALUATION, 0)
-        total, count = 0.0, 0
+        total, count, choosing, choosers = 0.0, 0, 0.0, 0
         for _ in range(_REPEATS):
             for start in range(0, len(self._images), _BATCH):
                 if stopped():
                     return None
                 x0 = to_model(self._images[start : start + _BATCH])
                 labels = self._labels[start : start + _BATCH]
-                total += float(self._objective.losses(network, x0, labels).sum())
+                losses = self._objective.losses(network, x0, labels)
+                total += float(losses.sum())
                 count += len(x0)
-        return total / count
+                choosing += float(losses[::2].sum())  # batches begin with an image that chooses, for _BATCH is even
+                choosers += len(losses[::2])
+        return total / count, choosing / choosers

@@ -53,12 +53,12 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float], right: list[i
     left = iter(zip(losses, right, strict=True))
     now: list[int] = []
 
-    def loss(*_: Any) -> float:
+    def losses(*_: Any) -> tuple[float, float]:
         value, count = next(left)
         now[:] = [count]
-        return value
+        return 1 - value, value  # only the half that chooses counts
 
-    monkeypatch.setattr(validation.Validation, "_loss", loss)
+    monkeypatch.setattr(validation.Validation, "_losses", losses)
     monkeypatch.setattr(QuickScore, "__call__", lambda *_: Accuracy(now[0], of))
 
 
@@ -68,7 +68,7 @@ def test_checkpoints_are_measured_logged_and_said(data: Path) -> None:
     assert [(line["step"], line["val_scored"]) for line in lines(summary)] == [(10, 4), (20, 4)]
     assert summary.val_accuracy == lines(summary)[-1]["val_accuracy"]
     assert said[-1] == f"{Best.of(lines(summary)[-1])}, the best so far"
-    assert "step 20: val accuracy 100.0 % (4/4), val loss 0." in said[-1]
+    assert "step 20: val accuracy 100.0 % (4/4), loss 0." in said[-1]
     best = RunFolder(summary.path).load_best()
     assert best is not None
     assert best[0] == summary.best
@@ -109,7 +109,8 @@ def test_the_best_checkpoint_has_the_weights_of_its_step(data: Path, monkeypatch
 def test_which_checkpoint_is_the_best(losses: list[float], right: list[int], kept: list[int]) -> None:
     measured, found = Measurements(), []
     for step, (loss, count) in enumerate(zip(losses, right, strict=True), 1):
-        record = {"step": step, "val_loss": loss, "val_accuracy": count / 100, "val_scored": 100}
+        accuracy = {"choosing_loss": loss, "val_accuracy": count / 100, "val_scored": 100}
+        record = {"step": step, "val_loss": 1 - loss, **accuracy}
         if measured.better(record) is not None:
             found.append(step)
         measured.add(record)
@@ -236,3 +237,20 @@ def test_the_weights_are_measured_and_not_changed(data: Path) -> None:
     assert found[0] is not None
     assert found[1] is not None
     assert all(torch.equal(tensor, found[1].tensors[name]) for name, tensor in found[0].tensors.items())
+
+
+def test_the_half_that_calibrates_has_no_say(data: Path) -> None:
+    """Other pixels in val[1::2] change the validation loss, but neither the accuracy nor the loss that chooses."""
+    with np.load(data) as held:
+        images, labels = held["images"], held["labels"]
+    found = []
+    for name in ("as it is", "inverted"):
+        val = images[:20].copy()
+        if name == "inverted":
+            val[1::2] = 255 - val[1::2]
+        np.savez(data.parent / "val.npz", images=val, labels=labels[:20])
+        found.append(lines(run(data, name, steps=10, val=str(data.parent / "val.npz")))[0])
+    assert found[0]["val_loss"] != found[1]["val_loss"]
+    for key in ("choosing_loss", "val_accuracy", "val_scored"):
+        assert found[0][key] == found[1][key]
+    assert found[0]["val_scored"] == 10
