@@ -70,12 +70,16 @@ class TrainingData:
         return channels, height, width
 
 
-def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None = None) -> TrainingData:
+def load_training_data(
+    config: TrainConfig, notify: Callable[[str], None] | None = None, *, by_class: bool = True
+) -> TrainingData:
     """Loads, checks and splits the images that ``config.data`` and ``config.val`` name.
 
     Args:
         config: The recipe.
         notify: Called with a line for each kind of conversion.
+        by_class: Whether images that are kept aside are in the order of their classes, so that every second one of them
+            is every second one of each class; otherwise, as in runs of earlier versions, in the order of the data.
 
     Raises:
         InputError: Unreadable or mixed images, one class only, a class without images, an image size out of range, or
@@ -102,7 +106,10 @@ def load_training_data(config: TrainConfig, notify: Callable[[str], None] | None
     if fraction is not None:
         whole = content_digest(images, labels, data.class_names)
         kept = held_out(labels, fraction, config.seed)
-        val_images, val_labels = images[kept], labels[kept]
+        aside = np.flatnonzero(kept)
+        if by_class:
+            aside = aside[np.argsort(labels[aside], kind="stable")]
+        val_images, val_labels = images[aside], labels[aside]
         images, labels = images[~kept], labels[~kept]
     elif source is not None:
         channels, height, width = images.shape[1:]

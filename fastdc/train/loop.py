@@ -106,6 +106,7 @@ def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
         network={"kind": kind, "config": network},
         source_digest=data.source_digest,
         class_counts=data.class_counts,
+        val_by_class=True,
         levels=preset_for(config.model, *data.shape[1:]).levels,
     )
 

@@ -78,6 +78,7 @@ class RunInfo:
         network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.bundle.build_network`.
         levels: Band of noise levels at which the network classifies, unless an export says otherwise.
         class_counts: Number of training images of each class; empty in runs of earlier versions.
+        val_by_class: Whether images that were kept aside are in the order of their classes; not in earlier versions.
         extended: Each change of the number of steps: (step at which the run was resumed, number of steps until then).
     """
 
@@ -93,6 +94,7 @@ class RunInfo:
     source_digest: str = ""
     levels: tuple[float, float] = (0.2, 2.0)
     class_counts: tuple[int, ...] = ()
+    val_by_class: bool = False
     extended: tuple[tuple[int, int], ...] = ()
 
 
@@ -227,6 +229,7 @@ class RunFolder:
                 source_digest=str(values.get("source_digest", "")),
                 levels=_pair(values.get("levels", RunInfo.levels), float),
                 class_counts=tuple(map(int, values.get("class_counts", ()))),
+                val_by_class=values.get("val_by_class") is True,
                 extended=tuple(_pair(change, int) for change in values.get("extended", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -256,7 +259,8 @@ class RunFolder:
             if before != after:
                 source = getattr(wanted.config, what)
                 raise InputError(f"{self.path} was started with other {what} images than {source}: the hashes differ")
-        return dataclasses.replace(wanted, network=found.network, levels=found.levels, extended=found.extended)
+        kept = ("network", "levels", "val_by_class", "extended")
+        return dataclasses.replace(wanted, **{name: getattr(found, name) for name in kept})
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Replaces the checkpoint in one step."""

@@ -20,11 +20,13 @@ def run_training(
     """Runs or resumes one training; :func:`fastdc.train.train` describes arguments, result and errors."""
     say = notify or (lambda line: None)
     folder = RunFolder(config.out)
+    by_class = True
     with ExitStack() as kept:
         if resume:
             if config.minutes is not None:
                 raise InputError("minutes is for a new run: give steps, the number at which this one is to end")
-            config = config.as_in(folder.info().config)
+            found = folder.info()
+            config, by_class = config.as_in(found.config), found.val_by_class
             kept.enter_context(folder.kept())
         else:
             folder.check_free()
@@ -32,7 +34,7 @@ def run_training(
         if (val := validation_source(config)) is not None:
             check_class_folders(val, natural="val")
         check_installed("torch", extra="train")  # after what is quick to refuse, before all images are read
-        data = load_training_data(config, say)
+        data = load_training_data(config, say, by_class=by_class)
         if not resume:
             kept.enter_context(folder.kept())
         from fastdc.train.loop import run_steps

@@ -62,3 +62,13 @@ def test_training_and_validation_images_come_from_the_splits_of_the_data(tmp_pat
     data = load_training_data(TrainConfig(data=root, out="run", skip_bad=True), heard.append)
     assert len(data.images) == 2
     assert any(line.startswith(f"note: left out: {root}/train/b/1.png: ") for line in heard)
+
+
+def test_both_halves_of_the_images_kept_aside_have_all_classes(tmp_path: Path) -> None:
+    """Also if the classes of the data take turns: every second image of all would then be of one class."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(40) % 2)
+    data = load_training_data(TrainConfig(data=str(tmp_path / "data.npz"), out="run", val="0.2"))
+    assert data.val_labels.tolist() == [0] * 4 + [1] * 4
+    for half in (data.val_labels[0::2], data.val_labels[1::2]):
+        assert half.tolist() == [0, 0, 1, 1]
