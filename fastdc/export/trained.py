@@ -70,25 +70,31 @@ def export_run(
     if checkpoint is not None:
         checks.one_of("checkpoint", checkpoint, CHECKPOINTS)
     info = folder.info()
+    name = given.name if given.name is not None else out.resolve().name
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
         images = None if calibrate is None else _calibration_images(calibrate, info)
         check_calibration(given, images)
         defaults = {**RUN_DEFAULTS, "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
-        check_manifest(out, {"name": given.name or out.resolve().name, **_manifest(info, defaults, {})})
+        check_manifest(out, {"name": name or out.resolve().name, **_manifest(info, defaults, {})})
         network, steps, chosen = _averaged_network(folder, info, checkpoint)
         given.say(f"weights of {chosen}")
-        labels, scale = len(info.class_names) + 1, info.config.timestep_scale
-        model, difference = traced_and_verified(network, info.network, info.shape, labels, timestep_scale=scale)
+        model, difference = _traced(network, info)
         files: Files = {DENOISER: model, WEIGHTS: _weights(network)}
         manifest = {
-            "name": given.name if given.name is not None else out.resolve().name,
+            "name": name,
             "description": given.description if given.description is not None else _description(info),
             **_manifest(info, defaults, {**_provenance(info, steps, network, difference), "checkpoint": chosen}),
         }
         if images is not None:
             calibrate_manifest(manifest, files, images, given, flops=_flops(model))
         return write_bundle(out, manifest, files, overwrite=given.overwrite)
+
+
+def _traced(network: "nn.Module", info: RunInfo) -> Any:
+    """The ONNX graph of a run's network, and its largest difference to torch."""
+    labels, scale = len(info.class_names) + 1, info.config.timestep_scale
+    return traced_and_verified(network, info.network, info.shape, labels, timestep_scale=scale)
 
 
 def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:

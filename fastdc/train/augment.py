@@ -64,7 +64,8 @@ class Augmentation:
             grey = x.mean(1, keepdim=True)
             x = grey + (1 + saturation) * (x - grey)
         mean = x.mean((1, 2, 3), keepdim=True)
-        return (mean + (1 + contrast) * (x - mean) + 2 * brightness).clamp(-1, 1)
+        changed: Tensor = mean + (1 + contrast) * (x - mean) + 2 * brightness
+        return changed.clamp(-1, 1)
 
 
 def resampled(x: Tensor, angle: Tensor, scale: Tensor, across: Tensor, down: Tensor) -> Tensor:

@@ -86,29 +86,23 @@ def load_training_data(
             validation images of other classes.
     """
     say = notify or (lambda line: None)
-    read = functools.partial(
-        load_labelled, window=config.window, max_pixels=config.max_pixels, skip_bad=config.skip_bad
-    )
+    limits = {"window": config.window, "max_pixels": config.max_pixels, "skip_bad": config.skip_bad}
+    read = functools.partial(load_labelled, **limits)
     train = functools.partial(read, config.data, split=config.split, natural="train")
-    if config.channels is not None and config.size is not None:
-        data = train((config.channels, config.size, config.size))
-    else:
-        data = train(size=config.size)
+    shape = None if config.channels is None or config.size is None else (config.channels, config.size, config.size)
+    data = train(shape, size=config.size if shape is None else None)
     for note in data.notes:
         say(f"note: {note}")
     check_labelled(data)
     images, labels, whole, wanted = data.images, data.labels, "", config.val
     fraction, source = config.val_fraction, validation_source(config)
     if wanted == AUTO and source is None:
-        enough = np.bincount(labels).min() >= FEWEST
-        fraction = AUTO_FRACTION if enough else None
-        wanted = str(AUTO_FRACTION) if enough else None
+        fraction = AUTO_FRACTION if np.bincount(labels).min() >= FEWEST else None
+        wanted = None if fraction is None else str(fraction)
     if fraction is not None:
         whole = content_digest(images, labels, data.class_names)
         kept = held_out(labels, fraction, config.seed)
-        aside = np.flatnonzero(kept)
-        if by_class:
-            aside = aside[np.argsort(labels[aside], kind="stable")]
+        aside = _in_order(kept, labels, by_class=by_class)
         val_images, val_labels = images[aside], labels[aside]
         images, labels = images[~kept], labels[~kept]
     elif source is not None:
@@ -140,6 +134,12 @@ def load_training_data(
 
 def _fingerprint(image: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _in_order(kept: Mask, labels: Int64, *, by_class: bool) -> Int64:
+    """Indices of the images kept aside, int64 (m,): see :func:`load_training_data`."""
+    aside = np.flatnonzero(kept)
+    return aside[np.argsort(labels[aside], kind="stable")] if by_class else aside
 
 
 def validation_source(config: TrainConfig) -> str | None:

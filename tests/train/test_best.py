@@ -48,9 +48,9 @@ def lines(summary: RunSummary) -> list[dict[str, Any]]:
     return [line for line in found if "val_loss" in line]
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float], right: list[int], of: int = 100) -> None:
+def scripted(monkeypatch: pytest.MonkeyPatch, choosing: list[float], right: list[int], of: int = 100) -> None:
     """Measurements with given results, one after another."""
-    left = iter(zip(losses, right, strict=True))
+    left = iter(zip(choosing, right, strict=True))
     now: list[int] = []
 
     def losses(*_: Any) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """Training on tiny images: it learns, it is repeatable, it survives interruption, and it refuses what cannot work."""
 
-import errno
 import itertools
 import json
 import os
@@ -18,53 +17,15 @@ from click.testing import CliRunner, Result
 from fastdc.cli.main import cli
 from fastdc.support import InputError
 from helpers.paths import ROOT
+from helpers.tiny_runs import same_bits, tiny
 
 pytest.importorskip("torch")
 
 import torch
 
-from fastdc.train import RunFolder, TrainConfig, loop, loss, train
+from fastdc.train import RunFolder, loop, loss, train
 from fastdc.train.loss import denoising_loss
 from fastdc.train.state import schedule
-
-TINY: dict[str, Any] = {
-    "model": "mlp",
-    "width": 16,
-    "steps": 60,
-    "batch": 32,
-    "warmup": 5,
-    "threads": 1,
-    "checkpoint_every": 20,
-    "log_every": 10,
-}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Two classes of noisy 4x4 stripes: horizontal and vertical."""
-    rng = np.random.default_rng(0)
-    stripes = np.zeros((2, 4, 4))
-    stripes[0, ::2] = stripes[1, :, ::2] = 200.0
-    labels = np.arange(64) % 2
-    images = stripes[labels] + rng.uniform(0, 50, (64, 4, 4))
-    path = tmp_path / "stripes.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels, class_names=["rows", "columns"])
-    return path
-
-
-def tiny(data: Path, out: Path, /, **changes: Any) -> TrainConfig:
-    return TrainConfig(**({"data": str(data), "out": str(out)} | TINY | changes))
-
-
-def tensors(run: Path) -> dict[str, Any]:
-    checkpoint = RunFolder(run).load_checkpoint()
-    assert checkpoint is not None
-    return checkpoint.tensors
-
-
-def same_bits(a: Path, b: Path) -> bool:
-    x, y = tensors(a), tensors(b)
-    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
 def log_of(run: Path, key: str) -> dict[int, float]:
@@ -414,50 +375,6 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert schedule(0, 1, 100) == 1.0
 
 
-def test_bfloat16_trains_nearly_the_same_and_is_resumed_to_the_bit(data: Path, tmp_path: Path) -> None:
-    """Evaluations have 8 bits of precision: the loss differs by a percent or so, and weights are float32 still."""
-    options: dict[str, Any] = {"val": "0", "lr": 1e-2, "steps": 40, "log_every": 40}
-    full = train(tiny(data, tmp_path / "full", **options))
-    half = train(tiny(data, tmp_path / "half", precision="bfloat16", **options))
-    assert full.loss is not None
-    assert full.loss != half.loss == pytest.approx(full.loss, rel=0.02)
-    assert {tensor.dtype for tensor in tensors(tmp_path / "half").values()} == {torch.float32}
-    with pytest.raises(InputError, match="started with precision = bfloat16, cannot resume with float32"):
-        train(tiny(data, tmp_path / "half", **options), resume=True)
-    with pytest.raises(InputError, match="precision float16 trains on a CUDA device: expected float32 or bfloat16"):
-        train(tiny(data, tmp_path / "no", precision="float16", **options))
-    assert not (tmp_path / "no").exists()
-
-
-def test_a_step_whose_gradients_overflow_is_no_update_of_the_optimizer(data: Path, tmp_path: Path) -> None:
-    """What float16 does on a GPU: the scale is halved, the weights stay, and a checkpoint remembers both."""
-    from fastdc.train.state import TrainState
-
-    def squares(state: TrainState) -> torch.Tensor:
-        return torch.stack([parameter.square().sum() for parameter in state.network.parameters()]).sum()
-
-    folder = train(tiny(data, tmp_path / "run", steps=1, val="0")).path
-    info = RunFolder(folder).info()
-    one, two = (TrainState(info.config, info, torch.device("cpu")) for _ in range(2))
-    for state in (one, two):
-        state._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
-    before = [parameter.clone() for parameter in one.network.parameters()]
-    wanted = 0
-    for factor in (1e30, 1.0, 1.0):  # times 2^120, the first is not finite
-        one.update(factor * squares(one))
-        wanted += factor == 1.0
-    assert any(not torch.equal(now, then) for now, then in zip(one.network.parameters(), before, strict=True))
-    checkpoint = one.checkpoint()
-    assert (checkpoint.progress["step"], checkpoint.progress["updates"]) == (3, wanted)
-    two.restore(checkpoint)
-    for state in (one, two):
-        state.update(squares(state))
-    for name, tensor in one.checkpoint().tensors.items():
-        assert torch.equal(tensor, two.checkpoint().tensors[name])
-    assert one.checkpoint().progress["scaler"] == two.checkpoint().progress["scaler"]
-    assert one.checkpoint().progress["scaler"]["scale"] == 2.0**119
-
-
 def test_validation_images_that_are_trained_on_are_reported(data: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     train(tiny(data, tmp_path / "run", val=str(data), steps=2), notify=notes.append)
@@ -480,42 +397,3 @@ def test_the_command_shows_the_best_checkpoint_and_asks_for_data_that_are_gone(d
     moved = fastdc_train(str(tmp_path / "moved.npz"), "--out", run, "--resume", "--steps", "7")
     assert "7 of 7 steps" in moved.stdout
     assert RunFolder(run).info().config.data == str(tmp_path / "moved.npz")
-
-
-def test_a_disk_without_room_for_checkpoints_is_refused_before_the_first_step(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**4})())
-    with pytest.raises(InputError, match=r"run needs room for [0-9.]+ MB of checkpoints, and 0\.01 MB are free"):
-        train(tiny(data, tmp_path / "run"))
-    assert not (tmp_path / "run" / "config.json").exists()
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
-    assert train(tiny(data, tmp_path / "run")).finished
-
-
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(self: RunFolder, checkpoint: Any) -> None:
-        if checkpoint.progress["step"] == 40:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.checkpoint_file))
-        save(self, checkpoint)
-
-    save = RunFolder.save_checkpoint
-    train(tiny(data, tmp_path / "whole"))
-    monkeypatch.setattr(RunFolder, "save_checkpoint", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(tiny(data, tmp_path / "run"))
-    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
-    train(tiny(data, tmp_path / "run"), resume=True)
-    assert same_bits(tmp_path / "whole", tmp_path / "run")
-
-
-def test_two_classes_of_one_image_each_are_enough_to_train(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4), dtype=np.uint8)
-    np.savez(tmp_path / "two.npz", images=images, labels=[0, 1])
-    said: list[str] = []
-    assert train(tiny(tmp_path / "two.npz", tmp_path / "run", steps=2), notify=said.append).finished
-    assert any("no images are kept aside" in line for line in said)
-    with pytest.raises(InputError, match="needs at least 2 images per class, class 0 has 1"):
-        train(tiny(tmp_path / "two.npz", tmp_path / "no", val="0.1"))
