@@ -14,7 +14,7 @@ Weights in other formats than safetensors are refused: the older formats are pic
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,30 +117,38 @@ class ModelFolder:
             index["scheduler"] = ["diffusers", "scheduler"]
         return cls(path, name, index, repository, variant, given)
 
-    def ready(self) -> "ModelFolder":
+    def ready(self, *, networks: Sequence[str] | None = None) -> "ModelFolder":
         """The folder with all files that a reader needs, which are fetched if it is on the hub.
+
+        Args:
+            networks: The components whose weights are needed; None: those of a pipeline that can be exported.
 
         Raises:
             InputError: A file cannot be fetched, or no component has the variant.
             BundleError: The pipeline cannot be exported, or weights are missing or pickles; nothing more is fetched.
         """
-        family_of(self.pipeline)
+        if networks is None:
+            family_of(self.pipeline)
         if self.repository is None:
             self._check_variant()
             return self
         small = sorted(file for file in self.repository.files if _is_small(file))
         folder = replace(self, path=self.repository.fetch(small))
         folder._check_variant()
-        weights = [file for name in _NETWORKS if folder.has(name) for file in folder._weights(name)[0]]
+        weights = [file for name in networks or _NETWORKS if folder.has(name) for file in folder._weights(name)[0]]
         self.repository.fetch([*small, *(file.relative_to(folder.path).as_posix() for file in weights)])
         return folder
 
-    def provenance(self) -> dict[str, str | int | float]:
-        """Where the model comes from: its pipeline and name, the hub's commit, and variants that were read."""
+    def provenance(self, *, networks: Sequence[str] = _NETWORKS) -> dict[str, str | int | float]:
+        """Where the model comes from: its pipeline and name, the hub's commit, and variants that were read.
+
+        Args:
+            networks: The components that were read, if the folder has them.
+        """
         found: dict[str, str | int | float] = {"pipeline": self.pipeline, "source": self.name}
         if self.repository is not None:
             found["revision"] = self.repository.commit
-        read = {name: self._weights(name)[1] for name in _NETWORKS if self.has(name)}
+        read = {name: self._weights(name)[1] for name in networks if self.has(name)}
         variants = [f"{name}: {variant}" for name, variant in read.items() if variant is not None]
         if variants:
             found["variant"] = ", ".join(variants)

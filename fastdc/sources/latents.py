@@ -15,7 +15,7 @@ require("torch", extra="export")
 
 from torch import Tensor, nn  # noqa: E402
 
-from fastdc.sources.folder import ModelFolder  # noqa: E402
+from fastdc.sources.folder import FolderLike, ModelFolder  # noqa: E402
 
 
 class LatentEncoder(nn.Module):
@@ -56,16 +56,43 @@ class LatentEncoder(nn.Module):
 
 
 def open_encoder(folder: ModelFolder) -> LatentEncoder:
-    """Opens the encoder of a pipeline's AutoencoderKL, the component "vae".
+    """Opens the encoder of a pipeline's AutoencoderKL, the component "vae", which must take colour images.
 
     Raises:
         BundleError: The component is missing or of another class, or its weights cannot be used.
     """
+    channels = folder.config("vae").get("in_channels", 3)
+    if channels != 3:
+        raise BundleError(f"{folder.name}: the vae must read 3 channels, got {shown(channels, 40)}")
     require("diffusers", extra="export")
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     vae = folder.component("vae", {"AutoencoderKL": AutoencoderKL})
     return LatentEncoder(vae).eval().requires_grad_(False)
+
+
+def open_vae(path: FolderLike) -> tuple[LatentEncoder, dict[str, str | int | float]]:
+    """Opens the image encoder of a latent diffusion model alone, for a network of one's own on its latents.
+
+    Args:
+        path: A pipeline's folder or that of an AutoencoderKL, or "hf://org/name[@revision]" of the HF hub, of which
+            nothing else is fetched.
+
+    Returns:
+        The encoder, in evaluation mode and without gradients, and its origin as plain values.
+
+    Raises:
+        InputError: The folder does not exist, or cannot be fetched.
+        BundleError: It has no AutoencoderKL that can be used, or one that does not read colour images.
+
+    Example:
+        >>> from fastdc import sources
+        >>> from fastdc.testing.tiny_pipelines import tiny_dit
+        >>> sources.open_vae(tiny_dit(folder / "dit"))[0].factor
+        2
+    """
+    folder = ModelFolder.open(path).ready(networks=("vae",))
+    return open_encoder(folder), folder.provenance(networks=("vae",))
 
 
 def _number(value: Any, name: str) -> float:

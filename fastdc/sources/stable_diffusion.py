@@ -132,7 +132,7 @@ def open_stable_diffusion(
         raise BundleError(f"{folder.name} is a refiner, which reads an aesthetic score: expected a base model")
     large = family == "stable-diffusion-xl"
     names = ("text_encoder", "text_encoder_2") if large else ("text_encoder",)
-    unet, encoder = load_network(folder, "unet", "UNet2DConditionModel"), load_encoder(folder)
+    unet, encoder = load_network(folder, "unet", "UNet2DConditionModel"), open_encoder(folder)
     _check_unet(unet.config, encoder.channels, large)
     clips = {name: load_clip(folder, name, pooled=name == "text_encoder_2") for name in names}
     fuse_lora(PLAIN[family], {"unet": unet, **clips}, lora)
@@ -195,14 +195,6 @@ def load_network(folder: ModelFolder, name: str, kind: str) -> Any:
     """The network `name` of a folder, which must be of the diffusers class `kind`."""
     diffusers = require("diffusers", extra="export")
     return folder.component(name, {kind: getattr(diffusers, kind)})
-
-
-def load_encoder(folder: ModelFolder) -> LatentEncoder:
-    """The encoder of a folder's autoencoder, which must take colour images."""
-    channels = folder.config("vae").get("in_channels", 3)
-    if channels != 3:
-        raise BundleError(f"{folder.name}: the vae must read 3 channels, got {shown(channels, 40)}")
-    return open_encoder(folder)
 
 
 def load_clip(folder: ModelFolder, name: str, *, pooled: bool) -> Any:

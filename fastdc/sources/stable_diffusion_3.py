@@ -26,13 +26,13 @@ from torch import Tensor, nn  # noqa: E402
 from fastdc.sources.base import Source  # noqa: E402
 from fastdc.sources.folder import FolderLike, ModelFolder  # noqa: E402
 from fastdc.sources.image_size import ImageSize, image_sides  # noqa: E402
+from fastdc.sources.latents import open_encoder  # noqa: E402
 from fastdc.sources.lora import Lora, fuse_lora  # noqa: E402
 from fastdc.sources.pipelines import PLAIN, family_of  # noqa: E402
 from fastdc.sources.stable_diffusion import (  # noqa: E402
     check_further_channels,
     clip_tokenizer,
     load_clip,
-    load_encoder,
     load_network,
     provenance,
     text_model,
@@ -117,7 +117,7 @@ def open_stable_diffusion_3(
     if family_of(folder.pipeline) != FAMILY:
         raise BundleError(f"expected {PLAIN[FAMILY]}, got {folder.pipeline}")
     folder = folder.ready()
-    transformer, encoder = load_network(folder, "transformer", "SD3Transformer2DModel"), load_encoder(folder)
+    transformer, encoder = load_network(folder, "transformer", "SD3Transformer2DModel"), open_encoder(folder)
     names = ("text_encoder", "text_encoder_2")
     clips = {name: load_clip(folder, name, pooled=True) for name in names}
     fuse_lora(PLAIN[FAMILY], {"transformer": transformer, **clips}, lora)

@@ -1,0 +1,191 @@
+"""A model for other classes than its own: the embedding of classes is replaced, and everything else is kept.
+
+A class-conditional network adds a row of a table, or of a linear map, to the embedding of the noise level. A class
+whose name the model knows keeps its row. Another class starts from the row of "no class", at which the network denoises
+images of any class, or from the mean of all rows if there is no such row. A network without classes gets a table of
+zeros, which leaves it as it is until it is trained. "No class" becomes the index after the last class.
+
+A text-conditional model needs no new weights: other classes are other prompts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from fastdc.bundle import Defaults, Prompts
+from fastdc.support import InputError, require
+
+require("torch", extra="export")
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from fastdc.sources.base import Source  # noqa: E402
+from fastdc.sources.edm_layers import Linear  # noqa: E402
+from fastdc.sources.edm_networks import DhariwalUNet, FirstChannels, SongUNet  # noqa: E402
+
+
+def with_classes(source: Source, class_names: Sequence[str]) -> Source:
+    """A class-conditional model for other classes, to be trained on; the network of `source` is changed.
+
+    Args:
+        source: A model whose conditions are classes.
+        class_names: Names of the K new classes.
+
+    Returns:
+        The model, with K classes and the null class K. Its defaults and calibrations, which were fitted to other
+        classes, are gone.
+
+    Raises:
+        InputError: The model is text-conditional, or its network is of a kind whose classes cannot be replaced.
+
+    Example:
+        >>> from fastdc import sources
+        >>> from fastdc.testing import write_edm
+        >>> net = sources.open_source(write_edm(folder / "net.pkl", "adm"), class_names=("cat", "dog", "cow", "owl"))
+        >>> sources.with_classes(net, ("owl", "hen")).model.null_class
+        2
+    """
+    names, model = tuple(class_names), source.model
+    if source.text is not None or model.prompts:
+        raise InputError(f"{model.name} is text-conditional: its classes are prompts")
+    network = source.denoiser
+    if isinstance(network, FirstChannels):
+        network = network.network
+    rows = _Rows(_known_names(source), model.null_class, names)
+    if isinstance(network, SongUNet | DhariwalUNet):
+        _edm_classes(network, rows)
+    elif isinstance(getattr(network, "embed_class", None), nn.Embedding):
+        network.embed_class = _table(rows(network.embed_class.weight))  # the MLP of fastdc.bundle
+    elif isinstance(getattr(network, "unet", None), nn.Module):
+        _unet_classes(network, rows)
+    elif isinstance(getattr(network, "transformer", None), nn.Module):
+        _dit_classes(network.transformer, rows)
+    else:
+        raise InputError(f"the classes of {model.name} cannot be replaced: its network is a {type(network).__name__}")
+    plain = dataclasses.replace(
+        model,
+        class_names=names,
+        null_class=len(names),
+        defaults=Defaults(weighting=model.defaults.weighting, loss=model.defaults.loss),
+        identity="",
+        calibration=None,
+        noised_calibrations=(),
+        level_weights=None,
+    )
+    return dataclasses.replace(source, model=plain)
+
+
+def with_prompts(source: Source, prompts: Prompts) -> Source:
+    """A text-conditional model for other prompts.
+
+    Args:
+        source: A model with its text encoders.
+        prompts: The prompts that describe the classes.
+
+    Raises:
+        InputError: The model has no text encoders, or prompts of two classes become the same tokens.
+
+    Warns:
+        PromptWarning: A prompt is longer than the text encoder reads, or is the same to it as another of its class.
+
+    Example:
+        >>> from fastdc import bundle, sources
+        >>> from fastdc.testing.tiny_pipelines import tiny_sd
+        >>> words = [bundle.prompts_of(pair) for pair in (("cat", "dog"), ("cube", "cone"))]
+        >>> source = sources.open_source(tiny_sd(folder / "sd"), prompts=words[0])
+        >>> sources.with_prompts(source, words[1]).model.class_names
+        ('cube', 'cone')
+    """
+    if source.text is None:
+        raise InputError(f"{source.model.name} has no text encoders: its classes are no prompts")
+    source.text.check(prompts)
+    model = dataclasses.replace(
+        source.model,
+        class_names=prompts.class_names,
+        prompts=prompts.texts,
+        class_of=prompts.class_of,
+        null_class=len(prompts),
+    )
+    return dataclasses.replace(source, model=model, tables=source.text.tables(prompts.texts))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Makes the rows of the new classes from those of the old ones.
+
+    Attributes:
+        known: Names of the old classes; empty if the model does not state them.
+        null: Index of "no class" among the old rows, or None.
+        names: Names of the new classes.
+    """
+
+    known: tuple[str, ...]
+    null: int | None
+    names: tuple[str, ...]
+
+    def __call__(self, old: Tensor) -> Tensor:
+        """The rows (K + 1, width), that of "no class" last, for the old rows."""
+        old = old.detach()
+        start = old.mean(dim=0) if self.null is None else old[self.null]
+        new = [old[self.known.index(name)] if name in self.known else start for name in self.names]
+        return torch.stack([*new, start])
+
+
+def _known_names(source: Source) -> tuple[str, ...]:
+    """The names of the classes, unless they are mere numbers that the reader of a foreign model made up."""
+    names = source.model.class_names
+    made_up = (tuple(map(str, range(len(names)))), tuple(f"class {k}" for k in range(len(names))))
+    return () if source.family in ("unet2d", "dit", "edm") and names in made_up else names
+
+
+def _table(rows: Tensor) -> nn.Embedding:
+    return nn.Embedding.from_pretrained(rows.clone(), freeze=True)
+
+
+def _unet_classes(denoiser: nn.Module, rows: _Rows) -> None:
+    """Replaces the classes of a UNet2DModel, which is inside a denoiser."""
+    unet = denoiser.get_submodule("unet")
+    embedding, count = unet.class_embedding, len(rows.names) + 1
+    if embedding is None:
+        width = unet.time_embedding.linear_2.out_features
+        new = torch.zeros(count, width)
+    elif isinstance(embedding, nn.Embedding):
+        new = rows(embedding.weight)
+    else:
+        raise InputError(f"classes cannot be replaced in a UNet that embeds them by a {type(embedding).__name__}")
+    unet.class_embedding = _table(new)
+    unet.register_to_config(num_class_embeds=count, class_embed_type=None)
+    if hasattr(denoiser, "conditional"):
+        denoiser.conditional = True
+
+
+def _dit_classes(transformer: nn.Module, rows: _Rows) -> None:
+    """Replaces the classes of a DiTTransformer2DModel, each block of which has a table of its own."""
+    from diffusers.models.embeddings import LabelEmbedding
+
+    for module in transformer.modules():
+        if isinstance(module, LabelEmbedding):
+            module.embedding_table = _table(rows(module.embedding_table.weight))
+            module.num_classes = len(rows.names)
+            module.dropout_prob = 0.0  # in training, the batch decides whose class is dropped, not every block
+    transformer.register_to_config(num_embeds_ada_norm=len(rows.names))
+
+
+def _edm_classes(network: SongUNet | DhariwalUNet, rows: _Rows) -> None:
+    """Replaces the classes of an EDM network: columns of a linear map, of which "no class" takes none."""
+    song, count = isinstance(network, SongUNet), len(rows.names)
+    if network.map_label is None:
+        width = network.noise_channels if isinstance(network, SongUNet) else network.map_layer1.weight.shape[0]
+        network.map_label = Linear(count, width, bias=song)
+        for parameter in network.map_label.parameters():
+            nn.init.zeros_(parameter)
+    else:
+        # SongUNet multiplies the label vector by the root of its length.
+        before, after = (math.sqrt(length) if song else 1.0 for length in (network.options.label_dim, count))
+        old = before * network.map_label.weight.detach().T
+        if rows.null is not None:
+            old = torch.cat([old, torch.zeros_like(old[:1])])
+        network.map_label.weight = nn.Parameter((rows(old)[:-1] / after).T.contiguous())
+    network.map_label.requires_grad_(False)
+    network.options = dataclasses.replace(network.options, label_dim=count)
