@@ -17,6 +17,7 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
     """Does the command with the options of :mod:`fastdc.cli.commands.train`."""
     from fastdc.train import RunFolder, TrainConfig, train
 
+    options["base"] = options.pop("from_")
     if options["channels"] is not None:
         options["channels"] = int(options["channels"])
     given = {name: value for name, value in options.items() if value is not None}
@@ -41,7 +42,8 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
         click.echo(f"next: fastdc train --out {summary.path} --resume")
         click.get_current_context().exit(_SIGNAL_CODES[summary.stopped_by or ""])
     early = "" if summary.stopped_by is None else ", ended early: no better in the last checkpoints (--patience)"
-    click.echo(f"trained {summary.path}: {config.model}, {summary.parameters:,} parameters, {done}{early}")
+    what = config.model if config.base is None else f"from {Path(config.base).name}"
+    click.echo(f"trained {summary.path}: {what}, {summary.parameters:,} parameters, {done}{early}")
     if summary.best is not None:
         click.echo(f"best checkpoint: {summary.best}")
     click.echo(f"next: fastdc export {summary.path} BUNDLE{_calibration_hint(config, summary)}")

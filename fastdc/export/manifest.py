@@ -45,6 +45,8 @@ def source_manifest(source: Source, precision: str, options: ExportOptions) -> d
         manifest["latent"] = {"shape": list(model.latent_shape)}
     if model.prompts:
         manifest |= {"prompts": list(model.prompts), "class_of": list(model.class_of)}
+    if source.class_counts:
+        manifest["training"] = {"class_counts": list(source.class_counts)}
     if precision != "float32":
         manifest["precision"] = precision
     manifest["name"] = model.name if options.name is None else options.name

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, bundle_place, parameter_count, write_bundle
 from fastdc.data import LabelledImages, load_labelled
+from fastdc.export.bundle import export_source
 from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.known_graphs import traced_and_verified
 from fastdc.export.manifest import check_manifest
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN
 from fastdc.support import InputError, checks, one_line, require, version_of
-from fastdc.train import RUN_DEFAULTS, RunFolder, RunInfo, TrainConfig, content_digest
+from fastdc.train import (
+    RUN_DEFAULTS,
+    RunFolder,
+    RunInfo,
+    TrainConfig,
+    content_digest,
+    sample_shape,
+    tuned_source,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +79,9 @@ def export_run(
     if checkpoint is not None:
         checks.one_of("checkpoint", checkpoint, CHECKPOINTS)
     info = folder.info()
+    if info.base.get("kind", "own") != "own":
+        images = None if calibrate is None else _calibration_images(calibrate, info)
+        return _export_tuned(folder.path, info, out, checkpoint, images, options)
     name = given.name if given.name is not None else out.resolve().name
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
@@ -97,6 +109,29 @@ def _traced(network: "nn.Module", info: RunInfo) -> Any:
     return traced_and_verified(network, info.network, info.shape, labels, timestep_scale=scale)
 
 
+def _export_tuned(
+    run: Path,
+    info: RunInfo,
+    out: Path,
+    checkpoint: str | None,
+    images: LabelledImages | None,
+    options: ExportKeywords,
+) -> Bundle:
+    """The bundle of a run that began with a model of another tool, or with an image encoder."""
+    given = ExportOptions(**options)
+    check_place(out, overwrite=given.overwrite)
+    check_calibration(given, images)
+    source, steps, chosen = tuned_source(run, checkpoint)
+    given.say(f"weights of {chosen}")
+    origin = {f"base_{name}": value for name, value in info.base.items()}
+    made = dataclasses.replace(
+        source,
+        model=dataclasses.replace(source.model, name=out.resolve().name),
+        provenance={**source.provenance, **origin, **_training(info, steps), "checkpoint": chosen},
+    )
+    return export_source(made, out, images=images, **options)
+
+
 def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:
     """The manifest without its name, description and files; docs/bundle.md describes the format."""
     return {
@@ -119,24 +154,12 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
 
 def _averaged_network(folder: RunFolder, info: RunInfo, wanted: str | None) -> tuple["nn.Module", int, str]:
     """The network with the averaged weights of a checkpoint, the number of steps it was trained, and a description."""
-    best = None if wanted == "last" else folder.load_best()
-    if best is not None:
-        file, step = folder.best_file, best[0].step
-        checkpoint, chosen = best[1], f"the best checkpoint: {best[0]}"
-    elif wanted == "best":
-        raise InputError(f"{folder.path} has no best checkpoint: no validation images were given, take the last")
-    else:
-        last = folder.load_checkpoint()
-        if last is None:
-            raise InputError(f"{folder.path} has no checkpoint yet: train it first")
-        file, step = folder.checkpoint_file, int(last.progress["step"])
-        checkpoint, chosen = last, f"the last checkpoint: step {step}"
+    weights, step, chosen = folder.averaged(wanted)
     network = build_network(info.network["kind"], info.network["config"])
-    weights = {name[4:]: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("ema.")}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{file} does not fit the run's network: {one_line(error)}") from error
+        raise InputError(f"{folder.path}: {chosen} does not fit the run's network: {one_line(error)}") from error
     return network.eval().requires_grad_(False), step, chosen
 
 
@@ -180,7 +203,20 @@ def _description(info: RunInfo) -> str:
 
 def _provenance(info: RunInfo, steps: int, network: "nn.Module", difference: float) -> dict[str, str | int | float]:
     return {
-        "command": training_command(info.config, info.shape),
+        **_training(info, steps),
+        **{f"base_{name}": value for name, value in info.base.items()},
+        "parameters": parameter_count(network),
+        "onnx_max_difference": float(f"{difference:.2g}"),
+        "torch": str(version_of("torch")),
+        "onnx": str(version_of("onnx")),
+        "diffusers": str(version_of("diffusers")) if info.network["kind"] == "unet2d" else "not used",
+    }
+
+
+def _training(info: RunInfo, steps: int) -> dict[str, str | int | float]:
+    """The origin of the weights of a run."""
+    return {
+        "command": training_command(info.config, sample_shape(info)),
         **({"extended": _extensions(info)} if info.extended else {}),
         "data": Path(info.config.data).name,
         "data_sha256": info.data_digest,
@@ -189,11 +225,6 @@ def _provenance(info: RunInfo, steps: int, network: "nn.Module", difference: flo
         "seed": info.config.seed,
         "steps": steps,
         "batch": int(info.config.batch or 0),
-        "parameters": parameter_count(network),
-        "onnx_max_difference": float(f"{difference:.2g}"),
-        "torch": str(version_of("torch")),
-        "onnx": str(version_of("onnx")),
-        "diffusers": str(version_of("diffusers")) if info.network["kind"] == "unet2d" else "not used",
     }
 
 
@@ -207,11 +238,18 @@ def training_command(config: TrainConfig, shape: tuple[int, int, int]) -> str:
 
     Args:
         config: The recipe.
-        shape: Shape (c, h, w) of the images, which decides the defaults.
+        shape: Shape (c, h, w) of the images or latents that the network works on, which decides the defaults.
     """
     config = config.for_shape(shape)
-    plain = TrainConfig(data=config.data, out=config.out, model=config.model).for_shape(shape)
-    words = ["fastdc", "train", Path(config.data).name, "--out", Path(config.out).name, "--model", config.model]
+    given: dict[str, Any] = {"model": config.model, "base": config.base, "vae": config.vae}
+    if config.vae is not None:
+        given["size"] = config.size
+    plain = TrainConfig(data=config.data, out=config.out, **given).for_shape(shape)
+    words = ["fastdc", "train", Path(config.data).name, "--out", Path(config.out).name]
+    for name, value in given.items():
+        if value is not None:
+            local = name in ("base", "vae") and not str(value).startswith("hf://")
+            words += ["--from" if name == "base" else f"--{name}", Path(value).name if local else str(value)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in _NOT_IN_COMMAND or value == getattr(plain, field.name):

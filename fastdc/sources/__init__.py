@@ -1,6 +1,6 @@
 """Diffusion models in the formats of other tools, brought to one form, :class:`Source`."""
 
-from fastdc.sources.adapters import add_lora, lora_weights
+from fastdc.sources.adapters import add_lora, lora_weights, merge_lora
 from fastdc.sources.base import Source, WithTables
 from fastdc.sources.choose import is_text_conditional, open_source
 from fastdc.sources.edm_networks import edm_network
@@ -16,6 +16,7 @@ __all__ = [
     "edm_network",
     "is_text_conditional",
     "lora_weights",
+    "merge_lora",
     "open_source",
     "open_vae",
     "with_classes",

@@ -5,7 +5,7 @@ outputs. Only the matrices are trained. alpha equals the rank, so that the facto
 alpha: peft's names after the name of the pipeline's network, as diffusers' ``save_lora_weights`` writes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastdc.support import InputError, require
 
@@ -14,6 +14,8 @@ require("torch", extra="export")
 from torch import Tensor, nn  # noqa: E402
 
 from fastdc.sources.base import Source  # noqa: E402
+from fastdc.sources.lora import Lora, fuse_lora  # noqa: E402
+from fastdc.sources.pipelines import PLAIN  # noqa: E402
 
 _ADAPTER = "default"
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -73,6 +75,32 @@ def lora_weights(source: Source, weights: Mapping[str, Tensor]) -> dict[str, Ten
         if found and f".{_ADAPTER}." in layer and not start:
             named[f"{component}.{layer.replace(f'.{_ADAPTER}.', '.')}"] = tensor.detach().cpu().contiguous()
     return named
+
+
+def merge_lora(source: Source, lora: Sequence[Lora]) -> None:
+    """Merges LoRAs into the network of a source, in place, as ``open_source(lora=...)`` does.
+
+    Args:
+        source: A text-conditional model without adapters.
+        lora: The LoRAs, which change its network alone.
+
+    Raises:
+        InputError: The model is not text-conditional, or a file is missing.
+        BundleError: A LoRA does not fit the network.
+        MissingDependencyError: peft is not installed.
+
+    Example:
+        >>> import safetensors.torch, torch
+        >>> from fastdc import bundle, sources
+        >>> from fastdc.testing.tiny_pipelines import tiny_sd
+        >>> source = sources.open_source(tiny_sd(folder / "sd"), prompts=bundle.prompts_of(("cat", "dog")))
+        >>> layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+        >>> pair = {f"{layer}.lora_A.weight": torch.ones(1, 8), f"{layer}.lora_B.weight": torch.ones(8, 1)}
+        >>> safetensors.torch.save_file(pair, folder / "l.safetensors")
+        >>> sources.merge_lora(source, [sources.Lora(folder / "l.safetensors", scale=0.5)])
+    """
+    name, network = _network_of(source)
+    fuse_lora(PLAIN[source.family], {name: network}, lora)
 
 
 def _network_of(source: Source) -> tuple[str, nn.Module]:

@@ -45,6 +45,7 @@ class Source:
             network works on images.
         text: The text encoders that turn prompts into tables; None if the conditions are not texts.
         provenance: Where the model comes from, as plain values; it holds no paths of this machine.
+        class_counts: Number of training images of each class; empty if it is not known.
     """
 
     family: str
@@ -54,6 +55,7 @@ class Source:
     encoder: nn.Module | None = field(default=None, repr=False)
     text: TextSource | None = field(default=None, repr=False)
     provenance: dict[str, str | int | float] = field(default_factory=dict)
+    class_counts: tuple[int, ...] = ()
 
 
 class WithTables(nn.Module):

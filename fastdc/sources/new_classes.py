@@ -11,6 +11,7 @@ A text-conditional model needs no new weights: other classes are other prompts.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from fastdc.bundle import Defaults, Prompts
 from fastdc.support import InputError, require
@@ -21,11 +22,15 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from fastdc.sources.base import Source  # noqa: E402
+from fastdc.sources.class_conditional import UNet2DDenoiser  # noqa: E402
 from fastdc.sources.edm_layers import Linear  # noqa: E402
 from fastdc.sources.edm_networks import DhariwalUNet, FirstChannels, SongUNet  # noqa: E402
 
+_NO_SCALE = 0.1
+"""The scale of rows that nothing is known of. Not measured: networks without classes are read with caution."""
 
-def with_classes(source: Source, class_names: Sequence[str]) -> Source:
+
+def with_classes(source: Source, class_names: Sequence[str]) -> tuple[Source, dict[str, float]]:
     """A class-conditional model for other classes, to be trained on; the network of `source` is changed.
 
     Args:
@@ -33,8 +38,9 @@ def with_classes(source: Source, class_names: Sequence[str]) -> Source:
         class_names: Names of the K new classes.
 
     Returns:
-        The model, with K classes and the null class K. Its defaults and calibrations, which were fitted to other
-        classes, are gone.
+        The model, with K classes and the null class K, and the scale of each parameter that holds classes, by its name
+        in the denoiser: the standard deviation of the old rows about their mean, in each coordinate. Defaults and
+        calibrations of the model, which were fitted to other classes, are gone.
 
     Raises:
         InputError: The model is text-conditional, or its network is of a kind whose classes cannot be replaced.
@@ -43,20 +49,21 @@ def with_classes(source: Source, class_names: Sequence[str]) -> Source:
         >>> from fastdc import sources
         >>> from fastdc.testing import write_edm
         >>> net = sources.open_source(write_edm(folder / "net.pkl", "adm"), class_names=("cat", "dog", "cow", "owl"))
-        >>> sources.with_classes(net, ("owl", "hen")).model.null_class
-        2
+        >>> owls, scales = sources.with_classes(net, ("owl", "hen"))
+        >>> owls.model.null_class, list(scales)
+        (2, ['map_label.weight'])
     """
     names, model = tuple(class_names), source.model
     if source.text is not None or model.prompts:
         raise InputError(f"{model.name} is text-conditional: its classes are prompts")
-    network = source.denoiser
+    network: Any = source.denoiser
     if isinstance(network, FirstChannels):
         network = network.network
     rows = _Rows(_known_names(source), model.null_class, names)
     if isinstance(network, SongUNet | DhariwalUNet):
         _edm_classes(network, rows)
     elif isinstance(getattr(network, "embed_class", None), nn.Embedding):
-        network.embed_class = _table(rows(network.embed_class.weight))  # the MLP of fastdc.bundle
+        network.embed_class = rows.table(network.embed_class.weight, 0)  # the MLP of fastdc.bundle
     elif isinstance(getattr(network, "unet", None), nn.Module):
         _unet_classes(network, rows)
     elif isinstance(getattr(network, "transformer", None), nn.Module):
@@ -73,7 +80,8 @@ def with_classes(source: Source, class_names: Sequence[str]) -> Source:
         noised_calibrations=(),
         level_weights=None,
     )
-    return dataclasses.replace(source, model=plain)
+    scales = {name: rows.scales[id(one)] for name, one in source.denoiser.named_parameters() if id(one) in rows.scales}
+    return dataclasses.replace(source, model=plain), scales
 
 
 def with_prompts(source: Source, prompts: Prompts) -> Source:
@@ -118,11 +126,26 @@ class _Rows:
         known: Names of the old classes; empty if the model does not state them.
         null: Index of "no class" among the old rows, or None.
         names: Names of the new classes.
+        scales: The standard deviation of the old rows, by the identity of the new parameter.
     """
 
     known: tuple[str, ...]
     null: int | None
     names: tuple[str, ...]
+    scales: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    def table(self, old: Tensor | None, width: int) -> nn.Embedding:
+        """A table of the new rows, in place of the old ones or, if there are none, of zeros of a width."""
+        new = torch.zeros(len(self.names) + 1, width) if old is None else self(old)
+        made = nn.Embedding(new.shape[0], new.shape[1], _weight=new)
+        made.requires_grad_(False)
+        self.note(made.weight, old)
+        return made
+
+    def note(self, parameter: Tensor, old: Tensor | None, factor: float = 1.0) -> None:
+        """Notes the scale of a new parameter: that of the old rows, times a factor."""
+        scale = 0.0 if old is None else float(old.detach().var(dim=0, correction=0).mean().sqrt())
+        self.scales[id(parameter)] = factor * (scale or _NO_SCALE)
 
     def __call__(self, old: Tensor) -> Tensor:
         """The rows (K + 1, width), that of "no class" last, for the old rows."""
@@ -139,34 +162,26 @@ def _known_names(source: Source) -> tuple[str, ...]:
     return () if source.family in ("unet2d", "dit", "edm") and names in made_up else names
 
 
-def _table(rows: Tensor) -> nn.Embedding:
-    return nn.Embedding.from_pretrained(rows.clone(), freeze=True)
-
-
 def _unet_classes(denoiser: nn.Module, rows: _Rows) -> None:
     """Replaces the classes of a UNet2DModel, which is inside a denoiser."""
-    unet = denoiser.get_submodule("unet")
-    embedding, count = unet.class_embedding, len(rows.names) + 1
-    if embedding is None:
-        width = unet.time_embedding.linear_2.out_features
-        new = torch.zeros(count, width)
-    elif isinstance(embedding, nn.Embedding):
-        new = rows(embedding.weight)
-    else:
+    unet: Any = denoiser.get_submodule("unet")
+    embedding = unet.class_embedding
+    if embedding is not None and not isinstance(embedding, nn.Embedding):
         raise InputError(f"classes cannot be replaced in a UNet that embeds them by a {type(embedding).__name__}")
-    unet.class_embedding = _table(new)
-    unet.register_to_config(num_class_embeds=count, class_embed_type=None)
-    if hasattr(denoiser, "conditional"):
+    old = None if embedding is None else embedding.weight
+    unet.class_embedding = rows.table(old, unet.time_embedding.linear_2.out_features)
+    unet.register_to_config(num_class_embeds=len(rows.names) + 1, class_embed_type=None)
+    if isinstance(denoiser, UNet2DDenoiser):
         denoiser.conditional = True
 
 
-def _dit_classes(transformer: nn.Module, rows: _Rows) -> None:
+def _dit_classes(transformer: Any, rows: _Rows) -> None:
     """Replaces the classes of a DiTTransformer2DModel, each block of which has a table of its own."""
     from diffusers.models.embeddings import LabelEmbedding
 
     for module in transformer.modules():
         if isinstance(module, LabelEmbedding):
-            module.embedding_table = _table(rows(module.embedding_table.weight))
+            module.embedding_table = rows.table(module.embedding_table.weight, 0)
             module.num_classes = len(rows.names)
             module.dropout_prob = 0.0  # in training, the batch decides whose class is dropped, not every block
     transformer.register_to_config(num_embeds_ada_norm=len(rows.names))
@@ -175,17 +190,19 @@ def _dit_classes(transformer: nn.Module, rows: _Rows) -> None:
 def _edm_classes(network: SongUNet | DhariwalUNet, rows: _Rows) -> None:
     """Replaces the classes of an EDM network: columns of a linear map, of which "no class" takes none."""
     song, count = isinstance(network, SongUNet), len(rows.names)
+    # SongUNet multiplies the label vector by the root of its length.
+    before, after = (math.sqrt(length) if song else 1.0 for length in (network.options.label_dim, count))
     if network.map_label is None:
         width = network.noise_channels if isinstance(network, SongUNet) else network.map_layer1.weight.shape[0]
         network.map_label = Linear(count, width, bias=song)
         for parameter in network.map_label.parameters():
             nn.init.zeros_(parameter)
+        old = None
     else:
-        # SongUNet multiplies the label vector by the root of its length.
-        before, after = (math.sqrt(length) if song else 1.0 for length in (network.options.label_dim, count))
         old = before * network.map_label.weight.detach().T
         if rows.null is not None:
             old = torch.cat([old, torch.zeros_like(old[:1])])
         network.map_label.weight = nn.Parameter((rows(old)[:-1] / after).T.contiguous())
     network.map_label.requires_grad_(False)
+    rows.note(network.map_label.weight, old, 1 / after)
     network.options = dataclasses.replace(network.options, label_dim=count)

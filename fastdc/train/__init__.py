@@ -7,17 +7,24 @@
     best.safetensors         the averaged weights of the best checkpoint, if there are validation images
     log.jsonl                one line every 50 steps: step, loss, learning rate; and one per validation: loss, accuracy
     val.npz                  the images kept aside, if ``val`` is a fraction
+    latents.safetensors      the images as latents, if the network works on these
+    lora.safetensors         the LoRA, if one is trained, as diffusers reads it
 
 torch is imported when a training starts, not with this package.
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastdc.train.best import Best
 from fastdc.train.config import AUGMENTATIONS, TrainConfig
 from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled, validation_source
 from fastdc.train.presets import RUN_DEFAULTS
-from fastdc.train.run import RunFolder, RunInfo, RunSummary
+from fastdc.train.run import RunFolder, RunInfo, RunSummary, sample_shape
+
+if TYPE_CHECKING:
+    from fastdc.sources import Source
 
 __all__ = [
     "AUGMENTATIONS",
@@ -30,8 +37,10 @@ __all__ = [
     "check_unseen",
     "content_digest",
     "held_out",
+    "sample_shape",
     "save_labelled",
     "train",
+    "tuned_source",
     "validation_source",
 ]
 
@@ -75,3 +84,35 @@ def train(
     from fastdc.train.start import run_training
 
     return run_training(config, resume=resume, progress=progress, notify=notify)
+
+
+def tuned_source(run: str | Path, checkpoint: str | None = None) -> "tuple[Source, int, str]":
+    """The model of a run that began with a model of another tool, or with an image encoder.
+
+    The base is read again. A LoRA is merged into it.
+
+    Args:
+        run: The run folder.
+        checkpoint: "best" or "last"; None: the best if one was measured.
+
+    Returns:
+        The model for ``fastdc.export.export_source``, its number of steps, and a description of the checkpoint.
+
+    Raises:
+        InputError: There is no such run or checkpoint, or the base has other weights than when the run began.
+        BundleError: The base can no longer be read.
+        MissingDependencyError: A package of the extra export is not installed.
+
+    Example:
+        >>> from fastdc import train
+        >>> from fastdc.testing.tiny_pipelines import tiny_unet2d
+        >>> base = str(tiny_unet2d(folder / "unet", channels=1))
+        >>> np.savez(folder / "data.npz", images=images, labels=labels % 2)
+        >>> recipe = train.TrainConfig(data=f"{folder}/data.npz", base=base, out=f"{folder}/run", steps=2, val=None)
+        >>> train.tuned_source(train.train(recipe, progress=False).path)[0].model.class_names
+        ('0', '1')
+    """
+    from fastdc.train.tuned import trained_source
+
+    folder = RunFolder(run)
+    return trained_source(folder, folder.info(), checkpoint)

@@ -10,6 +10,7 @@ follows from the recipe and the data, not from a clock, so that a resumed run me
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fastdc.backends import NetworkOptions
@@ -61,22 +63,24 @@ class QuickScore:
 
     Args:
         config: The recipe.
-        info: Description of the run.
+        model: How the network classifies images, or latents in place of images.
         data: The data; the validation images are used.
         network: A network like those to measure; it is copied.
     """
 
-    def __init__(self, config: TrainConfig, info: RunInfo, data: TrainingData, network: nn.Module) -> None:
+    def __init__(self, config: TrainConfig, model: Model, data: TrainingData, network: nn.Module) -> None:
         assert config.batch is not None
         images, labels = data.val_images[::2], data.val_labels[::2]
         budget = _SHARE * 3 * config.batch * config.checkpoint_every
-        count, self._period = measurement_plan(len(images), len(info.class_names), budget)
+        count, self._period = measurement_plan(len(images), model.num_classes, budget)
         chosen = stratified(labels, count, config.seed)
-        self._images, self._labels = images[chosen], labels[chosen]
+        model, self._images = _in_unit_range(model, images[chosen])
+        self._labels = labels[chosen]
         # A copy, because a backend may lay out its weights anew.
         self._module = copy.deepcopy(network)
-        run = TorchNetwork(self._module, info.shape, NetworkOptions(device=config.device, graphs=False))
-        self._classifier = DiffusionClassifier(run_model(info), run)
+        options = NetworkOptions(device=config.device, graphs=False, batch=config.batch if config.base else None)
+        run = TorchNetwork(self._module, model.image_shape, options)
+        self._classifier = DiffusionClassifier(model, run)
 
     def due(self, step: int, every: int, *, last: bool) -> bool:
         """Whether the checkpoint of a step is measured, if there is one every so many steps."""
@@ -102,6 +106,14 @@ class QuickScore:
         except _StoppedError:
             return None
         return Accuracy(int((found.labels == self._labels).sum()), len(self._labels))
+
+
+def _in_unit_range(model: Model, samples: NDArray[Any]) -> tuple[Model, NDArray[Any]]:
+    """Latents as pixels in [0, 1] of a model whose value range holds them; uint8 images as they are."""
+    if samples.dtype == np.uint8:
+        return model, samples
+    low, high = float(samples.min()), float(samples.max()) + 1e-6
+    return dataclasses.replace(model, value_range=(low, high)), ((samples - low) / (high - low)).astype(np.float32)
 
 
 def run_model(info: RunInfo) -> Model:

@@ -26,9 +26,11 @@ class Batches:
     def __init__(self, config: TrainConfig, data: TrainingData, device: torch.device) -> None:
         assert config.batch is not None
         self._config, self._batch, self._device = config, config.batch, device
+        self._mirrored = None if data.mirrored is None else on_device(data.mirrored, device)
         self._images, self._labels = on_device(data.images, device), on_device(data.labels, device)
         self._null_class = len(data.class_names)
-        self._augment = augmentation(config.augment, flip=config.flip)
+        # Mirrored latents are not latents of mirrored images, which are there in place of them.
+        self._augment = augmentation(config.augment, flip=config.flip and self._mirrored is None)
         self._order: Order = (
             Balanced(data.labels, config.seed) if config.balance else Epochs(len(data.labels), config.seed)
         )
@@ -37,13 +39,16 @@ class Batches:
         """The batch of a step. Seeds torch's generator for the step, so that noise may be drawn next.
 
         Returns:
-            Images in [-1, 1], float32 (b, c, h, w), and their classes or the null class, int64 (b,).
+            Images in [-1, 1] or latents, float32 (b, c, h, w), and their classes or the null class, int64 (b,).
         """
         config = self._config
         index = torch.from_numpy(self._order.batch(step, self._batch)).to(self._device)
         seed_torch(config.seed, STEP, step)
         x0 = self._augment(to_model(self._images[index]))
         labels = self._labels[index]
+        if self._mirrored is not None:
+            mirrored = torch.rand(self._batch, device=self._device) < 0.5
+            x0 = torch.where(mirrored[:, None, None, None], self._mirrored[index], x0)
         if config.label_dropout > 0:
             dropped = torch.rand(self._batch, device=self._device) < config.label_dropout
             labels = torch.where(dropped, self._null_class, labels)
@@ -51,5 +56,5 @@ class Batches:
 
 
 def to_model(images: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1.0
+    """uint8 to float32 in [-1, 1]; latents, which are float32, as they are."""
+    return images if images.is_floating_point() else images.float() / 127.5 - 1.0

@@ -5,14 +5,21 @@ import math
 from pathlib import Path
 from typing import Any
 
+from fastdc.bundle import prompts_of
 from fastdc.data import check_window
 from fastdc.support import InputError, checks, shown
-from fastdc.train.presets import MODELS, preset_for
+from fastdc.train.presets import FINE_TUNING, MODELS, preset_for
 
 MAX_SIDE = 1024  # pixels
 
 AUTO = "auto"
 """In place of validation images: the split "val" of the data, or a tenth of them if every class has enough images."""
+
+TEMPLATE = "a photo of a {}."
+"""The text that the name of a class fills, unless a recipe says otherwise."""
+
+RANK = 8
+"""Rank of a LoRA, unless a recipe says otherwise."""
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -20,13 +27,14 @@ AUGMENTATIONS = ("none", "flip", "shift", "photo", "medical")
 """Named sets of random changes of training images; ``augment`` has them."""
 
 _HOW = {"data", "val", "split", "skip_bad", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"}
+_HOW |= {"base", "vae"}
 _HOW_LONG = {"steps", "minutes", "patience"}
 
 OPERATIONAL = frozenset(_HOW | _HOW_LONG)
 """Options that may change when a run is resumed.
 
-The numbers of a step do not depend on them (on threads and device only up to rounding), or, for data, val, split and
-skip_bad, the hash of the images is compared instead. The number of steps decides how the learning rate falls from there
+The numbers of a step do not depend on them (on threads and device only up to rounding), or, for data, val, split,
+skip_bad, base and vae, a hash is compared instead. The number of steps decides how the learning rate falls from there
 on.
 """
 
@@ -41,7 +49,15 @@ class TrainConfig:
         data: Labelled images: a folder with one sub-folder per class, a manifest, or an .npz with ``images`` and
             ``labels``.
         out: The run folder, created by the run.
-        model: ``unet`` (accurate) or ``mlp`` (many times cheaper, for small images).
+        base: Model to fine-tune: the name of a shipped model, a bundle with torch weights, a run folder, a folder in
+            diffusers' format, "hf://org/name[@revision]" of the HF hub, or an EDM ``.pkl`` file. Its network takes the
+            place of ``model``; all its weights are trained, or, if its classes are prompts, a LoRA. Images are
+            converted to its shape.
+        vae: Folder with an AutoencoderKL, or "hf://...": the network is a new one on its latents. Needs ``size``.
+        template: Text with one ``{}``, which the name of a class fills, for a text-conditional base; None:
+            "a photo of a {}.".
+        rank: Rank of the LoRA for a text-conditional base; None: 8.
+        model: ``unet`` (accurate) or ``mlp`` (many times cheaper, for small images); None: ``unet`` without a base.
         width: Channels of the UNet's first level or the MLP's width.
         size: Side to which images are resized and cropped; needed if they differ in size.
         channels: Number of channels to which images are converted, 1 (grey) or 3 (RGB); needs ``size``, and is needed
@@ -85,7 +101,11 @@ class TrainConfig:
 
     data: str
     out: str
-    model: str = "unet"
+    base: str | None = None
+    vae: str | None = None
+    template: str | None = None
+    rank: int | None = None
+    model: str | None = None
     width: int | None = None
     size: int | None = None
     channels: int | None = None
@@ -120,16 +140,37 @@ class TrainConfig:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        checks.one_of("model", self.model, MODELS)
+        self._check_base()
         checks.one_of("precision", self.precision, PRECISIONS)
         checks.one_of("augment", self.augment, AUGMENTATIONS)
         for name in ("flip", "balance", "skip_bad"):
             checks.flag(name, getattr(self, name))
         self._check()
 
+    def _check_base(self) -> None:
+        """Refuses what does not go with a base or without one."""
+        for name in ("base", "vae"):
+            path = getattr(self, name)
+            if path is not None and (not isinstance(path, str) or not path):
+                raise InputError(f"{name} must be a path, got {shown(path)}")
+        if self.base is None:
+            object.__setattr__(self, "model", checks.one_of("model", self.model or "unet", MODELS))
+            for name in ("template", "rank"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name} needs a text-conditional model to fine-tune (--from), got none")
+        else:
+            for name in ("vae", "model", "width", "channels", "dropout"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name} cannot be given with a model to fine-tune (--from), which has its own")
+        if self.vae is not None and (self.size is None or self.channels not in (None, 3)):
+            raise InputError("size must be given with vae (--size), and channels be 3 or not given")
+        if self.template is not None:
+            prompts_of(("class",), (self.template,))
+
     def _check(self) -> None:
         object.__setattr__(self, "device", checks.device_text(self.device))
         integers = {
+            "rank": (1, 4096),
             "width": (4, 65_536),
             "size": (2, MAX_SIDE),
             "steps": (1, 100_000_000),
@@ -144,7 +185,7 @@ class TrainConfig:
         }
         for name, (low, high) in integers.items():
             value = getattr(self, name)
-            if value is None and name in ("size", "max_pixels", "threads", "patience", *_PRESET):
+            if value is None and name in ("rank", "size", "max_pixels", "threads", "patience", *_PRESET):
                 continue
             object.__setattr__(self, name, checks.whole(name, value, low=low, high=high))
         reals = {
@@ -202,8 +243,10 @@ class TrainConfig:
 
     def for_shape(self, shape: tuple[int, int, int]) -> "TrainConfig":
         """The recipe for images of a shape (c, h, w), with the values of the preset where it has none."""
-        preset = preset_for(self.model, *shape[1:])
         left = [name for name in _PRESET if name != "steps" or self.minutes is None]
+        if self.base is not None:
+            return self._filled({name: value for name, value in FINE_TUNING.items() if name in left})
+        preset = preset_for(self.model or "unet", *shape[1:])
         return self._filled({name: getattr(preset, name) for name in left})
 
     def as_in(self, run: "TrainConfig") -> "TrainConfig":
@@ -217,7 +260,7 @@ class TrainConfig:
     def absolute(self) -> "TrainConfig":
         """The recipe with full paths."""
         val = None if self.val_source is None else str(Path(self.val_source).absolute())
-        data, out = (str(Path(path).absolute()) for path in (self.data, self.out))
+        data, out = (str(Path(path).absolute()) for path in (self.data, self.out))  # base and vae are so already
         return dataclasses.replace(self, data=data, out=out, val=val or self.val)
 
     def to_dict(self) -> dict[str, Any]:
@@ -276,7 +319,7 @@ def _unet_config(config: TrainConfig, shape: tuple[int, int, int], classes: int)
             f"the unet needs sides that can be halved down to 16 or less, {height}x{width} stops at {low[0]}x{low[1]}: "
             f"resize, for example to {max(8, 8 * round(smallest / 8))}"
         )
-    preset = preset_for(config.model, height, width)
+    preset = preset_for("unet", height, width)
     base = config.width or preset.width
     if base % 16:
         raise InputError(f"width of the unet must be a multiple of 16, got {base}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastdc.bundle import Bundle
 from fastdc.data import LabelledImages, find_splits, load_labelled, plain_split, shortened
-from fastdc.support import InputError, Int64, Mask, whole_file
+from fastdc.support import Float32, InputError, Int64, Mask, whole_file
 from fastdc.train.config import AUTO, MAX_SIDE, TrainConfig
 
 # Purposes keep the random streams of one seed apart; torch_state.py has the others.
@@ -33,10 +33,10 @@ class TrainingData:
     """Training and validation images of a run.
 
     Attributes:
-        images: Training images, uint8 (n, c, h, w).
+        images: Training images, uint8 (n, c, h, w), or their latents, float32.
         labels: Classes of the training images, int64 (n,).
         class_names: One name per class.
-        val_images: Validation images, uint8 (m, c, h, w), m possibly 0.
+        val_images: Validation images, uint8 (m, c, h, w), m possibly 0, or their latents, float32.
         val_labels: Classes of the validation images, int64 (m,).
         digest: sha256 of the training images, labels and class names.
         val_digest: sha256 of the validation images, labels and class names.
@@ -44,12 +44,13 @@ class TrainingData:
         sigma_data: Standard deviation of the training images in [-1, 1], to four digits.
         repeated: Number of validation images that equal a training image, pixel for pixel.
         val: The recipe's ``val``; a fraction or None if it was "auto", unless the data have validation images.
+        mirrored: Latents of the mirrored training images, if these are latents and are to be mirrored; else None.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: Int64
     class_names: tuple[str, ...]
-    val_images: NDArray[np.uint8]
+    val_images: NDArray[Any]
     val_labels: Int64
     digest: str
     val_digest: str
@@ -57,6 +58,7 @@ class TrainingData:
     sigma_data: float
     repeated: int
     val: str | None
+    mirrored: Float32 | None = None
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -71,13 +73,18 @@ class TrainingData:
 
 
 def load_training_data(
-    config: TrainConfig, notify: Callable[[str], None] | None = None, *, by_class: bool = True
+    config: TrainConfig,
+    notify: Callable[[str], None] | None = None,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    by_class: bool = True,
 ) -> TrainingData:
     """Loads, checks and splits the images that ``config.data`` and ``config.val`` name.
 
     Args:
         config: The recipe.
         notify: Called with a line for each kind of conversion.
+        shape: The (c, h, w) to convert all images to; None: as the recipe says.
         by_class: Whether images that are kept aside are in the order of their classes, so that every second one of them
             is every second one of each class; otherwise, as in runs of earlier versions, in the order of the data.
 
@@ -89,8 +96,9 @@ def load_training_data(
     limits = {"window": config.window, "max_pixels": config.max_pixels, "skip_bad": config.skip_bad}
     read = functools.partial(load_labelled, **limits)
     train = functools.partial(read, config.data, split=config.split, natural="train")
-    shape = None if config.channels is None or config.size is None else (config.channels, config.size, config.size)
-    data = train(shape, size=config.size if shape is None else None)
+    if shape is None and config.channels is not None and config.size is not None:
+        shape = (config.channels, config.size, config.size)
+    data = train(size=config.size) if shape is None else train(shape)
     for note in data.notes:
         say(f"note: {note}")
     check_labelled(data)

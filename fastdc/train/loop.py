@@ -3,11 +3,13 @@
 ``batches`` and ``loss`` draw what a step needs, ``state`` holds what a step changes, and ``validation`` measures it.
 """
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from fastdc.support import InputError, one_line, require
+from fastdc.support import InputError, one_line, require, write_whole
 from fastdc.train.best import Best, Measurements
 from fastdc.train.config import TrainConfig, network_config
 from fastdc.train.dataset import TrainingData, save_labelled
@@ -20,27 +22,34 @@ require("torch", extra="train")
 
 import torch  # noqa: E402
 
+from fastdc.train.base import Base  # noqa: E402
 from fastdc.train.batches import Batches  # noqa: E402
+from fastdc.train.latents import latents_of  # noqa: E402
 from fastdc.train.loss import Objective  # noqa: E402
 from fastdc.train.state import TrainState  # noqa: E402
 from fastdc.train.stop_signals import StopSignals  # noqa: E402
 from fastdc.train.torch_state import torch_device, torch_state  # noqa: E402
+from fastdc.train.trainee import Trainee, make_trainee, network_of  # noqa: E402
 from fastdc.train.validation import Validation  # noqa: E402
 
 
 def run_steps(
     config: TrainConfig,
     data: TrainingData,
+    base: Base | None,
     folder: RunFolder,
     resume: bool,
     progress: bool | None,
     say: Callable[[str], None],
 ) -> RunSummary:
-    """The run in a folder that is kept for this process; ``fastdc.train.start`` has read the data."""
+    """The run in a folder that is kept for this process; ``fastdc.train.start`` has read the data and the base."""
     device = torch_device(config.device)
     said = list(remarks(config, data))
-    config = dataclasses.replace(config.for_shape(data.shape), val=data.val)
-    info = _describe(config, data)
+    samples = data
+    if base is not None and base.encoder is not None:
+        samples = latents_of(data, base, flip=config.flip, folder=folder, device=device, say=say)
+    config = dataclasses.replace(config.for_shape(samples.shape), val=data.val)
+    info = _describe(config, data, samples, base)
     if resume:
         info = folder.continued(info)
     for line in said:
@@ -48,10 +57,11 @@ def run_steps(
     with torch_state(config.threads, device):
         if config.minutes is not None:
             say(f"measuring how many steps {in_words(60 * config.minutes)} have")
-            config = _timed(config, info, data, device)
+            config = _timed(config, info, base, samples, device)
             info = dataclasses.replace(info, config=config)
-        trainer = _Trainer(config, info, data, folder, device, say)
-        folder.check_space(trainer.state.parameters)
+        trainee = make_trainee(config, info, base, samples.shape)
+        trainer = _Trainer(config, trainee, samples, folder, device, say)
+        folder.check_space(trainer.state.trained)
         if resume:
             before = folder.info()
             trainer.restore()
@@ -64,20 +74,27 @@ def run_steps(
         if config.val_fraction is not None and not folder.val_file.exists():
             save_labelled(folder.val_file, data.val_images, data.val_labels, data.class_names)
         state = trainer.state
-        say(f"model: {config.model}, {state.parameters:,} parameters; step {state.step} of {config.steps}")
-        return trainer.run(progress)
+        say(f"model: {_name(config)}, {state.parameters:,} parameters; step {state.step} of {config.steps}")
+        summary = trainer.run(progress)
+    if base is not None and base.kind == "prompts" and folder.checkpoint_file.exists():
+        from fastdc.train.tuned import lora_content
+
+        write_whole(folder.lora_file, lora_content(base.source, folder.averaged()[0]))
+    return summary
 
 
-def _timed(config: TrainConfig, info: RunInfo, data: TrainingData, device: torch.device) -> TrainConfig:
+def _timed(
+    config: TrainConfig, info: RunInfo, base: Base | None, data: TrainingData, device: torch.device
+) -> TrainConfig:
     """The recipe with the number of steps that its minutes have, measured on a training that is thrown away."""
     assert config.minutes is not None
     minutes, config = config.minutes, dataclasses.replace(config, minutes=None, steps=1)
-    state, batches = TrainState(config, info, device), Batches(config, data, device)
-    objective = Objective.of(config, info.sigma_data)
+    trainee = make_trainee(config, info, copy.deepcopy(base), data.shape)
+    state, batches = TrainState(config, trainee, device), Batches(config, data, device)
     state.network.train()
 
     def step() -> None:
-        train_step(state, batches, objective)
+        train_step(state, batches, trainee.objective)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
@@ -92,8 +109,26 @@ def train_step(state: TrainState, batches: Batches, objective: Objective) -> Non
     state.update(loss)
 
 
-def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
-    kind, network = network_config(config, data.shape, len(data.class_names))
+def _name(config: TrainConfig) -> str:
+    return str(config.model) if config.base is None else Path(config.base).name
+
+
+def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, base: Base | None) -> RunInfo:
+    """The run of a recipe.
+
+    Args:
+        config: The recipe.
+        data: The images.
+        samples: What the network works on: the images, or their latents.
+        base: What the run begins with.
+    """
+    classes, levels = len(data.class_names), None if base is None else base.levels
+    if base is None or base.source is None:
+        kind, options = network_config(config, samples.shape, classes)
+        network = {"kind": kind, "config": options}
+        levels = preset_for(str(config.model), *samples.shape[1:]).levels
+    else:
+        network = network_of(base, classes)
     return RunInfo(
         config=config,
         data_digest=data.digest,
@@ -102,12 +137,13 @@ def _describe(config: TrainConfig, data: TrainingData) -> RunInfo:
         val_images=len(data.val_images),
         shape=data.shape,
         class_names=data.class_names,
-        sigma_data=data.sigma_data if config.sigma_data is None else config.sigma_data,
-        network={"kind": kind, "config": network},
+        sigma_data=samples.sigma_data if config.sigma_data is None else config.sigma_data,
+        network=network,
         source_digest=data.source_digest,
         class_counts=data.class_counts,
         val_by_class=True,
-        levels=preset_for(config.model, *data.shape[1:]).levels,
+        levels=levels or RunInfo.levels,
+        base={} if base is None else base.describe(),
     )
 
 
@@ -117,7 +153,7 @@ class _Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        info: RunInfo,
+        trainee: Trainee,
         data: TrainingData,
         folder: RunFolder,
         device: torch.device,
@@ -125,10 +161,10 @@ class _Trainer:
     ) -> None:
         assert config.steps is not None
         self.config, self.folder, self.steps, self.say = config, folder, config.steps, say
-        self.objective = Objective.of(config, info.sigma_data)
+        self.objective = trainee.objective
         self.batches = Batches(config, data, device)
-        self.state = TrainState(config, info, device)
-        self.validation = Validation(config, info, data, self.objective, self.state.average, device)
+        self.state = TrainState(config, trainee, device)
+        self.validation = Validation(config, trainee, data, self.state.average, device)
         self.saved = -1  # steps in the checkpoint on disk
         self.measured = Measurements()
 
@@ -210,7 +246,7 @@ class _Trainer:
         best = self.measured.better(record)
         if best is not None:
             with signals.held():
-                self.folder.save_best(best, dict(state.average.named_parameters()))
+                self.folder.save_best(best, state.averaged)
         self.folder.log({**record, "seconds": round(state.seconds, 3)})
         self.measured.add(record)
         if "val_accuracy" in record:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from fastdc.diffusion import AbstractSchedule, EDMSchedule, FlowSchedule, Parameterization
 from fastdc.support import Float64
-from fastdc.train.config import TrainConfig
 
 
 class Terms(NamedTuple):
@@ -102,12 +101,6 @@ class Objective:
     p_mean: float | None = None
     p_std: float | None = None
 
-    @classmethod
-    def of(cls, config: TrainConfig, sigma_data: float) -> "Objective":
-        """The objective of a network that is trained from scratch: EDM's."""
-        schedule = EDMSchedule(timestep_scale=config.timestep_scale)
-        return cls(schedule, Parameterization("edm", sigma_data), config.p_mean, config.p_std)
-
     def losses(self, network: nn.Module, x0: Tensor, labels: Tensor) -> Tensor:
         """The loss of each image at noise from torch's global generator, shape (b,).
 
@@ -165,4 +158,5 @@ def _uniform(batch: int, device: torch.device | str) -> Tensor:
 def _normal(uniform: Tensor) -> Tensor:
     """The normal quantiles of uniform numbers."""
     # Clamped to the open interval, because a draw of exactly 0 would give sigma = 0.
-    return torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
+    quantiles: Tensor = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
+    return quantiles

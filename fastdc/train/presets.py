@@ -49,6 +49,9 @@ class Preset:
     levels: tuple[float, float] = (0.2, 2.0)
 
 
+FINE_TUNING: dict[str, Any] = {"steps": 1000, "batch": 32, "lr": 1e-4}
+"""What a recipe leaves open if a model is fine-tuned; noise levels and dropout are the model's own."""
+
 _ANY = 2**31  # pixels
 
 _UNET: dict[str, Any] = {"steps": 1340, "batch": 64, "p_mean": -0.6, "p_std": 1.2}

@@ -80,6 +80,8 @@ class RunInfo:
         class_counts: Number of training images of each class; empty in runs of earlier versions.
         val_by_class: Whether images that were kept aside are in the order of their classes; not in earlier versions.
         extended: Each change of the number of steps: (step at which the run was resumed, number of steps until then).
+        base: What the run began with: its kind, the sha256 of its weights, and its origin; empty for a new network on
+            images.
     """
 
     config: TrainConfig
@@ -96,6 +98,27 @@ class RunInfo:
     class_counts: tuple[int, ...] = ()
     val_by_class: bool = False
     extended: tuple[tuple[int, int], ...] = ()
+    base: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def sample_shape(info: RunInfo) -> tuple[int, int, int]:
+    """Shape (c, h, w) of what the new network of a run works on: of latents, or of the images.
+
+    Args:
+        info: Description of the run.
+
+    Example:
+        >>> from fastdc import train
+        >>> np.savez(folder / "data.npz", images=images, labels=labels % 2)
+        >>> recipe = train.TrainConfig(data=f"{folder}/data.npz", out=f"{folder}/run", model="mlp", width=8, steps=2)
+        >>> train.sample_shape(train.RunFolder(train.train(recipe, progress=False).path).info())
+        (1, 8, 8)
+    """
+    if info.base.get("kind") != "vae":
+        return info.shape
+    options = info.network["config"]
+    channels, height, width = options.get("shape") or (options["in_channels"], *options["sample_size"])
+    return channels, height, width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +150,8 @@ class RunFolder:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
         self.checkpoint_file = self.path / "checkpoint.safetensors"
+        self.lora_file = self.path / "lora.safetensors"
+        self.latents_file = self.path / "latents.safetensors"
         self.best_file = self.path / "best.safetensors"
         self.log_file = self.path / "log.jsonl"
         self.val_file = self.path / "val.npz"
@@ -140,7 +165,7 @@ class RunFolder:
         """
 
         def ours(file: Path) -> bool:
-            return file == self._lock_file or (file.name[0] == "." and file.suffix == ".tmp")
+            return file in (self._lock_file, self.latents_file) or (file.name[0] == "." and file.suffix == ".tmp")
 
         try:
             if self.path.is_dir() and all(map(ours, self.path.iterdir())):
@@ -231,6 +256,7 @@ class RunFolder:
                 class_counts=tuple(map(int, values.get("class_counts", ()))),
                 val_by_class=values.get("val_by_class") is True,
                 extended=tuple(_pair(change, int) for change in values.get("extended", ())),
+                base=dict(values.get("base", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}") from error
@@ -295,6 +321,29 @@ class RunFolder:
             return None if found is None else (Best(**found.progress), found)
         except TypeError as error:
             raise InputError(f"{self.best_file} is damaged: {one_line(error)}") from error
+
+    def averaged(self, wanted: str | None = None) -> "tuple[dict[str, Tensor], int, str]":
+        """The averaged weights of a checkpoint by name, its number of steps, and a description of it.
+
+        Args:
+            wanted: "best" or "last"; None: the best if one was measured.
+
+        Raises:
+            InputError: There is no such checkpoint, or it is damaged.
+        """
+        best = None if wanted == "last" else self.load_best()
+        if best is not None:
+            step, checkpoint, chosen = best[0].step, best[1], f"the best checkpoint: {best[0]}"
+        elif wanted == "best":
+            raise InputError(f"{self.path} has no best checkpoint: no validation images were given, take the last")
+        else:
+            last = self.load_checkpoint()
+            if last is None:
+                raise InputError(f"{self.path} has no checkpoint yet: train it first")
+            step, checkpoint = int(last.progress["step"]), last
+            chosen = f"the last checkpoint: step {step}"
+        weights = {name[4:]: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("ema.")}
+        return weights, step, chosen
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the log and flushes it."""

@@ -1,13 +1,25 @@
 """The beginning of a training: what can be refused without torch is, before torch is imported, which takes seconds."""
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fastdc.bundle import shipped_models
 from fastdc.data import check_class_folders
 from fastdc.support import InputError, check_installed
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import load_training_data, validation_source
-from fastdc.train.run import RunFolder, RunSummary
+from fastdc.train.run import RunFolder, RunInfo, RunSummary
+
+if TYPE_CHECKING:
+    from fastdc.train.base import Base
+
+_EXPECTED = {
+    "from": "a bundle, a run, a diffusers folder (on the Hugging Face hub: hf://org/name), or an EDM .pkl",
+    "vae": "a folder of diffusers with an AutoencoderKL (on the Hugging Face hub: hf://org/name)",
+}
 
 
 def run_training(
@@ -34,9 +46,47 @@ def run_training(
         if (val := validation_source(config)) is not None:
             check_class_folders(val, natural="val")
         check_installed("torch", extra="train")  # after what is quick to refuse, before all images are read
-        data = load_training_data(config, say, by_class=by_class)
+        base = None
+        if config.base is not None or config.vae is not None:
+            config, base = _base_of(config, folder.info() if resume else None)
+        elif resume and folder.info().base:
+            raise InputError(f"{config.out} began with another model: name it (base, or vae)")
+        data = load_training_data(config, say, None if base is None else base.image_shape, by_class=by_class)
         if not resume:
             kept.enter_context(folder.kept())
         from fastdc.train.loop import run_steps
 
-        return run_steps(config, data, folder, resume, progress, say)
+        return run_steps(config, data, base, folder, resume, progress, say)
+
+
+def _base_of(config: TrainConfig, run: RunInfo | None) -> tuple[TrainConfig, "Base"]:
+    """Opens the base of a recipe, which must be that of the run if there is one."""
+    _check_base(config)
+    from fastdc.train.base import open_base
+
+    config, base = open_base(config)
+    if run is not None:
+        base.check_same(run)
+    if base.encoder is not None:
+        if config.augment not in ("none", "flip"):
+            raise InputError(f"augment must be none or flip for a network on latents, got {config.augment}")
+        config = dataclasses.replace(config, augment="none", flip=config.flip or config.augment == "flip")
+    return config, base
+
+
+def _check_base(config: TrainConfig) -> None:
+    """Refuses, before anything is read, a base that does not exist, and packages that are missing.
+
+    Raises:
+        InputError: There is no such model or encoder.
+        MissingDependencyError: A package is not installed.
+    """
+    for name, text in (("from", config.base), ("vae", config.vae)):
+        if text is None:
+            continue
+        own = name == "from" and text in shipped_models()
+        if not own and not text.startswith("hf://") and not Path(text).exists():
+            raise InputError(f"--{name} {text} does not exist: expected {_EXPECTED[name]}")
+        if not own:
+            check_installed("diffusers", extra="export")
+    check_installed("torch", extra="train")

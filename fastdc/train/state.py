@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdc.bundle import build_network, parameter_count
-from fastdc.support import InputError, one_line
+from fastdc.bundle import parameter_count
+from fastdc.support import InputError
 from fastdc.train.config import TrainConfig
-from fastdc.train.run import Checkpoint, RunInfo
-from fastdc.train.torch_state import WEIGHTS, seed_torch
+from fastdc.train.run import Checkpoint
+from fastdc.train.trainee import Trainee
 
 
 class TrainState:
@@ -19,28 +19,37 @@ class TrainState:
 
     Args:
         config: The recipe.
-        info: Description of the run; the network is read.
+        trainee: The network; its parameters that require gradients are trained.
         device: Device of the weights.
 
     Attributes:
         network: The network that is trained.
-        average: The moving average of its weights, in evaluation mode.
+        average: The moving average of its weights, in evaluation mode; it shares what is not trained.
         optimizer: AdamW.
         step: Number of steps done.
         seconds: Seconds of training, over all resumptions.
         loss: Mean loss in the last line of the log.
     """
 
-    def __init__(self, config: TrainConfig, info: RunInfo, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, trainee: Trainee, device: torch.device) -> None:
         assert config.steps is not None
         assert config.lr is not None
         self._config, self._steps, self._lr = config, config.steps, config.lr
-        seed_torch(config.seed, WEIGHTS, 0)
-        self.network = _built(info.network).to(device)
-        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.network = trainee.network.to(device)
+        shared = {id(kept): kept for kept in self.network.parameters() if not kept.requires_grad}
+        self.average = copy.deepcopy(self.network, shared).eval().requires_grad_(False)
+        trained = {name: one for name, one in self.network.named_parameters() if one.requires_grad}
+        plain = {name: one for name, one in trained.items() if name not in trainee.rates}
+        self._trained = plain | trained  # in the order of the optimizer's groups
+        # Weight decay is a share of the rate, which would be too large for parameters of a large one.
+        own = [
+            {"params": [trained[name]], "peak": rate, "weight_decay": 0.0}
+            for name, rate in trainee.rates.items()
+            if name in trained
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self._lr,
+            [{"params": list(plain.values()), "peak": config.lr}, *own],
+            lr=config.lr,
             betas=(0.9, 0.99),
             weight_decay=config.weight_decay,
             fused=device.type in ("cpu", "cuda"),
@@ -49,6 +58,7 @@ class TrainState:
         self._autocast = config.precision != "float32", getattr(torch, config.precision)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._device = device
+        self._means = tuple(self.averaged.values())
         self.step = 0
         self.seconds = 0.0
         # Sum of the losses since the last line of the log, on the device, so that no step waits for a GPU.
@@ -56,14 +66,20 @@ class TrainState:
         self.loss: float | None = None
 
     @property
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged weights by name, those alone that are trained."""
+        means = dict(self.average.named_parameters())
+        return {name: means[name] for name in self._trained}
+
+    @property
     def parameters(self) -> int:
         """Number of weights."""
         return parameter_count(self.network)
 
     @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return self._lr * schedule(self.step, self._steps, self._config.warmup)
+    def trained(self) -> int:
+        """Number of weights that are trained."""
+        return sum(one.numel() for one in self._trained.values())
 
     def autocast(self) -> torch.autocast:
         """The context in which a loss is computed in the recipe's precision."""
@@ -75,14 +91,14 @@ class TrainState:
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self._config.clip)
+        nn.utils.clip_grad_norm_(self._trained.values(), self._config.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = group["peak"] * schedule(self.step, self._steps, self._config.warmup)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            for mean, now in zip(self._means, self._trained.values(), strict=True):
                 mean.lerp_(now, 1 - decay)
         self.window_sum += loss.detach().double()
         self._window_steps += 1
@@ -116,13 +132,13 @@ class TrainState:
         self.check_finite(float(self.window_sum))
         tensors: dict[str, Tensor] = {}
         updates = 0  # those of the optimizer: less than the steps if gradients were too large for float16
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._trained.items():
             state = self.optimizer.state[parameter]
             updates = int(state.get("step", 0))
             tensors[f"model.{name}"] = parameter.detach()
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
-        tensors |= {f"ema.{name}": parameter for name, parameter in self.average.named_parameters()}
+        tensors |= {f"ema.{name}": parameter for name, parameter in self.averaged.items()}
         progress = {
             "step": self.step,
             "updates": updates,
@@ -143,13 +159,13 @@ class TrainState:
         tensors, progress = checkpoint.tensors, checkpoint.progress
         state: dict[int, dict[str, Any]] = {}
         with torch.no_grad():
-            for number, (name, parameter) in enumerate(self.network.named_parameters()):
+            for number, (name, parameter) in enumerate(self._trained.items()):
                 parameter.copy_(tensors[f"model.{name}"])
                 moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
                 # Checkpoints of earlier versions have neither updates nor a scaler.
                 updates = torch.tensor(float(progress.get("updates", progress["step"])))
                 state[number] = {"step": updates, **moments}
-            for name, mean in self.average.named_parameters():
+            for name, mean in self.averaged.items():
                 mean.copy_(tensors[f"ema.{name}"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -159,18 +175,6 @@ class TrainState:
         self.window_sum = torch.full_like(self.window_sum, float(progress["window_sum"]))
         self._window_steps = int(progress["window_steps"])
         self.loss = progress["loss"]
-
-
-def _built(description: dict[str, Any]) -> nn.Module:
-    """The network that a run's config.json describes.
-
-    Raises:
-        InputError: It describes none.
-    """
-    try:
-        return build_network(description["kind"], description["config"])
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise InputError(f"the run's config.json describes no network: {one_line(error)}") from error
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

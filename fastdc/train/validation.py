@@ -10,9 +10,8 @@ from fastdc.train.accuracy import QuickScore
 from fastdc.train.batches import to_model
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import TrainingData
-from fastdc.train.loss import Objective
-from fastdc.train.run import RunInfo
 from fastdc.train.torch_state import EVALUATION, on_device, seed_torch
+from fastdc.train.trainee import Trainee
 
 _REPEATS = 4  # noise draws per validation image, which steady the validation loss
 _BATCH = 256
@@ -23,9 +22,8 @@ class Validation:
 
     Args:
         config: The recipe.
-        info: Description of the run.
+        trainee: What is trained, with the loss to measure.
         data: The data; the validation images are used.
-        objective: The loss to measure.
         network: A network like those to measure; it is copied.
         device: Device of the images.
     """
@@ -33,15 +31,17 @@ class Validation:
     def __init__(
         self,
         config: TrainConfig,
-        info: RunInfo,
+        trainee: Trainee,
         data: TrainingData,
-        objective: Objective,
         network: nn.Module,
         device: torch.device,
     ) -> None:
-        self._config, self._objective = config, objective
+        assert config.batch is not None
+        self._config, self._objective = config, trainee.objective
+        # As many as fit for training; an even number, see below.
+        self._batch = _BATCH if config.base is None else max(2, min(_BATCH, config.batch) // 2 * 2)
         self._images, self._labels = on_device(data.val_images, device), on_device(data.val_labels, device)
-        self._score = QuickScore(config, info, data, network) if self else None
+        self._score = QuickScore(config, trainee.model, data, network) if self else None
 
     def __bool__(self) -> bool:
         return len(self._images) > 0
@@ -74,14 +74,14 @@ class Validation:
         seed_torch(self._config.seed, EVALUATION, 0)
         total, count, choosing, choosers = 0.0, 0, 0.0, 0
         for _ in range(_REPEATS):
-            for start in range(0, len(self._images), _BATCH):
+            for start in range(0, len(self._images), self._batch):
                 if stopped():
                     return None
-                x0 = to_model(self._images[start : start + _BATCH])
-                labels = self._labels[start : start + _BATCH]
+                x0 = to_model(self._images[start : start + self._batch])
+                labels = self._labels[start : start + self._batch]
                 losses = self._objective.losses(network, x0, labels)
                 total += float(losses.sum())
                 count += len(x0)
-                choosing += float(losses[::2].sum())  # batches begin with an image that chooses, for _BATCH is even
+                choosing += float(losses[::2].sum())  # batches begin with an image that chooses, for their size is even
                 choosers += len(losses[::2])
         return total / count, choosing / choosers

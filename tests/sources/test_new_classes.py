@@ -38,7 +38,7 @@ def test_edm_keeps_known_classes_and_starts_others_from_no_class(tmp_path: Path,
     path = write_edm(tmp_path / "net.pkl", variant, label_dropout=dropout)
     source = open_source(path, class_names=("cat", "dog", "cow", "owl"))
     old = outputs(source, [0, 1, 2, 3, 4])
-    other = with_classes(source, ("owl", "hen", "cat", "elk", "eel", "ant"))
+    other = with_classes(source, ("owl", "hen", "cat", "elk", "eel", "ant"))[0]
     new = outputs(other, range(7))
     assert other.model.null_class == 6
     assert close(new[[0, 2]], old[[3, 0]])
@@ -54,7 +54,7 @@ def test_edm_keeps_known_classes_and_starts_others_from_no_class(tmp_path: Path,
 def test_edm_without_classes_gets_some(tmp_path: Path, variant: str) -> None:
     source = open_source(write_edm(tmp_path / "net.pkl", variant, label_dim=0))
     old = outputs(source, [0])
-    new = outputs(with_classes(source, ("cat", "dog")), [0, 1, 2])
+    new = outputs(with_classes(source, ("cat", "dog"))[0], [0, 1, 2])
     assert close(new, old.expand(3, *old.shape[1:]))
 
 
@@ -62,13 +62,13 @@ def test_edm_that_predicts_a_variance(tmp_path: Path) -> None:
     path = write_edm(tmp_path / "net.pkl", "adm", preconditioner="iDDPMPrecond", out_channels=6, label_dropout=0.1)
     source = open_source(path, class_names=("cat", "dog", "cow", "owl"))
     old = outputs(source, [1, 4])
-    assert close(outputs(with_classes(source, ("dog", "x")), [0, 1]), old)
+    assert close(outputs(with_classes(source, ("dog", "x"))[0], [0, 1]), old)
 
 
 def test_a_unet_keeps_known_classes_and_starts_others_from_no_class(tmp_path: Path) -> None:
     source = open_source(tiny_unet2d(tmp_path / "unet", classes=4), class_names=("cat", "dog", "cow"))
     old = outputs(source, [0, 1, 2, 3])
-    other = with_classes(source, ("dog", "hen", "cow"))
+    other = with_classes(source, ("dog", "hen", "cow"))[0]
     assert close(outputs(other, [0, 1, 2, 3]), old[[1, 3, 2, 3]])
     assert other.model.class_names == ("dog", "hen", "cow")
     assert other.model.schedule == source.model.schedule
@@ -78,21 +78,23 @@ def test_numbers_that_a_reader_made_up_are_no_names(tmp_path: Path) -> None:
     source = open_source(tiny_unet2d(tmp_path / "unet", classes=3))
     unet: Any = source.denoiser
     mean = unet.unet.class_embedding.weight.mean(dim=0)
-    with_classes(source, ("2", "1"))
+    spread = unet.unet.class_embedding.weight.std(dim=0, correction=0).square().mean().sqrt()
+    _, scales = with_classes(source, ("2", "1"))
+    assert scales == {"unet.class_embedding.weight": pytest.approx(float(spread))}
     assert close(unet.unet.class_embedding.weight, mean.expand(3, -1))
 
 
 def test_a_unet_without_classes_gets_some(tmp_path: Path) -> None:
     source = open_source(tiny_unet2d(tmp_path / "unet", classes=None))
     old = outputs(source, [0])
-    other = with_classes(source, ("cat", "dog"))
+    other = with_classes(source, ("cat", "dog"))[0]
     assert close(outputs(other, [0, 1, 2]), old.expand(3, *old.shape[1:]))
 
 
 def test_every_block_of_a_dit_gets_the_classes(tmp_path: Path) -> None:
     source = open_source(tiny_dit(tmp_path / "dit"))
     old = outputs(source, [2, 5])
-    other = with_classes(source, ("thing 2, also 2", "hen"))
+    other = with_classes(source, ("thing 2, also 2", "hen"))[0]
     assert close(outputs(other, [0, 1, 2]), old[[0, 1, 1]])
     other.denoiser.train()  # no block drops classes of its own
     assert close(outputs(other, [0] * 64), old[:1].expand(64, *old.shape[1:]))

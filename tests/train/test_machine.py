@@ -42,7 +42,10 @@ def test_a_step_whose_gradients_overflow_is_no_update_of_the_optimizer(data: Pat
 
     folder = train(tiny(data, tmp_path / "run", steps=1, val="0")).path
     info = RunFolder(folder).info()
-    one, two = (TrainState(info.config, info, torch.device("cpu")) for _ in range(2))
+    one, two = (
+        TrainState(info.config, make_trainee(info.config, info, None, info.shape), torch.device("cpu"))
+        for _ in range(2)
+    )
     for state in (one, two):
         state._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     before = [parameter.clone() for parameter in one.network.parameters()]

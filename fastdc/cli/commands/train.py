@@ -17,6 +17,7 @@ Examples:
   fastdc train scans.csv --out run --size 32          path, label, split
   fastdc train --out run --resume                     after Ctrl-C or a crash
   fastdc train --out run --resume --steps 20000       longer than planned
+  fastdc train photos --out run --from hf://org/name  fine-tune a public model
   fastdc export run my-model --calibrate run/val.npz  then: a bundle
 
 Time: on one CPU core, 8x8 digits take two minutes (unet) or one (mlp). Images of
@@ -41,6 +42,27 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     is_flag=True,
     help="Continue the run in RUN. Omitted options keep the run's values; --steps may be "
     "another number, which the learning rate then follows.",
+)
+@click.option(
+    "--from",
+    "from_",
+    metavar="MODEL",
+    shell_complete=files,
+    help="Fine-tune a model for the classes of DATA: a diffusers folder, hf://org/name of the Hugging Face hub, an EDM "
+    ".pkl, a run, a bundle with torch weights, or digits. All weights are trained; if its classes are texts, a LoRA.",
+)
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="With --from a model of texts: the text that describes a class, with {} for its name.  [default: a photo of "
+    "a {}.]",
+)
+@click.option("--rank", type=int, help="With --from a model of texts: rank of the LoRA.  [default: 8]")
+@click.option(
+    "--vae",
+    metavar="MODEL",
+    shell_complete=files,
+    help="Train on the latents of this image encoder: a folder or hf://org/name with an AutoencoderKL. Needs --size.",
 )
 @click.option(
     "--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate. mlp: many times cheaper.  [default: unet]"
