@@ -295,8 +295,8 @@ class Job:
     def promised(self) -> float | None:
         """Share of answers that agree with those of the full run, as the race's calibration promises; None: no promise.
 
-        With fewer draws than those calibrated, the remaining classes may rank differently; a smaller limit drops more; a
-        prior changes the answers.
+        With fewer draws than those calibrated, the remaining classes may rank differently; a smaller limit drops more;
+        a prior changes the answers.
         """
         config = self.plan.config
         found = self.model.calibration_for(config)

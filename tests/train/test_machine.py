@@ -36,6 +36,7 @@ def test_bfloat16_trains_nearly_the_same_and_is_resumed_to_the_bit(data: Path, t
 def test_a_step_whose_gradients_overflow_is_no_update_of_the_optimizer(data: Path, tmp_path: Path) -> None:
     """What float16 does on a GPU: the scale is halved, the weights stay, and a checkpoint remembers both."""
     from fastdc.train.state import TrainState
+    from fastdc.train.trainee import make_trainee
 
     def squares(state: TrainState) -> torch.Tensor:
         return torch.stack([parameter.square().sum() for parameter in state.network.parameters()]).sum()
