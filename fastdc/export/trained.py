@@ -55,11 +55,10 @@ def export_run(
             the other half. Each image takes classes x 512 evaluations, or fewer if these take long. With fewer than 19
             images there is no race.
         checkpoint: "best": the averaged weights that were the best on half of the validation images while they were
-            trained; "last": those of the last checkpoint; None: the best if there are validation images.
+            trained; "last": the last ones; None: the best if there are any.
         **options: Options of every export, described by ``ExportOptions``. The default name is that of ``out``, the
-            default description that of the training data; the default draws, if they are not chosen, are 16 in the band
-            of levels of the run's preset, in the units of images in [-1, 1], with the weighting "edm" and the loss
-            "l2".
+            default description that of the training data; the default draws, if they are not chosen, are 16 in the
+            run's band of levels (units of images in [-1, 1]), with the weighting "edm" and the loss "l2".
 
     Raises:
         InputError: There is no usable run, the calibration images do not fit or were trained on, they are too few for
@@ -76,8 +75,7 @@ def export_run(
         ('0', '1')
     """
     given, out, folder = ExportOptions(**options), Path(out), RunFolder(run)
-    if checkpoint is not None:
-        checks.one_of("checkpoint", checkpoint, CHECKPOINTS)
+    checks.one_of("checkpoint", "best" if checkpoint is None else checkpoint, CHECKPOINTS)
     info = folder.info()
     if info.base.get("kind", "own") != "own":
         images = None if calibrate is None else _calibration_images(calibrate, info)

@@ -93,12 +93,12 @@ def load_training_data(
             validation images of other classes.
     """
     say = notify or (lambda line: None)
-    limits = {"window": config.window, "max_pixels": config.max_pixels, "skip_bad": config.skip_bad}
-    read = functools.partial(load_labelled, **limits)
-    train = functools.partial(read, config.data, split=config.split, natural="train")
+    read = functools.partial(
+        load_labelled, window=config.window, max_pixels=config.max_pixels, skip_bad=config.skip_bad
+    )
     if shape is None and config.channels is not None and config.size is not None:
         shape = (config.channels, config.size, config.size)
-    data = train(size=config.size) if shape is None else train(shape)
+    data = read(config.data, shape, size=None if shape else config.size, split=config.split, natural="train")
     for note in data.notes:
         say(f"note: {note}")
     check_labelled(data)
