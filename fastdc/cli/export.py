@@ -79,6 +79,7 @@ def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], o
     for name in OF_SOURCES:
         del options[name]
     given = dict(options)
+    given["precision"] = options["precision"] or "float32"
     if given["calibrate"] is not None:
         info = RunFolder(source).info()
         given["calibrate"] = read_labelled(

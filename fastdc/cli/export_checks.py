@@ -16,7 +16,6 @@ OF_SOURCES = {
     "lora": "--lora",
     "variant": "--variant",
     "scheduler": "--scheduler",
-    "precision": "--precision",
     "opset": "--opset",
     "split": "--no-split",
     "text": "--no-text-encoder",

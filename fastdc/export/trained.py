@@ -23,8 +23,8 @@ from fastdc.train import (
     RunInfo,
     TrainConfig,
     content_digest,
+    run_source,
     sample_shape,
-    tuned_source,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def export_run(
     *,
     calibrate: str | Path | LabelledImages | None = None,
     checkpoint: str | None = None,
+    precision: str = "float32",
     **options: Unpack[ExportKeywords],
 ) -> Bundle:
     """Writes the bundle of a training run.
@@ -56,6 +57,8 @@ def export_run(
             images there is no race.
         checkpoint: "best": the averaged weights that were the best on half of the validation images while they were
             trained; "last": the last ones; None: the best if there are any.
+        precision: As for :func:`fastdc.export.export_source`. In another one than "float32", the bundle holds no
+            weights for the torch backend.
         **options: Options of every export, described by ``ExportOptions``. The default name is that of ``out``, the
             default description that of the training data; the default draws, if they are not chosen, are 16 in the
             run's band of levels (units of images in [-1, 1]), with the weighting "edm" and the loss "l2".
@@ -77,9 +80,10 @@ def export_run(
     given, out, folder = ExportOptions(**options), Path(out), RunFolder(run)
     checks.one_of("checkpoint", "best" if checkpoint is None else checkpoint, CHECKPOINTS)
     info = folder.info()
-    if info.base.get("kind", "own") != "own":
+    tuned = info.base.get("kind", "own") != "own"
+    if tuned or precision != "float32":
         images = None if calibrate is None else _calibration_images(calibrate, info)
-        return _export_tuned(folder.path, info, out, checkpoint, images, options)
+        return _export_as_source(folder, info, out, checkpoint, images, precision, options)
     name = given.name if given.name is not None else out.resolve().name
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
@@ -107,19 +111,23 @@ def _traced(network: "nn.Module", info: RunInfo) -> Any:
     return traced_and_verified(network, info.network, info.shape, labels, timestep_scale=scale)
 
 
-def _export_tuned(
-    run: Path,
+def _export_as_source(
+    folder: RunFolder,
     info: RunInfo,
     out: Path,
     checkpoint: str | None,
     images: LabelledImages | None,
+    precision: str,
     options: ExportKeywords,
 ) -> Bundle:
-    """The bundle of a run that began with a model of another tool, or with an image encoder."""
+    """The bundle of a run, written like that of another tool's model.
+
+    So are runs that began with such a model or with an image encoder, and all runs in another precision than float32.
+    """
     given = ExportOptions(**options)
     check_place(out, overwrite=given.overwrite)
     check_calibration(given, images)
-    source, steps, chosen = tuned_source(run, checkpoint)
+    source, steps, chosen = run_source(folder.path, checkpoint)
     given.say(f"weights of {chosen}")
     origin = {f"base_{name}": value for name, value in info.base.items()}
     made = dataclasses.replace(
@@ -127,7 +135,7 @@ def _export_tuned(
         model=dataclasses.replace(source.model, name=out.resolve().name),
         provenance={**source.provenance, **origin, **_training(info, steps), "checkpoint": chosen},
     )
-    return export_source(made, out, images=images, **options)
+    return export_source(made, out, images=images, precision=precision, **options)
 
 
 def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:

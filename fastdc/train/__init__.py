@@ -37,10 +37,10 @@ __all__ = [
     "check_unseen",
     "content_digest",
     "held_out",
+    "run_source",
     "sample_shape",
     "save_labelled",
     "train",
-    "tuned_source",
     "validation_source",
 ]
 
@@ -86,10 +86,10 @@ def train(
     return run_training(config, resume=resume, progress=progress, notify=notify)
 
 
-def tuned_source(run: str | Path, checkpoint: str | None = None) -> "tuple[Source, int, str]":
-    """The model of a run that began with a model of another tool, or with an image encoder.
+def run_source(run: str | Path, checkpoint: str | None = None) -> "tuple[Source, int, str]":
+    """The model of a run, with its averaged weights, as ``fastdc export`` reads models of other tools.
 
-    The base is read again. A LoRA is merged into it.
+    If the run began with such a model, that is read again; a LoRA is merged into it.
 
     Args:
         run: The run folder.
@@ -109,7 +109,7 @@ def tuned_source(run: str | Path, checkpoint: str | None = None) -> "tuple[Sourc
         >>> base = str(tiny_unet2d(folder / "unet", channels=1))
         >>> np.savez(folder / "data.npz", images=images, labels=labels % 2)
         >>> recipe = train.TrainConfig(data=f"{folder}/data.npz", base=base, out=f"{folder}/run", steps=2, val=None)
-        >>> train.tuned_source(train.train(recipe, progress=False).path)[0].model.class_names
+        >>> train.run_source(train.train(recipe, progress=False).path)[0].model.class_names
         ('0', '1')
     """
     from fastdc.train.tuned import trained_source

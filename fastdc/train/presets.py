@@ -1,7 +1,8 @@
 """The values that a recipe leaves open, by model and by size of the images: one table.
 
-The numbers of 8x8 images are those of the shipped ``digits`` models, and measured (models/README.md). Rows marked "not
-measured" extend them by two known facts: larger images need more channels and levels (the UNet of EDM,
+The numbers of 8x8 and 28x28 images are those of the shipped models ``digits`` and ``mnist``, and measured
+(models/README.md): the best single level of the larger digits is 28 / 8 times that of the smaller ones. Rows marked
+"not measured" extend them by two known facts: larger images need more channels and levels (the UNet of EDM,
 arXiv:2206.00364, has multipliers of this kind), and they keep their class under more noise, because neighbouring pixels
 repeat each other (Hoogeboom et al., arXiv:2301.11093).
 
@@ -55,20 +56,24 @@ FINE_TUNING: dict[str, Any] = {"steps": 1000, "batch": 32, "lr": 1e-4}
 _ANY = 2**31  # pixels
 
 _UNET: dict[str, Any] = {"steps": 1340, "batch": 64, "p_mean": -0.6, "p_std": 1.2}
+_UNET_32: dict[str, Any] = {"steps": 5000, "batch": 64, "p_mean": 0.4, "p_std": 1.2}
 _MLP: dict[str, Any] = {"width": 256, "steps": 4640, "batch": 256, "p_mean": -0.4, "p_std": 1.0, "dropout": 0.1}
 
 PRESETS: dict[str, tuple[Preset, ...]] = {
     "unet": (
         # Measured: models/README.md.
         Preset(side=8, width=32, multipliers=(1, 1), layers=1, **_UNET),
-        # Not measured: multipliers as in EDM, the rest as for 8x8.
-        Preset(side=16, width=32, multipliers=(1, 2, 2, 4), layers=1, **_UNET),
-        Preset(side=32, width=64, multipliers=(1, 2, 2, 4), layers=2, **_UNET),
-        Preset(side=_ANY, width=64, multipliers=(1, 2, 2, 4), layers=2, **_UNET),
+        # Not measured: between the rows of 8x8 and 28x28.
+        Preset(side=16, width=32, multipliers=(1, 2, 2, 4), layers=1, **{**_UNET, "p_mean": 0.0}, levels=(0.4, 4.0)),
+        # Measured with 28x28 digits: models/README.md.
+        Preset(side=32, width=32, multipliers=(1, 2, 2), layers=1, **_UNET_32, levels=(0.7, 7.0)),
+        # Not measured: multipliers as in EDM, for a GPU; noise as for 28x28.
+        Preset(side=_ANY, width=64, multipliers=(1, 2, 2, 4), layers=2, **_UNET_32, levels=(0.7, 7.0)),
     ),
     "mlp": (
         # Measured for 8x8 (models/README.md) and 28x28 (docs/training.md).
-        Preset(side=32, **_MLP),
+        Preset(side=16, **_MLP),
+        Preset(side=32, **_MLP, levels=(0.5, 5.0)),
         Preset(side=_ANY, **_MLP),  # not measured
     ),
 }

@@ -1,4 +1,4 @@
-"""What a run that began with a base has made, as a model that can be exported: the base, with the trained weights.
+"""What a run has made, as a model that can be exported: its network or its base, with the trained weights.
 
 The network of a base is read again, because a run keeps only what was trained. A LoRA is merged from a file in the
 format that others read, as ``fastdc export --lora`` merges it.
@@ -23,10 +23,12 @@ _PREFIX = "denoiser."  # of the names in a network that is bound to its conditio
 
 
 def trained_source(folder: RunFolder, info: RunInfo, wanted: str | None) -> tuple[Source, int, str]:
-    """The model of a run that began with a base; :func:`fastdc.train.tuned_source` describes it."""
+    """The model of a run; :func:`fastdc.train.run_source` describes it."""
+    weights, step, chosen = folder.averaged(wanted)
+    if info.base.get("kind", "own") == "own":
+        return Source("module", run_model(info), _built(info, weights), class_counts=info.class_counts), step, chosen
     _, base = open_base(info.config)
     base.check_same(info)
-    weights, step, chosen = folder.averaged(wanted)
     if base.source is None:
         return _latent_source(base, info, weights), step, chosen
     source, _ = base.for_classes(info.class_names, info.config.template)
@@ -57,13 +59,17 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], info: RunInfo) -> N
 
 def _latent_source(base: Base, info: RunInfo, weights: Mapping[str, Tensor]) -> Source:
     """A new network on the latents of an encoder."""
+    channels, factor = base.encoder.channels, base.encoder.factor
+    latent = (channels, info.shape[1] // factor, info.shape[2] // factor)
+    model = dataclasses.replace(run_model(info), latent_shape=latent)
+    return Source("module", model, _built(info, weights), encoder=base.encoder, class_counts=info.class_counts)
+
+
+def _built(info: RunInfo, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a run, with its trained weights."""
     network = build_network(info.network["kind"], info.network["config"])
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"{info.config.out} holds weights that do not fit its network: {one_line(error)}") from None
-    channels, factor = base.encoder.channels, base.encoder.factor
-    latent = (channels, info.shape[1] // factor, info.shape[2] // factor)
-    model = dataclasses.replace(run_model(info), latent_shape=latent)
-    network.eval().requires_grad_(False)
-    return Source("module", model, network, encoder=base.encoder, class_counts=info.class_counts)
+    return network.eval().requires_grad_(False)

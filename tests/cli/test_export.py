@@ -296,7 +296,6 @@ def test_what_does_not_fit_the_model_is_refused_before_the_export(cli: Cli, tmp_
         ("--lora", "a.safetensors"),
         ("--variant", "fp16"),
         ("--scheduler", "s.json"),
-        ("--precision", "float16"),
         ("--opset", "18"),
         ("--no-split",),
         ("--no-text-encoder",),

@@ -231,6 +231,17 @@ def test_a_taken_or_unfit_place_is_refused_at_once(workplace: Path, tmp_path: Pa
         export_run(tmp_path / "empty", tmp_path / "out")
 
 
+def test_a_run_in_float16_is_half_as_large_and_answers_alike(workplace: Path, tmp_path: Path) -> None:
+    half = export_run(workplace / "run", tmp_path / "half", precision="float16")
+    full = export_run(workplace / "run", tmp_path / "full")
+    assert half.manifest["precision"] == "float16"
+    assert "weights.safetensors" not in half.manifest["files"]
+    images = load_labelled(workplace / "val.npz").images
+    one, other = (fastdc.load(bundle, backend="onnx").errors(images, draws=4) for bundle in (half, full))
+    np.testing.assert_allclose(one.errors, other.errors, rtol=0.02, atol=1e-4)
+    assert half.model.defaults == full.model.defaults
+
+
 def test_the_command_says_what_it_made(workplace: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "mine")
     options = ["--levels", "0.1", "3", "--name", "my stripes", "--calibrate", str(workplace / "val.npz")]

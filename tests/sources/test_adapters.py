@@ -57,7 +57,7 @@ def test_the_file_is_read_by_diffusers_and_by_open_source(tmp_path: Path, family
     merged = open_source(folder, prompts=PROMPTS, lora=[Lora(file)])
     torch.testing.assert_close(output(merged), changed, rtol=1e-4, atol=1e-5)
 
-    loaded = getattr(diffusers, pipeline).from_pretrained(folder)
+    loaded: Any = getattr(diffusers, pipeline).from_pretrained(folder)
     loaded.load_lora_weights(tmp_path, weight_name=file.name)
     theirs = loaded.transformer if family == "sd3" else loaded.unet
     mine = source.denoiser.transformer if family == "sd3" else source.denoiser.unet

@@ -23,7 +23,7 @@ from fastdc.sources import Lora, WithTables, open_source
 from fastdc.support import BundleError, InputError
 from fastdc.testing.edm_files import write_edm
 from fastdc.testing.tiny_pipelines import tiny_dit, tiny_sd, tiny_sd3, tiny_sdxl, tiny_unet2d
-from fastdc.train import RunFolder, TrainConfig, train, tuned_source
+from fastdc.train import RunFolder, TrainConfig, run_source, train
 from fastdc.train.dataset import load_training_data
 from fastdc.train.loss import Objective
 from fastdc.train.torch_state import torch_state
@@ -73,7 +73,7 @@ def test_a_run_is_exported_with_what_it_trained(tmp_path: Path, kind: str) -> No
     )
     summary = train(config, progress=False)
     assert summary.finished
-    source, step, _ = tuned_source(summary.path, "last")
+    source, step, _ = run_source(summary.path, "last")
     assert step == 6
     assert source.model.class_names == NAMES
 
@@ -176,7 +176,7 @@ def test_the_loras_file_is_what_the_export_has_merged(tmp_path: Path) -> None:
     options = {**QUICK, "lr": 0.05, "rank": 3, "template": "the red {}", "val": "0"}
     config = TrainConfig(data=stripes(tmp_path / "data.npz", 16), base=str(base), out=str(out), **options)
     train(config, progress=False)
-    mine, _, _ = tuned_source(out)
+    mine, _, _ = run_source(out)
     prompts = prompts_of(NAMES, ("the red {}",))
     theirs = open_source(base, prompts=prompts, lora=[Lora(out / "lora.safetensors")])
     plain = open_source(base, prompts=prompts)
@@ -224,7 +224,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-4:] = np.float32(0.25).tobytes()
     file.write_bytes(content)
-    for act in (lambda: train(config, resume=True, progress=False), lambda: tuned_source(config.out)):
+    for act in (lambda: train(config, resume=True, progress=False), lambda: run_source(config.out)):
         with pytest.raises(InputError, match="unet is not what the run began with: its weights have another sha256"):
             act()
 
