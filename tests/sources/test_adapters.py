@@ -57,12 +57,12 @@ def test_the_file_is_read_by_diffusers_and_by_open_source(tmp_path: Path, family
     merged = open_source(folder, prompts=PROMPTS, lora=[Lora(file)])
     torch.testing.assert_close(output(merged), changed, rtol=1e-4, atol=1e-5)
 
-    loaded: Any = getattr(diffusers, pipeline).from_pretrained(folder)
+    loaded = getattr(diffusers, pipeline).from_pretrained(folder)
     loaded.load_lora_weights(tmp_path, weight_name=file.name)
     theirs = loaded.transformer if family == "sd3" else loaded.unet
     mine = source.denoiser.transformer if family == "sd3" else source.denoiser.unet
-    for (name, one), (_, other) in zip(sorted(lora_of(theirs).items()), sorted(lora_of(mine).items()), strict=True):
-        assert torch.equal(one, other), name
+    for (name, weight), (_, other) in zip(sorted(lora_of(theirs).items()), sorted(lora_of(mine).items()), strict=True):
+        assert torch.equal(weight, other), name
     layers = [layer for layer in theirs.modules() if hasattr(layer, "lora_A") and hasattr(layer, "scaling")]
     assert layers
     assert all(set(layer.scaling.values()) == {1.0} for layer in layers)
