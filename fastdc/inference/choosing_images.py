@@ -12,8 +12,8 @@ WIDE_DRAWS, WIDE_SEEDS = 256, 2
 LEAST_CHOOSING = 50
 """The fewest images that a model's defaults are chosen on without being asked."""
 
-_IMAGES = 100  # that a choice is made on if evaluations take long
-_MOST_FLOPS = 2e13  # operations of a choice: some minutes on one core
+_IMAGES = 200  # that a choice is made on if evaluations take long
+_MOST_FLOPS = 6e13  # operations of a choice: some minutes on two cores
 _MOST_CELLS = 2**25  # errors that are held, five times: under three losses, and Huber's in three spaces
 
 
@@ -28,7 +28,7 @@ def choice_size(flops: float, images: int, conditions: int) -> tuple[int, int, i
     Example:
         >>> from fastdc.inference import choice_size
         >>> choice_size(0, 98, 10), choice_size(1e8, 500, 10), choice_size(1e9, 2500, 1000)
-        ((98, 256, 2), (156, 128, 1), (50, 64, 1))
+        ((98, 256, 2), (468, 128, 1), (50, 64, 1))
     """
     draws, seeds = WIDE_DRAWS, WIDE_SEEDS
     affordable = min(_MOST_FLOPS / max(flops, 1e-9), _MOST_CELLS) / conditions  # images times draws

@@ -5,15 +5,13 @@ All candidates are replayed from one table (``inference.wide_errors``), one step
 1. the band of noise levels, under the plan's own weighting and loss;
 2. weighting and loss, in that band;
 3. a first draw at the most informative level, if the race then takes fewer evaluations;
-4. the number of draws: the smallest power of two, from 8, whose accuracy is within noise of that of the most draws.
+4. the number of draws: the smallest power of two, from 8, that is as accurate as the most accurate number.
 
-Candidates of steps 1 and 2 are compared at equal numbers of draws. The plan that the model has stays unless another one
-is better beyond doubt: the mean over images of the difference in accuracy, each averaged over noise seeds and disjoint
-draws, must be above 0 by a one-sided t-test at level 0.05, divided by the number of other candidates (Bonferroni). Of
-the candidates that are, those within one standard error of the most accurate one are equal; the race decides between
-them, by its evaluations at equal delta, and the wider band where these are within a tenth. If there are none, the
-candidate with the cheapest race is taken that is at least as accurate as the model's plan, if its race saves a tenth,
-and something in each of 100 resamples of the images.
+Candidates of steps 1 and 2 are compared at equal numbers of draws, the accuracy of each image averaged over noise seeds
+and disjoint draws. Those are as good as the most accurate one whose deficit is at most one standard error of the paired
+difference, and at most a point. Among them the plan that the model has stays, unless the race of another one takes a
+tenth less, and takes less in each of 100 resamples of the images. If the model's plan is not among them, the cheapest
+race decides, and the wider band where races are within a tenth. A cheap race never makes up for a loss of accuracy.
 
 **The promise of the race.** Choose on some of the images and calibrate on the others. Given the choosing images, the
 chosen plan is fixed, and so is the loss of an image as a function of the limit. If all images and a new one are
@@ -49,6 +47,7 @@ from fastdc.support import Float32, Float64, InputError, Int64
 _BLOCKS = 8  # disjoint blocks of draws per seed that an accuracy is averaged over, at most
 _LEAST = 32  # draws inside a band that is tried, if the table has enough
 _SAME_COST = 1.1
+_POINT = 0.01  # of accuracy
 _RESAMPLES = 100  # of the images, to tell whether a race is cheaper
 
 
@@ -202,16 +201,15 @@ class _Search:
         return self._of_classes(np.concatenate(errors, axis=2))
 
     def _better(self, own: Trial, others: Sequence[Trial]) -> Trial:
-        """A candidate that is better than `own` beyond doubt, or as accurate and cheaper beyond doubt, or `own`."""
-        better = [trial for trial in others if beyond_doubt(trial.right - own.right, len(others))]
-        if not better:
-            saving = [t for t in others if t.accuracy >= own.accuracy and _SAME_COST * t.evaluations < own.evaluations]
-            cheapest = min(saving, key=lambda trial: trial.evaluations, default=own)
-            return cheapest if cheapest is not own and self._is_cheaper(cheapest, own, _RESAMPLES) else own
-        best = max(better, key=lambda trial: (trial.accuracy, -trial.evaluations))
-        equal = [trial for trial in better if trial is best or within_noise(best.right - trial.right)]
+        """The candidate with the cheapest race among the most accurate ones; see this module's docstring."""
+        best = max((own, *others), key=lambda trial: (trial.accuracy, -trial.evaluations))
+        equal = [trial for trial in (own, *others) if _as_good(trial.right, best.right)]
         least = min(trial.evaluations for trial in equal)
-        return max((trial for trial in equal if trial.evaluations <= _SAME_COST * least), key=lambda trial: trial.span)
+        found = max((trial for trial in equal if trial.evaluations <= _SAME_COST * least), key=lambda trial: trial.span)
+        if own not in equal:
+            return found
+        saves = _SAME_COST * found.evaluations < own.evaluations
+        return found if saves and self._is_cheaper(found, own, _RESAMPLES) else own
 
     def _with_first(self, chosen: Trial) -> Trial:
         """The candidate with a first draw at the most informative level, if the race is cheaper then, beyond doubt."""
@@ -258,7 +256,12 @@ class _Search:
         numbers = [count for count in (8, 16, 32, 64, 128) if count <= most] or [most]
         right = {count: self._right(chosen.weighting, chosen.loss, order, count) for count in numbers}
         best = max(right.values(), key=lambda shares: float(shares.mean()))
-        return min(count for count, shares in right.items() if within_noise(best - shares))
+        return min(count for count, shares in right.items() if _as_good(shares, best))
+
+
+def _as_good(right: Float64, best: Float64) -> bool:
+    """Whether a candidate is as accurate as the best one, up to noise and at most a point."""
+    return within_noise(best - right) and float((best - right).mean()) <= _POINT
 
 
 def _spent(runs: Sequence[Float32], delta: float) -> Float64:

@@ -23,6 +23,7 @@ from fastdc.inference import (
     split_images,
     wide_errors,
 )
+from fastdc.inference.plan_choice import Trial
 from fastdc.inference.plan_search import _Search
 from fastdc.testing import GaussianWorld
 from helpers.worlds import Float32, Float64, Int64, ManySlots, classifier, fails_with, gaussian, unit_images
@@ -135,6 +136,20 @@ def test_a_plan_that_is_as_accurate_gives_way_to_a_cheaper_one() -> None:
     assert choice.chosen.accuracy >= choice.own.accuracy
 
 
+def test_a_cheap_race_never_makes_up_for_accuracy() -> None:
+    """81 images: the model's plan is right on 74, one band on 80 with a race of 33, another on 76 with a race of 14."""
+
+    def trial(high: float, right: int, spent: float) -> Trial:
+        answers = np.zeros(81)
+        answers[:right] = 1
+        return Trial((1.0, high), "edm", "l2", (), answers, right / 81, np.full(81, spent))
+
+    search = object.__new__(_Search)
+    own, best, cheap, equal = trial(2, 74, 79), trial(5, 80, 33), trial(50, 76, 14), trial(10, 80, 20)
+    assert search._better(own, [cheap, best]) is best
+    assert search._better(own, [cheap, best, equal]) is equal
+
+
 def test_what_is_not_searched_stays() -> None:
     clf, images, labels = banded((0.5, 2.0))
     plan: dict[str, Any] = {"levels": (1.0, 20.0), "first": (3.0,), "loss": "huber", "draws": 11}
@@ -235,7 +250,7 @@ def test_choices_of_slow_networks_are_smaller() -> None:
     assert size_note((70, 256, 2), 70) is None
     for flops, n, classes in ((1e7, 500, 10), (1e8, 500, 10), (1e9, 500, 10), (1e9, 98, 1000), (1e12, 60, 10)):
         images, draws, seeds = choice_size(flops, n, classes)
-        assert flops * classes * images * draws * seeds <= 2e13 or (images, draws, seeds) == (50, 64, 1)
+        assert flops * classes * images * draws * seeds <= 6e13 or (images, draws, seeds) == (50, 64, 1)
 
 
 # --- the promise -----------------------------------------------------------------------------------------------------
