@@ -5,7 +5,8 @@ All candidates are replayed from one table (``inference.wide_errors``), one step
 1. the band of noise levels, under the plan's own weighting and loss;
 2. weighting and loss, in that band;
 3. a first draw at the most informative level, if the race then takes fewer evaluations;
-4. the number of draws: the smallest power of two, from 8, that is as accurate as the most accurate number.
+4. the number of draws: the smallest power of two, from 8, that is as accurate as the most accurate number, where the
+   table has more draws than these.
 
 Candidates of steps 1 and 2 are compared at equal numbers of draws, the accuracy of each image averaged over noise seeds
 and disjoint draws. Those are as good as the most accurate one whose deficit is at most one standard error of the paired
@@ -250,13 +251,18 @@ class _Search:
         return float(np.clip(float(f"{most_informative(levels):.2g}"), lowest, highest))
 
     def _fewest(self, chosen: Trial) -> int:
-        """The smallest power of two of draws that is within noise of the most."""
+        """The smallest power of two of draws that is as accurate as the most accurate one.
+
+        If that is the largest that the table can replay, nothing says that more are of no use: then the plan keeps the
+        draws that it has, if these are more. A race hardly takes them.
+        """
         order = self._order(chosen.levels, chosen.first)
         most = min(CALIBRATION_DRAWS, sum(map(len, order)))
         numbers = [count for count in (8, 16, 32, 64, 128) if count <= most] or [most]
         right = {count: self._right(chosen.weighting, chosen.loss, order, count) for count in numbers}
         best = max(right.values(), key=lambda shares: float(shares.mean()))
-        return min(count for count, shares in right.items() if _as_good(shares, best))
+        found = min(count for count, shares in right.items() if _as_good(shares, best))
+        return found if found < numbers[-1] else max(found, self._config.draws)
 
 
 def _as_good(right: Float64, best: Float64) -> bool:
