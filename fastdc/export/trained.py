@@ -51,21 +51,16 @@ def export_run(
         run: Run folder of :func:`fastdc.train.train`, finished or not.
         out: Folder of the bundle.
         calibrate: Labelled images, or where to load them, that the model has not seen and on which no result will be
-            reported. The noise levels and what belongs to them are chosen on one half, unless ``levels`` are given or
-            there are fewer than 99; the temperature that turns errors into probabilities and the race are fitted to
-            the other half. Each image takes classes x 512 evaluations, or fewer if these take long. With fewer than 19
-            images there is no race.
+            reported. Noise levels are chosen on one half, unless ``levels`` are given or there are fewer than 99;
+            temperature and race are fitted to the other. With fewer than 19 images there is no race.
         checkpoint: "best": the averaged weights that were the best on half of the validation images while they were
             trained; "last": the last ones; None: the best if there are any.
-        precision: As for :func:`fastdc.export.export_source`. In another one than "float32", the bundle holds no
-            weights for the torch backend.
-        **options: Options of every export, described by ``ExportOptions``. The default name is that of ``out``, the
-            default description that of the training data; the default draws, if they are not chosen, are 16 in the
-            run's band of levels (units of images in [-1, 1]), with the weighting "edm" and the loss "l2".
+        precision: As for :func:`fastdc.export.export_source`; weights for torch come with "float32" only.
+        **options: Options of every export, see ``ExportOptions``. The default draws, if they are not chosen, are 16 in
+            the run's band of levels (units of images in [-1, 1]), with the weighting "edm" and the loss "l2".
 
     Raises:
-        InputError: There is no usable run, the calibration images do not fit or were trained on, they are too few for
-            the delta that was given, or another process is writing to ``out``.
+        InputError: There is no usable run, the images cannot be used, or another process is writing to ``out``.
         BundleError: A default is out of range, or ``out`` exists and may not be replaced.
         BackendError: ONNX Runtime and torch disagree about the exported network.
         MissingDependencyError: torch, onnx or onnxruntime is not installed.
@@ -80,14 +75,12 @@ def export_run(
     given, out, folder = ExportOptions(**options), Path(out), RunFolder(run)
     checks.one_of("checkpoint", "best" if checkpoint is None else checkpoint, CHECKPOINTS)
     info = folder.info()
-    tuned = info.base.get("kind", "own") != "own"
-    if tuned or precision != "float32":
-        images = None if calibrate is None else _calibration_images(calibrate, info)
-        return _export_as_source(folder, info, out, checkpoint, images, precision, options)
+    if info.base.get("kind", "own") != "own" or precision != "float32":
+        return _export_as_source(folder, info, out, checkpoint, calibrate, precision, options)
     name = given.name if given.name is not None else out.resolve().name
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
-        images = None if calibrate is None else _calibration_images(calibrate, info)
+        images = _calibration_images(calibrate, info)
         check_calibration(given, images)
         defaults = {**RUN_DEFAULTS, "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
         check_manifest(out, {"name": name or out.resolve().name, **_manifest(info, defaults, {})})
@@ -116,7 +109,7 @@ def _export_as_source(
     info: RunInfo,
     out: Path,
     checkpoint: str | None,
-    images: LabelledImages | None,
+    calibrate: str | Path | LabelledImages | None,
     precision: str,
     options: ExportKeywords,
 ) -> Bundle:
@@ -124,7 +117,7 @@ def _export_as_source(
 
     So are runs that began with such a model or with an image encoder, and all runs in another precision than float32.
     """
-    given = ExportOptions(**options)
+    given, images = ExportOptions(**options), _calibration_images(calibrate, info)
     check_place(out, overwrite=given.overwrite)
     check_calibration(given, images)
     source, steps, chosen = run_source(folder.path, checkpoint)
@@ -184,7 +177,9 @@ def _weights(network: "nn.Module") -> bytes:
     return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
 
 
-def _calibration_images(source: str | Path | LabelledImages, info: RunInfo) -> LabelledImages:
+def _calibration_images(source: str | Path | LabelledImages | None, info: RunInfo) -> LabelledImages | None:
+    if source is None:
+        return None
     if isinstance(source, LabelledImages):
         images = source.with_classes(info.class_names)
     else:

@@ -36,9 +36,8 @@ def add_lora(source: Source, rank: int) -> None:
         MissingDependencyError: peft is not installed.
 
     Example:
-        >>> from fastdc import bundle, sources
-        >>> from fastdc.testing.tiny_pipelines import tiny_sd
-        >>> source = sources.open_source(tiny_sd(folder / "sd"), prompts=bundle.prompts_of(("cat", "dog")))
+        >>> from fastdc import bundle, sources, testing
+        >>> source = sources.open_source(testing.tiny_sd(folder / "sd"), prompts=bundle.prompts_of(("cat", "dog")))
         >>> sources.add_lora(source, rank=2)
         >>> {p.shape[0] for name, p in source.denoiser.named_parameters() if "lora_A" in name}
         {2}
@@ -61,9 +60,8 @@ def lora_weights(source: Source, weights: Mapping[str, Tensor]) -> dict[str, Ten
         InputError: The model is not text-conditional.
 
     Example:
-        >>> from fastdc import bundle, sources
-        >>> from fastdc.testing.tiny_pipelines import tiny_sd
-        >>> source = sources.open_source(tiny_sd(folder / "sd"), prompts=bundle.prompts_of(("cat", "dog")))
+        >>> from fastdc import bundle, sources, testing
+        >>> source = sources.open_source(testing.tiny_sd(folder / "sd"), prompts=bundle.prompts_of(("cat", "dog")))
         >>> sources.add_lora(source, rank=2)
         >>> sorted(sources.lora_weights(source, dict(source.denoiser.named_parameters())))[0]
         'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight'
@@ -90,14 +88,9 @@ def merge_lora(source: Source, lora: Sequence[Lora]) -> None:
         MissingDependencyError: peft is not installed.
 
     Example:
-        >>> import safetensors.torch, torch
-        >>> from fastdc import bundle, sources
-        >>> from fastdc.testing.tiny_pipelines import tiny_sd
-        >>> source = sources.open_source(tiny_sd(folder / "sd"), prompts=bundle.prompts_of(("cat", "dog")))
-        >>> layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-        >>> pair = {f"{layer}.lora_A.weight": torch.ones(1, 8), f"{layer}.lora_B.weight": torch.ones(8, 1)}
-        >>> safetensors.torch.save_file(pair, folder / "l.safetensors")
-        >>> sources.merge_lora(source, [sources.Lora(folder / "l.safetensors", scale=0.5)])
+        >>> from fastdc import bundle, sources, testing
+        >>> source = sources.open_source(testing.tiny_sd(folder / "sd"), prompts=bundle.prompts_of(("cat", "dog")))
+        >>> sources.merge_lora(source, [])  # or [sources.Lora(folder / "l.safetensors", scale=0.5)]
     """
     name, network = _network_of(source)
     fuse_lora(PLAIN[source.family], {name: network}, lora)

@@ -86,9 +86,8 @@ def open_vae(path: FolderLike) -> tuple[LatentEncoder, dict[str, str | int | flo
         BundleError: It has no AutoencoderKL that can be used, or one that does not read colour images.
 
     Example:
-        >>> from fastdc import sources
-        >>> from fastdc.testing.tiny_pipelines import tiny_dit
-        >>> sources.open_vae(tiny_dit(folder / "dit"))[0].factor
+        >>> from fastdc import sources, testing
+        >>> sources.open_vae(testing.tiny_dit(folder / "dit"))[0].factor
         2
     """
     folder = ModelFolder.open(path).ready(networks=("vae",))

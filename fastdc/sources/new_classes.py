@@ -46,11 +46,10 @@ def with_classes(source: Source, class_names: Sequence[str]) -> tuple[Source, di
         InputError: The model is text-conditional, or its network is of a kind whose classes cannot be replaced.
 
     Example:
-        >>> from fastdc import sources
-        >>> from fastdc.testing import write_edm
-        >>> net = sources.open_source(write_edm(folder / "net.pkl", "adm"), class_names=("cat", "dog", "cow", "owl"))
-        >>> owls, scales = sources.with_classes(net, ("owl", "hen"))
-        >>> owls.model.null_class, list(scales)
+        >>> from fastdc import sources, testing
+        >>> net = sources.open_source(testing.write_edm(folder / "net.pkl", "adm"), class_names=tuple("abcd"))
+        >>> new, scales = sources.with_classes(net, ("d", "e"))
+        >>> new.model.null_class, list(scales)
         (2, ['map_label.weight'])
     """
     names, model = tuple(class_names), source.model
@@ -98,10 +97,9 @@ def with_prompts(source: Source, prompts: Prompts) -> Source:
         PromptWarning: A prompt is longer than the text encoder reads, or is the same to it as another of its class.
 
     Example:
-        >>> from fastdc import bundle, sources
-        >>> from fastdc.testing.tiny_pipelines import tiny_sd
+        >>> from fastdc import bundle, sources, testing
         >>> words = [bundle.prompts_of(pair) for pair in (("cat", "dog"), ("cube", "cone"))]
-        >>> source = sources.open_source(tiny_sd(folder / "sd"), prompts=words[0])
+        >>> source = sources.open_source(testing.tiny_sd(folder / "sd"), prompts=words[0])
         >>> sources.with_prompts(source, words[1]).model.class_names
         ('cube', 'cone')
     """

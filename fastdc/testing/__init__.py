@@ -10,8 +10,11 @@ from fastdc.testing.replay import Replay, replay, verify
 
 if TYPE_CHECKING:
     from fastdc.testing.edm_files import write_edm
+    from fastdc.testing.tiny_pipelines import tiny_dit, tiny_sd
 else:
-    __getattr__ = lazy_names(__name__, {"write_edm": "edm_files"})
+    __getattr__ = lazy_names(
+        __name__, {"write_edm": "edm_files", "tiny_dit": "tiny_pipelines", "tiny_sd": "tiny_pipelines"}
+    )
 
 __all__ = [
     "WITHOUT",
@@ -19,6 +22,8 @@ __all__ = [
     "Replay",
     "reference",
     "replay",
+    "tiny_dit",
+    "tiny_sd",
     "verify",
     "write_edm",
 ]

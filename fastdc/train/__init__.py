@@ -105,10 +105,8 @@ def run_source(run: str | Path, checkpoint: str | None = None) -> "tuple[Source,
 
     Example:
         >>> from fastdc import train
-        >>> from fastdc.testing.tiny_pipelines import tiny_unet2d
-        >>> base = str(tiny_unet2d(folder / "unet", channels=1))
         >>> np.savez(folder / "data.npz", images=images, labels=labels % 2)
-        >>> recipe = train.TrainConfig(data=f"{folder}/data.npz", base=base, out=f"{folder}/run", steps=2, val=None)
+        >>> recipe = train.TrainConfig(data=f"{folder}/data.npz", out=f"{folder}/run", model="mlp", width=8, steps=2)
         >>> train.run_source(train.train(recipe, progress=False).path)[0].model.class_names
         ('0', '1')
     """

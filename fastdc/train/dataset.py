@@ -6,7 +6,7 @@ The hash covers pixels, labels and class names, so that a resumed run can tell w
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,10 @@ def load_training_data(
         config: The recipe.
         notify: Called with a line for each kind of conversion.
         shape: The (c, h, w) to convert all images to; None: as the recipe says.
-        by_class: Whether images that are kept aside are in the order of their classes, so that every second one of them
-            is every second one of each class; otherwise, as in runs of earlier versions, in the order of the data.
+        by_class: Whether images kept aside are in the order of their classes; not so in runs of earlier versions.
 
     Raises:
-        InputError: Unreadable or mixed images, one class only, a class without images, an image size out of range, or
-            validation images of other classes.
+        InputError: Images, their classes or their size cannot be used.
     """
     say = notify or (lambda line: None)
     read = functools.partial(
@@ -99,14 +97,12 @@ def load_training_data(
     if shape is None and config.channels is not None and config.size is not None:
         shape = (config.channels, config.size, config.size)
     data = read(config.data, shape, size=None if shape else config.size, split=config.split, natural="train")
-    for note in data.notes:
-        say(f"note: {note}")
+    _tell(say, data.notes, "note: ")
     check_labelled(data)
     images, labels, whole, wanted = data.images, data.labels, "", config.val
     fraction, source = config.val_fraction, validation_source(config)
     if wanted == AUTO and source is None:
-        fraction = AUTO_FRACTION if np.bincount(labels).min() >= FEWEST else None
-        wanted = None if fraction is None else str(fraction)
+        fraction, wanted = _auto(labels)
     if fraction is not None:
         whole = content_digest(images, labels, data.class_names)
         kept = held_out(labels, fraction, config.seed)
@@ -114,10 +110,8 @@ def load_training_data(
         val_images, val_labels = images[aside], labels[aside]
         images, labels = images[~kept], labels[~kept]
     elif source is not None:
-        channels, height, width = images.shape[1:]
-        val = read(source, (channels, height, width), classes=data.class_names, natural="val")
-        for note in val.notes:
-            say(f"note: validation: {note}")
+        val = read(source, images.shape[1:], classes=data.class_names, natural="val")
+        _tell(say, val.notes, "note: validation: ")
         val_images, val_labels = val.images, val.labels
     else:
         val_images, val_labels = images[:0], labels[:0]
@@ -138,6 +132,17 @@ def load_training_data(
         repeated=sum(_fingerprint(image) in seen for image in val_images),
         val=wanted,
     )
+
+
+def _auto(labels: Int64) -> tuple[float | None, str | None]:
+    """The fraction to keep aside unless a user says otherwise, and its text; None if a class has too few images."""
+    fraction = AUTO_FRACTION if np.bincount(labels).min() >= FEWEST else None
+    return fraction, None if fraction is None else str(fraction)
+
+
+def _tell(say: Callable[[str], None], notes: Sequence[str], start: str) -> None:
+    for note in notes:
+        say(start + note)
 
 
 def _fingerprint(image: NDArray[np.uint8]) -> bytes:
