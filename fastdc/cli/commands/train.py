@@ -20,8 +20,8 @@ Examples:
   fastdc train photos --out run --from hf://org/name  fine-tune a public model
   fastdc export run my-model --calibrate run/val.npz  then: a bundle
 
-Time: on one CPU core, 8x8 digits take two minutes (unet) or one (mlp). Images of
-32x32 and more need a GPU (--device cuda) and some 20,000 steps or more.
+Time: 8x8 digits take two minutes (unet) or one (mlp) on one CPU core, 28x28 digits
+half an hour (unet) on two; photos and larger images need a GPU (--device cuda).
 
 What to change first: --steps (more are better until the accuracy falls), --model
 mlp for small images if speed matters, --augment photo or medical if there are few images.
@@ -70,14 +70,16 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 @click.option(
     "--width",
     type=int,
-    help="Channels of the first UNet level, or width of the MLP.  [default: unet 32, or 64 above 16 pixels; mlp 256]",
+    help="Channels of the first UNet level, or width of the MLP.  [default: unet 32, or 64 above 32 pixels; mlp 256]",
 )
 @click.option("--size", type=int, metavar="PIXELS", help="Resize and crop all images to a square of this side.")
 @click.option(
     "--channels", type=click.Choice(["1", "3"]), help="With --size: convert all images to grey (1) or RGB (3)."
 )
 @click.option(
-    "--steps", type=int, help="Optimizer steps; the defaults are enough for the digits.  [default: unet 1340, mlp 4640]"
+    "--steps",
+    type=int,
+    help="Optimizer steps; the defaults are enough for digits.  [default: unet 1340, or 5000 above 16 pixels; mlp 4640]",
 )
 @click.option(
     "--minutes",
