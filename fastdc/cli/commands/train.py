@@ -79,7 +79,7 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 @click.option(
     "--steps",
     type=int,
-    help="Optimizer steps; the defaults are enough for digits.  [default: unet 1340, or 5000 above 16 pixels; mlp 4640]",
+    help="Optimizer steps; the defaults suit digits.  [default: unet 1340, or 5000 above 16 pixels; mlp 4640]",
 )
 @click.option(
     "--minutes",
