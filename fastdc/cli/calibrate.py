@@ -32,7 +32,7 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
     curve_wanted, choose = options.pop("level_weights"), options.pop("choose")
     Job.of(opened.model, (), merged(Options(rule="full"), plan_options(options, opened.model, dry=True)))
     images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
-    parts = parts_of(len(images), delta) if choose else None
+    parts = parts_of(len(images), delta, labels) if choose else None
     check_level(delta, len(images))  # before the work, not after it
     classifier, plan, choice = open_network(opened, options), plan_options(options, opened.model), None
     every, known = images, labels

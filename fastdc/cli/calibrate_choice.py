@@ -27,13 +27,13 @@ _LEAST = 10  # images that a user may have a choice made on
 _NOTE_DRAWS = 128  # of the single seed that suffices to find that a band is far from the best
 
 
-def parts_of(images: int, delta: float) -> tuple[Int64, Int64]:
-    """The numbers of the images to choose on, and of those to calibrate on.
+def parts_of(images: int, delta: float, labels: Int64 | None) -> tuple[Int64, Int64]:
+    """The numbers of the images to choose on, and of those to calibrate on, each class halved by itself.
 
     Raises:
         InputError: There are too few.
     """
-    parts = split_images(images, delta) or split_images(images, delta, least=_LEAST)
+    parts = split_images(images, delta, labels=labels) or split_images(images, delta, least=_LEAST, labels=labels)
     if parts is None:
         raise InputError(
             f"--choose needs {_LEAST} images beside those of --delta {delta:g}, got {images} in all: more images, or a "

@@ -79,7 +79,7 @@ def calibrate_manifest(
     provenance, conditions = manifest.setdefault("provenance", {}), len(classifier.model.conditions)
     searched, chosen, progress = given.searched(len(images)), None, given.progress
     if searched:
-        kept, rest = given.parts(len(images))
+        kept, rest = given.parts(len(images), images.labels)
         size = choice_size(flops, len(kept), conditions)
         progress = _whole(progress, (size, (len(rest), *full_runs(flops, len(rest) * conditions))), conditions)
         chosen = _choose(classifier, images.take(kept), searched, size, given, progress)

@@ -104,13 +104,14 @@ class ExportOptions:
             return tuple(name for name in CHOICES if name not in given)
         return ("weighting",) if self.weighting == AUTO else ()
 
-    def parts(self, images: int) -> tuple[Int64, Int64]:
-        """The numbers of the images to choose on, and of those to calibrate on.
+    def parts(self, images: int, labels: Int64 | None = None) -> tuple[Int64, Int64]:
+        """The numbers of the images to choose on, and of those to calibrate on, each class halved by itself.
 
         Raises:
             InputError: There are too few.
         """
-        parts = split_images(images, self.delta) or split_images(images, self.delta, least=_LEAST_ASKED)
+        parts = split_images(images, self.delta, labels=labels)
+        parts = parts or split_images(images, self.delta, least=_LEAST_ASKED, labels=labels)
         if parts is None:
             at = "" if self.delta is None else f" at delta = {self.delta:g}"
             raise InputError(f"{images} images are too few to choose on one part and to calibrate on the other{at}")

@@ -60,19 +60,22 @@ def size_note(size: tuple[int, int, int], images: int) -> str | None:
     return f"the plan is chosen on {seen}, because more evaluations of this network would take long"
 
 
-def split_images(images: int, delta: float | None = None, *, least: int = LEAST_CHOOSING) -> tuple[Int64, Int64] | None:
+def split_images(
+    images: int, delta: float | None = None, *, least: int = LEAST_CHOOSING, labels: Int64 | None = None
+) -> tuple[Int64, Int64] | None:
     """The images to choose on, and those to calibrate on.
 
-    The choosing half is every second image, from the first. If the other half is too small for its level (delta, or
-    0.01 with its 99 images), the choosing part gives it as many as it needs, and keeps `least`.
+    The choosing half is every second image in the order of classes, from the first. If the other half is too small for
+    its level (delta, or 0.01 with its 99 images), the choosing part gives it as many as it needs, and keeps `least`.
 
     Args:
         images: Number of images.
         delta: Level of the race; None: 0.01 if there are enough images for it.
         least: The fewest images to choose on.
+        labels: int64 (n,), their classes; None: they are taken as one class.
 
     Returns:
-        Two arrays of image numbers; None if there are too few images for both parts.
+        Two arrays of image numbers, increasing; None if there are too few images for both parts.
 
     Example:
         >>> from fastdc.inference import split_images
@@ -87,4 +90,6 @@ def split_images(images: int, delta: float | None = None, *, least: int = LEAST_
     if count < least:
         return None
     kept = 2 * np.round(np.linspace(0, half - 1, count)).astype(np.int64)
+    if labels is not None:  # classes may alternate in a file, and then one half would miss some of them
+        kept = np.sort(np.argsort(labels, kind="stable")[kept])
     return kept, np.setdiff1d(np.arange(images), kept)

@@ -1,7 +1,8 @@
 """The accuracy of the averaged weights while they are trained: a quick race over some validation images.
 
-The images are half of the validation images, [0::2], at most 200, the same at every checkpoint. They choose the best
-checkpoint, and so the other half, [1::2], is left to calibrate with: no calibration sees what a choice has seen.
+The images are half of the validation images, every second in the order of classes, at most 200, the same at every
+checkpoint. They choose the best checkpoint, and so the other half is left to calibrate with: no calibration sees what a
+choice has seen.
 
 A measurement may cost about a tenth of the training between two checkpoints. A step of b images takes about 3 b
 evaluations of the network (backward passes cost two), a measurement of n images and K classes at most n K draws. If

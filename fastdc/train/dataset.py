@@ -84,8 +84,8 @@ def load_training_data(
     Args:
         config: The recipe.
         notify: Called with a line for each kind of conversion.
-        shape: The (c, h, w) to convert all images to; None: as the recipe says.
-        by_class: Whether images kept aside are in the order of their classes; not so in runs of earlier versions.
+        shape: The (c, h, w) to convert images to; None: as the recipe says.
+        by_class: Whether validation images are put in the order of their classes; not so in earlier versions.
 
     Raises:
         InputError: Images, their classes or their size cannot be used.
@@ -94,7 +94,7 @@ def load_training_data(
     read = functools.partial(
         load_labelled, window=config.window, max_pixels=config.max_pixels, skip_bad=config.skip_bad
     )
-    if shape is None and config.channels is not None and config.size is not None:
+    if shape is None and config.channels and config.size:
         shape = (config.channels, config.size, config.size)
     data = read(config.data, shape, size=None if shape else config.size, split=config.split, natural="train")
     _tell(say, data.notes, "note: ")
@@ -104,15 +104,15 @@ def load_training_data(
     if wanted == AUTO and source is None:
         fraction, wanted = _auto(labels)
     if fraction is not None:
-        whole = content_digest(images, labels, data.class_names)
-        kept = held_out(labels, fraction, config.seed)
+        whole, kept = content_digest(images, labels, data.class_names), held_out(labels, fraction, config.seed)
         aside = _in_order(kept, labels, by_class=by_class)
         val_images, val_labels = images[aside], labels[aside]
         images, labels = images[~kept], labels[~kept]
     elif source is not None:
         val = read(source, images.shape[1:], classes=data.class_names, natural="val")
         _tell(say, val.notes, "note: validation: ")
-        val_images, val_labels = val.images, val.labels
+        order = _in_order(np.ones(len(val), bool), val.labels, by_class=by_class)
+        val_images, val_labels = val.images[order], val.labels[order]
     else:
         val_images, val_labels = images[:0], labels[:0]
     sigma_data = measure_sigma_data(images)

@@ -231,6 +231,14 @@ def test_images_are_halved_and_the_calibrating_part_gets_what_it_needs(n: int) -
         assert len(kept) >= 50
 
 
+def test_both_parts_have_all_classes_where_these_alternate() -> None:
+    labels = np.arange(240) % 4
+    parts = split_images(240, labels=labels)
+    assert parts is not None
+    assert [np.bincount(labels[part]).tolist() for part in parts] == [[30] * 4] * 2
+    assert sorted(np.concatenate(parts)) == list(range(240))
+
+
 def test_a_level_says_how_many_images_calibrate() -> None:
     assert split_images(98) is None
     assert split_images(140, 0.01) is None
