@@ -150,6 +150,11 @@ def tiny_dit(folder: Path, *, names: bool = True, **config: Any) -> Path:
 
     Returns:
         The folder.
+
+    Example:
+        >>> from fastdc import testing
+        >>> (testing.tiny_dit(folder / "dit") / "model_index.json").is_file()
+        True
     """
     classes = 5
     options: dict[str, Any] = {
@@ -282,6 +287,11 @@ def tiny_sd(
 
     Returns:
         The folder.
+
+    Example:
+        >>> from fastdc import testing
+        >>> (testing.tiny_sd(folder / "sd") / "model_index.json").is_file()
+        True
     """
     options: dict[str, Any] = {
         "cross_attention_dim": 16,

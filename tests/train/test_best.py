@@ -240,7 +240,7 @@ def test_the_weights_are_measured_and_not_changed(data: Path) -> None:
 
 
 def test_the_half_that_calibrates_has_no_say(data: Path) -> None:
-    """Other pixels in every second image change the validation loss, but neither the accuracy nor the loss that chooses."""
+    """Other pixels in every second image change the validation loss, and nothing that chooses."""
     with np.load(data) as held:
         images, labels = held["images"], held["labels"]
     found = []
