@@ -395,7 +395,7 @@ def test_hostile_models_cost_a_line_and_no_memory(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     codes, kilobytes = json.loads(done.stdout)
     assert codes == [2] * len(HOSTILE)
-    assert kilobytes < 1.5e6  # torch, diffusers and transformers are half of that
+    assert kilobytes < 1.7e6  # torch, diffusers and transformers are half of that
     for name, said in zip(HOSTILE, done.stderr.split("--\n"), strict=False):
         *before, last = said.splitlines()
         assert all(line.startswith("reading ") for line in before), (name, said)
