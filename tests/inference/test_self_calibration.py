@@ -69,6 +69,7 @@ def test_some_images_are_run_in_full_and_the_others_race_under_the_limit_that_th
 
 
 def test_other_runs_promise_nothing_of_their_own() -> None:
+    pytest.importorskip("pandas")
     made = CLF.classify(IMAGES[:3], draws=4)
     assert made.promises is None
     assert "self_calibration" not in made.provenance
@@ -213,6 +214,7 @@ def test_an_interrupted_run_promises_what_was_done(raced: bool) -> None:
 
 
 def test_results_keep_the_promises(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
     made = CLF.classify(IMAGES, **RUN)
     made.save(tmp_path / "r.npz")
     again = Classification.load(tmp_path / "r.npz")
