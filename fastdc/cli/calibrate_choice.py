@@ -18,6 +18,7 @@ from fastdc.inference import (
     band_words,
     choice_size,
     choose_plan,
+    choosing_half,
     size_note,
     split_images,
 )
@@ -114,7 +115,7 @@ def better_levels(
     classifier: DiffusionClassifier, bundle: Bundle, images: npt.NDArray[Any], labels: Int64, quiet: bool
 ) -> str | None:
     """A note that the model's own band is far from the best one, beyond doubt; None if it is not."""
-    half = np.arange(0, len(images), 2)
+    half = choosing_half(labels)
     count, draws, _ = choice_size(bundle.flops or 0, len(half), len(bundle.model.conditions))
     taken = half[_spread(len(half), count)]
     if len(taken) < _LEAST:

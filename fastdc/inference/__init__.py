@@ -1,7 +1,7 @@
 """Images in, answers out: options, jobs, the table of errors, decisions, results."""
 
 from fastdc.inference.candidates import Candidates, check_candidates
-from fastdc.inference.choosing_images import choice_size, size_note, split_images
+from fastdc.inference.choosing_images import choice_size, choosing_half, size_note, split_images
 from fastdc.inference.class_names import class_indices, named_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior, prior_shifts
 from fastdc.inference.denoisers import AbstractDenoiser
@@ -60,6 +60,7 @@ __all__ = [
     "check_streams",
     "choice_size",
     "choose_plan",
+    "choosing_half",
     "class_indices",
     "class_keys",
     "decide",

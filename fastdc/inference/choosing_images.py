@@ -60,6 +60,22 @@ def size_note(size: tuple[int, int, int], images: int) -> str | None:
     return f"the plan is chosen on {seen}, because more evaluations of this network would take long"
 
 
+def choosing_half(labels: Int64) -> Int64:
+    """The numbers of the images that may choose, in the order of classes: every second one, from the first.
+
+    Classes may alternate in a file, and then every second image of the file would miss some of them.
+
+    Args:
+        labels: int64 (n,), classes of the images.
+
+    Example:
+        >>> from fastdc.inference import choosing_half
+        >>> choosing_half(np.array([0, 1, 0, 1])).tolist()
+        [0, 1]
+    """
+    return np.argsort(labels, kind="stable")[::2]
+
+
 def split_images(
     images: int, delta: float | None = None, *, least: int = LEAST_CHOOSING, labels: Int64 | None = None
 ) -> tuple[Int64, Int64] | None:
@@ -89,7 +105,6 @@ def split_images(
         count = half
     if count < least:
         return None
-    kept = 2 * np.round(np.linspace(0, half - 1, count)).astype(np.int64)
-    if labels is not None:  # classes may alternate in a file, and then one half would miss some of them
-        kept = np.sort(np.argsort(labels, kind="stable")[kept])
+    spread = np.round(np.linspace(0, half - 1, count)).astype(np.int64)
+    kept = np.sort(choosing_half(np.zeros(images, np.int64) if labels is None else labels)[spread])
     return kept, np.setdiff1d(np.arange(images), kept)

@@ -15,6 +15,7 @@ from fastdc.bundle.calibration_file import with_calibration_file, write_calibrat
 from fastdc.bundle.folder import Bundle, load_bundle, with_calibration
 from fastdc.bundle.format import MANIFEST
 from fastdc.bundle.shipped import find_model
+from fastdc.cli import calibrate_choice
 from fastdc.data import digits_test
 from fastdc.support.exceptions import FastdcError, InputError
 from fastdc.testing import GaussianWorld
@@ -282,10 +283,25 @@ def test_a_chosen_plan_in_a_file_is_used_with_it(cli: Cli, folder: Path) -> None
 def test_a_band_that_is_far_from_the_best_is_pointed_out(cli: Cli, folder: Path) -> None:
     _world(folder)
     note, last = cli("calibrate", "w", "w.npz", *QUICK).err.splitlines()
-    assert re.fullmatch(r"note: levels \S+ to \S+ would give 92.3 % instead of 61.5 % on 65 of .*: --choose", note)
+    assert re.fullmatch(r"note: levels \S+ to \S+ would give 90.8 % instead of 63.1 % on 65 of .*: --choose", note)
     assert last.startswith("next ")
     assert cli("calibrate", "w", "w.npz", *QUICK, "--quiet").err == ""
     assert "note" not in cli("calibrate", "w", "w.npz", *QUICK, "--levels", "0.05", "0.1").err
+
+
+def test_the_band_is_judged_by_all_classes_where_these_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, labels = fastdc.load("digits-mlp"), np.arange(40) % 2
+    asked: list[Any] = []
+
+    def stop(_: Any, known: Any, **__: Any) -> Any:
+        asked.append(known)
+        raise InputError("enough")
+
+    monkeypatch.setattr(calibrate_choice, "choose_plan", stop)
+    bundle = load_bundle(find_model("digits-mlp"))
+    with pytest.raises(InputError, match="enough"):
+        calibrate_choice.better_levels(model, bundle, digits_test().images[:40], labels, quiet=True)
+    assert np.bincount(asked[0]).tolist() == [10, 10]
 
 
 def test_without_labels_the_first_draw_is_chosen(cli: Cli, folder: Path) -> None:
