@@ -40,7 +40,7 @@ def with_classes(source: Source, class_names: Sequence[str]) -> tuple[Source, di
     Returns:
         The model, with K classes and the null class K, and the scale of each parameter that holds classes, by its name
         in the denoiser: the standard deviation of the old rows about their mean, in each coordinate. Defaults and
-        calibrations of the model, which were fitted to other classes, are gone.
+        calibrations of the model, which were fitted to other classes, and its numbers of training images are gone.
 
     Raises:
         InputError: The model is text-conditional, or its network is of a kind whose classes cannot be replaced.
@@ -78,6 +78,7 @@ def with_classes(source: Source, class_names: Sequence[str]) -> tuple[Source, di
         calibration=None,
         noised_calibrations=(),
         level_weights=None,
+        class_counts=None,
     )
     scales = {name: rows.scales[id(one)] for name, one in source.denoiser.named_parameters() if id(one) in rows.scales}
     return dataclasses.replace(source, model=plain), scales

@@ -1,5 +1,6 @@
 """Other classes for a model: rows by name, "no class" for the rest, everything else unchanged."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,9 @@ def test_an_encoder_comes_from_a_pipeline_or_alone(tmp_path: Path) -> None:
     tiny_vae(in_channels=1).save_pretrained(tmp_path / "grey")
     with pytest.raises(BundleError, match="must read 3 channels, got 1"):
         open_vae(tmp_path / "grey")
+
+
+def test_numbers_of_training_images_are_of_the_old_classes(tmp_path: Path) -> None:
+    source = open_source(write_edm(tmp_path / "net.pkl", "adm"), class_names=("cat", "dog", "cow", "owl"))
+    counted = dataclasses.replace(source, model=dataclasses.replace(source.model, class_counts=(5, 6, 7, 8)))
+    assert with_classes(counted, ("cat", "hen"))[0].model.class_counts is None
