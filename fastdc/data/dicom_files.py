@@ -205,9 +205,10 @@ def _grey(frame: NDArray[Any], header: Any, name: str, levels: Levels, notes: No
         bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
         notes.add("read through the table that the file states (VOI LUT)")
         return _unit(apply_voi_lut(values, header), 0, 2**bits - 1)
-    if "WindowCenter" in header and "WindowWidth" in header:
-        several = header["WindowCenter"].VM > 1
-        center, width = (float(header[tag].value[0] if several else header[tag].value) for tag in _WINDOW)
+    if all(tag in header and not header[tag].is_empty for tag in _WINDOW):
+        elements = [header[tag] for tag in _WINDOW]
+        several = any(element.VM > 1 for element in elements)
+        center, width = (float(element.value[0] if element.VM > 1 else element.value) for element in elements)
         text = f"{center - width / 2:g} to {center + width / 2:g}"
         notes.add("read through the window that the file states ({})" + ", the first of several" * several, text)
         low, high = apply_voi_lut(np.array([-_FAR, _FAR]), header)

@@ -11,6 +11,7 @@ Results are float32 and keep the precision of 16 bits.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -87,9 +88,11 @@ class Levels:
         if self.window is not None:
             self._report_window(notes)
             return
+        ranges = {key: found for key, found in self.state.items() if isinstance(key, tuple)}
+        if ranges:
+            _report_ranges(ranges, notes)
         for key, found in self.state.items():
             if isinstance(key, tuple):
-                self._report_range(key, found, notes)
                 continue
             text = f"of {_kind(abs(key))} read with {abs(key):g} as white, values {found.low:g} to {found.high:g}"
             if key == WHITE and 0 < found.high < _REFUSED:
@@ -106,18 +109,6 @@ class Levels:
                 text += f"; {found.dark} of them {stays.format(_REFUSED)} white less (--window)?"
             notes.add(text, count=found.images)
 
-    def _report_range(self, ends: tuple[float, float], found: _Found, notes: Notes) -> None:
-        (least, most), values = ends, f"{found.low:g} to {found.high:g}"
-        if 0 < found.high - found.low < (most - least) / _SPREAD:
-            raise InputError(
-                f"{found.name}: states no window, and the values of this input are {values} of {least:g} to {most:g}, "
-                f"nearly one grey: give --window {found.low:g} {found.high:g} (window=({found.low:g}, {found.high:g})) "
-                f"if these are black and white, or --window {least:g} {most:g}"
-            )
-        notes.add(
-            f"without a window read with {least:g} as black and {most:g} as white, values {values}", count=found.images
-        )
-
     def _report_window(self, notes: Notes) -> None:
         low, high = self.window or (0.0, 1.0)
         if not self.state:
@@ -128,6 +119,33 @@ class Levels:
         if least < low or most > high:
             text += ", those outside clipped"
         notes.add(text, count=sum(found.images for found in self.state.values()))
+
+
+def _report_ranges(ranges: Mapping[tuple[float, float], _Found], notes: Notes) -> None:
+    """Notes DICOM without a window, by the ranges that the files can store: several, if they are rescaled one by one.
+
+    Raises:
+        InputError: Not even the picture that uses most of its range uses enough of it.
+    """
+
+    def used(ends: tuple[float, float]) -> float:
+        return (ranges[ends].high - ranges[ends].low) / (ends[1] - ends[0])
+
+    ends = max(ranges, key=used)
+    (least, most), found = ends, ranges[ends]
+    if 0 < used(ends) < 1 / _SPREAD:
+        raise InputError(
+            f"{found.name}: states no window, and the values of this input are {found.low:g} to {found.high:g} of "
+            f"{least:g} to {most:g}, nearly one grey: give --window {found.low:g} {found.high:g} "
+            f"(window=({found.low:g}, {found.high:g})) if these are black and white, or --window {least:g} {most:g}"
+        )
+    low, high = min(one.low for one in ranges.values()), max(one.high for one in ranges.values())
+    which = f"with {least:g} as black and {most:g} as white"
+    if len(ranges) > 1:
+        which = f"each from the least to the most that it can hold, {len(ranges)} different ranges (--window gives one)"
+    notes.add(
+        f"without a window read {which}, values {low:g} to {high:g}", count=sum(one.images for one in ranges.values())
+    )
 
 
 def way_out(low: float, high: float) -> str:

@@ -231,3 +231,27 @@ def test_pydicom_is_asked_for_by_its_extra(tmp_path: Path) -> None:
     )
     assert said.startswith("MissingDependencyError pydicom is needed here and is not installed")
     assert "[medical]" in said
+
+
+def test_an_empty_window_is_none_and_of_unequal_windows_the_first_counts(tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty.dcm", STORED, WindowCenter="", WindowWidth="")
+    assert read(empty)[1] == ("1 image without a window read with 0 as black and 4095 as white, values 0 to 4032",)
+    images, notes = read(write(tmp_path / "two.dcm", STORED, WindowCenter=[2000, 100], WindowWidth=1000))
+    np.testing.assert_allclose(images[0], linear(STORED, 2000, 1000), atol=1e-6)
+    assert "1 image read through the window that the file states (1500 to 2500), the first of several" in notes
+
+
+def test_files_that_are_rescaled_one_by_one_get_one_note_and_are_judged_together(tmp_path: Path) -> None:
+    for k in range(4):
+        write(tmp_path / f"{k}.dcm", STORED if k else STORED // 64, RescaleSlope=1 + k / 4, RescaleIntercept=0)
+    loaded = load_images(tmp_path, (1, 8, 8))
+    assert loaded.notes == (
+        "4 images without a window read each from the least to the most that it can hold, 4 different ranges "
+        "(--window gives one), values 0 to 7056",
+    )
+    np.testing.assert_allclose(loaded.images[3, 0], STORED / 4095, atol=1e-6)
+    (tmp_path / "dark").mkdir()
+    for k in range(2):
+        write(tmp_path / "dark" / f"{k}.dcm", STORED // 64, RescaleSlope=1 + k, RescaleIntercept=0)
+    with pytest.raises(InputError, match="nearly one grey"):
+        load_images(tmp_path / "dark", (1, 8, 8))
