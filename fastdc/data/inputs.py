@@ -48,11 +48,12 @@ def _manifest_of(path: Path) -> Path | None:
     return path if is_manifest(path) else metadata_of(path) if path.is_dir() else None
 
 
-def find_splits(source: str | os.PathLike[str]) -> tuple[str, ...]:
+def find_splits(source: str | os.PathLike[str], max_pixels: int | None = None) -> tuple[str, ...]:
     """The names of a source's splits, as they are spelled there; empty if it has none.
 
     Args:
         source: A folder or file with images.
+        max_pixels: Bounds the size of a manifest, as in :func:`fastdc.data.load_images`.
 
     Raises:
         InputError: There is no such source.
@@ -68,7 +69,7 @@ def find_splits(source: str | os.PathLike[str]) -> tuple[str, ...]:
     if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
         return array_splits(path)
     if (manifest := _manifest_of(path)) is not None:
-        return tuple(manifest_splits(read_manifest(manifest, Budget())))
+        return tuple(manifest_splits(read_manifest(manifest, Budget(max_pixels))))
     return split_folders(path)
 
 

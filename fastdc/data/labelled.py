@@ -102,13 +102,16 @@ def _loaded(part: Part, classes: Sequence[str] | None, wanted: "_Wanted", reader
     )
 
 
-def check_class_folders(source: Source, *, split: str | None = None, natural: str | None = None) -> None:
+def check_class_folders(
+    source: Source, *, split: str | None = None, natural: str | None = None, max_pixels: int | None = None
+) -> None:
     """Refuses what is neither a folder with one sub-folder per class nor an .npz file; no image is read.
 
     Args:
         source: As for :func:`load_labelled`.
         split: Name of the split to take.
         natural: The split to take if `split` is None.
+        max_pixels: Bounds the size of a manifest, as in :func:`load_images`.
 
     Raises:
         InputError: There is no such folder, file or split, no sub-folder, or one without images.
@@ -118,7 +121,7 @@ def check_class_folders(source: Source, *, split: str | None = None, natural: st
         >>> np.savez(folder / "test.npz", images=images, labels=labels)
         >>> check_class_folders(folder / "test.npz")
     """
-    _labelled(existing(source), Reader(split=Split(split, natural)))
+    _labelled(existing(source), Reader(max_pixels, split=Split(split, natural)))
 
 
 def _labelled(path: Path, reader: Reader) -> Part | None:
@@ -178,7 +181,7 @@ def load_with_labels(
         raise InputError(wanted)
     paths = existing_paths(sources)
     for path in paths:
-        _check_named(path, classes, Split(split, "test"), wanted)
+        _check_named(path, classes, Reader(max_pixels, split=Split(split, "test")), wanted)
     log = logging.getLogger("fastdc.data").info
     loaded = load_images(
         paths,
@@ -196,10 +199,10 @@ def load_with_labels(
     return loaded, loaded.labels
 
 
-def _check_named(path: Path, classes: Sequence[str], split: Split, wanted: str) -> None:
+def _check_named(path: Path, classes: Sequence[str], reader: Reader, wanted: str) -> None:
     """Refuses a source that has no labels, or a folder of other classes, before any image is read."""
     if path.is_dir():
-        part = _labelled(path, Reader(split=split))
+        part = _labelled(path, reader)
         match_classes((part and part.class_names) or (), classes, path)
     elif path.suffix.lower() not in (".npz", *MANIFESTS):
         raise InputError(f"{show(path)}: {wanted}")

@@ -18,6 +18,8 @@ from fastdc.data.parts import Listed, Part, listed_file, part_of_files
 from fastdc.data.splits import is_split
 from fastdc.support import InputError, Int64
 
+_MISSING = {"nan", "na", "n/a", "null", "none"}  # as tables write a missing value
+
 
 def manifest_part(path: Path, reader: Reader, *, labelled: bool, whole: bool = False) -> Part:
     """The images that a manifest names, of the wanted split.
@@ -44,6 +46,7 @@ def manifest_part(path: Path, reader: Reader, *, labelled: bool, whole: bool = F
     names = _class_names(labels)
     if len(names) > MAX_CLASSES:
         raise InputError(f"{show(path)}: has {len(names)} different labels, the limit is {MAX_CLASSES}")
+    _note_doubtful(names, path, reader)
     return part_of_files(path, files, _numbers(labels, names), names, columns)
 
 
@@ -54,8 +57,10 @@ def manifest_splits(manifest: Manifest) -> list[str]:
 
 
 def _split_of_rows(manifest: Manifest) -> list[str] | None:
+    """The split of each row, "" if it has none; spellings that differ in case are the first one of them."""
     if manifest.splits is not None:
-        return manifest.splits if any(manifest.splits) else None
+        first: dict[str, str] = {}
+        return [first.setdefault(name.lower(), name) for name in manifest.splits] if any(manifest.splits) else None
     firsts = [file.partition("/")[0] if "/" in file else "" for file in manifest.files]
     return firsts if len(set(firsts)) > 1 and all(map(is_split, firsts)) else None
 
@@ -131,6 +136,19 @@ def _class_names(labels: Sequence[str]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() and (len(name) == 1 or name[0] != "0") for name in names):
         names.sort(key=lambda name: (len(name), name))
     return tuple(names)
+
+
+def _note_doubtful(names: Sequence[str], path: Path, reader: Reader) -> None:
+    """Notes classes that may be one class in two spellings, and those that may stand for a missing label."""
+    alike: dict[str, str] = {}
+    for name in names:
+        plain = name.casefold()
+        plain = (plain.lstrip("0") or "0") if plain.isdigit() else plain
+        if (other := alike.setdefault(plain, name)) is not name:
+            reader.notes.add(f"classes {show(other)!r:.60} and {show(name)!r:.60} of {show(path)} are two", noun="")
+        if plain in _MISSING:
+            text = "is a class: leave the cell of a missing label empty"
+            reader.notes.add(f"{show(name)!r:.60} of {show(path)} {text}", noun="")
 
 
 def _numbers(labels: Sequence[str], names: Sequence[str]) -> Int64:

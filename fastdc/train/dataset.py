@@ -167,9 +167,10 @@ def validation_source(config: TrainConfig) -> str | None:
     """
     if config.val != AUTO:
         return config.val_source
-    if plain_split(config.split or "train") == "train" and "val" in map(plain_split, find_splits(config.data)):
-        return config.data
-    return None
+    if plain_split(config.split or "train") != "train":
+        return None
+    splits = find_splits(config.data, config.max_pixels)
+    return config.data if "val" in map(plain_split, splits) else None
 
 
 def check_labelled(data: LabelledImages) -> None:

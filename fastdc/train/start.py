@@ -42,9 +42,9 @@ def run_training(
             kept.enter_context(folder.kept())
         else:
             folder.check_free()
-        check_class_folders(config.data, split=config.split, natural="train")
+        check_class_folders(config.data, split=config.split, natural="train", max_pixels=config.max_pixels)
         if (val := validation_source(config)) is not None:
-            check_class_folders(val, natural="val")
+            check_class_folders(val, natural="val", max_pixels=config.max_pixels)
         check_installed("torch", extra="train")  # after what is quick to refuse, before all images are read
         base = None
         if config.base is not None or config.vae is not None:

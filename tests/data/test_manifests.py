@@ -284,3 +284,41 @@ def test_what_other_systems_leave_in_folders(tmp_path: Path) -> None:
     assert (levels(loaded.images), loaded.class_names) == ([3], ("a",))
     assert loaded.notes == ("1 file skipped, not an image (Thumbs.db)",)
     assert levels(load_images([tmp_path], SHAPE).images) == [3]
+
+
+def test_labels_that_are_alike_or_may_be_missing_are_noted(tmp_path: Path) -> None:
+    rows = ["path,label"]
+    for k, label in enumerate(("1", "01", "cat", "Cat", "nan", "dog")):
+        Image.new("L", (4, 4), 10 * k).save(tmp_path / f"{k}.png")
+        rows.append(f"{k}.png,{label}")
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(rows) + "\n")
+    assert load_labelled(table).notes == (
+        f"classes '01' and '1' of {table} are two",
+        f"classes 'Cat' and 'cat' of {table} are two",
+        f"'nan' of {table} is a class: leave the cell of a missing label empty",
+    )
+
+
+def test_splits_that_differ_in_case_are_one(tmp_path: Path) -> None:
+    rows = ["path,label,split"]
+    for k, split in enumerate(("train", "Train", "val", "TRAIN")):
+        Image.new("L", (4, 4), 10 * k).save(tmp_path / f"{k}.png")
+        rows.append(f"{k}.png,{k % 2},{split}")
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(rows) + "\n")
+    assert find_splits(table) == ("train", "val")
+    assert levels(load_labelled(table, natural="train").images) == [0, 10, 30]
+
+
+def test_a_larger_budget_holds_for_what_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdc.data.budget.DEFAULT_MAX_PIXELS", 16)
+    rows = ["path,label,split", *(f"{k}.png,{k % 2},train" for k in range(20))]
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(rows) + "\n")
+    for k in range(20):
+        Image.new("L", (4, 4), 10 * k).save(tmp_path / f"{k}.png")
+    with pytest.raises(InputError, match="raise --max-pixels"):
+        check_class_folders(table, natural="train")
+    check_class_folders(table, natural="train", max_pixels=2**20)
+    assert find_splits(table, 2**20) == ("train",)
