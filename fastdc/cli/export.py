@@ -59,7 +59,7 @@ def run(source: str, out: str, quiet: bool, **options: Any) -> None:
         click.echo(
             "probabilities and race are not calibrated: to do so, export again with --calibrate DATA --overwrite"
         )
-    click.echo(f"next: fastdc classify --model {out} IMAGE...")
+    click.echo(f"next: fastdc classify --model {shlex.quote(str(out))} IMAGE...")
 
 
 def _is_run(source: str) -> bool:

@@ -1,5 +1,6 @@
 """``fastdc train``: train a denoiser on labelled images, in a run folder that survives interruptions."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +35,20 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
     notify = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     summary = train(config, resume=resume, progress=False if quiet else None, notify=notify)
 
+    place = shlex.quote(str(summary.path))
     loss = "" if summary.loss is None else f", loss {summary.loss:.4f}"
     val_loss = "" if summary.val_loss is None else f", validation loss {summary.val_loss:.4f}"
     done = f"{summary.step} of {summary.steps} steps in {summary.seconds:.0f} s{loss}{val_loss}"
     if not summary.finished:
         click.echo(f"stopped by {summary.stopped_by} and saved: {summary.path}, {done}")
-        click.echo(f"next: fastdc train --out {summary.path} --resume")
+        click.echo(f"next: fastdc train --out {place} --resume")
         click.get_current_context().exit(_SIGNAL_CODES[summary.stopped_by or ""])
     early = "" if summary.stopped_by is None else ", ended early: no better in the last checkpoints (--patience)"
     what = config.model if config.base is None else f"from {Path(config.base).name}"
     click.echo(f"trained {summary.path}: {what}, {summary.parameters:,} parameters, {done}{early}")
     if summary.best is not None:
         click.echo(f"best checkpoint: {summary.best}")
-    click.echo(f"next: fastdc export {summary.path} BUNDLE{_calibration_hint(config, summary)}")
+    click.echo(f"next: fastdc export {place} BUNDLE{_calibration_hint(config, summary)}")
 
 
 def _calibration_hint(config: "TrainConfig", summary: "RunSummary") -> str:
@@ -55,4 +57,4 @@ def _calibration_hint(config: "TrainConfig", summary: "RunSummary") -> str:
     if summary.val_loss is None:
         return "   (add --calibrate IMAGES to fit the probabilities and the race)"
     kept = summary.path / "val.npz"
-    return f" --calibrate {kept if kept.exists() else validation_source(config)}"
+    return f" --calibrate {shlex.quote(str(kept if kept.exists() else validation_source(config)))}"
