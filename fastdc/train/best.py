@@ -36,8 +36,9 @@ class Best:
 
         Accuracies that differ by less than a standard error do not tell checkpoints apart; the loss, which is measured
         far more precisely, then decides. So those within one standard error of the highest accuracy count as equal, and
-        of them the one with the lowest loss is kept, the later one of two equals. The standard error is that of Agresti
-        and Coull, with two right and two wrong answers added, so that it is not 0 when all answers are right.
+        of two of them the one with the lower loss is kept, the later one if their losses are equal. The other one is
+        gone, also if a higher accuracy later rules out the one that was kept. The standard error is that of Agresti and
+        Coull, with two right and two wrong answers added, so that it is not 0 when all answers are right.
 
         Args:
             other: The checkpoint.

@@ -65,6 +65,7 @@ def run_steps(
         if resume:
             before = folder.info()
             trainer.restore()
+            trainer.check_goes_on(before.config)
             if trainer.state.step and before.config.steps not in (None, config.steps):
                 change = (trainer.state.step, before.config.steps)
                 info = dataclasses.replace(info, extended=(*info.extended, change))
@@ -230,6 +231,22 @@ class _Trainer:
 
     def _out_of_patience(self) -> bool:
         return bool(self.config.patience) and self.measured.since_best >= (self.config.patience or 0)
+
+    def check_goes_on(self, before: TrainConfig) -> None:
+        """Refuses another number of steps for a run that has run out of patience, which would do none of them.
+
+        Args:
+            before: The recipe so far.
+
+        Raises:
+            InputError: See above.
+        """
+        if before.steps not in (None, self.steps) and self._out_of_patience():
+            since = self.measured.since_best
+            raise InputError(
+                f"{self.folder.path} has ended at step {self.state.step}: the last {since} measured checkpoints were "
+                f"no better; to train it longer, give a patience above {since}, or 0 (--patience)"
+            )
 
     def _validate(self, signals: StopSignals) -> None:
         """Logs what a milestone is worth, once. A signal ends it without a result; resuming makes up for it.

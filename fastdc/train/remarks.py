@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from fastdc.inference import split_images
 from fastdc.train.config import AUTO, TrainConfig
 from fastdc.train.dataset import FEWEST, TrainingData
 
@@ -27,6 +30,15 @@ def remarks(config: TrainConfig, data: TrainingData) -> Iterator[str]:
             f"note: class {least!r:.60} has {min(counts)} images and {most!r:.60} has {max(counts)}: --balance trains "
             "all classes equally often, and --prior data takes their frequencies into account in classifying"
         )
+    aside_of = np.bincount(data.val_labels, minlength=names)
+    if aside and aside_of.min() < 2:
+        name, count = data.class_names[int(aside_of.argmin())], int(aside_of.min())
+        yield (
+            f"note: {count} validation image{'s' * (count != 1)} of class {name!r:.60}: it takes two, because one half "
+            "of the validation images chooses the checkpoint and the other calibrates: give more (--val)"
+        )
+    elif aside and split_images(aside) is None:
+        yield f"note: {aside} validation images are too few to choose the noise levels on in an export: it takes 99"
     if config.val == AUTO and data.val is None:
         yield (
             f"note: no images are kept aside for validation, because a class has fewer than {FEWEST}: give some "

@@ -255,3 +255,32 @@ def test_the_half_that_calibrates_has_no_say(data: Path) -> None:
     for key in ("choosing_loss", "val_accuracy", "val_scored"):
         assert found[0][key] == found[1][key]
     assert found[0]["val_scored"] == 10
+
+
+def test_more_steps_for_a_run_without_patience_need_more_patience(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [0.5, 0.3, 0.4, 0.35, 0.36, 0.37], [80, 95, 95, 95, 95, 95])
+    first = run(data, "run", steps=50, patience=2)
+    with pytest.raises(InputError, match="has ended at step 40: the last 2 measured checkpoints were no better"):
+        run(data, "run", resume=True, steps=60)
+    assert RunFolder(first.path).info().extended == ()
+    more = run(data, "run", resume=True, steps=60, patience=0)
+    assert (more.step, RunFolder(more.path).info().extended) == (60, ((40, 50),))
+
+
+@pytest.mark.parametrize(
+    ("each", "told"),
+    [
+        (10, "note: 1 validation image of class '0': it takes two"),
+        (40, "note: 8 validation images are too few to choose the noise levels on in an export: it takes 99"),
+    ],
+)
+def test_few_validation_images_are_told(data: Path, each: int, told: str) -> None:
+    with np.load(data) as held:
+        few = {name: values[: 2 * each] for name, values in held.items()}
+    np.savez(data, **few)
+    said: list[str] = []
+    run(data, "run", steps=2, notify=said.append)
+    assert [line for line in said if line.startswith(told)]
+    said.clear()
+    run(data, "without", steps=2, val="0", notify=said.append)
+    assert not [line for line in said if "note" in line]

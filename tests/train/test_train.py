@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -184,7 +185,8 @@ def test_a_signal_saves_first_and_loses_nothing(
     summary = train(broken, notify=said.append)
     after = events[events.index(at) + 1 :]
     assert after == ([f"saving {at[5:]}"] if at.startswith("step") else [])
-    others = [line for line in said[2:] if "val accuracy" not in line]
+    began = next(k for k, line in enumerate(said) if line.startswith("model: "))
+    others = [line for line in said[began + 1 :] if "val accuracy" not in line]
     assert others == ([f"SIGINT: saving step {at[5:]}"] if at.startswith("step") else [])
     assert summary.stopped_by == (None if summary.finished else "SIGINT")
     for owner, name, real in (
@@ -364,6 +366,14 @@ def test_the_command_trains_resumes_and_says_what_comes_next(data: Path, tmp_pat
     assert "lr" in str(other.exception)
     nothing = fastdc_train("--out", str(tmp_path / "new"))
     assert "give DATA" in str(nothing.exception)
+
+
+def test_the_next_command_is_quoted(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my run"
+    line = fastdc_train(
+        str(data), "--out", str(out), "--model", "mlp", "--width", "8", "--steps", "2"
+    ).stdout.splitlines()[-1]
+    assert shlex.split(line) == ["next:", "fastdc", "export", str(out), "BUNDLE", "--calibrate", str(out / "val.npz")]
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
