@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,16 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
     classifier = open_network(bundle, options)
     done = _Done()
     try:
-        for result in classify_chunks(classifier, loaded.images, options):
-            name = run_name(result.provenance)
-            if provenance is not None and not done.labels:
-                _write_provenance(Path(provenance), {"run": name, **result.provenance}, loaded.left_out)
-            for row, index in enumerate(result.indices):
-                image = loaded.ids[index]
-                click.echo(json_line(image, result, row, name) if as_json else text_line(image, result, row))
-            done.add(result, keep_table=save is not None)
+        # Closed here, as it sets signal handlers, and not by a garbage collector on another thread.
+        with closing(classify_chunks(classifier, loaded.images, options)) as results:
+            for result in results:
+                name = run_name(result.provenance)
+                if provenance is not None and not done.labels:
+                    _write_provenance(Path(provenance), {"run": name, **result.provenance}, loaded.left_out)
+                for row, index in enumerate(result.indices):
+                    image = loaded.ids[index]
+                    click.echo(json_line(image, result, row, name) if as_json else text_line(image, result, row))
+                done.add(result, keep_table=save is not None)
     finally:  # also after an interruption
         if save is not None and done.tables:
             with held_back():  # a second Ctrl-C would lose them

@@ -24,7 +24,9 @@ CHUNK = 16
 IN_ORDER: ImageOptions = {"window": None, "layout": "NCHW", "max_pixels": None}
 
 
-def classify_chunks(classifier: DiffusionClassifier, images: Any, options: dict[str, Any]) -> Iterator[Classification]:
+def classify_chunks(
+    classifier: DiffusionClassifier, images: Any, options: dict[str, Any]
+) -> "Generator[Classification, None, None]":
     """Classifies images (n, c, h, w) with the options of a command; see :func:`whole_results`."""
     with progress_of(quiet=options["quiet"]) as progress:
         stream = classifier.stream(

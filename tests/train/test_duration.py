@@ -70,7 +70,7 @@ def test_a_run_of_some_time_stores_its_steps_and_is_resumed_with_them(tmp_path: 
     said: list[str] = []
     first = train(TrainConfig(out=str(tmp_path / "a"), minutes=0.02, **recipe), notify=said.append)
     assert time.monotonic() - began < 60
-    assert said[1] == "measuring how many steps 1 min have"
+    assert "measuring how many steps 1 min have" in said
     config = RunFolder(first.path).info().config
     assert (config.steps, config.minutes) == (first.step, None)
     assert first.step > 20
