@@ -196,12 +196,12 @@ def test_a_forked_process_denoises_while_the_parent_does() -> None:
 # --- interruptions and failures --------------------------------------------------------------------------------------
 
 
-def check_observed(scheduler: Recorder, net: ManySlots) -> None:
+def check_observed(scheduler: Recorder, net: ManySlots, at_least: int) -> None:
     """All that the network has evaluated was observed, with the right numbers, and no step is left running."""
     assert not net.working
     got = scheduler.pairs()
     assert len(got) == sum(net.recorded)
-    assert 20 <= len(got) < 5 * 3 * 6
+    assert at_least <= len(got) < 5 * 3 * 6
     whole = table(unit_images(5)).errors
     assert all(whole[cell] == np.float32(error) for cell, error in got.items())
 
@@ -215,7 +215,7 @@ def test_closing_a_run_keeps_every_finished_error(slots: int) -> None:
     while done < 20:
         done += next(steps)
     steps.close()
-    check_observed(scheduler, net)
+    check_observed(scheduler, net, at_least=20)
     next(evaluate(net, *prepared(net, 1, 1)))  # the network is free again
 
 
@@ -235,7 +235,7 @@ def test_an_interrupt_while_waiting_keeps_every_finished_error(monkeypatch: pyte
     monkeypatch.setattr("fastdc.engine.loop.wait_for", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(evaluate(net, run, scheduler))
-    check_observed(scheduler, net)
+    check_observed(scheduler, net, at_least=2 * 4)  # a step of each wait: on a busy machine no other has begun
 
 
 @pytest.mark.parametrize("slots", [1, 3])
