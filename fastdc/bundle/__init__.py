@@ -28,6 +28,7 @@ from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.bundle.place import bundle_place
 from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts
+from fastdc.bundle.seen import SeenImages, fingerprints
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.bundle.tokenizer_file import checked_tokenizer
 from fastdc.support import lazy_names
@@ -59,11 +60,13 @@ __all__ = [
     "Model",
     "PixelRange",
     "Prompts",
+    "SeenImages",
     "build_network",
     "bundle_place",
     "calibration_in",
     "checked_tokenizer",
     "find_model",
+    "fingerprints",
     "load_bundle",
     "parameter_count",
     "parse_manifest",

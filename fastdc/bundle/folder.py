@@ -19,6 +19,7 @@ from fastdc.bundle.format import FILES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, ve
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Model
 from fastdc.bundle.place import bundle_place, put_in_place, recover
+from fastdc.bundle.seen import SeenImages
 from fastdc.bundle.shipped import find_model, folder_of, place_of
 from fastdc.diffusion import LevelWeights
 from fastdc.rules import Calibration
@@ -76,6 +77,11 @@ class Bundle:
         """Floating-point operations per evaluation, as stated in the manifest; None if it does not state them."""
         cost = self.manifest.get("cost")
         return None if cost is None else float(cost["flops"])
+
+    @property
+    def seen(self) -> SeenImages:
+        """The images that it was trained on, and those that chose its checkpoint or its plan, where they are known."""
+        return SeenImages.from_dict((self.manifest.get("training") or {}).get("seen"))
 
     def read(self, name: str) -> bytes:
         """The content of a file, after checking its sha256.
@@ -249,6 +255,7 @@ def with_calibration(
     *,
     level_weights: LevelWeights | None = None,
     defaults: Mapping[str, Any] | None = None,
+    seen: SeenImages | None = None,
 ) -> Bundle:
     """Stores a calibration in a bundle's manifest. The manifest is replaced in one step; other files are unchanged.
 
@@ -261,6 +268,7 @@ def with_calibration(
         level_weights: New level weights; None keeps the stored ones.
         defaults: New values of fields of ``defaults``, such as {"first": [0.8]}; the others keep the stored ones. A
             calibration whose plan differs from the defaults is used only if a classification asks for that plan.
+        seen: Images that have chosen the new defaults; they are added to those that the model has seen.
 
     Returns:
         The bundle with its new manifest.
@@ -292,6 +300,9 @@ def with_calibration(
             changes["level_weights"] = level_weights.to_dict()
         if defaults is not None:
             changes["defaults"] = {**current.manifest["defaults"], **defaults}
+        if seen is not None:
+            both = current.seen.also(seen).to_dict()
+            changes["training"] = {**(current.manifest.get("training") or {}), "seen": both}
         content = _encode({**current.manifest, **changes}, current.path)
         write_whole(current.path / MANIFEST, content)
         return load_bundle(current.path)

@@ -25,6 +25,7 @@ from fastdc.bundle.format import (
     VERSION,
 )
 from fastdc.bundle.model import Defaults, Model
+from fastdc.bundle.seen import SeenImages
 from fastdc.diffusion import LOSSES, MAX_DRAWS, WEIGHTINGS, LevelWeights, parameterization_from_dict, schedule_from_dict
 from fastdc.rules import Calibration, calibration_from_dict
 from fastdc.support import BundleError, InputError, checks, shown
@@ -155,6 +156,7 @@ def _class_counts(training: Any, n_classes: int) -> tuple[int, ...] | None:
     if training is not None and not isinstance(training, dict):
         raise BundleError(f"training must be an object, got {shown(training)}")
     counts = None if training is None else training.get("class_counts")
+    SeenImages.from_dict(None if training is None else training.get("seen"))  # checked here, read where it is needed
     if counts is None:
         return None
     if not isinstance(counts, list) or len(counts) != n_classes or not any(counts):

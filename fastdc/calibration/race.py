@@ -96,7 +96,9 @@ def check_level(delta: float, images: int) -> None:
         raise InputError(f"delta must lie strictly between 0 and 1, got {shown(delta)}")
     need = math.ceil(1 / delta - 1 - 1e-9)
     if images < need:
-        raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {images}")
+        least = math.ceil(1000 / (images + 1) - 1e-9) / 1000
+        enough = f": these support {least:g}" if images and least < 1 else ""
+        raise InputError(f"delta = {delta:g} needs at least {need} validation images, got {images}{enough}")
 
 
 def supported_delta(images: int) -> float:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration, write_calibration_file
-from fastdc.calibration import calibrate_errors, check_level
+from fastdc.calibration import calibrate_errors, check_level, supported_delta
 from fastdc.cli.calibrate_choice import better_levels, check_choose, chosen_plan, parts_of, show, stored, typed
 from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, take_limits
 from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
@@ -27,20 +27,19 @@ _OF_PLAN = ("levels", "first", "weighting", "loss", "sigma", "method", "prompts"
 def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.calibrate`."""
     opened = _opened(bundle, data, out, write, options)
-    limits, quiet, delta, seeds = take_limits(options), options["quiet"], options["delta"], options["seeds"]
+    limits, quiet, seeds = take_limits(options), options["quiet"], options["seeds"]
     checks.whole("seeds", seeds)
     curve_wanted, choose = options.pop("level_weights"), options.pop("choose")
     Job.of(opened.model, (), merged(Options(rule="full"), plan_options(options, opened.model, dry=True)))
     images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
-    parts = parts_of(len(images), delta, labels) if choose else None
-    check_level(delta, len(images))  # before the work, not after it
+    images, labels, kept, delta = _parts(images, labels, opened, options, choose=choose)
+    options["delta"] = delta
     classifier, plan, choice = open_network(opened, options), plan_options(options, opened.model), None
-    every, known = images, labels
-    if parts is not None:
-        kept, rest = parts
-        choice = chosen_plan(classifier, opened, images[kept], None if labels is None else labels[kept], options)
+    seen = None
+    if kept is not None:
+        choice, seen = chosen_plan(classifier, opened, *kept, options)
         show(choice)
-        images, labels, plan = images[rest], None if labels is None else labels[rest], {**plan, **choice.options}
+        plan |= choice.options
     runs = classifier.validation_runs(images, layout="NCHW", **plan)
     with progress_of(runs=seeds, quiet=quiet, description="full runs") as progress:
         tables = list(runs.tables(seeds, progress))
@@ -52,7 +51,7 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
         write_calibration_file(out, opened, found, level_weights=curve, defaults=defaults)
         click.echo(f"saved        {out}")
     if write:
-        opened = with_calibration(opened, found, level_weights=curve, defaults=defaults)
+        opened = with_calibration(opened, found, level_weights=curve, defaults=defaults, seen=seen)
         click.echo(f"saved        in {opened.path}, whose sha256 is now {opened.model.identity[:12]}...")
     del tables  # the bulk of the memory
     with progress_of(quiet=quiet, description="race") as progress:
@@ -61,8 +60,8 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
     click.echo(f"evaluations  {spent:.1f} per image on these images (full run: {full})")
     if quiet:
         return
-    if choice is None and known is not None and not any(options[name] is not None for name in _OF_PLAN):
-        print_notes(filter(None, [better_levels(classifier, opened, every, known, quiet)]), quiet=quiet)
+    if choice is None and labels is not None and not any(options[name] is not None for name in _OF_PLAN):
+        print_notes(filter(None, [better_levels(classifier, opened, images, labels, quiet)]), quiet=quiet)
     if choice is not None:
         options |= typed(choice, kept=write or out is not None)
     command = "certify --data DATA --out RUN.tsv" if found.noised else "classify IMAGE..."
@@ -95,6 +94,34 @@ def _opened(bundle: str, data: tuple[str, ...], out: str | None, write: bool, op
     return opened
 
 
+def _parts(
+    images: NDArray[Any], labels: Int64 | None, bundle: Bundle, options: dict[str, Any], *, choose: bool
+) -> tuple[NDArray[Any], Int64 | None, tuple[NDArray[Any], Int64 | None] | None, float]:
+    """The images to calibrate on with their labels, those to choose on if any are to, and the level of the race.
+
+    Raises:
+        InputError: There are too few images.
+    """
+
+    def part(numbers: Int64) -> tuple[NDArray[Any], Int64 | None]:
+        return images[numbers], None if labels is None else labels[numbers]
+
+    delta, chose, kept, note = options["delta"], bundle.seen.chose(images), None, None
+    if choose:
+        kept, rest = parts_of(len(images), delta, labels, chose)
+    else:
+        rest = (~chose).nonzero()[0]
+        if chose.any():
+            note = f"{chose.sum()} of {len(images)} images chose the model's checkpoint or plan and do not calibrate"
+    try:
+        delta = supported_delta(len(rest)) if delta is None else delta
+        check_level(delta, len(rest))
+    except InputError as error:
+        raise (error if note is None else InputError(f"{error}: {note}")) from None
+    print_notes(filter(None, [note]), quiet=options["quiet"])
+    return *part(rest), None if kept is None else part(kept), delta
+
+
 def _first(options: dict[str, Any]) -> dict[str, Any] | None:
     """The first draws as a default. They belong to the model's band; a calibration for noisy images brings its own."""
     if options["first"] is None or options["levels"] is not None or options["sigma"]:
@@ -116,7 +143,7 @@ def _fitted(runs: ValidationRuns, labels: Int64 | None, choice: PlanChoice, tabl
 
 def _load(
     data: tuple[str, ...], bundle: Bundle, limits: Limits, *, labelled: bool, quiet: bool
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
+) -> tuple[NDArray[Any], Int64 | None]:
     """The images (n, c, h, w), and their labels int64 (n,), or None if there are none; `labelled`: there must be.
 
     Raises:
@@ -136,7 +163,7 @@ def _load(
     return held.images, held.labels
 
 
-def _level_weights(tables: list[ErrorTable], labels: npt.NDArray[np.int64], *, quiet: bool) -> LevelWeights | None:
+def _level_weights(tables: list[ErrorTable], labels: Int64, *, quiet: bool) -> LevelWeights | None:
     from fastdc.calibration import fit_level_weights
 
     errors = np.concatenate([table.errors for table in tables])

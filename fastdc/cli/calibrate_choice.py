@@ -6,13 +6,15 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.bundle import Bundle
+from fastdc.bundle import Bundle, SeenImages
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.images import print_notes
 from fastdc.cli.options import plan_options
 from fastdc.cli.runner import progress_of
 from fastdc.inference import (
     CHOICES,
+    LEAST_CALIBRATING,
+    LEAST_CHOOSING,
     PlanChoice,
     WholeProgress,
     band_words,
@@ -22,25 +24,32 @@ from fastdc.inference import (
     size_note,
     split_images,
 )
-from fastdc.support import InputError, Int64
+from fastdc.support import InputError, Int64, Mask
 
 _LEAST = 10  # images that a user may have a choice made on
 _NOTE_DRAWS = 128  # of the single seed that suffices to find that a band is far from the best
 
 
-def parts_of(images: int, delta: float, labels: Int64 | None) -> tuple[Int64, Int64]:
+def parts_of(images: int, delta: float | None, labels: Int64 | None, chose: Mask) -> tuple[Int64, Int64]:
     """The numbers of the images to choose on, and of those to calibrate on, each class halved by itself.
+
+    Args:
+        images: Number n of images.
+        delta: Level of the race; None: one that the images support.
+        labels: int64 (n,), their classes, or None if they are unknown.
+        chose: bool (n,), whether each image has chosen the model's checkpoint or plan.
 
     Raises:
         InputError: There are too few.
     """
-    parts = split_images(images, delta, labels=labels) or split_images(images, delta, least=_LEAST, labels=labels)
-    if parts is None:
-        raise InputError(
-            f"--choose needs {_LEAST} images beside those of --delta {delta:g}, got {images} in all: more images, or a "
-            "larger --delta"
-        )
-    return parts
+    for least in (LEAST_CHOOSING, _LEAST):
+        parts = split_images(images, delta, least=least, labels=labels, chose=chose)
+        if parts is not None:
+            return parts
+    of = f", {chose.sum()} of which have chosen the model's checkpoint or plan" if chose.any() else ""
+    beside = f"{LEAST_CALIBRATING} to calibrate on" if delta is None else f"those of --delta {delta:g}"
+    ways = "give more" if delta is None else "give more, or a larger --delta"
+    raise InputError(f"--choose needs {_LEAST} images beside {beside}, got {images} in all{of}: {ways}")
 
 
 def check_choose(options: dict[str, Any]) -> None:
@@ -60,8 +69,8 @@ def chosen_plan(
     images: npt.NDArray[Any],
     labels: Int64 | None,
     options: dict[str, Any],
-) -> PlanChoice:
-    """The best plan on images, whose options that the command gives stay."""
+) -> tuple[PlanChoice, SeenImages]:
+    """The best plan on images, whose options that the command gives stay; and the images that have chosen it."""
     plan = plan_options(options, bundle.model)
     searched = [name for name in CHOICES if name == "draws" or options[name] is None]
     count, draws, seeds = size = choice_size(bundle.flops or 0, len(images), len(bundle.model.conditions))
@@ -70,7 +79,7 @@ def chosen_plan(
     runs = classifier.validation_runs(images[taken], layout="NCHW", **plan)
     with progress_of(quiet=options["quiet"], description="choosing") as progress:
         whole = WholeProgress(progress, images=count * seeds, evaluations=0)
-        return choose_plan(
+        choice = choose_plan(
             runs,
             None if labels is None else labels[taken],
             searched=searched,
@@ -79,6 +88,7 @@ def chosen_plan(
             delta=options["delta"],
             progress=whole,
         )
+    return choice, SeenImages.of(images[:0], chosen=images[taken])
 
 
 def show(choice: PlanChoice) -> None:

@@ -161,6 +161,9 @@ def _notes(settings: Settings, bundle: Bundle, loaded: "ImageSet", options: dict
         check_unseen("", loaded.images, loaded.labels, bundle)
     except InputError:
         notes.append(f"{bundle.name} was trained on these images: the numbers say nothing about other images")
+    if (chose := bundle.seen.chose(loaded.images)).any():
+        of = f"{chose.sum()} of these {len(chose)} images"
+        notes.append(f"{of} chose the checkpoint or the plan of {bundle.name}, so that it is too good on them")
     return tuple(notes)
 
 

@@ -226,7 +226,9 @@ class Training:
                 raise Interrupted(f"training stopped at step {summary.step} of {summary.steps}{again}", None)
             level = None if isinstance(self.calibrate, bool) else self.calibrate
             held = None if self.calibrate is False else run / "val.npz"
-            bundle = export_run(run, folder / "bundle", name="estimator", calibrate=held, delta=level, overwrite=True)
+            # The last checkpoint: nothing has chosen it, so that all images kept aside may calibrate.
+            how: dict[str, Any] = {"checkpoint": "last", "delta": level, "overwrite": True}
+            bundle = export_run(run, folder / "bundle", name="estimator", calibrate=held, **how)
             manifest = {
                 name: value for name, value in bundle.manifest.items() if name not in ("format", "version", "files")
             }

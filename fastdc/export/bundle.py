@@ -116,7 +116,7 @@ def _checked_manifest(
         raise InputError(f"images must have shape {source.model.image_shape}, got {images.images.shape[1:]}")
     if len(source.tables) and source.model.null_class not in (None, len(source.model.conditions)):
         raise InputError("tables must have the row of the null class after those of all conditions")
-    check_calibration(given, used)
+    check_calibration(given, used, source.seen)
     manifest = source_manifest(source, precision, given)
     check_manifest(out, manifest)
     return manifest

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastdc.bundle import write_bundle
+from fastdc.bundle import SeenImages, write_bundle
 from fastdc.calibration import check_level, supported_delta
 from fastdc.classifier import DiffusionClassifier
 from fastdc.data import LabelledImages
@@ -30,13 +31,20 @@ from fastdc.inference import (
 )
 from fastdc.loading import load
 from fastdc.support import InputError, temporary_folder
+from fastdc.train import check_untrained
 
 
-def check_calibration(given: ExportOptions, images: LabelledImages | None) -> None:
+def check_calibration(given: ExportOptions, images: LabelledImages | None, seen: SeenImages | None = None) -> None:
     """Refuses options of a calibration, or images, that would be refused after the work.
 
+    Args:
+        given: Options of every export.
+        images: Images to choose and to calibrate on.
+        seen: The images that the model has seen, where they are known.
+
     Raises:
-        InputError: There are no images, too few for the level, or images of one class only.
+        InputError: There are no images, too few for the level, images of one class only, or ones that the model was
+            trained on.
 
     Example:
         >>> from fastdc.export import ExportOptions, check_calibration
@@ -51,10 +59,13 @@ def check_calibration(given: ExportOptions, images: LabelledImages | None) -> No
         return
     if len(images.class_names) < 2:
         raise InputError("a calibration needs two classes or more, the images have one")
-    if given.searched(len(images)):
-        given.parts(len(images))
+    seen = SeenImages() if seen is None else seen
+    check_untrained("calibrate", images.images, seen, "the model")
+    chose = seen.chose(images.images)
+    if given.searched(len(images), chose):
+        given.parts(images.labels, chose)
     elif given.delta is not None:
-        check_level(given.delta, len(images))
+        check_level(given.delta, len(images) - int(chose.sum()))
 
 
 def calibrate_manifest(
@@ -77,26 +88,31 @@ def calibrate_manifest(
     classifier = _classifier(manifest, files)
     flops = manifest.get("cost", {}).get("flops", 0) if flops is None else flops
     provenance, conditions = manifest.setdefault("provenance", {}), len(classifier.model.conditions)
-    searched, chosen, progress = given.searched(len(images)), None, given.progress
+    training = manifest.get("training") or {}
+    seen = SeenImages.from_dict(training.get("seen"))
+    chose = seen.chose(images.images)
+    searched, chosen, progress = given.searched(len(images), chose), None, given.progress
     if searched:
-        kept, rest = given.parts(len(images), images.labels)
+        kept, rest = given.parts(images.labels, chose)
         size = choice_size(flops, len(kept), conditions)
         progress = _whole(progress, (size, (len(rest), *full_runs(flops, len(rest) * conditions))), conditions)
-        chosen = _choose(classifier, images.take(kept), searched, size, given, progress)
+        chosen, taken = _choose(classifier, images.take(kept), searched, size, given, progress)
+        both = seen.also(SeenImages.of(taken[:0], chosen=taken))
+        manifest["training"] = {**training, "seen": both.to_dict()}
         manifest["defaults"] |= chosen.defaults
         model = replace(classifier.model, defaults=chosen.applied(classifier.model.defaults))
         classifier, images = replace(classifier, model=model), images.take(rest)
-    elif given.choose is None and given.levels is None:
-        given.say(f"{len(images)} images are too few to choose the noise levels on, too: the default ones stay")
+    else:
+        if given.choose is None and given.levels is None:
+            given.say(f"{len(images)} images are too few to choose the noise levels on, too: the default ones stay")
+        if chose.any():
+            given.say(f"{chose.sum()} of the {len(images)} images chose the checkpoint and do not calibrate")
+            images = images.take((~chose).nonzero()[0])
     full, seeds = full_runs(flops, len(images) * conditions)
     if chosen is None:
         progress = _whole(progress, ((len(images), full, seeds),), conditions)
-    draws, level, refusal = classifier.model.defaults.draws, given.delta, ""
-    try:
-        level = supported_delta(len(images)) if level is None else level
-        check_level(level, len(images))
-    except InputError as error:
-        level, refusal = None, str(error)
+    draws = classifier.model.defaults.draws
+    level, refusal = _level(given.delta, len(images))
     runs = classifier.validation_runs(images.images, layout="NCHW", draws=draws if level is None else max(full, draws))
     fits = fit_runs(runs, images.labels, draws=draws, seeds=seeds, full=full, delta=level, progress=progress)
     if refusal or fits.refusal:
@@ -110,6 +126,16 @@ def calibrate_manifest(
         honest = f"{100 * fits.accuracy:.1f} % of the {len(images)} images that nothing was chosen on"
         given.say(f"accuracy of {draws} draws of every class: {honest}")
         provenance["accuracy"] = f"{honest}, {draws} draws of every class"
+
+
+def _level(delta: float | None, images: int) -> tuple[float | None, str]:
+    """The level of a race, or None and why there is none; a level that was asked for has been checked before."""
+    try:
+        level = supported_delta(images) if delta is None else delta
+        check_level(level, images)
+    except InputError as error:
+        return None, str(error)
+    return level, ""
 
 
 def _whole(progress: OnProgress | None, sizes: Sequence[tuple[int, int, int]], conditions: int) -> OnProgress | None:
@@ -127,8 +153,8 @@ def _choose(
     size: tuple[int, int, int],
     given: ExportOptions,
     progress: OnProgress | None,
-) -> PlanChoice:
-    """The plan that is best on images, of which fewer are used if evaluations take long."""
+) -> tuple[PlanChoice, NDArray[Any]]:
+    """The plan that is best on images, of which fewer are used if evaluations take long; and those images."""
     count, draws, seeds = size
     note = size_note(size, len(images))
     if note is not None:
@@ -140,7 +166,7 @@ def _choose(
     chosen = choose_plan(runs, images.labels, searched=searched, **options)
     if given.on_choice is not None:
         given.on_choice(chosen)
-    return chosen
+    return chosen, images.images
 
 
 def _classifier(manifest: dict[str, Any], files: Mapping[str, bytes | Path]) -> DiffusionClassifier:

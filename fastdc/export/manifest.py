@@ -1,10 +1,11 @@
 """The manifest of a source's bundle; docs/bundle.md describes the format."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdc.bundle import DENOISER, ENCODER, FORMAT, VERSION, parse_manifest
+from fastdc.bundle import DENOISER, ENCODER, FORMAT, VERSION, SeenImages, parse_manifest
 from fastdc.diffusion import make_plan
 from fastdc.export.denoiser import DenoiserFiles
 from fastdc.export.options import ExportOptions
@@ -45,14 +46,26 @@ def source_manifest(source: Source, precision: str, options: ExportOptions) -> d
         manifest["latent"] = {"shape": list(model.latent_shape)}
     if model.prompts:
         manifest |= {"prompts": list(model.prompts), "class_of": list(model.class_of)}
-    if source.class_counts:
-        manifest["training"] = {"class_counts": list(source.class_counts)}
+    training = training_field(source.class_counts, source.seen)
+    if training:
+        manifest["training"] = training
     if precision != "float32":
         manifest["precision"] = precision
     manifest["name"] = model.name if options.name is None else options.name
     # Until the network's size is known, the family stands in for a description.
     manifest["description"] = source.family if options.description is None else options.description
     return manifest
+
+
+def training_field(class_counts: Sequence[int], seen: SeenImages) -> dict[str, Any]:
+    """The field ``training``; empty if nothing is known.
+
+    Args:
+        class_counts: Number of training images of each class, or nothing.
+        seen: The images that the model has seen.
+    """
+    held = {"class_counts": list(class_counts), "seen": seen.to_dict()}
+    return {name: value for name, value in held.items() if value}
 
 
 def check_manifest(out: Path, manifest: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from fastdc.bundle import MANIFEST
 from fastdc.inference import CHOICES, OnProgress, PlanChoice, split_images
-from fastdc.support import BundleError, InputError, Int64
+from fastdc.support import BundleError, InputError, Int64, Mask
 
 Files = dict[str, bytes | Path]
 """Files of a bundle by name: the content, or the path where it lies."""
@@ -92,29 +92,37 @@ class ExportOptions:
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def searched(self, images: int) -> tuple[str, ...]:
+    def searched(self, images: int, chose: Mask) -> tuple[str, ...]:
         """The defaults that are to be chosen on labelled images, of ``inference.CHOICES``.
 
         Args:
             images: Number of images to choose and to calibrate on.
+            chose: bool (images,), those that have chosen a checkpoint.
         """
-        unasked = self.choose is None and self.levels is None and split_images(images, self.delta) is not None
+        enough = split_images(images, self.delta, chose=chose) is not None
+        unasked = self.choose is None and self.levels is None and enough
         if self.choose or unasked:
             given = self.defaults()
             return tuple(name for name in CHOICES if name not in given)
         return ("weighting",) if self.weighting == AUTO else ()
 
-    def parts(self, images: int, labels: Int64 | None = None) -> tuple[Int64, Int64]:
+    def parts(self, labels: Int64, chose: Mask) -> tuple[Int64, Int64]:
         """The numbers of the images to choose on, and of those to calibrate on, each class halved by itself.
+
+        Args:
+            labels: int64 (n,), classes of the images.
+            chose: bool (n,), those that have chosen a checkpoint.
 
         Raises:
             InputError: There are too few.
         """
-        parts = split_images(images, self.delta, labels=labels)
-        parts = parts or split_images(images, self.delta, least=_LEAST_ASKED, labels=labels)
+        images, count = len(labels), int(chose.sum())
+        parts = split_images(images, self.delta, labels=labels, chose=chose)
+        parts = parts or split_images(images, self.delta, least=_LEAST_ASKED, labels=labels, chose=chose)
         if parts is None:
             at = "" if self.delta is None else f" at delta = {self.delta:g}"
-            raise InputError(f"{images} images are too few to choose on one part and to calibrate on the other{at}")
+            of = f", for {count} of them have chosen the checkpoint" if count else ""
+            raise InputError(f"{images} images are too few to choose on one part and to calibrate on the other{at}{of}")
         return parts
 
 

@@ -8,12 +8,21 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from fastdc.bundle import DENOISER, WEIGHTS, Bundle, build_network, bundle_place, parameter_count, write_bundle
+from fastdc.bundle import (
+    DENOISER,
+    WEIGHTS,
+    Bundle,
+    SeenImages,
+    build_network,
+    bundle_place,
+    parameter_count,
+    write_bundle,
+)
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.export.bundle import export_source
 from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.known_graphs import traced_and_verified
-from fastdc.export.manifest import check_manifest
+from fastdc.export.manifest import check_manifest, training_field
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN
 from fastdc.support import InputError, checks, one_line, require, version_of
@@ -81,9 +90,9 @@ def export_run(
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
         images = _calibration_images(calibrate, info)
-        check_calibration(given, images)
+        check_calibration(given, images, seen := folder.seen(info, checkpoint))
         defaults = {**RUN_DEFAULTS, "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
-        check_manifest(out, {"name": name or out.resolve().name, **_manifest(info, defaults, {})})
+        check_manifest(out, {"name": name or out.resolve().name, **_manifest(info, seen, defaults, {})})
         network, steps, chosen = _averaged_network(folder, info, checkpoint)
         given.say(f"weights of {chosen}")
         model, difference = _traced(network, info)
@@ -91,7 +100,7 @@ def export_run(
         manifest = {
             "name": name,
             "description": given.description if given.description is not None else _description(info),
-            **_manifest(info, defaults, {**_provenance(info, steps, network, difference), "checkpoint": chosen}),
+            **_manifest(info, seen, defaults, {**_provenance(info, steps, network, difference), "checkpoint": chosen}),
         }
         if images is not None:
             calibrate_manifest(manifest, files, images, given, flops=_flops(model))
@@ -119,7 +128,7 @@ def _export_as_source(
     """
     given, images = ExportOptions(**options), _calibration_images(calibrate, info)
     check_place(out, overwrite=given.overwrite)
-    check_calibration(given, images)
+    check_calibration(given, images, folder.seen(info, checkpoint))
     source, steps, chosen = run_source(folder.path, checkpoint)
     given.say(f"weights of {chosen}")
     origin = {f"base_{name}": value for name, value in info.base.items()}
@@ -131,8 +140,11 @@ def _export_as_source(
     return export_source(made, out, images=images, precision=precision, **options)
 
 
-def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str | int | float]) -> dict[str, Any]:
+def _manifest(
+    info: RunInfo, seen: SeenImages, defaults: dict[str, Any], provenance: dict[str, str | int | float]
+) -> dict[str, Any]:
     """The manifest without its name, description and files; docs/bundle.md describes the format."""
+    training = training_field(info.class_counts, seen)
     return {
         "image": {"shape": list(info.shape), "range": [-1.0, 1.0]},
         "classes": list(info.class_names),
@@ -147,7 +159,7 @@ def _manifest(info: RunInfo, defaults: dict[str, Any], provenance: dict[str, str
         "defaults": defaults,
         "network": info.network,
         "provenance": provenance,
-        **({"training": {"class_counts": list(info.class_counts)}} if info.class_counts else {}),
+        **({"training": training} if training else {}),
     }
 
 

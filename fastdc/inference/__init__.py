@@ -1,7 +1,14 @@
 """Images in, answers out: options, jobs, the table of errors, decisions, results."""
 
 from fastdc.inference.candidates import Candidates, check_candidates
-from fastdc.inference.choosing_images import choice_size, choosing_half, size_note, split_images
+from fastdc.inference.choosing_images import (
+    LEAST_CALIBRATING,
+    LEAST_CHOOSING,
+    choice_size,
+    choosing_half,
+    size_note,
+    split_images,
+)
 from fastdc.inference.class_names import class_indices, named_indices
 from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decide_table, posterior, prior_shifts
 from fastdc.inference.denoisers import AbstractDenoiser
@@ -29,6 +36,8 @@ __all__ = [
     "CHOICES",
     "DECISIONS",
     "FULL",
+    "LEAST_CALIBRATING",
+    "LEAST_CHOOSING",
     "AbstractDenoiser",
     "Candidates",
     "Classification",

@@ -4,13 +4,16 @@ import math
 
 import numpy as np
 
-from fastdc.support import Int64
+from fastdc.support import Int64, Mask
 
 WIDE_DRAWS, WIDE_SEEDS = 256, 2
 """Draws and noise seeds of the table that a choice replays, if they do not take too long."""
 
 LEAST_CHOOSING = 50
 """The fewest images that a model's defaults are chosen on without being asked."""
+
+LEAST_CALIBRATING = 19
+"""The fewest images that a race is calibrated on: those of the largest default level, 0.05."""
 
 _IMAGES = 200  # that a choice is made on if evaluations take long
 _MOST_FLOPS = 6e13  # operations of a choice: some minutes on two cores
@@ -77,18 +80,25 @@ def choosing_half(labels: Int64) -> Int64:
 
 
 def split_images(
-    images: int, delta: float | None = None, *, least: int = LEAST_CHOOSING, labels: Int64 | None = None
+    images: int,
+    delta: float | None = None,
+    *,
+    least: int = LEAST_CHOOSING,
+    labels: Int64 | None = None,
+    chose: Mask | None = None,
 ) -> tuple[Int64, Int64] | None:
     """The images to choose on, and those to calibrate on.
 
     The choosing half is every second image in the order of classes, from the first. If the other half is too small for
     its level (delta, or 0.01 with its 99 images), the choosing part gives it as many as it needs, and keeps `least`.
+    Images that have chosen something before, such as a checkpoint, are never in the part to calibrate on.
 
     Args:
         images: Number of images.
         delta: Level of the race; None: 0.01 if there are enough images for it.
         least: The fewest images to choose on.
         labels: int64 (n,), their classes; None: they are taken as one class.
+        chose: bool (n,), whether each image has chosen something before; None: none has.
 
     Returns:
         Two arrays of image numbers, increasing; None if there are too few images for both parts.
@@ -107,4 +117,7 @@ def split_images(
         return None
     spread = np.round(np.linspace(0, half - 1, count)).astype(np.int64)
     kept = np.sort(choosing_half(np.zeros(images, np.int64) if labels is None else labels)[spread])
-    return kept, np.setdiff1d(np.arange(images), kept)
+    if chose is not None:
+        kept = np.union1d(kept, chose.nonzero()[0])
+    rest = np.setdiff1d(np.arange(images), kept)
+    return None if len(rest) < (LEAST_CALIBRATING if delta is None else need) else (kept, rest)

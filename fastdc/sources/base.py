@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastdc.bundle import Model
+from fastdc.bundle import Model, SeenImages
 from fastdc.support import Float32, require
 
 require("torch", extra="export")
@@ -46,6 +46,7 @@ class Source:
         text: The text encoders that turn prompts into tables; None if the conditions are not texts.
         provenance: Where the model comes from, as plain values; it holds no paths of this machine.
         class_counts: Number of training images of each class; empty if it is not known.
+        seen: The images that the model was trained on, or chosen on, as far as they are known.
     """
 
     family: str
@@ -56,6 +57,7 @@ class Source:
     text: TextSource | None = field(default=None, repr=False)
     provenance: dict[str, str | int | float] = field(default_factory=dict)
     class_counts: tuple[int, ...] = ()
+    seen: SeenImages = field(default_factory=SeenImages, repr=False)
 
 
 class WithTables(nn.Module):

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from fastdc.train.best import Best
 from fastdc.train.config import AUGMENTATIONS, TrainConfig
-from fastdc.train.dataset import check_unseen, content_digest, held_out, save_labelled, validation_source
+from fastdc.train.dataset import content_digest, held_out, save_labelled, validation_source
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.run import RunFolder, RunInfo, RunSummary, sample_shape
+from fastdc.train.unseen import check_unseen, check_untrained
 
 if TYPE_CHECKING:
     from fastdc.sources import Source
@@ -35,6 +36,7 @@ __all__ = [
     "RunSummary",
     "TrainConfig",
     "check_unseen",
+    "check_untrained",
     "content_digest",
     "held_out",
     "run_source",

@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.bundle import MANIFEST, WEIGHTS, build_network, find_model, load_bundle, prompts_of, shipped_models
+from fastdc.bundle import (
+    MANIFEST,
+    WEIGHTS,
+    SeenImages,
+    build_network,
+    find_model,
+    load_bundle,
+    prompts_of,
+    shipped_models,
+)
 from fastdc.diffusion import EDMSchedule
 from fastdc.support import BundleError, InputError, check_installed, one_line
 from fastdc.train.accuracy import run_model
@@ -45,6 +54,7 @@ class Base:
         origin: Where it comes from, as plain values without local paths.
         network: ``{"kind": ..., "config": ...}`` of a model of fastdc, as in :class:`RunInfo`; otherwise None.
         levels: Band of noise levels at which a model of fastdc classifies; otherwise None.
+        seen: The images that a model of fastdc has seen, as far as they are known.
     """
 
     kind: str
@@ -55,6 +65,7 @@ class Base:
     origin: dict[str, str | int | float]
     network: dict[str, Any] | None = None
     levels: tuple[float, float] | None = None
+    seen: SeenImages = dataclasses.field(default_factory=SeenImages, repr=False)
 
     def for_classes(self, class_names: Sequence[str], template: str | None) -> tuple[Any, dict[str, float]]:
         """The model for other classes, as a ``Source``; its own network is changed, and no weight is trained yet.
@@ -196,7 +207,8 @@ def _own_bundle(text: str) -> Base:
             "exported from"
         )
     network = bundle.manifest["network"]
-    return _own(bundle.model, TorchNetwork.from_bundle(bundle).module, network, {"source": bundle.name})
+    base = _own(bundle.model, TorchNetwork.from_bundle(bundle).module, network, {"source": bundle.name})
+    return dataclasses.replace(base, seen=bundle.seen)
 
 
 def _is_run(folder: Path) -> bool:
@@ -219,7 +231,8 @@ def _own_run(path: Path) -> tuple[Base, tuple[float, float] | None]:
         raise InputError(f"{path} holds weights that do not fit its network: {one_line(error)}") from None
     recipe = info.config
     levels = None if recipe.p_mean is None or recipe.p_std is None else (recipe.p_mean, recipe.p_std)
-    return _own(run_model(info), network, info.network, {"source": path.name}), levels
+    base = _own(run_model(info), network, info.network, {"source": path.name})
+    return dataclasses.replace(base, seen=info.seen), levels
 
 
 def _own(model: Any, module: Any, network: dict[str, Any], origin: dict[str, str | int | float]) -> Base:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdc.bundle import Bundle
+from fastdc.bundle import SeenImages, fingerprints
 from fastdc.data import LabelledImages, find_splits, load_labelled, plain_split, shortened
 from fastdc.support import Float32, InputError, Int64, Mask, whole_file
 from fastdc.train.config import AUTO, MAX_SIDE, TrainConfig
@@ -43,6 +43,7 @@ class TrainingData:
         source_digest: sha256 of both together, as ``data`` holds them, if ``val`` is a fraction; else empty.
         sigma_data: Standard deviation of the training images in [-1, 1], to four digits.
         repeated: Number of validation images that equal a training image, pixel for pixel.
+        seen: The training images, and the validation images that choose the checkpoint, every second one.
         val: The recipe's ``val``; a fraction or None if it was "auto", unless the data have validation images.
         mirrored: Latents of the mirrored training images, if these are latents and are to be mirrored; else None.
     """
@@ -57,6 +58,7 @@ class TrainingData:
     source_digest: str
     sigma_data: float
     repeated: int
+    seen: SeenImages
     val: str | None
     mirrored: Float32 | None = None
 
@@ -118,7 +120,6 @@ def load_training_data(
     sigma_data = measure_sigma_data(images)
     if sigma_data == 0.0:
         raise InputError(f"the images of {config.data} are all the same single colour")
-    seen = set(map(_fingerprint, images)) if len(val_images) else set()
     return TrainingData(
         images=images,
         labels=labels,
@@ -129,7 +130,8 @@ def load_training_data(
         val_digest=content_digest(val_images, val_labels, data.class_names),
         source_digest=whole,
         sigma_data=sigma_data,
-        repeated=sum(_fingerprint(image) in seen for image in val_images),
+        repeated=int(np.isin(fingerprints(val_images), fingerprints(images)).sum()) if len(val_images) else 0,
+        seen=SeenImages.of(images, chosen=val_images[::2]),
         val=wanted,
     )
 
@@ -143,10 +145,6 @@ def _auto(labels: Int64) -> tuple[float | None, str | None]:
 def _tell(say: Callable[[str], None], notes: Sequence[str], start: str) -> None:
     for note in notes:
         say(start + note)
-
-
-def _fingerprint(image: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _in_order(kept: Mask, labels: Int64, *, by_class: bool) -> Int64:
@@ -248,35 +246,6 @@ def content_digest(images: NDArray[np.uint8], labels: Int64, class_names: tuple[
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def check_unseen(source: str, images: NDArray[Any], labels: Int64 | None, bundle: Bundle) -> None:
-    """Refuses to calibrate on the images that a bundle says it was trained on.
-
-    A bundle of a training run has the hash of its whole training set, also of the set before validation images were
-    kept aside: images, labels and class names, in order. A part of the set, another order, images without labels and
-    images of floats cannot be told from new images.
-
-    Args:
-        source: Name of the images, for the message.
-        images: Images (n, c, h, w).
-        labels: int64 (n,), their classes, or None if they are unknown.
-        bundle: The bundle to calibrate.
-
-    Raises:
-        InputError: The model was trained on these images.
-
-    Example:
-        >>> from fastdc.bundle import find_model
-        >>> from fastdc.train import check_unseen
-        >>> check_unseen("the first 20", images, labels, fastdc.load_bundle(find_model("digits")))
-    """
-    provenance = bundle.manifest.get("provenance", {})
-    trained_on = {provenance.get("data_sha256"), provenance.get("source_sha256")} - {None}
-    if not trained_on or labels is None or images.dtype != np.uint8:
-        return
-    if content_digest(images, labels.astype(np.int64), bundle.class_names) in trained_on:
-        raise InputError(f"{source} holds the images that {bundle.name} was trained on: calibrate on others")
 
 
 def save_labelled(path: Path, images: NDArray[np.uint8], labels: Int64, class_names: tuple[str, ...]) -> None:

@@ -142,6 +142,7 @@ def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, ba
         network=network,
         source_digest=data.source_digest,
         class_counts=data.class_counts,
+        seen=data.seen if base is None else data.seen.also(base.seen),
         val_by_class=True,
         levels=levels or RunInfo.levels,
         base={} if base is None else base.describe(),

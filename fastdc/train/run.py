@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastdc.bundle import SeenImages
 from fastdc.support import BundleError, InputError, ProcessLock, one_line, strict_json, write_whole
 from fastdc.train.best import Best
 from fastdc.train.config import OPERATIONAL, TrainConfig
@@ -82,6 +83,7 @@ class RunInfo:
         extended: Each change of the number of steps: (step at which the run was resumed, number of steps until then).
         base: What the run began with: its kind, the sha256 of its weights, and its origin; empty for a new network on
             images.
+        seen: The training images, and those that choose the checkpoint; empty in runs of earlier versions.
     """
 
     config: TrainConfig
@@ -99,6 +101,7 @@ class RunInfo:
     val_by_class: bool = False
     extended: tuple[tuple[int, int], ...] = ()
     base: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seen: SeenImages = dataclasses.field(default_factory=SeenImages, repr=False, compare=False)
 
 
 def sample_shape(info: RunInfo) -> tuple[int, int, int]:
@@ -218,6 +221,7 @@ class RunFolder:
     def write_info(self, info: RunInfo) -> None:
         """Replaces config.json in one step. Paths are written in full, so that the run can be resumed from anywhere."""
         values = {"format": RUN_FORMAT, "version": RUN_VERSION, **dataclasses.asdict(info)}
+        values["seen"] = info.seen.to_dict()
         values["config"] = info.config.absolute().to_dict()
         write_whole(self.config_file, (json.dumps(values, indent=1) + "\n").encode())
 
@@ -257,8 +261,9 @@ class RunFolder:
                 val_by_class=values.get("val_by_class") is True,
                 extended=tuple(_pair(change, int) for change in values.get("extended", ())),
                 base=dict(values.get("base", {})),
+                seen=SeenImages.from_dict(values.get("seen")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, BundleError) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}") from error
 
     def continued(self, wanted: RunInfo) -> RunInfo:
@@ -344,6 +349,16 @@ class RunFolder:
             chosen = f"the last checkpoint: step {step}"
         weights = {name[4:]: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("ema.")}
         return weights, step, chosen
+
+    def seen(self, info: RunInfo, wanted: str | None = None) -> SeenImages:
+        """The images that a checkpoint was trained on, and those that chose it.
+
+        Args:
+            info: What :meth:`info` has read.
+            wanted: As for :meth:`averaged`.
+        """
+        chosen = info.config.patience is not None or (wanted != "last" and self.best_file.exists())
+        return info.seen if chosen or info.base else SeenImages(info.seen.trained)
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the log and flushes it."""

@@ -8,6 +8,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -25,14 +26,16 @@ _PREFIX = "denoiser."  # of the names in a network that is bound to its conditio
 def trained_source(folder: RunFolder, info: RunInfo, wanted: str | None) -> tuple[Source, int, str]:
     """The model of a run; :func:`fastdc.train.run_source` describes it."""
     weights, step, chosen = folder.averaged(wanted)
+    known: dict[str, Any] = {"class_counts": info.class_counts, "seen": folder.seen(info, wanted)}
     if info.base.get("kind", "own") == "own":
-        return Source("module", run_model(info), _built(info, weights), class_counts=info.class_counts), step, chosen
+        source = Source("module", run_model(info), _built(info, weights))
+        return dataclasses.replace(source, **known), step, chosen
     _, base = open_base(info.config)
     base.check_same(info)
     if base.source is None:
-        return _latent_source(base, info, weights), step, chosen
+        return dataclasses.replace(_latent_source(base, info, weights), **known), step, chosen
     source, _ = base.for_classes(info.class_names, info.config.template)
-    source = dataclasses.replace(source, class_counts=info.class_counts)
+    source = dataclasses.replace(source, **known)
     if base.kind == "prompts":
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "lora.safetensors"
@@ -62,7 +65,7 @@ def _latent_source(base: Base, info: RunInfo, weights: Mapping[str, Tensor]) -> 
     channels, factor = base.encoder.channels, base.encoder.factor
     latent = (channels, info.shape[1] // factor, info.shape[2] // factor)
     model = dataclasses.replace(run_model(info), latent_shape=latent)
-    return Source("module", model, _built(info, weights), encoder=base.encoder, class_counts=info.class_counts)
+    return Source("module", model, _built(info, weights), encoder=base.encoder)
 
 
 def _built(info: RunInfo, weights: Mapping[str, Tensor]) -> nn.Module:

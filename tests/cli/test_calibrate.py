@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc.bundle.calibration_file import with_calibration_file, write_calibration_file
-from fastdc.bundle.folder import Bundle, load_bundle, with_calibration
+from fastdc.bundle.folder import load_bundle, with_calibration
 from fastdc.bundle.format import MANIFEST
 from fastdc.bundle.shipped import find_model
 from fastdc.cli import calibrate_choice
 from fastdc.data import digits_test
-from fastdc.support.exceptions import FastdcError, InputError
+from fastdc.support.exceptions import InputError
 from fastdc.testing import GaussianWorld
 from helpers.cli_runs import Cli, place_digits, provenance_of
-from helpers.worlds import CALIBRATION, CURVE, fails_with
+from helpers.worlds import CALIBRATION, CURVE
 
 # A small calibration: 70 images allow a delta of 1 / 71.
 QUICK = ("--delta", "0.05", "--draws", "8", "--seeds", "2")
@@ -265,6 +264,39 @@ def test_a_chosen_plan_is_written_with_its_calibration(cli: Cli, folder: Path) -
     assert result.err == "next         fastdc classify IMAGE... --model w\n"
 
 
+def test_images_that_chose_the_plan_do_not_calibrate_it_again(cli: Cli, folder: Path) -> None:
+    """Whatever their order; the next choice may use them, and the calibration takes the others."""
+    _world(folder)
+    half = cli("calibrate", "w", "w.npz", *QUICK, "--choose", "--write", "--quiet")
+    assert half.code == 0, half.err
+    data = dict(np.load("w.npz"))
+    order = np.random.default_rng(0).permutation(130)
+    np.savez("mixed.npz", images=data["images"][order], labels=data["labels"][order])
+    result = cli("calibrate", "w", "mixed.npz", *QUICK, "--write")
+    assert result.code == 0, result.err
+    assert "note: 65 of 130 images chose the model's checkpoint or plan and do not calibrate" in result.err
+    calibration = load_bundle("w").model.calibration
+    assert calibration is not None
+    assert calibration.images == 65
+    chose = load_bundle("w").seen.chose(data["images"])
+    np.savez("chose.npz", images=data["images"][chose], labels=data["labels"][chose])
+    cli.refuses("calibrate", "w", "chose.npz", *QUICK, naming="got 0: 65 of 65 images chose the model's")
+    cli.refuses("calibrate", "w", "chose.npz", *QUICK, "--choose", naming="65 of which have chosen the model's")
+    again = cli("calibrate", "w", "w.npz", *QUICK, "--choose", "--out", "cal.json")
+    assert again.code == 0, again.err
+    assert "% of the 65 images that nothing was chosen on" in again.rows["accuracy"]
+
+
+def test_without_a_level_the_images_decide(cli: Cli, folder: Path) -> None:
+    data = digits_test().part(slice(0, 60))
+    np.savez("few.npz", images=data.images, labels=data.labels)
+    few = ("calibrate", "m", "few.npz", "--seeds", "1", "--draws", "8", "--out")
+    assert cli(*few, "a.json").rows["delta"].startswith("0.02: ")
+    cli.refuses(
+        *few, "b.json", "--delta", "0.01", naming="needs at least 99 validation images, got 60: these support 0.017"
+    )
+
+
 def test_a_chosen_plan_in_a_file_is_used_with_it(cli: Cli, folder: Path) -> None:
     _world(folder)
     before = _states(folder / "w")
@@ -325,7 +357,7 @@ def test_without_labels_the_first_draw_is_chosen(cli: Cli, folder: Path) -> None
         (("m",), "DATA"),
         (("no-such-model", "b.npz"), "no-such-model"),
         (("m", "missing.npz"), "missing.npz"),
-        (("m", "b.npz"), "delta = 0.01 needs at least 99 validation images, got 70"),
+        (("m", "b.npz", "--delta", "0.01"), "delta = 0.01 needs at least 99 validation images, got 70"),
         (("m", "a.npy", "--delta", "0.1"), "at least 9"),
         (("m", "b.npz", "--delta", "0"), "delta"),
         (("m", "b.npz", "--delta", "1"), "delta"),
@@ -346,7 +378,10 @@ def test_without_labels_the_first_draw_is_chosen(cli: Cli, folder: Path) -> None
         (("m", "b.npz", *QUICK, "--out", "digits"), "digits"),
         (("digits-mlp", "b.npz", *QUICK, "--write"), "comes with fastdc"),
         (("m", "b.npz", *QUICK, "--choose", "--sigma", "0.1"), "without noise: expected no --sigma"),
-        (("m", "b.npz", "--choose"), "--choose needs 10 images beside those of --delta 0.01, got 70"),
+        (
+            ("m", "b.npz", "--choose", "--delta", "0.01"),
+            "--choose needs 10 images beside those of --delta 0.01, got 70",
+        ),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused_before_the_work(
@@ -360,61 +395,3 @@ def test_what_cannot_be_calibrated_is_refused_before_the_work(
 
 def test_level_weights_that_are_not_there_are_refused(cli: Cli, folder: Path) -> None:
     cli.refuses("classify", "a.npy", "--model", "m", "--level-weights", naming="level weights")
-
-
-@pytest.fixture
-def calibrated(folder: Path) -> Bundle:
-    """The model "m", with its calibration beside it in cal.json."""
-    bundle = load_bundle("m")
-    write_calibration_file("cal.json", bundle, CALIBRATION, level_weights=CURVE, defaults={"first": [0.5, 2.0]})
-    return bundle
-
-
-def test_a_calibration_file_is_as_if_it_were_written_into_the_model(calibrated: Bundle) -> None:
-    read = with_calibration_file(calibrated, "cal.json")
-    written = with_calibration("m", CALIBRATION, level_weights=CURVE, defaults={"first": [0.5, 2.0]})
-    assert read.model == dataclasses.replace(written.model, identity=calibrated.model.identity)
-    write_calibration_file("cal.json", calibrated, dataclasses.replace(CALIBRATION, limit=3.0))
-    kept = with_calibration_file(written, "cal.json").model
-    assert kept == dataclasses.replace(written.model, calibration=dataclasses.replace(CALIBRATION, limit=3.0))
-    assert [path.name for path in Path().iterdir() if "cal.json" in path.name] == ["cal.json"]
-
-
-@pytest.mark.parametrize(
-    ("field", "values", "named"),
-    [
-        ("format", [None, "fastdc-bundle", 5], "not a calibration"),
-        ("version", [0, 4, "1", True, None], "version"),
-        ("conditions", ["0" * 64, 5], "other prompts"),
-        ("network", ["0" * 64, None, 5], "another network"),
-        ("calibration", [None, 5, {}, {**CALIBRATION.to_dict(), "limit": -1}], "calibration"),
-        ("level_weights", [5, {}, {"ratio": [1], "weight": []}], "level weights"),
-        ("defaults", [5, [], "x", None, {"more": 1}], "defaults"),
-        ("defaults", [{"first": first} for first in (5, [0], ["1"], "1", [True])], "first"),
-        ("defaults", [{"levels": levels} for levels in (5, [1], [2, 1], ["1", 2])], "levels"),
-        ("defaults", [{"draws": 0}, {"loss": "l3"}, {"weighting": 1}, {"temperature": -1}], "defaults"),
-        ("more", [1], "more"),
-    ],
-)
-def test_a_bad_calibration_file_is_one_line(calibrated: Bundle, field: str, values: list[Any], named: str) -> None:
-    good = json.loads(Path("cal.json").read_text())
-    for value in values:
-        Path("bad.json").write_text(json.dumps({**good, field: value}))
-        fails_with(lambda: with_calibration_file(calibrated, "bad.json"), "bad.json", named, kind=InputError)
-
-
-def test_every_field_of_a_calibration_file_is_needed(calibrated: Bundle) -> None:
-    good = json.loads(Path("cal.json").read_text())
-    for field in good:
-        Path("bad.json").write_text(json.dumps({key: value for key, value in good.items() if key != field}))
-        fails_with(lambda: with_calibration_file(calibrated, "bad.json"), "bad.json", kind=InputError)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\x00", b'{"limit": NaN}', b"[" * 100_000])
-def test_a_file_that_is_no_calibration_is_one_line(cli: Cli, calibrated: Bundle, content: bytes) -> None:
-    Path("bad.json").write_bytes(content)
-    with pytest.raises(FastdcError):
-        with_calibration_file(calibrated, "bad.json")
-    cli.refuses("classify", "a.npy", "--model", "m", "--calibration", "bad.json", naming="bad.json")
-    cli.refuses("demo", "--calibration", "/dev/zero", naming="/dev/zero")
-    cli.refuses("demo", "--calibration", "cal.json", naming="another network")

@@ -175,5 +175,5 @@ def test_a_model_is_not_calibrated_on_what_it_was_trained_on(tmp_path: Path) -> 
     assert trained.folder_ is not None
     again = DiffusionClassifierEstimator(trained.folder_ / "bundle", image_shape=(2, 2), load={"threads": 1})
     padded = np.pad(X - X.min(), ((0, 0), (0, 1)))  # the images that the rows are
-    fails_with(lambda: again.fit(padded, Y), "X holds the images that estimator was trained on", kind=InputError)
+    fails_with(lambda: again.fit(padded, Y), "X holds images that estimator was trained on", kind=InputError)
     assert again.set_params(calibrate=False).fit(padded, Y).classifier_.model == trained.classifier_.model

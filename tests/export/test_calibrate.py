@@ -116,7 +116,7 @@ def test_an_export_chooses_on_one_half_and_calibrates_on_the_other(monkeypatch: 
     ((runs, labels, options),) = asked
     data = digits_test().part(slice(0, 110))
     assert options["searched"] == CHOICES
-    kept, rest = ExportOptions().parts(110, data.labels)
+    kept, rest = ExportOptions().parts(data.labels, np.zeros(110, bool))
     np.testing.assert_array_equal(runs.images.given, data.images[kept])
     np.testing.assert_array_equal(labels, data.labels[kept])
     (choice,) = choices

@@ -1,5 +1,6 @@
 """From a run to a bundle: the ONNX network equals torch, the bytes repeat, and no local path is in them."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ import torch
 from fastdc.bundle import build_network
 from fastdc.export import export_onnx, export_run, tolerance, verify_onnx
 from fastdc.export.trained import training_command
-from fastdc.train import RunFolder, TrainConfig, content_digest, train
+from fastdc.train import RunFolder, TrainConfig, check_unseen, content_digest, train
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,9 @@ def test_the_bundle_describes_the_run(workplace: Path) -> None:
     assert provenance["steps"] == 200
     assert provenance["onnx_max_difference"] < 1e-4
     assert bundle.manifest["parameterization"]["sigma_data"] == info.sigma_data
-    assert bundle.manifest["training"] == {"class_counts": [32, 32]}
+    assert bundle.manifest["training"]["class_counts"] == [32, 32]
+    assert bundle.seen.trained_on(load_labelled(workplace / "train.npz").images) == (64, 64)
+    assert bundle.seen.trained_on(load_labelled(workplace / "val.npz").images) == (0, 20)
 
 
 def test_onnx_equals_torch_rebuilt_from_the_bundle_at_several_batches(workplace: Path) -> None:
@@ -160,6 +163,53 @@ def test_calibration_fits_a_temperature_and_refuses_the_training_images(workplac
     with pytest.raises(InputError, match="has a class '0' that the model does not have"):
         export_run(workplace / "run", tmp_path / "no", calibrate=SHIPPED / "digits-test.npz")
     assert not (tmp_path / "no").exists()
+
+
+def test_training_images_are_refused_in_any_order_and_number(workplace: Path, tmp_path: Path) -> None:
+    whole, val = load_labelled(workplace / "train.npz"), load_labelled(workplace / "val.npz")
+    order = np.random.default_rng(0).permutation(64)
+    mixed = dataclasses.replace(val, images=np.concatenate([whole.images[order[:3]], val.images[:17]]))
+    for images, share in ((whole.take(order), "64 of the 64"), (whole.take(order[:20]), "20 of"), (mixed, "3 of")):
+        with pytest.raises(InputError, match=f"images that the model was trained on .{share}"):
+            export_run(workplace / "run", tmp_path / "no", calibrate=images)
+        with pytest.raises(InputError, match=f"mixed holds images that stripes was trained on .{share}"):
+            check_unseen("mixed", images.images, None, load_bundle(workplace / "stripes"))
+    once = dataclasses.replace(val, images=np.concatenate([whole.images[:1], val.images[1:]]))  # as may well happen
+    check_unseen("once", once.images, None, load_bundle(workplace / "stripes"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "count"),
+    [
+        ({"choose": False}, "30 of the 60 images chose the checkpoint and do not calibrate", 30),
+        ({"levels": (0.2, 2.0)}, "30 of the 60 images chose the checkpoint and do not calibrate", 30),
+        ({"choose": True}, "of the 30 images that nothing was chosen on", 30),
+        ({"choose": False, "checkpoint": "last"}, "", 60),
+    ],
+)
+def test_images_that_chose_the_checkpoint_do_not_calibrate(
+    chosen: Path, tmp_path: Path, options: dict[str, Any], said: str, count: int
+) -> None:
+    heard: list[str] = []
+    bundle = export_run(chosen, tmp_path / "b", calibrate=chosen / "val.npz", notify=heard.append, **options)
+    assert bundle.model.calibration is not None
+    assert bundle.model.calibration.images == count
+    assert any(said in line for line in heard)
+    assert bundle.seen.chose(load_labelled(chosen / "val.npz").images).sum() == 60 - count
+    with pytest.raises(InputError, match="needs at least 99 validation images"):
+        export_run(chosen, tmp_path / "no", calibrate=chosen / "val.npz", delta=0.01, choose=False)
+
+
+@pytest.fixture(scope="module")
+def chosen(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with 60 validation images, half of which chose its checkpoint."""
+    folder = tmp_path_factory.mktemp("chosen")
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (120, 4, 4), dtype=np.uint8)
+    np.savez(folder / "data.npz", images=images, labels=np.arange(120) % 2)
+    recipe: dict[str, Any] = {"model": "mlp", "width": 8, "batch": 16, "threads": 1, "steps": 4}
+    train(TrainConfig(data=str(folder / "data.npz"), out=str(folder / "run"), val="0.5", **recipe), progress=False)
+    return folder / "run"
 
 
 def test_the_set_before_the_split_is_refused_as_well(workplace: Path, tmp_path: Path) -> None:

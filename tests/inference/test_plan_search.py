@@ -250,6 +250,25 @@ def test_a_level_says_how_many_images_calibrate() -> None:
     assert (len(kept), len(rest)) == (15, 15)
 
 
+@pytest.mark.parametrize(("n", "delta"), [(149, None), (170, None), (400, 0.01), (90, 0.05)])
+def test_images_that_chose_before_never_calibrate(n: int, delta: float | None) -> None:
+    """A run chose its checkpoint on every second image; the part to calibrate on never grows into that half."""
+    chose = np.arange(n) % 2 == 0
+    kept, rest = split_images(n, delta, least=10, chose=chose)  # type: ignore[misc]
+    assert kept.tolist() == chose.nonzero()[0].tolist()
+    assert rest.tolist() == (~chose).nonzero()[0].tolist()
+    chose = np.arange(n) < n // 3  # others than the choosing half
+    kept, rest = split_images(n, delta, least=10, chose=chose)  # type: ignore[misc]
+    assert not chose[rest].any()
+    assert sorted([*kept, *rest]) == list(range(n))
+
+
+def test_too_few_images_that_have_not_chosen_are_refused() -> None:
+    assert split_images(200, 0.01, chose=np.arange(200) < 102) is None
+    assert split_images(200, chose=np.ones(200, bool)) is None
+    assert split_images(120, chose=np.arange(120) % 20 != 19) is None  # 6 are left
+
+
 def test_choices_of_slow_networks_are_smaller() -> None:
     assert choice_size(0, 1000, 10) == (1000, 256, 2)
     images, draws, seeds = choice_size(0, 5000, 1000)

@@ -74,9 +74,8 @@ for --first, and says if another band would be better beyond doubt.
 @click.option(
     "--delta",
     type=float,
-    default=0.01,
-    show_default=True,
-    help="Share of answers that may differ from the full run's; a smaller share makes the race slower.",
+    help="Share of answers that may differ from the full run's; a smaller share makes the race slower.  [default: "
+    "0.01, or more if there are few images]",
 )
 @click.option("--draws", type=int, default=CALIBRATION_DRAWS, show_default=True, help="Draws of the full run.")
 @click.option("--seeds", type=int, default=8, show_default=True, help="Number of noise seeds per image.")
