@@ -16,9 +16,22 @@ from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, t
 from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
 from fastdc.cli.runner import progress_of, promise
 from fastdc.diffusion import LevelWeights
-from fastdc.inference import ErrorTable, Job, Options, PlanChoice, ValidationRuns, fit_runs, merged
+from fastdc.inference import (
+    CALIBRATION_DRAWS,
+    CALIBRATION_SEEDS,
+    ErrorTable,
+    Job,
+    Options,
+    PlanChoice,
+    ValidationRuns,
+    fit_runs,
+    full_runs,
+    merged,
+)
 from fastdc.rules import Calibration
 from fastdc.support import InputError, Int64, checks
+
+_SEEDS = 8  # of the full runs, if they do not take long
 
 # Options that say which plan is calibrated, so that the model's own band is not in question.
 _OF_PLAN = ("levels", "first", "weighting", "loss", "sigma", "method", "prompts")
@@ -27,12 +40,14 @@ _OF_PLAN = ("levels", "first", "weighting", "loss", "sigma", "method", "prompts"
 def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.calibrate`."""
     opened = _opened(bundle, data, out, write, options)
-    limits, quiet, seeds = take_limits(options), options["quiet"], options["seeds"]
-    checks.whole("seeds", seeds)
+    limits, quiet = take_limits(options), options["quiet"]
+    if options["seeds"] is not None:
+        checks.whole("seeds", options["seeds"])
     curve_wanted, choose = options.pop("level_weights"), options.pop("choose")
     Job.of(opened.model, (), merged(Options(rule="full"), plan_options(options, opened.model, dry=True)))
     images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
     images, labels, kept, delta = _parts(images, labels, opened, options, choose=choose)
+    seeds = _size_runs(opened, len(images), options)
     options["delta"] = delta
     classifier, plan, choice = open_network(opened, options), plan_options(options, opened.model), None
     seen = None
@@ -120,6 +135,22 @@ def _parts(
         raise (error if note is None else InputError(f"{error}: {note}")) from None
     print_notes(filter(None, [note]), quiet=options["quiet"])
     return *part(rest), None if kept is None else part(kept), delta
+
+
+def _size_runs(bundle: Bundle, images: int, options: dict[str, Any]) -> int:
+    """Sets how many draws the full runs have, unless the command says it; their number of seeds.
+
+    Both are fewer than usual if an evaluation of the network takes long, which is said.
+    """
+    draws, seeds = full_runs(bundle.flops or 0, images * len(bundle.model.conditions))
+    usual = options["seeds"] or (_SEEDS if seeds == CALIBRATION_SEEDS else seeds)
+    if options["draws"] is None:
+        options["draws"] = draws
+        if (draws, seeds) != (CALIBRATION_DRAWS, CALIBRATION_SEEDS):
+            text = f"full runs of {draws} draws and {usual} noise seed{'s' if usual > 1 else ''}"
+            note = f"{text}, because more evaluations of this network would take long (--draws, --seeds)"
+            print_notes([note], quiet=options["quiet"])
+    return usual
 
 
 def _first(options: dict[str, Any]) -> dict[str, Any] | None:

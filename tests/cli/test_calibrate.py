@@ -297,6 +297,23 @@ def test_without_a_level_the_images_decide(cli: Cli, folder: Path) -> None:
     )
 
 
+def test_a_slow_network_is_calibrated_with_fewer_draws(cli: Cli, folder: Path) -> None:
+    np.savez("few.npz", images=digits_test().images[:60], labels=digits_test().labels[:60])
+    whole = json.loads(Path("m", MANIFEST).read_text())
+    Path("m", MANIFEST).write_text(json.dumps({**whole, "cost": {"parameters": 1, "flops": 10**9}}))
+    result = cli("calibrate", "m", "few.npz", "--write")
+    assert result.code == 0, result.err
+    assert "note: full runs of 32 draws and 1 noise seed, because more evaluations of this network" in result.err
+    assert "(full run: 320)" in result.rows["evaluations"]
+    calibration = load_bundle("m").model.calibration
+    assert calibration is not None
+    assert calibration.seeds == 1
+    result = cli("calibrate", "m", "few.npz", "--draws", "8", "--seeds", "2", "--out", "cal.json")
+    assert "full runs of" not in result.err
+    assert "(full run: 80)" in result.rows["evaluations"]
+    assert "on 60 images, 2 noise seeds" in result.out
+
+
 def test_a_chosen_plan_in_a_file_is_used_with_it(cli: Cli, folder: Path) -> None:
     _world(folder)
     before = _states(folder / "w")

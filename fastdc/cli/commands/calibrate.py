@@ -77,8 +77,14 @@ for --first, and says if another band would be better beyond doubt.
     help="Share of answers that may differ from the full run's; a smaller share makes the race slower.  [default: "
     "0.01, or more if there are few images]",
 )
-@click.option("--draws", type=int, default=CALIBRATION_DRAWS, show_default=True, help="Draws of the full run.")
-@click.option("--seeds", type=int, default=8, show_default=True, help="Number of noise seeds per image.")
+@click.option(
+    "--draws",
+    type=int,
+    help=f"Draws of the full run.  [default: {CALIBRATION_DRAWS}, or fewer, from 16, if evaluations take long]",
+)
+@click.option(
+    "--seeds", type=int, help="Number of noise seeds per image.  [default: 8, or fewer if evaluations take long]"
+)
 @PROMPTS
 @FIRST
 @LEVELS
