@@ -16,9 +16,10 @@ from PIL import Image
 from scipy import stats
 
 import fastdc
+from fastdc.bundle import MANIFEST, SeenImages, find_model
 from fastdc.cli import images
 from fastdc.cli import score as command
-from fastdc.data import digits_test
+from fastdc.data import digits_test, load_labelled
 from fastdc.inference import Classification
 from fastdc.support import Interrupted, install_hint
 from fastdc.testing.absent import WITHOUT
@@ -194,9 +195,17 @@ def test_notes_say_what_the_numbers_depend_on(cli: Cli, folder: Path, monkeypatc
     assert "* not compared with the full run, which takes 40 evaluations per image" in unchecked
     full = cli("score", "digits-mlp", "b.npz", "--draws", "4", "--rule", "full").out
     assert "full run" not in full.replace("a full run takes", "")
-    monkeypatch.setattr("fastdc.train.check_unseen", lambda *_: (_ for _ in ()).throw(fastdc.InputError("seen")))
-    seen = cli("score", "digits-mlp", "b.npz", *FEW).out
-    assert "* digits-mlp was trained on these images" in " ".join(seen.split())
+    assert "trained on" not in full
+    pixels = load_labelled("b.npz").images
+    for trained, chosen, note in (
+        (pixels, pixels[:0], "* digits-mlp was trained on these images"),
+        (pixels[:0], pixels[:5], f"* 5 of these {len(pixels)} images chose the checkpoint or the plan of digits-mlp"),
+    ):
+        shutil.copytree(find_model("digits-mlp"), "m", dirs_exist_ok=True)
+        manifest = json.loads(Path("m", MANIFEST).read_text())
+        manifest["training"] = {"seen": SeenImages.of(trained, chosen=chosen).to_dict()}
+        Path("m", MANIFEST).write_text(json.dumps(manifest))
+        assert note in " ".join(cli("score", "m", "b.npz", *FEW).out.split())
 
 
 def interrupted_after(count: int, results: Any) -> Any:
