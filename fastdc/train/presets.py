@@ -74,7 +74,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         # Measured for 8x8 (models/README.md) and 28x28 (docs/training.md).
         Preset(side=16, **_MLP),
         Preset(side=32, **_MLP, levels=(0.5, 5.0)),
-        Preset(side=_ANY, **_MLP),  # not measured
+        Preset(side=_ANY, **_MLP, levels=(0.5, 5.0)),  # not measured
     ),
 }
 

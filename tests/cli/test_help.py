@@ -7,6 +7,7 @@ import pytest
 
 import fastdc
 from fastdc.cli.grouped import HEADINGS
+from fastdc.train.presets import FINE_TUNING, PRESETS
 from helpers.cli_runs import Cli, Result
 
 COMMANDS = (
@@ -62,3 +63,23 @@ def test_every_option_of_classify_stands_under_one_heading(cli: Cli) -> None:
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_fits_a_terminal(cli: Cli, command: str) -> None:
     assert max(map(len, cli(*command.split(), "--help").out.splitlines())) <= 80
+
+
+def _of_preset(name: str) -> str:
+    """A column of the presets, from the smallest images on, as a default is written in the help."""
+    told = []
+    for model, rows in PRESETS.items():
+        values = [getattr(row, name) for row in rows]
+        texts = [" ".join(f"{one:g}" for one in (value if isinstance(value, tuple) else (value,))) for value in values]
+        changes = [f", {text} above {rows[i].side} pixels" for i, text in enumerate(texts[1:]) if text != texts[i]]
+        told.append(f"{model} {texts[0]}{''.join(changes)}")
+    return "; ".join(told)
+
+
+@pytest.mark.parametrize("option", ["width", "steps", "batch", "p_mean", "p_std", "dropout", "levels"])
+def test_defaults_that_depend_on_the_images_are_those_of_the_presets(option: str) -> None:
+    module = importlib.import_module(f"fastdc.cli.commands.{'export' if option == 'levels' else 'train'}")
+    (told,) = (one.help.partition("[default: ")[2] for one in module.command.params if one.name == option)
+    assert _of_preset(option) in told
+    if option in FINE_TUNING:
+        assert told.endswith(f"with --from {FINE_TUNING[option]}]")

@@ -29,8 +29,8 @@ The noise levels matter most for accuracy. With --calibrate, they are chosen
 on one half of the images, with what belongs to them: the weighting, the loss,
 the first draw and the number of draws. The probabilities and the race are
 fitted to the other half, whose accuracy is reported. Options that are given
-stay as they are. Without images, a run gets 0.2 to 2 (for images in [-1, 1]),
-which suits 8x8 digits; larger images need higher levels.
+stay as they are. Without --calibrate, the bundle of a run has a first guess,
+the band of its model and size of images that --levels names.
 """
 
 
@@ -146,8 +146,9 @@ which suits 8x8 digits; larger images need higher levels.
     "--levels",
     type=(float, float),
     metavar="LO HI",
-    help="Default band of noise levels (sigma / alpha) of the draws.  [default: chosen; without, "
-    "0.2 2 for a run, otherwise all]",
+    help="Default band of noise levels (sigma / alpha) of the draws.  [default: chosen; without --calibrate, for a run "
+    "by its smaller side: unet 0.2 2, 0.4 4 above 8 pixels, 0.7 7 above 16 pixels; mlp 0.2 2, 0.5 5 above 16 pixels; "
+    "otherwise the model's, or all]",
 )
 @first_option("chosen; without, none")
 @click.option(

@@ -70,7 +70,7 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 @click.option(
     "--width",
     type=int,
-    help="Channels of the first UNet level, or width of the MLP.  [default: unet 32, or 64 above 32 pixels; mlp 256]",
+    help="Channels of the first UNet level, or width of the MLP.  [default: unet 32, 64 above 32 pixels; mlp 256]",
 )
 @click.option("--size", type=int, metavar="PIXELS", help="Resize and crop all images to a square of this side.")
 @click.option(
@@ -79,7 +79,8 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 @click.option(
     "--steps",
     type=int,
-    help="Optimizer steps; the defaults suit digits.  [default: unet 1340, or 5000 above 16 pixels; mlp 4640]",
+    help="Optimizer steps; the defaults suit digits.  [default: unet 1340, 5000 above 16 pixels; mlp 4640; "
+    "with --from 1000]",
 )
 @click.option(
     "--minutes",
@@ -87,19 +88,32 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     metavar="M",
     help="Instead of --steps: as many steps as take about M minutes on this machine.",
 )
-@click.option("--batch", type=int, help="Images per step.  [default: unet 64, mlp 256]")
-@click.option("--lr", type=float, help="Peak learning rate of AdamW, before a cosine decay.  [default: 0.001]")
+@click.option("--batch", type=int, help="Images per step.  [default: unet 64; mlp 256; with --from 32]")
+@click.option(
+    "--lr",
+    type=float,
+    help="Peak learning rate of AdamW, before a cosine decay.  [default: 0.001; with --from a model of another tool "
+    "0.0001]",
+)
 @click.option("--warmup", type=int, help="Steps in which the learning rate rises linearly.  [default: 100]")
 @click.option(
     "--ema", type=float, help="Decay of the moving average of the weights; the average is exported.  [default: 0.999]"
 )
 @click.option("--label-dropout", type=float, help="Fraction of images trained without their class.  [default: 0.1]")
-@click.option("--p-mean", type=float, help="Mean of ln sigma during training.  [default: unet -0.6, mlp -0.4]")
 @click.option(
-    "--p-std", type=float, help="Standard deviation of ln sigma during training.  [default: unet 1.2, mlp 1.0]"
+    "--p-mean",
+    type=float,
+    help="Mean of ln sigma during training.  [default: unet -0.6, 0 above 8 pixels, 0.4 above 16 pixels; mlp -0.4; "
+    "with --from as that model was trained]",
+)
+@click.option(
+    "--p-std",
+    type=float,
+    help="Standard deviation of ln sigma during training.  [default: unet 1.2; mlp 1; with --from as that model was "
+    "trained]",
 )
 @click.option("--sigma-data", type=float, help="Standard deviation of the images in [-1, 1].  [default: measured]")
-@click.option("--dropout", type=float, help="Dropout inside the network.  [default: unet 0, mlp 0.1]")
+@click.option("--dropout", type=float, help="Dropout inside the network.  [default: unet 0; mlp 0.1]")
 @click.option(
     "--augment",
     type=click.Choice(AUGMENTATIONS),
