@@ -271,7 +271,10 @@ def test_more_steps_for_a_run_without_patience_need_more_patience(data: Path, mo
     ("each", "told"),
     [
         (10, "note: 1 validation image of class '0': it takes two"),
-        (40, "note: 8 validation images are too few to choose the noise levels on in an export: it takes 99"),
+        (
+            40,
+            "note: 8 validation images are too few for export --calibrate to choose the noise levels on, which matter ",
+        ),
     ],
 )
 def test_few_validation_images_are_told(data: Path, each: int, told: str) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from fastdc.support import InputError
 from fastdc.train import TrainConfig, content_digest, validation_source
 from fastdc.train.dataset import held_out, load_training_data, measure_sigma_data
+from fastdc.train.remarks import remarks
 
 
 def test_the_validation_split_takes_its_share_of_every_class() -> None:
@@ -72,3 +73,25 @@ def test_both_halves_of_the_images_kept_aside_have_all_classes(tmp_path: Path) -
     assert data.val_labels.tolist() == [0] * 4 + [1] * 4
     for half in (data.val_labels[0::2], data.val_labels[1::2]):
         assert half.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "val", "told"),
+    [
+        (800, "auto", "Give more: --val 0.15 keeps enough aside, and --val FOLDER takes other images"),
+        (700, "auto", "Give more: --val 0.15 keeps enough aside, and --val FOLDER takes other images"),
+        (800, "0.15", None),
+        (160, "auto", "Give more (--val FOLDER)"),  # at most half of the images are kept aside
+        (800, "val.npz", "Give more (--val FOLDER)"),
+    ],
+)
+def test_few_validation_images_are_told_with_a_way_to_enough(
+    tmp_path: Path, images: int, val: str, told: str | None
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8), dtype=np.uint8)
+    for name, count in (("data", images), ("val", 90)):
+        np.savez(tmp_path / f"{name}.npz", images=pixels[:count], labels=np.arange(count) % 10)
+    val = str(tmp_path / val) if val.endswith("npz") else val
+    config = TrainConfig(data=str(tmp_path / "data.npz"), out="run", val=val)
+    lines = [line for line in remarks(config, load_training_data(config)) if "too few" in line]
+    assert [line.partition(": it takes 99. ")[2] for line in lines] == ([] if told is None else [told])
