@@ -81,7 +81,7 @@ def with_classes(source: Source, class_names: Sequence[str]) -> tuple[Source, di
         class_counts=None,
     )
     scales = {name: rows.scales[id(one)] for name, one in source.denoiser.named_parameters() if id(one) in rows.scales}
-    return dataclasses.replace(source, model=plain), scales
+    return dataclasses.replace(source, model=plain, class_counts=()), scales
 
 
 def with_prompts(source: Source, prompts: Prompts) -> Source:
@@ -113,8 +113,9 @@ def with_prompts(source: Source, prompts: Prompts) -> Source:
         prompts=prompts.texts,
         class_of=prompts.class_of,
         null_class=len(prompts),
+        class_counts=None,
     )
-    return dataclasses.replace(source, model=model, tables=source.text.tables(prompts.texts))
+    return dataclasses.replace(source, model=model, tables=source.text.tables(prompts.texts), class_counts=())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ executes nothing.
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -180,17 +181,25 @@ class RunFolder:
         if self.path.exists():
             raise InputError(f"{self.path} exists and is not empty: choose another folder")
 
-    def kept(self) -> ProcessLock:
-        """Makes the folder if there is none, and keeps it for this process; a context manager.
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Makes the folder if there is none, and keeps it for this process; removes what it made and is empty again.
 
         Raises:
             InputError: Another process trains there, or the folder cannot be made or written to.
         """
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"run folder {self.path} cannot be made: {error.strerror}") from error
-        return ProcessLock(self._lock_file, self.path)
+        try:
+            with ProcessLock(self._lock_file, self.path):
+                yield
+        finally:
+            with suppress(OSError):  # raised where a folder is not empty
+                for path in missing:
+                    path.rmdir()
 
     def check_space(self, parameters: int) -> None:
         """Checks that there is room for the checkpoints of a network.

@@ -131,5 +131,13 @@ def test_an_encoder_comes_from_a_pipeline_or_alone(tmp_path: Path) -> None:
 
 def test_numbers_of_training_images_are_of_the_old_classes(tmp_path: Path) -> None:
     source = open_source(write_edm(tmp_path / "net.pkl", "adm"), class_names=("cat", "dog", "cow", "owl"))
-    counted = dataclasses.replace(source, model=dataclasses.replace(source.model, class_counts=(5, 6, 7, 8)))
-    assert with_classes(counted, ("cat", "hen"))[0].model.class_counts is None
+    counts = (5, 6, 7, 8)
+    counted = dataclasses.replace(
+        source, model=dataclasses.replace(source.model, class_counts=counts), class_counts=counts
+    )
+    other = with_classes(counted, ("cat", "hen"))[0]
+    assert (other.model.class_counts, other.class_counts) == (None, ())
+    texts = open_source(tiny_sd(tmp_path / "sd"), prompts=prompts_of(("cat", "dog")))
+    texts = dataclasses.replace(texts, model=dataclasses.replace(texts.model, class_counts=(3, 4)), class_counts=(3, 4))
+    other = with_prompts(texts, prompts_of(("cat", "dog", "cow")))
+    assert (other.model.class_counts, other.class_counts) == (None, ())

@@ -249,6 +249,15 @@ def test_a_run_of_fastdc_can_go_on_with_other_classes(tmp_path: Path) -> None:
         train(third, progress=False)
     from_bundle = TrainConfig(data=data, out=str(tmp_path / "four"), base=str(tmp_path / "bundle"), **small)
     assert train(from_bundle, progress=False).finished
+    with np.load(data) as held:
+        names = np.array(["cube", "cone", "ball"])
+        np.savez(tmp_path / "more.npz", images=held["images"], labels=np.arange(40) % 3, class_names=names)
+    for number, base in enumerate(("one", "bundle")):  # whose two classes have numbers of training images
+        more = TrainConfig(
+            data=str(tmp_path / "more.npz"), out=str(tmp_path / f"more-{number}"), base=str(tmp_path / base), **small
+        )
+        train(more, progress=False)
+        assert RunFolder(more.out).info().class_counts == (14, 13, 13)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +281,7 @@ def test_a_run_of_fastdc_can_go_on_with_other_classes(tmp_path: Path) -> None:
         ({"base": "dit", "augment": "photo"}, "augment must be none or flip for a network on latents, got photo"),
         ({"rank": 4}, "rank needs a text-conditional model to fine-tune"),
         ({"base": "unet", "template": "no braces"}, "a template must have exactly one"),
+        ({"width": 17}, "width of the unet must be a multiple of 16, got 17"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
@@ -287,9 +297,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
         tiny_unet2d(tmp_path / "timesteps", classes=None, unet={"class_embed_type": "timestep"})
     data = stripes(tmp_path / "data.npz", 8)
     with pytest.raises((InputError, BundleError), match=message) as caught:
-        train(TrainConfig(data=data, out="run", **{**QUICK, **options}), progress=False)
+        train(TrainConfig(data=data, out="made/too/run", **{**QUICK, **options}), progress=False)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "made").exists()
 
 
 def fastdc_train(*args: str) -> Result:
