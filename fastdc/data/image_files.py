@@ -196,9 +196,7 @@ class Reader:
     def _fitted(self, image: Image.Image, source: Path | bytes | None, target: Target, name: str) -> Pixels:
         """An opened picture, converted; source: where it can be opened once more."""
         if is_deep(image, self.levels, name, self.notes):
-            deep = self._deep(image, source, target, name)
-            self.show(name, (image.height, image.width), to_uint8(deep))
-            return deep
+            return self._deep(image, source, target, name)
         image.load()
         picture = self._upright(image)
         shape = target((len(picture.getbands()), picture.height, picture.width), name)
@@ -237,7 +235,13 @@ class Reader:
         if _orientation(image) in _UPRIGHT:
             self.notes.add("turned upright by the EXIF orientation")
         shape = target((deep.channels, *deep.size), name)
-        return fit_planes(deep.plane, deep.channels, shape, name, self.notes)
+        fitted = fit_planes(deep.plane, deep.channels, shape, name, self.notes)
+        if self.look is not None and deep.size != shape[1:]:
+            known = self.levels.state
+            stored = np.stack([to_uint8(deep.plane(k)) for k in range(deep.channels)])  # as the same picture of 8 bits
+            self.levels.state = known  # the picture counts once
+            self.show(name, deep.size, stored[None])
+        return fitted
 
     def _check(self, image: Image.Image, name: str) -> None:
         """Compares a picture with the budget; a JPEG that is too large is to be decoded at half its size."""

@@ -3,6 +3,7 @@
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fastdc.cli.sources import expanded
 from fastdc.data import digits_test, load_images
 from fastdc.support import InputError
 from helpers.cli_runs import MLP, Cli, place_digits
+from helpers.pictures import write_png
 
 FEW = ("--draws", "2", "--quiet")
 
@@ -133,6 +135,32 @@ def test_every_test_digit_could_be_a_digit(side: int, tmp_path: Path) -> None:
             framed.paste(image, (4, 4))
             image = framed
         assert could_be(image.convert(("L", "RGB")[index % 5 == 0]), tmp_path), index
+
+
+def shown_of(path: Path) -> list[tuple[tuple[int, int], list[Any]]]:
+    """What is shown of a picture that is read for a model of 8x8 grey pixels."""
+    shown: list[tuple[tuple[int, int], list[Any]]] = []
+    loaded = load_images([path], (1, 8, 8), look=lambda _, size, small: shown.append((size, small.tolist())))
+    assert [line[:8] for line in loaded.notes if "16 bits" in line] == ["1 image "] * ("16" in path.name)
+    return shown
+
+
+@pytest.mark.parametrize("side", [8, 9, 28, 64])
+def test_pictures_of_8_and_16_bits_are_judged_alike(side: int, tmp_path: Path) -> None:
+    """The same thumbnail is shown of both, or neither, and the picture is noted once."""
+    paths = [tmp_path / name for name in ("8.png", "16.png", "8-rgb.png", "16-rgb.png")]
+    for levels in digits_test().images[:3, 0]:
+        grey = np.asarray(Image.fromarray(levels).resize((side, side + side % 2)))
+        grey = np.where(grey == grey.max(), np.uint8(255), grey)
+        rgb = np.stack([grey, grey // 2, 255 - grey], axis=-1)
+        Image.fromarray(grey).save(paths[0])
+        Image.fromarray(grey.astype(np.uint16) * 257).save(paths[1])
+        Image.fromarray(rgb).save(paths[2])
+        write_png(paths[3], rgb.astype(np.uint16) * 257, 2)
+        shown = [shown_of(path) for path in paths]
+        assert shown[0] == shown[1]
+        assert shown[2] == shown[3]
+        assert len(shown[0]) == (side != 8)
 
 
 def test_other_pictures_could_not(tmp_path: Path) -> None:
