@@ -112,7 +112,7 @@ class PlanChoice:
         return f"{told} instead of {100 * own.accuracy:.1f} % with {_words(own)}"
 
     def table(self, most: int = 12) -> list[str]:
-        """The candidates as lines of text: the plan that the model had, and the best ones by accuracy and cost.
+        """The candidates as lines of text: the plan that the model had, the best ones by accuracy and cost, and a key.
 
         Args:
             most: Largest number of candidates.
@@ -130,7 +130,12 @@ class PlanChoice:
             for t in shown
         ]
         left = len(others) - len(shown)
-        return [head, *rows, *([f"and {left} more, no more accurate on these images"] if left > 0 else [])]
+        what = "accuracy" if self.labelled else "agreement with the full run"
+        key = (
+            f"(levels, first: sigma / alpha; {self.compared} and {few} draws: {what} at so many draws of every class; "
+            "race: evaluations per image)"
+        )
+        return [head, *rows, *([f"and {left} more, no more accurate on these images"] if left > 0 else []), key]
 
 
 def band_words(levels: tuple[float, float] | None) -> str:

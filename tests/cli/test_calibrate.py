@@ -258,6 +258,7 @@ def test_a_chosen_plan_is_written_with_its_calibration(cli: Cli, folder: Path) -
     assert rows["chosen"].endswith("% there instead of 72.3 % with levels 0.05 to 0.1, weighting edm, loss l2")
     assert model.calibration is not None
     assert model.calibration.images == 65
+    assert model.calibration.draws == 8  # as --draws says, whatever the default number that was chosen
     assert model.calibration_for(fastdc.load("w").settings().job.plan.config) == model.calibration
     assert rows["accuracy"].endswith(f"% of the 65 images that nothing was chosen on ({draws} draws of every class)")
     assert model.defaults.temperature != 1.0

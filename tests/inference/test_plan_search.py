@@ -1,5 +1,6 @@
 """The choice of a plan: replays against real runs, a world whose best band is known, and the race's promise."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -104,6 +105,12 @@ def test_a_band_that_is_best_by_construction_is_found_without_further_evaluation
     assert "instead of" in str(choice)
     assert sum(" chosen" in line for line in choice.table()) == 1
     assert sum(" before" in line for line in choice.table()) == 1
+    head, key = choice.table()[0], choice.table()[-1]
+    assert re.split(r" {2,}", head.strip())[-3:] == [f"{choice.compared} draws", "8 draws", "race"]
+    assert key.startswith(f"(levels, first: sigma / alpha; {choice.compared} and 8 draws: accuracy ")
+    assert key.endswith("; race: evaluations per image)")
+    unlabelled = replace(choice, labelled=False).table()[-1]
+    assert " 8 draws: agreement with the full run at so many draws of every class; " in unlabelled
 
     # A real run under the chosen plan, with other noise and draws of its own, is as accurate within noise.
     plan: PlanOptions = {**choice.options, "draws": choice.compared}

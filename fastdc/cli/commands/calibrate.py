@@ -68,8 +68,9 @@ for --first, and says if another band would be better beyond doubt.
 @click.option(
     "--choose",
     is_flag=True,
-    help="First choose the band of noise levels, the weighting, the loss, the first draw and the number of draws on "
-    "half of the images, by their labels; the race is calibrated on the other half. Options that are given stay.",
+    help="First choose the band of noise levels, the weighting, the loss, the first draw and the default number of "
+    "draws on half of the images, by their labels; the race is calibrated on the other half, at --draws. Options that "
+    "are given stay.",
 )
 @click.option(
     "--delta",
@@ -80,7 +81,8 @@ for --first, and says if another band would be better beyond doubt.
 @click.option(
     "--draws",
     type=int,
-    help=f"Draws of the full run.  [default: {CALIBRATION_DRAWS}, or fewer, from 16, if evaluations take long]",
+    help="Draws of the full run, and so of the race; --choose leaves them as they are.  "
+    f"[default: {CALIBRATION_DRAWS}, or fewer, from 16, if evaluations take long]",
 )
 @click.option(
     "--seeds", type=int, help="Number of noise seeds per image.  [default: 8, or fewer if evaluations take long]"
