@@ -73,8 +73,6 @@ def calibrate_manifest(
     files: Mapping[str, bytes | Path],
     images: LabelledImages,
     given: ExportOptions,
-    *,
-    flops: float | None = None,
 ) -> None:
     """Chooses the plan and fits temperature and race with the bundle that is being made; puts them into its manifest.
 
@@ -83,10 +81,9 @@ def calibrate_manifest(
         files: Files of the bundle.
         images: Images to choose and to fit on; their classes are the model's.
         given: Options of every export.
-        flops: Operations of an evaluation; None: as the manifest says.
     """
     classifier = _classifier(manifest, files)
-    flops = manifest.get("cost", {}).get("flops", 0) if flops is None else flops
+    flops = manifest.get("cost", {}).get("flops", 0)
     provenance, conditions = manifest.setdefault("provenance", {}), len(classifier.model.conditions)
     training = manifest.get("training") or {}
     seen = SeenImages.from_dict(training.get("seen"))

@@ -101,9 +101,10 @@ def export_run(
             "name": name,
             "description": given.description if given.description is not None else _description(info),
             **_manifest(info, seen, defaults, {**_provenance(info, steps, network, difference), "checkpoint": chosen}),
+            "cost": {"parameters": parameter_count(network), "flops": _flops(model)},
         }
         if images is not None:
-            calibrate_manifest(manifest, files, images, given, flops=_flops(model))
+            calibrate_manifest(manifest, files, images, given)
         return write_bundle(out, manifest, files, overwrite=given.overwrite)
 
 
