@@ -13,6 +13,9 @@ _NOTED = 20  # lines of notes
 
 _WAY_OUT = "--skip-bad (skip_bad)"
 
+NO_IMAGE = "is not an image in a format that fastdc reads"
+"""Why a file cannot be used, before the formats in brackets, which are the same for all files."""
+
 
 class BadFiles:
     """The images of one input that cannot be used.
@@ -46,9 +49,23 @@ class BadFiles:
             some = f"none of {count}" if bad == count else f"{bad} of {count}"
             more = f"; ... and {bad - _NAMED} more" if bad > _NAMED else ""
             hint = "" if bad == count else f"; {_WAY_OUT} leaves {'it' if bad == 1 else 'them'} out"
-            shown = "; ".join(f"{line:.200}" for line in lines[:_NAMED])
-            raise InputError(f"{some} images can{'not' * (bad < count)} be used: {shown}{more}{hint}")
-        for line in lines[:_NOTED]:
+            named, formats = _without_formats(lines[:_NAMED])
+            shown = "; ".join(f"{line:.200}" for line in named)
+            ends = f"{more}{hint}{'; ' * bool(formats)}{formats}"
+            raise InputError(f"{some} images can{'not' * (bad < count)} be used: {shown}{ends}")
+        named, formats = _without_formats(lines[:_NOTED])
+        for line in named:
             notes.add(f"left out: {line}", noun="")
+        if formats:
+            notes.add(formats, noun="")
         if bad > _NOTED:
             notes.add(f"left out: {bad - _NOTED} more images, {bad} of {count} in all", noun="")
+
+
+def _without_formats(lines: list[str]) -> tuple[list[str], str]:
+    """Lines without the formats that fastdc reads, and these by themselves, if more than one line names them."""
+    parts = [line.partition(f"{NO_IMAGE} (") for line in lines]
+    formats = [after for _, said, after in parts if said]
+    if len(formats) < 2:
+        return lines, ""
+    return [before + NO_IMAGE * bool(said) for before, said, _ in parts], f"fastdc reads {formats[0][:-1]}"

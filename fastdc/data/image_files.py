@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fastdc.data.bad_files import BadFiles
+from fastdc.data.bad_files import NO_IMAGE, BadFiles
 from fastdc.data.budget import Budget
 from fastdc.data.convert import Pixels, fit, fit_picture, fit_planes, to_uint8
 from fastdc.data.deep_files import DeepPicture, has_colour_of_16_bits, is_deep
@@ -217,7 +217,7 @@ class Reader:
                 if getattr(image, "is_animated", False):  # asked last: Pillow may move to the second frame
                     self.notes.add("read as its first frame")
         except UnidentifiedImageError:
-            raise InputError(f"{name}: is not an image in a format that fastdc reads ({_names()})") from None
+            raise InputError(f"{name}: {NO_IMAGE} ({_names()})") from None
 
     def _deep(self, image: Image.Image, source: Path | bytes | None, target: Target, name: str) -> Float32:
         """A picture of more than 8 bits, converted."""

@@ -64,6 +64,26 @@ def test_many_are_counted(tmp_path: Path) -> None:
     assert loaded.notes[20] == "left out: 10 more images, 30 of 31 in all"
 
 
+def test_the_formats_are_named_once(tmp_path: Path) -> None:
+    for name in ("0.png", "1.png", "2.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    grey(tmp_path / "3.png", 1)
+    no_image = "is not an image in a format that fastdc reads"
+    with pytest.raises(InputError) as caught:
+        load_images([tmp_path], SHAPE)
+    said = str(caught.value)
+    assert said.count(f"{no_image}; ") == 3
+    assert said.partition("leaves them out; ")[2].startswith("fastdc reads AVIF, BMP, ")
+    assert said.count("BMP") == 1
+    notes = load_images([tmp_path], SHAPE, skip_bad=True).notes
+    assert notes[:3] == tuple(f"left out: {tmp_path / name}: {no_image}" for name in ("0.png", "1.png", "2.jpg"))
+    assert notes[3].startswith("fastdc reads AVIF, BMP, ")
+    (tmp_path / "1.png").unlink()
+    truncated(tmp_path / "2.jpg")
+    with pytest.raises(InputError, match=rf"0\.png: {no_image} \(AVIF, BMP, "):  # one file has its reason in full
+        load_images([tmp_path], SHAPE)
+
+
 def test_the_rest_stays_aligned(mixed: Path) -> None:
     loaded = load_images([mixed], SHAPE, classes=["b", "a"], skip_bad=True)
     assert loaded.images[:, 0, 0, 0].tolist() == [10, 20, 30, 50]
