@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.bundle import Model
-from fastdc.data import digits_test
+from fastdc.data import load_labelled, shipped_test_file
 
 MOST = 400
 """Most images of a benchmark."""
@@ -39,8 +39,8 @@ def sample_images(model: Model, given: npt.NDArray[Any] | None = None, name: str
 
     Args:
         model: The model.
-        given: (n, c, h, w), the user's images; None: the shipped test digits if the model's classes are digits, else
-            made-up images.
+        given: (n, c, h, w), the user's images; None: the shipped test digits of the model's size if its classes are
+            digits and there are some, else made-up images.
         name: What the user's images are, in words.
         most: Largest number of images.
 
@@ -56,10 +56,10 @@ def sample_images(model: Model, given: npt.NDArray[Any] | None = None, name: str
     if given is not None:
         images, source = given, name
     else:
-        test = digits_test()
-        if model.image_shape != test.images.shape[1:] or set(model.class_names) != set(test.class_names):
+        path = shipped_test_file(model.image_shape, model.class_names)
+        if path is None:
             return Samples(_made_up(model.image_shape, min(most, 64), rng), "made-up images", made_up=True)
-        images, source = test.images, "shipped test digits"
+        images, source = load_labelled(path).images, "shipped test digits"
     chosen = rng.permutation(len(images))[:most]
     return Samples(images[chosen], source)
 

@@ -155,11 +155,12 @@ def _load(source: str, model: Model, limits: Limits, used: slice, *, quiet: bool
     Raises:
         InputError: The data set cannot be read, or has classes that the model does not have.
     """
-    from fastdc.data import DIGITS_TEST
+    from fastdc.data import DIGITS_TEST, shipped_test_file
 
     path = Path(source)
     shipped = source == DIGITS and not path.exists()
-    found = str(DIGITS_TEST) if shipped else source
+    own = shipped_test_file(model.image_shape, model.class_names) or DIGITS_TEST
+    found = str(own) if shipped else source
     loaded = read_images(
         [found], model.image_shape, limits, quiet=quiet, classes=model.class_names, digits=digits_only(), used=used
     )

@@ -1,4 +1,4 @@
-"""``fastdc demo``: classify the 400 real test images that come with fastdc."""
+"""``fastdc demo``: classify the real test images that come with fastdc."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,19 @@ from fastdc.cli.options import check_plot, open_model, open_network
 from fastdc.cli.refusals import check_run
 from fastdc.cli.runner import checked_settings, classify_chunks, rule_text, settings_of
 from fastdc.inference import Classification, Settings
-from fastdc.support import Interrupted
+from fastdc.support import InputError, Interrupted
 
 if TYPE_CHECKING:
+    from fastdc.bundle import Bundle
     from fastdc.data import LabelledImages
 
 
 def run(plot: str | None, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.demo`."""
-    from fastdc.data import digits_test
-
-    test = digits_test()
     if plot is not None:
         check_plot(plot)
     bundle = open_model(options)
+    test = _test_images(bundle)
     check_run(checked_settings(bundle.model, options).job, options)
     classifier = open_network(bundle, options)
     settings = settings_of(classifier, options)
@@ -43,6 +42,24 @@ def run(plot: str | None, **options: Any) -> None:
         click.echo(
             "next         fastdc classify IMAGE...    fastdc demo --plot sheet.png    fastdc train --help", err=True
         )
+
+
+def _test_images(bundle: "Bundle") -> "LabelledImages":
+    """The shipped images of the model's classes, labelled in the order that the model has.
+
+    Raises:
+        InputError: There are none.
+    """
+    from fastdc.data import load_labelled, shipped_test_file
+
+    path = shipped_test_file(bundle.image_shape, bundle.class_names)
+    if path is None:
+        channels, height, width = bundle.image_shape
+        raise InputError(
+            f"no test images of {bundle.name}'s classes come with fastdc: expected a model of the digits 0 to 9 in one "
+            f"channel of 8x8 or 28x28 pixels, got {len(bundle.class_names)} classes in {channels} x {height}x{width}"
+        )
+    return load_labelled(path).with_classes(bundle.class_names)
 
 
 def _report(settings: Settings, results: list[Classification], test: "LabelledImages") -> None:

@@ -3,7 +3,7 @@
     prepare(images, shape)        whatever a user has in hand -> array (n, c, h, w)
     load_images(sources, shape)   image files, folders, manifests, .npy, .npz -> ImageSet of the bundle's (c, h, w)
     load_labelled(source)         a folder with one sub-folder per class, a manifest, or an .npz -> LabelledImages
-    digits_test()                 the 400 test digits that the package ships
+    digits_test(), mnist_test()   the test digits that the package ships: 400 of 8x8 pixels, 300 of 28x28
 
 All loaders check everything before they return anything, and never unpickle. Files that cannot be used
 raise a one-line :class:`fastdc.InputError` that names them, or are left out with a note. No conversion is silent:
@@ -24,7 +24,15 @@ from fastdc.data.classes import match_classes, shortened
 from fastdc.data.given_images import prepare, prepare_named
 from fastdc.data.image_files import Look
 from fastdc.data.inputs import find_splits
-from fastdc.data.labelled import DIGITS_TEST, check_class_folders, digits_test, load_labelled, load_with_labels
+from fastdc.data.labelled import (
+    DIGITS_TEST,
+    check_class_folders,
+    digits_test,
+    load_labelled,
+    load_with_labels,
+    mnist_test,
+    shipped_test_file,
+)
 from fastdc.data.levels import check_window
 from fastdc.data.loaders import load_images
 from fastdc.data.sets import ImageSet, LabelledImages
@@ -44,8 +52,10 @@ __all__ = [
     "load_labelled",
     "load_with_labels",
     "match_classes",
+    "mnist_test",
     "plain_split",
     "prepare",
     "prepare_named",
+    "shipped_test_file",
     "shortened",
 ]

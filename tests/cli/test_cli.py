@@ -78,6 +78,18 @@ def test_demo_races_by_default(cli: Cli) -> None:
     assert paired["rule"] == "paired, alpha 0.2, first 4, rivals 9"
 
 
+def test_demo_counts_by_the_names_of_classes_and_refuses_models_without_test_images(cli: Cli, digits: Path) -> None:
+    shutil.copytree(find_model("digits-mlp"), "m")
+    manifest = Path("m", "fastdc.json")
+    backwards = {**json.loads(manifest.read_text()), "classes": list("9876543210")}
+    manifest.write_text(json.dumps(backwards))
+    options = ("--model", "./m", "--draws", "1", "--rule", "full", "--quiet")
+    assert float(cli("demo", *options).rows["accuracy"].split()[0]) < 3  # it calls a 0 a 9
+    manifest.write_text(json.dumps({**backwards, "classes": [f"class {k}" for k in range(10)]}))
+    cli.refuses("demo", *options, naming="no test images of digits-mlp's classes come with fastdc")
+    cli.refuses("demo", "--model", "shapes", naming="got 32 classes in 3 x 32x32")
+
+
 def test_demo_draws_a_sheet(cli: Cli, digits: Path) -> None:
     pytest.importorskip("matplotlib")
     code, out, _ = cli("demo", *MLP, "--draws", "2", "--plot", "sheet.png")
@@ -414,10 +426,10 @@ def test_a_defect_can_be_traced(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_running_out_of_memory_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted() -> Any:
+    def exhausted(path: Path) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("fastdc.data.digits_test", exhausted)
+    monkeypatch.setattr("fastdc.data.load_labelled", exhausted)
     result = cli("demo")
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("fastdc: error: out of memory")

@@ -49,7 +49,7 @@ say so. Ctrl-C prints what is known.
     metavar="SOURCE",
     shell_complete=files,
     help="Images to classify: a file, a folder, or an .npy or .npz array.  [default: the shipped digits for models of "
-    "digits, else images made up in the model's shape]",
+    "digits of 8x8 or 28x28, else images made up in the model's shape]",
 )
 @click.option(
     "--quick", is_flag=True, help="Take about 15 seconds: only default batches, float32 on the CPU, and 100 images."

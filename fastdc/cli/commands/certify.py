@@ -32,7 +32,7 @@ radius is 2.5 sigma for N = 1000 and 3.2 sigma for N = 10000. SIGMA and radii ar
 would gain little. Both may lose about --tolerance of radius against all N copies.
 
 DATA is a folder with one sub-folder per class, a table of image files (.csv with columns path and label),
-an .npz with images and labels, "digits" for the 400 test digits that come with fastdc, or images without
+an .npz with images and labels, "digits" for the test digits that come with fastdc, or images without
 labels: then, in place of a table of accuracies, each image is a line with its name, class ("abstains": none)
 and radius between tabs.
 --skip and --max choose the images 0, SKIP, 2 SKIP, ... below MAX, as the programs of other papers do.
