@@ -21,6 +21,7 @@ from fastdc.inference import (
     choice_size,
     choose_plan,
     choosing_half,
+    declined_note,
     size_note,
     split_images,
 )
@@ -73,7 +74,9 @@ def chosen_plan(
     """The best plan on images, whose options that the command gives stay; and the images that have chosen it."""
     plan = plan_options(options, bundle.model)
     searched = [name for name in CHOICES if name == "draws" or options[name] is None]
-    count, draws, seeds = size = choice_size(bundle.flops or 0, len(images), len(bundle.model.conditions))
+    size = choice_size(bundle.flops or 0, len(images), len(bundle.model.conditions), asked=True)
+    assert size is not None
+    count, draws, seeds = size
     print_notes(filter(None, [size_note(size, len(images))]), quiet=options["quiet"])
     taken = _spread(len(images), count)
     runs = classifier.validation_runs(images[taken], layout="NCHW", **plan)
@@ -124,12 +127,16 @@ def typed(choice: PlanChoice, *, kept: bool) -> dict[str, Any]:
 def better_levels(
     classifier: DiffusionClassifier, bundle: Bundle, images: npt.NDArray[Any], labels: Int64, quiet: bool
 ) -> str | None:
-    """A note that the model's own band is far from the best one, beyond doubt; None if it is not."""
+    """A note that the model's own band is far from the best one, beyond doubt, or was not compared; None if neither."""
     half = choosing_half(labels)
-    count, draws, _ = choice_size(bundle.flops or 0, len(half), len(bundle.model.conditions))
-    taken = half[_spread(len(half), count)]
-    if len(taken) < _LEAST:
+    if len(half) < _LEAST:
         return None
+    asked = (bundle.flops or 0, len(half), len(bundle.model.conditions))
+    size = choice_size(*asked)
+    if size is None:
+        return declined_note(*asked)
+    count, draws, _ = size
+    taken = half[_spread(len(half), count)]
     runs = classifier.validation_runs(images[taken], layout="NCHW")
     with progress_of(quiet=quiet, description="comparing levels") as progress:
         choice = choose_plan(

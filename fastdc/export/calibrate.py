@@ -25,6 +25,7 @@ from fastdc.inference import (
     WholeProgress,
     choice_size,
     choose_plan,
+    declined_note,
     fit_runs,
     full_runs,
     size_note,
@@ -89,9 +90,9 @@ def calibrate_manifest(
     seen = SeenImages.from_dict(training.get("seen"))
     chose = seen.chose(images.images)
     searched, chosen, progress = given.searched(len(images), chose), None, given.progress
-    if searched:
-        kept, rest = given.parts(images.labels, chose)
-        size = choice_size(flops, len(kept), conditions)
+    kept, rest = given.parts(images.labels, chose) if searched else (np.empty(0, np.int64),) * 2
+    size = choice_size(flops, len(kept), conditions, asked=given.choose is True or given.weighting == AUTO)
+    if searched and size is not None:
         progress = _whole(progress, (size, (len(rest), *full_runs(flops, len(rest) * conditions))), conditions)
         chosen, taken = _choose(classifier, images.take(kept), searched, size, given, progress)
         both = seen.also(SeenImages.of(taken[:0], chosen=taken))
@@ -100,7 +101,9 @@ def calibrate_manifest(
         model = replace(classifier.model, defaults=chosen.applied(classifier.model.defaults))
         classifier, images = replace(classifier, model=model), images.take(rest)
     else:
-        if given.choose is None and given.levels is None:
+        if searched:
+            given.say(declined_note(flops, len(kept), conditions))
+        elif given.choose is None and given.levels is None:
             given.say(f"{len(images)} images are too few to choose the noise levels on, too: the default ones stay")
         if chose.any():
             given.say(f"{chose.sum()} of the {len(images)} images chose the checkpoint and do not calibrate")

@@ -6,6 +6,7 @@ from fastdc.inference.choosing_images import (
     LEAST_CHOOSING,
     choice_size,
     choosing_half,
+    declined_note,
     size_note,
     split_images,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "class_keys",
     "decide",
     "decide_table",
+    "declined_note",
     "fit_runs",
     "full_runs",
     "images_with_labels",

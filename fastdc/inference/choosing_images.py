@@ -20,28 +20,39 @@ _MOST_FLOPS = 6e13  # operations of a choice: some minutes on two cores
 _MOST_CELLS = 2**25  # errors that are held, five times: under three losses, and Huber's in three spaces
 
 
-def choice_size(flops: float, images: int, conditions: int) -> tuple[int, int, int]:
+def choice_size(flops: float, images: int, conditions: int, *, asked: bool = False) -> tuple[int, int, int] | None:
     """Images, draws and noise seeds that a choice takes; fewer if they would take too long, or too much memory.
 
     Args:
         flops: Operations of an evaluation; 0 if they are unknown.
         images: Number of images there are to choose on.
         conditions: Number of conditions of the model.
+        asked: Whether a user asked for the choice: then the smallest one is made in any case.
+
+    Returns:
+        The three numbers; None if nobody asked, and the smallest choice would take too long or too much memory.
 
     Example:
         >>> from fastdc.inference import choice_size
-        >>> choice_size(0, 98, 10), choice_size(1e8, 500, 10), choice_size(1e9, 2500, 1000)
-        ((98, 256, 2), (468, 128, 1), (50, 64, 1))
+        >>> choice_size(0, 98, 10), choice_size(1e8, 500, 10), choice_size(1e10, 500, 1000)
+        ((98, 256, 2), (468, 128, 1), None)
+        >>> choice_size(1e10, 500, 1000, asked=True)
+        (50, 64, 1)
     """
     draws, seeds = WIDE_DRAWS, WIDE_SEEDS
-    affordable = min(_MOST_FLOPS / max(flops, 1e-9), _MOST_CELLS) / conditions  # images times draws
+    affordable = _affordable(flops) / conditions  # images times draws
     if images * draws * seeds > affordable:
         seeds = 1
     for least, fewer in ((images, 1), (_IMAGES, 2), (LEAST_CHOOSING, 2)):
         if images * draws > affordable:
             draws //= fewer
             images = min(images, max(least, int(affordable / draws)))
-    return images, draws, seeds
+    return (images, draws, seeds) if asked or images * draws <= affordable else None
+
+
+def _affordable(flops: float) -> float:
+    """The most evaluations of a choice."""
+    return min(_MOST_FLOPS / max(flops, 1e-9), _MOST_CELLS)
 
 
 def size_note(size: tuple[int, int, int], images: int) -> str | None:
@@ -61,6 +72,27 @@ def size_note(size: tuple[int, int, int], images: int) -> str | None:
     count, draws, seeds = size
     seen = f"{count} of {images} images, {draws} draws and {seeds} noise seed{'s' if seeds > 1 else ''}"
     return f"the plan is chosen on {seen}, because more evaluations of this network would take long"
+
+
+def declined_note(flops: float, images: int, conditions: int) -> str:
+    """What to say about a choice that is not made because :func:`choice_size` is None.
+
+    Args:
+        flops: Operations of an evaluation; 0 if they are unknown.
+        images: Number of images there are to choose on.
+        conditions: Number of conditions of the model.
+
+    Example:
+        >>> from fastdc.inference import declined_note
+        >>> declined_note(1e10, 500, 1000)[:81]
+        'no plan is chosen: on 50 images at 64 draws it takes 3,200,000 evaluations of thi'
+    """
+    count, draws, seeds = choice_size(flops, images, conditions, asked=True) or (0, 0, 0)
+    evaluations = count * draws * seeds * conditions
+    return (
+        f"no plan is chosen: on {count} images at {draws} draws it takes {evaluations:,} evaluations of this network, "
+        f"{evaluations / _affordable(flops):.2g} times the most that is spent unasked; --choose (choose=True) spends it"
+    )
 
 
 def choosing_half(labels: Int64) -> Int64:

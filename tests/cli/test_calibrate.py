@@ -339,6 +339,16 @@ def test_a_band_that_is_far_from_the_best_is_pointed_out(cli: Cli, folder: Path)
     assert "note" not in cli("calibrate", "w", "w.npz", *QUICK, "--levels", "0.05", "0.1").err
 
 
+def test_bands_are_not_compared_where_that_takes_too_long(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdc.inference.choosing_images._MOST_CELLS", 50)
+    _world(folder)
+    note, _ = cli("calibrate", "w", "w.npz", *QUICK).err.splitlines()
+    assert note.startswith("note: no plan is chosen: on 50 images at 64 draws")
+    assert "note: the plan is chosen on 50 of " in cli("calibrate", "w", "w.npz", *QUICK, "--choose").err
+
+
 def test_the_band_is_judged_by_all_classes_where_these_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     model, labels = fastdc.load("digits-mlp"), np.arange(40) % 2
     asked: list[Any] = []

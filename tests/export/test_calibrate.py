@@ -158,6 +158,21 @@ def test_few_images_choose_only_if_they_are_asked(monkeypatch: pytest.MonkeyPatc
     assert len(asked[0][1]) == 30 == manifest["calibration"]["images"]
 
 
+def test_a_choice_that_would_take_too_long_is_made_only_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdc.inference.choosing_images._MOST_CELLS", 50)
+    lines: list[str] = []
+    manifest, asked = _digits(110, ExportOptions(notify=lines.append), monkeypatch)
+    assert asked == []
+    assert lines[0].startswith(
+        "no plan is chosen: on 50 images at 64 draws it takes 32,000 evaluations of this network, "
+    )
+    assert lines[0].endswith("--choose (choose=True) spends it")
+    assert manifest["calibration"]["images"] == 110
+    for given in (ExportOptions(choose=True), ExportOptions(weighting="auto")):
+        _, asked = _digits(110, given, monkeypatch)
+        assert len(asked[0][1]) == 50
+
+
 def test_what_cannot_be_chosen_is_refused_before_the_work() -> None:
     with pytest.raises(InputError, match="weighting = auto needs images to choose on: give those"):
         check_calibration(ExportOptions(weighting="auto"), None)

@@ -1,5 +1,6 @@
 """The choice of a plan: replays against real runs, a world whose best band is known, and the race's promise."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from fastdc.inference import (
     bands,
     choice_size,
     choose_plan,
+    declined_note,
     size_note,
     split_images,
     wide_errors,
@@ -278,13 +280,26 @@ def test_too_few_images_that_have_not_chosen_are_refused() -> None:
 
 def test_choices_of_slow_networks_are_smaller() -> None:
     assert choice_size(0, 1000, 10) == (1000, 256, 2)
-    images, draws, seeds = choice_size(0, 5000, 1000)
-    assert images * draws * seeds * 1000 <= 2**25  # errors to be held
-    assert "on 262 of 5000 images, 128 draws and 1 noise seed," in str(size_note((images, draws, seeds), 5000))
+    size = choice_size(0, 5000, 1000)
+    assert size is not None
+    assert math.prod(size) * 1000 <= 2**25  # errors to be held
+    assert "on 262 of 5000 images, 128 draws and 1 noise seed," in str(size_note(size, 5000))
     assert size_note((70, 256, 2), 70) is None
-    for flops, n, classes in ((1e7, 500, 10), (1e8, 500, 10), (1e9, 500, 10), (1e9, 98, 1000), (1e12, 60, 10)):
-        images, draws, seeds = choice_size(flops, n, classes)
-        assert flops * classes * images * draws * seeds <= 6e13 or (images, draws, seeds) == (50, 64, 1)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000, 20_000])
+@pytest.mark.parametrize("images", [10, 60, 98, 500, 5000])
+@pytest.mark.parametrize("flops", [0, 1e7, 1e8, 1e9, 1e10, 1e12])
+def test_a_choice_that_nobody_asked_for_stays_within_its_bounds(flops: float, images: int, classes: int) -> None:
+    size = choice_size(flops, images, classes)
+    asked = choice_size(flops, images, classes, asked=True)
+    assert asked is not None
+    spent = classes * math.prod(asked)
+    if flops * spent <= 6e13 and spent <= 2**25:
+        assert size == asked
+    else:
+        assert (size, asked) == (None, (min(images, 50), 64, 1))
+        assert f" {spent:,} evaluations" in declined_note(flops, images, classes)
 
 
 # --- the promise -----------------------------------------------------------------------------------------------------
