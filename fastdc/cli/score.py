@@ -28,6 +28,7 @@ from fastdc.cli.runner import (
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, Images, Settings, plan_config
 from fastdc.scoring import (
+    CHECKED,
     Agreement,
     Score,
     check_count,
@@ -56,9 +57,10 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
     _check_files(options, data)
     bundle = open_model(options)
     settings = checked_settings(bundle.model, options)
-    check_run(settings.job, options)
     if check and not settings.races:
-        raise InputError("--check compares a race with the full run, which --rule full is: expected no --check")
+        why = "which --rule full is" if settings.job.rule.name == "full" else "and only one class has a prior above 0"
+        raise InputError(f"--check compares a race with the full run, {why}: expected no --check")
+    check_run(settings.job, options)
     check_installed("sklearn", extra="sklearn")
     loaded = _labelled(data, options["model"], bundle, limits)
     columns = _columns(loaded, by)
@@ -80,10 +82,9 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
         notes = (f"{(~raced).sum()} images were run in full, to calibrate the race of {raced.sum()} others", *notes)
     if stop is None and raced.any():
         count = answers.check_count(settings, bundle.flops) if check is None else check
+        notes = (*notes, *_check_notes(settings, int(raced.sum()), count, asked=check is not None))
         if count:
             agreement, stop = _checked(settings, loaded, answers, count, options)
-        else:
-            notes = (*notes, _unchecked(settings))
     with held_back():  # a second Ctrl-C would lose it
         if answers.tables:
             ErrorTable.concatenate(answers.tables).save(options["save"])
@@ -167,9 +168,13 @@ def _notes(settings: Settings, bundle: Bundle, loaded: "ImageSet", options: dict
     return tuple(notes)
 
 
-def _unchecked(settings: Settings) -> str:
-    each = len(settings.job.model.conditions) * settings.job.plan.draws
-    return f"not compared with the full run, which takes {each:,} evaluations per image; --check N compares N images"
+def _check_notes(settings: Settings, raced: int, count: int, *, asked: bool) -> Iterator[str]:
+    """What to say of a comparison with the full run that has few images, or none."""
+    more = f"the full run, which takes {settings.job.most:,} evaluations per image; --check N compares N images"
+    if not count:
+        yield f"not compared with {more}"
+    elif not asked and count < min(raced, CHECKED):
+        yield f"only {count} of {raced} images were compared with {more}"
 
 
 @dataclass(eq=False)
@@ -197,8 +202,8 @@ class _Answers:
 
     def check_count(self, settings: Settings, flops: float | None) -> int:
         """Number of images to run in full by default."""
-        full = len(settings.job.model.conditions) * settings.job.plan.draws
-        return check_count(int(self["raced"].sum()), full=full, spent=int(self["evaluations"].sum()), flops=flops)
+        spent, full = int(self["evaluations"].sum()), settings.job.most
+        return check_count(int(self["raced"].sum()), full=full, spent=spent, flops=flops)
 
     def score(
         self,
@@ -223,7 +228,7 @@ class _Answers:
             found,
             agreement=agreement,
             seconds=self.seconds,
-            full=len(settings.job.model.conditions) * settings.job.plan.draws,
+            full=settings.job.most,
             given=len(loaded) + len(loaded.left_out),
             left_out=loaded.left_out,
             provenance=self.provenance,

@@ -190,8 +190,14 @@ class Job:
 
     @property
     def most(self) -> int:
-        """The most evaluations of the job's own networks that an image takes."""
-        return len(self.model.conditions) * self.plan.draws + len(self.denoising)
+        """The most evaluations of the job's own networks that an image takes: those of a full run."""
+        return self.competing * self.plan.draws + len(self.denoising)
+
+    @property
+    def competing(self) -> int:
+        """Number of conditions that compete: all but those of prior 0."""
+        allowed = None if self.prior is None else self.prior.allowed
+        return len(self.model.conditions) if allowed is None else len(allowed)
 
     def run(
         self,

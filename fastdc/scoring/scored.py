@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastdc.certification import share
 from fastdc.inference import Classification, class_keys, named_indices
+from fastdc.rules import Hierarchy
 from fastdc.scoring.agreement import Agreement
 from fastdc.scoring.measures import (
     ClassMeasures,
@@ -117,10 +118,22 @@ def score_of(
         found,
         agreement=agreement,
         seconds=result.seconds if whole else None,
-        full=draws and draws * len(result.table.class_names),
+        full=draws and _full(result, draws),
         provenance=result.provenance,
         notes=probability_notes(result.provenance),
     )
+
+
+def _full(result: Classification, draws: int) -> int | None:
+    """Evaluations of a full run, per image: of the classes that competed, the mean over images.
+
+    They are those with an error: no other is a candidate or has a prior above 0. A hierarchy begins with some classes
+    only, and then all count, or it is not known which.
+    """
+    table = result.table
+    if result.provenance["rule"]["name"] == Hierarchy.name or not len(table):
+        return None if "prior" in result.provenance else draws * len(table.class_names)
+    return round(draws * float(np.count_nonzero(table.counts, axis=1).mean()))
 
 
 def check_groups(columns: Mapping[str, Sequence[str]]) -> None:

@@ -114,6 +114,27 @@ def test_the_page_and_the_promise(cli: Cli, folder: Path) -> None:
     assert "temperature 0.03362" in lines["ECE"]
 
 
+def test_a_check_costs_no_more_than_the_run_or_ten_images(cli: Cli, folder: Path) -> None:
+    page = cli("score", "digits-mlp", "b.npz").out
+    assert "same answer for 10 of 10 images" in page
+    assert "* only 10 of 40 images were compared with the full run, which takes 1,280 evaluations per image" in page
+    found = told(cli, "digits-mlp", "b.npz", "--rule", "paired", "--draws", "16")
+    checked = found["agreement"]["compared"]
+    assert 10 < checked < 40
+    assert found["agreement"]["evaluations"] <= found["evaluations_per_image"] * 40 < (checked + 1) * 160
+
+
+def test_classes_of_prior_0_cost_nothing_and_one_class_alone_is_not_compared(cli: Cli, folder: Path) -> None:
+    few = ("digits-mlp", "b.npz", "--draws", "4")
+    found = told(cli, *few, "--check", "5", "--prior", "1,2,1,0,0,0,0,0,0,0")
+    assert found["evaluations_of_a_full_run"] == 12
+    assert found["agreement"]["evaluations"] == 5 * 12
+    alone = "1,0,0,0,0,0,0,0,0,0"
+    found = told(cli, *few, "--prior", alone)
+    assert (found["agreement"], found["evaluations_of_a_full_run"]) == (None, 4)
+    cli.refuses("score", *few, "--prior", alone, "--check", "5", naming="only one class has a prior above 0")
+
+
 def test_a_folder_and_an_array_have_one_score(cli: Cli, folder: Path) -> None:
     one, other = told(cli, "digits-mlp", "b.npz", *FEW), told(cli, "digits-mlp", "set", *FEW)
     assert one["confusion_matrix"] == other["confusion_matrix"]

@@ -67,8 +67,11 @@ def test_a_promise_is_that_of_a_calibration_that_applies(clf: DiffusionClassifie
 
 
 def test_a_check_takes_a_sample_that_is_paid_for() -> None:
-    assert check_count(400, full=1280, spent=4000, flops=None) == CHECKED
-    assert check_count(30, full=1280, spent=4000, flops=1e6) == 30
+    assert check_count(400, full=1280, spent=4000, flops=None) == 10  # of the fewest that say something
+    assert check_count(400, full=1280, spent=40_000, flops=None) == 31
+    assert check_count(400, full=1280, spent=200_000, flops=None) == CHECKED
+    assert check_count(30, full=1280, spent=40_000, flops=1e6) == 30
+    assert check_count(6, full=1280, spent=4000, flops=1e6) == 6
     assert check_count(400, full=1280, spent=10**7, flops=1e15) == CHECKED  # the run took longer
     assert check_count(400, full=1280, spent=4000, flops=1e9) == 7
     assert check_count(400, full=128_000, spent=4000, flops=1e12) == 0

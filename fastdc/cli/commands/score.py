@@ -58,8 +58,8 @@ Ctrl-C keeps what was done: the page says on how many images its numbers are.
     "--check",
     type=int,
     metavar="N",
-    help="Images, drawn at random, that are also run in full to see whether answers agree; 0: none.  [default: 100, "
-    "fewer if that takes long]",
+    help="Images, drawn at random, that are also run in full to see whether answers agree; 0: none.  [default: as "
+    "many as cost what the run costs, 10 to 100]",
 )
 @run_options_of_model
 @image_options()
