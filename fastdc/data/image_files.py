@@ -114,8 +114,9 @@ class Reader:
     def _tried(self, images: Iterator[Pixels], path: Path, names: Sequence[str]) -> Iterator[Pixels | None]:
         why = ""
         for name in names:
-            notes, levels = self.notes, self.levels.state
-            self.notes, found = Notes(), None
+            notes, found = self.notes, None
+            self.notes = Notes()
+            self.levels.begin()
             try:
                 found = next(images)
                 notes.merge(self.notes)
@@ -123,7 +124,7 @@ class Reader:
                 raise
             except (InputError, StopIteration) as error:  # after a frame that cannot be read, no other one can
                 why = why or str(error).removeprefix(f"{show(path)}: ")
-                self.levels.state = levels
+                self.levels.forget()
                 self.bad.add(name, why)
             finally:
                 self.notes = notes
@@ -237,9 +238,8 @@ class Reader:
         shape = target((deep.channels, *deep.size), name)
         fitted = fit_planes(deep.plane, deep.channels, shape, name, self.notes)
         if self.look is not None and deep.size != shape[1:]:
-            known = self.levels.state
-            stored = np.stack([to_uint8(deep.plane(k)) for k in range(deep.channels)])  # as the same picture of 8 bits
-            self.levels.state = known  # the picture counts once
+            with self.levels.counted():  # the picture counts once
+                stored = np.stack([to_uint8(deep.plane(k)) for k in range(deep.channels)])  # as if it had 8 bits
             self.show(name, deep.size, stored[None])
         return fitted
 

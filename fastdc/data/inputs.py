@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdc.data.arrays import array_splits
+from fastdc.data.arrays import array_splits, read_arrays
 from fastdc.data.budget import Budget
 from fastdc.data.classes import match_classes
 from fastdc.data.image_files import Reader, is_picture
 from fastdc.data.manifest_parts import manifest_part, manifest_splits
 from fastdc.data.manifests import is_manifest, metadata_of, read_manifest
-from fastdc.data.notes import show
+from fastdc.data.notes import WholeInputError, show
 from fastdc.data.parts import Part, array_part, class_folder_part, files_part, listed
 from fastdc.data.splits import is_split
 from fastdc.support import InputError
@@ -66,7 +66,7 @@ def find_splits(source: str | os.PathLike[str], max_pixels: int | None = None) -
         ('train', 'val')
     """
     path = existing(source)
-    if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
+    if is_array(path):
         return array_splits(path)
     if (manifest := _manifest_of(path)) is not None:
         return tuple(manifest_splits(read_manifest(manifest, Budget(max_pixels))))
@@ -99,7 +99,7 @@ def part_of(
     Raises:
         InputError: The source cannot be used.
     """
-    if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
+    if is_array(path):
         return array_part(path, shape, reader)
     found = folder_or_manifest(path, reader, labelled=False)
     if isinstance(found, Part):
@@ -109,6 +109,33 @@ def part_of(
     if classes is not None and not strict and has_folders(found):
         reader.notes.add("without labels: not sorted into the model's classes alone", noun="folder")
     return files_part(found, reader)
+
+
+def is_usable(path: Path, shape: tuple[int, int, int], reader: Reader) -> bool:
+    """Whether a source is no array, or one that can be read to its end; if not, it is kept in the reader's `bad`.
+
+    An array that is damaged is lost as a whole, also if that shows in its last byte.
+
+    Raises:
+        WholeInputError: The wanted split is not there, or the memory is too small.
+    """
+    if not is_array(path):
+        return True
+    trial = Reader(reader.budget.max_pixels, reader.levels.window, layout=reader.layout, split=reader.split)
+    try:
+        for _ in read_arrays(path, shape, trial).images(trial):
+            pass
+    except WholeInputError:
+        raise
+    except InputError as error:
+        reader.bad.add(str(path), error)
+        return False
+    return True
+
+
+def is_array(path: Path) -> bool:
+    """Whether a path is that of a .npy or .npz file."""
+    return path.suffix.lower() in ARRAY_SUFFIXES and path.is_file()
 
 
 def has_folders(path: Path) -> bool:

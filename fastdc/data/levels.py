@@ -11,7 +11,8 @@ Results are float32 and keep the precision of 16 bits.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -39,13 +40,19 @@ class _Found(NamedTuple):
     name: str
 
 
+_Key: TypeAlias = float | tuple[float, float]
+
+
 class Levels:
     """Maps values of more than 8 bits to [0, 1], and remembers the range that it saw."""
 
     def __init__(self, window: Window | None = None) -> None:
         self.window = None if window is None else check_window(window)
-        # By the white of pictures, negative if not to be judged, or by the range of DICOM; replaced, never changed.
-        self.state: dict[float | tuple[float, float], _Found] = {}
+        # By the white of pictures, negative if not to be judged, or by the range of DICOM, of which each file may have
+        # one of its own: changed in place, or the cost of many files would grow with their square.
+        self._state: dict[_Key, _Found] = {}
+        self._before: dict[_Key, _Found | None] = {}  # what the picture that is read has changed
+        self._counting = True
 
     def unit(self, values: NDArray[Any], white: float, name: str, *, count: int = 1, judge: bool = True) -> Float32:
         """Maps the values of one picture, or of a part of an array.
@@ -66,18 +73,45 @@ class Levels:
         if self.window is None and not 0 <= low <= high <= white:
             raise InputError(f"{name}: values must be in [0, {white:g}], found {low:g} to {high:g}{way_out(low, high)}")
         key = white if judge else -white
-        old = self.state.get(key, _Found(0, 0, math.inf, -math.inf, name))
+        old = self._state.get(key, _Found(0, 0, math.inf, -math.inf, name))
         largest = name if high > old.high else old.name
         dark = old.dark + (count if 0 < high < _REFUSED else 0)
-        found = _Found(old.images + count, dark, min(old.low, low), max(old.high, high), largest)
-        self.state = self.state | {key: found}
+        self._set(key, _Found(old.images + count, dark, min(old.low, low), max(old.high, high), largest))
         return _mapped(values, *(self.window or (0.0, white)))
 
     def see(self, values: NDArray[Any], least: float, most: float, name: str) -> None:
         """Remembers the values of a picture whose file can hold values from `least` to `most`, and states no window."""
-        old = self.state.get((least, most), _Found(0, 0, math.inf, -math.inf, name))
+        old = self._state.get((least, most), _Found(0, 0, math.inf, -math.inf, name))
         low, high = min(old.low, float(values.min())), max(old.high, float(values.max()))
-        self.state = self.state | {(least, most): _Found(old.images + 1, 0, low, high, old.name)}
+        self._set((least, most), _Found(old.images + 1, 0, low, high, old.name))
+
+    def begin(self) -> None:
+        """Begins a picture, so that :meth:`forget` can undo it."""
+        self._before.clear()
+
+    def forget(self) -> None:
+        """Undoes what was remembered since :meth:`begin`, of a picture that cannot be used."""
+        for key, old in self._before.items():
+            if old is None:
+                del self._state[key]
+            else:
+                self._state[key] = old
+        self._before.clear()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Remembers nothing within: what is mapped there has been counted."""
+        self._counting = False
+        try:
+            yield
+        finally:
+            self._counting = True
+
+    def _set(self, key: _Key, found: _Found) -> None:
+        if not self._counting:
+            return
+        self._before.setdefault(key, self._state.get(key))
+        self._state[key] = found
 
     def report(self, notes: Notes) -> None:
         """Notes what was mapped, after all images have been read.
@@ -88,10 +122,10 @@ class Levels:
         if self.window is not None:
             self._report_window(notes)
             return
-        ranges = {key: found for key, found in self.state.items() if isinstance(key, tuple)}
+        ranges = {key: found for key, found in self._state.items() if isinstance(key, tuple)}
         if ranges:
             _report_ranges(ranges, notes)
-        for key, found in self.state.items():
+        for key, found in self._state.items():
             if isinstance(key, tuple):
                 continue
             text = f"of {_kind(abs(key))} read with {abs(key):g} as white, values {found.low:g} to {found.high:g}"
@@ -111,14 +145,14 @@ class Levels:
 
     def _report_window(self, notes: Notes) -> None:
         low, high = self.window or (0.0, 1.0)
-        if not self.state:
+        if not self._state:
             notes.add(f"window {low:g} to {high:g} not used: no image has more than 8 bits", noun="")
             return
-        least, most = min(f.low for f in self.state.values()), max(f.high for f in self.state.values())
+        least, most = min(f.low for f in self._state.values()), max(f.high for f in self._state.values())
         text = f"read through the window {low:g} to {high:g}, values {least:g} to {most:g}"
         if least < low or most > high:
             text += ", those outside clipped"
-        notes.add(text, count=sum(found.images for found in self.state.values()))
+        notes.add(text, count=sum(found.images for found in self._state.values()))
 
 
 def _report_ranges(ranges: Mapping[tuple[float, float], _Found], notes: Notes) -> None:

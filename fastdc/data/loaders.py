@@ -11,7 +11,7 @@ import numpy as np
 from fastdc.data.classes import model_labels
 from fastdc.data.convert import check_shape
 from fastdc.data.image_files import Look, Reader
-from fastdc.data.inputs import existing_paths, part_of
+from fastdc.data.inputs import existing_paths, is_usable, part_of
 from fastdc.data.levels import Window
 from fastdc.data.notes import Notes
 from fastdc.data.parts import Part
@@ -82,6 +82,10 @@ def load_images(
 def _loaded(
     paths: Sequence[Path], shape: tuple[int, int, int], reader: Reader, classes: Sequence[str] | None, strict: bool
 ) -> ImageSet:
+    if reader.bad.skip and len(paths) > 1:
+        paths = [path for path in paths if is_usable(path, shape, reader)]
+        if not paths:
+            reader.bad.settle(0, reader.notes)
     parts = [part_of(path, shape, reader, classes, strict=strict) for path in paths]
     ids = tuple(name for part in parts for name in part.ids)
     reader.budget.hold(len(ids), shape, 1)

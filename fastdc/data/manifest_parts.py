@@ -4,6 +4,7 @@ Paths are relative to the manifest's folder, or absolute; "~" and variables stan
 sorted order or, if all are whole numbers, by size; so "7" is a class named 7, as it is for a folder of that name.
 """
 
+import os
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
@@ -115,14 +116,14 @@ def _files(rows: Manifest, labels: Sequence[str] | None, reader: Reader) -> list
 
 
 def _check_repeated(rows: Manifest, files: Sequence[Listed], labels: Sequence[str] | None, reader: Reader) -> None:
-    """Notes files that several rows name.
+    """Notes files that several rows name, in whatever spelling and through whatever links.
 
     Raises:
         InputError: Two of them have different labels.
     """
-    seen: dict[Path, int] = {}
+    seen: dict[str, int] = {}
     for k, file in enumerate(files):
-        first = seen.setdefault(file.path, k)
+        first = seen.setdefault(os.path.realpath(file.path), k)
         if first == k:
             continue
         reader.notes.add(f"of {show(rows.path)} naming a file again", noun="row")

@@ -8,8 +8,7 @@ are other names of "val".
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdc.data.notes import Notes, show
-from fastdc.support import InputError
+from fastdc.data.notes import Notes, WholeInputError, show
 
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _NAMES = {"train", "val", "test"}
@@ -32,7 +31,7 @@ class Split:
         """The wanted one of a source's splits, which is noted.
 
         Raises:
-            InputError: There is no such split, or nobody said which.
+            WholeInputError: There is no such split, or nobody said which.
         """
         wanted = self.name if self.name is not None else self.natural
         found = [name for name in names if name == wanted]
@@ -44,18 +43,18 @@ class Split:
             notes.add(f"split {show(found[0])} of {show(source)} used; it has {has}", noun="")
             return found[0]
         if self.name is not None:
-            raise InputError(f"{show(source)}: has no split {show(self.name)!r:.60}, its splits are {has}")
+            raise WholeInputError(f"{show(source)}: has no split {show(self.name)!r:.60}, its splits are {has}")
         none = f" and none for {self.natural}" if self.natural is not None else ""
-        raise InputError(f"{show(source)}: has the splits {has}{none}: name one with {_WAY_OUT}")
+        raise WholeInputError(f"{show(source)}: has the splits {has}{none}: name one with {_WAY_OUT}")
 
     def missing(self, source: object) -> None:
         """Refuses a source without splits if the user names one.
 
         Raises:
-            InputError: The user names a split.
+            WholeInputError: The user names a split.
         """
         if self.name is not None:
-            raise InputError(f"{show(source)}: has no splits, but {show(self.name)!r:.60} was asked for")
+            raise WholeInputError(f"{show(source)}: has no splits, but {show(self.name)!r:.60} was asked for")
 
 
 def plain_split(name: str) -> str:

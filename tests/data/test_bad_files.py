@@ -129,6 +129,52 @@ def test_a_bad_image_leaves_no_other_trace(tmp_path: Path) -> None:
     assert loaded.images.dtype == np.uint8
 
 
+def _damaged(path: Path, how: str) -> Path:
+    """An .npz file of three images whose damage shows at another moment of the reading."""
+    images = np.zeros((3, 1, 4, 4), np.float32)
+    if how == "values":
+        images[2] = 7
+    np.savez(path, images=images, labels=[0, 1, 0])
+    if how in ("cut", "header"):
+        path.write_bytes(path.read_bytes()[: {"cut": -30, "header": 20}[how]])
+    if how == "bits":  # found by the checksum alone, behind the last image
+        content = bytearray(path.read_bytes())
+        content[content.index(b"\n") + 8] ^= 1
+        path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("how", ["cut", "header", "bits", "values"])
+def test_a_damaged_array_among_others_is_left_out_as_a_whole(tmp_path: Path, how: str) -> None:
+    bad = _damaged(tmp_path / "bad.npz", how)
+    good, picture = tmp_path / "good.npz", tmp_path / "1.png"
+    np.savez(good, images=np.full((2, 1, 4, 4), 9, np.uint8), labels=[1, 0])
+    loaded = load_images([bad, good], SHAPE, skip_bad=True)
+    assert loaded.images.dtype == np.uint8
+    assert loaded.ids == (f"{good}[0]", f"{good}[1]")
+    assert loaded.labels is not None
+    assert loaded.labels.tolist() == [1, 0]
+    assert [name for name, _ in loaded.left_out] == [str(bad)]
+    assert loaded.notes == (f"left out: {bad}: {loaded.left_out[0][1]}",)
+    grey(picture, 5)
+    assert load_images([picture, bad, good], SHAPE, skip_bad=True).images[:, 0, 0, 0].tolist() == [5, 9, 9]
+    with pytest.raises(InputError, match=r"bad\.npz"):
+        load_images([bad, good], SHAPE)
+    with pytest.raises(InputError, match=r"^none of 2 images can be used: .*bad\.npz: "):
+        load_images([bad, bad], SHAPE, skip_bad=True)
+    with pytest.raises(InputError, match=r"bad\.npz: ") as alone:
+        load_images([bad], SHAPE, skip_bad=True)
+    assert "of 1 images" not in str(alone.value)
+
+
+def test_a_split_that_is_not_there_is_no_damage(tmp_path: Path) -> None:
+    images = np.zeros((2, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=[0, 1])
+    np.savez(tmp_path / "b.npz", test_images=images, test_labels=[0, 1])
+    with pytest.raises(InputError, match=r"a\.npz: has no split 'test'"):
+        load_images([tmp_path / "a.npz", tmp_path / "b.npz"], SHAPE, skip_bad=True, split="test")
+
+
 def test_what_is_no_fault_of_a_file_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grey(tmp_path / "0.png", 5)
     Image.new("L", (5, 5)).save(tmp_path / "1.png")

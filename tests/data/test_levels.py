@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastdc.data import check_window, load_images, load_labelled
+from fastdc.data.levels import Levels
 from fastdc.support import InputError
 from helpers.pictures import write_png
 
@@ -166,6 +167,27 @@ def test_where_white_is_zero_the_picture_is_turned(tmp_path: Path, dtype: str) -
     stored = (values * 65535).astype("u2") if dtype == "u2" else values.astype("f4")
     got, _ = one(write_tiff(tmp_path / "a.tiff", stored, 0))
     np.testing.assert_allclose(got[0], 1 - values[..., 0], atol=2e-5)
+
+
+def test_what_was_seen_is_not_copied_for_every_picture() -> None:
+    """Each DICOM file may have a range of its own: a copy of all for each would take time with their square."""
+    levels, values = Levels(), np.arange(4.0)
+    state = levels._state
+    for k in range(3):
+        levels.begin()
+        levels.see(values, 0.0, 4.0 + k, f"{k}")
+    assert levels._state is state
+    seen = dict(state)
+    levels.begin()
+    levels.see(values + 1, 0.0, 4.0, "known")
+    levels.see(values + 2, 0.0, 4.0, "known")
+    levels.see(values, 0.0, 9.0, "new")
+    levels.unit(values, 65535.0, "new")
+    assert len(state) == 5
+    levels.forget()
+    assert (levels._state, list(levels._state)) == (seen, list(seen))
+    levels.forget()
+    assert levels._state == seen
 
 
 def test_a_file_that_states_its_white_is_believed(tmp_path: Path) -> None:

@@ -201,7 +201,18 @@ def test_paths_of_every_kind(folder: Path) -> None:
     assert loaded.labels is None
     assert loaded.left_out == ((str(folder / "gone.png"), "is a link that leads nowhere"),)
     assert r"1 path with \ read as /" in loaded.notes
-    assert f"1 row of {path} naming a file again" in loaded.notes
+    assert f"2 rows of {path} naming a file again" in loaded.notes
+
+
+@pytest.mark.parametrize("other", ["./2.png", "sub, folder/../2.png", "link.png", "around/2.png"])
+def test_one_file_under_two_names_has_one_class(folder: Path, other: str) -> None:
+    (folder / "link.png").symlink_to(folder / "2.png")
+    (folder / "around").symlink_to(folder, target_is_directory=True)
+    path = written(folder, f'path,label\n2.png,cat\n3.png,dog\n"{other}",dog\n')
+    with pytest.raises(InputError, match=r"line 4: .*\.png has the class 'cat' in line 2 and 'dog' here"):
+        load_labelled(path)
+    path = written(folder, f'path,label\n2.png,cat\n3.png,dog\n"{other}",cat\n')
+    assert f"1 row of {path} naming a file again" in load_labelled(path).notes
 
 
 def test_rows_without_labels_keep_their_images_where_none_are_needed(folder: Path) -> None:
