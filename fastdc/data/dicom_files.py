@@ -6,6 +6,10 @@ A grey value passes through these steps, as in part 3 of the standard, C.11; pyd
                  -> window:    the user's (low, high); or the file's, linear or sigmoid or a table; or all of the range
                  -> [0, 1]     turned if the file means "white is the smallest" (MONOCHROME1)
 
+Padding around a picture that is not rectangular (C.7.5.1.1.2: stored values from Pixel Padding Value to Pixel Padding
+Range Limit, of grey files) is background: black whatever the window and the meaning of small values are, and not among
+the values that are judged or reported.
+
 Colour is RGB, YBR or a palette, of 8 or 16 bits. A file of 8 bits without a window stays exact; others become float32.
 The range that was used is noted.
 
@@ -26,12 +30,13 @@ from fastdc.data.budget import Budget
 from fastdc.data.guards import SizedFile, pillow_limit
 from fastdc.data.levels import Levels
 from fastdc.data.notes import Notes, reading, show
-from fastdc.support import Float32, InputError, require
+from fastdc.support import Float32, InputError, Mask, require
 
 SUFFIXES = (".dcm", ".dicom")
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _COLOURS = ("Red", "Green", "Blue")
+_PADDINGS = ("", "Float", "DoubleFloat")  # of whole numbers, and of numbers of 32 and 64 bits
 _SIZE = ("SOPClassUID", "Rows", "Columns", "NumberOfFrames")
 _MEANING = (
     *("PhotometricInterpretation", "SamplesPerPixel", "BitsStored", "PixelRepresentation", "ICCProfile"),
@@ -41,6 +46,7 @@ _MEANING = (
     *(f"{colour}PaletteColorLookupTableData" for colour in _COLOURS),
     *(f"Segmented{colour}PaletteColorLookupTableData" for colour in _COLOURS),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(f"{kind}PixelPadding{end}" for kind in _PADDINGS for end in ("Value", "RangeLimit")),
 )
 _OF_FRAMES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _FAR = 1e12  # beyond every window
@@ -172,11 +178,15 @@ def _image(frame: NDArray[Any], header: Any, name: str, levels: Levels, notes: N
     if "ICCProfile" in header:
         notes.add("read as sRGB, without their colour profile")
     if kind in ("MONOCHROME1", "MONOCHROME2"):
-        grey = _grey(frame, header, name, levels, notes)[None, None]
+        padding = _padding(frame, header)
+        grey = _unpadded(frame, padding, header, name, levels, notes)
         if kind == "MONOCHROME1":
             notes.add("turned from MONOCHROME1, in which white is the smallest value")
-            return 255 - grey if grey.dtype == np.uint8 else 1 - grey
-        return grey
+            grey = 255 - grey if grey.dtype == np.uint8 else 1 - grey
+        if padding is not None:
+            notes.add("with padding, which is shown as black")
+            grey = np.where(padding, grey.dtype.type(0), grey)
+        return grey[None, None]
     white = 2 ** int(header.BitsStored) - 1
     if kind == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
@@ -192,6 +202,30 @@ def _image(frame: NDArray[Any], header: Any, name: str, levels: Levels, notes: N
     notes.add(f"of colour read with {white} as white")
     unit: Float32 = np.clip(colour / np.float32(white), 0, 1, dtype=np.float32)
     return unit
+
+
+def _padding(frame: NDArray[Any], header: Any) -> Mask | None:
+    """Which pixels of a grey frame pad it, bool (h, w); None if none do."""
+    for kind in _PADDINGS:
+        ends = [header.get(f"{kind}PixelPadding{end}") for end in ("Value", "RangeLimit")]
+        known = [end for end in ends if isinstance(end, int | float)]
+        if ends[0] in known and (kind == "") == (frame.dtype.kind != "f"):
+            # Of signed pixels it may be stated as if it were unsigned, and the other way round: the bits are the same.
+            bounds = np.array(known).astype(frame.dtype)
+            found = (frame >= bounds.min()) & (frame <= bounds.max())
+            return found if found.any() else None
+    return None
+
+
+def _unpadded(
+    frame: NDArray[Any], padding: Mask | None, header: Any, name: str, levels: Levels, notes: Notes
+) -> NDArray[Any]:
+    """As :func:`_grey`, where padding has the value of a pixel of the picture."""
+    if padding is not None:
+        if padding.all():
+            return np.zeros(frame.shape, np.uint8 if frame.dtype == np.uint8 else np.float32)
+        frame = np.where(padding, frame[~padding][0], frame)
+    return _grey(frame, header, name, levels, notes)
 
 
 def _grey(frame: NDArray[Any], header: Any, name: str, levels: Levels, notes: Notes) -> NDArray[Any]:

@@ -96,6 +96,53 @@ def test_without_a_window_all_that_can_be_stored_is_the_range(tmp_path: Path) ->
     assert read(dark, window=(-1000, -748))[0].max() == 1
 
 
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("limit", [None, -1900])
+def test_padding_is_background_and_not_judged(tmp_path: Path, kind: str, limit: int | None) -> None:
+    """C.7.5.1.1.2: a stored value, or all from it to a limit; here around values that use little of their range."""
+    picture = (STORED // 16).astype(np.int16) - 100
+    pixels = picture.copy()
+    pixels[0], pixels[1] = -2000, -2000 if limit is None else limit
+    more: dict[str, Any] = {"PixelPaddingValue": -2000, "RescaleSlope": 2, "RescaleIntercept": -24}
+    if limit is not None:
+        more["PixelPaddingRangeLimit"] = limit
+    path = write(tmp_path / "ct.dcm", pixels, kind, bits=16, **more)
+    black, white = 2.0 * picture[2:].min() - 24, 2.0 * picture[2:].max() - 24
+    with pytest.raises(InputError, match=rf"the values of this input are {black:g} to {white:g} of -65560 to 65510, "):
+        read(path)
+    for stated in (False, True):  # by the user, or by the file
+        if stated:
+            path = write(tmp_path / "w.dcm", pixels, kind, bits=16, WindowCenter=0, WindowWidth=200, **more)
+        images, notes = read(path, **({} if stated else {"window": (black, white)}))
+        inside = linear(2.0 * picture - 24, 0, 200) if stated else (2.0 * picture - 24 - black) / (white - black)
+        np.testing.assert_array_equal(images[0, :2], 0)
+        np.testing.assert_allclose(images[0, 2:], 1 - inside[2:] if kind == "MONOCHROME1" else inside[2:], atol=1e-6)
+        assert "1 image with padding, which is shown as black" in notes
+        assert (
+            stated or f"1 image read through the window {black:g} to {white:g}, values {black:g} to {white:g}" in notes
+        )
+
+
+def test_padding_of_8_bits_of_floats_of_signed_values_and_of_all(tmp_path: Path) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) + 100
+    inside = np.where(grey < 110, 0, grey)
+    padded = write(tmp_path / "8.dcm", grey, bits=8, PixelPaddingValue=109, PixelPaddingRangeLimit=0)
+    np.testing.assert_array_equal(read(padded)[0][0], inside)
+    none = write(tmp_path / "none.dcm", grey, bits=8, PixelPaddingValue=0)
+    np.testing.assert_array_equal(read(none)[0][0], grey)
+    assert read(none)[1] == ()
+    colour = write(tmp_path / "rgb.dcm", np.stack([grey] * 3, 2), "RGB", bits=8, PixelPaddingValue=109)
+    np.testing.assert_array_equal(read(colour)[0][0], grey)
+    blank = write(tmp_path / "all.dcm", np.full((8, 8), 7, np.uint16), PixelPaddingValue=7)
+    np.testing.assert_array_equal(read(blank)[0], 0)
+    signed = write(tmp_path / "signed.dcm", np.where(grey < 110, -2000, grey).astype(np.int16), bits=16)
+    stated = pydicom.dcmread(signed)
+    stated.add_new("PixelPaddingValue", "US", 63536)  # -2000 in 16 bits
+    stated.save_as(signed)
+    images, _ = read(signed, window=(110, 163))
+    np.testing.assert_allclose(images[0], np.clip((inside - 110.0) / 53, 0, 1), atol=1e-6)
+
+
 def test_a_table_of_the_file(tmp_path: Path) -> None:
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [64, 0, 8], list(range(255, 191, -1))
