@@ -7,7 +7,8 @@ choice has seen.
 A measurement may cost about a tenth of the training between two checkpoints. A step of b images takes about 3 b
 evaluations of the network (backward passes cost two), a measurement of n images and K classes at most n K draws. If
 that is too much, it takes fewer images, and then only every second, third, ... checkpoint is measured. All of this
-follows from the recipe and the data, not from a clock, so that a resumed run measures what an uninterrupted one does.
+follows from the recipe and the data, not from a clock, so that a resumed run measures what an uninterrupted one does. A
+run that is resumed with another distance between checkpoints keeps its images, and measures at other checkpoints.
 """
 
 import copy
@@ -71,17 +72,26 @@ class QuickScore:
 
     def __init__(self, config: TrainConfig, model: Model, data: TrainingData, network: nn.Module) -> None:
         assert config.batch is not None
-        images, labels = data.val_images[::2], data.val_labels[::2]
-        budget = _SHARE * 3 * config.batch * config.checkpoint_every
-        count, self._period = measurement_plan(len(images), model.num_classes, budget)
-        chosen = stratified(labels, count, config.seed)
-        model, self._images = _in_unit_range(model, images[chosen])
-        self._labels = labels[chosen]
+        self._half, self._model, self._seed = (data.val_images[::2], data.val_labels[::2]), model, config.seed
+        self._budget = _SHARE * 3 * config.batch * config.checkpoint_every
         # A copy, because a backend may lay out its weights anew.
         self._module = copy.deepcopy(network)
         options = NetworkOptions(device=config.device, graphs=False, batch=config.batch if config.base else None)
-        run = TorchNetwork(self._module, model.image_shape, options)
-        self._classifier = DiffusionClassifier(model, run)
+        self._network = TorchNetwork(self._module, model.image_shape, options)
+        self.keep(None)
+
+    def keep(self, scored: int | None) -> None:
+        """Measures on as many images as before, and hence on the same ones, so that accuracies compare.
+
+        Args:
+            scored: Their number; None: as many as the recipe affords.
+        """
+        images, labels = self._half
+        count, self._period = measurement_plan(len(images), self._model.num_classes, self._budget, scored)
+        chosen = stratified(labels, count, self._seed)
+        model, self._images = _in_unit_range(self._model, images[chosen])
+        self._labels = labels[chosen]
+        self._classifier = DiffusionClassifier(model, self._network)
 
     def due(self, step: int, every: int, *, last: bool) -> bool:
         """Whether the checkpoint of a step is measured, if there is one every so many steps."""
@@ -130,17 +140,18 @@ def run_model(info: RunInfo) -> Model:
     )
 
 
-def measurement_plan(images: int, classes: int, budget: float) -> tuple[int, int]:
+def measurement_plan(images: int, classes: int, budget: float, scored: int | None = None) -> tuple[int, int]:
     """How many images to measure, and at which of the checkpoints: at every first, second, ...
 
     Args:
         images: Number of images that there are.
         classes: Number of classes.
         budget: Evaluations of the network that a measurement at every checkpoint may take.
+        scored: Number of images that the run has measured so far; None: none.
     """
     each = classes * _DRAWS
-    count = min(images, _MOST_IMAGES)
-    count = min(count, max(_FEWEST_IMAGES, int(budget // each)))
+    most = min(images, _MOST_IMAGES)
+    count = min(most, max(_FEWEST_IMAGES, int(budget // each)) if scored is None else scored)
     return count, max(1, math.ceil(count * each / budget))
 
 

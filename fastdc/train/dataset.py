@@ -40,6 +40,7 @@ class TrainingData:
         val_labels: Classes of the validation images, int64 (m,).
         digest: sha256 of the training images, labels and class names.
         val_digest: sha256 of the validation images, labels and class names.
+        val_digest_as_given: The same before they were put in the order of their classes, as earlier versions have it.
         source_digest: sha256 of both together, as ``data`` holds them, if ``val`` is a fraction; else empty.
         sigma_data: Standard deviation of the training images in [-1, 1], to four digits.
         repeated: Number of validation images that equal a training image, pixel for pixel.
@@ -55,6 +56,7 @@ class TrainingData:
     val_labels: Int64
     digest: str
     val_digest: str
+    val_digest_as_given: str
     source_digest: str
     sigma_data: float
     repeated: int
@@ -78,16 +80,15 @@ def load_training_data(
     config: TrainConfig,
     notify: Callable[[str], None] | None = None,
     shape: tuple[int, int, int] | None = None,
-    *,
-    by_class: bool = True,
 ) -> TrainingData:
     """Loads, checks and splits the images that ``config.data`` and ``config.val`` name.
+
+    Validation images are put in the order of their classes, so that every second one is half of each class.
 
     Args:
         config: The recipe.
         notify: Called with a line for each kind of conversion.
         shape: The (c, h, w) to convert images to; None: as the recipe says.
-        by_class: Whether validation images are put in the order of their classes; not so in earlier versions.
 
     Raises:
         InputError: Images, their classes or their size cannot be used.
@@ -107,16 +108,16 @@ def load_training_data(
         fraction, wanted = _auto(labels)
     if fraction is not None:
         whole, kept = content_digest(images, labels, data.class_names), held_out(labels, fraction, config.seed)
-        aside = _in_order(kept, labels, by_class=by_class)
-        val_images, val_labels = images[aside], labels[aside]
+        val_images, val_labels = images[kept], labels[kept]
         images, labels = images[~kept], labels[~kept]
     elif source is not None:
         val = read(source, images.shape[1:], classes=data.class_names, natural="val")
         _tell(say, val.notes, "note: validation: ")
-        order = _in_order(np.ones(len(val), bool), val.labels, by_class=by_class)
-        val_images, val_labels = val.images[order], val.labels[order]
+        val_images, val_labels = val.images, val.labels
     else:
         val_images, val_labels = images[:0], labels[:0]
+    order, as_given = np.argsort(val_labels, kind="stable"), content_digest(val_images, val_labels, data.class_names)
+    val_images, val_labels = val_images[order], val_labels[order]
     sigma_data = measure_sigma_data(images)
     if sigma_data == 0.0:
         raise InputError(f"the images of {config.data} are all the same single colour")
@@ -128,6 +129,7 @@ def load_training_data(
         val_labels=val_labels,
         digest=content_digest(images, labels, data.class_names),
         val_digest=content_digest(val_images, val_labels, data.class_names),
+        val_digest_as_given=as_given,
         source_digest=whole,
         sigma_data=sigma_data,
         repeated=int(np.isin(fingerprints(val_images), fingerprints(images)).sum()) if len(val_images) else 0,
@@ -145,12 +147,6 @@ def _auto(labels: Int64) -> tuple[float | None, str | None]:
 def _tell(say: Callable[[str], None], notes: Sequence[str], start: str) -> None:
     for note in notes:
         say(start + note)
-
-
-def _in_order(kept: Mask, labels: Int64, *, by_class: bool) -> Int64:
-    """Indices of the images kept aside, int64 (m,): see :func:`load_training_data`."""
-    aside = np.flatnonzero(kept)
-    return aside[np.argsort(labels[aside], kind="stable")] if by_class else aside
 
 
 def validation_source(config: TrainConfig) -> str | None:

@@ -49,9 +49,13 @@ def run_steps(
     if base is not None and base.encoder is not None:
         samples = latents_of(data, base, flip=config.flip, folder=folder, device=device, say=say)
     config = dataclasses.replace(config.for_shape(samples.shape), val=data.val)
-    info = _describe(config, data, samples, base)
+    info, anew = _describe(config, data, samples, base), False
     if resume:
-        info = folder.continued(info)
+        info = folder.continued(info, data.val_digest_as_given)
+        anew = folder.info().val_digest != info.val_digest
+    if anew:
+        said.append("note: the run is of an earlier version, whose best checkpoint was chosen on images that an export "
+                    "calibrates on: it is forgotten, and the next ones are compared on the other half")  # fmt: skip
     for line in said:
         say(line)
     with torch_state(config.threads, device):
@@ -64,15 +68,17 @@ def run_steps(
         folder.check_space(trainer.state.trained)
         if resume:
             before = folder.info()
-            trainer.restore()
+            trainer.restore(anew=anew)
             trainer.check_goes_on(before.config)
+            if anew:
+                folder.forget_choices(trainer.state.step)
             if trainer.state.step and before.config.steps not in (None, config.steps):
                 change = (trainer.state.step, before.config.steps)
                 info = dataclasses.replace(info, extended=(*info.extended, change))
             folder.write_info(info)
         else:
             folder.create(info)
-        if config.val_fraction is not None and not folder.val_file.exists():
+        if config.val_fraction is not None and (anew or not folder.val_file.exists()):
             save_labelled(folder.val_file, data.val_images, data.val_labels, data.class_names)
         state = trainer.state
         say(f"model: {_name(config)}, {state.parameters:,} parameters; step {state.step} of {config.steps}")
@@ -281,8 +287,11 @@ class _Trainer:
             self.folder.save_checkpoint(checkpoint)
         self.saved = self.state.step
 
-    def restore(self) -> None:
+    def restore(self, *, anew: bool) -> None:
         """Continues from the last checkpoint, if there is one.
+
+        Args:
+            anew: Whether what the run has measured so far does not count, see :meth:`RunFolder.forget_choices`.
 
         Raises:
             InputError: The checkpoint is damaged, of another network, or of a later step than the last one.
@@ -292,11 +301,8 @@ class _Trainer:
         if done > self.steps:
             raise InputError(f"{self.folder.path} has done {done} steps: steps must be at least that, got {self.steps}")
         self.folder.rewind(done)
-        best = self.folder.load_best()
-        for record in self.folder.measurements():
-            if best is None:  # the file is gone, and so nothing can be the best but what comes
-                record.pop("val_accuracy", None)
-            self.measured.add(record)
+        if not anew:
+            self._measured_so_far()
         if checkpoint is None:
             return
         try:
@@ -306,3 +312,19 @@ class _Trainer:
                 f"{self.folder.checkpoint_file} does not fit the run's network: {one_line(error)}"
             ) from error
         self.saved = done
+
+    def _measured_so_far(self) -> None:
+        """Takes over the measurements in the log, and goes on with the images that the best checkpoint was measured on.
+
+        The recipe may ask for another number of images now (checkpoint_every decides about it). Shares of other images
+        do not compare; nor do those before, if an earlier version measured some checkpoints on other images.
+        """
+        best = self.folder.load_best()
+        scored = None if best is None else best[0].val_scored  # if there is no file, nothing is the best but what comes
+        for record in self.folder.measurements():
+            if record.get("val_scored") != scored:
+                record.pop("val_accuracy", None)
+            self.measured.add(record)
+        if best is not None:
+            self.measured.best = best[0]
+            self.validation.keep(best[0].val_scored)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 RUN_FORMAT = "fastdc-run"
 RUN_VERSION = 1
 
+_CHOOSING = ("choosing_loss", "val_accuracy", "val_scored")  # what a line of the log has of the images that choose
+
 PATIENCE = "patience"
 """What has stopped a run that no longer improved."""
 
@@ -80,7 +82,7 @@ class RunInfo:
         network: ``{"kind": ..., "config": ...}`` for :func:`fastdc.bundle.build_network`.
         levels: Band of noise levels at which the network classifies, unless an export says otherwise.
         class_counts: Number of training images of each class; empty in runs of earlier versions.
-        val_by_class: Whether images that were kept aside are in the order of their classes; not in earlier versions.
+        val_by_class: Whether validation images are in the order of their classes; not in runs of earlier versions.
         extended: Each change of the number of steps: (step at which the run was resumed, number of steps until then).
         base: What the run began with: its kind, the sha256 of its weights, and its origin; empty for a new network on
             images.
@@ -275,11 +277,13 @@ class RunFolder:
         except (KeyError, TypeError, ValueError, BundleError) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}") from error
 
-    def continued(self, wanted: RunInfo) -> RunInfo:
+    def continued(self, wanted: RunInfo, val_digest_as_given: str) -> RunInfo:
         """The run here as it goes on: with the options of the new recipe that may change.
 
         Args:
             wanted: What the new recipe and the data would be as a new run.
+            val_digest_as_given: The hash of its validation images in the order in which runs of earlier versions have
+                them.
 
         Raises:
             InputError: A field of the recipe or the hash of the data differs; the message names the first.
@@ -294,12 +298,12 @@ class RunFolder:
                 raise InputError(f"{self.path} was started with {name} = {was[name]}, cannot resume with {now[name]}")
         for what, before, after in (
             ("data", found.data_digest, wanted.data_digest),
-            ("val", found.val_digest, wanted.val_digest),
+            ("val", found.val_digest, wanted.val_digest if found.val_by_class else val_digest_as_given),
         ):
             if before != after:
                 source = getattr(wanted.config, what)
                 raise InputError(f"{self.path} was started with other {what} images than {source}: the hashes differ")
-        kept = ("network", "levels", "val_by_class", "extended")
+        kept = ("network", "levels", "extended")
         return dataclasses.replace(wanted, **{name: getattr(found, name) for name in kept})
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -381,6 +385,20 @@ class RunFolder:
             return []
         lines = [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
         return [line for line in lines if "val_loss" in line]
+
+    def forget_choices(self, step: int) -> None:
+        """Drops what was measured on validation images that do not choose, and what was chosen by it.
+
+        Losses on all of them stay in the log, but for those of a step, which is to be measured once more.
+        """
+        kept = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines() if self.log_file.exists() else ():
+            record = json.loads(line)
+            if "val_loss" in record and record["step"] == step:
+                continue
+            kept.append({name: value for name, value in record.items() if name not in _CHOOSING})
+        write_whole(self.log_file, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self.best_file.unlink(missing_ok=True)
 
     def rewind(self, step: int) -> None:
         """Drops what was written after the checkpoint of a step: lines of the log, and a best checkpoint.

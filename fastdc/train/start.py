@@ -32,13 +32,11 @@ def run_training(
     """Runs or resumes one training; :func:`fastdc.train.train` describes arguments, result and errors."""
     say = notify or (lambda line: None)
     folder = RunFolder(config.out)
-    by_class = True
     with ExitStack() as kept:
         if resume:
             if config.minutes is not None:
                 raise InputError("minutes is for a new run: give steps, the number at which this one is to end")
-            found = folder.info()
-            config, by_class = config.as_in(found.config), found.val_by_class
+            config = config.as_in(folder.info().config)
             kept.enter_context(folder.kept())
         else:
             folder.check_free()
@@ -51,7 +49,7 @@ def run_training(
             config, base = _base_of(config, folder.info() if resume else None)
         elif resume and folder.info().base:
             raise InputError(f"{config.out} began with another model: name it (base, or vae)")
-        data = load_training_data(config, say, None if base is None else base.image_shape, by_class=by_class)
+        data = load_training_data(config, say, None if base is None else base.image_shape)
         if not resume:
             kept.enter_context(folder.kept())
         from fastdc.train.loop import run_steps

@@ -46,6 +46,11 @@ class Validation:
     def __bool__(self) -> bool:
         return len(self._images) > 0
 
+    def keep(self, scored: int) -> None:
+        """Measures accuracies on as many images as before, see :meth:`QuickScore.keep`."""
+        if self._score is not None:
+            self._score.keep(scored)
+
     def results(
         self, network: nn.Module, step: int, stopped: Callable[[], bool], *, last: bool
     ) -> dict[str, Any] | None:

@@ -113,17 +113,102 @@ def test_a_run_is_resumed_from_another_place(place: Path, monkeypatch: pytest.Mo
     assert train(resumed, resume=True).step == 7
 
 
+def of_an_earlier_version(data: str) -> dict[str, Any]:
+    """The config of the folder "run" as earlier versions wrote it: their validation images are in the data's order."""
+    values: dict[str, Any] = json.loads(Path("run/config.json").read_text())
+    for name in ("levels", "extended", "class_counts", "val_by_class"):
+        del values[name]
+    values["val_digest"] = load_training_data(recipe("run", data=data)).val_digest_as_given
+    return values
+
+
+def measured(name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "val_loss" in line]
+
+
+def test_an_earlier_choice_on_images_that_calibrate_is_forgotten(place: Path) -> None:
+    """Once; from then on the run is as one of this version."""
+    train(recipe("run", steps=30))
+    new = json.loads(Path("run/config.json").read_text())["val_digest"]
+    old = of_an_earlier_version("data.npz")
+    assert old["val_digest"] != new
+    Path("run/config.json").write_text(json.dumps(old))
+    before, kept = measured("run"), Path("run/val.npz").read_bytes()
+    Path("run/val.npz").write_bytes(b"in another order")
+    said: list[str] = []
+    summary = train(recipe("run", steps=30), resume=True, notify=said.append)
+    assert sum("the run is of an earlier version, whose best" in line for line in said) == 1
+    assert summary.best is not None
+    assert summary.best.step == 30  # measured once more; those before are gone
+    assert Path("run/val.npz").read_bytes() == kept
+    info = RunFolder("run").info()
+    assert (info.val_by_class, info.val_digest) == (True, new)
+    after = measured("run")
+    assert [line["step"] for line in after] == [10, 20, 30]
+    assert [line["val_loss"] for line in after] == [line["val_loss"] for line in before]
+    assert [{"choosing_loss", "val_accuracy", "val_scored"} <= set(line) for line in after] == [False, False, True]
+    again = train(recipe("run", steps=30), resume=True, notify=said.append)
+    assert sum("the run is of an earlier version, whose best" in line for line in said) == 1
+    assert (again.best, measured("run")) == (summary.best, after)
+
+
+def test_an_earlier_choice_on_the_right_half_stays(place: Path) -> None:
+    """Where the data are in the order of their classes, as folders are, the halves are the same."""
+    with np.load("data.npz") as held:
+        order = np.argsort(held["labels"], kind="stable")
+        np.savez("sorted.npz", images=held["images"][order], labels=held["labels"][order])
+    first = train(recipe("run", data="sorted.npz", steps=20))
+    Path("run/config.json").write_text(json.dumps(of_an_earlier_version("sorted.npz")))
+    before, said = measured("run"), list[str]()
+    again = train(recipe("run", data="sorted.npz", steps=20), resume=True, notify=said.append)
+    assert not [line for line in said if "earlier version" in line]
+    assert (again.best, measured("run")) == (first.best, before)
+    assert RunFolder("run").info().val_by_class
+
+
+def test_another_distance_between_checkpoints_compares_the_same_images(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image of two classes at 16 draws costs 32 evaluations, and ten steps of 16 images afford 96."""
+    monkeypatch.setattr("fastdc.train.accuracy._SHARE", 0.2)
+    monkeypatch.setattr("fastdc.train.accuracy._FEWEST_IMAGES", 1)
+    train(recipe("run", steps=20, val="0.4"))
+    scored = {line["val_scored"] for line in measured("run")}
+    assert scored == {3}  # of the 8 that may choose
+    train(recipe("run", steps=60, val="0.4", checkpoint_every=2), resume=True)
+    lines = measured("run")
+    assert [line["step"] for line in lines] == [10, *range(20, 61, 2)]
+    assert {line["val_scored"] for line in lines if "val_scored" in line} == {3}
+    every = [line["step"] for line in lines if "val_scored" in line and 20 < line["step"] < 60]
+    assert set(np.diff(every)) == {10}  # as many evaluations per step as before
+    train(recipe("run", steps=80, val="0.4", checkpoint_every=20), resume=True)
+    assert measured("run")[-1]["val_scored"] == 3
+    train(recipe("other", steps=20, val="0.4", checkpoint_every=20))
+    assert measured("other")[-1]["val_scored"] == 6
+
+
+def test_accuracies_of_other_images_do_not_compare(place: Path) -> None:
+    """As a run of an earlier version may have them, that was resumed with another distance between checkpoints."""
+    first = train(recipe("run", steps=20, val="0.4"))
+    best = first.best
+    assert best is not None
+    log = Path("run/log.jsonl")
+    text = log.read_text()
+    other = {"step": 5, "val_loss": 0.1, "choosing_loss": 0.0, "val_accuracy": 1.0, "val_scored": 2, "seconds": 0}
+    log.write_text(json.dumps(other) + "\n" + text)
+    again = train(recipe("run", steps=30, val="0.4"), resume=True)
+    log.write_text(text)
+    assert again.best is not None
+    assert (again.best.step, again.best.val_scored) != (5, 2)
+    assert again.best.step == 30 or again.best == best
+
+
 def test_a_run_of_an_earlier_version_is_read_and_goes_on(place: Path) -> None:
     """Its config has no fields of later versions, a relative path, and no width; its log has no accuracy."""
     train(recipe("whole", steps=20, width=256))
     train(recipe("run", steps=10, width=256))
-    values = json.loads(Path("run/config.json").read_text())
-    for name in ("levels", "extended", "class_counts", "val_by_class"):
-        del values[name]
-    # Their validation images are in the order of the data.
-    old_data = load_training_data(recipe("run"), by_class=False)
-    assert values["val_digest"] != old_data.val_digest
-    values["val_digest"] = old_data.val_digest
+    values = of_an_earlier_version("data.npz")
     later = {"patience"}
     old = [name for name in values["config"] if name not in later]
     values["config"] = {name: values["config"][name] for name in old} | {"data": "data.npz", "width": None}
