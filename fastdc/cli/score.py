@@ -76,6 +76,8 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
         stop = stopped
     if stop is not None and not answers.provenance:
         raise stop
+    if stop is not None and settings.self_calibration is not None:
+        notes = (str(stop), *notes)
     agreement = None
     raced = answers["raced"] if settings.races else np.zeros(0, np.bool_)
     if settings.self_calibration is not None:

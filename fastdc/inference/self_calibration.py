@@ -11,7 +11,10 @@ Conformal risk control (Angelopoulos et al., arXiv 2208.02814, theorem 1) gives
 
     E[share of the other n - N images whose answer is not that of the full run]  <=  delta ,
 
-over the choice, for these very images: none of them needs to be a sample of anything.
+over the choice, for these very images: none of them needs to be a sample of anything. It holds for all of the n - N
+together, and images are finished in the order in which they were given: a run that is interrupted has finished the
+first ones, of a sorted folder the first classes, which are no random part. Of these alone it says that the expected
+*number* of such answers is at most delta (n - N), as among all.
 
 *Images that come one by one* (sessions). The first N are run in full. If they and a later image are exchangeable, as
 independent images from one source are,

@@ -77,7 +77,7 @@ def stream_results(
                 yield result(np.arange(first, given, dtype=np.int64))
         left = np.array([i for i in range(given, n) if rows[i] is not None], dtype=np.int64)
         partial = result(left) if len(left) else None
-        raise Interrupted(f"interrupted: {given + len(left)} of {n} images finished", partial) from None
+        raise Interrupted(f"interrupted: {given + len(left)} of {n} images finished{run.limits}", partial) from None
 
 
 class _Run:
@@ -110,6 +110,17 @@ class _Run:
     def table(self, indices: Int64) -> ErrorTable:
         """The errors of images that are finished."""
         return self.settings.job.table_of([self.rows[i] for i in indices], self._images.streams[indices])
+
+    @property
+    def limits(self) -> str:
+        """What the promise says of the images of a run that ends now, before the last one, as the end of a sentence."""
+        own, raced = self.settings.self_calibration, int(np.count_nonzero(~self.full))
+        if own is None or own.found is None or not self.racing or not raced:
+            return ""
+        return (
+            f"; the promise is an average over all {raced} that were to race: {own.delta * raced:.3g} of their answers "
+            "may differ from the full run, and all of these may be among the first"
+        )
 
     def finished(self) -> Iterator[list[Finished]]:
         """The requests that finish, keyed by the image's index."""

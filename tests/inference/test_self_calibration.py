@@ -206,8 +206,12 @@ def test_an_interrupted_run_promises_what_was_done(raced: bool) -> None:
         assert set(part.promises) == {FULL}
         assert part.provenance["rule"] == {"name": "full"}
         assert part.provenance["self_calibration"]["limit"] is None
+        assert str(caught.value) == f"interrupted: {len(part)} of 60 images finished"
     else:
         assert len(set(part.promises)) == 2
+        races = sum(one != FULL for one in whole.promises or ())
+        assert races > len(part) - 25  # some of those that were to race had not begun
+        assert f"an average over all {races} that were to race: {0.04 * races:.3g} of their" in str(caught.value)
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
