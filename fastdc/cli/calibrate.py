@@ -208,7 +208,8 @@ def _level_weights(tables: list[ErrorTable], labels: Int64, *, quiet: bool) -> L
 def _show(found: Calibration, table: ErrorTable, curve: LevelWeights | None) -> None:
     click.echo(f"limit        {found.limit:.6g}")
     click.echo(f"delta        {found.delta:g}: {promise(found.delta)}")
-    click.echo(f"risk seen    {found.risk:.4g} on {found.images} images, {found.seeds} noise seeds")
+    seeds = f"{found.seeds} noise seed{'s' if found.seeds > 1 else ''}"
+    click.echo(f"risk seen    {found.risk:.4g} on {found.images} images, {seeds}")
     hint = _most_telling(table)
     if hint is not None:
         ratio, share = hint

@@ -120,7 +120,7 @@ def calibrate_manifest(
     if fits.race is not None:
         manifest["calibration"] = fits.race.to_dict()
     manifest["defaults"]["temperature"] = float(f"{fits.temperature:.4g}")
-    provenance["calibration"] = f"{len(images)} images, {draws} draws, {seeds} noise seeds"
+    provenance["calibration"] = f"{len(images)} images, {draws} draws, {seeds} noise seed{'s' if seeds > 1 else ''}"
     if chosen is not None:
         provenance["choice"] = str(chosen)
         honest = f"{100 * fits.accuracy:.1f} % of the {len(images)} images that nothing was chosen on"

@@ -60,7 +60,7 @@ class Settings:
     def races(self) -> bool:
         """Whether the run may drop a class that could win."""
         weights = None if self.job.prior is None else self.job.prior.weights
-        rivals = self.job.model.num_classes if weights is None else np.count_nonzero(weights)
+        rivals = self.job.model.num_classes if weights is None else int(np.count_nonzero(weights))
         return rivals > 1 and (self.self_calibration is not None or not isinstance(self.job.rule, Full))
 
     @property

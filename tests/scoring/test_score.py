@@ -269,6 +269,7 @@ def test_a_result_has_a_score() -> None:
     assert math.isnan(part.classes.recall[3])
     with pytest.raises(InputError, match="labels must be one for each"):
         score_of(result, test.labels)
-    for some in ({"candidates": [3, 5]}, {"prior": [0, 0, 0, 1, 0, 2, 0, 0, 0, 0]}):
+    two: list[dict[str, Any]] = [{"candidates": [3, 5]}, {"prior": [0, 0, 0, 1, 0, 2, 0, 0, 0, 0]}]
+    for some in two:
         fewer = clf.classify(test.images[:5], draws=4, **some)
         assert score_of(fewer, test.labels[:5]).full == 8
