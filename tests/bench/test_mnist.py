@@ -48,9 +48,9 @@ def test_every_part_runs_and_the_file_has_the_numbers(photos: Path, monkeypatch:
     assert 0 <= model["brier"] < 0.1
     assert machine["choice"][0].startswith("SVC(C=")
 
-    assert [one["sigma"] for one in made["race"]] == [0, 0.25]  # 20 images support one delta
+    assert [one["sigma"] for one in made["race"]] == [0, 0.25]  # 40 images support one delta
     for one in made["race"]:
-        assert (one["images"], one["validation_images"], one["evaluations_of_full"]) == (7, 20, 40)
+        assert (one["images"], one["validation_images"], one["evaluations_of_full"]) == (7, 40, 40)
         assert len(one["evaluations"]) == 7
         assert all(10 <= spent <= 40 for spent in one["evaluations"])
         assert one["evaluations_mean"] == pytest.approx(np.mean(one["evaluations"]))
