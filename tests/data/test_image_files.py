@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, __version__, features
 
-from fastdc.data import digits_test, load_images, load_labelled, mnist_test, shipped_test_file
+from fastdc.data import load_images, load_labelled
 from fastdc.data.image_files import FORMATS
 from fastdc.support.exceptions import InputError
 
@@ -439,36 +439,3 @@ def test_bad_labelled_sources(tmp_path: Path) -> None:
     for size in (0, -3, 8.5):
         with pytest.raises(InputError, match="size must be a whole number of at least 1"):
             load_labelled(root, size=size)  # type: ignore[arg-type]
-
-
-def test_digits_test() -> None:
-    data = digits_test()
-    assert data.images.shape == (400, 1, 8, 8)
-    assert data.class_names == tuple("0123456789")
-    assert data.ids[3] == "digits-test[3]"
-    assert np.bincount(data.labels).min() >= 30
-    assert (data.images.min(), data.images.max()) == (0, 255)
-
-
-def test_mnist_test() -> None:
-    data = mnist_test()
-    assert data.images.shape == (300, 1, 28, 28)
-    assert data.images.dtype == np.uint8
-    assert data.class_names == tuple("0123456789")
-    assert data.ids[3] == "mnist-test[3]"
-    assert np.bincount(data.labels).min() >= 15
-    assert (data.images.min(), data.images.max()) == (0, 255)
-    assert np.median(data.images) == 0, "white strokes on black"
-    assert len({image.tobytes() for image in data.images}) == 300
-
-
-def test_a_model_of_digits_has_test_images_of_its_size() -> None:
-    digits = tuple("0123456789")
-    for data in (digits_test(), mnist_test()):
-        path = shipped_test_file(data.images.shape[1:], digits[::-1])
-        assert path is not None
-        assert np.array_equal(load_labelled(path).images, data.images)
-    assert shipped_test_file((1, 28, 28), digits[:9]) is None
-    assert shipped_test_file((1, 28, 28), (*digits[:9], "nine")) is None
-    assert shipped_test_file((3, 28, 28), digits) is None
-    assert shipped_test_file((1, 14, 14), digits) is None
