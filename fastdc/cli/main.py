@@ -20,7 +20,7 @@ from fastdc.support import FastdcError, Interrupted, did_you_mean, one_line
 
 # Each command and its description, in the order of --help. A module is imported when its command runs.
 _COMMANDS = {
-    "demo": "Classify the 400 test images that come with fastdc.",
+    "demo": "Classify the test images that come with fastdc.",
     "classify": "Classify image files, folders and arrays.",
     "score": "Score a model on labelled images: accuracy, classes, calibration, groups.",
     "calibrate": "Find on validation images how early classes can be dropped.",

@@ -44,7 +44,7 @@ from fastdc.support import InputError, Int64, Interrupted, check_installed, chec
 if TYPE_CHECKING:
     from fastdc.data import ImageSet
 
-_WITH_TEST_IMAGES = ("digits", "digits-mlp")  # shipped models of the classes of the shipped test images
+_WITH_TEST_IMAGES = ("digits", "digits-mlp", "mnist")  # shipped models whose test images come with fastdc
 _KEPT = ("indices", "labels", "probabilities", "evaluations")  # of a result
 _FITTED = ("levels", "weighting", "loss", "level_weights")  # what a temperature depends on, besides draws
 
@@ -126,12 +126,13 @@ def _labelled(data: Sequence[str], model: str, bundle: Bundle, limits: Limits) -
     Raises:
         InputError: There are no images, labels are missing, or their classes are not the model's.
     """
-    from fastdc.data import DIGITS_TEST
+    from fastdc.data import shipped_test_file
 
-    if not data and model not in _WITH_TEST_IMAGES:
-        known = " and ".join(_WITH_TEST_IMAGES)
+    own = shipped_test_file(bundle.image_shape, bundle.class_names) if model in _WITH_TEST_IMAGES else None
+    if not data and own is None:
+        known = f"{', '.join(_WITH_TEST_IMAGES[:-1])} and {_WITH_TEST_IMAGES[-1]}"
         raise InputError(f"expected DATA, labelled images for {shown(model)}: only {known} come with test images")
-    return read_with_labels(data or [str(DIGITS_TEST)], bundle.image_shape, limits, classes=bundle.class_names)
+    return read_with_labels(data or [str(own)], bundle.image_shape, limits, classes=bundle.class_names)
 
 
 def _columns(loaded: "ImageSet", by: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """From a run to a bundle: the ONNX network equals torch, the bytes repeat, and no local path is in them."""
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -130,13 +131,19 @@ def local_traces(folder: Path) -> list[str]:
             for tensor in model.graph.initializer:
                 tensor.ClearField("raw_data")
             content = model.SerializeToString()
+        elif file.suffix == ".data":  # weights
+            continue
+        elif file.suffix == ".json":  # fingerprints of images are base64, which may look like a path
+            manifest = json.loads(content)
+            (manifest.get("training") or {}).pop("seen", None)
+            content = json.dumps(manifest).encode()
         elif file.suffix == ".safetensors":
             content = content[: 8 + int.from_bytes(content[:8], "little")]
         found += [f"{file.name}: {hit!r}" for form in forms for hit in re.findall(form, content)]
     return found
 
 
-@pytest.mark.parametrize("name", ["stripes", "digits", "digits-mlp"])
+@pytest.mark.parametrize("name", ["stripes", "digits", "digits-mlp", "mnist"])
 def test_no_local_path_is_in_a_bundle(workplace: Path, name: str) -> None:
     assert local_traces(workplace / name if name == "stripes" else SHIPPED / name) == []
 
