@@ -80,7 +80,10 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
     return Model(
         name=name,
         image_shape=_shape("image.shape", _field(image, "shape", list, inside="image.")),
-        value_range=_value_range(_field(image, "range", list, inside="image.")),
+        value_range=_value_range("image.range", _field(image, "range", list, inside="image.")),
+        window=None
+        if image.get("window") is None
+        else _value_range("image.window", _field(image, "window", list, inside="image.")),
         class_names=class_names,
         null_class=null_class,
         schedule=schedule_from_dict(_field(manifest, "schedule", dict)),
@@ -164,9 +167,9 @@ def _class_counts(training: Any, n_classes: int) -> tuple[int, ...] | None:
     return tuple(checks.whole("training.class_counts", count, low=0) for count in counts)
 
 
-def _value_range(bounds: list[Any]) -> tuple[float, float]:
+def _value_range(name: str, bounds: list[Any]) -> tuple[float, float]:
     if len(bounds) != 2 or not all(map(checks.is_finite, bounds)) or not bounds[0] < bounds[1]:
-        raise BundleError(f"image.range must be [low, high] with low < high, got {shown(bounds)}")
+        raise BundleError(f"{name} must be [low, high] with low < high, got {shown(bounds)}")
     return (float(bounds[0]), float(bounds[1]))
 
 

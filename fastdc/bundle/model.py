@@ -49,6 +49,8 @@ class Model:
         prompts: One text per condition of a text-conditional model; empty if each condition is a class.
         class_of: Class of each prompt, as long as `prompts`. Several prompts may describe one class.
         class_counts: Number of training images of each class, or None if it is not known.
+        window: Values (black, white) that training images of more than 8 bits were read through, as others are unless
+            a user gives a window; None: what the files state.
         defaults: Options that apply if the user gives no others.
         identity: Name of the exact model in results: the sha256 of a bundle's manifest, otherwise "".
         calibration: Calibration of the race, or None.
@@ -76,6 +78,7 @@ class Model:
     prompts: tuple[str, ...] = ()
     class_of: tuple[int, ...] = ()
     class_counts: tuple[int, ...] | None = None
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, shape in (("image_shape", self.image_shape), ("latent_shape", self.latent_shape)):
@@ -85,6 +88,8 @@ class Model:
             raise InputError("class_names must hold at least one name")
         if not self.value_range[0] < self.value_range[1]:
             raise InputError(f"value_range must be (low, high) with low < high, got {self.value_range}")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise InputError(f"window must be (black, white) with black < white, got {self.window}")
         if self.class_counts is not None and len(self.class_counts) != self.num_classes:
             raise InputError(f"class_counts must be {self.num_classes} numbers, got {len(self.class_counts)}")
         if len(self.class_of) != len(self.prompts):

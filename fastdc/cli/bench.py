@@ -20,7 +20,7 @@ from fastdc.backends import (
     usable_cpus,
 )
 from fastdc.bundle import Bundle, find_model, load_bundle
-from fastdc.cli.images import read_images, take_limits
+from fastdc.cli.images import read_images, seen_through, take_limits
 from fastdc.cli.options import check_folder, check_plot
 from fastdc.cli.stop_signals import held_back
 from fastdc.support import InputError, cache_folder, checks, one_line
@@ -54,7 +54,7 @@ def run(model: str, data: str | None, quick: bool, write: bool, forget: bool, **
 
     given = None
     if data is not None:
-        shape, classes = bundle.image_shape, bundle.class_names
+        shape, classes, limits = bundle.image_shape, bundle.class_names, seen_through(limits, bundle.model.window)
         given = read_images([data], shape, limits, quiet=options["quiet"], classes=classes, strict=False).images
     most = {"most": _QUICK_IMAGES} if quick else {}
     samples = sample_images(bundle.model, given, data or "", **most)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastdc.bundle import Bundle, bundle_place, shipped_models, with_calibration, write_calibration_file
 from fastdc.calibration import calibrate_errors, check_level, supported_delta
 from fastdc.cli.calibrate_choice import better_levels, check_choose, chosen_plan, parts_of, show, stored, typed
-from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, take_limits
+from fastdc.cli.images import Limits, print_notes, read_images, read_labelled, seen_through, take_limits
 from fastdc.cli.options import check_folder, check_output, open_bundle, open_network, plan_options
 from fastdc.cli.runner import progress_of, promise
 from fastdc.diffusion import LevelWeights
@@ -45,7 +45,7 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
         checks.whole("seeds", options["seeds"])
     curve_wanted, choose = options.pop("level_weights"), options.pop("choose")
     Job.of(opened.model, (), merged(Options(rule="full"), plan_options(options, opened.model, dry=True)))
-    images, labels = _load(data, opened, limits, labelled=curve_wanted, quiet=quiet)
+    images, labels = _load(data, opened, seen_through(limits, opened.model.window), labelled=curve_wanted, quiet=quiet)
     images, labels, kept, delta = _parts(images, labels, opened, options, choose=choose)
     seeds = _size_runs(opened, len(images), options)
     options["delta"] = delta

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdc.certification import share
-from fastdc.cli.images import digits_only, read_images, take_limits
+from fastdc.cli.images import digits_only, read_images, seen_through, take_limits
 from fastdc.cli.options import check_output, open_model, open_network
 from fastdc.cli.refusals import check_run, note_self_calibration
 from fastdc.cli.runner import checked_settings, classify_chunks, promise
@@ -37,6 +37,7 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
     model = bundle.model
     job = checked_settings(model, options).job
     check_run(job, options)
+    limits = seen_through(limits, model.window)
     loaded = read_images(
         images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, digits=digits_only()
     )

@@ -11,7 +11,7 @@ import click
 
 from fastdc.bundle import Bundle, saved_by_parts
 from fastdc.cli.export_checks import OF_SOURCES, check_export
-from fastdc.cli.images import Limits, read_labelled, take_limits
+from fastdc.cli.images import Limits, read_labelled, seen_through, take_limits
 from fastdc.cli.runner import progress_of, promise
 from fastdc.inference import PlanChoice
 from fastdc.support import InputError
@@ -82,6 +82,7 @@ def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], o
     given["precision"] = options["precision"] or "float32"
     if given["calibrate"] is not None:
         info = RunFolder(source).info()
+        limits = seen_through(limits, info.config.window)
         given["calibrate"] = read_labelled(
             given["calibrate"], info.shape, limits, quiet=quiet, classes=info.class_names
         )
@@ -122,6 +123,7 @@ def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str]
     data, opset = options.pop("calibrate"), options.pop("opset")
     model, images = opened.model, None
     if data is not None:
+        limits = seen_through(limits, model.window)
         images = read_labelled(data, model.image_shape, limits, quiet=quiet, classes=model.class_names)
     with progress_of(quiet=quiet, description="calibrating") as progress:
         bundle = export_source(

@@ -22,7 +22,7 @@ _WINDOW = click.option(
     type=(float, float),
     metavar="LOW HIGH",
     help="Values that are black and white in images of more than 8 bits, such as 0 4095 for 12 bits; values outside "
-    "are clipped.  [default: 0 65535 for 16 bits, 0 1 for floats]",
+    "are clipped.  [default: those that the model was trained with, else 0 65535 for 16 bits, 0 1 for floats]",
 )
 _MAX_PIXELS = click.option(
     "--max-pixels",
@@ -86,6 +86,20 @@ def take_limits(options: dict[str, Any], prefix: str = "") -> Limits:
         "skip_bad": bool(options.pop("skip_bad")),
         "split": options.pop(f"{prefix}split".replace("-", "_")),
     }
+
+
+def seen_through(limits: Limits, window: tuple[float, float] | None) -> Limits:
+    """The limits with the window of a model, unless --window gives another.
+
+    Args:
+        limits: What the options say.
+        window: The model's window, see ``fastdc.bundle.Model``.
+    """
+    from fastdc.support import UsualWindow
+
+    if window is None or limits["window"] is not None:
+        return limits
+    return {**limits, "window": UsualWindow(*window)}
 
 
 def read_images(

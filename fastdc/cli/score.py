@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from fastdc.bundle import Bundle
-from fastdc.cli.images import Limits, read_with_labels, take_limits
+from fastdc.cli.images import Limits, read_with_labels, seen_through, take_limits
 from fastdc.cli.options import check_output, check_plot, open_model, open_network
 from fastdc.cli.refusals import check_run, note_self_calibration
 from fastdc.cli.runner import (
@@ -62,7 +62,7 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
         raise InputError(f"--check compares a race with the full run, {why}: expected no --check")
     check_run(settings.job, options)
     check_installed("sklearn", extra="sklearn")
-    loaded = _labelled(data, options["model"], bundle, limits)
+    loaded = _labelled(data, options["model"], bundle, seen_through(limits, bundle.model.window))
     columns = _columns(loaded, by)
     note_self_calibration(settings.job, options, len(loaded))
     notes = _notes(settings, bundle, loaded, options)

@@ -67,15 +67,25 @@ class ArrayFile:
                 shows the whole range.
         """
         name = show(self.path) if self.path.suffix.lower() == ".npy" else f"{show(self.path)}: {self.key}"
-        values = _Values(self.header.dtype, reader, name)
+        usual = reader.levels.usual
+        leaves = self.header.dtype.kind == "f" and usual is not None and usual.leaves(*self._range(reader, name))
+        values = _Values(self.header.dtype, reader, name, windowed=reader.levels.window is not None and not leaves)
+        for part in self._parts(reader, name):
+            array = np.moveaxis(part, -1, -3) if self.layout.endswith("hwc") else part
+            unit = values.unit(array.reshape(-1, *self.shape))
+            if unit is not None:
+                yield unit
+        values.check()
+
+    def _parts(self, reader: Reader, name: str) -> Iterator[NDArray[Any]]:
         with _member(self.path, self.key) as (file, _):
             _read_header(file, name)
-            for part in _parts(file, self.header, self.layout, reader, name):
-                array = np.moveaxis(part, -1, -3) if self.layout.endswith("hwc") else part
-                unit = values.unit(array.reshape(-1, *self.shape))
-                if unit is not None:
-                    yield unit
-        values.check()
+            yield from _parts(file, self.header, self.layout, reader, name)
+
+    def _range(self, reader: Reader, name: str) -> tuple[float, float]:
+        """The smallest and the largest value, which decide about all of them; NaN if there is one."""
+        ends = [(part.min(), part.max()) for part in self._parts(reader, name)]
+        return float(np.min(ends)), float(np.max(ends))
 
 
 class _Header(NamedTuple):
@@ -229,15 +239,15 @@ def _values_of(file: IO[bytes], size: int, dtype: np.dtype[Any]) -> NDArray[Any]
 class _Values:
     """Checks and maps the values of an array, part by part."""
 
-    def __init__(self, dtype: np.dtype[Any], reader: Reader, name: str) -> None:
-        self._dtype, self._levels, self._name = dtype, reader.levels, name
+    def __init__(self, dtype: np.dtype[Any], reader: Reader, name: str, *, windowed: bool) -> None:
+        self._dtype, self._levels, self._name, self._windowed = dtype, reader.levels, name, windowed
         self._low, self._high = math.inf, -math.inf
 
     def unit(self, part: NDArray[Any]) -> Pixels | None:
         """A part (k, c, h, w) as uint8 or as float32 in [0, 1]; None if :meth:`check` will refuse the array."""
         if self._dtype == np.uint8:
             return part.astype(np.uint8, copy=False)
-        if self._levels.window is not None:
+        if self._windowed:
             return self._levels.unit(part, 1.0, self._name, count=len(part))
         low, high = float(part.min()), float(part.max())
         if not (math.isfinite(low) and math.isfinite(high)):  # min and max propagate NaN

@@ -44,7 +44,7 @@ def is_deep(image: Image.Image, levels: Levels, name: str, notes: Notes) -> bool
     if image.format == "SGI" and tile is not None and (tile.codec_name == "SGI16" or tile.args[-1] == 2):
         raise InputError(f"{name}: SGI of 16 bits is not read: save it as a 16-bit PNG")
     if image.format == "PPM" and tile is not None and tile.codec_name.startswith("ppm") and tile.args[-1] > 255:
-        if levels.window is not None:
+        if levels.window is not None and levels.usual is None:
             raise InputError(f"{name}: no window can be given for colour in PPM: save it as a 16-bit PNG")
         notes.add("reduced to 8 bits")
     return False
@@ -120,7 +120,8 @@ class DeepPicture:
             InputError: Its values have no meaning without a window.
         """
         values = self._values(k * self._stride) if self._bytes else self._grey
-        unit = self._levels.unit(values, self._white, self._name, count=int(k == 0), judge=self._judge)
+        floats = values.dtype.kind == "f" and self._white == 1
+        unit = self._levels.unit(values, self._white, self._name, count=int(k == 0), judge=self._judge, floats=floats)
         if self._inverted:
             np.subtract(1, unit, out=unit)
         if self._opacity is not None:

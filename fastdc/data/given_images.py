@@ -214,8 +214,11 @@ class _Given:
         way = given_layout(array.shape, self._shape, self._reader.layout, name, resize=self._resize)
         ordered = np.moveaxis(array, -1, -3) if way.layout.endswith("hwc") else array
         ordered = ordered.reshape(way.n, *way.shape)
-        window = self._reader.levels.window
-        if window is not None and ordered.dtype.kind in "iuf" and ordered.dtype != np.uint8:
+        levels = self._reader.levels
+        windowed = levels.window is not None and ordered.dtype.kind in "iuf" and ordered.dtype != np.uint8
+        if windowed and levels.usual is not None and ordered.dtype.kind == "f" and ordered.size:
+            windowed = self._bounded and not levels.usual.leaves(float(ordered.min()), float(ordered.max()))
+        if windowed:
             pixels: Pixels = self._reader.levels.unit(ordered, 1.0, name, count=len(ordered))
         else:
             pixels = as_pixels(ordered, name, bounded=self._bounded)

@@ -121,7 +121,8 @@ def is_usable(path: Path, shape: tuple[int, int, int], reader: Reader) -> bool:
     """
     if not is_array(path):
         return True
-    trial = Reader(reader.budget.max_pixels, reader.levels.window, layout=reader.layout, split=reader.split)
+    window = reader.levels.usual or reader.levels.window
+    trial = Reader(reader.budget.max_pixels, window, layout=reader.layout, split=reader.split)
     try:
         for _ in read_arrays(path, shape, trial).images(trial):
             pass

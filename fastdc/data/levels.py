@@ -2,7 +2,8 @@
 
     unit = (value - low) / (high - low),  clipped to [0, 1]
 
-The user may give the window (low, high), a term of radiology. Without one, black is 0, and white is what the file
+The user may give the window (low, high), a term of radiology. If not, the model may have one, which its training images
+were read through, see :class:`fastdc.support.UsualWindow`. Without one, black is 0, and white is what the file
 states: 65535 for 16 bits, 1 for floats. Cameras and scanners often store 10, 12 or 14 bits in 16, which would read as
 nearly black pictures. So the values of a whole input are looked at: if they stay below 2^12, the input is refused, and
 below 2^14 a note says so; both name the window that would help.
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.data.notes import Notes
-from fastdc.support import Float32, InputError, checks, full_scale, shown
+from fastdc.support import Float32, InputError, UsualWindow, checks, full_scale, shown
 
 Window: TypeAlias = tuple[float, float]
 
@@ -27,6 +28,7 @@ WHITE = 65535.0  # white of 16-bit levels
 
 _REFUSED, _NOTED = 2**12, 2**14
 _SPREAD = 16  # times the range of the values that a file can hold is too much
+_WINDOWED = math.inf  # in place of a white: the images that were read through the window
 _BAND = 2**18  # values that are converted at a time, in float64
 
 
@@ -48,13 +50,23 @@ class Levels:
 
     def __init__(self, window: Window | None = None) -> None:
         self.window = None if window is None else check_window(window)
+        self.usual = window if isinstance(window, UsualWindow) else None
         # By the white of pictures, negative if not to be judged, or by the range of DICOM, of which each file may have
         # one of its own: changed in place, or the cost of many files would grow with their square.
         self._state: dict[_Key, _Found] = {}
         self._before: dict[_Key, _Found | None] = {}  # what the picture that is read has changed
         self._counting = True
 
-    def unit(self, values: NDArray[Any], white: float, name: str, *, count: int = 1, judge: bool = True) -> Float32:
+    def unit(
+        self,
+        values: NDArray[Any],
+        white: float,
+        name: str,
+        *,
+        count: int = 1,
+        judge: bool = True,
+        floats: bool = False,
+    ) -> Float32:
         """Maps the values of one picture, or of a part of an array.
 
         Args:
@@ -63,6 +75,7 @@ class Levels:
             name: Name of the picture.
             count: Number of images that these values begin.
             judge: Whether a low maximum is suspicious; not so if the file states how many bits its values have.
+            floats: Whether these are floats, which mean themselves in [0, 1] unless the user gives a window.
 
         Raises:
             InputError: There is no window and values are outside [0, white], or values are not finite.
@@ -70,14 +83,15 @@ class Levels:
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):  # min and max propagate NaN
             raise InputError(f"{name}: values must be finite, found NaN or infinity")
-        if self.window is None and not 0 <= low <= high <= white:
+        window = None if floats and self.usual is not None and self.usual.leaves(low, high) else self.window
+        if window is None and not 0 <= low <= high <= white:
             raise InputError(f"{name}: values must be in [0, {white:g}], found {low:g} to {high:g}{way_out(low, high)}")
-        key = white if judge else -white
+        key = (white if judge else -white) if window is None else _WINDOWED
         old = self._state.get(key, _Found(0, 0, math.inf, -math.inf, name))
         largest = name if high > old.high else old.name
         dark = old.dark + (count if 0 < high < _REFUSED else 0)
         self._set(key, _Found(old.images + count, dark, min(old.low, low), max(old.high, high), largest))
-        return _mapped(values, *(self.window or (0.0, white)))
+        return _mapped(values, *(window or (0.0, white)))
 
     def see(self, values: NDArray[Any], least: float, most: float, name: str) -> None:
         """Remembers the values of a picture whose file can hold values from `least` to `most`, and states no window."""
@@ -121,12 +135,11 @@ class Levels:
         """
         if self.window is not None:
             self._report_window(notes)
-            return
         ranges = {key: found for key, found in self._state.items() if isinstance(key, tuple)}
         if ranges:
             _report_ranges(ranges, notes)
         for key, found in self._state.items():
-            if isinstance(key, tuple):
+            if isinstance(key, tuple) or key == _WINDOWED:
                 continue
             text = f"of {_kind(abs(key))} read with {abs(key):g} as white, values {found.low:g} to {found.high:g}"
             if key == WHITE and 0 < found.high < _REFUSED:
@@ -145,14 +158,16 @@ class Levels:
 
     def _report_window(self, notes: Notes) -> None:
         low, high = self.window or (0.0, 1.0)
-        if not self._state:
-            notes.add(f"window {low:g} to {high:g} not used: no image has more than 8 bits", noun="")
+        found = self._state.get(_WINDOWED)
+        if found is None:
+            if self.usual is None:
+                notes.add(f"window {low:g} to {high:g} not used: no image has more than 8 bits", noun="")
             return
-        least, most = min(f.low for f in self._state.values()), max(f.high for f in self._state.values())
-        text = f"read through the window {low:g} to {high:g}, values {least:g} to {most:g}"
-        if least < low or most > high:
+        whose = "window" if self.usual is None else "model's window"
+        text = f"read through the {whose} {low:g} to {high:g}, values {found.low:g} to {found.high:g}"
+        if found.low < low or found.high > high:
             text += ", those outside clipped"
-        notes.add(text, count=sum(found.images for found in self._state.values()))
+        notes.add(text + " (--window gives another)" * (self.usual is not None), count=found.images)
 
 
 def _report_ranges(ranges: Mapping[tuple[float, float], _Found], notes: Notes) -> None:

@@ -27,7 +27,11 @@ def source_manifest(source: Source, precision: str, options: ExportOptions) -> d
     """
     model = source.model
     manifest: dict[str, Any] = {
-        "image": {"shape": list(model.image_shape), "range": list(model.value_range)},
+        "image": {
+            "shape": list(model.image_shape),
+            "range": list(model.value_range),
+            **({"window": list(model.window)} if model.window else {}),
+        },
         "classes": list(model.class_names),
         "null_class": model.null_class,
         "schedule": model.schedule.to_dict(),

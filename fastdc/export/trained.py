@@ -25,7 +25,7 @@ from fastdc.export.known_graphs import traced_and_verified
 from fastdc.export.manifest import check_manifest, training_field
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
 from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN
-from fastdc.support import InputError, checks, one_line, require, version_of
+from fastdc.support import InputError, UsualWindow, checks, one_line, require, version_of
 from fastdc.train import (
     RUN_DEFAULTS,
     RunFolder,
@@ -147,7 +147,11 @@ def _manifest(
     """The manifest without its name, description and files; docs/bundle.md describes the format."""
     training = training_field(info.class_counts, seen)
     return {
-        "image": {"shape": list(info.shape), "range": [-1.0, 1.0]},
+        "image": {
+            "shape": list(info.shape),
+            "range": [-1.0, 1.0],
+            **({"window": list(info.config.window)} if info.config.window else {}),
+        },
         "classes": list(info.class_names),
         "null_class": len(info.class_names),
         "schedule": {
@@ -196,7 +200,8 @@ def _calibration_images(source: str | Path | LabelledImages | None, info: RunInf
     if isinstance(source, LabelledImages):
         images = source.with_classes(info.class_names)
     else:
-        images = load_labelled(str(source), info.shape, classes=info.class_names, natural="val")
+        window = None if info.config.window is None else UsualWindow(*info.config.window)
+        images = load_labelled(str(source), info.shape, classes=info.class_names, window=window, natural="val")
     if images.images.shape[1:] != info.shape:
         raise InputError(f"calibration images must have shape {info.shape}, got {images.images.shape[1:]}")
     digest = content_digest(images.images, images.labels, images.class_names)

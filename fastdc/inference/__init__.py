@@ -15,7 +15,14 @@ from fastdc.inference.decide import DECISIONS, Decision, by_class, decide, decid
 from fastdc.inference.denoisers import AbstractDenoiser
 from fastdc.inference.error_table import ErrorTable, mean_errors
 from fastdc.inference.fits import CALIBRATION_SEEDS, Fits, fit_runs, full_runs
-from fastdc.inference.images import Images, check_streams, images_with_labels, streams_of, to_model_range
+from fastdc.inference.images import (
+    Images,
+    check_streams,
+    images_with_labels,
+    seen_through,
+    streams_of,
+    to_model_range,
+)
 from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_choice import CHOICES, PlanChoice, Trial, band_words
@@ -86,6 +93,7 @@ __all__ = [
     "posterior",
     "prior_shifts",
     "released_plan",
+    "seen_through",
     "size_note",
     "split_images",
     "stream_results",

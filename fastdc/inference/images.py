@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastdc.bundle import Model, PixelRange
 from fastdc.inference.class_names import class_indices
 from fastdc.inference.options import ImageOptions
-from fastdc.support import Float32, InputError, Int64, as_array, as_pixels
+from fastdc.support import Float32, InputError, Int64, UsualWindow, as_array, as_pixels
 
 _AT_ONCE = 2**29  # bytes of images that are mapped to the model's range at once
 _PART = 2**22  # values that are mapped at a time for their streams
@@ -149,7 +149,8 @@ def images_with_labels(
     if labels is None:
         from fastdc.data import load_with_labels  # which loads Pillow
 
-        loaded, truth = load_with_labels(images, model.image_shape, classes=model.class_names, **reading)
+        through = seen_through(model, reading)
+        loaded, truth = load_with_labels(images, model.image_shape, classes=model.class_names, **through)
         return replace(Images.of(loaded.images, model, streams, layout="NCHW"), ids=loaded.ids), truth
     truth, ready = class_indices(labels, model, "labels"), Images.of(images, model, streams, **reading)
     if len(truth) != len(ready):
@@ -223,12 +224,40 @@ def _checked(
     """The images (n, c, h, w) as uint8, or as float32, in [0, 1] if `bounded`; and their names."""
     plain = reading.get("window") is None and reading.get("max_pixels") is None
     array = _exact(images, model.image_shape, reading.get("layout")) if plain else None
+    reading = seen_through(model, reading)
+    usual = reading.get("window")
+    if array is not None and isinstance(usual, UsualWindow) and _is_windowed(array, usual, bounded=bounded):
+        array = None
     ids = None
     if array is None:
         from fastdc.data import prepare_named  # which loads Pillow
 
         array, ids = prepare_named(images, model.image_shape, resize=False, bounded=bounded, **reading)
     return as_pixels(array, bounded=bounded), ids
+
+
+def seen_through(model: Model, reading: ImageOptions) -> ImageOptions:
+    """How images are read: through the window of the model if the user gives none.
+
+    Args:
+        model: The model.
+        reading: The user's options.
+
+    Example:
+        >>> from fastdc.inference import seen_through
+        >>> seen_through(clf.model, {"window": None})  # this model has no window
+        {'window': None}
+    """
+    if model.window is None or reading.get("window") is not None:
+        return reading
+    return {**reading, "window": UsualWindow(*model.window)}
+
+
+def _is_windowed(array: npt.NDArray[Any], usual: UsualWindow, *, bounded: bool) -> bool:
+    """Whether images in memory take the window of a model."""
+    if array.dtype.kind != "f":
+        return array.dtype.kind in "iu" and array.dtype != np.uint8
+    return bounded and not usual.leaves(float(array.min()), float(array.max()))
 
 
 def _exact(images: Any, shape: tuple[int, int, int], layout: str | None) -> npt.NDArray[Any] | None:

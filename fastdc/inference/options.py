@@ -115,7 +115,7 @@ class Options:
             is unconditional or has a null class, or "mean" for the mean over all classes; None: the model itself,
             which then needs a null class.
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095);
-            those outside are clipped.
+            those outside are clipped. None: the model's own, if its training images were read through one.
         layout: Axes of arrays whose shape can be read in two ways: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW".
         max_pixels: Most pixels of one picture, a 4096th of those of all; None: 2^26. See :func:`fastdc.data.prepare`.
         skip_bad: Whether image files that cannot be read are left out, with a note in the log; the ``ids`` of a result

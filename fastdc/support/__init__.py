@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fastdc.support.cache_folders import cache_folder
     from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
     from fastdc.support.distribution import DISTRIBUTION, install_hint
-    from fastdc.support.pixel_values import as_array, as_pixels, full_scale
+    from fastdc.support.pixel_values import UsualWindow, as_array, as_pixels, full_scale
     from fastdc.support.process_locks import ProcessLock
     from fastdc.support.processes import check_process, fork_safe_lock
     from fastdc.support.tables import (
@@ -58,7 +58,7 @@ else:  # NumPy and other modules that take a while, on first use
                 ("DEVICE_THREAD", "GRACE", "DaemonThreads", "calls_left", "interruptible"), "daemon_threads"
             ),
             **dict.fromkeys(("DISTRIBUTION", "install_hint"), "distribution"),
-            **dict.fromkeys(("as_array", "as_pixels", "full_scale"), "pixel_values"),
+            **dict.fromkeys(("UsualWindow", "as_array", "as_pixels", "full_scale"), "pixel_values"),
             "ProcessLock": "process_locks",
             **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
             **dict.fromkeys(
@@ -101,6 +101,7 @@ __all__ = [
     "MissingDependencyError",
     "ProcessLock",
     "PromptWarning",
+    "UsualWindow",
     "__version__",
     "aligned",
     "as_array",

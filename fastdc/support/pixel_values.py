@@ -5,13 +5,34 @@ torch is never imported here: a caller who passes a tensor has imported it.
 
 import math
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdc.support.exceptions import InputError
 from fastdc.support.messages import one_line
+
+
+class UsualWindow(NamedTuple):
+    """The window of a model, in place of one that a user gives: for images whose values have no other meaning.
+
+    Attributes:
+        low: The value that is black.
+        high: The value that is white.
+
+    Example:
+        >>> from fastdc.support import UsualWindow
+        >>> UsualWindow(0.0, 4095.0).leaves(0.1, 0.9), UsualWindow(0.0, 4095.0).leaves(12, 3000)
+        (True, False)
+    """
+
+    low: float
+    high: float
+
+    def leaves(self, low: float, high: float) -> bool:
+        """Whether floats from `low` to `high` stay as they are: in [0, 1], unless the window itself lies there."""
+        return 0 <= low <= high <= 1 and not 0 <= self.low < self.high <= 1
 
 
 def as_array(images: object) -> NDArray[Any] | None:

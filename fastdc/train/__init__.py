@@ -13,6 +13,7 @@
 torch is imported when a training starts, not with this package.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,4 +116,7 @@ def run_source(run: str | Path, checkpoint: str | None = None) -> "tuple[Source,
     from fastdc.train.tuned import trained_source
 
     folder = RunFolder(run)
-    return trained_source(folder, folder.info(), checkpoint)
+    info = folder.info()
+    source, step, chosen = trained_source(folder, info, checkpoint)
+    model = dataclasses.replace(source.model, window=info.config.window)
+    return dataclasses.replace(source, model=model), step, chosen

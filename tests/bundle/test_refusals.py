@@ -34,6 +34,7 @@ _BAD: list[tuple[str, list[Any], str]] = [
     ),
     ("image.shape", [[1, 10**9, 10**9], ["1", 2, 3], {"c": 1}, [2**40, 1, 1]], "image.shape"),
     ("image.range", [None, [], [1.0, -1.0], [0.0, 0.0], [0.0], [0, 1, 2], ["a", "b"], [False, True]], "image.range"),
+    ("image.window", [5, [], [1.0, -1.0], [0.0, 0.0], [0.0], [0, 1, 2], ["a", "b"], [False, True]], "image.window"),
     ("classes", [None, [], {}, "ab", [1, 2], ["a", None], ["a\tb"], ["\ud800"]], "classes"),
     ("null_class", [-1, 1.5, "2", True, 10**9], "null_class"),
     ("prompts", [5, [], "a", ["a", 1], ["a", "b\n"]], "prompts"),

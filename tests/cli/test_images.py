@@ -1,6 +1,7 @@
 """Images on the command line: every command that reads them says the same about them, and takes the same options."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastdc.bundle import find_model
 from fastdc.data import LabelledImages, digits_test
+from fastdc.data.levels import Levels
+from fastdc.data.notes import Notes
 from fastdc.support import InputError
 from helpers.cli_runs import MLP, Cli
 
@@ -48,6 +52,40 @@ def commands(data: str, out: str) -> dict[str, tuple[str, ...]]:
         "certify": ("certify", "--data", data, *MLP, *quick, "--out", f"{out}.tsv"),
         "calibrate": ("calibrate", MLP[1], data, "--delta", "0.2", "--draws", "2", "--seeds", "1", "--level-weights"),
     }
+
+
+@pytest.mark.parametrize("command", ["classify", "certify", "calibrate", "score", "bench"])
+def test_every_command_reads_through_the_window_of_the_model(
+    cli: Cli, folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was trained with a window has it in its bundle; --window gives another, once and for all."""
+    shutil.copytree(find_model("digits-mlp"), "w")
+    manifest = json.loads(Path("w/fastdc.json").read_text())
+    manifest["image"]["window"] = [0, 255 * 16]
+    Path("w/fastdc.json").write_text(json.dumps(manifest))
+    every = {**commands("dark", "a"), "score": ("score", "digits-mlp", "dark", *FEW, "--check", "0")}
+    every["bench"] = ("bench", "digits-mlp", "--data", "dark")
+    words = tuple("w" if word == "digits-mlp" else word for word in every[command])
+    used: list[tuple[Any, bool]] = []
+    report = Levels.report
+
+    def reported(self: Levels, notes: Notes) -> None:
+        used.append((self.window, self.usual is not None))
+        report(self, notes)
+
+    def enough(*_: Any, **__: Any) -> None:
+        raise InputError("enough")
+
+    monkeypatch.setattr(Levels, "report", reported)
+    monkeypatch.setattr("fastdc.benchmark.sample_images", enough)
+    result = cli(*words)
+    assert result.code == (2 if command == "bench" else 0), result.err
+    assert used[0] == ((0, 255 * 16), True)
+    said = [line for line in result.err.splitlines() if "window" in line]
+    line = "note: 12 images read through the model's window 0 to 4080, values 0 to 4080 (--window gives another)"
+    assert said == [line]
+    cli(*(word.replace("a.tsv", "b.tsv") for word in words), "--window", "0", "65535")
+    assert used[-1] == ((0, 65535), False)
 
 
 @pytest.mark.parametrize("command", ["classify", "certify", "calibrate"])

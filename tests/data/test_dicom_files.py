@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastdc.data import load_images, load_labelled, prepare
-from fastdc.support import InputError
+from fastdc.support import InputError, UsualWindow
 from helpers.subprocesses import without
 
 pydicom = pytest.importorskip("pydicom")
@@ -81,6 +81,15 @@ def test_the_window_of_the_user_is_in_units_after_rescaling(tmp_path: Path) -> N
     images, notes = read(path, window=(-160, 240))
     np.testing.assert_allclose(images[0], np.clip((STORED - 1024.0 + 160) / 400, 0, 1), atol=1e-6)
     assert "1 image read through the window -160 to 240, values -1024 to 3008, those outside clipped" in notes
+
+
+def test_the_window_of_a_model_is_that_of_the_user_unless_there_is_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "ct.dcm", STORED, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=0, WindowWidth=9)
+    images, notes = read(path, window=UsualWindow(-160, 240))
+    np.testing.assert_allclose(images[0], np.clip((STORED - 1024.0 + 160) / 400, 0, 1), atol=1e-6)
+    assert "1 image read through the model's window -160 to 240, values -1024 to 3008, those" in notes[0]
+    air = write(tmp_path / "air.dcm", np.zeros((8, 8), np.uint16), RescaleSlope=1, RescaleIntercept=1)
+    np.testing.assert_allclose(read(air, window=UsualWindow(-160, 240))[0], 161 / 400, atol=1e-6)
 
 
 def test_without_a_window_all_that_can_be_stored_is_the_range(tmp_path: Path) -> None:

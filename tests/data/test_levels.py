@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdc.data import check_window, load_images, load_labelled
+from fastdc.data import check_window, load_images, load_labelled, prepare
 from fastdc.data.levels import Levels
-from fastdc.support import InputError
+from fastdc.support import InputError, UsualWindow
 from helpers.pictures import write_png
 
 RNG = np.random.default_rng(5)
@@ -167,6 +167,36 @@ def test_where_white_is_zero_the_picture_is_turned(tmp_path: Path, dtype: str) -
     stored = (values * 65535).astype("u2") if dtype == "u2" else values.astype("f4")
     got, _ = one(write_tiff(tmp_path / "a.tiff", stored, 0))
     np.testing.assert_allclose(got[0], 1 - values[..., 0], atol=2e-5)
+
+
+def test_the_window_of_a_model_is_for_values_without_another_meaning(tmp_path: Path) -> None:
+    """As a user's is, but for floats in [0, 1]; it is noted once, and not if there is nothing to read through it."""
+    shape = (1, 4, 4)
+    usual, values = UsualWindow(0.0, 1000.0), np.arange(0, 1600, 100).reshape(4, 4)
+    want = np.clip(values / 1000.0, 0, 1).astype(np.float32)
+    said = "read through the model's window 0 to 1000, values 0 to 1500, those outside clipped (--window gives another)"
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "a.png")
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "b.tiff")
+    np.save(tmp_path / "c.npy", values.astype(np.uint16))
+    np.save(tmp_path / "d.npy", values.astype(np.float64))
+    loaded = load_images([tmp_path / name for name in ("a.png", "b.tiff", "c.npy", "d.npy")], shape, window=usual)
+    np.testing.assert_array_equal(loaded.images[:, 0], [want] * 4)
+    assert loaded.notes == (f"4 images {said}",)
+    for given in (values.astype(np.uint16), values.astype(np.float32)):
+        np.testing.assert_array_equal(prepare(given, shape, window=usual)[0, 0], want)
+    unit = (values / 1500).astype(np.float32)
+    Image.fromarray(unit).save(tmp_path / "unit.tiff")
+    np.save(tmp_path / "unit.npy", unit)
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "8.png")
+    for name in ("unit.tiff", "unit.npy", "8.png"):
+        own = load_images(tmp_path / name, shape)
+        through = load_images(tmp_path / name, shape, window=usual)
+        np.testing.assert_array_equal(through.images, own.images)
+        assert through.notes == own.notes
+        assert (load_images(tmp_path / name, shape, window=(0, 1000)).images != own.images).any() == (name != "8.png")
+    np.testing.assert_array_equal(prepare(unit, shape, window=usual)[0, 0], unit)
+    dim = load_images([tmp_path / "unit.tiff", tmp_path / "unit.npy"], shape, window=UsualWindow(0.0, 0.5))
+    np.testing.assert_allclose(dim.images[:, 0], [np.clip(2 * unit, 0, 1)] * 2, atol=1e-7)
 
 
 def test_what_was_seen_is_not_copied_for_every_picture() -> None:

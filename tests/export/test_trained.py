@@ -33,7 +33,7 @@ import torch
 from fastdc.bundle import build_network
 from fastdc.export import export_onnx, export_run, tolerance, verify_onnx
 from fastdc.export.trained import training_command
-from fastdc.train import RunFolder, TrainConfig, check_unseen, content_digest, train
+from fastdc.train import RunFolder, TrainConfig, check_unseen, content_digest, run_source, train
 
 
 @pytest.fixture(scope="module")
@@ -368,3 +368,34 @@ def test_the_shipped_test_images_are_what_the_script_makes_and_no_training_or_va
     assert shipped.class_names == tuple("0123456789")
     pixels = [{image.tobytes() for image in part.images} for part in parts.values()]
     assert not (pixels[2] & (pixels[0] | pixels[1]))
+
+
+def test_a_bundle_reads_images_as_its_training_did(tmp_path: Path) -> None:
+    """Also the images that an export calibrates on; without a window they are refused."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    levels = (rng.integers(0, 2000, (40, 1, 4, 4)) + 2000 * labels[:, None, None, None]).astype(np.uint16)
+    for name, part in (("train", slice(0, 20)), ("val", slice(20, 40))):
+        np.savez(tmp_path / f"{name}.npz", images=levels[part], labels=labels[part])
+    small: dict[str, Any] = {"model": "mlp", "width": 8, "steps": 2, "threads": 1, "val": "0"}
+    data, val = str(tmp_path / "train.npz"), tmp_path / "val.npz"
+    run = train(TrainConfig(data=data, out=str(tmp_path / "run"), window=(0, 3999), **small), progress=False).path
+    bundle = export_run(run, tmp_path / "made", calibrate=val, delta=0.05, draws=4, choose=False)
+    assert bundle.manifest["image"]["window"] == [0, 3999]
+    assert bundle.model.window == run_source(run)[0].model.window == (0, 3999)
+    read = load_labelled(val, window=(0, 3999))
+    same = export_run(run, tmp_path / "same", calibrate=read, delta=0.05, draws=4, choose=False)
+    for field in ("calibration", "defaults", "image"):
+        assert bundle.manifest[field] == same.manifest[field]
+    clf = fastdc.load(tmp_path / "made", threads=1)
+    found = clf.classify(val, draws=4, rule="full")
+    np.testing.assert_array_equal(
+        found.labels, clf.classify(levels[20:], window=(0, 3999), draws=4, rule="full").labels
+    )
+    result = CliRunner().invoke(
+        cli, ["export", str(run), str(tmp_path / "cli"), "--calibrate", str(val), "--draws", "4"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "note: 20 images read through the model's window 0 to 3999, values " in result.output
+    info = CliRunner().invoke(cli, ["info", str(tmp_path / "cli")]).output
+    assert re.search(r"^window +0 to 3999 for more than 8 bits$", info, re.MULTILINE)

@@ -86,6 +86,25 @@ def test_a_session_takes_one_image_of_any_kind() -> None:
         assert [numbers(session.submit(image).result(10))[0] for image in deep] == [labels for labels, _, __ in want]
 
 
+def test_images_are_read_through_the_window_of_the_model(tmp_path: Path) -> None:
+    model = replace(WORLD.model, window=(0.0, 255 * 16.0))
+    clf, deep = replace(CLASSIFIER, model=model), READY.astype(np.uint16) * 16
+    np.save(tmp_path / "deep.npy", deep)
+    want = CLASSIFIER.classify(deep, window=(0, 255 * 16), **QUICK)
+    for given in (deep, deep.astype(np.float32), tmp_path / "deep.npy", deep.transpose(0, 2, 3, 1)):
+        assert numbers(clf.classify(given, **QUICK)) == numbers(want)
+    assert numbers(clf.classify(READY, **QUICK)) == numbers(CLASSIFIER.classify(READY, **QUICK))
+    unit = (READY / 255).astype(np.float32)
+    np.testing.assert_array_equal(Images.of(unit, model).given, unit)
+    other = CLASSIFIER.classify(deep, window=(0, 9999), **QUICK)
+    assert numbers(clf.classify(deep, window=(0, 9999), **QUICK)) == numbers(other)
+    assert numbers(other) != numbers(want)
+    with Session(clf, **QUICK) as session:
+        assert [numbers(session.submit(image).result(10))[0] for image in deep] == [[k] for k in want.labels]
+    stepped = unit * 1.5 - 0.1  # as an optimizer may step
+    np.testing.assert_array_equal(Images.of(stepped, model, bounded=False).given, stepped)
+
+
 def test_likelihood_maximization_takes_pictures() -> None:
     torch = pytest.importorskip("torch")
     from helpers.torch_worlds import on_torch, tiny_mlp, tiny_model
