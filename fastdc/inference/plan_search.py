@@ -10,7 +10,7 @@ All candidates are replayed from one table (``inference.wide_errors``), one step
 
 Candidates of steps 1 and 2 are compared at equal numbers of draws, the accuracy of each image averaged over noise seeds
 and disjoint draws. Those are as good as the most accurate one whose deficit is at most one standard error of the paired
-difference, and at most a point. Among them the plan that the model has stays, unless the race of another one takes a
+difference, and at most half a point. Among them the plan that the model has stays, unless the race of another one takes a
 tenth less, and takes less in each of 100 resamples of the images. If the model's plan is not among them, the cheapest
 race decides, and the wider band where races are within a tenth. A cheap race never makes up for a loss of accuracy.
 
@@ -48,7 +48,7 @@ from fastdc.support import Float32, Float64, InputError, Int64
 _BLOCKS = 8  # disjoint blocks of draws per seed that an accuracy is averaged over, at most
 _LEAST = 32  # draws inside a band that is tried, if the table has enough
 _SAME_COST = 1.1
-_POINT = 0.01  # of accuracy
+_HALF_A_POINT = 0.005  # of accuracy
 _RESAMPLES = 100  # of the images, to tell whether a race is cheaper
 
 
@@ -266,8 +266,8 @@ class _Search:
 
 
 def _as_good(right: Float64, best: Float64) -> bool:
-    """Whether a candidate is as accurate as the best one, up to noise and at most a point."""
-    return within_noise(best - right) and float((best - right).mean()) <= _POINT
+    """Whether a candidate is as accurate as the best one, up to noise and at most half a point."""
+    return within_noise(best - right) and float((best - right).mean()) <= _HALF_A_POINT
 
 
 def _spent(runs: Sequence[Float32], delta: float) -> Float64:
