@@ -33,7 +33,7 @@ HELD_OUT = "0.2"
 _NOT_IN_RECIPE = ("data", "out", "seed", "size", "channels", "window", "split", "skip_bad")
 
 # What changes no number of a training.
-_HOW = ("data", "out", "max_pixels", "threads", "device", "checkpoint_every", "log_every")
+_HOW = ("data", "out", "max_pixels", "threads", "device", "accumulate", "checkpoint_every", "log_every")
 
 _OF_FOLDERS = ("format", "version", "files")  # fields of a manifest that writing a bundle adds
 

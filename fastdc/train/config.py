@@ -27,15 +27,15 @@ AUGMENTATIONS = ("none", "flip", "shift", "photo", "medical")
 """Named sets of random changes of training images; ``augment`` has them."""
 
 _HOW = {"data", "val", "split", "skip_bad", "max_pixels", "out", "threads", "device", "checkpoint_every", "log_every"}
-_HOW |= {"base", "vae"}
+_HOW |= {"base", "vae", "accumulate"}
 _HOW_LONG = {"steps", "minutes", "patience"}
 
 OPERATIONAL = frozenset(_HOW | _HOW_LONG)
 """Options that may change when a run is resumed.
 
-The numbers of a step do not depend on them (on threads and device only up to rounding), or, for data, val, split,
-skip_bad, base and vae, a hash is compared instead. The number of steps decides how the learning rate falls from there
-on.
+The numbers of a step do not depend on them (on threads, device and accumulate only up to rounding), or, for data, val,
+split, skip_bad, base and vae, a hash is compared instead. The number of steps decides how the learning rate falls from
+there on.
 """
 
 _PRESET = ("width", "steps", "batch", "lr", "p_mean", "p_std", "dropout")
@@ -65,7 +65,9 @@ class TrainConfig:
         steps: Number of optimizer steps. A run can be resumed with more.
         minutes: Time that the training may take, in place of ``steps``, which then follow from the time of the first
             ones; for a new run.
-        batch: Images per step.
+        batch: Images per step, of all parts and processes together.
+        accumulate: Number of parts in which a process evaluates its images of a step, one after the other, to need less
+            memory; the gradients are added up.
         lr: Peak learning rate of AdamW, after the warm-up and before the cosine decay.
         warmup: Number of steps of linear warm-up.
         ema: Decay of the moving average of the weights, warmed up as min(ema, (1 + n) / (10 + n)).
@@ -112,6 +114,7 @@ class TrainConfig:
     steps: int | None = None
     minutes: float | None = None
     batch: int | None = None
+    accumulate: int = 1
     lr: float | None = None
     warmup: int = 100
     ema: float = 0.999
@@ -175,6 +178,7 @@ class TrainConfig:
             "size": (2, MAX_SIDE),
             "steps": (1, 100_000_000),
             "batch": (1, 65_536),
+            "accumulate": (1, 65_536),
             "warmup": (0, 100_000_000),
             "seed": (0, 2**63 - 1),
             "patience": (0, 100_000_000),
@@ -221,6 +225,8 @@ class TrainConfig:
             raise InputError("precision float16 trains on a CUDA device: expected float32 or bfloat16 on the CPU")
         if self.minutes is not None and self.steps is not None:
             raise InputError("steps or minutes say how long a training takes: expected one of them, got both")
+        if self.batch is not None and self.accumulate > self.batch:
+            raise InputError(f"accumulate must be at most the batch, {self.batch}, got {self.accumulate}")
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels must be 1 or 3, got {shown(self.channels)}")
         if self.channels is not None and self.size is None:

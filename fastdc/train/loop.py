@@ -1,6 +1,6 @@
 """The training loop: AdamW on the loss, with an average of the weights, checkpoints and exact resumption.
 
-``batches`` and ``loss`` draw what a step needs, ``state`` holds what a step changes, and ``validation`` measures it.
+``step`` does a step, ``state`` holds what it changes, and ``validation`` measures it.
 """
 
 import copy
@@ -23,12 +23,10 @@ require("torch", extra="train")
 import torch  # noqa: E402
 
 from fastdc.train.base import Base  # noqa: E402
-from fastdc.train.batches import Batches  # noqa: E402
 from fastdc.train.latents import latents_of  # noqa: E402
-from fastdc.train.loss import Objective  # noqa: E402
-from fastdc.train.state import TrainState  # noqa: E402
+from fastdc.train.step import Step  # noqa: E402
 from fastdc.train.stop_signals import StopSignals  # noqa: E402
-from fastdc.train.torch_state import torch_device, torch_state  # noqa: E402
+from fastdc.train.torch_state import enough_memory, torch_device, torch_state  # noqa: E402
 from fastdc.train.trainee import Trainee, make_trainee, network_of  # noqa: E402
 from fastdc.train.validation import Validation  # noqa: E402
 
@@ -58,7 +56,7 @@ def run_steps(
                     "calibrates on: it is forgotten, and the next ones are compared on the other half")  # fmt: skip
     for line in said:
         say(line)
-    with torch_state(config.threads, device):
+    with torch_state(config.threads, device), enough_memory(config):
         if config.minutes is not None:
             say(f"measuring how many steps {in_words(60 * config.minutes)} have")
             config = _timed(config, info, base, samples, device)
@@ -97,23 +95,15 @@ def _timed(
     assert config.minutes is not None
     minutes, config = config.minutes, dataclasses.replace(config, minutes=None, steps=1)
     trainee = make_trainee(config, info, copy.deepcopy(base), data.shape)
-    state, batches = TrainState(config, trainee, device), Batches(config, data, device)
-    state.network.train()
+    do = Step(config, trainee, data, device)
+    do.state.network.train()
 
     def step() -> None:
-        train_step(state, batches, trainee.objective)
+        do()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     return dataclasses.replace(config, steps=steps_within(minutes, step))
-
-
-def train_step(state: TrainState, batches: Batches, objective: Objective) -> None:
-    """Does the next step of a training."""
-    x0, labels = batches.draw(state.step)
-    with state.autocast():
-        loss = objective.losses(state.network, x0, labels).mean()
-    state.update(loss)
 
 
 def _name(config: TrainConfig) -> str:
@@ -169,9 +159,8 @@ class _Trainer:
     ) -> None:
         assert config.steps is not None
         self.config, self.folder, self.steps, self.say = config, folder, config.steps, say
-        self.objective = trainee.objective
-        self.batches = Batches(config, data, device)
-        self.state = TrainState(config, trainee, device)
+        self.step = Step(config, trainee, data, device)
+        self.state = self.step.state
         self.validation = Validation(config, trainee, data, self.state.average, device)
         self.saved = -1  # steps in the checkpoint on disk
         self.measured = Measurements()
@@ -229,7 +218,7 @@ class _Trainer:
             self.say(line)
 
     def _train_step(self) -> None:
-        train_step(self.state, self.batches, self.objective)
+        self.step()
 
     def _is_milestone(self) -> bool:
         """Whether a checkpoint and a validation are due after this step."""

@@ -109,8 +109,12 @@ class Objective:
             x0: Images in [-1, 1] or latents, float32 (b, c, h, w).
             labels: Conditions, or the null class, int64 (b,).
         """
-        terms = self.draw(len(x0), x0.device)
-        return denoising_loss(network, x0, labels, torch.randn_like(x0), terms)
+        terms, eps = self.noise(x0)
+        return denoising_loss(network, x0, labels, eps, terms)
+
+    def noise(self, x0: Tensor) -> tuple[Terms, Tensor]:
+        """The terms of a batch at random levels, and its noise, from torch's global generator."""
+        return self.draw(len(x0), x0.device), torch.randn_like(x0)
 
     def draw(self, batch: int, device: torch.device) -> Terms:
         """The terms of a batch at random levels, from torch's global generator."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -86,10 +87,18 @@ class TrainState:
         enabled, dtype = self._autocast
         return torch.autocast(self._device.type, dtype=dtype if enabled else None, enabled=enabled)
 
-    def update(self, loss: Tensor) -> None:
-        """Does a step down the gradient of the mean loss of a batch, a scalar."""
+    def update(self, losses: Iterable[Tensor]) -> None:
+        """Does a step down the gradient of the mean loss of a batch.
+
+        Args:
+            losses: The shares of the batch's parts in its mean loss, scalars, whose sum it is. A part is taken when the
+                one before has been differentiated, and its activations are gone.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total = torch.zeros_like(self.window_sum)
+        for loss in losses:
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach().double()
         self._scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self._trained.values(), self._config.clip)
         for group in self.optimizer.param_groups:
@@ -100,7 +109,7 @@ class TrainState:
         with torch.no_grad():
             for mean, now in zip(self._means, self._trained.values(), strict=True):
                 mean.lerp_(now, 1 - decay)
-        self.window_sum += loss.detach().double()
+        self.window_sum += total
         self._window_steps += 1
         self.step += 1
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastdc.support import BackendError, InputError, shown
+from fastdc.support import BackendError, InputError, one_line, shown
+from fastdc.train.config import TrainConfig
 
 # Purposes keep the random streams of one seed apart; 1 is the validation split of dataset.py.
 WEIGHTS, ORDER, STEP, EVALUATION, BALANCED, WITHIN, SUBSET = 2, 3, 4, 5, 6, 7, 8
@@ -54,6 +55,23 @@ def torch_state(threads: int | None, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def enough_memory(config: TrainConfig) -> Iterator[None]:
+    """Says, if the memory of a device is too small, which option needs less.
+
+    Raises:
+        MemoryError: It is too small.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        batch, parts = config.batch or 1, config.accumulate
+        way = "a smaller batch or width"
+        if parts < batch:
+            way = f"accumulate={min(2 * parts, batch)} (parts of the batch, one after the other), or {way}"
+        raise MemoryError(f"give {way}; {one_line(error)}") from error
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -30,3 +30,10 @@ def tensors(run: Path) -> dict[str, Any]:
 def same_bits(a: Path, b: Path) -> bool:
     x, y = tensors(a), tensors(b)
     return x.keys() == y.keys() and all(x[name].equal(y[name]) for name in x)
+
+
+def differences(a: Path, b: Path, but: str = "nothing") -> float:
+    """The largest difference between the tensors of two checkpoints, without those of a certain ending."""
+    x, y = tensors(a), tensors(b)
+    assert x.keys() == y.keys()
+    return max(float((x[name] - y[name]).abs().max()) for name in x if not name.endswith(but))

@@ -52,14 +52,14 @@ def test_a_step_whose_gradients_overflow_is_no_update_of_the_optimizer(data: Pat
     before = [parameter.clone() for parameter in one.network.parameters()]
     wanted = 0
     for factor in (1e30, 1.0, 1.0):  # times 2^120, the first is not finite
-        one.update(factor * squares(one))
+        one.update([factor * squares(one)])
         wanted += factor == 1.0
     assert any(not torch.equal(now, then) for now, then in zip(one.network.parameters(), before, strict=True))
     checkpoint = one.checkpoint()
     assert (checkpoint.progress["step"], checkpoint.progress["updates"]) == (3, wanted)
     two.restore(checkpoint)
     for state in (one, two):
-        state.update(squares(state))
+        state.update([squares(state)])
     for name, tensor in one.checkpoint().tensors.items():
         assert torch.equal(tensor, two.checkpoint().tensors[name])
     assert one.checkpoint().progress["scaler"] == two.checkpoint().progress["scaler"]

@@ -90,6 +90,13 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 )
 @click.option("--batch", type=int, help="Images per step.  [default: unet 64; mlp 256; with --from 32]")
 @click.option(
+    "--accumulate",
+    type=int,
+    metavar="N",
+    help="If memory is short: evaluate the batch in N parts, one after the other, and add up their gradients. --batch "
+    "stays the number of images per step, and the result is the same up to rounding.  [default: 1]",
+)
+@click.option(
     "--lr",
     type=float,
     help="Peak learning rate of AdamW, before a cosine decay.  [default: 0.001; with --from a model of another tool "
