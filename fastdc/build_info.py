@@ -16,6 +16,7 @@ CAPABILITIES = {
     "tensorrt for RTX": (("tensorrt-rtx",), "tensorrt-rtx"),
     "prompts": (("tokenizers",), "text"),
     "UNet training": (("diffusers",), "train"),
+    "training in several processes": (("accelerate",), "train"),
     "ONNX export": (("onnxscript",), "export"),
     "plots": (("matplotlib",), "plot"),
 }

@@ -107,7 +107,15 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may be unable to show the name of a class or file
         sys.stdout.reconfigure(errors="backslashreplace")
     with sigterm_as_ctrl_c(), warnings_as_notes(), log_as_notes():
-        _run()
+        try:
+            _run()
+        except SystemExit as end:
+            # An interpreter that ends beside a process group may crash or wait.
+            if "fastdc.train.together" in sys.modules:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+            raise
 
 
 def _run() -> None:

@@ -1,12 +1,15 @@
 """``fastdc train``: train a denoiser on labelled images, in a run folder that survives interruptions."""
 
 import shlex
+import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastdc.support import InputError
+from fastdc.cli.launching import follow, launch
+from fastdc.support import FastdcError, InputError
 
 if TYPE_CHECKING:
     from fastdc.train import RunSummary, TrainConfig
@@ -14,9 +17,24 @@ if TYPE_CHECKING:
 _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells report them
 
 
-def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -> None:
+def run(**options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.train`."""
-    from fastdc.train import RunFolder, TrainConfig, train
+    from fastdc.train import told
+
+    count, index = told()
+    follow()
+    if index == 0:
+        _run(count, **options)
+        return
+    warnings.simplefilter("ignore")
+    try:
+        _run(count, **(options | {"quiet": True}))
+    except (FastdcError, OSError, MemoryError, KeyboardInterrupt):
+        sys.exit(1)  # the main process says why
+
+
+def _run(joined: int, data: str | None, out: str, resume: bool, quiet: bool, processes: int, **options: Any) -> None:
+    from fastdc.train import RunFolder, TrainConfig, told, train
 
     options["base"] = options.pop("from_")
     if options["channels"] is not None:
@@ -32,8 +50,13 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
     elif data is None:
         raise InputError("give DATA, the images to train on (a folder with one sub-folder per class, a table, an .npz)")
     config = TrainConfig(**(given | {"out": out}))
+    if processes > 1 and joined == 1:
+        click.get_current_context().exit(launch(sys.argv[1:], processes, config.threads))
     notify = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     summary = train(config, resume=resume, progress=False if quiet else None, notify=notify)
+    code = 0 if summary.finished else _SIGNAL_CODES[summary.stopped_by or ""]
+    if told()[1] > 0:
+        click.get_current_context().exit(code)
 
     place = shlex.quote(str(summary.path))
     loss = "" if summary.loss is None else f", loss {summary.loss:.4f}"
@@ -41,8 +64,9 @@ def run(data: str | None, out: str, resume: bool, quiet: bool, **options: Any) -
     done = f"{summary.step} of {summary.steps} steps in {summary.seconds:.0f} s{loss}{val_loss}"
     if not summary.finished:
         click.echo(f"stopped by {summary.stopped_by} and saved: {summary.path}, {done}")
-        click.echo(f"next: fastdc train --out {place} --resume")
-        click.get_current_context().exit(_SIGNAL_CODES[summary.stopped_by or ""])
+        more = f" --processes {processes}" if processes > 1 else ""
+        click.echo(f"next: fastdc train --out {place} --resume{more}")
+        click.get_current_context().exit(code)
     early = "" if summary.stopped_by is None else ", ended early: no better in the last checkpoints (--patience)"
     what = config.model if config.base is None else f"from {Path(config.base).name}"
     click.echo(f"trained {summary.path}: {what}, {summary.parameters:,} parameters, {done}{early}")

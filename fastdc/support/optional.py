@@ -12,6 +12,7 @@ from fastdc.support.exceptions import MissingDependencyError
 EXTRA_OF = {
     "onnxruntime": "cpu",
     "torch": "torch",
+    "accelerate": "train",
     "tensorrt": "tensorrt",
     "onnx": "export",
     "diffusers": "export",

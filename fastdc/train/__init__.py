@@ -22,6 +22,7 @@ from fastdc.train.best import Best
 from fastdc.train.config import AUGMENTATIONS, TrainConfig
 from fastdc.train.dataset import content_digest, held_out, save_labelled, validation_source
 from fastdc.train.presets import RUN_DEFAULTS
+from fastdc.train.processes import told
 from fastdc.train.run import RunFolder, RunInfo, RunSummary, sample_shape
 from fastdc.train.unseen import check_unseen, check_untrained
 
@@ -43,6 +44,7 @@ __all__ = [
     "run_source",
     "sample_shape",
     "save_labelled",
+    "told",
     "train",
     "validation_source",
 ]
@@ -62,6 +64,10 @@ def train(
     a checkpoint and returns, without a validation, which resuming makes up for. A second Ctrl-C stops at once, except
     while the checkpoint is written.
 
+    In a program that torchrun or accelerate launch has started several times, the processes train one model together:
+    each evaluates a share of every batch. The first one writes the run, and it alone is given lines to ``notify`` and
+    the results of validations.
+
     Args:
         config: The recipe.
         resume: Whether to continue the run in ``config.out`` instead of starting one there.
@@ -75,7 +81,9 @@ def train(
     Raises:
         InputError: The recipe or the data cannot be used, the folder is taken, another process trains there, or the
             folder holds a different run.
-        MissingDependencyError: torch (or diffusers, for the UNet) is not installed.
+        MissingDependencyError: torch is not installed, or diffusers for the UNet, or accelerate for several processes.
+        MemoryError: The memory of the device is too small; the message says which option needs less.
+        BackendError: Another process of the training has failed.
 
     Example:
         >>> from fastdc.train import TrainConfig, train

@@ -12,21 +12,22 @@ _SAID_AFTER = 20  # steps
 _WORTH_SAYING = 60.0  # seconds
 
 
-def steps_within(minutes: float, step: Callable[[], None]) -> int:
+def steps_within(minutes: float, step: Callable[[], None], agreed: Callable[[int], int] = int) -> int:
     """The number of steps that a training of so many minutes has; takes some seconds.
 
     Args:
         minutes: The time.
         step: Does a step of the training.
+        agreed: Makes of a number the one that all processes of the training have.
     """
     for _ in range(_WARM_UP):
         step()
     began, count = time.perf_counter(), 0
-    while count < _MOST and time.perf_counter() - began < min(_LONGEST, 3 * minutes):
+    while agreed(count < _MOST and time.perf_counter() - began < min(_LONGEST, 3 * minutes)):
         step()
         count += 1
     each = (time.perf_counter() - began) / max(1, count)
-    return max(1, int(60 * _TRAINING * minutes / each))
+    return agreed(max(1, int(60 * _TRAINING * minutes / each)))
 
 
 class Estimate:

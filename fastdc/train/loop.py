@@ -24,6 +24,7 @@ import torch  # noqa: E402
 
 from fastdc.train.base import Base  # noqa: E402
 from fastdc.train.latents import latents_of  # noqa: E402
+from fastdc.train.processes import Processes  # noqa: E402
 from fastdc.train.step import Step  # noqa: E402
 from fastdc.train.stop_signals import StopSignals  # noqa: E402
 from fastdc.train.torch_state import enough_memory, torch_device, torch_state  # noqa: E402
@@ -39,14 +40,16 @@ def run_steps(
     resume: bool,
     progress: bool | None,
     say: Callable[[str], None],
+    processes: Processes,
 ) -> RunSummary:
-    """The run in a folder that is kept for this process; ``fastdc.train.start`` has read the data and the base."""
-    device = torch_device(config.device)
+    """The run in a folder that is kept for the main process; ``fastdc.train.start`` has read the data and the base."""
+    device = processes.device or torch_device(config.device)
     said = list(remarks(config, data))
     samples = data
     if base is not None and base.encoder is not None:
-        samples = latents_of(data, base, flip=config.flip, folder=folder, device=device, say=say)
+        samples = _latents_of(data, base, config, folder, device, say, processes)
     config = dataclasses.replace(config.for_shape(samples.shape), val=data.val)
+    _check_shares(config, processes)
     info, anew = _describe(config, data, samples, base), False
     if resume:
         info = folder.continued(info, data.val_digest_as_given)
@@ -59,10 +62,14 @@ def run_steps(
     with torch_state(config.threads, device), enough_memory(config):
         if config.minutes is not None:
             say(f"measuring how many steps {in_words(60 * config.minutes)} have")
-            config = _timed(config, info, base, samples, device)
+            config = _timed(config, info, base, samples, device, processes)
             info = dataclasses.replace(info, config=config)
         trainee = make_trainee(config, info, base, samples.shape)
-        trainer = _Trainer(config, trainee, samples, folder, device, say)
+        trainer = _Trainer(config, trainee, samples, folder, device, say, processes)
+        if not processes.main:
+            if resume:
+                trainer.restore(anew=anew)
+            return trainer.run(progress)
         folder.check_space(trainer.state.trained)
         if resume:
             before = folder.info()
@@ -88,14 +95,52 @@ def run_steps(
     return summary
 
 
+def _check_shares(config: TrainConfig, processes: Processes) -> None:
+    """Refuses a batch that has less images than parts.
+
+    Raises:
+        InputError: See above.
+    """
+    assert config.batch is not None
+    parts = processes.count * config.accumulate
+    if config.batch < parts:
+        raise InputError(
+            f"batch must be at least {parts}, an image for each of {config.accumulate} parts (accumulate) in "
+            f"{processes.count} processes, got {config.batch}"
+        )
+
+
+def _latents_of(
+    data: TrainingData,
+    base: Base,
+    config: TrainConfig,
+    folder: RunFolder,
+    device: torch.device,
+    say: Callable[[str], None],
+    processes: Processes,
+) -> TrainingData:
+    """The data as latents, which the main process makes, and the others read."""
+    if not processes.main:
+        processes.largest(0)
+    found = latents_of(data, base, flip=config.flip, folder=folder, device=device, say=say)
+    if processes.main:
+        processes.largest(0)
+    return found
+
+
 def _timed(
-    config: TrainConfig, info: RunInfo, base: Base | None, data: TrainingData, device: torch.device
+    config: TrainConfig,
+    info: RunInfo,
+    base: Base | None,
+    data: TrainingData,
+    device: torch.device,
+    processes: Processes,
 ) -> TrainConfig:
     """The recipe with the number of steps that its minutes have, measured on a training that is thrown away."""
     assert config.minutes is not None
     minutes, config = config.minutes, dataclasses.replace(config, minutes=None, steps=1)
     trainee = make_trainee(config, info, copy.deepcopy(base), data.shape)
-    do = Step(config, trainee, data, device)
+    do = Step(config, trainee, data, device, processes)
     do.state.network.train()
 
     def step() -> None:
@@ -103,7 +148,7 @@ def _timed(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return dataclasses.replace(config, steps=steps_within(minutes, step))
+    return dataclasses.replace(config, steps=steps_within(minutes, step, processes.of_main))
 
 
 def _name(config: TrainConfig) -> str:
@@ -145,6 +190,10 @@ def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, ba
     )
 
 
+_STOPS = (None, "SIGINT", "SIGTERM", PATIENCE)
+"""What may end a training early, the strongest last."""
+
+
 class _Trainer:
     """One run: the order of steps, lines of the log, checkpoints and validations."""
 
@@ -156,12 +205,14 @@ class _Trainer:
         folder: RunFolder,
         device: torch.device,
         say: Callable[[str], None],
+        processes: Processes,
     ) -> None:
         assert config.steps is not None
         self.config, self.folder, self.steps, self.say = config, folder, config.steps, say
-        self.step = Step(config, trainee, data, device)
+        self.processes = processes
+        self.step = Step(config, trainee, data, device, processes)
         self.state = self.step.state
-        self.validation = Validation(config, trainee, data, self.state.average, device)
+        self.validation = Validation(config, trainee, data, self.state.average, device) if processes.main else None
         self.saved = -1  # steps in the checkpoint on disk
         self.measured = Measurements()
 
@@ -174,12 +225,13 @@ class _Trainer:
         began, before = time.monotonic(), state.seconds
         estimate = Estimate(self.steps - state.step)
         hidden = None if progress is None else not progress
+        stopped: str | None = None
         with (
             StopSignals() as signals,
             tqdm(total=self.steps, initial=state.step, desc="train", unit="step", disable=hidden) as bar,
         ):
             self._validate(signals)  # the last run may have been stopped before it did
-            while state.step < self.steps and not signals.received and not self._out_of_patience():
+            while state.step < self.steps and (stopped := self._stopped(signals)) is None:
                 self._train_step()
                 bar.update()
                 state.seconds = before + time.monotonic() - began
@@ -191,12 +243,10 @@ class _Trainer:
                 if self._is_milestone() and not signals.received:
                     self._save(signals)
                     self._validate(signals)
-            if signals.received and self.saved != state.step:
-                self._say(f"{signals.received[0]}: saving step {state.step}")
+            signal = signals.received[0] if signals.received else stopped
+            if signal not in (None, PATIENCE) and self.saved != state.step:
+                self._say(f"{signal}: saving step {state.step}")
                 self._save(signals)
-            stopped = signals.received[0] if signals.received else None
-        if self._out_of_patience():
-            stopped = PATIENCE
         return RunSummary(
             path=self.folder.path,
             step=state.step,
@@ -209,6 +259,11 @@ class _Trainer:
             val_accuracy=self.measured.val_accuracy,
             best=self.measured.best,
         )
+
+    def _stopped(self, signals: StopSignals) -> str | None:
+        """What ends the training before its next step, the same in all processes; None: nothing."""
+        own = PATIENCE if self._out_of_patience() else signals.received[0] if signals.received else None
+        return _STOPS[self.processes.largest(_STOPS.index(own))]
 
     def _say(self, line: str) -> None:
         """Says a line without tearing the progress bar apart."""
@@ -251,7 +306,7 @@ class _Trainer:
         again, to the same effect.
         """
         state, step = self.state, self.state.step
-        if not self.validation or self.measured.step == step or not self._is_milestone():
+        if self.validation is None or not self.validation or self.measured.step == step or not self._is_milestone():
             return
         record = self.validation.results(state.average, step, signals.stopped, last=step == self.steps)
         if record is None:
@@ -268,12 +323,16 @@ class _Trainer:
     def _write_log(self) -> None:
         state = self.state
         loss, lr = state.take_loss(), state.optimizer.param_groups[0]["lr"]
-        self.folder.log({"step": state.step, "loss": loss, "lr": lr, "seconds": round(state.seconds, 3)})
+        if self.processes.main:
+            self.folder.log({"step": state.step, "loss": loss, "lr": lr, "seconds": round(state.seconds, 3)})
 
     def _save(self, signals: StopSignals) -> None:
-        checkpoint = self.state.checkpoint()
-        with signals.held():
-            self.folder.save_checkpoint(checkpoint)
+        if self.processes.main:
+            checkpoint = self.state.checkpoint()
+            with signals.held():
+                self.folder.save_checkpoint(checkpoint)
+        else:
+            self.state.check_finite(float(self.state.window_sum))  # so that all stop, and not one
         self.saved = self.state.step
 
     def restore(self, *, anew: bool) -> None:
@@ -289,9 +348,10 @@ class _Trainer:
         done = 0 if checkpoint is None else int(checkpoint.progress["step"])
         if done > self.steps:
             raise InputError(f"{self.folder.path} has done {done} steps: steps must be at least that, got {self.steps}")
-        self.folder.rewind(done)
-        if not anew:
-            self._measured_so_far()
+        if self.processes.main:
+            self.folder.rewind(done)
+            if not anew:
+                self._measured_so_far()
         if checkpoint is None:
             return
         try:

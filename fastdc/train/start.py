@@ -11,6 +11,7 @@ from fastdc.data import check_class_folders
 from fastdc.support import InputError, check_installed
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import load_training_data, validation_source
+from fastdc.train.processes import joined
 from fastdc.train.run import RunFolder, RunInfo, RunSummary
 
 if TYPE_CHECKING:
@@ -30,15 +31,17 @@ def run_training(
     notify: Callable[[str], None] | None,
 ) -> RunSummary:
     """Runs or resumes one training; :func:`fastdc.train.train` describes arguments, result and errors."""
-    say = notify or (lambda line: None)
     folder = RunFolder(config.out)
     with ExitStack() as kept:
+        processes = kept.enter_context(joined(config.device, foreign=config.base is not None))
+        say = notify if notify is not None and processes.main else lambda line: None
         if resume:
             if config.minutes is not None:
                 raise InputError("minutes is for a new run: give steps, the number at which this one is to end")
             config = config.as_in(folder.info().config)
-            kept.enter_context(folder.kept())
-        else:
+            if processes.main:
+                kept.enter_context(folder.kept())
+        elif processes.main:
             folder.check_free()
         check_class_folders(config.data, split=config.split, natural="train", max_pixels=config.max_pixels)
         if (val := validation_source(config)) is not None:
@@ -50,11 +53,11 @@ def run_training(
         elif resume and folder.info().base:
             raise InputError(f"{config.out} began with another model: name it (base, or vae)")
         data = load_training_data(config, say, None if base is None else base.image_shape)
-        if not resume:
+        if not resume and processes.main:
             kept.enter_context(folder.kept())
         from fastdc.train.loop import run_steps
 
-        return run_steps(config, data, base, folder, resume, progress, say)
+        return run_steps(config, data, base, folder, resume, progress if processes.main else False, say, processes)
 
 
 def _base_of(config: TrainConfig, run: RunInfo | None) -> tuple[TrainConfig, "Base"]:

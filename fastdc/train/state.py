@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -87,12 +87,13 @@ class TrainState:
         enabled, dtype = self._autocast
         return torch.autocast(self._device.type, dtype=dtype if enabled else None, enabled=enabled)
 
-    def update(self, losses: Iterable[Tensor]) -> None:
+    def update(self, losses: Iterable[Tensor], averaged: Callable[[Tensor], Tensor] = lambda loss: loss) -> None:
         """Does a step down the gradient of the mean loss of a batch.
 
         Args:
-            losses: The shares of the batch's parts in its mean loss, scalars, whose sum it is. A part is taken when the
-                one before has been differentiated, and its activations are gone.
+            losses: The shares of this process's parts in the mean loss, scalars, whose sum it is. A part is taken when
+                the one before has been differentiated, and its activations are gone.
+            averaged: Makes of the sum its mean over processes.
         """
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros_like(self.window_sum)
@@ -109,7 +110,7 @@ class TrainState:
         with torch.no_grad():
             for mean, now in zip(self._means, self._trained.values(), strict=True):
                 mean.lerp_(now, 1 - decay)
-        self.window_sum += total
+        self.window_sum += averaged(total)
         self._window_steps += 1
         self.step += 1
 

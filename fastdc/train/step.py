@@ -19,6 +19,7 @@ from fastdc.train.batches import Batches
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import TrainingData
 from fastdc.train.loss import Terms, denoising_loss
+from fastdc.train.processes import Processes
 from fastdc.train.state import TrainState
 from fastdc.train.trainee import Trainee
 
@@ -31,38 +32,52 @@ class Step:
         trainee: The network, with its loss.
         data: The data; the training images are used.
         device: Device of the weights and the images.
+        processes: The processes of the training; each has a share of every batch.
 
     Attributes:
         state: What a step changes.
     """
 
-    def __init__(self, config: TrainConfig, trainee: Trainee, data: TrainingData, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        trainee: Trainee,
+        data: TrainingData,
+        device: torch.device,
+        processes: Processes,
+    ) -> None:
         assert config.batch is not None
         self.state = TrainState(config, trainee, device)
+        self._processes, self._network = processes, processes.wrapped(self.state.network)
         self._batches, self._objective = Batches(config, data, device), trainee.objective
         self._batch, self._device = config.batch, device
-        self._parts = parts_of(config.batch, config.accumulate)
+        parts = parts_of(config.batch, processes.count * config.accumulate)
+        self._parts = parts[processes.index * config.accumulate :][: config.accumulate]
         # A GPU's own dropout draws other numbers for a part than for its rows of the batch.
         drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.state.network.modules())
-        self._shared_dropout = drops and (len(self._parts) > 1 or device.type == "cuda")
+        self._shared_dropout = drops and (len(parts) > 1 or device.type == "cuda")
 
     def __call__(self) -> None:
         """Does the next step."""
         x0, labels = self._batches.draw(self.state.step)
         terms, eps = self._objective.noise(x0)
-        self.state.update(self._losses(x0, labels, eps, terms))
+        self.state.update(self._losses(x0, labels, eps, terms), self._processes.mean)
 
     def _losses(self, x0: Tensor, labels: Tensor, eps: Tensor, terms: Terms) -> Iterator[Tensor]:
-        """The share of each part in the mean loss of the batch, scalars; a part's is computed when it is asked for."""
+        """The losses of this process's parts, scalars, each computed when it is asked for.
+
+        The mean over processes of their sums is the mean loss of the batch.
+        """
         state = self.state
         generator = _generator_state(self._device) if self._shared_dropout else None
-        for rows in self._parts:
+        for number, rows in enumerate(self._parts, 1):
             if generator is not None:
                 _restore_generator(generator, self._device)
-            with state.autocast(), nullcontext() if generator is None else _Dropout(rows, self._batch):
-                some = Terms(*(term[rows] for term in terms))
-                losses = denoising_loss(state.network, x0[rows], labels[rows], eps[rows], some)
-            yield losses.mean() * (len(losses) / self._batch)
+            with self._processes.gathering(self._network, last=number == len(self._parts)):
+                with state.autocast(), nullcontext() if generator is None else _Dropout(rows, self._batch):
+                    some = Terms(*(term[rows] for term in terms))
+                    losses = denoising_loss(self._network, x0[rows], labels[rows], eps[rows], some)
+                yield losses.mean() * (len(losses) * self._processes.count / self._batch)
 
 
 def parts_of(batch: int, parts: int) -> list[slice]:

@@ -18,6 +18,7 @@ Examples:
   fastdc train --out run --resume                     after Ctrl-C or a crash
   fastdc train --out run --resume --steps 20000       longer than planned
   fastdc train photos --out run --from hf://org/name  fine-tune a public model
+  fastdc train photos --out run --device cuda --processes 2    on two GPUs
   fastdc export run my-model --calibrate run/val.npz  then: a bundle
 
 Time: 8x8 digits take two minutes (unet) or one (mlp) on one CPU core, 28x28 digits
@@ -159,6 +160,15 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 )
 @click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's choice]")
 @click.option("--device", metavar="DEVICE", help="cpu or cuda.  [default: cpu]")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    metavar="N",
+    help="Train in N processes on this machine: with --device cuda on N GPUs. Each evaluates a share of --batch, the "
+    "number of images of a step on all together; the result is the same up to rounding. Not kept by the run.  "
+    "[default: 1]",
+)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
