@@ -188,7 +188,7 @@ def parse_defaults(entry: dict[str, Any]) -> Defaults:
         if not (isinstance(levels, list) and len(levels) == 2 and all(map(checks.is_finite, levels))):
             raise BundleError(f"defaults.levels must be [low, high] or null, got {shown(levels)}")
         if not 0 < levels[0] < levels[1]:
-            raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels}")
+            raise BundleError(f"defaults.levels must satisfy 0 < low < high, got {levels[0]:g} and {levels[1]:g}")
     first = entry.get("first", [])
     if not isinstance(first, list) or not all(checks.is_finite(ratio) and ratio > 0 for ratio in first):
         raise BundleError(f"defaults.first must be a list of positive numbers, got {shown(first)}")

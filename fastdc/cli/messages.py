@@ -29,6 +29,9 @@ _QUOTED = r"""(?<![\w])(?:'[^']*'|"[^"]*")"""
 _WORD_BEGINS = r"(?<![^\s(])"
 _PLAIN_VALUE = r"(?=[-\w(\[])(?!\S*[/\\])(?!\S*\.[A-Za-z]\w*)"
 
+# What Python users type: of an argument, its value if that is a pair of numbers or True.
+_PYTHON = r"(?:\((?P<pair>[-\d.e+]+, [-\d.e+]+)\)|(?P<flag>True\b))?"
+
 
 def as_typed(message: str, command: click.Command | None) -> str:
     """A message of the library in one line, with a command's options in place of arguments.
@@ -52,18 +55,40 @@ def as_typed(message: str, command: click.Command | None) -> str:
         return match[0] if name is None else match[0].replace(name, typed[name], 1)
 
     def given(match: "re.Match[str]") -> str:
-        return match[0] if match["name"] is None else f"{typed[match['name']]} "
+        if match["name"] is None:
+            return match[0]
+        option = typed[match["name"]]
+        return option if match["flag"] else f"{option} {(match['pair'] or '').replace(',', '')}"
 
     if "rule" in typed:
         line = re.sub(r"^((?:each of )?)rule (\w+): (\w+)(?= )", r"\1--rule \2: -o \3", line)
         if re.match(r"rule \w+ needs \w+=\.\.\.", line):
             line = re.sub(r"\b(\w+)=\.\.\.", r"-o \1=...", line)
     line = re.sub(rf"^(?:each of )?(?P<name>{word}){_SAYS}", option, line)
+    if command is not None and command.name == "train":
+        line = line.replace("shape=(channels, height, width)", "--size PIXELS and --channels 1 or 3")
     if command is not None and command.name == "export":  # which checks defaults as a loader will
         line = re.sub(rf"^.*?: defaults\.(?P<name>{word})(?= must)", lambda m: typed[m["name"]], line)
     line = re.sub(r"^(?P<name>rule|method|backend|compat|decision|order)(?= \w)", lambda m: typed.get(m[0], m[0]), line)
     line = re.sub(rf"{_QUOTED}|{_WORD_BEGINS}(?:expected no|got) (?P<name>{word})(?= ['\w])", option, line)
-    return re.sub(rf"{_QUOTED}|{_WORD_BEGINS}(?P<name>{word})={_PLAIN_VALUE}", given, line)
+    line = re.sub(rf"{_QUOTED}|{_WORD_BEGINS}given with (?P<name>{word})\b", option, line)
+    line = _once(line, typed, word)
+    return re.sub(rf"{_QUOTED}|{_WORD_BEGINS}(?P<name>{word})={_PLAIN_VALUE}{_PYTHON}", given, line)
+
+
+def _once(line: str, typed: dict[str, str], word: str) -> str:
+    """A message that names an option and its argument, with the option alone; without None, which nobody can type.
+
+    "--window 0 1 (window=(0, 1))" becomes "--window 0 1", and "overwrite (--overwrite)" becomes "--overwrite".
+    """
+
+    def once(match: "re.Match[str]") -> str:
+        return match["said"] if typed[match["name"]] == match["option"] else match[0]
+
+    said, value = r"(?P<option>--[-a-z]+)(?: [-\w.+]+)*", r"(?:=(?:\(.*?\)|\S*?))?"
+    line = re.sub(rf"(?P<said>{said}) \((?P<name>{word}){value}\)", once, line)
+    line = re.sub(rf"{_WORD_BEGINS}(?P<name>{word}) \((?P<said>(?P<option>--[-a-z]+))\)", once, line)
+    return re.sub(r"^(--[-a-z]+ must [^'\"]*?) or None(?=,)", r"\1", line)
 
 
 def _typed(command: click.Command | None) -> dict[str, str]:

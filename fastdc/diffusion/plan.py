@@ -142,8 +142,10 @@ class PlanConfig:
     def _check_levels(self) -> None:
         if self.levels is not None:
             pair = isinstance(self.levels, (tuple, list)) and len(self.levels) == 2
-            if not (pair and all(map(checks.is_finite, self.levels)) and 0 < self.levels[0] < self.levels[1]):
-                raise InputError(f"levels must be (low, high) with 0 < low < high, got {shown(self.levels)}")
+            numbers = pair and all(map(checks.is_finite, self.levels))
+            if not (numbers and 0 < self.levels[0] < self.levels[1]):
+                came = "{:g} and {:g}".format(*self.levels) if numbers else shown(self.levels)
+                raise InputError(f"levels must be two ratios, low and high, with 0 < low < high, got {came}")
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
         ratios = self.first if isinstance(self.first, (tuple, list)) else (None,)
         if not all(checks.is_finite(ratio) and ratio > 0 for ratio in ratios):

@@ -119,5 +119,6 @@ def _band(model: Model, levels: tuple[float, float] | str) -> tuple[float, float
     if isinstance(levels, (tuple, list)) and len(levels) == 2 and all(map(checks.is_finite, levels)):
         lowest, highest = model.schedule.levels([0.0, 1.0]).ratio.tolist()
         if not (lowest * (1 - 1e-9) <= min(levels) and max(levels) <= highest * (1 + 1e-9)) and min(levels) > 0:
-            raise InputError(f"levels must lie in the schedule's {lowest:.4g} to {highest:.4g}, got {levels}")
+            ends = "{:g} and {:g}".format(*levels)
+            raise InputError(f"levels must lie in the schedule's {lowest:.4g} to {highest:.4g}, got {ends}")
     return levels

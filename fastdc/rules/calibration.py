@@ -85,7 +85,7 @@ class Calibration:
 
         Example:
             >>> clf.model.calibration.misfit(fastdc.diffusion.PlanConfig(draws=8))
-            'levels [0.2, 2.0], the run has None'
+            'levels 0.2 to 2, the run has all'
         """
         try:
             ours = PlanConfig.from_dict({**self.plan, "draws": plan.draws}).to_dict()
@@ -96,9 +96,7 @@ class Calibration:
             was, now = ours.get(name), theirs.get(name)  # a plan without a denoiser has no such entry
             if was != now and name not in but:
                 unit = " (sigma / alpha)" if name == "noise" else ""
-                if name == "level_weights":
-                    was, now = ("none" if value is None else "a curve" for value in (was, now))
-                return f"{name}{unit} {was!s:.80}, the run has {now!s:.80}"
+                return f"{name}{unit} {_told(name, was)}, the run has {_told(name, now)}"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +110,16 @@ class Calibration:
             ['bound', 'delta', 'draws']
         """
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def _told(name: str, value: Any) -> str:
+    """The value of an option of a plan in words."""
+    if name == "levels":
+        return "all" if value is None else "{:g} to {:g}".format(*value)
+    if name == "level_weights":
+        return "none" if value is None else "a curve"
+    text = ",".join(f"{one:g}" for one in value) if isinstance(value, list) else "" if value is None else str(value)
+    return text[:80] or "none"
 
 
 def calibration_from_dict(entry: Any) -> Calibration:

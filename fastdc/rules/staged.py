@@ -95,9 +95,8 @@ class Staged(AbstractRule):
         """
         check_draws(self.name, draws)
         if draws != self.n_samples[-1]:
-            raise InputError(
-                f"rule staged with n_samples {self.n_samples} needs draws={self.n_samples[-1]}, got {draws}"
-            )
+            most = self.n_samples[-1]
+            raise InputError(f"rule staged with n_samples up to {most} needs draws={most}, got {draws}")
         return self._ends
 
     def keep(self, look: Look) -> Mask:

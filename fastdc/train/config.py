@@ -230,7 +230,7 @@ class TrainConfig:
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels must be 1 or 3, got {shown(self.channels)}")
         if self.channels is not None and self.size is None:
-            raise InputError("size must be given with channels, got None")
+            raise InputError("size must be given with channels, got none")
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
 

@@ -145,7 +145,7 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
         ("classify", (*LI, "--first", "0.5"), "expected no --first beside it"),
         ("classify", (*LI, "--levels", "0.3", "1"), "expected no --levels beside it"),
         ("classify", ("--rule", "calibrated", "--draws", "8"), "draws that it was calibrated for, got 8"),
-        ("classify", ("--rule", "calibrated", "--levels", "0.3", "1"), "the run has [0.3, 1.0]"),
+        ("classify", ("--rule", "calibrated", "--levels", "0.3", "1"), "the run has 0.3 to 1"),
         ("classify", ("--rule", "betting", "--levels", "0.3", "1"), "needs -o bound=..."),
         # the draws
         ("classify", (*FULL, "--first", "0.8,0.5", "--draws", "1"), "--first must be at most as many"),
@@ -170,11 +170,11 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
         (
             "classify",
             ("--calibration", "cal.json", "--levels", "0.3", "1"),
-            "levels [0.2, 2.0], the run has [0.3, 1.0]",
+            "levels 0.2 to 2, the run has 0.3 to 1",
         ),
-        ("classify", ("--calibration", "cal.json", "--first", "0.5"), "the run has [0.5]"),
+        ("classify", ("--calibration", "cal.json", "--first", "0.5"), "first 0.9, the run has 0.5"),
         ("classify", ("--calibration", "cal.json", "--antithetic"), "--rule paired needs independent draws"),
-        ("classify", ("--calibration", "band.json"), "levels [0.3, 1.5], the run has"),
+        ("classify", ("--calibration", "band.json"), "levels 0.3 to 1.5, the run has 0.2 to 2"),
         ("classify", ("--calibration", "l1.json"), "loss l1, the run has l2"),
         ("classify", ("--calibration", "edm.json"), "weighting uniform, the run has edm"),
         ("classify", ("--calibration", "noisy.json"), "the run has"),
@@ -202,7 +202,7 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
         ("calibrate", ("--levels", "0.3", "1", "--write"), "--levels"),
         # evaluating and training
         ("evaluate", ("--compare",), "--compare needs two files"),
-        ("train", ("--channels", "3"), "--size must be given with channels"),
+        ("train", ("--channels", "3"), "--size must be given with --channels, got none"),
         # measuring
         ("bench", ("--data", "missing.npy"), "missing.npy"),
         ("bench", ("--forget",), "--forget does nothing else: expected no --quick beside it"),
@@ -236,7 +236,10 @@ def test_an_option_without_effect_is_refused(
     ("options", "note"),
     [
         (("--draws", "8"), "with 8 it makes no promise"),
-        (("--levels", "0.3", "1"), "paired tests instead of the calibrated race, which is for levels [0.2, 2.0]"),
+        (
+            ("--levels", "0.3", "1"),
+            "which is for levels 0.2 to 2, the run has 0.3 to 1",
+        ),
         (("--order", "random"), "order van_der_corput, the run has random"),
         ((), None),
         (("--draws", "8", "--rule", "full"), None),
@@ -304,6 +307,27 @@ def test_messages_keep_words_that_are_no_options() -> None:
     train = importlib.import_module("fastdc.cli.commands.train").command
     assert as_typed("width of the unet must be even, got 3", train) == "--width of the unet must be even, got 3"
     assert as_typed("gain must be positive", command) == "--tolerance must be positive"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "typed"),
+    [
+        ("classify", "a: give --window 0 4095 (window=(0, 4095)) if 4095", "a: give --window 0 4095 if 4095"),
+        ("classify", "a: give --window -1 2.5 (window=(-1, 2.5)) if", "a: give --window -1 2.5 if"),
+        ("classify", "or give window=(0, 1e+06)", "or give --window 0 1e+06"),
+        ("classify", "2 of 3 fail; --skip-bad (skip_bad) leaves", "2 of 3 fail; --skip-bad leaves"),
+        ("classify", "a: it has two: --split NAME (split) chooses", "a: it has two: --split NAME chooses"),
+        ("classify", "try it with skip_bad=True, or not", "try it with --skip-bad, or not"),
+        ("classify", "max_pixels must be 1 or None, got 0", "--max-pixels must be 1, got 0"),
+        ("export", "replace it with overwrite (--overwrite)", "replace it with --overwrite"),
+        ("export", "as many class names (--classes), got 2", "as many class names (--classes), got 2"),
+        ("train", "size must be given with channels, got none", "--size must be given with --channels, got none"),
+        ("train", "rank needs a text model (--from), got none", "--rank needs a text model (--from), got none"),
+        ("train", "give shape=(channels, height, width) to", "give --size PIXELS and --channels 1 or 3 to"),
+    ],
+)
+def test_messages_name_an_option_once_and_as_typed(name: str, said: str, typed: str) -> None:
+    assert as_typed(said, importlib.import_module(f"fastdc.cli.commands.{name}").command) == typed
 
 
 def test_other_plans_are_told_apart() -> None:

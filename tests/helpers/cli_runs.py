@@ -1,6 +1,7 @@
 """Runs the command line in this process, as the installed script does, and says what came of it."""
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -51,6 +52,8 @@ class Cli:
         assert line.startswith("fastdc: error: "), line
         assert naming in line, line
         assert len(line) < 1000
+        python = r"\b(None|True|False)\b|(?<!in )[(\[]-?[\d.]+(e[-+]\d+)?, |(--[-a-z]+)\b[^()]* \(\3\b"
+        assert "'" in line or re.search(python, line) is None, line  # quoted text is the user's own
 
 
 def provenance_of(cli: Cli, *args: str | Path) -> dict[str, Any]:

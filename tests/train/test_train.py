@@ -311,7 +311,7 @@ def test_bad_data_are_refused_before_anything_is_written(
         ({"seed": -1}, "seed must be a whole number from 0"),
         ({"lr": float("nan")}, "lr must be a number in"),
         ({"ema": 1.0}, r"ema must be a number in \[0, 0\.999999\], got 1\.0"),
-        ({"channels": 3}, "size must be given with channels, got None"),
+        ({"channels": 3}, "size must be given with channels, got none"),
         ({"data": ""}, "data must be a path"),
         ({"device": "tpu9"}, "device must be"),
     ],
