@@ -158,7 +158,12 @@ def test_train_and_export_print_the_notes_as_well(cli: Cli, folder: Path, monkey
     assert (taken[0].class_names, taken[0].labels.tolist()) == (("3", "7"), (test.labels[chosen] == 7).tolist())
     np.savez("val.npz", **kinds, class_names=["7", "9"])
     cli.refuses("export", "run", "new", "--calibrate", "val.npz", naming="has a class '9' that the model does not have")
-    cli.refuses("export", "run", "new", "--calibrate", "dark", naming="nearly black")
+    result = cli("export", "run", "out", "--calibrate", "dark", *FEW)  # through the window of the training
+    assert "note: 12 images read through the model's window 0 to 4080, values 0 to 4080 (--window" in result.err
+    np.testing.assert_array_equal(np.unique(taken[1].labels, return_counts=True)[1], [6, 6])
+    result = cli("export", "run", "out", "--calibrate", "dark", *FEW, "--window", "0", "65535")
+    assert "note: 12 images read through the window 0 to 65535" in result.err
+    assert taken[2].images.max() == 16
 
 
 def test_the_accuracy_is_that_of_the_named_classes(cli: Cli, folder: Path) -> None:
