@@ -10,9 +10,10 @@ All candidates are replayed from one table (``inference.wide_errors``), one step
 
 Candidates of steps 1 and 2 are compared at equal numbers of draws, the accuracy of each image averaged over noise seeds
 and disjoint draws. Those are as good as the most accurate one whose deficit is at most one standard error of the paired
-difference, and at most half a point. Among them the plan that the model has stays, unless the race of another one takes a
-tenth less, and takes less in each of 100 resamples of the images. If the model's plan is not among them, the cheapest
-race decides, and the wider band where races are within a tenth. A cheap race never makes up for a loss of accuracy.
+difference, and at most half a point. Among them the plan that the model has stays, unless the race of another one
+takes a tenth less, and takes less in each of 100 resamples of the images. If the model's plan is not among them, the
+cheapest race decides, and the wider band where races are within a tenth. A cheap race never makes up for a loss of
+accuracy.
 
 **The promise of the race.** Choose on some of the images and calibrate on the others. Given the choosing images, the
 chosen plan is fixed, and so is the loss of an image as a function of the limit. If all images and a new one are

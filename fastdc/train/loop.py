@@ -66,33 +66,46 @@ def run_steps(
             info = dataclasses.replace(info, config=config)
         trainee = make_trainee(config, info, base, samples.shape)
         trainer = _Trainer(config, trainee, samples, folder, device, say, processes)
-        if not processes.main:
-            if resume:
-                trainer.restore(anew=anew)
-            return trainer.run(progress)
-        folder.check_space(trainer.state.trained)
-        if resume:
-            before = folder.info()
+        if processes.main:
+            _begin(trainer, info, data, resume=resume, anew=anew)
+        elif resume:
             trainer.restore(anew=anew)
-            trainer.check_goes_on(before.config)
-            if anew:
-                folder.forget_choices(trainer.state.step)
-            if trainer.state.step and before.config.steps not in (None, config.steps):
-                change = (trainer.state.step, before.config.steps)
-                info = dataclasses.replace(info, extended=(*info.extended, change))
-            folder.write_info(info)
-        else:
-            folder.create(info)
-        if config.val_fraction is not None and (anew or not folder.val_file.exists()):
-            save_labelled(folder.val_file, data.val_images, data.val_labels, data.class_names)
         state = trainer.state
         say(f"model: {_name(config)}, {state.parameters:,} parameters; step {state.step} of {config.steps}")
         summary = trainer.run(progress)
-    if base is not None and base.kind == "prompts" and folder.checkpoint_file.exists():
+    if processes.main and base is not None and base.kind == "prompts" and folder.checkpoint_file.exists():
         from fastdc.train.tuned import lora_content
 
         write_whole(folder.lora_file, lora_content(base.source, folder.averaged()[0]))
     return summary
+
+
+def _begin(trainer: "_Trainer", info: RunInfo, data: TrainingData, *, resume: bool, anew: bool) -> None:
+    """Writes what a new run keeps, or takes over what a run has done, in the main process.
+
+    Args:
+        trainer: The training.
+        info: The run as it goes on.
+        data: The images.
+        resume: Whether there is a run.
+        anew: Whether what it has measured so far does not count, see :meth:`RunFolder.forget_choices`.
+    """
+    config, folder = info.config, trainer.folder
+    folder.check_space(trainer.state.trained)
+    if resume:
+        before = folder.info()
+        trainer.restore(anew=anew)
+        trainer.check_goes_on(before.config)
+        if anew:
+            folder.forget_choices(trainer.state.step)
+        if trainer.state.step and before.config.steps not in (None, config.steps):
+            change = (trainer.state.step, before.config.steps)
+            info = dataclasses.replace(info, extended=(*info.extended, change))
+        folder.write_info(info)
+    else:
+        folder.create(info)
+    if config.val_fraction is not None and (anew or not folder.val_file.exists()):
+        save_labelled(folder.val_file, data.val_images, data.val_labels, data.class_names)
 
 
 def _check_shares(config: TrainConfig, processes: Processes) -> None:
@@ -374,6 +387,6 @@ class _Trainer:
             if record.get("val_scored") != scored:
                 record.pop("val_accuracy", None)
             self.measured.add(record)
-        if best is not None:
+        if best is not None and self.validation is not None:
             self.measured.best = best[0]
             self.validation.keep(best[0].val_scored)

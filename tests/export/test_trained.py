@@ -382,7 +382,8 @@ def test_a_bundle_reads_images_as_its_training_did(tmp_path: Path) -> None:
     run = train(TrainConfig(data=data, out=str(tmp_path / "run"), window=(0, 3999), **small), progress=False).path
     bundle = export_run(run, tmp_path / "made", calibrate=val, delta=0.05, draws=4, choose=False)
     assert bundle.manifest["image"]["window"] == [0, 3999]
-    assert bundle.model.window == run_source(run)[0].model.window == (0, 3999)
+    for model in (bundle.model, run_source(run)[0].model):
+        assert model.window == (0, 3999)
     read = load_labelled(val, window=(0, 3999))
     same = export_run(run, tmp_path / "same", calibrate=read, delta=0.05, draws=4, choose=False)
     for field in ("calibration", "defaults", "image"):
