@@ -26,6 +26,8 @@ from fastdc.inference.options import Options
 from fastdc.rules import AbstractRule, Shifted
 from fastdc.support import Float64, Floats, InputError, Int32, as_array, checks, shown
 
+_EXAMPLE = 200  # most characters of a complete example in a message
+
 GivenPrior: TypeAlias = str | Mapping[str, float] | Sequence[float] | npt.NDArray[Any]
 """A prior as users give it: "uniform", "data", a weight for each class name, or K weights in class order."""
 
@@ -149,7 +151,9 @@ def _weights(given: GivenPrior, model: Model) -> Float64 | None:
         rows = class_indices(list(given), model, "classes of prior")
         missing = sorted(set(range(model.num_classes)) - set(rows.tolist()))
         if missing:
-            raise InputError(f"prior must name every class, {shown(model.class_names[missing[0]])} is missing")
+            name, rest = shown(model.class_names[missing[0]]), len(missing) - 1
+            more = f" and {rest} more are missing" if rest else " is missing"
+            raise InputError(f"prior must name every class, {name}{more}{_example(given, model.class_names)}")
         if len(rows) > model.num_classes:
             raise InputError("prior names a class twice")
         given = [given[name] for name in given]
@@ -159,12 +163,24 @@ def _weights(given: GivenPrior, model: Model) -> Float64 | None:
     return _checked(given, model.num_classes)[order]
 
 
+def _example(given: Mapping[str, float], names: Sequence[str]) -> str:
+    """The weights that were given with 1 for the other classes, for a message; nothing if they are too many.
+
+    No weight is assumed: of somebody who gave probabilities, a class that was forgotten would be the most probable.
+    """
+    weights = {str(name): weight for name, weight in given.items() if checks.is_number(weight)}
+    text = ",".join(f"{name}={weights.get(name, 1):g}" for name in names)
+    return f": for example {text}" if len(text) <= _EXAMPLE and text.isprintable() else ""
+
+
 def _checked(given: Any, n_classes: int) -> Float64:
     array = as_array(given)
     values = list(given if array is None else array.tolist()) if hasattr(given, "__iter__") else [given]
-    if len(values) != n_classes or not all(checks.is_finite(value) and value >= 0 for value in values):
+    wrong = [value for value in values if not (checks.is_finite(value) and value >= 0)]
+    if wrong or len(values) != n_classes:
+        came = shown(wrong[0]) if wrong else f"{len(values)} weight{'s'[: len(values) != 1]}"
         raise InputError(
-            f"prior must be {n_classes} weights from 0, one for each class, or uniform or data, got {shown(given)}"
+            f"prior must be {n_classes} weights from 0, one for each class, or uniform or data, got {came}"
         )
     if not max(values) > 0:
         raise InputError("prior must have a positive weight, got none")

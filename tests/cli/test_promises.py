@@ -91,7 +91,8 @@ def test_a_prior_weighs_the_probabilities(cli: Cli, digits: Path) -> None:
 
 
 def test_what_a_race_loses_under_a_prior_is_said(cli: Cli, digits: Path) -> None:
-    note = "note: paired tests instead of the calibrated race, which was calibrated without a prior\n"
+    note = "note: paired tests instead of the calibrated race, which was calibrated without a prior; in runs over some "
+    note += "hundred images, --self-calibrate N races under the prior for fewer evaluations\n"
     assert note in cli("classify", "a.npy", *MLP, "--prior", SKEWED).err
     own = cli("classify", "b.npz", *MLP, "--draws", "8", "--prior", SKEWED, "--self-calibrate", "30").err
     assert note not in own
@@ -112,7 +113,7 @@ def test_what_is_no_prior_is_refused(cli: Cli, digits: Path) -> None:
         ("1,2", "--prior must be 10 weights from 0, one for each class"),
         ("1,1,1,1,1,1,1,1,1,nan", "--prior must be 10 weights from 0"),
         ("0,0,0,0,0,0,0,0,0,0", "--prior must have a positive weight"),
-        ("3=1", "--prior must name every class, '0' is missing"),
+        ("3=20", "every class, '0' and 8 more are missing: for example 0=1,1=1,2=1,3=20,4=1,5=1,6=1,7=1,8=1,9=1"),
         ("cat=1", "classes of prior must be classes of the model, got 'cat'"),
         ("data", "--prior needs the class counts of the training data, which digits-mlp has not"),
     ):

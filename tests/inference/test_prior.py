@@ -288,14 +288,15 @@ def test_a_smoothed_classifier_votes_under_the_prior(prior: list[float]) -> None
 WRONG: list[tuple[Any, str]] = [
     ("datta", "prior must be one of uniform, data, got 'datta'"),
     ("data", "prior needs the class counts of the training data, which gaussian has not"),
-    ([1, 2], "prior must be 4 weights from 0, one for each class"),
-    ([1, 2, 3, -4], "prior must be 4 weights from 0"),
+    ([1, 2], "prior must be 4 weights from 0, one for each class, or uniform or data, got 2 weights"),
+    ([1, 2, 3, -4], "prior must be 4 weights from 0, one for each class, or uniform or data, got -4"),
     ([1, 2, 3, math.nan], "prior must be 4 weights from 0"),
     ([1, 2, 3, "4"], "prior must be 4 weights from 0"),
     (np.ones((4, 1)), "prior must be 4 weights from 0"),
     (0.5, "prior must be 4 weights from 0"),
     ([0, 0, 0, 0], "prior must have a positive weight"),
-    ({"class 0": 1}, "prior must name every class, 'class 1' is missing"),
+    ({"class 0": 20}, "'class 1' and 2 more are missing: for example class 0=20,class 1=1,class 2=1,class 3=1"),
+    ({f"class {k}": 0.5 for k in range(3)}, "'class 3' is missing: for example class 0=0.5,class 1=0.5,class 2=0.5,"),
     ({"cat": 1}, "classes of prior must be classes of the model, got 'cat'"),
     ({**{f"class {k}": 1 for k in range(4)}, 0: 2}, "prior names a class twice"),
 ]
