@@ -164,12 +164,21 @@ def _meant(error: click.UsageError) -> str:
     """The option that was probably meant, or the choice by the value of an option."""
     if isinstance(error, click.NoSuchOption):
         params = error.ctx.command.params if error.ctx else []
+        if error.ctx and (arguments := _as_argument(error.option_name.lstrip("-"), params)):
+            return f": it is an argument here, {error.ctx.command_path} {arguments}"
         options = [param for param in params if isinstance(param, click.Option) and not param.hidden]
         known = [name[2:] for param in options for name in (*param.opts, *param.secondary_opts) if name[:2] == "--"]
         return did_you_mean(error.option_name.lstrip("-"), known).replace("mean '", "mean '--")
     kind = getattr(getattr(error, "param", None), "type", None)
     came = re.match(r"'(.*)' is not one of ", error.message)
     return did_you_mean(came[1], kind.choices) if isinstance(kind, click.Choice) and came else ""
+
+
+def _as_argument(name: str, params: list[click.Parameter]) -> str:
+    """The arguments of a command, if what was given as an option is one of them; nothing otherwise."""
+    words = [str(param.metavar or param.name) for param in params if isinstance(param, click.Argument)]
+    names = [re.sub(r"\W", "", word).lower().replace("bundle", "model") for word in words]
+    return " ".join(words) if name in names else ""
 
 
 def _fail(message: str, *, code: int = 2) -> None:

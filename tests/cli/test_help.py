@@ -83,3 +83,20 @@ def test_defaults_that_depend_on_the_images_are_those_of_the_presets(option: str
     assert _of_preset(option) in told
     if option in FINE_TUNING:
         assert told.endswith(f"with --from {FINE_TUNING[option]}]")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("score --model digits x.npz", "'--model': it is an argument here, fastdc score MODEL [DATA]... (try"),
+        ("calibrate --model m x.npz", "'--model': it is an argument here, fastdc calibrate BUNDLE DATA... (try"),
+        ("bench --model digits", "'--model': it is an argument here, fastdc bench MODEL (try"),
+        ("info --model digits", "'--model': it is an argument here, fastdc info [MODEL] (try"),
+        ("score digits --data x.npz", "'--data': it is an argument here, fastdc score MODEL [DATA]... (try"),
+        ("classify --images x.png", "'--images': it is an argument here, fastdc classify IMAGES... (try"),
+        ("train --data photos --out run", "'--data': it is an argument here, fastdc train DATA (try"),
+        ("evaluate --model digits run.tsv", "No such option '--model' (try"),
+    ],
+)
+def test_an_argument_that_is_given_as_an_option_is_named(cli: Cli, line: str, said: str) -> None:
+    cli.refuses(*line.split(), naming=said)
