@@ -94,7 +94,7 @@ class _Dropout(TorchFunctionMode):
     """
 
     def __init__(self, rows: slice, batch: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._rows, self._batch = rows, batch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -108,7 +108,7 @@ class _Dropout(TorchFunctionMode):
         # A network may hold several rows per image, one after the other.
         per_row = x.shape[0] // (self._rows.stop - self._rows.start)
         # In the order of x in memory, which convolutions may change, because numbers are drawn in that order.
-        layout = (0, *sorted(range(1, x.ndim), key=lambda axis: -x.stride(axis)))
+        layout = (0, *sorted(range(1, x.ndim), key=lambda axis: -x.stride()[axis]))
         size = (self._batch * per_row, *x.shape[1:])
         whole = torch.empty_permuted(size, layout, dtype=x.dtype, device=x.device).bernoulli_(1 - p).div_(1 - p)
         return x * whole[self._rows.start * per_row : self._rows.stop * per_row].clone()

@@ -42,7 +42,8 @@ class Together(Processes):
 
     def __init__(self, device: str, *, foreign: bool) -> None:
         wanted = torch_device(device)
-        if wanted.index is not None:
+        number: int | None = wanted.index  # torch's stubs know no None
+        if number is not None:
             raise InputError(f"device must be cuda or cpu for several processes, got {device}")
         here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         if wanted.type == "cuda" and torch.cuda.device_count() < here:

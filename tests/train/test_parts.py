@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastdc.train import RunFolder, step, train
+from fastdc.train.loss import denoising_loss
 from fastdc.train.step import parts_of
 
 # With dropout, and with AdamW's steps, of which each is as large as the learning rate however small a gradient is.
@@ -52,12 +53,13 @@ def test_a_part_is_evaluated_when_the_one_before_is_gone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never two parts at a time, which is what saves the memory; and only rows of a part reach the network."""
-    real, order = step.denoising_loss, []
+    real, order = denoising_loss, []
 
     def watched(network: nn.Module, x0: torch.Tensor, *more: Any) -> torch.Tensor:
         order.append(len(x0))
         found = real(network, x0, *more)
-        found.register_hook(lambda grad: order.append(-len(grad)))
+        hooked: Any = found
+        hooked.register_hook(lambda grad: order.append(-len(grad)))
         return found
 
     monkeypatch.setattr(step, "denoising_loss", watched)
