@@ -5,15 +5,14 @@ many there are (WORLD_SIZE) and which it is (RANK, LOCAL_RANK). Each reads the d
 but evaluates only its rows; the gradients are averaged, so that all have the same weights. The first one, RANK 0,
 writes the run folder, measures and speaks.
 
-This module is imported without torch; ``together`` has the processes if there are several.
+This module is imported without torch; ``together`` has the processes if there are several, and ``joining`` chooses.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from fastdc.support import InputError, check_installed
+from fastdc.support import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -89,33 +88,3 @@ def told() -> tuple[int, int]:
         said = ", ".join(f"{name}={word}" for name, word in zip(_TOLD, words, strict=True))
         raise InputError(f"the environment must have whole numbers for several processes, got {said}") from None
     return count, index
-
-
-@contextmanager
-def joined(device: str, *, foreign: bool) -> Iterator[Processes]:
-    """The processes of this training, which end together.
-
-    Args:
-        device: The recipe's device.
-        foreign: Whether the network is of another tool.
-
-    Raises:
-        InputError: There are not as many devices as processes.
-        MissingDependencyError: There are several, and accelerate is not installed.
-        BackendError: Another process failed; in the main process, the message is that process's.
-    """
-    if told()[0] == 1:
-        yield Processes()
-        return
-    check_installed("torch", extra="train")
-    check_installed("accelerate", extra="train")
-    from fastdc.train.together import Together
-
-    processes = Together(device, foreign=foreign)
-    try:
-        yield processes
-        processes.leave()
-    except BaseException as error:
-        if (cause := processes.failed(error)) is not None:
-            raise cause from None
-        raise

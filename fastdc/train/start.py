@@ -11,7 +11,7 @@ from fastdc.data import check_class_folders
 from fastdc.support import InputError, check_installed
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import load_training_data, validation_source
-from fastdc.train.processes import joined
+from fastdc.train.joining import joined
 from fastdc.train.run import RunFolder, RunInfo, RunSummary
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import pytest
 from fastdc.cli.launching import launch
 from fastdc.support import InputError, MissingDependencyError
 from fastdc.train import told
-from fastdc.train.processes import Processes, joined
+from fastdc.train.joining import joined
+from fastdc.train.processes import Processes
 from helpers.subprocesses import without
 from helpers.tiny_runs import differences, same_bits, tiny
 from helpers.together import in_processes
