@@ -26,10 +26,10 @@ run 9 python make_mnist.py photos --photos
 run 14 fastdc train photos --out run
 run 60 fastdc export run my-model --calibrate photos
 run 40 fastdc score my-model photos
-run 9 fastdc classify --model my-model photos/test/7/0000.png photos/test/4/0001.png photos/test/9/0002.png
-run 9 fastdc classify --model my-model photos/test --save race.npz
+run 9 fastdc classify --model my-model photos/test/7/0014.png photos/test/4/0008.png photos/test/9/0004.png
+run 2 fastdc classify --model my-model photos --save race.npz
 run 20 fastdc calibrate my-model photos --sigma 0.25 --write
-run 12 fastdc certify --model my-model --data photos --skip 100 --sigma 0.25 --out run.tsv --quiet
+run 12 fastdc certify --model my-model --data photos --skip 200 --sigma 0.25 --out run.tsv --quiet
 run 12 fastdc evaluate run.tsv --radii 0,0.25,0.5,0.75 --plot certified.png
 run 9 python pictures.py photos my-model
 mv certified.png photos.png wrong.png "$here"
