@@ -164,7 +164,7 @@ def _notes(settings: Settings, bundle: Bundle, loaded: "ImageSet", options: dict
     try:
         check_unseen("", loaded.images, loaded.labels, bundle)
     except InputError:
-        notes.append(f"{bundle.name} was trained on these images: the numbers say nothing about other images")
+        notes.append(f"{bundle.name} was trained on these images, or many of them: the numbers do not hold for others")
     if (chose := bundle.seen.chose(loaded.images)).any():
         of = f"{chose.sum()} of these {len(chose)} images"
         notes.append(f"{of} chose the checkpoint or the plan of {bundle.name}, so that it is too good on them")

@@ -197,6 +197,9 @@ class DiffusionClassifierEstimator(ClassifierMixin, BaseEstimator):  # type: ign
         calibrate: bool | float,
     ) -> DiffusionClassifier:
         """The classifier with a temperature and a race that are fitted to images."""
+        if bundle is not None:
+            check_unseen("X", levels(images), self.model_classes_[labels], bundle)
+            images, labels = _not_chosen_on(images, labels, bundle)
         model, n = classifier.model, len(images)
         draws = options.draws or model.defaults.draws
         level: float | None = None
@@ -208,8 +211,6 @@ class DiffusionClassifierEstimator(ClassifierMixin, BaseEstimator):  # type: ign
                 if not isinstance(calibrate, bool):
                     raise
                 level = None  # too few images: the model keeps its own race
-        if bundle is not None:
-            check_unseen("X", levels(images), self.model_classes_[labels], bundle)
         flops = 0.0 if bundle is None else bundle.flops or 0.0
         full, seeds = full_runs(flops, n * len(model.conditions))
         plan = {**options.plan, "draws": draws if level is None else max(full, draws)}
@@ -317,6 +318,18 @@ def _seed(random_state: Any) -> int:
     if checks.is_whole(random_state):
         return checks.seed(random_state, "random_state")
     return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _not_chosen_on(images: npt.NDArray[Any], labels: Int64, bundle: Bundle) -> tuple[npt.NDArray[Any], Int64]:
+    """The images and labels without those that chose the bundle's checkpoint or plan: no race keeps a promise on them.
+
+    Raises:
+        InputError: None is left.
+    """
+    left = ~bundle.seen.chose(levels(images))
+    if not left.any():
+        raise InputError(f"all {len(left)} images of X chose the checkpoint or the plan of {bundle.name}: give others")
+    return images[left], labels[left]
 
 
 def _level(calibrate: Any) -> bool | float:

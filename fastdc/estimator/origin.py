@@ -180,7 +180,8 @@ class Training:
             size = f"{channels}x{height}x{width}"
             raise InputError(f"images to train on must be square, or have a width that is not 1 or 3, got {size}")
         if self.fraction is not None and not isinstance(self.calibrate, bool):
-            check_level(self.calibrate, int(held_out(labels, self.fraction, self.seed).sum()))
+            aside = int(held_out(labels, self.fraction, self.seed).sum())
+            check_level(self.calibrate, aside // 2 if self.config().patience else aside)
         alike = load("digits-mlp", **loading)  # a training makes such a model, of other images and classes
         counts = tuple(np.bincount(labels, minlength=len(names)).tolist())
         model = replace(alike.model, image_shape=shape, class_names=names, null_class=len(names), class_counts=counts)
@@ -226,7 +227,7 @@ class Training:
                 raise Interrupted(f"training stopped at step {summary.step} of {summary.steps}{again}", None)
             level = None if isinstance(self.calibrate, bool) else self.calibrate
             held = None if self.calibrate is False else run / "val.npz"
-            # The last checkpoint: nothing has chosen it, so that all images kept aside may calibrate.
+            # The last checkpoint: nothing has chosen it but patience, so that all images kept aside may calibrate.
             how: dict[str, Any] = {"checkpoint": "last", "delta": level, "overwrite": True}
             bundle = export_run(run, folder / "bundle", name="estimator", calibrate=held, **how)
             manifest = {

@@ -34,6 +34,8 @@ from fastdc.loading import load
 from fastdc.support import InputError, temporary_folder
 from fastdc.train import check_untrained
 
+_CHOSEN = "a checkpoint or a plan of this model"  # or of the one that it began with
+
 
 def check_calibration(given: ExportOptions, images: LabelledImages | None, seen: SeenImages | None = None) -> None:
     """Refuses options of a calibration, or images, that would be refused after the work.
@@ -65,8 +67,16 @@ def check_calibration(given: ExportOptions, images: LabelledImages | None, seen:
     chose = seen.chose(images.images)
     if given.searched(len(images), chose):
         given.parts(images.labels, chose)
-    elif given.delta is not None:
-        check_level(given.delta, len(images) - int(chose.sum()))
+        return
+    left = len(images) - int(chose.sum())
+    if not left:
+        raise InputError(f"calibrate: all {len(images)} images have chosen {_CHOSEN}: give others")
+    if given.delta is not None:
+        try:
+            check_level(given.delta, left)
+        except InputError as error:
+            why = f": {chose.sum()} of {len(images)} have chosen {_CHOSEN}" if chose.any() else ""
+            raise InputError(f"{error}{why}") from None
 
 
 def calibrate_manifest(
@@ -106,7 +116,7 @@ def calibrate_manifest(
         elif given.choose is None and given.levels is None:
             given.say(f"{len(images)} images are too few to choose the noise levels on, too: the default ones stay")
         if chose.any():
-            given.say(f"{chose.sum()} of the {len(images)} images chose the checkpoint and do not calibrate")
+            given.say(f"{chose.sum()} of the {len(images)} images have chosen {_CHOSEN} and do not calibrate")
             images = images.take((~chose).nonzero()[0])
     full, seeds = full_runs(flops, len(images) * conditions)
     if chosen is None:

@@ -97,7 +97,7 @@ class ExportOptions:
 
         Args:
             images: Number of images to choose and to calibrate on.
-            chose: bool (images,), those that have chosen a checkpoint.
+            chose: bool (images,), those that have chosen a checkpoint or a plan.
         """
         enough = split_images(images, self.delta, chose=chose) is not None
         unasked = self.choose is None and self.levels is None and enough
@@ -111,7 +111,7 @@ class ExportOptions:
 
         Args:
             labels: int64 (n,), classes of the images.
-            chose: bool (n,), those that have chosen a checkpoint.
+            chose: bool (n,), those that have chosen a checkpoint or a plan.
 
         Raises:
             InputError: There are too few.
@@ -121,7 +121,7 @@ class ExportOptions:
         parts = parts or split_images(images, self.delta, least=_LEAST_ASKED, labels=labels, chose=chose)
         if parts is None:
             at = "" if self.delta is None else f" at delta = {self.delta:g}"
-            of = f", for {count} of them have chosen the checkpoint" if count else ""
+            of = f", for {count} of them have chosen a checkpoint or a plan" if count else ""
             raise InputError(f"{images} images are too few to choose on one part and to calibrate on the other{at}{of}")
         return parts
 

@@ -123,7 +123,8 @@ def split_images(
 
     The choosing half is every second image in the order of classes, from the first. If the other half is too small for
     its level (delta, or 0.01 with its 99 images), the choosing part gives it as many as it needs, and keeps `least`.
-    Images that have chosen something before, such as a checkpoint, are never in the part to calibrate on.
+    Images that have chosen something before, such as a checkpoint, choose again: they are never in the part to
+    calibrate on, and others choose beside them only if they are fewer than a half.
 
     Args:
         images: Number of images.
@@ -140,16 +141,17 @@ def split_images(
         >>> [len(part) for part in split_images(197)], [len(part) for part in split_images(120)], split_images(90)
         ([98, 99], [60, 60], None)
     """
+    chosen = np.zeros(images, np.bool_) if chose is None else chose
+    given, fresh = chosen.nonzero()[0], (~chosen).nonzero()[0]
     need = math.ceil(1 / (0.01 if delta is None else delta) - 1 - 1e-9)
     half = images - images // 2
     count = min(half, images - need)
-    if count < least and delta is None:
-        count = half
-    if count < least:
+    if delta is None and (count < least or len(fresh) < need):
+        need = LEAST_CALIBRATING
+        count = min(half, images - need)
+    if count < least or len(fresh) < need:
         return None
-    spread = np.round(np.linspace(0, half - 1, count)).astype(np.int64)
-    kept = np.sort(choosing_half(np.zeros(images, np.int64) if labels is None else labels)[spread])
-    if chose is not None:
-        kept = np.union1d(kept, chose.nonzero()[0])
-    rest = np.setdiff1d(np.arange(images), kept)
-    return None if len(rest) < (LEAST_CALIBRATING if delta is None else need) else (kept, rest)
+    more = max(0, count - len(given))  # besides those that have chosen before
+    candidates = choosing_half(np.zeros(len(fresh), np.int64) if labels is None else labels[fresh])
+    kept = np.union1d(given, fresh[candidates[np.round(np.linspace(0, len(candidates) - 1, more)).astype(np.int64)]])
+    return kept, np.setdiff1d(np.arange(images), kept)

@@ -232,7 +232,7 @@ def _own_run(path: Path) -> tuple[Base, tuple[float, float] | None]:
     recipe = info.config
     levels = None if recipe.p_mean is None or recipe.p_std is None else (recipe.p_mean, recipe.p_std)
     base = _own(run_model(info), network, info.network, {"source": path.name})
-    return dataclasses.replace(base, seen=info.seen), levels
+    return dataclasses.replace(base, seen=folder.seen(info)), levels
 
 
 def _own(model: Any, module: Any, network: dict[str, Any], origin: dict[str, str | int | float]) -> Base:

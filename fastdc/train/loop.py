@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fastdc.bundle import SeenImages
 from fastdc.support import InputError, one_line, require, write_whole
 from fastdc.train.best import Best, Measurements
 from fastdc.train.config import TrainConfig, network_config
@@ -196,7 +197,8 @@ def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, ba
         network=network,
         source_digest=data.source_digest,
         class_counts=data.class_counts,
-        seen=data.seen if base is None else data.seen.also(base.seen),
+        seen=data.seen,
+        base_seen=SeenImages() if base is None else base.seen,
         val_by_class=True,
         levels=levels or RunInfo.levels,
         base={} if base is None else base.describe(),

@@ -87,6 +87,7 @@ class RunInfo:
         base: What the run began with: its kind, the sha256 of its weights, and its origin; empty for a new network on
             images.
         seen: The training images, and those that choose the checkpoint; empty in runs of earlier versions.
+        base_seen: What the model that the run began with had seen.
     """
 
     config: TrainConfig
@@ -105,6 +106,7 @@ class RunInfo:
     extended: tuple[tuple[int, int], ...] = ()
     base: dict[str, Any] = dataclasses.field(default_factory=dict)
     seen: SeenImages = dataclasses.field(default_factory=SeenImages, repr=False, compare=False)
+    base_seen: SeenImages = dataclasses.field(default_factory=SeenImages, repr=False, compare=False)
 
 
 def sample_shape(info: RunInfo) -> tuple[int, int, int]:
@@ -232,7 +234,7 @@ class RunFolder:
     def write_info(self, info: RunInfo) -> None:
         """Replaces config.json in one step. Paths are written in full, so that the run can be resumed from anywhere."""
         values = {"format": RUN_FORMAT, "version": RUN_VERSION, **dataclasses.asdict(info)}
-        values["seen"] = info.seen.to_dict()
+        values |= {"seen": info.seen.to_dict(), "base_seen": info.base_seen.to_dict()}
         values["config"] = info.config.absolute().to_dict()
         write_whole(self.config_file, (json.dumps(values, indent=1) + "\n").encode())
 
@@ -273,6 +275,7 @@ class RunFolder:
                 extended=tuple(_pair(change, int) for change in values.get("extended", ())),
                 base=dict(values.get("base", {})),
                 seen=SeenImages.from_dict(values.get("seen")),
+                base_seen=SeenImages.from_dict(values.get("base_seen")),
             )
         except (KeyError, TypeError, ValueError, BundleError) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}") from error
@@ -370,8 +373,8 @@ class RunFolder:
             info: What :meth:`info` has read.
             wanted: As for :meth:`averaged`.
         """
-        chosen = info.config.patience is not None or (wanted != "last" and self.best_file.exists())
-        return info.seen if chosen or info.base else SeenImages(info.seen.trained)
+        chosen = bool(info.config.patience) or (wanted != "last" and self.best_file.exists())
+        return (info.seen if chosen else SeenImages(info.seen.trained)).also(info.base_seen)
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the log and flushes it."""

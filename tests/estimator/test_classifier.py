@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 import fastdc
-from fastdc.bundle import find_model
+from fastdc.bundle import SeenImages, find_model, load_bundle, with_calibration
 from fastdc.calibration import fit_temperature, with_doubt
 from fastdc.data import digits_test
 from fastdc.estimator import DiffusionClassifierEstimator
@@ -116,6 +116,18 @@ def test_few_images_leave_the_models_race_but_fit_its_temperature() -> None:
     plain = fastdc.load("digits-mlp", threads=1).model
     assert estimator.classifier_.model.calibration == plain.calibration
     assert estimator.classifier_.model.defaults.temperature != plain.defaults.temperature
+
+
+def test_images_that_chose_the_plan_do_not_calibrate(tmp_path: Path) -> None:
+    mine = shutil.copytree(find_model("digits-mlp"), tmp_path / "mine")
+    plain, seen = load_bundle(mine), SeenImages.of(TEST.images[:0], TEST.images[:30])
+    assert plain.model.calibration is not None
+    with_calibration(mine, plain.model.calibration, seen=seen)
+    race = over(mine, calibrate=0.05).fit(TEST.images[:55], TEST.labels[:55]).classifier_.model.calibration
+    assert race is not None
+    assert race.images == 25
+    wrong = over(mine)
+    fails_with(lambda: wrong.fit(TEST.images[:30], TEST.labels[:30]), "all 30 images of X chose", kind=InputError)
 
 
 def test_a_fit_that_fails_leaves_nothing_to_predict_with() -> None:

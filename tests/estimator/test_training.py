@@ -177,3 +177,10 @@ def test_a_model_is_not_calibrated_on_what_it_was_trained_on(tmp_path: Path) -> 
     padded = np.pad(X - X.min(), ((0, 0), (0, 1)))  # the images that the rows are
     fails_with(lambda: again.fit(padded, Y), "X holds images that estimator was trained on", kind=InputError)
     assert again.set_params(calibrate=False).fit(padded, Y).classifier_.model == trained.classifier_.model
+
+
+def test_a_level_that_patience_leaves_too_few_images_for_is_refused_before_the_training(tmp_path: Path) -> None:
+    """It chooses when to end, on half of the 21 images that are kept aside."""
+    patient = training(train={**TINY, "patience": 2}, calibrate=0.05, work_dir=tmp_path)
+    fails_with(lambda: patient.fit(X, Y), "got 10", kind=InputError)
+    assert not list(tmp_path.iterdir())

@@ -188,8 +188,8 @@ def test_training_images_are_refused_in_any_order_and_number(workplace: Path, tm
 @pytest.mark.parametrize(
     ("options", "said", "count"),
     [
-        ({"choose": False}, "30 of the 60 images chose the checkpoint and do not calibrate", 30),
-        ({"levels": (0.2, 2.0)}, "30 of the 60 images chose the checkpoint and do not calibrate", 30),
+        ({"choose": False}, "30 of the 60 images have chosen a checkpoint or a plan of this model and do not", 30),
+        ({"levels": (0.2, 2.0)}, "30 of the 60 images have chosen a checkpoint or a plan of this model and do not", 30),
         ({"choose": True}, "of the 30 images that nothing was chosen on", 30),
         ({"choose": False, "checkpoint": "last"}, "", 60),
     ],
@@ -205,6 +205,17 @@ def test_images_that_chose_the_checkpoint_do_not_calibrate(
     assert bundle.seen.chose(load_labelled(chosen / "val.npz").images).sum() == 60 - count
     with pytest.raises(InputError, match="needs at least 99 validation images"):
         export_run(chosen, tmp_path / "no", calibrate=chosen / "val.npz", delta=0.01, choose=False)
+
+
+def test_images_that_have_all_chosen_are_refused_before_the_work(chosen: Path, tmp_path: Path) -> None:
+    val = load_labelled(chosen / "val.npz")
+    half = val.take(RunFolder(chosen).info().seen.chose(val.images).nonzero()[0])
+    heard: list[str] = []
+    with pytest.raises(InputError, match="calibrate: all 30 images have chosen a checkpoint or a plan of this model"):
+        export_run(chosen, tmp_path / "no", calibrate=half, notify=heard.append)
+    with pytest.raises(InputError, match=r"got 30: .*: 30 of 60 have chosen a checkpoint"):
+        export_run(chosen, tmp_path / "no", calibrate=val, delta=0.02, choose=False)
+    assert not heard
 
 
 @pytest.fixture(scope="module")

@@ -272,6 +272,22 @@ def test_images_that_chose_before_never_calibrate(n: int, delta: float | None) -
     assert sorted([*kept, *rest]) == list(range(n))
 
 
+def test_images_that_chose_before_choose_again_in_place_of_others() -> None:
+    """In any order: where they are a half of all images, the other half calibrates, as large as it can be."""
+    chose = np.random.default_rng(0).permutation(np.arange(300) % 2 == 0)
+    kept, rest = split_images(300, chose=chose)  # type: ignore[misc]
+    assert rest.tolist() == (~chose).nonzero()[0].tolist()
+    kept, rest = split_images(300, chose=chose & (np.arange(300) < 100))  # type: ignore[misc]
+    assert (len(kept), len(rest)) == (150, 150)
+
+
+@pytest.mark.parametrize("n", [29, 30, 37, 38, 60])
+def test_the_fewest_images_that_calibrate_are_kept_from_a_choice(n: int) -> None:
+    kept, rest = split_images(n, least=10)  # type: ignore[misc]
+    assert (len(kept), len(rest)) == (min((n + 1) // 2, n - 19), max(n // 2, 19))
+    assert split_images(28, least=10) is None
+
+
 def test_too_few_images_that_have_not_chosen_are_refused() -> None:
     assert split_images(200, 0.01, chose=np.arange(200) < 102) is None
     assert split_images(200, chose=np.ones(200, bool)) is None

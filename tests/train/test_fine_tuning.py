@@ -107,6 +107,7 @@ def test_a_bundle_of_a_run_on_latents_classifies(tmp_path: Path) -> None:
     assert found["latent"]["shape"] == [4, 8, 8]
     assert found["training"]["class_counts"] == [18, 18]
     assert bundle.seen.trained_on(np.load(config.data)["images"])[0] == 36  # their pixels, not their latents
+    assert not len(bundle.seen.chosen)  # nothing has chosen the last checkpoint
     assert found["provenance"]["base_sha256"] == RunFolder(summary.path).info().base["sha256"]
     assert "--model mlp --vae dit --size 16 --width 16" in found["provenance"]["command"]
     assert str(tmp_path) not in str(found)
