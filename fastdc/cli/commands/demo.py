@@ -12,7 +12,7 @@ Examples:
   fastdc demo                          the shipped UNet, with the race
   fastdc demo --rule full --draws 16   every class at every draw, to compare
   fastdc demo --model digits-mlp       a network some 20 times cheaper
-  fastdc demo --model mnist            300 digits of 28x28 instead of 400 of 8x8
+  fastdc demo --model mnist            300 digits of 28x28, not 400 of 8x8
   fastdc demo --draws 4                faster, slightly less accurate
   fastdc demo --plot sheet.png         images and errors (needs matplotlib)
 
