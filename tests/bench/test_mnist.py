@@ -52,6 +52,7 @@ def test_every_part_runs_and_the_file_has_the_numbers(photos: Path, monkeypatch:
     for one in made["race"]:
         assert (one["images"], one["validation_images"], one["evaluations_of_full"]) == (7, 40, 40)
         assert len(one["evaluations"]) == 7
+        assert 0 <= one["lost_over_splits"]["mean"] <= one["delta"] + 0.02
         assert all(10 <= spent <= 40 for spent in one["evaluations"])
         assert one["evaluations_mean"] == pytest.approx(np.mean(one["evaluations"]))
     assert made["race"][0]["accuracy_of_full"]["value"] == 1
