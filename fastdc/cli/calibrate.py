@@ -75,8 +75,11 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
     click.echo(f"evaluations  {spent:.1f} per image on these images (full run: {full})")
     if quiet:
         return
+    most = len(images) * runs.config.draws * seeds
     if choice is None and labels is not None and not any(options[name] is not None for name in _OF_PLAN):
-        print_notes(filter(None, [better_levels(classifier, opened, images, labels, quiet)]), quiet=quiet)
+        print_notes(
+            filter(None, [better_levels(classifier, opened, images, labels, most=most, quiet=quiet)]), quiet=quiet
+        )
     if choice is not None:
         options |= typed(choice, kept=write or out is not None)
     command = "certify --data DATA --out RUN.tsv" if found.noised else "classify IMAGE..."

@@ -28,6 +28,7 @@ from fastdc.inference import (
 from fastdc.support import InputError, Int64, Mask
 
 _LEAST = 10  # images that a user may have a choice made on
+_LEAST_NOTE_DRAWS = 32
 _NOTE_DRAWS = 128  # of the single seed that suffices to find that a band is far from the best
 
 
@@ -125,9 +126,18 @@ def typed(choice: PlanChoice, *, kept: bool) -> dict[str, Any]:
 
 
 def better_levels(
-    classifier: DiffusionClassifier, bundle: Bundle, images: npt.NDArray[Any], labels: Int64, quiet: bool
+    classifier: DiffusionClassifier, bundle: Bundle, images: npt.NDArray[Any], labels: Int64, *, most: int, quiet: bool
 ) -> str | None:
-    """A note that the model's own band is far from the best one, beyond doubt, or was not compared; None if neither."""
+    """A note that the model's own band is far from the best one, beyond doubt, or was not compared; None if neither.
+
+    Args:
+        classifier: The model.
+        bundle: Its bundle.
+        images: Images (n, c, h, w).
+        labels: int64 (n,), their classes.
+        most: Draws of all images that the calibration took; a comparison that needs more is not made.
+        quiet: Whether to show no progress.
+    """
     half = choosing_half(labels)
     if len(half) < _LEAST:
         return None
@@ -137,11 +147,12 @@ def better_levels(
         return declined_note(*asked)
     count, draws, _ = size
     taken = half[_spread(len(half), count)]
+    draws = min(draws, _NOTE_DRAWS, most // len(taken))
+    if draws < _LEAST_NOTE_DRAWS:
+        return None
     runs = classifier.validation_runs(images[taken], layout="NCHW")
     with progress_of(quiet=quiet, description="comparing levels") as progress:
-        choice = choose_plan(
-            runs, labels[taken], searched=["levels"], draws=min(draws, _NOTE_DRAWS), seeds=1, progress=progress
-        )
+        choice = choose_plan(runs, labels[taken], searched=["levels"], draws=draws, seeds=1, progress=progress)
     best, own = choice.chosen, choice.own
     if best.levels == own.levels:
         return None

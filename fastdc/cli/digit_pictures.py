@@ -65,6 +65,33 @@ def refuse_others(name: str, size: tuple[int, int], thumbnail: NDArray[np.uint8]
     )
 
 
+class SmallDigits:
+    """The look at pictures that the default model, of small images, is to classify: others than digits are refused.
+
+    Large ones are counted, because the model does not know what they look like when they are made small.
+
+    Args:
+        side: Side of the model's images.
+    """
+
+    def __init__(self, side: int) -> None:
+        self._side, self._large, self._all = side, 0, 0
+
+    def __call__(self, name: str, size: tuple[int, int], thumbnail: NDArray[np.uint8]) -> None:
+        """As :func:`refuse_others`."""
+        refuse_others(name, size, thumbnail)
+        self._all += 1
+        self._large += min(size) > 2 * self._side
+
+    def notes(self) -> tuple[str, ...]:
+        """What to say about large pictures, if there are any."""
+        if not self._large:
+            return ()
+        count = f"{self._large} of {self._all} pictures are" if self._all > 1 else "the picture is"
+        known = f"{self._side}x{self._side}"
+        return (f"{count} much larger than the {known} of the default model's digits: --model mnist knows 28x28",)
+
+
 def refuse_bright(names: Sequence[str], images: NDArray[Any]) -> None:
     """Refuses dark strokes on a bright background, which the default model does not know.
 

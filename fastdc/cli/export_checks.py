@@ -44,7 +44,7 @@ def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool
     from fastdc.export import ExportOptions, check_calibration
 
     if not Path(source).exists() and not source.startswith("hf://"):
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        if re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
             raise InputError(f"{source} does not exist here; for the Hugging Face hub write hf://{source}")
         raise InputError(
             f"{source} does not exist: expected a run of fastdc train, a diffusers folder (on the Hugging Face hub: "

@@ -120,16 +120,17 @@ def read_images(
     standard input. If `digits`, pictures of anything but white digits on black are refused. The notes are of the images
     `used`; default: all.
     """
-    from fastdc.cli.digit_pictures import refuse_bright, refuse_others
+    from fastdc.cli.digit_pictures import SmallDigits, refuse_bright
     from fastdc.data import load_images
 
-    look = refuse_others if digits else None
+    look = SmallDigits(min(shape[1:])) if digits else None
     with on_disk(expanded(sources), _most_pixels(limits)) as (paths, stdin):
         loaded = load_images(paths, shape, classes=classes, strict=strict, look=look, natural=natural, **limits)
     if stdin is not None:
         loaded = _without_path(loaded, stdin)
-    if digits:
+    if look is not None:
         refuse_bright(loaded.ids, loaded.images)
+        loaded = replace(loaded, notes=(*loaded.notes, *look.notes()))
     if not quiet:
         print_notes(loaded.notes if used is None else _notes_of(loaded, used, shape, limits), quiet=False)
     return loaded

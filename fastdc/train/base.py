@@ -203,8 +203,8 @@ def _own_bundle(text: str) -> Base:
     bundle = load_bundle(find_model(text))
     if WEIGHTS not in bundle.files:
         raise InputError(
-            f"bundle {bundle.name} has no torch weights, so it cannot be trained: start from the model that it was "
-            "exported from"
+            f"bundle {bundle.name} has no torch weights, so it cannot be trained: start from the run or model that it "
+            "was exported from, or from digits or digits-mlp"
         )
     network = bundle.manifest["network"]
     base = _own(bundle.model, TorchNetwork.from_bundle(bundle).module, network, {"source": bundle.name})
