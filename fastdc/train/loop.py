@@ -32,6 +32,8 @@ from fastdc.train.torch_state import enough_memory, torch_device, torch_state  #
 from fastdc.train.trainee import Trainee, make_trainee, network_of  # noqa: E402
 from fastdc.train.validation import Validation  # noqa: E402
 
+_FEW = 100  # steps from which no network has learned anything
+
 
 def run_steps(
     config: TrainConfig,
@@ -65,6 +67,8 @@ def run_steps(
             say(f"measuring how many steps {in_words(60 * config.minutes)} have")
             config = _timed(config, info, base, samples, device, processes)
             info = dataclasses.replace(info, config=config)
+            if config.steps is not None and config.steps < _FEW:
+                say(f"note: there is time for {config.steps} steps, too few to learn from: more --minutes, or --steps")
         trainee = make_trainee(config, info, base, samples.shape)
         trainer = _Trainer(config, trainee, samples, folder, device, say, processes)
         if processes.main:

@@ -73,6 +73,7 @@ def test_a_run_of_some_time_stores_its_steps_and_is_resumed_with_them(tmp_path: 
     assert "measuring how many steps 1 min have" in said
     config = RunFolder(first.path).info().config
     assert (config.steps, config.minutes) == (first.step, None)
+    assert any("too few to learn from" in line for line in said) == (first.step < 100)
     assert first.step > 20
     # Measuring leaves no trace: the same number of steps gives the same weights.
     train(TrainConfig(out=str(tmp_path / "b"), steps=first.step, **recipe))
