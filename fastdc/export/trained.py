@@ -93,13 +93,12 @@ def export_run(
         check_calibration(given, images, seen := folder.seen(info, checkpoint))
         defaults = {**RUN_DEFAULTS, "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
         check_manifest(out, {"name": name or out.resolve().name, **_manifest(info, seen, defaults, {})})
-        network, steps, chosen = _averaged_network(folder, info, checkpoint)
-        given.say(f"weights of {chosen}")
+        network, steps, chosen = _averaged_network(folder, info, checkpoint, given)
         model, difference = _traced(network, info)
         files: Files = {DENOISER: model, WEIGHTS: _weights(network)}
+        description = _description(info) if given.description is None else given.description
         manifest = {
-            "name": name,
-            "description": given.description if given.description is not None else _description(info),
+            **{"name": name, "description": description},
             **_manifest(info, seen, defaults, {**_provenance(info, steps, network, difference), "checkpoint": chosen}),
             "cost": {"parameters": parameter_count(network), "flops": _flops(model)},
         }
@@ -168,14 +167,17 @@ def _manifest(
     }
 
 
-def _averaged_network(folder: RunFolder, info: RunInfo, wanted: str | None) -> tuple["nn.Module", int, str]:
-    """The network with the averaged weights of a checkpoint, the number of steps it was trained, and a description."""
+def _averaged_network(
+    folder: RunFolder, info: RunInfo, wanted: str | None, given: ExportOptions
+) -> tuple["nn.Module", int, str]:
+    """The network with the averaged weights of a checkpoint, its number of steps, and a description, which is said."""
     weights, step, chosen = folder.averaged(wanted)
     network = build_network(info.network["kind"], info.network["config"])
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"{folder.path}: {chosen} does not fit the run's network: {one_line(error)}") from error
+    given.say(f"weights of {chosen}")
     return network.eval().requires_grad_(False), step, chosen
 
 

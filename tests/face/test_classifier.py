@@ -255,7 +255,7 @@ def test_models_are_found_by_name_and_path(tmp_path: Path) -> None:
     assert find_model(tmp_path) == tmp_path
     for name in ("no-such-model", str(tmp_path / "nothing"), ""):
         fails_with(lambda name=name: fastdc.load(name), kind=BundleError)  # type: ignore[misc]
-    fails_with(lambda: fastdc.load("no-such-model"), "no-such-model", "digits, digits-mlp, shapes")
+    fails_with(lambda: fastdc.load("no-such-model"), "no-such-model", "digits, digits-mlp, mnist, shapes")
     fails_with(lambda: fastdc.load(tmp_path), str(tmp_path), "fastdc.json")
 
 

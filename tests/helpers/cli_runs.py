@@ -52,7 +52,7 @@ class Cli:
         assert line.startswith("fastdc: error: "), line
         assert naming in line, line
         assert len(line) < 1000
-        python = r"\b(None|True|False)\b|(?<!in )[(\[]-?[\d.]+(e[-+]\d+)?, |(--[-a-z]+)\b[^()]* \(\3\b"
+        python = r"\b(None|True|False)\b|(?<!in )(?<!shape )[(\[]-?[\d.]+(e[-+]\d+)?, |(--[-a-z]+)\b[^()]* \(\3\b"
         assert "'" in line or re.search(python, line) is None, line  # quoted text is the user's own
 
 
