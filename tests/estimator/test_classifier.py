@@ -126,7 +126,7 @@ def test_images_that_chose_the_plan_do_not_calibrate(tmp_path: Path) -> None:
     race = over(mine, calibrate=0.05).fit(TEST.images[:55], TEST.labels[:55]).classifier_.model.calibration
     assert race is not None
     assert race.images == 25
-    wrong = over(mine)
+    wrong = over(mine, calibrate=True)
     fails_with(lambda: wrong.fit(TEST.images[:30], TEST.labels[:30]), "all 30 images of X chose", kind=InputError)
 
 
