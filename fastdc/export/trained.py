@@ -89,7 +89,7 @@ def export_run(
     name = given.name if given.name is not None else out.resolve().name
     with bundle_place(out):
         check_place(out, overwrite=given.overwrite)
-        images = _calibration_images(calibrate, info)
+        images = _calibration_images(calibrate, info, folder, given)
         check_calibration(given, images, seen := folder.seen(info, checkpoint))
         defaults = {**RUN_DEFAULTS, "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
         check_manifest(out, {"name": name or out.resolve().name, **_manifest(info, seen, defaults, {})})
@@ -126,7 +126,8 @@ def _export_as_source(
 
     So are runs that began with such a model or with an image encoder, and all runs in another precision than float32.
     """
-    given, images = ExportOptions(**options), _calibration_images(calibrate, info)
+    given = ExportOptions(**options)
+    images = _calibration_images(calibrate, info, folder, given)
     check_place(out, overwrite=given.overwrite)
     check_calibration(given, images, folder.seen(info, checkpoint))
     source, steps, chosen = run_source(folder.path, checkpoint)
@@ -196,9 +197,14 @@ def _weights(network: "nn.Module") -> bytes:
     return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
 
 
-def _calibration_images(source: str | Path | LabelledImages | None, info: RunInfo) -> LabelledImages | None:
+def _calibration_images(
+    source: str | Path | LabelledImages | None, info: RunInfo, folder: RunFolder, given: ExportOptions
+) -> LabelledImages | None:
     if source is None:
         return None
+    if folder.best_file.exists() and not len(info.seen.trained):
+        given.say("this run of an earlier version does not know which images chose its best checkpoint, and so they "
+                  "would calibrate: resume it once (fastdc train --resume), or calibrate on others")  # fmt: skip
     if isinstance(source, LabelledImages):
         images = source.with_classes(info.class_names)
     else:

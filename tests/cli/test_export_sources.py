@@ -76,9 +76,7 @@ def test_a_unet_alone_takes_a_scheduler_and_a_variant(cli: Cli, exported: Export
     pipeline = tiny_pipelines.tiny_unet2d(tmp_path / "pipeline", prediction_type="sample")
     unet, out = tiny_pipelines.tiny_unet2d(tmp_path / "unet", bare=True), tmp_path / "out"
     _refuses_late(cli, "export", unet, out, naming="its training (--scheduler), or put it beside the config.json")
-    _refuses_late(
-        cli, "export", unet, out, "--scheduler", tmp_path / "no", naming="no is no scheduler (--scheduler): expected a"
-    )
+    _refuses_late(cli, "export", unet, out, "--scheduler", tmp_path / "no", naming="no is no --scheduler: expected a")
     pkl = edm_files.write_edm(tmp_path / "m.pkl", "ddpmpp")
     for option, value in (("--scheduler", pipeline), ("--variant", "fp16")):
         naming = f"{option} cannot be given for an EDM pickle"

@@ -218,6 +218,17 @@ def test_images_that_have_all_chosen_are_refused_before_the_work(chosen: Path, t
     assert not heard
 
 
+def test_a_run_that_does_not_know_what_chose_its_checkpoint_says_so(chosen: Path, tmp_path: Path) -> None:
+    shutil.copytree(chosen, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    del config["seen"]  # as earlier versions wrote it
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    heard: list[str] = []
+    val = tmp_path / "run/val.npz"
+    export_run(tmp_path / "run", tmp_path / "b", calibrate=val, notify=heard.append, choose=False)
+    assert any("does not know which images chose its best checkpoint" in line for line in heard)
+
+
 @pytest.fixture(scope="module")
 def chosen(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with 60 validation images, half of which chose its checkpoint."""
