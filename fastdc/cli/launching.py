@@ -64,7 +64,14 @@ def follow() -> None:
     parent = os.environ.get(_PARENT)
     if parent is None:
         return
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        # The signal comes again with each thread of the one that ends, and a second SIGTERM would stop without saving.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGHUP, ended)
+    ctypes.CDLL(None).prctl(1, signal.SIGHUP)  # PR_SET_PDEATHSIG
     if os.getppid() != int(parent):
         raise KeyboardInterrupt
 
