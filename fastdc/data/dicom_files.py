@@ -7,8 +7,8 @@ A grey value passes through these steps, as in part 3 of the standard, C.11; pyd
                  -> [0, 1]     turned if the file means "white is the smallest" (MONOCHROME1)
 
 Padding around a picture that is not rectangular (C.7.5.1.1.2: stored values from Pixel Padding Value to Pixel Padding
-Range Limit, of grey files) is background: black whatever the window and the meaning of small values are, and not among
-the values that are judged or reported.
+Range Limit, of grey files) is background: it is black for any window and either photometric
+interpretation, and is not among the values that are judged or reported.
 
 Colour is RGB, YBR or a palette, of 8 or 16 bits. A file of 8 bits without a window stays exact; others become float32.
 The range that was used is noted.

@@ -116,7 +116,7 @@ def _files(rows: Manifest, labels: Sequence[str] | None, reader: Reader) -> list
 
 
 def _check_repeated(rows: Manifest, files: Sequence[Listed], labels: Sequence[str] | None, reader: Reader) -> None:
-    """Notes files that several rows name, in whatever spelling and through whatever links.
+    """Notes files that several rows name, even under different spellings or through links.
 
     Raises:
         InputError: Two of them have different labels.

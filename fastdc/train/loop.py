@@ -1,6 +1,6 @@
 """The training loop: AdamW on the loss, with an average of the weights, checkpoints and exact resumption.
 
-``step`` does a step, ``state`` holds what it changes, and ``validation`` measures it.
+``step`` does one step, ``state`` holds what a step changes, and ``validation`` measures the result.
 """
 
 import copy
@@ -93,7 +93,7 @@ def _begin(trainer: "_Trainer", info: RunInfo, data: TrainingData, *, resume: bo
         info: The run as it goes on.
         data: The images.
         resume: Whether there is a run.
-        anew: Whether what it has measured so far does not count, see :meth:`RunFolder.forget_choices`.
+        anew: Whether to discard what it has measured so far, see :meth:`RunFolder.forget_choices`.
     """
     config, folder = info.config, trainer.folder
     folder.check_space(trainer.state.trained)
@@ -358,7 +358,7 @@ class _Trainer:
         """Continues from the last checkpoint, if there is one.
 
         Args:
-            anew: Whether what the run has measured so far does not count, see :meth:`RunFolder.forget_choices`.
+            anew: Whether to discard what the run has measured so far, see :meth:`RunFolder.forget_choices`.
 
         Raises:
             InputError: The checkpoint is damaged, of another network, or of a later step than the last one.

@@ -187,7 +187,7 @@ class RunFolder:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Makes the folder if there is none, and keeps it for this process; removes what it made and is empty again.
+        """Creates the folder if needed and locks it for this process; removes empty folders it created on exit.
 
         Raises:
             InputError: Another process trains there, or the folder cannot be made or written to.
