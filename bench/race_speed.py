@@ -190,7 +190,7 @@ def _watched(job: Job, x: npt.NDArray[np.float32]) -> dict[str, float]:
     try:
         classes = job.model.num_classes
         start = time.perf_counter()
-        pool = Pool(network, job.model.image_shape, job.plan, seed=job.seed, n_classes=classes, capacity=capacity)
+        pool = Pool.of(network, job.model.image_shape, job.plan, seed=job.seed, n_classes=classes, capacity=capacity)
         source = requests()
         scheduler = TimedScheduler(
             job.rule,

@@ -31,7 +31,7 @@ def profile(model: str, batch: int, count: int, rule: str) -> dict[str, Any]:
     streams = streams_of(x)
     slot = TimedSlot(network.slots[0])
     network.slots = (slot,)
-    pool = Pool(network, spec.image_shape, job.plan, seed=0, n_classes=spec.num_classes, capacity=len(x))
+    pool = Pool.of(network, spec.image_shape, job.plan, seed=0, n_classes=spec.num_classes, capacity=len(x))
 
     def whole() -> tuple[int, dict[str, float]]:
         requests = (Request(i, x[i], int(streams[i])) for i in range(len(x)))

@@ -98,7 +98,7 @@ def step(side: Opened) -> Record:
     """Compares a captured step with the same step launched directly, and times it on the device."""
     network, model = side.classifier.network, side.classifier.model
     plan = make_plan(model.schedule, model.parameterization, plan_config(model, full_options(side.case)))
-    pool = Pool(network, model.sample_shape, plan, seed=0, n_classes=model.num_classes, capacity=1)
+    pool = Pool.of(network, model.sample_shape, plan, seed=0, n_classes=model.num_classes, capacity=1)
     x = to_model_range(side.case.images[:1], model)
     pool.put(0, x[0] if side.classifier.encoder is None else side.classifier.encoder.encode(x)[0], 0)
     one = Step(network, network.slots[0], pool, lambda place: place)

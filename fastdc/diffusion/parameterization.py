@@ -121,13 +121,7 @@ class Parameterization:
         if weights.shape not in ((), gx.shape):
             raise InputError(f"weight must have shape {gx.shape}, got {weights.shape}")
         weights = np.broadcast_to(weights, gx.shape)
-        table = np.stack([gx, ge, a, b, c, d, weights, levels.timestep], axis=1)
-        with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
-            table = table.astype(np.float32)
-        bad = np.argwhere(~np.isfinite(table))
-        if len(bad):
-            draw, column = bad[0]
-            raise InputError(f"{ROW_FIELDS[column]} of draw {draw} is not finite at sigma = {levels.sigma[draw]:.3g}")
+        table = _table(gx, ge, a, b, c, d, weights, levels)
         if np.any(weights < 0):
             raise InputError(f"weights must not be negative, got {weights.min():.3g}")
         return table
@@ -164,6 +158,26 @@ class Parameterization:
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = 1 / _FROM_X0[self.space](levels)
             return ge / levels.sigma, factor * a, factor * c / levels.sigma
+
+    def denoising_rows(self, levels: Levels) -> Float32:
+        """Makes the rows that denoise x_t: the image of a cell is x_t, no noise is added, and r is D(x_t).
+
+        Args:
+            levels: Noise levels of J draws.
+
+        Returns:
+            float32 (J, 8), columns as ``kernels.ROW_FIELDS``; b of an "edm" network is c_skip, for example.
+
+        Raises:
+            InputError: The kind does not work with the levels' schedule, or x_t holds no image (alpha = 0).
+
+        Example:
+            >>> clf.model.parameterization.denoising_rows(clf.model.schedule.levels([0.2, 0.8])).shape
+            (2, 8)
+        """
+        scale, p, q = self.denoiser(levels)
+        zero = np.zeros_like(scale)
+        return _table(scale, zero, p, q, zero, zero, np.ones_like(scale), levels)
 
     def target(self, levels: Levels) -> tuple[Float64, Float64, Float64, Float64]:
         """Returns what the network should say of its input: F = x_factor x + e_factor e at the input gx x + ge e.
@@ -206,6 +220,24 @@ class Parameterization:
         if self.sigma_data is not None:
             entry["sigma_data"] = self.sigma_data
         return entry
+
+
+def _table(
+    gx: Float64, ge: Float64, a: Float64, b: Float64, c: Float64, d: Float64, weight: Float64, levels: Levels
+) -> Float32:
+    """The rows of these columns.
+
+    Raises:
+        InputError: A coefficient is not finite.
+    """
+    table = np.stack([gx, ge, a, b, c, d, weight, levels.timestep], axis=1)
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
+        rows = table.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(rows))
+    if len(bad):
+        draw, column = bad[0]
+        raise InputError(f"{ROW_FIELDS[column]} of draw {draw} is not finite at sigma = {levels.sigma[draw]:.3g}")
+    return rows
 
 
 def parameterization_from_dict(entry: dict[str, Any]) -> Parameterization:

@@ -6,6 +6,7 @@ from fastdc.engine.devices import check_replicas, device_name, devices_of, room_
 from fastdc.engine.look_ahead import WORTH, Foresight, LookAhead
 from fastdc.engine.loop import evaluate
 from fastdc.engine.other_errors import OtherErrors
+from fastdc.engine.pixel_maps import PixelMaps
 from fastdc.engine.requests import IN_FLIGHT, Cells, Finished, Request, Work
 from fastdc.engine.runner import Lane, NextRequest, Runner
 from fastdc.engine.scheduler import Scheduler
@@ -24,6 +25,7 @@ __all__ = [
     "LookAhead",
     "NextRequest",
     "OtherErrors",
+    "PixelMaps",
     "Pool",
     "Request",
     "Runner",

@@ -20,7 +20,7 @@ from fastdc.backends import AbstractNetwork, AbstractSlot, Buffer, check_usable_
 from fastdc.diffusion import Plan, kernels
 from fastdc.engine.other_errors import OtherErrors
 from fastdc.engine.requests import Cells
-from fastdc.support import Float32, fork_safe_lock
+from fastdc.support import Float32, Int32, fork_safe_lock
 
 _SETS_KEPT = 4  # sets of arrays that a network keeps for later runs; the one used longest ago goes first
 
@@ -31,12 +31,18 @@ class Pool:
     Args:
         network: Network whose device holds the arrays.
         image_shape: (c, h, w) of what the network works on.
-        plan: The draws.
+        rows: float32 (J, 8), coefficient rows.
         seed: Philox key.
         n_classes: K.
         capacity: Number of places.
-        denoising: Classes that an image is denoised under, as the network numbers them; empty if the method does not
-            denoise.
+        loss: Loss of errors.
+        delta: Threshold of the Huber loss.
+        antithetic: Whether the kernels make one noise for each pair of draws.
+        maps: Maps of pixels per place; 0: none.
+        map_of: The map, from 0, that cells of given classes add to.
+        map_loss: Loss of maps, one of ``kernels.MAP_LOSSES``.
+        target: Whether errors compare with another image.
+        replaces: Whether a denoised image takes the place of the image, and not that of the target.
         others: Takes further errors of every cell; None: there are none.
 
     Attributes:
@@ -50,6 +56,44 @@ class Pool:
         self,
         network: AbstractNetwork,
         image_shape: tuple[int, int, int],
+        rows: Float32,
+        *,
+        seed: int,
+        n_classes: int,
+        capacity: int,
+        loss: str = "l2",
+        delta: float = 1.0,
+        antithetic: bool = False,
+        maps: int = 0,
+        map_of: Callable[[Int32], Int32] = np.zeros_like,
+        map_loss: str = "residual",
+        target: bool = False,
+        replaces: bool = False,
+        others: OtherErrors | None = None,
+    ) -> None:
+        self._network = network
+        self._maps, self._map_of, self._map_loss = maps, map_of, map_loss
+        self._replaces = replaces
+        check_usable_here(network)
+        self.arrays = _arrays_of(
+            network, image_shape, self, capacity=capacity, rows=len(rows), maps=maps, target=target
+        )
+        network.write(self.arrays.rows, rows)
+        self.seed = seed
+        self.antithetic = antithetic
+        self.n_classes = n_classes
+        self.loss = loss
+        self.delta = delta
+        self.launching = threading.Lock()
+        self.others = others
+        plans = () if others is None else others.plans
+        self.rows_of_others = [(plan, kernels.view(network.place(plan.rows))) for plan in plans]
+
+    @classmethod
+    def of(
+        cls,
+        network: AbstractNetwork,
+        image_shape: tuple[int, int, int],
         plan: Plan,
         *,
         seed: int,
@@ -57,34 +101,37 @@ class Pool:
         capacity: int,
         denoising: tuple[int, ...] = (),
         others: OtherErrors | None = None,
-    ) -> None:
-        self._network = network
-        self._denoising = denoising
-        self._replaces = plan.method.replaces
-        rows = plan.rows
-        if denoising:
-            rows = np.concatenate([rows, plan.denoising_row])
-            n_classes = max(n_classes, *(label + 1 for label in denoising))
-        check_usable_here(network)
-        self.arrays = _arrays_of(
+    ) -> "Pool":
+        """The arrays of a plan.
+
+        Args:
+            network: Network whose device holds the arrays.
+            image_shape: (c, h, w) of what the network works on.
+            plan: The draws.
+            seed: Philox key.
+            n_classes: K.
+            capacity: Number of places.
+            denoising: Consecutive classes that an image is denoised under, as the network numbers them; empty if the
+                method does not denoise.
+            others: Takes further errors of every cell; None: there are none.
+        """
+        first = min(denoising, default=0)
+        return cls(
             network,
             image_shape,
-            self,
+            np.concatenate([plan.rows, plan.denoising_row]) if denoising else plan.rows,
+            seed=seed,
+            n_classes=max(n_classes, *(label + 1 for label in denoising)) if denoising else n_classes,
             capacity=capacity,
-            rows=len(rows),
+            loss=plan.config.loss,
+            delta=plan.config.delta,
+            antithetic=plan.antithetic,
             maps=len(denoising),
-            target=plan.method.denoises and not self._replaces,
+            map_of=lambda classes: classes - np.int32(first),
+            target=plan.method.denoises and not plan.method.replaces,
+            replaces=plan.method.replaces,
+            others=others,
         )
-        network.write(self.arrays.rows, rows)
-        self.seed = seed
-        self.antithetic = plan.antithetic
-        self.n_classes = n_classes
-        self.loss = plan.config.loss
-        self.delta = plan.config.delta
-        self.launching = threading.Lock()
-        self.others = others
-        plans = () if others is None else others.plans
-        self.rows_of_others = [(plan, kernels.view(network.place(plan.rows))) for plan in plans]
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -109,11 +156,11 @@ class Pool:
         if arrays.maps is not None:
             network.write(arrays.maps[place : place + 1], np.zeros((1, *arrays.maps.shape[1:]), np.float32))
 
-    def denoise(self, slot: AbstractSlot, cells: Cells) -> None:
-        """Makes the denoised images of denoising cells from a slot's output; no other step may hold the same cells."""
+    def add_to_maps(self, slot: AbstractSlot, cells: Cells) -> None:
+        """Adds cells to their maps, from a slot's output; no other step may hold cells of the same maps."""
         arrays = self.arrays
         own = cells.copy()
-        own[:, 1] = [self._denoising.index(label) for label in cells[:, 1]]
+        own[:, 1] = self._map_of(cells[:, 1])
         table = arrays.tables[id(slot)]
         slot.write(table, own)
         kernels.error_map(
@@ -124,12 +171,14 @@ class Pool:
             arrays.streams_view,
             arrays.maps,
             seed=self.seed,
-            loss="residual",
+            loss=self._map_loss,
+            delta=self.delta,
+            antithetic=self.antithetic,
             stream=slot.stream,
         )
 
     def maps(self, count: int) -> Float32:
-        """The denoised images of the first places, float32 (count, classes, c, h, w), once their cells have ended."""
+        """The maps of the first places, float32 (count, maps, c, h, w), once their cells have ended."""
         return self._network.read(self.arrays.maps, count)
 
     def denoised(self, place: int) -> None:
@@ -137,7 +186,7 @@ class Pool:
         arrays, network = self.arrays, self._network
         assert arrays.maps is not None
         pool: Buffer = arrays.images if self._replaces else arrays.targets
-        maps = network.read(arrays.maps[place], len(self._denoising))
+        maps = network.read(arrays.maps[place], self._maps)
         network.write(pool[place : place + 1], maps if len(maps) == 1 else maps.mean(0)[None])
 
 
@@ -149,7 +198,7 @@ class _Arrays:
         image_shape: (c, h, w).
         capacity: Number of places.
         rows: Number of coefficient rows.
-        maps: Denoised images per place; 0: none.
+        maps: Maps per place; 0: none.
         target: Whether the error compares with another image.
     """
 

@@ -1,20 +1,11 @@
-"""A second network that denoises images before they enter the run of the first, as an encoder makes latents of them.
-
-Its cells are denoising cells and nothing else: no look, no class that loses. They take the ordinary steps of the
-network, on every slot.
-"""
-
-import os
+"""A second network that denoises images before they enter the run of the first, as an encoder makes latents of them."""
 
 import numpy as np
 
 from fastdc.backends import AbstractNetwork
 from fastdc.diffusion import Plan
-from fastdc.engine.arrays import Pool
-from fastdc.engine.denoising import DenoisingCells
-from fastdc.engine.loop import evaluate
-from fastdc.engine.requests import IN_FLIGHT, Work
-from fastdc.support import Float32
+from fastdc.engine.pixel_maps import PixelMaps
+from fastdc.support import Float32, InputError
 
 
 class Denoiser:
@@ -29,6 +20,9 @@ class Denoiser:
     Attributes:
         room: Number of images that fill the steps of a call.
 
+    Raises:
+        InputError: The plan has no denoising row.
+
     Example:
         >>> from fastdc.diffusion import PlanConfig, make_plan
         >>> from fastdc.engine import Denoiser
@@ -39,10 +33,11 @@ class Denoiser:
     """
 
     def __init__(self, network: AbstractNetwork, image_shape: tuple[int, int, int], plan: Plan, label: int) -> None:
-        self.room = min(IN_FLIGHT, network.batch * len(network.slots))
-        self._network, self._label, self._row = network, label, plan.draws
-        self._shape, self._plan = image_shape, plan
-        self._pools: dict[int, Pool] = {}  # by process: in a forked child, one of the parent may be in use
+        if plan.denoising_row is None:
+            raise InputError(f"the plan's method {plan.config.method} does not denoise: expected one that does")
+        self._maps = PixelMaps(network, image_shape, plan.denoising_row, n_classes=label + 1)
+        self._label = label
+        self.room = self._maps.room
 
     def __call__(self, x: Float32) -> Float32:
         """The denoised images of x, both float32 (n, c, h, w) in the network's value range.
@@ -50,48 +45,4 @@ class Denoiser:
         Raises:
             BackendError: The network fails.
         """
-        return np.concatenate([self._denoise(x[at : at + self.room]) for at in range(0, len(x), self.room)])
-
-    def _denoise(self, x: Float32) -> Float32:
-        pool = self._pools.get(os.getpid())
-        if pool is None:  # made once: a network with fixed sizes keeps the steps that it captured on the arrays
-            pool = self._pools[os.getpid()] = Pool(
-                self._network,
-                self._shape,
-                self._plan,
-                seed=0,
-                n_classes=self._label + 1,
-                capacity=self.room,
-                denoising=(self._label,),
-            )
-        cells = _Cells(DenoisingCells((self._label,), self._row, self.room))
-        for place, image in enumerate(x):
-            pool.put(place, image, 0)
-            cells.own.open(place)
-        for _ in evaluate(self._network, pool, cells, held=True):
-            pass
-        return pool.maps(len(x))[:, 0]
-
-
-class _Cells:
-    """Denoising cells as the loop asks for them."""
-
-    def __init__(self, own: DenoisingCells) -> None:
-        self.own = own
-
-    @property
-    def flying(self) -> int:
-        return self.own.flying
-
-    def key(self, place: int) -> int:
-        return place
-
-    def prepare(self) -> int:
-        return self.own.waiting
-
-    def propose(self, room: int) -> Work:
-        cells = self.own.propose(room)
-        return Work(None, cells, len(cells))
-
-    def observe(self, work: Work, errors: Float32) -> None:
-        self.own.observe(work.cells[:, 0])
+        return self._maps(x, classes=np.full(len(x), self._label, np.int32), draws=np.zeros(len(x), np.int32))

@@ -56,7 +56,7 @@ class Step:
             slot.write(slot.cells, cells if size == count else self._padded(cells, size))
             self._launch_or_replay(size)
         if denoising:
-            self._pool.denoise(slot, cells[:denoising])
+            self._pool.add_to_maps(slot, cells[:denoising])
         result = self._read(cells)
         if self._pool.others is not None:
             for number, launch in enumerate(self._launches_of_others(count)):

@@ -145,7 +145,7 @@ class Job:
             capacity = max(1, min(capacity, _DENOISED_BYTES // (4 * math.prod(shape) * len(denoising))))
         if latency:
             capacity = LookAhead.capacity_for(capacity, classes, draws)
-        pool = Pool(
+        pool = Pool.of(
             network,
             shape,
             self.plan,

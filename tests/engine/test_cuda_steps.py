@@ -105,7 +105,7 @@ def bound(clf: DiffusionClassifier, *, draws: int = 4) -> list[Step]:
     """The steps of a classifier's slots, bound to a run with all images in place."""
     model, network = clf.model, clf.network
     plan = make_plan(model.schedule, model.parameterization, plan_config(model, {"draws": draws}))
-    pool = Pool(network, model.sample_shape, plan, seed=3, n_classes=model.num_classes, capacity=len(IMAGES))
+    pool = Pool.of(network, model.sample_shape, plan, seed=3, n_classes=model.num_classes, capacity=len(IMAGES))
     x = to_model_range(IMAGES, model)
     for place, (image, stream) in enumerate(zip(x, streams_of(x), strict=True)):
         pool.put(place, image, int(stream))

@@ -60,7 +60,7 @@ def race(
     **request: Any,
 ) -> tuple[dict[int, Finished], Scheduler]:
     """What finishes, by image; with the plain scheduler where there is no table."""
-    pool = Pool(network, SHAPE, plan or plan_of(draws), seed=0, n_classes=4, capacity=capacity, denoising=denoising)
+    pool = Pool.of(network, SHAPE, plan or plan_of(draws), seed=0, n_classes=4, capacity=capacity, denoising=denoising)
     requests = (Request(i, X[i], int(STREAMS[i]), **request) for i in range(N))
 
     def put(place: int, image: Float32, stream: int) -> None:

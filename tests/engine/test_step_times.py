@@ -23,7 +23,7 @@ PLAN = make_plan(WORLD.schedule, WORLD.model.parameterization, PlanConfig(draws=
 
 
 def pool_on(network: ManySlots) -> Pool:
-    return Pool(network, SHAPE, PLAN, seed=0, n_classes=3, capacity=2)
+    return Pool.of(network, SHAPE, PLAN, seed=0, n_classes=3, capacity=2)
 
 
 def times() -> st.SearchStrategy[tuple[float, ...]]:

@@ -71,7 +71,7 @@ def prepared(
     x = to_model_range(unit_images(n), model) if n else np.empty((0, *SHAPE), np.float32)
     streams = streams_of(x)
     plan = make_plan(world.schedule, model.parameterization, PlanConfig(draws=draws, weighting="edm"))
-    pool = Pool(network, SHAPE, plan, seed=0, n_classes=model.num_classes, capacity=capacity)
+    pool = Pool.of(network, SHAPE, plan, seed=0, n_classes=model.num_classes, capacity=capacity)
     requests = (Request(i, x[i], int(streams[i])) for i in range(n))
     made = kind(
         rule or Full(), draws, model.num_classes, put=pool.put, requests=requests, capacity=min(capacity, IN_FLIGHT)
