@@ -23,6 +23,7 @@ from fastdc.bundle.format import (
     WEIGHTS,
     saved_by_parts,
 )
+from fastdc.bundle.haar import HaarTransform, transform_from_dict
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.pixel_range import PixelRange
@@ -57,6 +58,7 @@ __all__ = [
     "WEIGHTS",
     "Bundle",
     "Defaults",
+    "HaarTransform",
     "Model",
     "PixelRange",
     "Prompts",
@@ -75,6 +77,7 @@ __all__ = [
     "read_prompts",
     "saved_by_parts",
     "shipped_models",
+    "transform_from_dict",
     "with_calibration",
     "with_calibration_file",
     "write_bundle",

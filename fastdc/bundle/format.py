@@ -30,7 +30,7 @@ MAX_FIRST = 10_000
 MAX_NOISED = 256
 
 # A reader of version 1 would overlook these fields, or refuse these files.
-_NEW_FIELDS = ("latent", "prompts", "class_of", "precision")
+_NEW_FIELDS = ("latent", "transform", "prompts", "class_of", "precision")
 _NEW_SCHEDULES = ("ddpm_table", "continuous", "vp")
 _NEW_FILES = frozenset(FILES) - {DENOISER, WEIGHTS}
 

@@ -24,6 +24,7 @@ from fastdc.bundle.format import (
     REST,
     VERSION,
 )
+from fastdc.bundle.haar import transform_from_dict
 from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.seen import SeenImages
 from fastdc.diffusion import LOSSES, MAX_DRAWS, WEIGHTINGS, LevelWeights, parameterization_from_dict, schedule_from_dict
@@ -84,6 +85,9 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
         window=None
         if image.get("window") is None
         else _value_range("image.window", _field(image, "window", list, inside="image.")),
+        transform=None
+        if manifest.get("transform") is None
+        else transform_from_dict(_field(manifest, "transform", dict)),
         class_names=class_names,
         null_class=null_class,
         schedule=schedule_from_dict(_field(manifest, "schedule", dict)),

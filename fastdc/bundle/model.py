@@ -5,10 +5,11 @@ A bundle's manifest holds exactly this. For a network given from Python, the use
 
 from dataclasses import dataclass, field, replace
 
+from fastdc.bundle.haar import HaarTransform
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.diffusion import AbstractSchedule, LevelWeights, Parameterization, PlanConfig
 from fastdc.rules import Calibration
-from fastdc.support import InputError, shown
+from fastdc.support import Float32, InputError, shown
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Model:
         class_counts: Number of training images of each class, or None if it is not known.
         window: Values (black, white) that training images of more than 8 bits were read through, as others are unless
             a user gives a window; None: what the files state.
+        transform: Transform of images, in the model's value range, to what the network works on; None: there is none.
         defaults: Options that apply if the user gives no others.
         identity: Name of the exact model in results: the sha256 of a bundle's manifest, otherwise "".
         calibration: Calibration of the race, or None.
@@ -79,11 +81,16 @@ class Model:
     class_of: tuple[int, ...] = ()
     class_counts: tuple[int, ...] | None = None
     window: tuple[float, float] | None = None
+    transform: HaarTransform | None = None
 
     def __post_init__(self) -> None:
         for name, shape in (("image_shape", self.image_shape), ("latent_shape", self.latent_shape)):
             if shape is not None and (len(shape) != 3 or min(shape) < 1):
                 raise InputError(f"{name} must be (channels, height, width), got {shape}")
+        if self.transform is not None:
+            self.transform.shape(self.image_shape)
+            if self.latent_shape is not None:
+                raise InputError("transform is for models of images: expected none with latent_shape")
         if not self.class_names:
             raise InputError("class_names must hold at least one name")
         if not self.value_range[0] < self.value_range[1]:
@@ -112,7 +119,9 @@ class Model:
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """Shape (channels, height, width) of the network's input: that of the latents, or of the images."""
+        """Shape (channels, height, width) of the network's input: of latents, of transformed images, or of images."""
+        if self.transform is not None:
+            return self.transform.shape(self.image_shape)
         return self.image_shape if self.latent_shape is None else self.latent_shape
 
     @property
@@ -177,8 +186,8 @@ class Model:
     def noise_ratio(self, sigma: float) -> float:
         """The noise-to-signal ratio sigma / alpha, the unit of noise levels, of noise in a user's pixels.
 
-        On a value range of [-1, 1] the ratio is 2 sigma. On a variance-preserving schedule it belongs to the level with
-        (1 - alpha_bar) / alpha_bar = (2 sigma)^2.
+        On a value range of [-1, 1] the ratio is 2 sigma, times the factor of a transform. On a variance-preserving
+        schedule, without a transform, it belongs to the level with (1 - alpha_bar) / alpha_bar = (2 sigma)^2.
 
         Args:
             sigma: Standard deviation of the noise, in pixels in [0, 1].
@@ -187,4 +196,20 @@ class Model:
             >>> clf.model.noise_ratio(0.25)
             0.5
         """
-        return self.pixels.noise(sigma)
+        noise = self.pixels.noise(sigma)
+        return noise if self.transform is None else noise * self.transform.factor
+
+    def samples(self, images: Float32) -> Float32:
+        """What the network works on, for images: their transform, or the images themselves.
+
+        Args:
+            images: float32 (..., c, h, w) in the model's value range. Latents are made by an encoder, not here.
+
+        Returns:
+            float32 (..., *sample_shape).
+
+        Example:
+            >>> clf.model.samples(np.zeros((3, 1, 8, 8), np.float32)).shape  # this model has no transform
+            (3, 1, 8, 8)
+        """
+        return images if self.transform is None else self.transform.forward(images)

@@ -230,7 +230,7 @@ def bounded_errors(table: ErrorTable, model: Model, *, cap: float) -> BoundedErr
     if not np.all(table.counts == table.draws):
         raise InputError(f"expected every class at every draw, got a table of rule {table.rule} that stopped early")
     cap = checks.positive("cap", cap)
-    width = model.pixels.width
+    width = model.noise_ratio(1.0)  # lengths in pixels in [0, 1] times it are lengths of what the network works on
     weights = table.weights.astype(np.float64) * width**2
     space = weighting(plan["weighting"]).space
     if space == "eps":  # r_eps = -r_x0 / (sigma / alpha)

@@ -73,7 +73,7 @@ def _noised(model: Model) -> str:
     for calibration in model.noised_calibrations:
         method, noise = calibration.noised or ("", 0.0)
         found.setdefault(method, []).append(
-            f"--sigma {noise / model.pixels.width:g} (sigma / alpha {noise:g}, {100 * calibration.delta:.3g} %)"
+            f"--sigma {noise / model.noise_ratio(1.0):g} (sigma / alpha {noise:g}, {100 * calibration.delta:.3g} %)"
         )
     each = "; ".join(f"--method {method}, {', '.join(noises)}" for method, noises in found.items())
     return f"calibrated: {each}" if found else "paired tests, as there is no calibration"
@@ -123,6 +123,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         "sha256": model.identity,
         "image": f"{model.image_shape}, values in [{model.value_range[0]:g}, {model.value_range[1]:g}]",
         **({"window": "{:g} to {:g} for more than 8 bits".format(*model.window)} if model.window else {}),
+        **({"transform": json.dumps(model.transform.to_dict())} if model.transform else {}),
         **({"latent": f"{model.latent_shape}, made by encoder.onnx"} if model.latent_shape else {}),
         "classes": f"{len(names)}: {', '.join(shown)}",
         **({"prompts": _prompts(bundle)} if model.prompts else {}),

@@ -52,8 +52,7 @@ def quantized_files(
         plain = load(place / "float32", backend="onnx", device="cpu")
         model = plain.model
         samples = to_model_range(few.images[:_IMAGES], model, layout="NCHW")
-        if plain.encoder is not None:
-            samples = plain.encoder.encode(samples)
+        samples = model.samples(samples) if plain.encoder is None else plain.encoder.encode(samples)
         rows = make_plan(model.schedule, model.parameterization, plan_config(model, {"draws": _LEVELS})).rows
         levels = [(float(row[0]), float(row[1]), float(row[7])) for row in rows]
         feeds = calibration_feeds(samples, levels, conditions(source), tables=source.tables)

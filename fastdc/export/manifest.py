@@ -46,6 +46,8 @@ def source_manifest(source: Source, precision: str, options: ExportOptions) -> d
             **options.defaults(),
         },
     }
+    if model.transform is not None:
+        manifest["transform"] = model.transform.to_dict()
     if model.latent_shape is not None:
         manifest["latent"] = {"shape": list(model.latent_shape)}
     if model.prompts:

@@ -1,8 +1,8 @@
 """The other model that makes h(x_tau), the estimate of the clean image, where the classifier has no "no class".
 
-Its schedule, parameterisation and pixel range are its own. On its range of pixel values the image's noise is
-tau' = tau w' / w, with w and w' the widths of the two ranges; its denoising row is made for the level of its own
-schedule whose noise-to-signal ratio is nearest to tau'.
+Its schedule, parameterisation, pixel range and transform are its own. On its scale the image's noise is tau' =
+tau w' / w, with w and w' what noise of deviation 1 in pixels in [0, 1] is on the two scales; its denoising row is made
+for the level of its own schedule whose noise-to-signal ratio is nearest to tau'.
 """
 
 from collections.abc import Sequence
@@ -67,13 +67,13 @@ class OtherDenoiser:
         other = given.model
         if set(map(id, given.networks)) & set(map(id, networks)):
             raise InputError(f"denoiser {other.name} is the classifier itself: expected another one, or no denoiser")
-        tau = config.noise * other.pixels.width / model.pixels.width
+        tau = config.noise * other.noise_ratio(1.0) / model.noise_ratio(1.0)
         try:
             plan = make_plan(other.schedule, other.parameterization, PlanConfig(draws=1, method="denoised", noise=tau))
         except InputError as error:
             raise InputError(f"denoiser {other.name}: {error}") from None
         label = 0 if other.null_class is None else other.null_class
-        each = tuple(Denoiser(network, other.image_shape, plan, label) for network in given.networks)
+        each = tuple(Denoiser(network, other.sample_shape, plan, label) for network in given.networks)
         return cls(other, given.networks, model, each)
 
     @property
@@ -97,12 +97,15 @@ class OtherDenoiser:
         ours, theirs = self.images.pixels, self.model.pixels
         if ours != theirs:
             x = theirs.from_unit(ours.to_unit(x))
+        x = self.model.samples(x)
         if len(self._each) == 1:
             denoised = self._each[0](x)
         else:
             parts = [part for part in np.array_split(x, len(self._each)) if len(part)]
             with ThreadPoolExecutor(len(parts)) as threads:
                 denoised = np.concatenate(list(threads.map(lambda one, part: one(part), self._each, parts)))
+        if self.model.transform is not None:
+            denoised = self.model.transform.inverse(denoised)
         return denoised if ours == theirs else ours.from_unit(theirs.to_unit(denoised))
 
     def describe(self) -> dict[str, Any]:

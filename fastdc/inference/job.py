@@ -325,13 +325,13 @@ class Job:
             held: Whether the caller has the :meth:`turn`.
 
         Returns:
-            float32 (n, *sample_shape): latents, the images themselves, or what another model makes of them: denoised
-            images, or (n, 2, c, h, w), the images and their targets.
+            float32 (n, *sample_shape): latents, transformed images, the images themselves, or what another model makes
+            of them: denoised images, or (n, 2, *sample_shape), the images and their targets.
         """
         if self.denoiser is not None:
             denoised = self.denoiser(x, held=held)
-            return denoised if self.plan.method.replaces else np.stack([x, denoised], axis=1)
-        return x if self.encoder is None else self.encoder.encode(x)
+            return self.model.samples(denoised if self.plan.method.replaces else np.stack([x, denoised], axis=1))
+        return self.model.samples(x) if self.encoder is None else self.encoder.encode(x)
 
     def describe(self) -> dict[str, Any]:
         """Everything that reproduces a run, as plain values."""

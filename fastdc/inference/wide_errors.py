@@ -36,7 +36,7 @@ def bands(model: Model) -> list[tuple[float, float]]:
         >>> len(bands(clf.model)), bands(clf.model)[0]
         (26, (0.05, 0.2))
     """
-    scale = 1.0 if model.latent_shape is not None else (model.value_range[1] - model.value_range[0]) / 2
+    scale = 1.0 if model.latent_shape is not None else model.noise_ratio(0.5)
     lowest, highest = model.schedule.levels([0.0, 1.0]).ratio.tolist()
     edges = [scale * edge for edge in EDGES if lowest * (1 - 1e-9) <= scale * edge <= highest * (1 + 1e-9)]
     return [(low, high) for low in edges for high in edges if _NARROWEST <= high / low * (1 + 1e-9) <= _WIDEST * 1.01]

@@ -33,6 +33,7 @@ from fastdc.bundle import Model
 from fastdc.diffusion import make_plan, random_positions
 from fastdc.inference import ImageOptions, Images, PlanOptions, plan_config
 from fastdc.robust.denoiser import ModelAndNetwork, denoiser_of, place_of
+from fastdc.robust.samples import samples_of
 from fastdc.robust.torch_errors import Draws, cell_errors
 from fastdc.support import Float32, InputError, checks, shown
 
@@ -128,7 +129,7 @@ class ReleasedMaximization:
     def rows(self, model: Model) -> Float32:
         """The coefficient row of each step, float32 (N, 8): sigma uniform in [0.4, 0.6], residual D - x'."""
         low, high = self._sigmas
-        half = model.pixels.width / 2
+        half = model.noise_ratio(0.5)
         sigmas = half * (low + (high - low) * random_positions(max(1, self.steps), self.seed))
         levels = model.schedule.levels([model.schedule.position_of(float(sigma)) for sigma in sigmas])
         return model.parameterization.rows(levels, 1.0, "x0")
@@ -198,7 +199,7 @@ def maximize_tensor(
         leaf = moved if differentiable else moved.detach().requires_grad_()
         cells = torch.stack([image, null, torch.full_like(image, step)], dim=1)
         with torch.enable_grad():
-            errors = cell_errors(denoiser, model.pixels.from_unit(leaf), streams, cells, draws)
+            errors = cell_errors(denoiser, samples_of(model, leaf), streams, cells, draws)
             (slope,) = torch.autograd.grad(errors.sum(), leaf, create_graph=differentiable)
         return slope
 

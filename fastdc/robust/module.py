@@ -27,6 +27,7 @@ from fastdc.diffusion import Plan, make_plan
 from fastdc.inference import Images, PlanOptions, check_streams, plan_config
 from fastdc.robust.denoiser import ModelAndNetwork, denoiser_of, place_of
 from fastdc.robust.likelihood import Maximization, maximization_of, maximize_tensor, null_class_of
+from fastdc.robust.samples import transformed
 from fastdc.robust.torch_errors import Draws, cell_errors
 from fastdc.support import BackendError, InputError, checks
 
@@ -126,7 +127,8 @@ class ClassifierModule(nn.Module):
         """float64 (n, K). x: in the model's range."""
         count, classes, draws = len(x), self.model.num_classes, self._draws(x.device)
         cells = _cells(torch.ones(count, classes, dtype=torch.bool, device=x.device), self.plan.draws)
-        parts = [cell_errors(self.denoiser, x, streams, part, draws) for part in torch.split(cells, self._chunk)]
+        samples = transformed(self.model, x)
+        parts = [cell_errors(self.denoiser, samples, streams, part, draws) for part in torch.split(cells, self._chunk)]
         errors = torch.cat(parts)
         if not bool(torch.isfinite(errors).all()):
             raise BackendError("the network's error is not finite: expected a precision of wider range")
@@ -144,7 +146,8 @@ class ClassifierModule(nn.Module):
             leaf = x[first:last].detach().requires_grad_()
             own = cells - cells.new_tensor([first, 0, 0])
             with torch.enable_grad():
-                errors = cell_errors(self.denoiser, leaf, streams[first:last], own, draws)
+                samples = transformed(self.model, leaf)
+                errors = cell_errors(self.denoiser, samples, streams[first:last], own, draws)
                 (part,) = torch.autograd.grad(errors, leaf, grad_outputs=factors[cells[:, 0], cells[:, 1]])
             total[first:last] += part
         return total

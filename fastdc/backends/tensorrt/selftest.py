@@ -143,10 +143,10 @@ def fixed_cells(bundle: Bundle, dtype: str) -> Cells:
     noise = kernels.philox_normal(
         stream, np.zeros(1, np.int32), int(np.prod(model.sample_shape)), seed=_SEED, purpose=kernels.PURPOSE_SELECTION
     )
-    images = np.asarray(noise, np.float32).reshape(1, *model.sample_shape)
+    images = np.asarray(noise, np.float32).reshape(1, *(model.latent_shape or model.image_shape))
     if model.latent_shape is None:
         low, high = model.value_range
-        images = np.clip((high + low) / 2 + (high - low) / 4 * images, low, high).astype(np.float32)
+        images = model.samples(np.clip((high + low) / 2 + (high - low) / 4 * images, low, high).astype(np.float32))
     timestep, class_labels = np.zeros(len(table), np.float32), np.zeros(len(table), np.int64)
     sample = kernels.add_noise(
         images, table, plan.rows, stream, seed=_SEED, dtype=dtype, timestep=timestep, labels=class_labels
