@@ -31,7 +31,7 @@ MAX_NOISED = 256
 
 # A reader of version 1 would overlook these fields, or refuse these files.
 _NEW_FIELDS = ("latent", "transform", "prompts", "class_of", "precision")
-_NEW_SCHEDULES = ("ddpm_table", "continuous", "vp")
+_NEW_SCHEDULES = ("ddpm_table", "continuous", "vp", "cosine")
 _NEW_FILES = frozenset(FILES) - {DENOISER, WEIGHTS}
 
 

@@ -1,6 +1,7 @@
 """The definition of one error: kernels, schedules, parameterisations, weightings, noisy methods and plans of draws."""
 
 from fastdc.diffusion import kernels
+from fastdc.diffusion.cosine_schedule import CosineSchedule
 from fastdc.diffusion.kernels import (
     LOSSES,
     PURPOSE_DIFFUSION,
@@ -40,6 +41,7 @@ __all__ = [
     "WEIGHTINGS",
     "AbstractSchedule",
     "ContinuousSchedule",
+    "CosineSchedule",
     "DiscreteSchedule",
     "EDMSchedule",
     "FlowSchedule",

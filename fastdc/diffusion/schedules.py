@@ -4,6 +4,7 @@
 * :class:`ContinuousSchedule`: the same ratios sigma / alpha and time input, with alpha^2 + sigma^2 = 1.
 * :class:`VPSchedule`: alpha^2 + sigma^2 = 1, linear in the time t of the VP SDE (Song et al., arXiv 2011.13456),
   time input scale * t.
+* ``cosine_schedule`` has :class:`CosineSchedule`, whose ln SNR is that of a cosine, and the time input scale * ln SNR.
 * :class:`FlowSchedule`: x_t = (1 - t) x + t e (rectified flow), t = shift u / (1 + (shift - 1) u), time scale * t.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.diffusion.cosine_schedule import CosineSchedule
 from fastdc.diffusion.levels import AbstractSchedule, Levels, checked_positions
 from fastdc.diffusion.stepped_schedules import DiscreteSchedule, TableSchedule
 from fastdc.support import InputError, checks, shown
@@ -203,11 +205,12 @@ class FlowSchedule:
         return {"kind": "flow", "shift": self.shift, "timestep_scale": self.timestep_scale}
 
 
-_KINDS: dict[str, type[DiscreteSchedule | EDMSchedule | VPSchedule | FlowSchedule]] = {
+_KINDS: dict[str, type[DiscreteSchedule | EDMSchedule | VPSchedule | CosineSchedule | FlowSchedule]] = {
     "ddpm": DiscreteSchedule,
     "edm": EDMSchedule,
     "continuous": ContinuousSchedule,
     "vp": VPSchedule,
+    "cosine": CosineSchedule,
     "flow": FlowSchedule,
 }
 _TABLE = "ddpm_table"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdc import InputError
+from fastdc.diffusion.cosine_schedule import CosineSchedule
 from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.plan import PlanConfig, make_plan
@@ -32,9 +33,17 @@ edm = st.builds(
 )
 continuous = edm.map(lambda like: ContinuousSchedule(like.sigma_min, like.sigma_max, like.timestep_scale))
 vp = st.builds(VPSchedule, st.floats(0, 40), st.floats(1e-3, 1), st.floats(1e-6, 0.1), st.floats(-1000, 1000))
+cosine = st.builds(
+    lambda low, length, shift, scale, offset: CosineSchedule(low, low + length, shift, scale, offset),
+    st.floats(-25, 5),
+    st.floats(0.5, 30),
+    st.floats(-10, 10),
+    st.floats(-1000, 1000),
+    st.floats(-1000, 1000),
+)
 flow = st.builds(FlowSchedule, st.floats(0.1, 20), st.floats(-1000, 1000))
 table = discrete.map(lambda schedule: TableSchedule(tuple(schedule.alphas_cumprod.tolist())))
-schedules = st.one_of(discrete, table, edm, continuous, vp, flow)
+schedules = st.one_of(discrete, table, edm, continuous, vp, cosine, flow)
 positions = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 EXAMPLES: list[AbstractSchedule] = [
@@ -42,6 +51,7 @@ EXAMPLES: list[AbstractSchedule] = [
     EDMSchedule(),
     ContinuousSchedule(),
     VPSchedule(),
+    CosineSchedule(),
     FlowSchedule(),
     FlowSchedule(shift=3.0),
 ]
@@ -174,6 +184,39 @@ def test_vp_levels(schedule: VPSchedule, u: list[float]) -> None:
     assert schedule.position_of(1e30) == 1
 
 
+@given(cosine, positions)
+def test_cosine_levels(schedule: CosineSchedule, u: list[float]) -> None:
+    """Hoogeboom et al., arXiv 2301.11093, appendix A, in long doubles."""
+    levels, t = schedule.levels(u), np.array(u, np.longdouble)
+    a, b = (np.arctan(np.exp(-np.longdouble(end) / 2)) for end in (schedule.logsnr_max, schedule.logsnr_min))
+    logsnr = -2 * np.log(np.tan(a + t * (b - a))) + np.longdouble(schedule.shift)
+    np.testing.assert_allclose(np.log(levels.snr), logsnr, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(levels.alpha, np.sqrt(1 / (1 + np.exp(-logsnr))), rtol=1e-11)
+    np.testing.assert_allclose(levels.sigma, np.sqrt(1 / (1 + np.exp(logsnr))), rtol=1e-11)
+    told = schedule.timestep_scale * logsnr + schedule.timestep_offset
+    np.testing.assert_allclose(levels.timestep, told, rtol=1e-9, atol=1e-9)
+    # d lambda / dt = -2 (b - a) / (sin cos), and the slope is -d exp(lambda) / dt.
+    slope = np.exp(logsnr) * 2 * (b - a) / (np.sin(a + t * (b - a)) * np.cos(a + t * (b - a)))
+    np.testing.assert_allclose(levels.snr_slope, slope, rtol=1e-10)
+    for ratio, position in zip(levels.ratio.tolist(), u, strict=True):
+        assert schedule.position_of(ratio) == pytest.approx(position, abs=1e-9)
+    assert schedule.position_of(1e-30) == 0
+    assert schedule.position_of(1e30) == 1
+
+
+def test_a_shifted_cosine_has_the_ends_of_the_medical_classifier() -> None:
+    """Limits of +-15 + ln(64 / 256), and 2 ln(64 / 256) added: three times ln(1 / 4) in all."""
+    quarter = math.log(64 / 256)
+    schedule = CosineSchedule(-15 + quarter, 15 + quarter, 2 * quarter)
+    levels = schedule.levels([0.0, 0.5, 1.0])
+    middle = (math.atan(math.exp(-(15 + quarter) / 2)) + math.atan(math.exp((15 - quarter) / 2))) / 2
+    wanted = [15 + 3 * quarter, -2 * math.log(math.tan(middle)) + 2 * quarter, -15 + 3 * quarter]
+    np.testing.assert_allclose(levels.timestep, wanted, rtol=1e-12)
+    np.testing.assert_allclose(levels.alpha**2, 1 / (1 + np.exp(-levels.timestep)), rtol=1e-12)
+    plain = CosineSchedule().levels([0.3])  # pi u / 2 but for the ends, which the limits of 15 hardly move
+    assert math.atan(plain.ratio[0]) == pytest.approx(0.3 * math.pi / 2, abs=2e-3)
+
+
 @given(flow, positions)
 def test_flow_levels(schedule: FlowSchedule, u: list[float]) -> None:
     levels = schedule.levels(u)
@@ -196,7 +239,7 @@ def test_the_shift_of_flow_levels_is_that_of_its_source() -> None:
     np.testing.assert_allclose(b.sigma / b.alpha, 3 * a.sigma / a.alpha, rtol=1e-12)
 
 
-@given(st.one_of(edm, vp, flow), st.floats(0.02, 0.98))
+@given(st.one_of(edm, vp, cosine, flow), st.floats(0.02, 0.98))
 def test_the_slope_is_the_derivative_of_snr(schedule: AbstractSchedule, u: float) -> None:
     step = 1e-5
     low, here, high = (schedule.levels([at]) for at in (u - step, u, u + step))
@@ -228,8 +271,8 @@ def test_dictionaries_round_trip(schedule: AbstractSchedule) -> None:
 
 
 BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
-    "no kind": ({}, "schedule kind must be one of ddpm, edm, continuous, vp, flow, ddpm_table, got None"),
-    "unknown kind": ({"kind": "cosine"}, "schedule kind must be one of"),
+    "no kind": ({}, "schedule kind must be one of ddpm, edm, continuous, vp, cosine, flow, ddpm_table, got None"),
+    "unknown kind": ({"kind": "sine"}, "schedule kind must be one of"),
     "unhashable kind": ({"kind": []}, "schedule kind must be one of"),
     "unknown option": ({"kind": "edm", "beta": 1.0}, "schedule edm has no option 'beta'"),
     "private option": ({"kind": "flow", "_margin": 0.1}, "schedule flow has no option '_margin'"),
@@ -279,6 +322,14 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "vp scale": ({"kind": "vp", "timestep_scale": math.nan}, "timestep_scale must be a finite number"),
     "shift of 0": ({"kind": "flow", "shift": 0.0}, "shift must be positive"),
     "shift NaN": ({"kind": "flow", "shift": math.nan}, "shift must be positive"),
+    "cosine upside down": (
+        {"kind": "cosine", "logsnr_min": 15.0, "logsnr_max": -15.0},
+        "logsnr_min and logsnr_max must satisfy min < max and stay in [-60, 60], also with the shift, got 15 and -15",
+    ),
+    "cosine too far": ({"kind": "cosine", "logsnr_max": 61.0}, "stay in [-60, 60]"),
+    "cosine shifted too far": ({"kind": "cosine", "shift": 50.0}, "got -15 and 15 with shift 50"),
+    "cosine NaN": ({"kind": "cosine", "logsnr_min": math.nan}, "must satisfy min < max"),
+    "cosine shift": ({"kind": "cosine", "shift": math.inf}, "shift must be a finite number, got inf"),
     "flow scale": ({"kind": "flow", "timestep_scale": math.inf}, "timestep_scale must be a finite number, got inf"),
 }
 

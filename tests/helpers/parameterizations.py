@@ -2,6 +2,7 @@
 
 import math
 
+from fastdc.diffusion.cosine_schedule import CosineSchedule
 from fastdc.diffusion.levels import AbstractSchedule
 from fastdc.diffusion.parameterization import Parameterization
 from fastdc.diffusion.schedules import ContinuousSchedule, EDMSchedule, FlowSchedule, VPSchedule
@@ -12,7 +13,7 @@ VP, VE, FLOW = DiscreteSchedule("scaled_linear", 0.00085, 0.012), EDMSchedule(),
 # The schedules that fit each kind.
 SCHEDULES: dict[str, list[AbstractSchedule]] = {
     "epsilon": [VP, VE, FLOW, VPSchedule()],
-    "v_prediction": [VP, ContinuousSchedule()],
+    "v_prediction": [VP, ContinuousSchedule(), CosineSchedule(shift=-1.4)],
     "sample": [VP, VE, FLOW],
     "edm": [VE],
     "flow": [FLOW],
