@@ -6,7 +6,7 @@ docs/bundle.md describes every file and field.
 from typing import Any
 
 FORMAT = "fastdc-bundle"
-VERSION = 2
+VERSION = 3
 """The newest version, and the largest that this fastdc reads."""
 
 MANIFEST = "fastdc.json"
@@ -44,7 +44,9 @@ def version_of_format(manifest: dict[str, Any]) -> int:
     schedule, parameterization = manifest.get("schedule"), manifest.get("parameterization")
     timed = isinstance(schedule, dict) and (schedule.get("kind") in _NEW_SCHEDULES or "timestep_offset" in schedule)
     scored = isinstance(parameterization, dict) and parameterization.get("kind") == "score"
-    files = manifest.get("files") or {}
+    files, image = manifest.get("files") or {}, manifest.get("image")
+    if isinstance(image, dict) and image.get("fit", "crop") != "crop":  # a reader of version 2 would crop
+        return 3
     return 2 if timed or scored or any(map(manifest.get, _NEW_FIELDS)) or _NEW_FILES & set(files) else 1
 
 

@@ -85,6 +85,7 @@ def _model(manifest: dict[str, Any], digest: str) -> Model:
         window=None
         if image.get("window") is None
         else _value_range("image.window", _field(image, "window", list, inside="image.")),
+        fit="crop" if image.get("fit") is None else _field(image, "fit", str, inside="image."),
         transform=None
         if manifest.get("transform") is None
         else transform_from_dict(_field(manifest, "transform", dict)),

@@ -9,7 +9,7 @@ from fastdc.bundle.haar import HaarTransform
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.diffusion import AbstractSchedule, LevelWeights, Parameterization, PlanConfig
 from fastdc.rules import Calibration
-from fastdc.support import Float32, InputError, shown
+from fastdc.support import FITS, Float32, InputError, checks, shown
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Model:
         class_counts: Number of training images of each class, or None if it is not known.
         window: Values (black, white) that training images of more than 8 bits were read through, as others are unless
             a user gives a window; None: what the files state.
+        fit: How pictures come to the height and width: "crop" or "stretch", as :func:`fastdc.data.load_images` does.
         transform: Transform of images, in the model's value range, to what the network works on; None: there is none.
         defaults: Options that apply if the user gives no others.
         identity: Name of the exact model in results: the sha256 of a bundle's manifest, otherwise "".
@@ -81,12 +82,14 @@ class Model:
     class_of: tuple[int, ...] = ()
     class_counts: tuple[int, ...] | None = None
     window: tuple[float, float] | None = None
+    fit: str = "crop"
     transform: HaarTransform | None = None
 
     def __post_init__(self) -> None:
         for name, shape in (("image_shape", self.image_shape), ("latent_shape", self.latent_shape)):
             if shape is not None and (len(shape) != 3 or min(shape) < 1):
                 raise InputError(f"{name} must be (channels, height, width), got {shape}")
+        checks.one_of("fit", self.fit, FITS)
         if self.transform is not None:
             self.transform.shape(self.image_shape)
             if self.latent_shape is not None:

@@ -54,7 +54,7 @@ def run(model: str, data: str | None, quick: bool, write: bool, forget: bool, **
 
     given = None
     if data is not None:
-        shape, classes, limits = bundle.image_shape, bundle.class_names, seen_through(limits, bundle.model.window)
+        shape, classes, limits = bundle.image_shape, bundle.class_names, seen_through(limits, bundle.model)
         given = read_images([data], shape, limits, quiet=options["quiet"], classes=classes, strict=False).images
     most = {"most": _QUICK_IMAGES} if quick else {}
     samples = sample_images(bundle.model, given, data or "", **most)

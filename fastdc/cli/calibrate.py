@@ -45,7 +45,7 @@ def run(bundle: str, data: tuple[str, ...], out: str | None, write: bool, **opti
         checks.whole("seeds", options["seeds"])
     curve_wanted, choose = options.pop("level_weights"), options.pop("choose")
     Job.of(opened.model, (), merged(Options(rule="full"), plan_options(options, opened.model, dry=True)))
-    images, labels = _load(data, opened, seen_through(limits, opened.model.window), labelled=curve_wanted, quiet=quiet)
+    images, labels = _load(data, opened, seen_through(limits, opened.model), labelled=curve_wanted, quiet=quiet)
     images, labels, kept, delta = _parts(images, labels, opened, options, choose=choose)
     seeds = _size_runs(opened, len(images), options)
     options["delta"] = delta

@@ -84,7 +84,7 @@ def run(data: str, out: str, **options: Any) -> None:
         job = Job.of(bundle.model, (), merged(None, _base_options(bundle.model, options, dry=True)))
     check_calibration(job, options)  # no notes: certificates do not depend on what the race promises
     used = slice(0, options["stop"], options["skip"])
-    loaded = _load(data, bundle.model, seen_through(limits, bundle.model.window), used, quiet=options["quiet"])
+    loaded = _load(data, bundle.model, seen_through(limits, bundle.model), used, quiet=options["quiet"])
     classifier = open_network(bundle, options)
     base = classifier.base(**_base_options(bundle.model, options))
     n = len(loaded.images)

@@ -37,7 +37,7 @@ def run(images: tuple[str, ...], as_json: bool, save: str | None, provenance: st
     model = bundle.model
     job = checked_settings(model, options).job
     check_run(job, options)
-    limits = seen_through(limits, model.window)
+    limits = seen_through(limits, model)
     loaded = read_images(
         images, model.image_shape, limits, quiet=quiet, classes=model.class_names, strict=False, digits=digits_only()
     )

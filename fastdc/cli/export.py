@@ -82,7 +82,7 @@ def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], o
     given["precision"] = options["precision"] or "float32"
     if given["calibrate"] is not None:
         info = RunFolder(source).info()
-        limits = seen_through(limits, info.config.window)
+        limits = seen_through(limits, info.config)
         given["calibrate"] = read_labelled(
             given["calibrate"], info.shape, limits, quiet=quiet, classes=info.class_names
         )
@@ -123,7 +123,7 @@ def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str]
     data, opset = options.pop("calibrate"), options.pop("opset")
     model, images = opened.model, None
     if data is not None:
-        limits = seen_through(limits, model.window)
+        limits = seen_through(limits, model)
         images = read_labelled(data, model.image_shape, limits, quiet=quiet, classes=model.class_names)
     with progress_of(quiet=quiet, description="calibrating") as progress:
         bundle = export_source(

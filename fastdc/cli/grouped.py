@@ -17,7 +17,7 @@ HEADINGS = {
         "--seed",
     ),
     "Network": ("--backend", "--device", "--precision", "--batch", "--compile", "--threads"),
-    "Images": ("--window", "--max-pixels", "--skip-bad", "--split"),
+    "Images": ("--window", "--fit", "--max-pixels", "--skip-bad", "--split"),
     "Output": ("--json", "--csv", "--html", "--provenance", "--save", "--plot", "--quiet", "--help"),
 }
 """The options under each heading; all other options come first, under "Options"."""

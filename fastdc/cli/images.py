@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import click
 from click.core import ParameterSource
@@ -23,6 +23,12 @@ _WINDOW = click.option(
     metavar="LOW HIGH",
     help="Values that are black and white in images of more than 8 bits, such as 0 4095 for 12 bits; values outside "
     "are clipped.  [default: those that the model was trained with, else 0 65535 for 16 bits, 0 1 for floats]",
+)
+_FIT = click.option(
+    "--fit",
+    type=click.Choice(["crop", "stretch"]),
+    help="How a picture comes to the model's height and width: crop (resized to cover them, the centre cropped) or "
+    "stretch (resized, whatever its aspect ratio).  [default: as the training images did, mostly crop]",
 )
 _MAX_PIXELS = click.option(
     "--max-pixels",
@@ -46,13 +52,14 @@ class Limits(TypedDict):
     """What the options of a command say about images."""
 
     window: tuple[float, float] | None
+    fit: str | None
     max_pixels: int | None
     skip_bad: bool
     split: str | None
 
 
 def image_options(natural: str = "test", prefix: str = "") -> Callable[[Command], Command]:
-    """Adds --window, --max-pixels, --skip-bad and --split; `natural` is the split that the command takes by default.
+    """Adds --window, --fit, --max-pixels, --skip-bad and --split; `natural` is the split taken by default.
 
     A `prefix` makes another name of --split, where that has another meaning: --calibrate-split for "calibrate-".
     """
@@ -61,7 +68,7 @@ def image_options(natural: str = "test", prefix: str = "") -> Callable[[Command]
         metavar="NAME",
         help=f"Split to take of data that have several, such as the folders train, val and test.  [default: {natural}]",
     )
-    return lambda command: _WINDOW(_MAX_PIXELS(_SKIP_BAD(split(command))))
+    return lambda command: _WINDOW(_FIT(_MAX_PIXELS(_SKIP_BAD(split(command)))))
 
 
 def take_limits(options: dict[str, Any], prefix: str = "") -> Limits:
@@ -82,24 +89,39 @@ def take_limits(options: dict[str, Any], prefix: str = "") -> Limits:
     checks.whole_or("max_pixels", options["max_pixels"], DEFAULT_MAX_PIXELS)
     return {
         "window": options.pop("window"),
+        "fit": options.pop("fit"),
         "max_pixels": options.pop("max_pixels"),
         "skip_bad": bool(options.pop("skip_bad")),
         "split": options.pop(f"{prefix}split".replace("-", "_")),
     }
 
 
-def seen_through(limits: Limits, window: tuple[float, float] | None) -> Limits:
-    """The limits with the window of a model, unless --window gives another.
+class Read(Protocol):
+    """How images were read: a model, or the recipe that it was trained with."""
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """Black and white, see ``fastdc.bundle.Model``."""
+
+    @property
+    def fit(self) -> str | None:
+        """How images come to a height and width."""
+
+
+def seen_through(limits: Limits, model: Read) -> Limits:
+    """The limits with the window and the fit of a model, unless --window and --fit give others.
 
     Args:
         limits: What the options say.
-        window: The model's window, see ``fastdc.bundle.Model``.
+        model: The model, or its recipe.
     """
     from fastdc.support import UsualWindow
 
-    if window is None or limits["window"] is not None:
+    if limits["fit"] is None:
+        limits = {**limits, "fit": model.fit}
+    if model.window is None or limits["window"] is not None:
         return limits
-    return {**limits, "window": UsualWindow(*window)}
+    return {**limits, "window": UsualWindow(*model.window)}
 
 
 def read_images(
@@ -160,7 +182,8 @@ def _notes_of(loaded: "ImageSet", used: slice, shape: tuple[int, int, int], limi
         return loaded.notes
     if all(Path(name).is_file() for name in names):
         with suppress(InputError):  # 16-bit files can be too dark without the others
-            again = load_images(names, shape, window=limits["window"], max_pixels=limits["max_pixels"]).notes
+            more = {"window": limits["window"], "fit": limits["fit"], "max_pixels": limits["max_pixels"]}
+            again = load_images(names, shape, **more).notes
             return [*other, *filter(_OF_IMAGES.match, again)]
     return [f"{len(names)} of {len(loaded)} images are used, but all were converted", *loaded.notes]
 

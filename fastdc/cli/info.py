@@ -123,6 +123,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
         "sha256": model.identity,
         "image": f"{model.image_shape}, values in [{model.value_range[0]:g}, {model.value_range[1]:g}]",
         **({"window": "{:g} to {:g} for more than 8 bits".format(*model.window)} if model.window else {}),
+        **({"fit": model.fit} if model.fit != "crop" else {}),
         **({"transform": json.dumps(model.transform.to_dict())} if model.transform else {}),
         **({"latent": f"{model.latent_shape}, made by encoder.onnx"} if model.latent_shape else {}),
         "classes": f"{len(names)}: {', '.join(shown)}",

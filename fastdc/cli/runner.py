@@ -21,7 +21,7 @@ from fastdc.support import InputError, Interrupted
 CHUNK = 16
 
 # The images of a command are in order and mapped to [0, 1] before a classifier gets them.
-IN_ORDER: ImageOptions = {"window": None, "layout": "NCHW", "max_pixels": None}
+IN_ORDER: ImageOptions = {"window": None, "fit": None, "layout": "NCHW", "max_pixels": None}
 
 
 def classify_chunks(

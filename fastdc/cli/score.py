@@ -62,7 +62,7 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
         raise InputError(f"--check compares a race with the full run, {why}: expected no --check")
     check_run(settings.job, options)
     check_installed("sklearn", extra="sklearn")
-    loaded = _labelled(data, options["model"], bundle, seen_through(limits, bundle.model.window))
+    loaded = _labelled(data, options["model"], bundle, seen_through(limits, bundle.model))
     columns = _columns(loaded, by)
     note_self_calibration(settings.job, options, len(loaded))
     notes = _notes(settings, bundle, loaded, options)

@@ -6,6 +6,9 @@ Li et al. (arXiv 2303.16203) and of most diffusion training code, including the 
 crop's offset. For an image much longer than wide, only the part that the crop keeps is computed, so a 1 x 10^8 strip
 costs little more than a square.
 
+With fit "stretch", the whole image is resized to h x w instead, whatever its aspect ratio, and bilinearly (antialiased
+when it shrinks): torchvision's ``Resize((h, w))`` of a picture, as medical classifiers are often trained.
+
 Colour: grey -> RGB repeats the channel; RGB -> grey is the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
 Colour is converted before the size.
 """
@@ -67,7 +70,7 @@ def to_uint8(images: Pixels) -> NDArray[np.uint8]:
     return levels
 
 
-def fit(images: Pixels, shape: tuple[int, int, int], name: str, notes: Notes) -> Pixels:
+def fit(images: Pixels, shape: tuple[int, int, int], name: str, notes: Notes, how: str = "crop") -> Pixels:
     """Converts images to `shape`, colour first, then size.
 
     Args:
@@ -75,6 +78,7 @@ def fit(images: Pixels, shape: tuple[int, int, int], name: str, notes: Notes) ->
         shape: The wanted (c, h, w).
         name: Name of the images in an error.
         notes: Receives one count per image and kind of conversion.
+        how: One of ``support.FITS``.
 
     Returns:
         (n, c, h, w) of the same dtype, contiguous.
@@ -83,7 +87,7 @@ def fit(images: Pixels, shape: tuple[int, int, int], name: str, notes: Notes) ->
         InputError: The channel counts cannot be converted into each other.
     """
     images = _to_channels(images, shape[0], name, notes)
-    crop = _cropped(images.shape[2:], shape[1:], len(images), notes)
+    crop = _cropped(images.shape[2:], shape[1:], len(images), notes, how)
     if crop is None:
         return np.ascontiguousarray(images)
     out = np.empty((*images.shape[:2], *crop.window), dtype=images.dtype)
@@ -95,7 +99,9 @@ def fit(images: Pixels, shape: tuple[int, int, int], name: str, notes: Notes) ->
     return out
 
 
-def fit_picture(picture: "Image.Image", shape: tuple[int, int, int], name: str, notes: Notes) -> NDArray[np.uint8]:
+def fit_picture(
+    picture: "Image.Image", shape: tuple[int, int, int], name: str, notes: Notes, how: str = "crop"
+) -> NDArray[np.uint8]:
     """Converts a Pillow image of mode L or RGB to `shape`, uint8 (1, c, h, w), like :func:`fit` and to the same levels.
 
     Only the result is held beside the image.
@@ -107,14 +113,19 @@ def fit_picture(picture: "Image.Image", shape: tuple[int, int, int], name: str, 
     _check_channels(have, c, name, 1, notes)
     if have > c:
         picture = picture.convert("L")  # the same luma
-    crop = _cropped((picture.height, picture.width), shape[1:], 1, notes)
+    crop = _cropped((picture.height, picture.width), shape[1:], 1, notes, how)
     levels = np.asarray(picture) if crop is None else crop.resized(picture)
     planes = levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
     return np.ascontiguousarray(np.broadcast_to(planes, shape))[None]
 
 
 def fit_planes(
-    plane: Callable[[int], Float32], have: int, shape: tuple[int, int, int], name: str, notes: Notes
+    plane: Callable[[int], Float32],
+    have: int,
+    shape: tuple[int, int, int],
+    name: str,
+    notes: Notes,
+    how: str = "crop",
 ) -> Float32:
     """Converts a picture that is made channel by channel to `shape`, float32 (1, c, h, w), like :func:`fit`.
 
@@ -124,6 +135,7 @@ def fit_planes(
         shape: The wanted (c, h, w).
         name: Name of the picture in an error.
         notes: Receives the conversions.
+        how: One of ``support.FITS``.
 
     Raises:
         InputError: The channel counts cannot be converted into each other.
@@ -131,8 +143,8 @@ def fit_planes(
     c, h, w = shape
     _check_channels(have, c, name, 1, notes)
     if have == c:
-        parts = [fit(plane(0)[None, None], (1, h, w), name, notes)]
-        parts += [fit(plane(k)[None, None], (1, h, w), name, Notes()) for k in range(1, c)]
+        parts = [fit(plane(0)[None, None], (1, h, w), name, notes, how)]
+        parts += [fit(plane(k)[None, None], (1, h, w), name, Notes(), how) for k in range(1, c)]
         return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
     grey = plane(0)
     if have == 3:
@@ -140,7 +152,7 @@ def fit_planes(
         for k in (1, 2):
             grey += plane(k) * np.float32(LUMA[k] / 65536)
         np.clip(grey, 0, 1, out=grey)
-    fitted = fit(grey[None, None], (1, h, w), name, notes)
+    fitted = fit(grey[None, None], (1, h, w), name, notes, how)
     return np.repeat(fitted, c, axis=1).astype(np.float32, copy=False)
 
 
@@ -197,6 +209,7 @@ class _Crop:
     size: tuple[int, int]
     offset: tuple[int, int]
     window: tuple[int, int]
+    stretched: bool = False
 
     def apply(self, channel: NDArray[np.generic]) -> NDArray[np.generic]:
         """One channel (height, width), uint8 or float32, as the window."""
@@ -212,6 +225,8 @@ class _Crop:
         from PIL import Image
 
         (height, width), (rows, columns), (top, left), (h, w) = self.image, self.size, self.offset, self.window
+        if self.stretched:
+            return np.asarray(source.resize((columns, rows), Image.Resampling.BILINEAR))
         if self.size == self.image:
             return np.asarray(source.crop((left, top, left + w, top + h)))
         if rows * columns <= _WHOLE_CROPS * h * w:
@@ -223,14 +238,17 @@ class _Crop:
         return np.asarray(source.resize((w, h), Image.Resampling.BICUBIC, box=box))
 
 
-def _cropped(image: tuple[int, ...], window: tuple[int, ...], n: int, notes: Notes) -> _Crop | None:
+def _cropped(image: tuple[int, ...], window: tuple[int, ...], n: int, notes: Notes, how: str) -> _Crop | None:
     """The conversion of n images of one size (height, width) to another, noted; None if the sizes agree."""
     (height, width), (h, w) = image, window
     if (height, width) == (h, w):
         return None
-    size, offset = _cover(height, width, h, w)
+    stretched = how == "stretch"
+    size, offset = ((h, w), (0, 0)) if stretched else _cover(height, width, h, w)
     verbs = ["resized"] * (size != (height, width)) + ["centre-cropped"] * (size != (h, w))
+    if stretched and w * height != h * width:
+        verbs = ["stretched"]
     notes.add(f"{' and '.join(verbs)} to {w}x{h} from {{}}", f"{width}x{height}", count=n)
     if max(height / size[0], width / size[1]) > MUCH_SMALLER:
         notes.add(f"shrunk by more than a factor of {MUCH_SMALLER} per side: small details are lost", count=n)
-    return _Crop((height, width), size, offset, (h, w))
+    return _Crop((height, width), size, offset, (h, w), stretched)

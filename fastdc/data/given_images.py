@@ -41,6 +41,7 @@ def prepare(
     *,
     window: Window | None = None,
     layout: str | None = None,
+    fit: str | None = None,
     max_pixels: int | None = None,
     skip_bad: bool = False,
     split: str | None = None,
@@ -63,6 +64,7 @@ def prepare(
         shape: The wanted (c, h, w), such as ``clf.model.image_shape``.
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095).
         layout: Axes of arrays, also in files: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW"; default: by their shape.
+        fit: How pictures come to the shape: "crop" (resized to cover it, centre cropped), the default, or "stretch".
         max_pixels: Most pixels of one picture, a 4096th of those of all; default: 2^26.
         skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
         split: Name of the split to take of folders and files that have several; default: "test".
@@ -87,6 +89,7 @@ def prepare(
         shape,
         window=window,
         layout=layout,
+        fit=fit,
         max_pixels=max_pixels,
         skip_bad=skip_bad,
         split=split,
@@ -103,6 +106,7 @@ def prepare_named(
     *,
     window: Window | None = None,
     layout: str | None = None,
+    fit: str | None = None,
     max_pixels: int | None = None,
     skip_bad: bool = False,
     split: str | None = None,
@@ -131,11 +135,11 @@ def prepare_named(
     ids: tuple[str, ...] | None
     if _is_path(images) or (isinstance(images, list | tuple) and images and all(map(_is_path, images))):
         loaded = load_images(
-            images, shape, window=window, max_pixels=max_pixels, layout=layout, skip_bad=skip_bad, split=split
+            images, shape, window=window, fit=fit, max_pixels=max_pixels, layout=layout, skip_bad=skip_bad, split=split
         )
         found, ids, notes = loaded.images, loaded.ids, loaded.notes
     else:
-        reader = Reader(max_pixels, window, None, layout, skip_bad=skip_bad, split=Split(split, "test"))
+        reader = Reader(max_pixels, window, None, layout, fit=fit, skip_bad=skip_bad, split=Split(split, "test"))
         given = _Given(shape, reader, resize=resize, bounded=bounded)
         found, notes = given.collected(images), given.report()
         ids = tuple(given.ids) if len(given.ids) == len(found) else None
@@ -222,7 +226,9 @@ class _Given:
             pixels: Pixels = self._reader.levels.unit(ordered, 1.0, name, count=len(ordered))
         else:
             pixels = as_pixels(ordered, name, bounded=self._bounded)
-        return fit(pixels, self._shape, name, self._reader.notes) if way.shape != self._shape else pixels
+        if way.shape == self._shape:
+            return pixels
+        return fit(pixels, self._shape, name, self._reader.notes, self._reader.how)
 
     def _target(self, _: tuple[int, int, int], __: str) -> tuple[int, int, int]:
         return self._shape

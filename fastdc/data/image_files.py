@@ -37,7 +37,7 @@ from fastdc.data.layouts import check_layout
 from fastdc.data.levels import Levels
 from fastdc.data.notes import Notes, WholeInputError, reading, show
 from fastdc.data.splits import Split
-from fastdc.support import Float32, InputError
+from fastdc.support import FITS, Float32, InputError, checks
 
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX"),
@@ -82,6 +82,7 @@ class Reader:
         look: Look | None = None,
         layout: str | None = None,
         *,
+        fit: str | None = None,
         skip_bad: bool = False,
         split: Split | None = None,
     ) -> None:
@@ -92,6 +93,7 @@ class Reader:
         self.levels = Levels(window)
         self.look = look
         self.layout = check_layout(layout)
+        self.how = checks.one_of("fit", "crop" if fit is None else fit, FITS)
 
     def show(self, name: str, size: tuple[int, int], images: Pixels) -> None:
         """Shows images (n, c, h, w), whose stored size was `size`, to whoever wants to look at them."""
@@ -141,7 +143,7 @@ class Reader:
             shape = target((channels, height, width), name)
             if (height, width) != shape[1:]:
                 self.show(name, (height, width), frame)
-            yield fit(frame, shape, name, self.notes)
+            yield fit(frame, shape, name, self.notes, self.how)
 
     def read(self, source: Path | bytes, target: Target, name: str | None = None) -> Pixels:
         """Decodes one image file and converts it.
@@ -201,7 +203,7 @@ class Reader:
         image.load()
         picture = self._upright(image)
         shape = target((len(picture.getbands()), picture.height, picture.width), name)
-        fitted = fit_picture(picture, shape, name, self.notes)
+        fitted = fit_picture(picture, shape, name, self.notes, self.how)
         if self.look is not None and picture.size != (shape[2], shape[1]):
             thumbnail = fit_picture(picture, THUMBNAIL, name, Notes())
             self._look(name, (picture.height, picture.width), thumbnail[0])
@@ -236,7 +238,7 @@ class Reader:
         if _orientation(image) in _UPRIGHT:
             self.notes.add("turned upright by the EXIF orientation")
         shape = target((deep.channels, *deep.size), name)
-        fitted = fit_planes(deep.plane, deep.channels, shape, name, self.notes)
+        fitted = fit_planes(deep.plane, deep.channels, shape, name, self.notes, self.how)
         if self.look is not None and deep.size != shape[1:]:
             with self.levels.counted():  # the picture counts once
                 stored = np.stack([to_uint8(deep.plane(k)) for k in range(deep.channels)])  # as if it had 8 bits

@@ -42,6 +42,7 @@ def load_labelled(
     size: int | None = None,
     classes: Sequence[str] | None = None,
     window: Window | None = None,
+    fit: str | None = None,
     max_pixels: int | None = None,
     skip_bad: bool = False,
     split: str | None = None,
@@ -58,6 +59,7 @@ def load_labelled(
             nor `size` is given, all images must have one shape.
         classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
         window: Black and white of more than 8 bits, as in :func:`load_images`.
+        fit: "crop" or "stretch", as in :func:`load_images`.
         max_pixels: Most pixels of one image, as in :func:`load_images`.
         skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
         split: Name of the split to take, as in :func:`load_images`.
@@ -80,7 +82,8 @@ def load_labelled(
         raise InputError("give either shape or size, not both")
     shape = None if shape is None else check_shape(shape)
     size = None if size is None else checks.whole("size", size)
-    path, reader = existing(source), Reader(max_pixels, window, skip_bad=skip_bad, split=Split(split, natural))
+    path = existing(source)
+    reader = Reader(max_pixels, window, fit=fit, skip_bad=skip_bad, split=Split(split, natural))
     return _loaded(_labelled(path, reader) or array_part(path, shape, reader), classes, _Wanted(shape, size), reader)
 
 
@@ -151,6 +154,7 @@ def load_with_labels(
     *,
     classes: Sequence[str],
     window: Window | None = None,
+    fit: str | None = None,
     max_pixels: int | None = None,
     layout: str | None = None,
     skip_bad: bool = False,
@@ -163,6 +167,7 @@ def load_with_labels(
         shape: The wanted (c, h, w).
         classes: Names of the model's classes, which the labels then are, as :func:`match_classes` finds them.
         window: Black and white of more than 8 bits, as in :func:`load_images`.
+        fit: "crop" or "stretch", as in :func:`load_images`.
         max_pixels: Most pixels of one image, as in :func:`load_images`.
         layout: Axes of arrays, as in :func:`load_images`.
         skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
@@ -193,6 +198,7 @@ def load_with_labels(
         shape,
         classes=classes,
         window=window,
+        fit=fit,
         max_pixels=max_pixels,
         layout=layout,
         skip_bad=skip_bad,

@@ -30,6 +30,7 @@ def load_images(
     classes: Sequence[str] | None = None,
     strict: bool = True,
     window: Window | None = None,
+    fit: str | None = None,
     max_pixels: int | None = None,
     layout: str | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -44,11 +45,13 @@ def load_images(
         sources: Paths of image files, folders, manifests, .npy and .npz files; one path or a list. Folders are searched
             recursively, in sorted order; hidden files are ignored and other files are skipped with a note.
         shape: The wanted (c, h, w), normally the bundle's. Colour is converted first (grey <-> RGB), then the image is
-            resized bicubically to cover h x w and its centre is cropped.
+            fitted to h x w.
         classes: Names of the model's classes. The labels then are its classes, matched by name or number as
             :func:`match_classes` does, and the sub-folders of a folder are labels if all of them are its classes.
         strict: Whether labels that are not among `classes` are refused. Otherwise they are left out with a note.
         window: Black and white in images of more than 8 bits, such as (0, 4095); default: 0 and what the file states.
+        fit: "crop" (resized bicubically to cover h x w, and its centre cropped), the default; or "stretch" (resized
+            bilinearly to h x w, whatever its aspect ratio).
         max_pixels: Most pixels of one image, a 4096th of those of all images; default: 2^26.
         layout: Axes of arrays, see :func:`prepare`; default: by their shape and labels.
         on_note: Function that is called with each line of ``notes`` after everything has been read.
@@ -71,7 +74,7 @@ def load_images(
         (3, 1, 8, 8)
     """
     shape = check_shape(shape)
-    reader = Reader(max_pixels, window, look, layout, skip_bad=skip_bad, split=Split(split, natural))
+    reader = Reader(max_pixels, window, look, layout, fit=fit, skip_bad=skip_bad, split=Split(split, natural))
     result = _loaded(existing_paths(sources), shape, reader, classes, strict)
     if on_note is not None:
         for line in result.notes:

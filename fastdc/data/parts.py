@@ -81,7 +81,7 @@ def array_part(path: Path, shape: tuple[int, int, int] | None, reader: Reader) -
                 images = several[start : start + together]
                 if held.shape[1:] != wanted[1:]:
                     reader.show(name, held.shape[1:], images)
-                yield fit(images, wanted, name, reader.notes)
+                yield fit(images, wanted, name, reader.notes, reader.how)
 
     ids = held.ids or tuple(f"{path}[{i}]" for i in range(held.count))
     return Part(path, ids, read, held.labels, held.class_names)

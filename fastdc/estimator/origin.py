@@ -30,7 +30,7 @@ HELD_OUT = "0.2"
 """The fraction of the training data that temperature and race are fitted to, unless a recipe says otherwise."""
 
 # What the estimator decides, and what X and y say.
-_NOT_IN_RECIPE = ("data", "out", "seed", "size", "channels", "window", "split", "skip_bad")
+_NOT_IN_RECIPE = ("data", "out", "seed", "size", "channels", "window", "fit", "split", "skip_bad")
 
 # What changes no number of a training.
 _HOW = ("data", "out", "max_pixels", "threads", "device", "accumulate", "checkpoint_every", "log_every")

@@ -31,6 +31,7 @@ def source_manifest(source: Source, precision: str, options: ExportOptions) -> d
             "shape": list(model.image_shape),
             "range": list(model.value_range),
             **({"window": list(model.window)} if model.window else {}),
+            **({"fit": model.fit} if model.fit != "crop" else {}),
         },
         "classes": list(model.class_names),
         "null_class": model.null_class,

@@ -151,6 +151,7 @@ def _manifest(
             "shape": list(info.shape),
             "range": [-1.0, 1.0],
             **({"window": list(info.config.window)} if info.config.window else {}),
+            **({"fit": info.config.fit} if info.config.fit not in (None, "crop") else {}),
         },
         "classes": list(info.class_names),
         "null_class": len(info.class_names),
@@ -209,7 +210,8 @@ def _calibration_images(
         images = source.with_classes(info.class_names)
     else:
         window = None if info.config.window is None else UsualWindow(*info.config.window)
-        images = load_labelled(str(source), info.shape, classes=info.class_names, window=window, natural="val")
+        how: dict[str, Any] = {"window": window, "fit": info.config.fit, "natural": "val"}
+        images = load_labelled(str(source), info.shape, classes=info.class_names, **how)
     if images.images.shape[1:] != info.shape:
         raise InputError(f"calibration images must have shape {info.shape}, got {images.images.shape[1:]}")
     digest = content_digest(images.images, images.labels, images.class_names)

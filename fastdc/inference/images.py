@@ -237,7 +237,7 @@ def _checked(
 
 
 def seen_through(model: Model, reading: ImageOptions) -> ImageOptions:
-    """How images are read: through the window of the model if the user gives none.
+    """How images are read: through the window of the model if the user gives none, and fitted as its images were.
 
     Args:
         model: The model.
@@ -245,9 +245,11 @@ def seen_through(model: Model, reading: ImageOptions) -> ImageOptions:
 
     Example:
         >>> from fastdc.inference import seen_through
-        >>> seen_through(clf.model, {"window": None})  # this model has no window
+        >>> seen_through(clf.model, {"window": None})  # this model has no window, and crops
         {'window': None}
     """
+    if model.fit != "crop" and reading.get("fit") is None:
+        reading = {**reading, "fit": model.fit}
     if model.window is None or reading.get("window") is not None:
         return reading
     return {**reading, "window": UsualWindow(*model.window)}

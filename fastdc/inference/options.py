@@ -19,6 +19,7 @@ class ImageOptions(TypedDict, total=False):
     """The keywords that say how images are read. Omitted ones, and None, are the defaults. See :class:`Options`."""
 
     window: tuple[float, float] | None
+    fit: str | None
     layout: str | None
     max_pixels: int | None
     skip_bad: bool
@@ -116,6 +117,8 @@ class Options:
             which then needs a null class.
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095);
             those outside are clipped. None: the model's own, if its training images were read through one.
+        fit: How pictures and files come to the model's height and width: "crop" (resized to cover it, and the centre
+            cropped) or "stretch" (resized, whatever their aspect ratio). None: as the training images did.
         layout: Axes of arrays whose shape can be read in two ways: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW".
         max_pixels: Most pixels of one picture, a 4096th of those of all; None: 2^26. See :func:`fastdc.data.prepare`.
         skip_bad: Whether image files that cannot be read are left out, with a note in the log; the ``ids`` of a result
@@ -143,6 +146,7 @@ class Options:
     sigma: float | None = None
     denoiser: AbstractDenoiser | str | None = None
     window: tuple[float, float] | None = None
+    fit: str | None = None
     layout: str | None = None
     max_pixels: int | None = None
     skip_bad: bool = False
@@ -153,6 +157,7 @@ class Options:
         """The options of the images."""
         return {
             "window": self.window,
+            "fit": self.fit,
             "layout": self.layout,
             "max_pixels": self.max_pixels,
             "skip_bad": self.skip_bad,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fastdc.support.cache_folders import cache_folder
     from fastdc.support.daemon_threads import DEVICE_THREAD, GRACE, DaemonThreads, calls_left, interruptible
     from fastdc.support.distribution import DISTRIBUTION, install_hint
-    from fastdc.support.pixel_values import UsualWindow, as_array, as_pixels, full_scale
+    from fastdc.support.pixel_values import FITS, UsualWindow, as_array, as_pixels, full_scale
     from fastdc.support.process_locks import ProcessLock
     from fastdc.support.processes import check_process, fork_safe_lock
     from fastdc.support.tables import (
@@ -58,7 +58,7 @@ else:  # NumPy and other modules that take a while, on first use
                 ("DEVICE_THREAD", "GRACE", "DaemonThreads", "calls_left", "interruptible"), "daemon_threads"
             ),
             **dict.fromkeys(("DISTRIBUTION", "install_hint"), "distribution"),
-            **dict.fromkeys(("UsualWindow", "as_array", "as_pixels", "full_scale"), "pixel_values"),
+            **dict.fromkeys(("FITS", "UsualWindow", "as_array", "as_pixels", "full_scale"), "pixel_values"),
             "ProcessLock": "process_locks",
             **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
             **dict.fromkeys(
@@ -82,6 +82,7 @@ else:  # NumPy and other modules that take a while, on first use
 __all__ = [
     "DEVICE_THREAD",
     "DISTRIBUTION",
+    "FITS",
     "GRACE",
     "SHOWN_ROWS",
     "BackendError",

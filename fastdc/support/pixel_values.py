@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from fastdc.support.exceptions import InputError
 from fastdc.support.messages import one_line
 
+FITS = ("crop", "stretch")
+"""How pictures come to a height and width: resized to cover them and the centre cropped, or resized as a whole."""
+
 
 class UsualWindow(NamedTuple):
     """The window of a model, in place of one that a user gives: for images whose values have no other meaning.

@@ -126,5 +126,5 @@ def run_source(run: str | Path, checkpoint: str | None = None) -> "tuple[Source,
     folder = RunFolder(run)
     info = folder.info()
     source, step, chosen = trained_source(folder, info, checkpoint)
-    model = dataclasses.replace(source.model, window=info.config.window)
+    model = dataclasses.replace(source.model, window=info.config.window, fit=info.config.fit or "crop")
     return dataclasses.replace(source, model=model), step, chosen

@@ -136,6 +136,7 @@ def run_model(info: RunInfo) -> Model:
         schedule=EDMSchedule(timestep_scale=info.config.timestep_scale),
         parameterization=Parameterization("edm", info.sigma_data),
         null_class=len(info.class_names),
+        fit=info.config.fit or "crop",
         defaults=Defaults(**RUN_DEFAULTS, levels=info.levels),
     )
 

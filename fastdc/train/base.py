@@ -138,7 +138,10 @@ def _completed(config: TrainConfig, base: Base, levels: tuple[float, float] | No
     if base.kind != "prompts" and (config.rank is not None or config.template is not None):
         option = "rank" if config.rank is not None else "template"
         raise InputError(f"{option} is for text-conditional models, but {model.name} has classes of its own")
-    kept: dict[str, Any] = {"base": _pinned(config.base, base.origin)}
+    kept: dict[str, Any] = {
+        "base": _pinned(config.base, base.origin),
+        "fit": config.fit or (None if model.fit == "crop" else model.fit),
+    }
     if model.parameterization.kind == "edm":
         if base.network is not None:
             preset = preset_for("mlp" if base.network["kind"] == "mlp" else "unet", *model.image_shape[1:])

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastdc.bundle import prompts_of
 from fastdc.data import check_window
-from fastdc.support import InputError, checks, shown
+from fastdc.support import FITS, InputError, checks, shown
 from fastdc.train.presets import FINE_TUNING, MODELS, preset_for
 
 MAX_SIDE = 1024  # pixels
@@ -92,6 +92,7 @@ class TrainConfig:
             "val" of the data, or a tenth of them if every class has 10 images or more; None or "0": none.
         patience: Number of measured checkpoints after the best one at which the training ends early; None or 0: never.
         window: Values that are black and white in images of more than 8 bits; None: what the files state.
+        fit: How images come to one height and width: "crop" or "stretch"; None: as those of the base, otherwise "crop".
         max_pixels: Most pixels of one image, and a 4096th of those of all images; None: 2^26.
         skip_bad: Whether image files that cannot be read are left out, with a note each.
         split: Split of ``data`` to train on; None: "train", if there are splits.
@@ -134,6 +135,7 @@ class TrainConfig:
     val: str | None = AUTO
     patience: int | None = None
     window: tuple[float, float] | None = None
+    fit: str | None = None
     max_pixels: int | None = None
     skip_bad: bool = False
     split: str | None = None
@@ -233,6 +235,8 @@ class TrainConfig:
             raise InputError("size must be given with channels, got none")
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
+        if self.fit is not None:
+            checks.one_of("fit", self.fit, FITS)
 
     @property
     def val_fraction(self) -> float | None:

@@ -95,7 +95,7 @@ def load_training_data(
     """
     say = notify or (lambda line: None)
     read = functools.partial(
-        load_labelled, window=config.window, max_pixels=config.max_pixels, skip_bad=config.skip_bad
+        load_labelled, window=config.window, fit=config.fit, max_pixels=config.max_pixels, skip_bad=config.skip_bad
     )
     if shape is None and config.channels and config.size:
         shape = (config.channels, config.size, config.size)

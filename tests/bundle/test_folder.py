@@ -250,7 +250,7 @@ def test_a_failing_overwrite_keeps_the_old_bundle(
         {"name": "\ud800"},
         {"provenance": {"when": object()}},
         {"provenance": {"huge": 10**30}},
-        {"version": 3},
+        {"version": 4},
         {"format": "other"},
         {"classes": []},
     ],

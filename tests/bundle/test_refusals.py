@@ -21,7 +21,7 @@ from helpers.worlds import CALIBRATION, CURVE, fails_with, manifest, tiny_bundle
 _BAD: list[tuple[str, list[Any], str]] = [
     ("format", ["other", None], "format"),
     ("cost", [[1], {}, {"parameters": 1, "flops": 0}, {"parameters": 1, "flops": "9"}], "cost"),
-    ("version", [0, 3, -1, "1", True, 1.0, None, [1]], "version"),
+    ("version", [0, 4, -1, "1", True, 1.0, None, [1]], "version"),
     ("name", [None, 5, ["x"], "a\nb", "\x1b[2J", "\x9b2J", "\ud800"], "name"),
     ("description", [5, {}, []], "description"),
     ("network", [5, "mlp", []], "network"),

@@ -422,3 +422,29 @@ def test_a_bundle_reads_images_as_its_training_did(tmp_path: Path) -> None:
     assert "note: 20 images read through the model's window 0 to 3999, values " in result.output
     info = CliRunner().invoke(cli, ["info", str(tmp_path / "cli")]).output
     assert re.search(r"^window +0 to 3999 for more than 8 bits$", info, re.MULTILINE)
+
+
+def test_a_run_that_stretches_gives_a_bundle_that_stretches(tmp_path: Path) -> None:
+    """In training, in the calibration of an export, and afterwards; a model fine-tuned from it does so, too."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = (rng.integers(0, 100, (40, 6, 12)) + 150 * labels[:, None, None]).astype(np.uint8)
+    for name, part in (("train", slice(0, 20)), ("val", slice(20, 40))):
+        np.savez(tmp_path / f"{name}.npz", images=images[part], labels=labels[part])
+    small: dict[str, Any] = {"width": 8, "steps": 2, "threads": 1, "val": "0"}
+    data, val = str(tmp_path / "train.npz"), tmp_path / "val.npz"
+    recipe = TrainConfig(data=data, out=str(tmp_path / "run"), model="mlp", size=4, fit="stretch", **small)
+    run = train(recipe, progress=False).path
+    wanted = load_labelled(data, size=4, fit="stretch")
+    assert RunFolder(run).info().data_digest == content_digest(wanted.images, wanted.labels, wanted.class_names)
+    bundle = export_run(run, tmp_path / "made", calibrate=val, delta=0.05, draws=4, choose=False)
+    assert (bundle.model.fit, bundle.manifest["version"], run_source(run)[0].model.fit) == ("stretch", 3, "stretch")
+    assert "--fit stretch" in bundle.manifest["provenance"]["command"]
+    read = load_labelled(val, (1, 4, 4), fit="stretch")
+    same = export_run(run, tmp_path / "same", calibrate=read, delta=0.05, draws=4, choose=False)
+    assert bundle.manifest["calibration"] == same.manifest["calibration"]
+    for base in (run, tmp_path / "made"):
+        tuned = TrainConfig(
+            data=data, out=str(tmp_path / f"from-{base.name}"), base=str(base), steps=1, val="0", threads=1
+        )
+        assert RunFolder(train(tuned, progress=False).path).info().config.fit == "stretch"
