@@ -6,6 +6,7 @@ from fastdc.support import lazy_names
 from fastdc.testing import reference
 from fastdc.testing.absent import WITHOUT
 from fastdc.testing.gaussian_world import GaussianWorld
+from fastdc.testing.phantom_images import Phantoms, phantoms
 from fastdc.testing.replay import Replay, replay, verify
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ else:
 __all__ = [
     "WITHOUT",
     "GaussianWorld",
+    "Phantoms",
     "Replay",
+    "phantoms",
     "reference",
     "replay",
     "tiny_dit",
