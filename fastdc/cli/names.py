@@ -11,7 +11,7 @@ WEIGHTINGS = ("uniform", "edm", "vlb", "exp", "min_snr", "velocity")
 LOSSES = ("l2", "l1", "huber")
 ORDERS = ("van_der_corput", "random")
 DECISIONS = ("mean", "vote")
-RULES = ("race", "full", "staged", "ttest", "paired", "betting", "calibrated", "sift")
+RULES = ("race", "full", "staged", "ttest", "paired", "betting", "calibrated", "sift", "votes")
 CALIBRATION_DRAWS = 128
 COPIES, TARGET_COPIES = 1000, 10_000
 """Default of ``certify --n``, without and with ``--radius``."""

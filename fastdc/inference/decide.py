@@ -22,8 +22,9 @@ The bound is needed because k may have been dropped in favour of a third class t
 look better than w, and a class that a rule dropped must not win afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ from fastdc.inference.error_table import ErrorTable, mean_errors
 from fastdc.support import Float64, Floats, InputError, Int64, Mask, checks, shown
 
 DECISIONS = ("mean", "vote")
+
+VotesOf: TypeAlias = Callable[[Floats], Int64 | None]
+"""Votes (n, K) of dense errors (n, K, J), if they are not counted as :func:`decide` does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,12 @@ class Decision:
 
 
 def decide(
-    errors: Floats, *, decision: str = "mean", temperature: float = 1.0, prior: npt.ArrayLike | None = None
+    errors: Floats,
+    *,
+    decision: str = "mean",
+    temperature: float = 1.0,
+    prior: npt.ArrayLike | None = None,
+    votes: Int64 | None = None,
 ) -> Decision:
     """Labels, probabilities and votes of dense errors.
 
@@ -67,6 +76,7 @@ def decide(
         decision: One of :data:`DECISIONS`.
         temperature: Temperature of the posterior, positive.
         prior: Weights (K,) of the classes, from 0, which need not sum to 1; None: equal ones. Only for "mean".
+        votes: Votes int64 (n, K) that a rule has counted, of which the first largest wins; None: they are counted here.
 
     Example:
         >>> from fastdc.inference import decide
@@ -94,19 +104,24 @@ def decide(
     ranked = np.where(survives, means, np.inf)
     leaders = np.argmin(ranked, axis=1).astype(np.int64)
     means = ranked if np.all(survives) else _place_dropped(errors, ranked, survives, leaders)
-    votes = _votes(given, survives, shared)
+    counted = _votes(given, survives, shared) if votes is None else votes
     if decision == "mean":
         probabilities = _leading(posterior(means, temperature), leaders)
         if shifts is not None:  # as they were before the shift, to the bit where nothing was placed
             means = np.where(survives, mean_errors(np.where(shared[:, None, :], given, np.nan)), means - shifts)
-        return Decision(leaders, probabilities, means, votes)
-    tied = votes == votes.max(axis=1, keepdims=True)
-    labels = np.argmin(np.where(tied, ranked, np.inf), axis=1).astype(np.int64)
-    return Decision(labels, votes / votes.sum(axis=1, keepdims=True), means, votes)
+        return Decision(leaders, probabilities, means, counted)
+    tied = counted == counted.max(axis=1, keepdims=True)
+    labels = np.argmin(np.where(tied, ranked if votes is None else 0, np.inf), axis=1).astype(np.int64)
+    return Decision(labels, counted / counted.sum(axis=1, keepdims=True), means, counted)
 
 
 def decide_table(
-    table: ErrorTable, *, decision: str = "mean", temperature: float = 1.0, prior: npt.ArrayLike | None = None
+    table: ErrorTable,
+    *,
+    decision: str = "mean",
+    temperature: float = 1.0,
+    prior: npt.ArrayLike | None = None,
+    votes_of: VotesOf | None = None,
 ) -> Decision:
     """The numbers of :func:`decide` for a table, with only a chunk of its images dense at a time.
 
@@ -115,6 +130,7 @@ def decide_table(
         decision: One of :data:`DECISIONS`.
         temperature: Temperature of the posterior, positive.
         prior: Weights of the table's classes, see :func:`decide`.
+        votes_of: Counts the votes of dense errors, as a rule does (``AbstractRule.votes_of``); None: as :func:`decide`.
 
     Example:
         >>> from fastdc.inference import decide_table
@@ -126,7 +142,10 @@ def decide_table(
     """
     if table.counts.shape[1]:
         _check_evaluated(table.counts)  # before the chunks, whose images have other numbers
-    parts = [decide(part.errors, decision=decision, temperature=temperature, prior=prior) for part in table.chunks()]
+    how: dict[str, Any] = {"decision": decision, "temperature": temperature, "prior": prior}
+    parts = [
+        decide(part.errors, **how, votes=None if votes_of is None else votes_of(part.errors)) for part in table.chunks()
+    ]
     return Decision(
         labels=np.concatenate([part.labels for part in parts]),
         probabilities=np.concatenate([part.probabilities for part in parts]),

@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.inference.decide import Decision, by_class, decide_table
+from fastdc.inference.decide import Decision, VotesOf, by_class, decide_table
 from fastdc.inference.error_table import ErrorTable
 from fastdc.inference.result_file import members_of, read_result
 from fastdc.support import (
@@ -335,6 +335,7 @@ class Classification:
         class_of: tuple[int, ...] = (),
         denoising: int = 0,
         prior: npt.ArrayLike | None = None,
+        votes_of: VotesOf | None = None,
         ids: tuple[str, ...] | None = None,
         promises: tuple[str, ...] | None = None,
     ) -> "Classification":
@@ -351,6 +352,7 @@ class Classification:
             class_of: Class of each prompt, if the table's classes are prompts.
             denoising: Evaluations per image that are not in the table.
             prior: Weights (K,) of the classes, with decision "mean"; None: equal ones.
+            votes_of: Counts votes as the run's rule does (``AbstractRule.votes_of``); None: as :func:`decide`.
             ids: m names of the images; None: they have none.
             promises: What is promised about each image; None: the rule's promise.
 
@@ -364,7 +366,8 @@ class Classification:
         Raises:
             InputError: See ``decide.decide_table``.
         """
-        decided = _decided(table, class_of, len(class_names), prior, decision=decision, temperature=temperature)
+        how: dict[str, Any] = {"decision": decision, "temperature": temperature}
+        decided = _decided(table, class_of, len(class_names), prior, votes_of, **how)
         return cls(
             indices=indices,
             labels=decided.labels,
@@ -382,10 +385,16 @@ class Classification:
 
 
 def _decided(
-    table: ErrorTable, class_of: tuple[int, ...], n_classes: int, prior: npt.ArrayLike | None, **how: Any
+    table: ErrorTable,
+    class_of: tuple[int, ...],
+    n_classes: int,
+    prior: npt.ArrayLike | None,
+    votes_of: VotesOf | None,
+    **how: Any,
 ) -> Decision:
     """The decision about the classes of a table, or about those that its prompts describe."""
     if not class_of:
-        return decide_table(table, prior=prior, **how)
+        return decide_table(table, prior=prior, votes_of=votes_of, **how)
     of_prompts = None if prior is None else np.asarray(prior)[list(class_of)]
-    return by_class(decide_table(table, prior=of_prompts, **how), class_of, n_classes=n_classes, prior=prior, **how)
+    of_all = decide_table(table, prior=of_prompts, votes_of=votes_of, **how)
+    return by_class(of_all, class_of, n_classes=n_classes, prior=prior, **how)

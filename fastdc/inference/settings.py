@@ -54,7 +54,12 @@ class Settings:
         own = SelfCalibration.of(options)
         if own is not None:
             options = own.options(model, options)
-        return cls(Job.of(model, networks, options, encoder), options.decision, float(value), own)
+        job = Job.of(model, networks, options, encoder)
+        if job.rule.decision not in (None, options.decision):
+            raise InputError(
+                f"rule {job.rule.name}, as given, needs decision={job.rule.decision}, got {options.decision}"
+            )
+        return cls(job, options.decision, float(value), own)
 
     @property
     def races(self) -> bool:
@@ -131,6 +136,7 @@ class Settings:
             class_of=job.model.class_of,
             denoising=job.denoisings,
             prior=None if job.prior is None else job.prior.weights,
+            votes_of=job.rule.votes_of,
             ids=ids,
             promises=None if own is None else own.promises(full),
         )

@@ -13,6 +13,7 @@ from fastdc.rules.shifted import Shifted
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.rules.votes import Votes
 
 __all__ = [
     "RULES",
@@ -30,6 +31,7 @@ __all__ = [
     "Sift",
     "Staged",
     "TTest",
+    "Votes",
     "calibration_from_dict",
     "describe",
     "geometric_looks",

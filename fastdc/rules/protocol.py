@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float64, Floats, InputError, Int32, Mask
+from fastdc.support import Float64, Floats, InputError, Int32, Int64, Mask
 
 Classes: TypeAlias = Int32
 """Class indices."""
@@ -98,6 +98,19 @@ class AbstractRule(ABC):
     @property
     def n_classes(self) -> int | None:
         """Number of classes K of the models that the rule is made for; None: any."""
+        return None
+
+    @property
+    def decision(self) -> str | None:
+        """The decision that the rule is made for; None: any."""
+        return None
+
+    def votes_of(self, errors: Floats) -> Int64 | None:
+        """Votes of the classes, int64 (n, K), if the rule counts them in its own way; None: as the decision does.
+
+        Args:
+            errors: (n, K, J), NaN where not evaluated.
+        """
         return None
 
     def for_shifts(self, spread: float) -> "AbstractRule":

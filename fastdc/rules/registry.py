@@ -11,10 +11,11 @@ from fastdc.rules.protocol import AbstractRule
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.rules.votes import Votes
 from fastdc.support import InputError, checks, did_you_mean, shown
 
 KINDS: dict[str, type[AbstractRule]] = {
-    kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift)
+    kind.name: kind for kind in (Full, Staged, TTest, Paired, Betting, Calibrated, Sift, Votes)
 }
 RULES = ("race", *KINDS)
 """Names of rules. "race" is "calibrated" if the model has a calibration for the plan, else "paired"."""

@@ -43,16 +43,7 @@ class Staged(AbstractRule):
     compat: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        n_samples = checks.wholes(f"rule {self.name}: n_samples", self.n_samples)
-        to_keep = checks.wholes(f"rule {self.name}: to_keep", self.to_keep)
-        if len(n_samples) != len(to_keep):
-            raise InputError(
-                f"rule staged: n_samples and to_keep must be equally many, got {len(n_samples)} and {len(to_keep)}"
-            )
-        if any(a >= b for a, b in pairwise(n_samples)):
-            raise InputError(f"rule staged: n_samples must increase, got {n_samples}")
-        if any(a < b for a, b in pairwise(to_keep)):
-            raise InputError(f"rule staged: to_keep must never increase, got {to_keep}")
+        n_samples, to_keep = checked_stages(self.name, self.n_samples, self.to_keep)
         if self.compat not in (None, "li"):
             raise InputError(f"rule staged: compat must be 'li' or None, got {shown(self.compat)}")
         object.__setattr__(self, "n_samples", n_samples)
@@ -79,13 +70,7 @@ class Staged(AbstractRule):
         Raises:
             InputError: `n_classes` is not a whole number of at least 1.
         """
-        alive, before, total = checks.whole(f"rule {self.name}: n_classes", n_classes), 0, 0
-        for end, keep in zip(self._ends, self.to_keep, strict=True):
-            total += alive * (end - before)
-            alive, before = min(alive, keep), end
-            if alive == 1:
-                break
-        return total
+        return evaluations_of(self.name, n_classes, self._ends, self.to_keep)
 
     def looks(self, draws: int) -> tuple[int, ...]:
         """Looks at the end of each stage.
@@ -93,10 +78,7 @@ class Staged(AbstractRule):
         Raises:
             InputError: `draws` is not the number of draws of the last stage.
         """
-        check_draws(self.name, draws)
-        if draws != self.n_samples[-1]:
-            most = self.n_samples[-1]
-            raise InputError(f"rule staged with n_samples up to {most} needs draws={most}, got {draws}")
+        check_last_stage(self.name, self.n_samples, draws)
         return self._ends
 
     def keep(self, look: Look) -> Mask:
@@ -109,6 +91,61 @@ class Staged(AbstractRule):
         if self.compat is None:
             return self.n_samples
         return tuple(accumulate(map(len, li_stages(self.n_samples))))
+
+
+def checked_stages(
+    name: str, n_samples: tuple[int, ...], to_keep: tuple[int, ...], *, grows: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers of draws and of kept classes of a rule's stages, as whole numbers.
+
+    Args:
+        name: Name of the rule, for the message.
+        n_samples: Numbers of draws after which the stages end.
+        to_keep: Numbers of classes that stay.
+        grows: Whether to_keep may increase.
+
+    Raises:
+        InputError: They are no whole numbers, not equally many, or not in order.
+    """
+    n_samples, to_keep = (
+        checks.wholes(f"rule {name}: {field}", values)
+        for field, values in (("n_samples", n_samples), ("to_keep", to_keep))
+    )
+    if len(n_samples) != len(to_keep):
+        raise InputError(
+            f"rule {name}: n_samples and to_keep must be equally many, got {len(n_samples)} and {len(to_keep)}"
+        )
+    if any(a >= b for a, b in pairwise(n_samples)):
+        raise InputError(f"rule {name}: n_samples must increase, got {n_samples}")
+    if not grows and any(a < b for a, b in pairwise(to_keep)):
+        raise InputError(f"rule {name}: to_keep must never increase, got {to_keep}")
+    return n_samples, to_keep
+
+
+def evaluations_of(name: str, n_classes: int, ends: tuple[int, ...], to_keep: tuple[int, ...]) -> int:
+    """Network evaluations of a request whose stages end at these draws and keep these numbers of classes.
+
+    Raises:
+        InputError: `n_classes` is not a whole number of at least 1.
+    """
+    alive, before, total = checks.whole(f"rule {name}: n_classes", n_classes), 0, 0
+    for end, keep in zip(ends, to_keep, strict=True):
+        total += alive * (end - before)
+        alive, before = min(alive, keep), end
+        if alive == 1:
+            break
+    return total
+
+
+def check_last_stage(name: str, n_samples: tuple[int, ...], draws: int) -> None:
+    """Refuses a run whose draws are not those of the last stage.
+
+    Raises:
+        InputError: See above.
+    """
+    check_draws(name, draws)
+    if draws != n_samples[-1]:
+        raise InputError(f"rule {name} with n_samples up to {n_samples[-1]} needs draws={n_samples[-1]}, got {draws}")
 
 
 def smallest(values: Float64, count: int) -> Mask:

@@ -15,10 +15,11 @@ from fastdc.rules.protocol import AbstractRule, Look
 from fastdc.rules.sift import Sift
 from fastdc.rules.staged import Staged
 from fastdc.rules.ttest import TTest
+from fastdc.rules.votes import Votes
 from fastdc.support import Float32
 
 DRAWS = 12
-RULES = ("full", "staged", "ttest", "paired", "betting", "calibrated", "sift")
+RULES = ("full", "staged", "ttest", "paired", "betting", "calibrated", "sift", "votes")
 
 
 def rule_of(name: str, n_classes: int, *, scale: float = 1.0) -> AbstractRule:
@@ -32,6 +33,7 @@ def rule_of(name: str, n_classes: int, *, scale: float = 1.0) -> AbstractRule:
         "betting": Betting(0.5, bound=3 * scale, rivals=rivals, every=2),
         "calibrated": Calibrated(1.5),
         "sift": Sift(2 * scale, 5, keep_at_most=2),
+        "votes": Votes((3, 7, DRAWS), (3, 2, 1)),
     }
     return rules[name]
 

@@ -24,6 +24,7 @@ CALIBRATED = Calibrated(1.25, draws=64)
 NEEDED: dict[str, dict[str, Any]] = {
     "staged": {"n_samples": (2, 8), "to_keep": (3, 1)},
     "sift": {"threshold": 0.5},
+    "votes": {"n_samples": (2, 8), "to_keep": (3, 1)},
     "calibrated": {"limit": 0.5},
     "betting": {"bound": 2.0},
 }
@@ -41,7 +42,7 @@ def make(
 
 
 def test_names_are_those_of_the_rules() -> None:
-    assert RULES == ("race", "full", "staged", "ttest", "paired", "betting", "calibrated", "sift")
+    assert RULES == ("race", "full", "staged", "ttest", "paired", "betting", "calibrated", "sift", "votes")
     for name, kind in KINDS.items():
         assert kind.name == name
         made = make(name, NEEDED.get(name))
