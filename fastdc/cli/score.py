@@ -34,6 +34,7 @@ from fastdc.scoring import (
     check_count,
     check_groups,
     full_runs,
+    operating,
     probability_notes,
     raced_of,
     sampled,
@@ -54,8 +55,10 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
     limits = take_limits(options)
     if check is not None:
         checks.whole("check", check, low=0)
+    asked = {name: options.pop(name) for name in ("positive", "sensitivity", "threshold")}
     _check_files(options, data)
     bundle = open_model(options)
+    _check_asked(asked, bundle)
     settings = checked_settings(bundle.model, options)
     if check and not settings.races:
         why = "which --rule full is" if settings.job.rule.name == "full" else "and only one class has a prior above 0"
@@ -90,7 +93,7 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
     with held_back():  # a second Ctrl-C would lose it
         if answers.tables:
             ErrorTable.concatenate(answers.tables).save(options["save"])
-        found = answers.score(loaded, columns, settings, agreement, notes)
+        found = answers.score(loaded, columns, settings, agreement, notes, asked)
         try:
             _write(found, options)
         finally:  # also if the disk is full
@@ -98,6 +101,17 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
         _say_files(options)
     if stop is not None:
         raise stop
+
+
+def _check_asked(asked: Mapping[str, Any], bundle: Bundle) -> None:
+    """Refuses a class that the model does not have, and numbers about a positive class where none is named.
+
+    Raises:
+        InputError: See above.
+    """
+    if asked["positive"] is None and asked["threshold"] is not None:
+        raise InputError("--threshold is one for the class of --positive, which is missing")
+    operating(bundle.class_names, asked["positive"], asked["sensitivity"], asked["threshold"])
 
 
 def _check_files(options: dict[str, Any], data: Sequence[str]) -> None:
@@ -215,6 +229,7 @@ class _Answers:
         settings: Settings,
         agreement: Agreement | None,
         notes: tuple[str, ...],
+        asked: Mapping[str, Any],
     ) -> Score:
         """The score of the images that were finished."""
         rows: Int64 = self["indices"]
@@ -226,6 +241,7 @@ class _Answers:
             predicted=self["labels"],
             groups={by: [values[row] for row in rows] for by, values in columns.items()},
             evaluations=self["evaluations"],
+            **asked,
         )
         return replace(
             found,

@@ -1,4 +1,4 @@
-"""Plot of a score: the confusion matrix, and how often answers are right by their probability.
+"""Plot of a score: the confusion matrix, how often answers are right by their probability, and the refusal curve.
 
 A cell's colour is the share of its row, so that rare classes show as well as frequent ones; its number is the count.
 Source of the palette: Okabe & Ito, "Color universal design" (2008).
@@ -21,7 +21,7 @@ _NAME = 26  # characters of a name
 
 
 def score_sheet(path: str | os.PathLike[str], score: Score, *, title: str | None = None) -> Path:
-    """Draws the confusion matrix and the reliability diagram of a score.
+    """Draws the confusion matrix, the reliability diagram and the refusal curve of a score.
 
     Args:
         path: Path to write; .png, .svg or .pdf. An existing file is replaced in one step.
@@ -45,10 +45,11 @@ def score_sheet(path: str | os.PathLike[str], score: Score, *, title: str | None
     k = len(score.class_names)
     side = 2.6 + 0.34 * min(k, 24) + 0.09 * max(0, min(k, _NAMED) - 24)
     with default_style({"text.parse_math": False}) as figures:
-        figure = figures.Figure(figsize=(side + 4.4, max(side, 4.6)), dpi=130, facecolor="white", layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(side, 4.2))
+        figure = figures.Figure(figsize=(side + 8.6, max(side, 4.6)), dpi=130, facecolor="white", layout="constrained")
+        left, middle, right = figure.subplots(1, 3, width_ratios=(side, 4.2, 4.2))
         _matrix(left, score)
-        _reliability(right, score)
+        _reliability(middle, score)
+        _refusal(right, score)
         figure.suptitle(printable(title or ""), fontsize=11)
         write_figure(figure, target)
     return target
@@ -87,5 +88,17 @@ def _reliability(axes: Any, score: Score) -> None:
     axes.set_xlabel("probability of the answer")
     axes.set_title(f"ECE {score.ece:.4f}, {bins} bins", fontsize=9)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _refusal(axes: Any, score: Score) -> None:
+    found = score.refusal
+    axes.plot(found.refused, found.accuracy, color=_BLUE, linewidth=2)
+    axes.axhline(found.accuracy[0], color="#222222", linestyle="--", linewidth=1)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of images refused, the least certain first")
+    axes.set_ylabel("share of right answers among the others")
+    axes.set_title(f"refusal curve, mean {found.area:.4f}", fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

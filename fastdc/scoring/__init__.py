@@ -5,15 +5,18 @@
     print(agreement(result, images, clf.settings()))                     is the race's promise kept on these images?
     score(labels, probabilities, class_names)                            of any classifier
 
-Modules: `measures` (the formulas), `agreement` (race and full run), `numbers` and `score` (the result), `scored` (makes
-it), `text_page`, `html_page` and `pictures` (as people read it).
+Modules: `measures` (the formulas), `bootstrap` and `intervals` (how sure they are), `positive` (one class against the
+rest), `refusal` (the least certain answers left out), `agreement` (race and full run), `numbers` and `score` (the
+result), `scored` (makes it), `text_page`, `html_page` and `pictures` (as people read it).
 """
 
 from fastdc.scoring.agreement import CHECKED, Agreement, agreement, check_count, full_runs, raced_of, sampled
 from fastdc.scoring.measures import BINS, ClassMeasures, Reliability
 from fastdc.scoring.numbers import ScoreNumbers
+from fastdc.scoring.positive import Operating, PositiveMeasures
+from fastdc.scoring.refusal import Refusal
 from fastdc.scoring.score import Score
-from fastdc.scoring.scored import MOST_GROUPS, check_groups, probability_notes, score, score_of
+from fastdc.scoring.scored import MOST_GROUPS, check_groups, operating, probability_notes, score, score_of
 
 __all__ = [
     "BINS",
@@ -21,6 +24,9 @@ __all__ = [
     "MOST_GROUPS",
     "Agreement",
     "ClassMeasures",
+    "Operating",
+    "PositiveMeasures",
+    "Refusal",
     "Reliability",
     "Score",
     "ScoreNumbers",
@@ -28,6 +34,7 @@ __all__ = [
     "check_count",
     "check_groups",
     "full_runs",
+    "operating",
     "probability_notes",
     "raced_of",
     "sampled",

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from fastdc.scoring.numbers import ScoreNumbers
-from fastdc.scoring.pictures import confusion_svg, reliability_svg
+from fastdc.scoring.pictures import confusion_svg, refusal_svg, reliability_svg
 from fastdc.scoring.text_page import (
     class_rows,
     confusion_lines,
     group_rows,
+    positive_lines,
+    positive_rows,
     remarks_of,
     shown_classes,
     shown_groups,
@@ -64,10 +66,17 @@ def html_body(score: ScoreNumbers) -> str:
     parts.append(_rows([[name, text] for name, text in lines], kind="summary"))
     parts += [f'<p class="remark">{html.escape(text)}</p>' for text in remarks_of(score)]
     parts.append(_pictures(score))
+    if score.positive is not None:
+        of = score.positive
+        parts.append(f"<h2>{html.escape(of.name)} against the rest</h2>")
+        counts = f"{of.images} images and {of.others} others; each measure with its 95 % interval."
+        parts += [_rows(positive_lines(score), kind="summary"), _remark(counts)]
     for by, groups in score.groups.items():
         chosen, remark = shown_groups(groups, _MOST_ROWS)
         parts.append(f"<h2>By {html.escape(by)}</h2>")
         parts += [_table(group_rows(by, groups, chosen)), _remark(remark), _remark(worst_of(by, score))]
+        if rows := positive_rows(by, groups, chosen):
+            parts.append(_table(rows))
     which, remark = shown_classes(score, _MOST_ROWS)
     parts += ["<h2>Classes</h2>", _table(class_rows(score, which)), _remark(remark)]
     if score.confusions:
@@ -94,8 +103,10 @@ def _pictures(score: ScoreNumbers) -> str:
         f"Images of each class by answer; the colour is the share of the row.{cut}",
         f"How often answers are right, by their probability (bars), at the mean probability of the bin (dots). On the "
         f"dashed line they would be calibrated; ECE {score.ece:.4f}.",
+        f"How often the other answers are right when the least certain ones are refused. Mean of the whole curve: "
+        f"{score.refusal.area:.4f}.",
     )
-    pictures = (matrix, reliability_svg(score.reliability))
+    pictures = (matrix, reliability_svg(score.reliability), refusal_svg(score.refusal))
     figures = (
         f"<figure>{picture}<figcaption>{html.escape(text)}</figcaption></figure>"
         for picture, text in zip(pictures, texts, strict=True)

@@ -2,16 +2,18 @@
 
     recall of k       right answers k / images of class k                  also: sensitivity
     precision of k    right answers k / answers k                          also: positive predictive value
-    F1 of k           harmonic mean of both
+    specificity of k  other answers to images of other classes / images of other classes
+    F1 of k           harmonic mean of recall and precision
     AUROC of k        probability that an image of class k has a larger p_k than one of another class; ties count half
+    AUPRC of k        average precision of p_k: sum over its thresholds of precision times the rise of recall
     ECE               sum over bins of (images in the bin / n) |share of right answers - mean confidence|,
                       in 15 bins of equal width of the confidence, the probability of the answer (Guo et al. 2017)
     Brier score       mean over images of sum_k (p_k - [k is the true class])^2, from 0 to 2 (Brier 1950)
     log loss          mean over images of -log p_true
 
-scikit-learn computes precision, recall, F1 and AUROC. What is not defined is NaN: recall and F1 of a class without
-images, the precision of a class that is never the answer, AUROC if all images are of one class, and log loss if an
-image gives its own class the probability 0.
+scikit-learn computes precision, recall, F1, AUROC and AUPRC. What is not defined is NaN: recall and F1 of a class
+without images, the precision of a class that is never the answer, AUROC, AUPRC and specificity if all images are of one
+class, and log loss if an image gives its own class the probability 0.
 """
 
 from dataclasses import dataclass
@@ -35,7 +37,9 @@ class ClassMeasures:
         precision: float64 (K,), NaN for a class that is never the answer.
         recall: float64 (K,), NaN for a class without images.
         f1: float64 (K,), NaN for a class without images.
+        specificity: float64 (K,), NaN for a class of all images.
         auroc: float64 (K,), NaN for a class of no image, or of all.
+        auprc: float64 (K,), NaN for a class of no image, or of all.
     """
 
     support: Int64
@@ -44,7 +48,9 @@ class ClassMeasures:
     precision: Float64
     recall: Float64
     f1: Float64
+    specificity: Float64
     auroc: Float64
+    auprc: Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +93,13 @@ def class_measures(labels: Int64, predicted: Int64, probabilities: Float64) -> C
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predicted, labels=np.arange(k), zero_division=np.nan
     )
-    auroc = np.full(k, np.nan)
+    auroc, auprc = np.full((2, k), np.nan)
     for one in np.flatnonzero((support > 0) & (support < n)):
         auroc[one] = metrics.roc_auc_score(labels == one, probabilities[:, one])
+        auprc[one] = metrics.average_precision_score(labels == one, probabilities[:, one])
     answers = np.bincount(predicted, minlength=k).astype(np.int64)
     right = np.bincount(labels[labels == predicted], minlength=k).astype(np.int64)
+    others = n - support
     return ClassMeasures(
         support=np.asarray(support, np.int64),
         predicted=answers,
@@ -99,7 +107,9 @@ def class_measures(labels: Int64, predicted: Int64, probabilities: Float64) -> C
         precision=np.where(answers > 0, precision, np.nan),
         recall=np.where(support > 0, recall, np.nan),
         f1=np.where(support > 0, f1, np.nan),
+        specificity=np.where(others > 0, 1 - (answers - right) / np.maximum(others, 1), np.nan),
         auroc=auroc,
+        auprc=auprc,
     )
 
 

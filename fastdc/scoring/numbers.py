@@ -1,7 +1,8 @@
 """The numbers of a score: every measure of :mod:`fastdc.scoring.measures` on labelled images, also by groups.
 
-Accuracy, recall and precision have Wilson's 95 % confidence interval: where the number on more images like these would
-lie. A measure that is not defined is None, and ``undefined`` says why.
+Shares of images, such as accuracy, recall, precision and specificity, have Wilson's 95 % confidence interval: where the
+number on more images like these would lie. F1, AUROC, AUPRC and means over classes have that of a bootstrap. A measure
+that is not defined is None, and ``undefined`` says why.
 """
 
 import math
@@ -14,10 +15,14 @@ import numpy as np
 
 from fastdc.certification import Estimate, share
 from fastdc.scoring.agreement import Agreement
+from fastdc.scoring.intervals import CLASSES, TOTALS, Intervals
 from fastdc.scoring.measures import ClassMeasures, Reliability
+from fastdc.scoring.positive import NOT_KNOWN, PositiveMeasures
+from fastdc.scoring.refusal import Refusal
 from fastdc.support import Int64, plain
 
-_MEASURES = ("balanced_accuracy", "macro_f1", "auroc", "ece", "brier", "log_loss")
+_MEASURES = ("balanced_accuracy", "macro_f1", "auroc", "auprc", "ece", "brier", "log_loss")
+_OF_CLASS = ("precision", "specificity", "f1", "auroc", "auprc")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,12 +36,16 @@ class ScoreNumbers:
         balanced_accuracy: Mean recall of the classes that have images.
         macro_f1: Mean F1 of the classes that have images.
         auroc: Mean AUROC, one class against the rest, of the classes that have images; None if there is one only.
+        auprc: Mean average precision of the same classes; None if there is one only.
         ece: Expected calibration error in 15 bins, in [0, 1].
         brier: Brier score over all classes, in [0, 2].
         log_loss: Log loss in nats; None if an image's own class has the probability 0.
         classes: Measures of each class.
         confusion: int64 (K, K), images of each class (rows) with each answer (columns).
         reliability: The bins of `ece`.
+        refusal: Accuracy of the rest when the least certain answers are refused.
+        intervals: Bootstrap intervals.
+        positive: Measures of the class that counts as positive; None if none does.
         evaluations: Network evaluations per image; None if they are not known.
         groups: By column and by its value, the score of the images that have it.
         undefined: Why a measure is None, or is not of all classes, by its name.
@@ -55,15 +64,19 @@ class ScoreNumbers:
     balanced_accuracy: float
     macro_f1: float
     auroc: float | None
+    auprc: float | None
     ece: float
     brier: float
     log_loss: float | None
     classes: ClassMeasures
     confusion: Int64
     reliability: Reliability
+    refusal: Refusal
+    intervals: Intervals
     evaluations: float | None
     groups: Mapping[str, Mapping[str, Self]]
     undefined: Mapping[str, str]
+    positive: PositiveMeasures | None = None
     agreement: Agreement | None = None
     seconds: float | None = None
     full: int | None = None
@@ -118,6 +131,7 @@ class ScoreNumbers:
                 "classes": self.to_classes(),
                 "confusion_matrix": self.confusion,
                 "reliability": vars(self.reliability),
+                "refusal": self.refusal.to_dict(),
                 "groups": {by: {name: one._group() for name, one in of.items()} for by, of in self.groups.items()},
                 "worst_groups": self.worst_groups,
                 "notes": self.notes,
@@ -128,14 +142,18 @@ class ScoreNumbers:
 
     def _totals(self) -> dict[str, Any]:
         measures = {name: getattr(self, name) for name in _MEASURES}
-        return {"images": self.images, "accuracy": self.accuracy.to_dict(), **measures}
+        found = {"images": self.images, "accuracy": self.accuracy.to_dict(), **measures}
+        found["intervals"] = {name: self.intervals.total(name) for name in TOTALS}
+        found["bootstrap_resamples"] = self.intervals.resamples
+        found["positive"] = None if self.positive is None else self.positive.to_dict()
+        return found
 
     def _group(self) -> dict[str, Any]:
         rest = {"undefined": dict(self.undefined), "evaluations_per_image": self.evaluations}
         return {**self._totals(), **rest, "classes": self.to_classes(), "confusion_matrix": self.confusion}
 
     def to_classes(self) -> list[dict[str, Any]]:
-        """The measures of each class as JSON values; precision and recall with their intervals."""
+        """The measures of each class as JSON values; intervals of what is no share are under "intervals"."""
         of = self.classes
         counts = zip(of.right.tolist(), of.support.tolist(), of.predicted.tolist(), strict=True)
         return [
@@ -145,11 +163,19 @@ class ScoreNumbers:
                 "predicted": answers,
                 "precision": share(right, answers).to_dict() if answers else None,
                 "recall": share(right, images).to_dict() if images else None,
+                "specificity": self.specificity(k).to_dict() if images < self.images else None,
                 "f1": plain(of.f1[k]),
                 "auroc": plain(of.auroc[k]),
+                "auprc": plain(of.auprc[k]),
+                "intervals": {name: self.intervals.of_class(name, k) for name in CLASSES},
             }
             for k, (right, images, answers) in enumerate(counts)
         ]
+
+    def specificity(self, k: int) -> Estimate:
+        """The share of the other classes' images that are not taken for class k."""
+        others = self.images - int(self.classes.support[k])
+        return share(others - int(self.classes.predicted[k] - self.classes.right[k]), others)
 
     @cached_property
     def table(self) -> dict[str, list[Any]]:
@@ -161,26 +187,41 @@ class ScoreNumbers:
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     def _rows(self, by: str, group: str) -> list[dict[str, Any]]:
-        of, none = self.classes, math.nan
-        head: dict[str, Any] = {"by": by, "group": group}
+        of, none, known = self.classes, math.nan, self.intervals
         right = int(of.right.sum())
-        whole: dict[str, Any] = {"class": "", "images": self.images, "right": right, **_ends("accuracy", self.accuracy)}
         measures = {name: none if (value := getattr(self, name)) is None else value for name in _MEASURES}
-        cost = none if self.evaluations is None else self.evaluations
-        rows: list[dict[str, Any]] = [{**head}]
-        rows[0] |= {**whole, "precision": none, "f1": self.macro_f1, **_but(measures), "evaluations": cost}
+        measures["f1"] = measures.pop("macro_f1")
+        whole = {"class": "", "images": self.images, "right": right, **_ends("accuracy", self.accuracy)}
+        whole |= {"precision": none, "specificity": none, **measures, "evaluations": self.evaluations or none}
+        totals = {"f1": "macro_f1", "auroc": "auroc", "auprc": "auprc"}
+        rows = [whole | _named_ends({name: known.totals[total] for name, total in totals.items()})]
         for k, name in enumerate(self.class_names):
             counts = {"images": int(of.support[k]), "right": int(of.right[k])}
-            recall = share(counts["right"], counts["images"]) if counts["images"] else Estimate(none, none, none)
-            own = {**_ends("accuracy", recall), "precision": of.precision[k], "f1": of.f1[k]}
-            rest = {**dict.fromkeys(_but(measures), none), "auroc": of.auroc[k], "evaluations": none}
-            rows.append({**head, "class": name, **counts, **own, **rest})
-        return rows
+            recall = share(counts["right"], counts["images"]) if counts["images"] else NOT_KNOWN
+            own = {**_ends("accuracy", recall), **{one: getattr(of, one)[k] for one in _OF_CLASS}}
+            rest = {**dict.fromkeys(("evaluations", *measures), none), **own}
+            rows.append(
+                {"class": name, **counts, **rest} | _named_ends({one: known.classes[one][:, k] for one in CLASSES})
+            )
+        if self.positive is not None:
+            _add_positive(rows, self.positive)
+        return [{"by": by, "group": group, **row} for row in rows]
+
+
+def _add_positive(rows: list[dict[str, Any]], of: PositiveMeasures) -> None:
+    """Adds the operating point of the class that counts as positive to its row, and empty cells to the others."""
+    threshold = math.nan if of.threshold is None else of.threshold
+    at = {"threshold": threshold, "sensitivity_at": of.sensitivity_at.value, "specificity_at": of.specificity_at.value}
+    at |= _named_ends({name: getattr(of, name)[1:] for name in ("sensitivity_at", "specificity_at")})
+    for row in rows:
+        row.update(at if row["class"] == of.name else dict.fromkeys(at, math.nan))
 
 
 def _ends(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, "ci95_low": estimate.low, "ci95_high": estimate.high}
 
 
-def _but(measures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in measures.items() if name != "macro_f1"}
+def _named_ends(ends: Mapping[str, Any]) -> dict[str, float]:
+    """Columns of the ends of several measures."""
+    found = {name: [float(end) for end in of] for name, of in ends.items()}
+    return {f"{name}_{side}": of[i] for name, of in found.items() for i, side in enumerate(("ci95_low", "ci95_high"))}

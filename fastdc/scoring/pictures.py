@@ -1,4 +1,4 @@
-"""The confusion matrix and the reliability diagram as SVG for a page, without any other library or file.
+"""The pictures of a score as SVG for a page, without any other library or file.
 
 A cell's colour is the share of its row, so that rare classes show as well as frequent ones. Source of the palette:
 Okabe & Ito, "Color universal design" (2008).
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastdc.scoring.measures import Reliability
+from fastdc.scoring.refusal import Refusal
 from fastdc.support import Int64, printable, shorten
 
 _BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
@@ -84,6 +85,32 @@ def reliability_svg(found: Reliability) -> str:
     across = left + _PLOT / 2
     parts.append(f'<text x="{across}" y="{bottom + _BASE + 58}" text-anchor="middle">probability of the answer</text>')
     middle = top + _PLOT / 2
+    parts.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">right</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def refusal_svg(found: Refusal) -> str:
+    """A refusal curve: the accuracy of the rest over the share of refused images, from a round number below it to 1.
+
+    Args:
+        found: The curve.
+    """
+    left, top = 52, 12
+    floor = min(0.9, np.floor(10 * float(found.accuracy.min())) / 10)
+    parts = [_opened(left + _PLOT + 16, top + _PLOT + 44, "Refusal curve")]
+    bottom = top + _PLOT
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        y, x = bottom - tick * _PLOT, left + tick * _PLOT
+        parts.append(f'<path d="M{left} {y}H{left + _PLOT}" stroke="#eeeeee"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{floor + tick * (1 - floor):.4g}</text>')
+        parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
+    heights = bottom - (found.accuracy - floor) / (1 - floor) * _PLOT
+    points = " ".join(f"{left + x * _PLOT:.2f},{y:.2f}" for x, y in zip(found.refused, heights, strict=True))
+    parts.append(f'<polyline points="{points}" fill="none" stroke="{_mixed(_BLUE, 1)}" stroke-width="2"/>')
+    start = f"{heights[0]:.2f}"
+    parts.append(f'<path d="M{left} {start}H{left + _PLOT}" stroke="#222222" stroke-dasharray="4 3"/>')
+    across, middle = left + _PLOT / 2, top + _PLOT / 2
+    parts.append(f'<text x="{across}" y="{bottom + 38}" text-anchor="middle">share of images refused</text>')
     parts.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">right</text>')
     return "".join([*parts, "</svg>"])
 

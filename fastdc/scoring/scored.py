@@ -12,6 +12,7 @@ from fastdc.certification import share
 from fastdc.inference import Classification, class_keys, named_indices
 from fastdc.rules import Hierarchy
 from fastdc.scoring.agreement import Agreement
+from fastdc.scoring.intervals import bootstrap_intervals
 from fastdc.scoring.measures import (
     ClassMeasures,
     brier_score,
@@ -20,6 +21,8 @@ from fastdc.scoring.measures import (
     log_loss,
     reliability_of,
 )
+from fastdc.scoring.positive import Operating, positive_measures
+from fastdc.scoring.refusal import refusal_of
 from fastdc.scoring.score import Score
 from fastdc.support import Float64, InputError, Int64, require, shown
 
@@ -35,6 +38,10 @@ def score(
     predicted: Any = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     evaluations: npt.ArrayLike | None = None,
+    positive: Any = None,
+    sensitivity: float = 0.95,
+    threshold: float | None = None,
+    intervals: bool = True,
 ) -> Score:
     """The score of any classifier's answers.
 
@@ -45,6 +52,10 @@ def score(
         predicted: Answers, n indices or names; default: the most probable class.
         groups: By the name of a column, n values; each value makes a group.
         evaluations: Network evaluations of each image (n,).
+        positive: The class, index or name, whose sensitivity, specificity and areas are wanted; None: none.
+        sensitivity: Share of its images that a threshold must find, in (0, 1], for its specificity there.
+        threshold: Threshold on its probability that was found on other images, in [0, 1]; None: it is found on these.
+        intervals: Whether to compute bootstrap intervals.
 
     Example:
         >>> from fastdc.scoring import score
@@ -66,12 +77,19 @@ def score(
     cost = None if evaluations is None else _of_images(np.asarray(evaluations), "evaluations", len(p))
     check_groups(groups or {})
     columns = {by: _of_images(np.array(values, object), by, len(p)) for by, values in (groups or {}).items()}
-    whole = _measured(class_keys(names), truth, answers, p, cost)
+    asked = operating(names, positive, sensitivity, threshold)
+    whole = _measured(class_keys(names), truth, answers, p, cost, asked, intervals)
     parts: dict[str, dict[str, Score]] = {}
     for by, values in columns.items():
         parts[by] = {
             str(name): _measured(
-                whole.class_names, truth[rows], answers[rows], p[rows], None if cost is None else cost[rows]
+                whole.class_names,
+                truth[rows],
+                answers[rows],
+                p[rows],
+                None if cost is None else cost[rows],
+                asked,
+                intervals,
             )
             for name in sorted(set(values.tolist()))
             for rows in [np.flatnonzero(values == name)]
@@ -85,6 +103,7 @@ def score_of(
     *,
     columns: Mapping[str, Sequence[str]] | None = None,
     agreement: Agreement | None = None,
+    **options: Any,
 ) -> Score:
     """The score of the result of a run.
 
@@ -94,6 +113,7 @@ def score_of(
             these are ``labels[result.indices]``.
         columns: By the name of a column, a value for each image; each value makes a group.
         agreement: Agreement with the full run, see :func:`agreement`.
+        **options: Of :func:`score`: positive, sensitivity, threshold and intervals.
 
     Example:
         >>> from fastdc.scoring import score_of
@@ -111,6 +131,7 @@ def score_of(
         predicted=result.labels,
         groups=columns,
         evaluations=result.evaluations,
+        **options,
     )
     draws = result.provenance.get("plan", {}).get("draws")
     whole = np.array_equal(result.indices, np.arange(len(result)))  # the time of a run is not that of a part
@@ -179,7 +200,40 @@ def probability_notes(provenance: Mapping[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-def _measured(names: tuple[str, ...], truth: Int64, answers: Int64, p: Float64, cost: Any) -> Score:
+def operating(
+    names: Sequence[str], positive: Any, sensitivity: float = 0.95, threshold: float | None = None
+) -> Operating | None:
+    """What is asked of the class that counts as positive.
+
+    Args:
+        names: K names of classes.
+        positive: Name or index of the class; None: no class counts as positive.
+        sensitivity: Share of its images that a threshold must find, in (0, 1].
+        threshold: Threshold found on other images, in [0, 1]; None: it is found on the images that are scored.
+
+    Example:
+        >>> from fastdc.scoring import operating
+        >>> operating(["benign", "melanoma"], "melanoma").positive
+        1
+
+    Raises:
+        InputError: There is no such class, or a number is out of range.
+    """
+    if positive is None:
+        return None
+    place = int(named_indices([positive], tuple(names), "positive")[0])
+    return Operating(place, sensitivity, threshold)
+
+
+def _measured(
+    names: tuple[str, ...],
+    truth: Int64,
+    answers: Int64,
+    p: Float64,
+    cost: Any,
+    asked: Operating | None,
+    intervals: bool,
+) -> Score:
     """The score of images of one group, or of all."""
     n, right = len(truth), truth == answers
     of = class_measures(truth, answers, p)
@@ -192,12 +246,16 @@ def _measured(names: tuple[str, ...], truth: Int64, answers: Int64, p: Float64, 
         balanced_accuracy=float(of.recall[known].mean()),
         macro_f1=float(of.f1[known].mean()),
         auroc=float(np.nanmean(of.auroc)) if np.isfinite(of.auroc).any() else None,
+        auprc=float(np.nanmean(of.auprc)) if np.isfinite(of.auprc).any() else None,
         ece=held.ece,
         brier=brier_score(truth, p),
         log_loss=loss if math.isfinite(loss) else None,
         classes=of,
         confusion=confusion_of(truth, answers, len(names)),
         reliability=held,
+        refusal=refusal_of(right.astype(np.int64), p[np.arange(n), answers]),
+        intervals=bootstrap_intervals(truth, answers, p, wanted=intervals),
+        positive=None if asked is None else positive_measures(names[asked.positive], truth, answers, p, asked),
         evaluations=None if cost is None else float(np.mean(cost)),
         groups={},
         undefined=_reasons(names, of, truth, p),
@@ -212,9 +270,9 @@ def _reasons(names: tuple[str, ...], of: ClassMeasures, truth: Int64, p: Float64
     if len(absent):
         reasons |= dict.fromkeys(("recall", "f1"), f"{_listed(names, absent)}: no images")
         mean = f"mean over the {present} of {len(names)} classes that have images"
-        reasons |= dict.fromkeys(("balanced_accuracy", "macro_f1", "auroc"), mean)
+        reasons |= dict.fromkeys(("balanced_accuracy", "macro_f1", "auroc", "auprc"), mean)
     if present == 1:
-        reasons["auroc"] = f"all images are of the class {shown(names[int(truth[0])], 60)}"
+        reasons |= dict.fromkeys(("auroc", "auprc"), f"all images are of the class {shown(names[int(truth[0])], 60)}")
     silent = np.flatnonzero(of.predicted == 0)
     if len(silent):
         reasons["precision"] = f"{_listed(names, silent)}: never the answer"

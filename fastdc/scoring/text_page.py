@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from fastdc.certification import Estimate
+from fastdc.scoring.intervals import TOTALS
 from fastdc.scoring.numbers import ScoreNumbers
-from fastdc.support import aligned, printable, shorten
+from fastdc.support import Float64, aligned, printable, shorten
 
 MOST_ROWS = 20
 """Most classes or groups that are listed without leaving any out."""
@@ -18,17 +20,21 @@ _MATRIX = 12  # most classes whose confusion matrix is printed
 _CONFUSIONS = 5  # the most frequent ones
 _NAME = 40  # characters of the name of a class or group
 _WIDTH = 13  # of the names of the summary's lines
+_SAID = 27  # of a measure with its interval
+_REFUSED = (0.05, 0.1, 0.2)  # shares of images
 
 NAMES = {
     "balanced_accuracy": "balanced",
     "macro_f1": "macro F1",
     "auroc": "AUROC",
+    "auprc": "AUPRC",
     "ece": "ECE",
     "brier": "Brier",
     "log_loss": "log loss",
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
+    "specificity": "specificity",
 }
 """Measures as people read them."""
 
@@ -36,6 +42,7 @@ EXPLAINED = {
     "balanced_accuracy": "mean recall of the classes, in percent",
     "macro_f1": "mean F1 of the classes",
     "auroc": "one class against the rest, mean of the classes; 1 is best, 0.5 chance",
+    "auprc": "average precision of the same; by chance, the share of the class",
     "ece": "calibration error of the answer's probability, in 15 bins; 0 is best",
     "brier": "squared error of all probabilities; 0 is best, 2 worst",
     "log_loss": "of the true class's probability, in nats; 0 is best",
@@ -58,6 +65,46 @@ def short(name: str) -> str:
     return shorten(printable(name), _NAME) or "(empty)"
 
 
+def interval(ends: Sequence[float] | Float64, *, percent: bool = False) -> str:
+    """The ends of an interval in brackets, after a space; nothing if they are not known."""
+    low, high = (float(end) for end in ends)
+    if not np.isfinite(low) or not np.isfinite(high):
+        return ""
+    return f" ({100 * low:.2f} to {100 * high:.2f})" if percent else f" ({low:.4f} to {high:.4f})"
+
+
+def refusal_line(score: ScoreNumbers) -> str:
+    """How often answers are right when the least certain ones are refused."""
+    found = score.refusal
+    steps = ", ".join(f"{percentage(found.at(part))} % without the {100 * part:g} %" for part in _REFUSED)
+    return f"{steps} least certain; area {number(found.area)}"
+
+
+def positive_lines(score: ScoreNumbers) -> list[tuple[str, str]]:
+    """The measures of the class that counts as positive, each with what it is; empty if none does."""
+    of = score.positive
+    if of is None:
+        return []
+    shares = ("sensitivity", "specificity", "precision")
+    lines = [(name, _estimate(getattr(of, name), share=True)) for name in shares]
+    lines += [(NAMES[name], _estimate(getattr(of, name), share=False)) for name in ("f1", "auroc", "auprc")]
+    if of.threshold is None:
+        return lines
+    if of.fixed:
+        at = f"at {of.threshold:.4g}"
+        lines.append((at, f"sensitivity {_estimate(of.sensitivity_at, share=True)}"))
+        return [*lines, ("", f"specificity {_estimate(of.specificity_at, share=True)}")]
+    found = f"threshold {of.threshold:.4g}, found on these images: optimistic for others"
+    said = f"specificity {_estimate(of.specificity_at, share=True)}; {found}"
+    return [*lines, (f"at {100 * of.wanted:.4g} %", f"sensitivity: {said}")]
+
+
+def _estimate(of: Estimate, *, share: bool) -> str:
+    if not np.isfinite(of.value):
+        return "-"
+    return f"{percentage(of.value)} %{interval(of[1:], percent=True)}" if share else number(of.value) + interval(of[1:])
+
+
 def summary_of(score: ScoreNumbers) -> list[tuple[str, str]]:
     """The lines of the summary: a name and what is said of it."""
     right = int(score.classes.right.sum())
@@ -65,9 +112,12 @@ def summary_of(score: ScoreNumbers) -> list[tuple[str, str]]:
     for name, what in EXPLAINED.items():
         value = getattr(score, name)
         said = f"{percentage(value)} %" if name == "balanced_accuracy" else number(value)
+        if name in TOTALS:
+            said += interval(score.intervals.totals[name], percent=name == "balanced_accuracy")
         fitted = score.provenance.get("temperature") if score.provenance.get("decision") == "mean" else None
         text = f"{what}; temperature {fitted:.4g}" if name == "ece" and isinstance(fitted, float) else what
-        lines.append((NAMES[name], f"{said:10} {text}"))
+        lines.append((NAMES[name], f"{said:{_SAID}} {text}"))
+    lines.append(("refusal", refusal_line(score)))
     if score.evaluations is not None:
         full = "" if score.full is None else f"; a full run takes {score.full:,}"
         lines.append(("evaluations", f"{score.evaluations:.1f} per image{full}"))
@@ -145,13 +195,17 @@ def worst_of(by: str, score: ScoreNumbers) -> str:
 def class_rows(score: ScoreNumbers, chosen: Iterable[int]) -> list[list[str]]:
     """The table of classes, with its head."""
     of = score.classes
-    rows = [["class", "images", "precision, %", "recall, %", "95 % interval", "F1", "AUROC"]]
+    names = ["class", "images", "precision, %", "recall, %", "95 % interval", "specificity, %", "F1", "AUROC"]
+    rows = [[*names, "95 % interval", "AUPRC"]]
     listed = score.to_classes()
     for k in chosen:
         recall = listed[k]["recall"]
         ends = "-" if recall is None else f"{100 * recall['ci95_low']:.1f}-{100 * recall['ci95_high']:.1f}"
+        low, high = score.intervals.classes["auroc"][:, k]
         cells = [str(of.support[k]), percentage(of.precision[k]), percentage(of.recall[k]), ends]
-        rows.append([short(score.class_names[k]), *cells, number(of.f1[k]), number(of.auroc[k])])
+        cells += [percentage(of.specificity[k]), number(of.f1[k]), number(of.auroc[k])]
+        area = f"{low:.4f}-{high:.4f}" if np.isfinite(low) else "-"
+        rows.append([short(score.class_names[k]), *cells, area, number(of.auprc[k])])
     return rows
 
 
@@ -177,6 +231,23 @@ def group_rows(by: str, groups: Mapping[str, ScoreNumbers], chosen: Sequence[str
     return rows
 
 
+def positive_rows(by: str, groups: Mapping[str, ScoreNumbers], chosen: Sequence[str]) -> list[list[str]]:
+    """The table of groups with the measures of the class that counts as positive, with its head; empty if none does."""
+    shown = [(name, groups[name].positive) for name in chosen]
+    if not shown or shown[0][1] is None:
+        return []
+    first = shown[0][1]
+    at = f"at {first.threshold:.4g}" if first.fixed else f"at {100 * first.wanted:g} % sens."
+    rows = [[by, "positive", "sensitivity, %", "specificity, %", "F1", "AUROC", "AUPRC", f"specificity {at}, %"]]
+    for name, of in shown:
+        assert of is not None
+        three = (of.sensitivity, of.specificity, of.specificity_at)
+        *shares, last = (f"{percentage(one.value)}{interval(one[1:], percent=True)}" for one in three)
+        areas = [number(of.f1.value), _estimate(of.auroc, share=False), number(of.auprc.value)]
+        rows.append([short(name), str(of.images), *shares, *areas, last])
+    return rows
+
+
 def confusion_lines(score: ScoreNumbers) -> list[str]:
     """What was taken for what most often."""
     found = score.confusions
@@ -197,10 +268,16 @@ def text_page(score: ScoreNumbers) -> str:
     lines = [f"{name:{_WIDTH}}{text}" for name, text in summary_of(score)]
     remarks = [textwrap.fill(text, 100, initial_indent="* ", subsequent_indent="  ") for text in remarks_of(score)]
     blocks = ["\n".join(lines), *(["\n".join(remarks)] if remarks else [])]
+    if score.positive is not None:
+        of = score.positive
+        head = f"{short(of.name)} against the rest: {of.images} images and {of.others} others"
+        blocks.append("\n".join([head, *(f"{name:{_WIDTH}}{said}".rstrip() for name, said in positive_lines(score))]))
     for by, groups in score.groups.items():
         chosen, remark = shown_groups(groups)
         told = [aligned(group_rows(by, groups, chosen)), remark, worst_of(by, score)]
         blocks.append("\n".join(filter(None, told)))
+        if rows := positive_rows(by, groups, chosen):
+            blocks.append(aligned(rows))
     which, remark = shown_classes(score)
     blocks.append("\n".join(filter(None, [aligned(class_rows(score, which)), remark])))
     if len(score.class_names) <= _MATRIX:

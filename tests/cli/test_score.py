@@ -109,9 +109,11 @@ def test_the_page_and_the_promise(cli: Cli, folder: Path) -> None:
         "balanced",
         "macro",
         "AUROC",
+        "AUPRC",
         "ECE",
         "Brier",
         "log",
+        "refusal",
         "evaluations",
         "time",
         "full",
@@ -327,3 +329,33 @@ def test_bad_files_are_left_out_and_splits_taken(cli: Cli, folder: Path) -> None
         Image.fromarray(TEST.images[np.flatnonzero(TEST.labels == digit)[0], 0]).save(place / "a.png")
     seen = [told(cli, "digits-mlp", "splits", "--draws", "4", *more)["classes"] for more in ((), ("--split", "train"))]
     assert [[one["class"] for one in classes if one["images"]] for classes in seen] == [["7"], ["3"]]
+
+
+def test_a_positive_class_has_its_measures_and_a_threshold_for_other_images(cli: Cli, folder: Path) -> None:
+    few = ("digits-mlp", "b.npz", "--draws", "1", "--check", "0", "--rule", "full")
+    found = told(cli, *few, "--positive", "8", "--sensitivity", "0.9")
+    result = fastdc.load("digits-mlp").classify(TEST.images[:40], draws=1, rule="full")
+    own = TEST.labels[:40] == 8
+    assert found["positive"]["name"] == "8"
+    assert found["positive"]["sensitivity"]["value"] == (result.labels[own] == 8).mean()
+    threshold = found["positive"]["threshold"]
+    assert (result.probabilities[own, 8] >= threshold).mean() >= 0.9
+    assert found["positive"]["specificity_at"]["value"] == (result.probabilities[~own, 8] < threshold).mean()
+    page = cli("score", *few, "--positive", "8", "--threshold", "0.5").out
+    assert "8 against the rest: " in page
+    assert "at 0.5       sensitivity " in page
+    cli.refuses("score", *few, "--positive", "eight", naming="positive")
+    cli.refuses("score", *few, "--threshold", "0.5", naming="--threshold is one for the class of --positive")
+    cli.refuses("score", *few, "--positive", "8", "--sensitivity", "0", naming="sensitivity must be in (0, 1]")
+
+
+def test_less_certain_answers_are_refused_first(cli: Cli, folder: Path) -> None:
+    few = ("digits-mlp", "--draws", "1", "--check", "0", "--rule", "full")
+    found = told(cli, *few)["refusal"]
+    result = fastdc.load("digits-mlp").classify(TEST.images, draws=1, rule="full")
+    right = result.labels == TEST.labels
+    order = np.argsort(result.uncertainties, kind="stable")[:200]
+    assert found["accuracy"][0] == right.mean()
+    assert found["accuracy"][found["refused"].index(0.5)] == pytest.approx(right[order].mean(), abs=0.003)
+    assert found["area"] > right.mean()
+    assert "least certain; area" in cli("score", *few).out

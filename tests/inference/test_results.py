@@ -95,6 +95,18 @@ def test_a_result_is_a_sequence_of_images() -> None:
     fails_with(lambda: made["class 1"], "images are chosen by", kind=InputError)
 
 
+def test_answers_have_an_uncertainty() -> None:
+    by_mean, by_vote = result(), result(decision="vote", rule="full", rule_options=None)
+    for made in (by_mean, by_vote):
+        for one, uncertainty in zip(made, made.uncertainties, strict=True):
+            p = one.probability
+            assert one.uncertainty == uncertainty == (p * (1 - p) if made is by_vote else 1 - p)
+            assert one.to_dict()["uncertainty"] == uncertainty
+    shares = by_vote.votes.max(axis=1) / 16
+    assert by_vote.uncertainties == pytest.approx(shares * (1 - shares))
+    assert (by_mean[2:4].uncertainties == by_mean.uncertainties[2:4]).all()
+
+
 @pytest.mark.parametrize(
     "key", [slice(1, 4), slice(None, None, -2), [5, 0], np.array([0, 1, 1, 0, 0, 1], bool), slice(0, 0)]
 )

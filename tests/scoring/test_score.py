@@ -70,14 +70,17 @@ def test_what_is_missing_is_none_with_a_reason() -> None:
         "predicted": 0,
         "precision": None,
         "recall": None,
+        "specificity": {"value": 1.0, "ci95_low": pytest.approx(0.4385, abs=1e-4), "ci95_high": 1.0},
         "f1": None,
         "auroc": None,
+        "auprc": None,
+        "intervals": {key: {"ci95_low": None, "ci95_high": None} for key in ("f1", "auroc", "auprc")},
     }
     assert found.balanced_accuracy == (1 + 0.5) / 2
     assert found.undefined["balanced_accuracy"] == "mean over the 2 of 3 classes that have images"
     assert found.undefined["recall"] == found.undefined["f1"] == "'owl': no images"
     assert found.undefined["precision"] == "'owl': never the answer"
-    assert re.search(r"^owl +0 +- +- +- +- +-$", str(found), re.MULTILINE)
+    assert re.search(r"^owl +0 +- +- +- +100.00 +- +- +- +-$", str(found), re.MULTILINE)
     assert "* recall, F1: 'owl': no images" in str(found)
     lost = score([2, 1, 1], p, NAMES)
     assert lost.log_loss is None
@@ -208,10 +211,10 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert "<i>" not in text
     assert "a &amp; b" in text
     assert re.findall(r"(?:src|href)\s*=|url\(|@import", text) == []
-    assert re.findall(r"https?://[^\s\"]+", text) == ["http://www.w3.org/2000/svg"] * 2
+    assert re.findall(r"https?://[^\s\"]+", text) == ["http://www.w3.org/2000/svg"] * 3
     for picture in re.findall(r"<svg.*?</svg>", text):
         ElementTree.fromstring(picture)  # well-formed
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3
     assert found._repr_html_() in text
 
 
@@ -223,7 +226,11 @@ def test_long_lists_show_the_worst(tmp_path: Path) -> None:
     bad = (truth == 17) | (truth == 31)
     p[bad] = np.full(k, 0.4 / k) + 0.6 * np.eye(k)[(truth[bad] + 1) % k]
     found = score(
-        truth, p, [f"class{i}" for i in range(k)], groups={"site": [f"s{i}" for i in rng.permutation(len(truth)) // 4]}
+        truth,
+        p,
+        [f"class{i}" for i in range(k)],
+        groups={"site": [f"s{i}" for i in rng.permutation(len(truth)) // 4]},
+        intervals=False,
     )
     page = str(found)
     assert "the 15 of 50 classes with the smallest F1" in page

@@ -16,6 +16,7 @@ Examples:
   fastdc score my-model test/           a folder with one sub-folder per class
   fastdc score my-model test.npz --html score.html --plot confusion.png
   fastdc score my-model test.csv --by site --by sex
+  fastdc score my-model test/ --positive melanoma --sensitivity 0.95
   fastdc score my-model test/ --json | jq .accuracy
   fastdc score my-model test/ --check 0   the race alone
 
@@ -25,13 +26,17 @@ The page, from the top:
   balanced   mean recall: every class counts the same
   macro F1   mean F1 (harmonic mean of precision and recall) of the classes
   AUROC      how well probabilities rank a class against the rest; mean
+  AUPRC      average precision of the same ranking; mean
   ECE        |share right - mean probability| of the answers, averaged over
              15 bins of equal width of the answer's probability
   Brier      mean of the summed squared errors of all probabilities, 0 to 2
   log loss   mean of -log of the true class's probability
+  refusal    accuracy of the rest when the answers of least probability are
+             refused; area: mean over all numbers of refused images
   full run   how many answers are those of the full run: same plan, seed and
              noise, no class dropped; and what the calibration promises
-A measure that is not defined is "-", and a line says why.
+A measure that is not defined is "-", and a line says why. Intervals are
+95 %: Wilson's for shares of images, a stratified bootstrap's for others.
 
 ECE, Brier, log loss and AUROC are about probabilities, so they depend on the
 temperature that `fastdc export --calibrate` fits. With --decision vote, probabilities
@@ -61,6 +66,27 @@ Ctrl-C keeps what was done: the page says on how many images its numbers are.
     help="Images, drawn at random, that are also run in full to see whether answers agree; 0: none.  [default: as "
     "many as cost what the run costs, 10 to 100]",
 )
+@click.option(
+    "--positive",
+    metavar="CLASS",
+    help="The class that a test looks for, by name: also print its sensitivity, specificity, F1, AUROC and AUPRC "
+    "against the rest, for every group of --by too.",
+)
+@click.option(
+    "--sensitivity",
+    type=float,
+    default=0.95,
+    show_default=True,
+    metavar="S",
+    help="Share of the positive class that a threshold on its probability must find, for the specificity there.",
+)
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="P",
+    help="Threshold for the positive class that was found on other images, as this command finds it on validation "
+    "images.  [default: found on DATA, which is optimistic]",
+)
 @run_options_of_model
 @image_options()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
@@ -77,7 +103,8 @@ Ctrl-C keeps what was done: the page says on how many images its numbers are.
     "--plot",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Draw the confusion matrix and the reliability diagram: .png, .svg or .pdf (needs matplotlib).",
+    help="Draw the confusion matrix, the reliability diagram and the refusal curve: .png, .svg or .pdf (needs "
+    "matplotlib).",
 )
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save all errors to this file.")
 def command(**options: Any) -> None:
