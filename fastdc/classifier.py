@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from fastdc.backends import AbstractEncoder, AbstractNetwork, check_pickles, chosen_by, copied
-from fastdc.bundle import Model, PixelRange
+from fastdc.bundle import Model
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.certification import (
     SELECTION_COPIES,
@@ -25,11 +25,12 @@ from fastdc.certification import (
     DiffusionBase,
     OnCertifyProgress,
     Smoothing,
-    certify_images,
+    certify_prepared,
     check_base,
     estimation_of,
 )
 from fastdc.engine import check_replicas, device_name
+from fastdc.explanation import Explanation, explain
 from fastdc.inference import (
     CALIBRATION_DRAWS,
     Candidates,
@@ -322,6 +323,15 @@ class DiffusionClassifier:
         check_level(delta, len(runs.images))  # before the work, not after it
         return calibrate_errors((table.errors for table in runs.tables(seeds, progress)), runs.config, delta=delta)
 
+    def explain(self, images: Any, **options: Any) -> Explanation:
+        """Where each image's class denoises better than another one: see :func:`fastdc.explanation.explain`.
+
+        Example:
+            >>> clf.explain(images[:1], against="1", map_draws=8).maps.shape
+            (1, 8, 8)
+        """
+        return explain(self, images, **options)
+
     def base(self, options: Options | None = None, **keywords: Unpack[RunOptions]) -> DiffusionBase:
         """The base classifier of randomized smoothing: this classifier on images with Gaussian noise.
 
@@ -337,10 +347,9 @@ class DiffusionClassifier:
         Raises:
             InputError: An option cannot be used.
         """
+        usual = "epndc" if self.model.latent_shape is None else "dc"
         wanted = merged(options, keywords)
-        if wanted.method is None:
-            wanted = wanted.but(method="epndc" if self.model.latent_shape is None else "dc")
-        return DiffusionBase(self._job(wanted))
+        return DiffusionBase(self._job(wanted.but(method=wanted.method or usual)))
 
     def certify_stream(
         self,
@@ -391,11 +400,7 @@ class DiffusionClassifier:
         smoothing = Smoothing(how, n0=n0, seed=seed)
         wanted = merged(None, options, self.certify_stream)
         chosen = self.base(wanted, sigma=how.sigma, seed=smoothing.seed) if base is None else check_base(base, options)
-        if isinstance(chosen, DiffusionBase):
-            chosen.check_sigma(smoothing.sigma)
-        ready = Images.of(images, self.model, streams, **wanted.reading)
-        x = self._seen_by(chosen, ready)
-        return certify_images(chosen, x, ready.streams, smoothing, progress=progress, ids=ready.ids)
+        return certify_prepared(chosen, Images.of(images, self.model, streams, **wanted.reading), smoothing, progress)
 
     def certify(self, images: Any, sigma: float | AbstractEstimation | None = None, **options: Any) -> Certificates:
         """Certificates of all images, a sequence in order; arguments are those of :meth:`certify_stream`.
@@ -442,7 +447,3 @@ class DiffusionClassifier:
 
     def _job(self, options: Options) -> Job:
         return Job.of(self.model, self.networks, options, self.encoder)
-
-    def _seen_by(self, base: AbstractBase, images: Images) -> Float32:
-        """The images in the range that a base classifier takes."""
-        return images.x if base.value_range == self.model.value_range else images.on(PixelRange(*base.value_range))

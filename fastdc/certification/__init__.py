@@ -37,6 +37,7 @@ from fastdc.certification.smoothing import (
     OnCertifyProgress,
     Smoothing,
     certify_images,
+    certify_prepared,
 )
 from fastdc.certification.summary import (
     certified_curve,
@@ -85,6 +86,7 @@ __all__ = [
     "certified_radius",
     "certify_errors",
     "certify_images",
+    "certify_prepared",
     "certify_table",
     "check_base",
     "clopper_pearson",

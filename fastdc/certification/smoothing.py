@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from fastdc.bundle import PixelRange
-from fastdc.certification.base_classifiers import AbstractBase, Copy, Vote
+from fastdc.certification.base_classifiers import AbstractBase, Copy, DiffusionBase, Vote
 from fastdc.certification.certificate import ABSTAIN, Certificate
 from fastdc.certification.estimation import MAX_COPIES, AbstractCounting, AbstractEstimation, Verdict
 from fastdc.diffusion import PURPOSE_ESTIMATION, PURPOSE_SELECTION, noisy_copies
+from fastdc.inference import Images
 from fastdc.support import Float32, InputError, Int64, checks, shown
 
 SELECTION_COPIES = 100
@@ -147,6 +148,33 @@ def certify_images(
         [1]
     """
     return CertificateStream(_certified(base, x, streams, smoothing, progress), base, smoothing, ids)
+
+
+def certify_prepared(
+    base: AbstractBase, images: Images, smoothing: Smoothing, progress: OnCertifyProgress | None = None
+) -> CertificateStream:
+    """Certifies images that were prepared for a model: :func:`certify_images` in the range that the base takes.
+
+    Args:
+        base: Base classifier.
+        images: The images.
+        smoothing: Noise, selection and estimation.
+        progress: Called whenever copies were classified.
+
+    Example:
+        >>> from fastdc.certification import Fixed, Smoothing, certify_prepared
+        >>> from fastdc.inference import Images
+        >>> few = Smoothing(Fixed(0.25, 20, 0.01), n0=8)
+        >>> len(list(certify_prepared(clf.base(sigma=0.25), Images.of(images[:1], clf.model), few)))
+        1
+
+    Raises:
+        InputError: The base classifier was made for other noise.
+    """
+    if isinstance(base, DiffusionBase):
+        base.check_sigma(smoothing.sigma)
+    x = images.on(PixelRange(*base.value_range))
+    return certify_images(base, x, images.streams, smoothing, progress=progress, ids=images.ids)
 
 
 def _certified(

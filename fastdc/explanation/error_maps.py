@@ -6,7 +6,10 @@ For image i, the class a that is explained and the class b against it,
 
 both under the same noise, with the levels, weights and loss of the plan. Positive pixels speak for a, negative ones for
 b. The mean of a map over its pixels is the difference of the two mean errors that the classifier compares. Over
-channels, the mean is taken. The errors are those of Li et al., arXiv 2303.16203, eq. 6, before their mean over pixels.
+channels, the mean is taken. If the network works on wavelet coefficients y = f W x, W orthonormal (``HaarTransform``),
+residuals are brought back first: r is W^T r_y there, whose sum of squares is that of r_y, so that the mean of a map is
+the difference of errors for the loss l2 alone. The errors are those of Li et al., arXiv 2303.16203, eq. 6, before
+their mean over pixels.
 
 Draws are evaluated in parts and their statistics are updated: memory grows with images x pixels, not with draws.
 """
@@ -18,8 +21,8 @@ from functools import partial
 from typing import cast
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
+from fastdc.diffusion import ROW_FIELDS
 from fastdc.engine import PixelMaps
 from fastdc.explanation.paired_pixels import RunningPixels
 from fastdc.inference import Images, Job, OnProgress, Progress
@@ -28,12 +31,13 @@ from fastdc.support import Float32, Float64, Floats, InputError, Int32, Int64, c
 BANDS = ("fine", "medium", "coarse")
 """Thirds of the draws by noise level, from the lowest: at low noise, only fine detail is lost."""
 
+_WEIGHT = ROW_FIELDS.index("weight")
 _ENCODED = 16  # most images whose samples are made at a time
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorMaps:
-    """Maps of n images, in the space that the network works on: pixels (c, h, w), or latents.
+    """Maps of n images, of pixels (c, h, w), or of latents if the network works on latents.
 
     Attributes:
         mean: float32 (n, h, w), the signed map; its mean over pixels is the difference of the two mean errors.
@@ -117,6 +121,8 @@ class _Maker:
     def __init__(self, job: Job, draws: int | None, smooth: float) -> None:
         check_maps(job, draws, smooth)
         self._job, self._smooth = job, float(smooth)
+        transform = job.model.transform
+        self._shape = job.model.sample_shape if transform is None else job.model.image_shape
         self._draws = job.plan.draws if draws is None else draws
         self._unit = 2 if job.plan.antithetic else 1
         self._ratio = job.plan.levels.ratio[: self._draws]
@@ -145,14 +151,18 @@ class _Maker:
 
     def _networks(self) -> list[PixelMaps]:
         job = self._job
+        rows, loss = job.plan.rows, job.plan.config.loss
+        if job.model.transform is not None:  # residuals, which are mapped back before their loss is taken
+            rows, loss = rows.copy(), "residual"
+            rows[:, _WEIGHT] = 1
         return [
             PixelMaps(
                 network,
                 job.model.sample_shape,
-                job.plan.rows,
+                rows,
                 n_classes=len(job.model.conditions),
                 seed=job.seed,
-                loss=job.plan.config.loss,
+                loss=loss,
                 delta=job.plan.config.delta,
                 antithetic=job.plan.antithetic,
             )
@@ -166,17 +176,32 @@ class _Maker:
 
     def _some(self, maps: PixelMaps, x: Float32, streams: Int64, pairs: Int32) -> "list[_Image]":
         """The statistics of some images on one network."""
-        done = [_Image(x.shape[1:], self._bands, self._draws) for _ in x]
+        done = [_Image(self._shape, self._bands, self._draws) for _ in x]
         which, draws = (index.ravel() for index in np.indices((len(x), self._draws)))
         most = max(self._unit, maps.room // 2 // self._unit * self._unit)
         for start in range(0, len(which), most):
             image, draw = which[start : start + most], draws[start : start + most]
             cell = np.repeat(image, 2)
             found = maps(x[cell], classes=pairs[image].ravel(), draws=np.repeat(draw, 2), streams=streams[cell])
+            errors, pixels = self._errors(found, np.repeat(draw, 2))
             for one in np.unique(image):
                 rows = np.flatnonzero(image == one)
-                done[one].add(found[2 * rows], found[2 * rows + 1], draw[rows], self._band_of, self._observed)
+                differences = pixels[2 * rows + 1] - pixels[2 * rows]
+                done[one].errors[:, draw[rows]] = errors[2 * rows], errors[2 * rows + 1]
+                done[one].add(differences, self._band_of[draw[rows]], self._observed(differences))
         return done
+
+    def _errors(self, found: Float32, draws: Int64) -> tuple[Float64, Float32]:
+        """The errors (m,) of cells and their maps (m, c, h, w), of what the networks' cells gave."""
+        transform, config = self._job.model.transform, self._job.plan.config
+        if transform is None:
+            return found.mean(axis=(1, 2, 3), dtype=np.float64), found
+        weights = self._job.plan.rows[draws, _WEIGHT]
+        pixels = transform.inverse(found) * np.float32(transform.factor)
+        return (
+            weights * rho(found, config.loss, config.delta).mean(axis=(1, 2, 3), dtype=np.float64),
+            weights[:, None, None, None] * rho(pixels, config.loss, config.delta),
+        )
 
     def _observed(self, differences: Floats) -> Floats:
         """The observations (m, h, w) that the differences (m * unit, c, h, w) of draws make."""
@@ -184,7 +209,7 @@ class _Maker:
         return smoothed(one.reshape(-1, self._unit, *one.shape[1:]).mean(axis=1), self._smooth)
 
     def _result(self, made: "Sequence[_Image]") -> ErrorMaps:
-        c, h, w = self._job.model.sample_shape
+        c, h, w = self._shape
         n, ordered = len(made), np.sort(self._ratio)
         firsts = [int(np.searchsorted(np.sort(self._band_of), band)) for band in range(1, self._bands)]
         middle = [float(np.sqrt(ordered[first - 1] * ordered[first])) for first in firsts]
@@ -214,19 +239,27 @@ class _Image:
         self.bands: Float64 = np.zeros((bands, *shape[1:]))
         self.errors: Float64 = np.zeros((2, draws))
 
-    def add(
-        self, own: Float32, other: Float32, draws: Int64, band_of: Int64, observed: Callable[[Floats], Floats]
-    ) -> None:
-        """Adds the errors (m, c, h, w) of both classes at some draws (m,)."""
-        differences = other - own
-        self.pixels.add(observed(differences))
+    def add(self, differences: Float32, bands: Int64, observations: Floats) -> None:
+        """Adds the differences (m, c, h, w) of draws in the bands (m,), and the observations that they make."""
+        self.pixels.add(observations)
         self.channels += differences.sum(axis=0, dtype=np.float64)
-        np.add.at(self.bands, band_of[draws], differences.mean(axis=1, dtype=np.float64))
-        self.errors[:, draws] = [part.mean(axis=(1, 2, 3), dtype=np.float64) for part in (own, other)]
+        np.add.at(self.bands, bands, differences.mean(axis=1, dtype=np.float64))
+
+
+def rho(residuals: Float32, loss: str, delta: float) -> Float32:
+    """The loss of residuals, as the kernels take it: ``csrc/residual.h``."""
+    size = np.abs(residuals)
+    if loss == "l2":
+        return np.asarray(residuals**2)
+    if loss == "l1":
+        return size
+    return np.where(size <= delta, residuals**2 / 2, delta * (size - delta / 2)).astype(np.float32)
 
 
 def smoothed(maps: Floats, sigma: float) -> Floats:
     """Maps (..., h, w) smoothed by a Gaussian; the mean of each stays."""
     if sigma == 0:
         return maps
+    from scipy.ndimage import gaussian_filter  # a classifier that explains nothing should load quickly
+
     return cast("Floats", gaussian_filter(maps, sigma=(0.0,) * (maps.ndim - 2) + (sigma, sigma), mode="reflect"))

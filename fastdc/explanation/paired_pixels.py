@@ -25,7 +25,6 @@ Antithetic draws come in pairs of one level; the mean of a pair is one observati
 """
 
 import numpy as np
-from scipy.special import stdtr
 
 from fastdc.support import Float64, Floats, InputError, Mask, checks
 
@@ -78,6 +77,8 @@ def p_values(mean: Floats, standard_error: Floats, count: int) -> Float64:
         >>> p_values(np.array([0.0, 2.0]), np.array([1.0, 1.0]), 64).round(3)
         array([1.  , 0.05])
     """
+    from scipy.special import stdtr  # a classifier that explains nothing should load quickly
+
     mean, error = np.asarray(mean, np.float64), np.asarray(standard_error, np.float64)
     if count < 2:
         return np.ones_like(mean)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fastdc import DiffusionClassifier
+from fastdc.bundle import HaarTransform
 from fastdc.diffusion import ROW_FIELDS
 from fastdc.explanation import error_maps, significant_pixels
 from fastdc.explanation.error_maps import ErrorMaps
@@ -113,6 +114,27 @@ def test_latents_have_maps_of_their_own_size() -> None:
     np.testing.assert_allclose(made.mean.mean(axis=(1, 2)), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"loss": "l2"}, {"loss": "l1"}, {"loss": "huber", "weighting": "uniform"}])
+def test_wavelets_are_mapped_back_to_pixels(options: dict[str, Any]) -> None:
+    """The world on coefficients is the world on pixels in other axes: its l2 maps are those of pixels, up to noise."""
+    transform = HaarTransform(factor=0.5)
+    world = GaussianWorld(means=transform.forward(WORLD.means), spread=WORLD.spread / 2)
+    model = replace(world.model, image_shape=WORLD.model.image_shape, transform=transform)
+    clf = DiffusionClassifier(model, ManySlots(denoiser(world), model.sample_shape))
+    images, pairs = unit_images(2), [[0, 1], [2, 3]]
+    made = maps_of(clf, images, pairs, draws=400, **options)
+    table = clf.errors(images, draws=400, **options)
+    np.testing.assert_allclose(made.errors, [table.errors[0, :2], table.errors[1, 2:]], rtol=1e-4, atol=1e-8)
+    assert made.mean.shape == (2, 4, 4)
+    if options["loss"] == "l2":
+        gap = np.diff(made.errors.mean(axis=2), axis=1)[:, 0]
+        np.testing.assert_allclose(made.mean.mean(axis=(1, 2)), gap, atol=1e-6 * made.errors.max())
+    x = 2 * images.astype(np.float64) - 1
+    behind = (WORLD.means[None] - x[:, None]) ** 2
+    for i, (own, other) in enumerate(pairs):
+        assert np.corrcoef(made.mean[i].ravel(), (behind[i, other] - behind[i, own]).ravel())[0, 1] > 0.9
+
+
 def test_one_draw_has_a_map_and_no_statistics() -> None:
     made = maps_of(classifier(WORLD), unit_images(1), [[0, 1]], draws=1)
     assert made.bands.shape[1] == 1
@@ -121,12 +143,13 @@ def test_one_draw_has_a_map_and_no_statistics() -> None:
 
 def test_what_cannot_be_mapped_is_refused_before_any_work() -> None:
     clf, images = refusing(WORLD.model), unit_images(2)
-    for options, words in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"method": "epndc", "sigma": 0.5}, "method dc, got epndc"),
         ({"used": 99, "draws": 4}, "map_draws must be"),
         ({"smooth": -1.0}, "smooth must be"),
         ({"antithetic": True, "draws": 8, "used": 3}, "whole antithetic pairs"),
-    ]:
+    ]
+    for options, words in refused:
         with pytest.raises(InputError, match=words):
             maps_of(clf, images, [[0, 1], [1, 0]], **options)
     with pytest.raises(InputError, match="conditions must be"):
