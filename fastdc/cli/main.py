@@ -22,6 +22,7 @@ from fastdc.support import FastdcError, Interrupted, did_you_mean, one_line
 _COMMANDS = {
     "demo": "Classify the test images that come with fastdc.",
     "classify": "Classify image files, folders and arrays.",
+    "explain": "Explain answers: where in an image one class denoises better.",
     "score": "Score a model on labelled images: accuracy, classes, calibration, groups.",
     "calibrate": "Find on validation images how early classes can be dropped.",
     "certify": "Certify images: each gets a class and a radius within which it cannot change.",

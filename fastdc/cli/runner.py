@@ -33,7 +33,7 @@ def classify_chunks(
             images,
             chunk=CHUNK,
             progress=progress,
-            **_run_options(options, classifier.model),
+            **run_keywords(options, classifier.model),
         )
         yield from whole_results(stream)
 
@@ -101,7 +101,7 @@ def settings_of(classifier: DiffusionClassifier, options: dict[str, Any]) -> Set
     Raises:
         InputError: An option is not valid.
     """
-    return classifier.settings(**_run_options(options, classifier.model))
+    return classifier.settings(**run_keywords(options, classifier.model))
 
 
 def checked_settings(model: Model, options: dict[str, Any]) -> Settings:
@@ -111,7 +111,7 @@ def checked_settings(model: Model, options: dict[str, Any]) -> Settings:
         InputError: An option is not valid.
     """
     with default_rule_named():
-        return Settings.of(model, (), merged(None, _run_options(options, model)))
+        return Settings.of(model, (), merged(None, run_keywords(options, model)))
 
 
 @contextmanager
@@ -129,7 +129,8 @@ def default_rule_named() -> Iterator[None]:
         raise InputError(f"rule race ({found[1]}){said}") from None
 
 
-def _run_options(options: dict[str, Any], model: Model) -> RunOptions:
+def run_keywords(options: dict[str, Any], model: Model) -> RunOptions:
+    """The options of a run as keywords, for images that are in order."""
     return {
         "rule": options["rule"],
         "rule_options": rule_options(options["rule_option"]),

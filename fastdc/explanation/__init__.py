@@ -1,21 +1,30 @@
 """Why an image gets its class: where its errors differ, and what would change the answer."""
 
 from fastdc.explanation.error_maps import BANDS, ErrorMaps, error_maps
-from fastdc.explanation.explain import explain
+from fastdc.explanation.explain import check_explanation, explain
 from fastdc.explanation.explanation import Explanation, ImageExplanation
+from fastdc.explanation.level_curves import level_curves
+from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture
+from fastdc.explanation.page import MOST_IMAGES
 from fastdc.explanation.paired_pixels import CONTROLS, p_values, significant_pixels
 from fastdc.explanation.region import Region, region_of
 
 __all__ = [
     "BANDS",
     "CONTROLS",
+    "MOST_IMAGES",
     "ErrorMaps",
     "Explanation",
     "ImageExplanation",
     "Region",
+    "check_explanation",
     "error_maps",
     "explain",
+    "level_curves",
+    "overlay_picture",
     "p_values",
     "region_of",
+    "scale_of",
+    "signed_picture",
     "significant_pixels",
 ]

@@ -16,13 +16,13 @@ Draws are evaluated in parts and their statistics are updated: memory grows with
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
 import numpy as np
 
-from fastdc.diffusion import ROW_FIELDS
+from fastdc.diffusion import ROW_FIELDS, Plan, make_plan
 from fastdc.engine import PixelMaps
 from fastdc.explanation.paired_pixels import RunningPixels
 from fastdc.inference import Images, Job, OnProgress, Progress
@@ -78,7 +78,7 @@ def error_maps(
         job: Plan and networks, such as ``clf.settings(...).job``; its rule is not used.
         images: The images.
         conditions: int32 (n, 2), the condition that is explained and the one against it.
-        draws: The first draws of the plan to use; None: all.
+        draws: Number of draws, the first of the plan; if it has fewer, the plan goes on in its order. None: all.
         smooth: Standard deviation of a Gaussian that smooths each draw's differences, in pixels of the map; 0: none.
             The map's mean stays, as borders are mirrored.
         progress: Called after every part.
@@ -101,31 +101,35 @@ def error_maps(
     return job.turn().call(lambda: maker.run(images, pairs, progress))
 
 
-def check_maps(job: Job, draws: int | None, smooth: float) -> None:
-    """Refuses options of :func:`error_maps`, without a network.
+def map_plan(job: Job, draws: int | None, smooth: float = 0.0) -> tuple[Plan, int]:
+    """The plan of maps and the number of its draws that they use; checks the options of :func:`error_maps`.
 
     Raises:
         InputError: An option cannot be used.
     """
-    used = job.plan.draws if draws is None else checks.whole("map_draws", draws, high=job.plan.draws)
+    plan = job.plan
+    most = None if plan.config.timesteps is None else plan.draws
+    used = plan.draws if draws is None else checks.whole("map_draws", draws, high=most)
     checks.positive("smooth", smooth, zero=True)
-    if job.plan.config.method != "dc":
-        raise InputError(f"maps are made of clean images: expected method dc, got {job.plan.config.method}")
-    if job.plan.antithetic and used % 2:
+    if plan.config.method != "dc":
+        raise InputError(f"maps are made of clean images: expected method dc, got {plan.config.method}")
+    if plan.antithetic and used % 2:
         raise InputError(f"map_draws must be whole antithetic pairs, got {used}")
+    if used > plan.draws:
+        plan = make_plan(job.model.schedule, job.model.parameterization, replace(plan.config, draws=used))
+    return plan, used
 
 
 class _Maker:
     """Makes maps with the options of a call."""
 
     def __init__(self, job: Job, draws: int | None, smooth: float) -> None:
-        check_maps(job, draws, smooth)
+        self._plan, self._draws = map_plan(job, draws, smooth)
         self._job, self._smooth = job, float(smooth)
         transform = job.model.transform
         self._shape = job.model.sample_shape if transform is None else job.model.image_shape
-        self._draws = job.plan.draws if draws is None else draws
-        self._unit = 2 if job.plan.antithetic else 1
-        self._ratio = job.plan.levels.ratio[: self._draws]
+        self._unit = 2 if self._plan.antithetic else 1
+        self._ratio = self._plan.levels.ratio[: self._draws]
         self._bands = min(len(BANDS), self._draws)
         rank = np.empty(self._draws, np.int64)
         rank[np.argsort(self._ratio, kind="stable")] = np.arange(self._draws)
@@ -150,8 +154,8 @@ class _Maker:
         return self._result(made)
 
     def _networks(self) -> list[PixelMaps]:
-        job = self._job
-        rows, loss = job.plan.rows, job.plan.config.loss
+        job, config = self._job, self._plan.config
+        rows, loss = self._plan.rows, config.loss
         if job.model.transform is not None:  # residuals, which are mapped back before their loss is taken
             rows, loss = rows.copy(), "residual"
             rows[:, _WEIGHT] = 1
@@ -163,8 +167,8 @@ class _Maker:
                 n_classes=len(job.model.conditions),
                 seed=job.seed,
                 loss=loss,
-                delta=job.plan.config.delta,
-                antithetic=job.plan.antithetic,
+                delta=config.delta,
+                antithetic=config.antithetic,
             )
             for network in job.networks
         ]
@@ -193,10 +197,10 @@ class _Maker:
 
     def _errors(self, found: Float32, draws: Int64) -> tuple[Float64, Float32]:
         """The errors (m,) of cells and their maps (m, c, h, w), of what the networks' cells gave."""
-        transform, config = self._job.model.transform, self._job.plan.config
+        transform, config = self._job.model.transform, self._plan.config
         if transform is None:
             return found.mean(axis=(1, 2, 3), dtype=np.float64), found
-        weights = self._job.plan.rows[draws, _WEIGHT]
+        weights = self._plan.rows[draws, _WEIGHT]
         pixels = transform.inverse(found) * np.float32(transform.factor)
         return (
             weights * rho(found, config.loss, config.delta).mean(axis=(1, 2, 3), dtype=np.float64),

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Unpack
 import numpy as np
 
 from fastdc.bundle import Model
-from fastdc.explanation.error_maps import ErrorMaps, check_maps, error_maps
+from fastdc.explanation.error_maps import ErrorMaps, error_maps, map_plan
 from fastdc.explanation.explanation import LATENTS, PIXELS, WAVELET, Explanation
 from fastdc.explanation.paired_pixels import check_test, p_values, significant_pixels
 from fastdc.inference import (
@@ -66,8 +66,8 @@ def explain(
             most probable other class.
         classes: The class to explain, in the same forms; None: the answer.
         options: Options of the run: the answer and the maps share levels, weights, loss and noise.
-        map_draws: The first draws of the plan to make maps of; None: all, so that the mean of a map is the difference
-            of the two mean errors of the full run.
+        map_draws: Number of draws of a map, the first of the plan; if it has fewer, the plan goes on in its order.
+            None: all, so that the mean of a map is the difference of the two mean errors of the full run.
         smooth: Standard deviation of a Gaussian that smooths each draw's differences, in pixels of the map; 0: none.
         alpha: Level of the significant pixels, in (0, 0.083].
         control: "fdr": at most alpha of an image's significant pixels are expected to have no evidence; "fwer": any
@@ -89,8 +89,7 @@ def explain(
     start = time.perf_counter()
     wanted = merged(options, keywords, explain)
     settings = classifier.settings(wanted)
-    check_maps(settings.job, map_draws, smooth)
-    check_test(alpha, control)
+    check_explanation(settings, map_draws=map_draws, smooth=smooth, alpha=alpha, control=control)
     ready = Images.of(images, classifier.model, streams, **wanted.reading)
     own_named = _named(classes, classifier.model, len(ready), "classes")
     rival = _named(against, classifier.model, len(ready), "against")
@@ -105,7 +104,28 @@ def explain(
     pairs = _conditions(answers, classifier.model, own, other)
     made = error_maps(settings.job, ready, pairs, draws=map_draws, smooth=smooth, progress=progress)
     test = {"alpha": float(alpha), "control": control, "count": made.count, "smooth": float(smooth)}
-    return _explanation(answers, own, other, made, test, model=classifier.model, start=start)
+    return _explanation(answers, ready, own, other, made, test, model=classifier.model, start=start)
+
+
+def check_explanation(settings: Settings, *, map_draws: int | None, smooth: float, alpha: float, control: str) -> None:
+    """Refuses options of :func:`explain`, without a network.
+
+    Args:
+        settings: The options of the run.
+        map_draws: Number of draws of a map; None: those of the plan.
+        smooth: Standard deviation of a Gaussian that smooths maps.
+        alpha: Level of the significant pixels.
+        control: What alpha bounds.
+
+    Example:
+        >>> from fastdc.explanation import check_explanation
+        >>> check_explanation(clf.settings(), map_draws=64, smooth=0.0, alpha=0.05, control="fdr")
+
+    Raises:
+        InputError: An option cannot be used.
+    """
+    map_plan(settings.job, map_draws, smooth)
+    check_test(alpha, control)
 
 
 def _is_one(given: Any) -> bool:
@@ -174,6 +194,7 @@ def _class_draws(answers: Classification, model: Model) -> Int64:
 
 def _explanation(
     answers: Classification,
+    images: Images,
     own: Int64,
     other: Int64,
     made: ErrorMaps,
@@ -189,6 +210,7 @@ def _explanation(
     space = LATENTS if model.latent_shape is not None else PIXELS if model.transform is None else WAVELET
     return Explanation(
         answers=answers,
+        images=images.given,
         classes=own,
         against=other,
         maps=upsampled(made.mean, size),

@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastdc.explanation.error_maps import BANDS
+from fastdc.explanation.page import AbstractCounterfactual, explanation_page
+from fastdc.explanation.paired_pixels import half_width
 from fastdc.explanation.region import Region, region_of
 from fastdc.inference import Classification, class_keys
 from fastdc.support import (
@@ -28,8 +30,8 @@ from fastdc.support import (
 )
 
 PIXELS, WAVELET, LATENTS = "pixels", "pixels, from Haar coefficients", "latents, upsampled"
-_PER_IMAGE = ("classes", "against", "maps", "standard_errors", "significant", "channels", "bands", "pair_errors",
-              "class_draws", "evaluations")  # fmt: skip
+_PER_IMAGE = ("images", "classes", "against", "maps", "standard_errors", "significant", "channels", "bands",
+              "pair_errors", "class_draws", "evaluations")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,6 +134,7 @@ class Explanation(Sequence[ImageExplanation]):
 
     Attributes:
         answers: The classification: labels, probabilities, errors, how far each class came.
+        images: uint8, or float32 in [0, 1], (m, c, h, w), the images, resized if they were.
         classes: int64 (m,), the class that is explained.
         against: int64 (m,), the class against it.
         maps: float32 (m, h, w) of the images' size: positive pixels speak for the class that is explained. The mean
@@ -154,6 +157,7 @@ class Explanation(Sequence[ImageExplanation]):
     """
 
     answers: Classification
+    images: npt.NDArray[Any]
     classes: Int64
     against: Int64
     maps: Float32
@@ -208,10 +212,7 @@ class Explanation(Sequence[ImageExplanation]):
         Raises:
             InputError: The level is out of range.
         """
-        from scipy.special import stdtrit
-
-        level = checks.fraction("level", level)
-        half = stdtrit(max(1, self.test["count"] - 1), (1 + level) / 2) * self.standard_errors
+        half = half_width(self.test["count"], checks.fraction("level", level)) * self.standard_errors
         return (self.maps - half).astype(np.float32), (self.maps + half).astype(np.float32)
 
     @cached_property
@@ -270,22 +271,31 @@ class Explanation(Sequence[ImageExplanation]):
         rest = {name: plain(getattr(self, name)) for name in ("class_names", "seconds", "provenance", "edges")}
         return {"images": [one.to_dict() for one in self], **rest}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, counterfactuals: Sequence[AbstractCounterfactual] | None = None
+    ) -> None:
         """Writes the explanation to a file, all of it or nothing, in the format that its name asks for.
 
         Args:
-            path: A name that ends in .npz (all arrays, for ``numpy.load``), .csv (the table of :meth:`to_pandas`),
-                .json (:meth:`to_dict`) or .jsonl (a line per image).
+            path: A name that ends in .npz (all arrays, for ``numpy.load``), .html (a page for people that needs no
+                other file), .csv (the table of :meth:`to_pandas`), .json (:meth:`to_dict`), or .jsonl (a line per
+                image).
+            counterfactuals: Counterfactual of each image, which the page shows, too.
 
         Raises:
             InputError: The name has another end, or the file cannot be written.
         """
+
+        def write(file: BinaryIO) -> None:
+            file.write(explanation_page(self, counterfactuals).encode("utf-8", "backslashreplace"))
+
         save_table(
             path,
             columns=self._columns(),
             entries=lambda: (one.to_dict() for one in self),
             whole=self.to_dict,
             arrays=self._arrays,
+            more={".html": write},
         )
 
     def _arrays(self) -> dict[str, Any]:

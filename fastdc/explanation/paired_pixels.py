@@ -87,6 +87,13 @@ def p_values(mean: Floats, standard_error: Floats, count: int) -> Float64:
     return np.asarray(np.where(np.isnan(t), 1.0, 2 * stdtr(count - 1, -t)))
 
 
+def half_width(count: int, level: float = 0.95) -> float:
+    """Half width of the confidence interval of a mean, in standard errors, by Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1, count - 1), (1 + level) / 2))
+
+
 def significant_pixels(p: Float64, *, alpha: float = 0.05, control: str = "fdr") -> Mask:
     """Which pixels of one image are significant, bool of p's shape.
 

@@ -30,10 +30,12 @@ class Region:
         return asdict(self)
 
     def __str__(self) -> str:
-        if self.box is None:
+        if self.box is None or self.peak is None:
             return "none"
         top, left, bottom, right = self.box
-        return f"{100 * self.share:.3g} % of pixels, in rows {top}-{bottom - 1}, columns {left}-{right - 1}"
+        most = "row {}, column {}".format(*self.peak)
+        where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
+        return f"{100 * self.share:.3g} % of pixels, most at {most}, in {where}"
 
 
 def region_of(values: Floats, significant: Mask) -> Region:
@@ -42,7 +44,7 @@ def region_of(values: Floats, significant: Mask) -> Region:
     Example:
         >>> from fastdc.explanation import region_of
         >>> str(region_of(np.array([[0.0, 2.0], [-1.0, 1.0]]), np.array([[False, True], [True, False]])))
-        '25 % of pixels, in rows 0-0, columns 1-1'
+        '25 % of pixels, most at row 0, column 1, in rows 0-0, columns 1-1'
     """
     chosen = significant & (values > 0)
     rows, columns = np.nonzero(chosen)

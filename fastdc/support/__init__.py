@@ -24,7 +24,7 @@ from fastdc.support.suggestions import did_you_mean
 telemetry.switch_off()
 
 if TYPE_CHECKING:
-    from fastdc.support import checks
+    from fastdc.support import checks, html_pages
     from fastdc.support.arrays import Float32, Float64, Floats, Int32, Int64, Mask
     from fastdc.support.atomic_files import replace_folder, sync_folder, temporary_folder, whole_file, write_whole
     from fastdc.support.cache_folders import cache_folder
@@ -118,6 +118,7 @@ __all__ = [
     "did_you_mean",
     "fork_safe_lock",
     "full_scale",
+    "html_pages",
     "html_table",
     "install_hint",
     "installed",

@@ -101,6 +101,8 @@ def test_parts_and_devices_change_no_map() -> None:
     assert seen[-1] == Progress(7, 7, 84, 84)
     first = maps_of(DiffusionClassifier(WORLD.model, network[0]), images, pairs, draws=6, used=4)
     np.testing.assert_array_equal(first.errors, one.errors[:, :, :4])
+    longer = maps_of(DiffusionClassifier(WORLD.model, network[0]), images, pairs, draws=4, used=6)
+    np.testing.assert_array_equal(longer.mean, one.mean)
 
 
 def test_latents_have_maps_of_their_own_size() -> None:
@@ -145,7 +147,7 @@ def test_what_cannot_be_mapped_is_refused_before_any_work() -> None:
     clf, images = refusing(WORLD.model), unit_images(2)
     refused: list[tuple[dict[str, Any], str]] = [
         ({"method": "epndc", "sigma": 0.5}, "method dc, got epndc"),
-        ({"used": 99, "draws": 4}, "map_draws must be"),
+        ({"used": 0, "draws": 4}, "map_draws must be"),
         ({"smooth": -1.0}, "smooth must be"),
         ({"antithetic": True, "draws": 8, "used": 3}, "whole antithetic pairs"),
     ]

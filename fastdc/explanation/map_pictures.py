@@ -1,0 +1,57 @@
+"""Maps as pictures, for pages and figures.
+
+Positive values are blue, negative ones orange, zero is neutral: colours that most colour-blind people tell apart (Okabe
+& Ito, "Color universal design", 2008). The strength of a colour grows with the square root of a value, so that small
+ones can be seen; values beyond the scale have the full colour.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.support import Float32, Float64, Floats, Mask, html_pages
+
+Picture = npt.NDArray[np.uint8]
+
+_NEUTRAL = 240.0
+_GREY = (60.0, 180.0)  # black and white of an image below colours, so that both colours stand out
+
+
+def scale_of(maps: Floats) -> float:
+    """The value that has the full colour: the 99th percentile of the magnitudes, of all pixels given; at least tiny.
+
+    Example:
+        >>> from fastdc.explanation import scale_of
+        >>> round(scale_of(np.linspace(-1, 1, 201)), 2)
+        0.99
+    """
+    size = np.abs(maps[np.isfinite(maps)])
+    return max(float(np.quantile(size, 0.99)) if size.size else 0.0, 1e-30)
+
+
+def signed_picture(values: Float32, scale: float) -> Picture:
+    """A map (h, w) as a picture (h, w, 3)."""
+    return _coloured(values, _strength(values, scale), np.full((*values.shape, 3), _NEUTRAL))
+
+
+def overlay_picture(image: npt.NDArray[np.generic], values: Float32, significant: Mask, scale: float) -> Picture:
+    """The significant pixels of a map (h, w) over the image (c, h, w) in grey; where none are, the image alone."""
+    grey = html_pages.picture(image).astype(np.float64)
+    grey = grey if grey.ndim == 2 else grey @ np.array([0.299, 0.587, 0.114])
+    low, high = _GREY
+    below = np.repeat((low + grey * (high - low) / 255)[:, :, None], 3, axis=2)
+    return _coloured(values, np.where(significant, np.maximum(_strength(values, scale), 0.25), 0.0), below)
+
+
+def width_picture(half_widths: Floats, scale: float) -> Picture:
+    """Half widths of intervals (h, w): white is 0, black the scale or more; unknown ones are neutral."""
+    known = np.nan_to_num(half_widths.astype(np.float64), nan=0.0, posinf=scale)
+    return np.rint(255 * (1 - np.clip(known / scale, 0, 1))).astype(np.uint8)
+
+
+def _strength(values: Float32, scale: float) -> Float64:
+    return np.asarray(np.sqrt(np.clip(np.abs(values.astype(np.float64)) / scale, 0, 1)))
+
+
+def _coloured(values: Float32, strength: Float64, below: Float64) -> Picture:
+    colour = np.where((values > 0)[:, :, None], np.array(html_pages.BLUE), np.array(html_pages.ORANGE))
+    return np.rint(below + strength[:, :, None] * (colour - below)).astype(np.uint8)

@@ -1,0 +1,254 @@
+"""An explanation as one HTML page: the answer, the race, the errors and the maps of each image."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdc.explanation.error_maps import BANDS
+from fastdc.explanation.level_curves import curves_svg
+from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture, width_picture
+from fastdc.explanation.paired_pixels import half_width
+from fastdc.support import Float32, Floats, InputError
+from fastdc.support import html_pages as page
+
+if TYPE_CHECKING:
+    from fastdc.explanation.explanation import Explanation, ImageExplanation
+
+MOST_IMAGES = 100
+"""Most images of a page."""
+
+_MOST_CLASSES = 8
+_CONTROLLED = {
+    "fdr": "on average, at most {alpha:.3g} % of the marked pixels of an image have no evidence (Benjamini-Yekutieli)",
+    "fwer": "with probability at most {alpha:.3g} %, any marked pixel of an image has no evidence (Holm)",
+}
+
+
+class AbstractCounterfactual(Protocol):
+    """What a page shows of an image's counterfactual; an ``ImageCounterfactual`` has it."""
+
+    own: str
+    target: str
+    factual: Float32
+    counterfactual: Float32
+    flipped: bool
+    kept: bool
+
+
+def explanation_page(
+    explanation: "Explanation", counterfactuals: Sequence[AbstractCounterfactual] | None = None
+) -> str:
+    """The whole page.
+
+    Args:
+        explanation: The explanation.
+        counterfactuals: Counterfactual of each image; None: there are none.
+
+    Raises:
+        InputError: There is not one counterfactual for each image.
+    """
+    if counterfactuals is not None and len(counterfactuals) != len(explanation):
+        raise InputError(
+            f"counterfactuals must be one for each of {len(explanation)} images, got {len(counterfactuals)}"
+        )
+    n = len(explanation)
+    model = explanation.provenance.get("model", "a model")
+    shown = explanation[: min(n, MOST_IMAGES)]
+    low, high = shown.interval()
+    halves = (high - low) / 2
+    parts = [_reading(explanation)]
+    if n > len(shown):
+        parts.append(page.remark(f"The first {len(shown)} of {n} images."))
+    if len(shown) > 1:
+        parts += ["<h2>Images</h2>", page.table(_overview(shown))]
+    for row, one in enumerate(shown):
+        other = None if counterfactuals is None else counterfactuals[row]
+        parts.append(_section(one, explanation=shown, row=row, width=halves[row], other=other))
+    parts += ["<section><h2>What reproduces it</h2>", page.facts(list(_facts(explanation))), "</section>"]
+    count = f"{n} answers" if n != 1 else "an answer"
+    return page.html_page(f"Explanation of {count} of {model}", "\n".join(parts))
+
+
+def _reading(explanation: "Explanation") -> str:
+    test = explanation.test
+    promised = _CONTROLLED[test["control"]].format(alpha=100 * test["alpha"])
+    text = (
+        "A diffusion classifier denoises the image under each class; the class with the smallest error wins. Maps "
+        "show where: blue pixels are denoised better under the class that is explained, orange ones under the class "
+        f"against it, both under the same noise, over {test['count']} draws. The mean of a map is the difference of "
+        f"the two mean errors. Marked pixels are significant: {promised}. A map shows what this model compares; "
+        "whether that is what a person would look at is another question."
+    )
+    where = {
+        "latents, upsampled": "The network works on latents: each value of a map covers a block of pixels, and the "
+        "encoder may have looked beyond it. Latents are not decoded.",
+        "pixels, from Haar coefficients": "The network works on Haar coefficients; its residuals were brought back to "
+        "pixels.",
+    }
+    return page.remark(text) + page.remark(where.get(explanation.space, ""))
+
+
+def _overview(explanation: "Explanation") -> list[list[str]]:
+    rows = [["image", "answer", "probability", "against", "share for", "share against", "evaluations"]]
+    for one in explanation:
+        shares = [f"{100 * part.share:.1f} %" for part in (one.region_for, one.region_against)]
+        rows.append([_name(one), one.name, f"{one.probability:.3f}", one.names[1], *shares, f"{one.evaluations:,}"])
+    return rows
+
+
+def _name(one: "ImageExplanation") -> str:
+    return f"image {one.index}" if one.image is None else one.image
+
+
+def _section(
+    one: "ImageExplanation",
+    *,
+    explanation: "Explanation",
+    row: int,
+    width: Floats,
+    other: AbstractCounterfactual | None,
+) -> str:
+    answer = (
+        f'<p><span class="big">{page.escaped(one.name)}</span> with probability {one.probability:.3f}, explained as '
+        f'<strong class="blue-text">{page.escaped(one.names[0])}</strong> against '
+        f'<strong class="orange-text">{page.escaped(one.names[1])}</strong></p>'
+    )
+    lists = "".join(
+        f"<div><h3>{title}</h3>{made}</div>"
+        for title, made in (("Probabilities", _probabilities(one)), ("Errors", _errors(one)), ("The race", _race(one)))
+    )
+    curves = page.figure(
+        curves_svg(explanation.ratio, one.pair_errors, one.names),
+        f"Error by noise level: {one.names[0]} (solid, dots) and {one.names[1]} (dashed, squares), means of "
+        "neighbouring draws.",
+    )
+    return "\n".join(
+        [
+            f'<section id="image-{one.index}"><h2>{page.escaped(_name(one))}</h2>',
+            answer,
+            page.facts(list(_told(one, explanation, row))),
+            _maps(one, explanation.images[row], width),
+            "" if other is None else _counterfactual(other),
+            f'<div class="pictures wide">{lists}<div><h3>Noise levels</h3>{curves}</div></div>',
+            "</section>",
+        ]
+    )
+
+
+def _told(one: "ImageExplanation", explanation: "Explanation", row: int) -> Iterable[tuple[str, str]]:
+    differences = one.pair_errors[1].astype(np.float64) - one.pair_errors[0]
+    if (count := explanation.test["count"]) > 1:
+        observed = differences.reshape(count, -1).mean(axis=1)
+        spread = half_width(count) * observed.std(ddof=1) / np.sqrt(count)
+        yield "difference of errors", f"{differences.mean():.4g} ± {spread:.2g} (95 %, over the noise)"
+    yield f"pixels for {one.names[0]}", str(one.region_for)
+    yield f"pixels for {one.names[1]}", str(one.region_against)
+    votes = explanation.answers.votes[row]
+    yield "draws won by the answer", f"{votes[one.label]} of {votes.sum()} that the last classes share"
+    if explanation.answers.promises is not None:
+        yield "promise", explanation.answers.promises[row]
+    yield "cost", f"{one.evaluations:,} network evaluations, {explanation.ratio.size * 2:,} of them for the map"
+
+
+def _maps(one: "ImageExplanation", image: npt.NDArray[np.generic], width: Floats) -> str:
+    scale = scale_of(one.map)
+    fine = scale_of(one.bands)
+    share = f"{100 * one.region_for.share:.3g} % of pixels for, {100 * one.region_against.share:.3g} % against"
+    pictures = [
+        page.figure(page.image(page.picture(image), f"The image {_name(one)}"), "The image, as the model gets it."),
+        page.figure(
+            page.image(overlay_picture(image, one.map, one.significant, scale), f"Significant pixels: {share}"),
+            f"Significant pixels over the image: {share}.",
+        ),
+        page.figure(
+            page.image(signed_picture(one.map, scale), "The map of all pixels"),
+            f"The map, significant or not; full colour at ±{scale:.2g}.",
+        ),
+        page.figure(
+            page.image(width_picture(width, scale), "Half widths of the intervals of all pixels"),
+            f"Half width of each pixel's 95 % interval: white 0, black {scale:.2g}; the median is "
+            f"{np.median(width):.2g}.",
+        ),
+    ]
+    bands = [
+        page.figure(
+            page.image(signed_picture(part, fine), f"Part of the map from {name} noise levels"),
+            f"{name}: {part.mean():+.2g}",
+        )
+        for name, part in zip(BANDS, one.bands, strict=False)
+    ]
+    return (
+        f'<div class="pictures">{"".join(pictures)}</div><h3>Which noise levels speak</h3>'
+        f'<div class="pictures small">{"".join(bands)}</div>'
+        + page.remark(
+            f"Parts of the map from low (fine), medium and high (coarse) noise levels; full colour at ±{fine:.2g}. "
+            "They sum to the map; so do the numbers, to the difference of errors."
+        )
+    )
+
+
+def _counterfactual(other: AbstractCounterfactual) -> str:
+    change = (other.counterfactual - other.factual).mean(axis=0)
+    scale = scale_of(change)
+    answers = (
+        f"The model takes the counterfactual for {other.target}: {'yes' if other.flipped else 'no'}; the factual "
+        f"reconstruction for {other.own}: {'yes' if other.kept else 'no'}."
+    )
+    pictures = (
+        (page.picture(other.factual), f"Factual reconstruction, as {other.own}."),
+        (page.picture(other.counterfactual), f"Counterfactual, as {other.target}."),
+        (signed_picture(change, scale), f"Its difference: blue brighter, orange darker, full colour at ±{scale:.2g}."),
+    )
+    made = "".join(page.figure(page.image(pixels, text), text) for pixels, text in pictures)
+    return f'<h3>What would change the answer</h3><div class="pictures">{made}</div>{page.remark(answers)}'
+
+
+def _probabilities(one: "ImageExplanation") -> str:
+    order = sorted(one.probabilities.items(), key=lambda item: -item[1])
+    rows = [(name, p, f"{p:.3f}", _colour(one, name)) for name, p in _kept(order, one)]
+    return page.bars(rows, names=("class", "probability"))
+
+
+def _errors(one: "ImageExplanation") -> str:
+    known = sorted((item for item in one.errors.items() if np.isfinite(item[1])), key=lambda item: item[1])
+    best = known[0][1] if known else 0.0
+    kept = list(_kept(known, one))
+    most = max([value - best for _, value in kept] or [0.0]) or 1.0
+    rows = [(name, (value - best) / most, f"{value:.4g}", _colour(one, name)) for name, value in kept]
+    return page.bars(rows, names=("class", "mean error")) + page.remark(
+        "At the draws of the race; bars: above the smallest error."
+    )
+
+
+def _race(one: "ImageExplanation") -> str:
+    order = sorted(one.race.items(), key=lambda item: (-item[1], one.errors[item[0]]))
+    most = max(one.race.values())
+    rows = [
+        (name, draws / most, _draws(draws) if draws == most else f"left after {draws}", _colour(one, name))
+        for name, draws in _kept(order, one)
+    ]
+    lost = sum(draws < most for draws in one.race.values())
+    said = f"{lost} of {len(one.race)} classes left before the end, after {_draws(most)}."
+    return page.bars(rows, names=("class", "evaluated")) + page.remark(said)
+
+
+def _draws(count: int) -> str:
+    return f"{count} draw{'s'[: count != 1]}"
+
+
+def _kept(order: Sequence[tuple[str, float]], one: "ImageExplanation") -> Iterable[tuple[str, float]]:
+    """The first classes, and the two that are compared."""
+    return (item for rank, item in enumerate(order) if rank < _MOST_CLASSES or item[0] in one.names)
+
+
+def _colour(one: "ImageExplanation", name: str) -> str:
+    return "blue" if name == one.names[0] else "orange" if name == one.names[1] else ""
+
+
+def _facts(explanation: "Explanation") -> Iterable[tuple[str, str]]:
+    for name, value in explanation.provenance.items():
+        items = value.items() if isinstance(value, dict) else None
+        text = str(value) if items is None else ", ".join(f"{key} {one}" for key, one in items if one is not None)
+        yield name, text

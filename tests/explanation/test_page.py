@@ -1,0 +1,103 @@
+"""The page of an explanation: what it says, that names cannot break it, and how a browser shows it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastdc.explanation import Explanation
+from fastdc.explanation.level_curves import level_curves
+from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture
+from fastdc.explanation.page import explanation_page
+from fastdc.inference import Images
+from fastdc.support import InputError
+from helpers.browser import check_pages
+from helpers.worlds import classifier, gaussian
+
+WORLD = gaussian(12)
+STAGES = {"n_samples": [4, 8, 16], "to_keep": [5, 2, 1]}
+NAMES = ("<script>alert(1)</script>", "a & b", "naïve\n☃", "a very long name of a class " * 4, *map(str, range(8)))
+
+
+@dataclass
+class Counterfactual:
+    """What the page needs of one."""
+
+    own: str
+    target: str
+    factual: Any
+    counterfactual: Any
+    flipped: bool
+    kept: bool
+
+
+@pytest.fixture(scope="module")
+def explanation() -> Explanation:
+    clf = classifier(WORLD)
+    clf = replace(clf, model=replace(clf.model, class_names=NAMES))
+    images = ((WORLD.sample(np.arange(3)) + 1) / 2).astype(np.float32)
+    ids = ("<b>one</b>.png", "two" * 40 + ".png", "three.png")
+    return clf.explain(replace(Images.of(images, clf.model), ids=ids), rule="staged", rule_options=STAGES, draws=16)
+
+
+def test_the_page_tells_everything(explanation: Explanation) -> None:
+    text = explanation_page(explanation)
+    for one in explanation:
+        assert f"{one.region_for}" in text
+        assert f"{one.evaluations:,} network evaluations" in text
+    race = explanation[0].race
+    dropped = [draws for draws in race.values() if draws < max(race.values())]
+    assert f"left after {max(dropped)}" in text
+    assert f"{len(dropped)} of 12 classes left" in text
+    assert text.count("<img ") == 3 * (4 + 3)
+    assert text.count("<svg") == 3
+    assert "Benjamini-Yekutieli" in text
+    assert "seed 0" in text or "<td>seed</td><td>0</td>" in text
+    assert explanation.provenance["model"] in text
+
+
+def test_names_cannot_break_it(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "e.html")
+    text = (tmp_path / "e.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "&lt;b&gt;one" in text
+    assert "a &amp; b" in text
+
+
+def test_counterfactuals_are_shown_if_there_are_some(explanation: Explanation) -> None:
+    pixels = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
+    other = Counterfactual("cat", "<dog>", pixels[0], pixels[1], True, False)
+    text = explanation_page(explanation, [other] * 3)
+    assert "Counterfactual, as &lt;dog&gt;" in text
+    assert "the counterfactual for &lt;dog&gt;: yes; the factual reconstruction for cat: no" in text
+    with pytest.raises(InputError, match="one for each of 3 images, got 1"):
+        explanation_page(explanation, [other])
+
+
+def test_it_can_be_read_on_a_phone_and_in_the_dark(explanation: Explanation) -> None:
+    check_pages({"explanation": explanation_page(explanation)})
+
+
+def test_colours_tell_the_sign_and_grey_is_not_significant() -> None:
+    values = np.array([[1.0, -1.0], [0.0, 0.5]], np.float32)
+    signed = signed_picture(values, 1.0)
+    np.testing.assert_array_equal(signed[0], [(0, 114, 178), (213, 94, 0)])
+    assert len(set(signed[1, 0].tolist())) == 1
+    image, marked = np.zeros((1, 2, 2), np.uint8), np.array([[True, False], [False, True]])
+    over = overlay_picture(image, values, marked, 1.0)
+    assert tuple(over[0, 0]) == (0, 114, 178)
+    assert tuple(over[0, 1]) == tuple(over[1, 0]) == (60, 60, 60)
+    assert scale_of(np.zeros((2, 2))) > 0
+
+
+def test_curves_are_means_of_neighbouring_levels() -> None:
+    ratio = np.exp(np.random.default_rng(1).permutation(40) / 10)
+    errors = np.stack([ratio, 2 * ratio]).astype(np.float32)
+    ratios, means = level_curves(ratio, errors)
+    assert len(ratios) == 16
+    assert (np.diff(ratios) > 0).all()
+    np.testing.assert_allclose(means[1], 2 * means[0])
+    assert level_curves(np.array([np.inf]), errors[:, :1])[0].size == 0
