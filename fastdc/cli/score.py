@@ -30,10 +30,12 @@ from fastdc.inference import Classification, ErrorTable, Images, Settings, plan_
 from fastdc.scoring import (
     CHECKED,
     Agreement,
+    Mistake,
     Score,
     check_count,
     check_groups,
     full_runs,
+    mistakes_of,
     operating,
     probability_notes,
     raced_of,
@@ -95,7 +97,7 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
             ErrorTable.concatenate(answers.tables).save(options["save"])
         found = answers.score(loaded, columns, settings, agreement, notes, asked)
         try:
-            _write(found, options)
+            _write(found, options, answers, loaded)
         finally:  # also if the disk is full
             click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _page(found, settings))
         _say_files(options)
@@ -222,6 +224,14 @@ class _Answers:
         spent, full = int(self["evaluations"].sum()), settings.job.most
         return check_count(int(self["raced"].sum()), full=full, spent=spent, flops=flops)
 
+    def mistakes(self, loaded: "ImageSet", found: Score) -> tuple[Mistake, ...]:
+        """Examples of the most frequent kinds of mistakes."""
+        rows: Int64 = self["indices"]
+        assert loaded.labels is not None
+        ids = [loaded.ids[row] for row in rows]
+        truth, names = loaded.labels[rows], found.class_names
+        return mistakes_of(loaded.images[rows], truth, self["labels"], self["probabilities"], names, ids=ids)
+
     def score(
         self,
         loaded: "ImageSet",
@@ -278,11 +288,12 @@ def _full_runs(settings: Settings, images: Images, *, quiet: bool) -> Iterator[C
         yield from whole_results(full_runs(settings, images, chunk=CHUNK, progress=progress))
 
 
-def _write(found: Score, options: dict[str, Any]) -> None:
+def _write(found: Score, options: dict[str, Any], answers: _Answers, loaded: "ImageSet") -> None:
     """Writes the files that were asked for, but for the errors."""
-    for path in (options["csv"], options["html"]):
-        if path is not None:
-            found.save(path)
+    if options["csv"] is not None:
+        found.save(options["csv"])
+    if options["html"] is not None:
+        found.save(options["html"], mistakes=answers.mistakes(loaded, found))
     if options["plot"] is not None:
         from fastdc.figures import score_sheet
 

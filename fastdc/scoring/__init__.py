@@ -12,6 +12,7 @@ result), `scored` (makes it), `text_page`, `html_page` and `pictures` (as people
 
 from fastdc.scoring.agreement import CHECKED, Agreement, agreement, check_count, full_runs, raced_of, sampled
 from fastdc.scoring.measures import BINS, ClassMeasures, Reliability
+from fastdc.scoring.mistakes import Mistake, mistakes_of
 from fastdc.scoring.numbers import ScoreNumbers
 from fastdc.scoring.positive import Operating, PositiveMeasures
 from fastdc.scoring.refusal import Refusal
@@ -24,6 +25,7 @@ __all__ = [
     "MOST_GROUPS",
     "Agreement",
     "ClassMeasures",
+    "Mistake",
     "Operating",
     "PositiveMeasures",
     "Refusal",
@@ -34,6 +36,7 @@ __all__ = [
     "check_count",
     "check_groups",
     "full_runs",
+    "mistakes_of",
     "operating",
     "probability_notes",
     "raced_of",

@@ -13,7 +13,7 @@ from fastdc.scoring.measures import Reliability
 from fastdc.scoring.refusal import Refusal
 from fastdc.support import Int64, printable, shorten
 
-_BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
+_BLUE, _ORANGE = "#0072b2", "#d55e00"
 _CELL = 34  # pixels
 _NAME = 26  # characters of a class
 _PLOT, _BASE = 260, 64  # sides of the diagram and of the bars below it, pixels
@@ -43,11 +43,10 @@ def confusion_svg(confusion: Int64, names: Sequence[str]) -> str:
             count = int(confusion[i, j])
             title = f"<title>{labels[i]} as {labels[j]}: {count}</title>"
             box = f'x="{left + j * side}" y="{top + i * side}" width="{side}" height="{side}"'
-            colour = _mixed(_BLUE if i == j else _ORANGE, float(shares[i, j]))
-            parts.append(f'<rect {box} fill="{colour}" stroke="#dddddd">{title}</rect>')
+            colour = _shade(_BLUE if i == j else _ORANGE, float(shares[i, j]))
+            parts.append(f'<rect {box} {colour} stroke="currentColor" stroke-opacity="0.2">{title}</rect>')
             if count and side >= 20:
-                ink = "#ffffff" if shares[i, j] > 0.55 else "#222222"
-                at = f'x="{left + (j + 0.5) * side:.1f}" y="{middle:.1f}" text-anchor="middle" fill="{ink}"'
+                at = f'x="{left + (j + 0.5) * side:.1f}" y="{middle:.1f}" text-anchor="middle"'
                 parts.append(f'<text {at} pointer-events="none">{count}</text>')
     parts.append(f'<text x="{left}" y="{top + k * side + 18}">rows: true class; columns: answer</text>')
     return "".join([*parts, "</svg>"])
@@ -65,7 +64,7 @@ def reliability_svg(found: Reliability) -> str:
     bottom = top + _PLOT
     for tick in (0, 0.25, 0.5, 0.75, 1):
         y, x = bottom - tick * _PLOT, left + tick * _PLOT
-        parts.append(f'<path d="M{left} {y}H{left + _PLOT}" stroke="#eeeeee"/>')
+        parts.append(f'<path d="M{left} {y}H{left + _PLOT}" stroke="currentColor" stroke-opacity="0.15"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
         parts.append(f'<text x="{x}" y="{bottom + _BASE + 38}" text-anchor="middle">{tick:g}</text>')
     most = max(1, int(found.counts.max()))
@@ -75,12 +74,12 @@ def reliability_svg(found: Reliability) -> str:
         x = left + i * width
         low = _BASE * count / most
         bars = ((bottom - share * _PLOT, share * _PLOT), (bottom + 24 + _BASE - low, low))
-        for (y, height), colour in zip(bars, (_mixed(_BLUE, 1), "#9fb8c8"), strict=True):
+        for (y, height), colour in zip(bars, (_BLUE, "#9fb8c8"), strict=True):
             box = f'x="{x + 1:.2f}" y="{y:.2f}" width="{width - 2:.2f}" height="{max(height, 1):.2f}"'
             parts.append(f'<rect {box} fill="{colour}"><title>{said}</title></rect>')
         ends = (left + found.confidence[i] * _PLOT, bottom - share * _PLOT)
-        parts.append(f'<circle cx="{ends[0]:.2f}" cy="{ends[1]:.2f}" r="3" fill="{_mixed(_ORANGE, 1)}"/>')
-    parts.append(f'<path d="M{left} {bottom}L{left + _PLOT} {top}" stroke="#222222" stroke-dasharray="4 3"/>')
+        parts.append(f'<circle cx="{ends[0]:.2f}" cy="{ends[1]:.2f}" r="3" fill="{_ORANGE}"/>')
+    parts.append(f'<path d="M{left} {bottom}L{left + _PLOT} {top}" stroke="currentColor" stroke-dasharray="4 3"/>')
     parts.append(f'<text x="{left}" y="{bottom + 16}">images in each bin (at most {most:,})</text>')
     across = left + _PLOT / 2
     parts.append(f'<text x="{across}" y="{bottom + _BASE + 58}" text-anchor="middle">probability of the answer</text>')
@@ -101,14 +100,14 @@ def refusal_svg(found: Refusal) -> str:
     bottom = top + _PLOT
     for tick in (0, 0.25, 0.5, 0.75, 1):
         y, x = bottom - tick * _PLOT, left + tick * _PLOT
-        parts.append(f'<path d="M{left} {y}H{left + _PLOT}" stroke="#eeeeee"/>')
+        parts.append(f'<path d="M{left} {y}H{left + _PLOT}" stroke="currentColor" stroke-opacity="0.15"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{floor + tick * (1 - floor):.4g}</text>')
         parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
     heights = bottom - (found.accuracy - floor) / (1 - floor) * _PLOT
     points = " ".join(f"{left + x * _PLOT:.2f},{y:.2f}" for x, y in zip(found.refused, heights, strict=True))
-    parts.append(f'<polyline points="{points}" fill="none" stroke="{_mixed(_BLUE, 1)}" stroke-width="2"/>')
+    parts.append(f'<polyline points="{points}" fill="none" stroke="{_BLUE}" stroke-width="2"/>')
     start = f"{heights[0]:.2f}"
-    parts.append(f'<path d="M{left} {start}H{left + _PLOT}" stroke="#222222" stroke-dasharray="4 3"/>')
+    parts.append(f'<path d="M{left} {start}H{left + _PLOT}" stroke="currentColor" stroke-dasharray="4 3"/>')
     across, middle = left + _PLOT / 2, top + _PLOT / 2
     parts.append(f'<text x="{across}" y="{bottom + 38}" text-anchor="middle">share of images refused</text>')
     parts.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">right</text>')
@@ -117,11 +116,10 @@ def refusal_svg(found: Refusal) -> str:
 
 def _opened(width: float, height: float, title: str) -> str:
     box = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
-    look = 'font-family="sans-serif" font-size="11" fill="#222222"'
+    look = 'font-family="sans-serif" font-size="11" fill="currentColor"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{title}" {box} {look}>'
 
 
-def _mixed(colour: tuple[int, int, int], share: float) -> str:
-    """A colour between white and another one; a small share can be seen."""
-    strength = 0.0 if share <= 0 else 0.12 + 0.88 * share
-    return "#" + "".join(f"{round(255 + (part - 255) * strength):02x}" for part in colour)
+def _shade(colour: str, share: float) -> str:
+    """A colour through which the page shows, so that text on it can be read in light and dark; small shares show."""
+    return f'fill="{colour}" fill-opacity="{0.0 if share <= 0 else 0.08 + 0.52 * share:.3f}"'

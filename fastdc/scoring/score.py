@@ -1,10 +1,12 @@
 """The score of a classifier on labelled images, as people and other programs read it."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from fastdc.scoring.html_page import html_body, html_page
+from fastdc.scoring.mistakes import Mistake
 from fastdc.scoring.numbers import ScoreNumbers
 from fastdc.scoring.text_page import text_page
 from fastdc.support import data_frame, save_table
@@ -29,12 +31,13 @@ class Score(ScoreNumbers):
         """
         return data_frame(self.table)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, mistakes: Sequence[Mistake] = ()) -> None:
         """Writes the score to a file, all of it or nothing, in the format that its name asks for.
 
         Args:
             path: A name that ends in .csv (the table of :meth:`to_pandas`), .json (:meth:`to_dict`), or .html: a page
                 for people, with pictures, that needs no other file.
+            mistakes: Kinds of mistakes with examples, of :func:`mistakes_of`, which the page shows, too.
 
         Example:
             >>> from fastdc.scoring import score_of
@@ -45,7 +48,7 @@ class Score(ScoreNumbers):
         """
 
         def write(file: BinaryIO) -> None:
-            file.write(html_page(self).encode("utf-8", "backslashreplace"))
+            file.write(html_page(self, mistakes).encode("utf-8", "backslashreplace"))
 
         save_table(path, columns=self.table, whole=self.to_dict, more={".html": write})
 

@@ -40,6 +40,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 0.25rem 0.7rem 0.25rem 0; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400;
   overflow-wrap: normal }
 th:first-child, td:first-child { text-align: left } thead th { font-weight: 600 }
+table:not(.summary, .bars) td + td { white-space: nowrap }
 table.summary td { text-align: left; vertical-align: top } table.summary td:first-child { color: var(--soft) }
 table.bars { width: 100% } table.bars th { overflow-wrap: anywhere }
 td.track { width: 40%; min-width: 5rem; padding-right: 0 }

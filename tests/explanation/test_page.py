@@ -1,6 +1,7 @@
 """The page of an explanation: what it says, that names cannot break it, and how a browser shows it."""
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastdc.explanation.level_curves import level_curves
 from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture
 from fastdc.explanation.page import explanation_page
 from fastdc.inference import Images
+from fastdc.scoring import mistakes_of, score
 from fastdc.support import InputError
 from helpers.browser import check_pages
 from helpers.worlds import classifier, gaussian
@@ -77,8 +79,17 @@ def test_counterfactuals_are_shown_if_there_are_some(explanation: Explanation) -
         explanation_page(explanation, [other])
 
 
-def test_it_can_be_read_on_a_phone_and_in_the_dark(explanation: Explanation) -> None:
-    check_pages({"explanation": explanation_page(explanation)})
+def test_pages_can_be_read_on_a_phone_and_in_the_dark(explanation: Explanation, tmp_path: Path) -> None:
+    pages = {"explanation": explanation_page(explanation)}
+    if find_spec("sklearn") is not None:  # a browser takes seconds to start: the page of a score goes with it
+        rng = np.random.default_rng(0)
+        truth, p = rng.integers(0, 12, 90), rng.dirichlet(np.ones(12), 90)
+        images = rng.random((90, 3, 8, 8), dtype=np.float32)
+        found = score(truth, p, NAMES, groups={"site": ["a", "b" * 60, "<i>"] * 30})
+        mistakes = mistakes_of(images, truth, p.argmax(axis=1), p, NAMES)
+        found.save(tmp_path / "s.html", mistakes=mistakes)
+        pages["score"] = (tmp_path / "s.html").read_text(encoding="utf-8")
+    check_pages(pages)
 
 
 def test_colours_tell_the_sign_and_grey_is_not_significant() -> None:

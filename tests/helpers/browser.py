@@ -38,7 +38,7 @@ addEventListener("load", () => {
   const found = [...document.querySelectorAll("iframe")].map(frame => {
     const view = frame.contentWindow, page = frame.contentDocument;
     const own = node => [...node.childNodes].some(part => part.nodeType === 3 && part.data.trim());
-    const texts = [...page.body.querySelectorAll("*")].filter(own);
+    const texts = [...page.body.querySelectorAll(":not(title)")].filter(own);
     const told = texts.map(node => [contrast(node, view), node.textContent.trim().slice(0, 40)]);
     const worst = told.sort((a, b) => a[0] - b[0]);
     const images = [...page.images];

@@ -17,7 +17,7 @@ from scipy import stats
 import fastdc
 from fastdc import InputError
 from fastdc.data import digits_test
-from fastdc.scoring import MOST_GROUPS, Agreement, Score, check_groups, probability_notes, score, score_of
+from fastdc.scoring import MOST_GROUPS, Agreement, Score, check_groups, mistakes_of, probability_notes, score, score_of
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -280,3 +280,24 @@ def test_a_result_has_a_score() -> None:
     for some in two:
         fewer = clf.classify(test.images[:5], draws=4, **some)
         assert score_of(fewer, test.labels[:5]).full == 8
+
+
+def test_mistakes_have_their_surest_examples(tmp_path: Path) -> None:
+    truth, answers = np.array([0, 0, 0, 1, 2, 2]), np.array([1, 1, 1, 1, 0, 2])
+    p = np.full((6, 3), 0.2)
+    p[np.arange(6), answers] = [0.5, 0.9, 0.7, 0.8, 0.6, 0.8]
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 2, 2), np.uint8)
+    first, second = mistakes_of(images, truth, answers, p, ("a", "b", "<c>"), each=2)
+    assert (first.truth, first.answer, first.count, first.ids) == ("a", "b", 3, ("image 1", "image 2"))
+    np.testing.assert_array_equal(first.images[:, 0, 0, 0], [1, 2])
+    np.testing.assert_array_equal(first.probabilities, [0.9, 0.7])
+    assert (second.truth, second.answer, second.count) == ("<c>", "a", 1)
+    assert mistakes_of(images, truth, truth, p, ("a", "b", "c")) == ()
+    with pytest.raises(InputError, match="must be as many, got 5, 6, 6, 6"):
+        mistakes_of(images[:5], truth, answers, p, ("a", "b", "c"))
+    whole = score(truth, p / p.sum(axis=1, keepdims=True), ("a", "b", "<c>"), predicted=answers)
+    whole.save(tmp_path / "s.html", mistakes=(first, second))
+    text = (tmp_path / "s.html").read_text()
+    assert "a taken for b: 3" in text
+    assert "&lt;c&gt; taken for a: 1" in text
+    assert text.count("<img ") == 3
