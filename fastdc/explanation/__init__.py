@@ -1,8 +1,9 @@
 """Why an image gets its class: where its errors differ, and what would change the answer."""
 
+from fastdc.explanation.arrays import ExplanationArrays, ImageExplanation
 from fastdc.explanation.error_maps import BANDS, ErrorMaps, error_maps
 from fastdc.explanation.explain import check_explanation, explain
-from fastdc.explanation.explanation import Explanation, ImageExplanation
+from fastdc.explanation.explanation import Explanation
 from fastdc.explanation.level_curves import level_curves
 from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture
 from fastdc.explanation.page import MOST_IMAGES
@@ -15,6 +16,7 @@ __all__ = [
     "MOST_IMAGES",
     "ErrorMaps",
     "Explanation",
+    "ExplanationArrays",
     "ImageExplanation",
     "Region",
     "check_explanation",

@@ -7,8 +7,9 @@ from typing import Any, Protocol, Unpack
 import numpy as np
 
 from fastdc.bundle import Model
+from fastdc.explanation.arrays import LATENTS, PIXELS, WAVELET
 from fastdc.explanation.error_maps import ErrorMaps, error_maps, map_plan
-from fastdc.explanation.explanation import LATENTS, PIXELS, WAVELET, Explanation
+from fastdc.explanation.explanation import Explanation
 from fastdc.explanation.paired_pixels import check_test, p_values, significant_pixels
 from fastdc.inference import (
     Candidates,
@@ -61,21 +62,19 @@ def explain(
     Args:
         classifier: The classifier.
         images: Images of any kind, see :func:`fastdc.data.prepare`.
-        against: The class against the explained one: a name or an index for all images, or a list with one per image.
-            If one class is named for all, images that it explains itself are compared with their runner-up. None: the
-            most probable other class.
+        against: The class against the explained one, a name or an index: one for all images, in which those that are
+            of this class take their runner-up, or a list with one per image. None: the most probable other class.
         classes: The class to explain, in the same forms; None: the answer.
         options: Options of the run: the answer and the maps share levels, weights, loss and noise.
         map_draws: Number of draws of a map, the first of the plan; if it has fewer, the plan goes on in its order.
             None: all, so that the mean of a map is the difference of the two mean errors of the full run.
         smooth: Standard deviation of a Gaussian that smooths each draw's differences, in pixels of the map; 0: none.
         alpha: Level of the significant pixels, in (0, 0.083].
-        control: "fdr": at most alpha of an image's significant pixels are expected to have no evidence; "fwer": any
-            such pixel appears with probability at most alpha. See ``fastdc/explanation/paired_pixels.py``.
+        control: "fdr": alpha bounds the expected share of noise among significant pixels; "fwer": the chance of any.
         candidates: Classes to consider for the answer, see :meth:`fastdc.DiffusionClassifier.classify`.
         streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
         progress: Called after every step of the answers, then of the maps.
-        **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
+        **keywords: Options by name, see :class:`fastdc.Options`.
 
     Example:
         >>> from fastdc.explanation import explain
@@ -83,28 +82,23 @@ def explain(
         Explanation(1 image: '7' against '1'; maps of pixels; ... evaluations per image, ... s)
 
     Raises:
-        InputError: Images or options cannot be used; raised before any work starts. Or an image is to be explained
-            against its own class.
+        InputError: Images or options cannot be used, or an image is to be explained against its own class.
     """
-    start = time.perf_counter()
-    wanted = merged(options, keywords, explain)
+    start, model, wanted = time.perf_counter(), classifier.model, merged(options, keywords, explain)
     settings = classifier.settings(wanted)
     check_explanation(settings, map_draws=map_draws, smooth=smooth, alpha=alpha, control=control)
-    ready = Images.of(images, classifier.model, streams, **wanted.reading)
-    own_named = _named(classes, classifier.model, len(ready), "classes")
-    rival = _named(against, classifier.model, len(ready), "against")
-    if own_named is not None and rival is not None and not _is_one(against):
-        _check_different(own_named, rival, classifier.model)
-    chosen = None if candidates is None else check_candidates(candidates, ready.unit, classifier.model)
-    answers = next(stream_results(settings, ready, candidates=chosen, progress=progress, start=start))
-    own = answers.labels if own_named is None else own_named
-    if rival is not None and not _is_one(against):
-        _check_different(own, rival, classifier.model)
-    other = _others(answers, own, rival)
-    pairs = _conditions(answers, classifier.model, own, other)
+    ready = Images.of(images, model, streams, **wanted.reading)
+    own = _named(classes, model, len(ready), "classes")
+    rival = _named(against, model, len(ready), "against")
+    _check_different(own, rival, model, excused=_is_one(against))
+    limits = None if candidates is None else check_candidates(candidates, ready.unit, model)
+    answers = next(stream_results(settings, ready, candidates=limits, progress=progress, start=start))
+    own = answers.labels if own is None else own
+    other = _others(answers, own, rival, model, excused=_is_one(against))
+    pairs = _conditions(answers, model, own, other)
     made = error_maps(settings.job, ready, pairs, draws=map_draws, smooth=smooth, progress=progress)
     test = {"alpha": float(alpha), "control": control, "count": made.count, "smooth": float(smooth)}
-    return _explanation(answers, ready, own, other, made, test, model=classifier.model, start=start)
+    return _explanation(answers, ready, own, other, made, test, model=model, start=start)
 
 
 def check_explanation(settings: Settings, *, map_draws: int | None, smooth: float, alpha: float, control: str) -> None:
@@ -149,8 +143,9 @@ def _named(given: Any, model: Model, n: int, what: str) -> Int64 | None:
     return found
 
 
-def _others(answers: Classification, own: Int64, rival: Int64 | None) -> Int64:
+def _others(answers: Classification, own: Int64, rival: Int64 | None, model: Model, *, excused: bool) -> Int64:
     """The class (n,) against each image's own: the one that was named, or the runner-up."""
+    _check_different(own, rival, model, excused=excused)
     rows, found = np.arange(len(own)), own if rival is None else rival
     probabilities = np.where(np.isnan(answers.errors), -1, answers.probabilities)  # -1: never evaluated
     probabilities[rows, own] = -2
@@ -161,7 +156,14 @@ def _others(answers: Classification, own: Int64, rival: Int64 | None) -> Int64:
     return np.where(found == own, runner_up, found).astype(np.int64)
 
 
-def _check_different(own: Int64, rival: Int64, model: Model) -> None:
+def _check_different(own: Int64 | None, rival: Int64 | None, model: Model, *, excused: bool) -> None:
+    """Refuses to explain an image against its own class, unless one class was named for all images.
+
+    Raises:
+        InputError: See above.
+    """
+    if own is None or rival is None or excused:
+        return
     same = np.flatnonzero(own == rival)
     if len(same):
         name = shown(model.class_names[own[same[0]]], 60)

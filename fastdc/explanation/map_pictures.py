@@ -8,7 +8,7 @@ ones can be seen; values beyond the scale have the full colour.
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float32, Float64, Floats, Mask, html_pages
+from fastdc.support import Float64, Floats, Mask, html_pages
 
 Picture = npt.NDArray[np.uint8]
 
@@ -28,13 +28,35 @@ def scale_of(maps: Floats) -> float:
     return max(float(np.quantile(size, 0.99)) if size.size else 0.0, 1e-30)
 
 
-def signed_picture(values: Float32, scale: float) -> Picture:
-    """A map (h, w) as a picture (h, w, 3)."""
+def signed_picture(values: Floats, scale: float) -> Picture:
+    """A map (h, w) as a picture, uint8 (h, w, 3).
+
+    Args:
+        values: The map.
+        scale: The value that has the full colour.
+
+    Example:
+        >>> from fastdc.explanation import signed_picture
+        >>> signed_picture(np.array([[0.0, 2.0, -2.0]]), 2.0)[0].tolist()
+        [[240, 240, 240], [0, 114, 178], [213, 94, 0]]
+    """
     return _coloured(values, _strength(values, scale), np.full((*values.shape, 3), _NEUTRAL))
 
 
-def overlay_picture(image: npt.NDArray[np.generic], values: Float32, significant: Mask, scale: float) -> Picture:
-    """The significant pixels of a map (h, w) over the image (c, h, w) in grey; where none are, the image alone."""
+def overlay_picture(image: npt.NDArray[np.generic], values: Floats, significant: Mask, scale: float) -> Picture:
+    """The significant pixels of a map over the image in grey, uint8 (h, w, 3); where none are, the image alone.
+
+    Args:
+        image: uint8, or float in [0, 1], (c, h, w).
+        values: The map (h, w).
+        significant: Which of its pixels are significant (h, w).
+        scale: The value that has the full colour.
+
+    Example:
+        >>> from fastdc.explanation import overlay_picture
+        >>> overlay_picture(images[0], np.ones((8, 8)), np.ones((8, 8), bool), 1.0)[0, 0].tolist()
+        [0, 114, 178]
+    """
     grey = html_pages.picture(image).astype(np.float64)
     grey = grey if grey.ndim == 2 else grey @ np.array([0.299, 0.587, 0.114])
     low, high = _GREY
@@ -48,10 +70,10 @@ def width_picture(half_widths: Floats, scale: float) -> Picture:
     return np.rint(255 * (1 - np.clip(known / scale, 0, 1))).astype(np.uint8)
 
 
-def _strength(values: Float32, scale: float) -> Float64:
+def _strength(values: Floats, scale: float) -> Float64:
     return np.asarray(np.sqrt(np.clip(np.abs(values.astype(np.float64)) / scale, 0, 1)))
 
 
-def _coloured(values: Float32, strength: Float64, below: Float64) -> Picture:
+def _coloured(values: Floats, strength: Float64, below: Float64) -> Picture:
     colour = np.where((values > 0)[:, :, None], np.array(html_pages.BLUE), np.array(html_pages.ORANGE))
     return np.rint(below + strength[:, :, None] * (colour - below)).astype(np.uint8)

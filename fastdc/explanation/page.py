@@ -1,20 +1,18 @@
 """An explanation as one HTML page: the answer, the race, the errors and the maps of each image."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from fastdc.explanation.arrays import ExplanationArrays, ImageExplanation
 from fastdc.explanation.error_maps import BANDS
 from fastdc.explanation.level_curves import curves_svg
 from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture, width_picture
 from fastdc.explanation.paired_pixels import half_width
 from fastdc.support import Float32, Floats, InputError
 from fastdc.support import html_pages as page
-
-if TYPE_CHECKING:
-    from fastdc.explanation.explanation import Explanation, ImageExplanation
 
 MOST_IMAGES = 100
 """Most images of a page."""
@@ -38,7 +36,7 @@ class AbstractCounterfactual(Protocol):
 
 
 def explanation_page(
-    explanation: "Explanation", counterfactuals: Sequence[AbstractCounterfactual] | None = None
+    explanation: ExplanationArrays, counterfactuals: Sequence[AbstractCounterfactual] | None = None
 ) -> str:
     """The whole page.
 
@@ -71,7 +69,7 @@ def explanation_page(
     return page.html_page(f"Explanation of {count} of {model}", "\n".join(parts))
 
 
-def _reading(explanation: "Explanation") -> str:
+def _reading(explanation: ExplanationArrays) -> str:
     test = explanation.test
     promised = _CONTROLLED[test["control"]].format(alpha=100 * test["alpha"])
     text = (
@@ -90,7 +88,7 @@ def _reading(explanation: "Explanation") -> str:
     return page.remark(text) + page.remark(where.get(explanation.space, ""))
 
 
-def _overview(explanation: "Explanation") -> list[list[str]]:
+def _overview(explanation: ExplanationArrays) -> list[list[str]]:
     rows = [["image", "answer", "probability", "against", "share for", "share against", "evaluations"]]
     for one in explanation:
         shares = [f"{100 * part.share:.1f} %" for part in (one.region_for, one.region_against)]
@@ -98,14 +96,14 @@ def _overview(explanation: "Explanation") -> list[list[str]]:
     return rows
 
 
-def _name(one: "ImageExplanation") -> str:
+def _name(one: ImageExplanation) -> str:
     return f"image {one.index}" if one.image is None else one.image
 
 
 def _section(
-    one: "ImageExplanation",
+    one: ImageExplanation,
     *,
-    explanation: "Explanation",
+    explanation: ExplanationArrays,
     row: int,
     width: Floats,
     other: AbstractCounterfactual | None,
@@ -137,7 +135,7 @@ def _section(
     )
 
 
-def _told(one: "ImageExplanation", explanation: "Explanation", row: int) -> Iterable[tuple[str, str]]:
+def _told(one: ImageExplanation, explanation: ExplanationArrays, row: int) -> Iterable[tuple[str, str]]:
     differences = one.pair_errors[1].astype(np.float64) - one.pair_errors[0]
     if (count := explanation.test["count"]) > 1:
         observed = differences.reshape(count, -1).mean(axis=1)
@@ -152,7 +150,7 @@ def _told(one: "ImageExplanation", explanation: "Explanation", row: int) -> Iter
     yield "cost", f"{one.evaluations:,} network evaluations, {explanation.ratio.size * 2:,} of them for the map"
 
 
-def _maps(one: "ImageExplanation", image: npt.NDArray[np.generic], width: Floats) -> str:
+def _maps(one: ImageExplanation, image: npt.NDArray[np.generic], width: Floats) -> str:
     scale = scale_of(one.map)
     fine = scale_of(one.bands)
     share = f"{100 * one.region_for.share:.3g} % of pixels for, {100 * one.region_against.share:.3g} % against"
@@ -205,13 +203,13 @@ def _counterfactual(other: AbstractCounterfactual) -> str:
     return f'<h3>What would change the answer</h3><div class="pictures">{made}</div>{page.remark(answers)}'
 
 
-def _probabilities(one: "ImageExplanation") -> str:
+def _probabilities(one: ImageExplanation) -> str:
     order = sorted(one.probabilities.items(), key=lambda item: -item[1])
     rows = [(name, p, f"{p:.3f}", _colour(one, name)) for name, p in _kept(order, one)]
     return page.bars(rows, names=("class", "probability"))
 
 
-def _errors(one: "ImageExplanation") -> str:
+def _errors(one: ImageExplanation) -> str:
     known = sorted((item for item in one.errors.items() if np.isfinite(item[1])), key=lambda item: item[1])
     best = known[0][1] if known else 0.0
     kept = list(_kept(known, one))
@@ -222,7 +220,7 @@ def _errors(one: "ImageExplanation") -> str:
     )
 
 
-def _race(one: "ImageExplanation") -> str:
+def _race(one: ImageExplanation) -> str:
     order = sorted(one.race.items(), key=lambda item: (-item[1], one.errors[item[0]]))
     most = max(one.race.values())
     rows = [
@@ -234,20 +232,20 @@ def _race(one: "ImageExplanation") -> str:
     return page.bars(rows, names=("class", "evaluated")) + page.remark(said)
 
 
-def _draws(count: int) -> str:
+def _draws(count: float) -> str:
     return f"{count} draw{'s'[: count != 1]}"
 
 
-def _kept(order: Sequence[tuple[str, float]], one: "ImageExplanation") -> Iterable[tuple[str, float]]:
+def _kept(order: Sequence[tuple[str, float]], one: ImageExplanation) -> Iterable[tuple[str, float]]:
     """The first classes, and the two that are compared."""
     return (item for rank, item in enumerate(order) if rank < _MOST_CLASSES or item[0] in one.names)
 
 
-def _colour(one: "ImageExplanation", name: str) -> str:
+def _colour(one: ImageExplanation, name: str) -> str:
     return "blue" if name == one.names[0] else "orange" if name == one.names[1] else ""
 
 
-def _facts(explanation: "Explanation") -> Iterable[tuple[str, str]]:
+def _facts(explanation: ExplanationArrays) -> Iterable[tuple[str, str]]:
     for name, value in explanation.provenance.items():
         items = value.items() if isinstance(value, dict) else None
         text = str(value) if items is None else ", ".join(f"{key} {one}" for key, one in items if one is not None)

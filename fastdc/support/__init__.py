@@ -59,6 +59,7 @@ else:  # NumPy and other modules that take a while, on first use
             ),
             **dict.fromkeys(("DISTRIBUTION", "install_hint"), "distribution"),
             **dict.fromkeys(("FITS", "UsualWindow", "as_array", "as_pixels", "full_scale"), "pixel_values"),
+            "html_pages": "html_pages",
             "ProcessLock": "process_locks",
             **dict.fromkeys(("check_process", "fork_safe_lock"), "processes"),
             **dict.fromkeys(

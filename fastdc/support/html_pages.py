@@ -67,8 +67,8 @@ def html_page(title: str, body: str) -> str:
         body: HTML below the heading.
 
     Example:
-        >>> from fastdc.support.html_pages import html_page
-        >>> "<h1>a &lt; b</h1>" in html_page("a < b", "")
+        >>> from fastdc.support import html_pages
+        >>> "<h1>a &lt; b</h1>" in html_pages.html_page("a < b", "")
         True
     """
     name = escaped(title)
@@ -118,8 +118,8 @@ def bars(rows: Iterable[tuple[str, float, str, str]], *, names: tuple[str, str])
         names: Names of the columns of names and of values.
 
     Example:
-        >>> from fastdc.support.html_pages import bars
-        >>> "width:50%" in bars([("cat", 0.5, "0.5", "blue")], names=("class", "probability"))
+        >>> from fastdc.support import html_pages
+        >>> "width:50%" in html_pages.bars([("cat", 0.5, "0.5", "blue")], names=("class", "probability"))
         True
     """
     body = "".join(
@@ -144,8 +144,8 @@ def image(pixels: npt.NDArray[np.uint8], text: str) -> str:
         text: What it shows, for those who do not see it.
 
     Example:
-        >>> from fastdc.support.html_pages import image
-        >>> image(np.zeros((8, 8), np.uint8), "black")[:42]
+        >>> from fastdc.support import html_pages
+        >>> html_pages.image(np.zeros((8, 8), np.uint8), "black")[:42]
         '<img alt="black" width="8" height="8" src='
     """
     from PIL import Image  # which takes a while to load

@@ -10,7 +10,8 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
     Args:
         package: The ``__name__`` of the package.
-        modules: For each public name, the module of the package that defines it.
+        modules: For each public name, the module of the package that defines it; a name that its own module does not
+            define is the module.
 
     Returns:
         A function from a name to its value. It raises AttributeError for an unknown name.
@@ -24,6 +25,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     def getter(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{modules[name]}"), name)
+        module = import_module(f"{package}.{modules[name]}")
+        return getattr(module, name, module) if modules[name] == name else getattr(module, name)
 
     return getter
