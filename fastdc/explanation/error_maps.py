@@ -147,7 +147,8 @@ class _Maker:
                 x = self._job.encode(images.samples[rows], held=True)
                 parts = [part for part in np.array_split(np.arange(len(rows)), len(networks)) if len(part)]
                 made_of = partial(self._part, images, rows, x, pairs)
-                found = list(threads.map(made_of, networks, parts))
+                run = map if len(parts) == 1 else threads.map  # Ctrl-C reaches what this thread does
+                found = list(run(made_of, networks, parts))
                 made += [image for some in found for image in some]
                 if progress is not None:
                     progress(Progress(len(made), n, len(made) * cost, n * cost))

@@ -47,9 +47,9 @@ td.track { width: 40%; min-width: 5rem; padding-right: 0 }
 .bar { display: block; height: 0.8rem; min-width: 1px; background: var(--bar); border-radius: 2px }
 .bar.blue { background: var(--blue) } .bar.orange { background: var(--orange) }
 .blue-text { color: var(--blue) } .orange-text { color: var(--orange) }
-.pictures { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 14rem), 1fr));
+.pictures { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9.5rem), 1fr));
   margin: 1rem 0; align-items: start }
-.pictures.small { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: 0.8rem }
+.pictures.small { grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); gap: 0.8rem }
 .pictures.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 figure { margin: 0 } figcaption { margin-top: 0.3rem }
 img { display: block; width: 100%; height: auto; image-rendering: pixelated; border: 1px solid var(--line) }
