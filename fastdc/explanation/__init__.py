@@ -1,6 +1,9 @@
 """Why an image gets its class: where its errors differ, and what would change the answer."""
 
 from fastdc.explanation.arrays import ExplanationArrays, ImageExplanation
+from fastdc.explanation.counterfactual_result import Counterfactuals, ImageCounterfactual
+from fastdc.explanation.counterfactuals import counterfactuals, runner_up
+from fastdc.explanation.edits import EDITS, Edit
 from fastdc.explanation.error_maps import BANDS, ErrorMaps, error_maps
 from fastdc.explanation.explain import check_explanation, explain
 from fastdc.explanation.explanation import Explanation
@@ -28,5 +31,14 @@ __all__ = [
     "region_of",
     "scale_of",
     "signed_picture",
+    "EDITS",
+    "Counterfactuals",
+    "Edit",
+    "ErrorMaps",
+    "ImageCounterfactual",
+    "counterfactuals",
+    "error_maps",
+    "p_values",
+    "runner_up",
     "significant_pixels",
 ]

@@ -1,50 +1,18 @@
 """Samplers against worlds whose denoiser is known: their order, their moments, and every kind of network."""
 
 import itertools
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fastdc import DiffusionClassifier
-from fastdc.backends import FunctionNetwork, NetworkOptions
 from fastdc.diffusion import AbstractSchedule, EDMSchedule, FlowSchedule
 from fastdc.sampling import SamplingRun, Trajectory, noise_of, sampler_of, walk
-from fastdc.support import Float32, Float64, Int64
-from helpers.parameterizations import PAIRS, SIGMA_DATA, make
-from helpers.worlds import SHAPE, gaussian
-
-WORLD = gaussian(3)
-SPREAD = WORLD.spread
-
-
-def classifier(kind: str, schedule: AbstractSchedule) -> DiffusionClassifier:
-    """The Gaussian world's optimal denoiser, as a network of any kind on any schedule, in float64."""
-    grid = schedule.levels(np.linspace(0, 1, 1001))
-    order = np.argsort(grid.timestep)
-
-    def function(sample: Float32, timestep: Float32, labels: Int64) -> Float64:
-        sigma, alpha = (
-            np.interp(timestep, grid.timestep[order], values[order])[:, None, None, None]
-            for values in (grid.sigma, grid.alpha)
-        )
-        if type(schedule) is EDMSchedule:  # interpolation is not exact there
-            sigma = np.exp(timestep.astype(np.float64) / schedule.timestep_scale)[:, None, None, None]
-        scale = (sigma**2 + SIGMA_DATA**2) ** -0.5 if kind == "edm" else 1.0
-        x_t = sample.astype(np.float64) / scale
-        inside = (alpha * SPREAD) ** 2
-        x0 = WORLD.means[labels] + alpha * SPREAD**2 * (x_t - alpha * WORLD.means[labels]) / (inside + sigma**2)
-        e = (x_t - alpha * x0) / sigma
-        if kind == "edm":
-            c_skip = SIGMA_DATA**2 * scale**2
-            return np.asarray((x0 - c_skip * x_t) / (sigma * SIGMA_DATA * scale))
-        outputs = {"epsilon": e, "score": -e, "sample": x0, "flow": e - x0, "v_prediction": alpha * e - sigma * x0}
-        return np.asarray(outputs[kind])
-
-    model = replace(WORLD.model, schedule=schedule, parameterization=make(kind))
-    return DiffusionClassifier(model, FunctionNetwork(function, SHAPE, NetworkOptions(batch=64)))
+from fastdc.support import Float64
+from helpers.ode_worlds import SPREAD, WORLD, exact, world_as
+from helpers.parameterizations import PAIRS
+from helpers.worlds import SHAPE
 
 
 def walked(clf: DiffusionClassifier, path: Trajectory, sampler: str, x: Float64, *, backwards: bool = False) -> Float64:
@@ -53,12 +21,6 @@ def walked(clf: DiffusionClassifier, path: Trajectory, sampler: str, x: Float64,
     run = SamplingRun(clf, path, images=len(x), evaluations=1, cells=1, clip=False)
     denoise = partial(run.denoise, conditions=np.ones(len(x), np.int32), guidance=0.0)
     return walk(x, path.backwards() if backwards else path, how, denoise, np.arange(len(x)), seed=3)
-
-
-def exact(x: Float64, start: Any, end: Any) -> Float64:
-    """The probability flow ODE of a Gaussian: x / alpha keeps its place in units of the deviation of x_t / alpha."""
-    grown = np.sqrt((SPREAD**2 + end.ratio**2) / (SPREAD**2 + start.ratio**2))
-    return np.asarray(end.alpha * (WORLD.means[1] + grown * (x / start.alpha - WORLD.means[1])))
 
 
 def errors_of(clf: DiffusionClassifier, sampler: str, *, backwards: bool = False) -> list[float]:
@@ -78,7 +40,7 @@ def errors_of(clf: DiffusionClassifier, sampler: str, *, backwards: bool = False
 def test_half_the_step_leaves_a_half_or_a_quarter_of_the_error(
     schedule: AbstractSchedule, sampler: str, order: int, backwards: bool
 ) -> None:
-    clf = classifier("sample" if isinstance(schedule, EDMSchedule) else "flow", schedule)
+    clf = world_as("sample" if isinstance(schedule, EDMSchedule) else "flow", schedule)
     errors = errors_of(clf, sampler, backwards=backwards)
     for coarse, fine in itertools.pairwise(errors):
         assert coarse / fine == pytest.approx(2**order, rel=0.25), errors
@@ -88,7 +50,7 @@ def test_half_the_step_leaves_a_half_or_a_quarter_of_the_error(
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
 def test_every_kind_of_network_takes_the_same_path(kind: str, schedule: AbstractSchedule, sampler: str) -> None:
     """From the ratio 2 to the lowest level, against the exact end."""
-    clf = classifier(kind, schedule)
+    clf = world_as(kind, schedule)
     path = Trajectory.of(schedule, 100, ratio=2.0, invertible=True)
     start, end = path.points[0], path.points[-1]
     x = start.alpha * WORLD.means[[1] * 4] + start.sigma * noise_of(np.arange(4), 0, SHAPE, seed=0)
@@ -108,11 +70,11 @@ def ancestral_deviation(path: Trajectory) -> float:
 
 
 def test_ancestral_sampling_has_the_moments_of_the_class() -> None:
-    """4000 images of 16 pixels: the mean of a pixel within 5 standard errors; the deviation of all within 1 %, which is
-    3.6 of its own. The steps' own deviation tends to the class's."""
-    clf = classifier("sample", EDMSchedule(0.02, 20.0))
-    path = Trajectory.of(clf.model.schedule, 50)
-    x = path.points[0].sigma * noise_of(np.arange(4000), 0, SHAPE, seed=1)
+    """2000 images of 16 pixels: the mean of a pixel within 5 standard errors; the deviation of all within 1 %, which is
+    2.5 of its own. The steps' own deviation tends to the class's."""
+    clf = world_as("sample", EDMSchedule(0.02, 20.0))
+    path = Trajectory.of(clf.model.schedule, 25)
+    x = path.points[0].sigma * noise_of(np.arange(2000), 0, SHAPE, seed=1)
     made = walked(clf, path, "ddpm", x)
     deviations = made - WORLD.means[1]
     assert np.abs(deviations.mean(axis=0)).max() < 5 * SPREAD / np.sqrt(len(x))
