@@ -72,9 +72,9 @@ class Edit:
         flow = isinstance(model.schedule, FlowSchedule)
         name = checks.one_of("edit", ("flowedit" if flow else "sdedit") if name is None else name, EDITS)
         given = {option: value for option, value in options.items() if value is not None}
-        made = replace(_default(name, guided=model.null_class is not None), **given)
-        if "from_t" in given and "ratio" not in given:
-            made = replace(made, ratio=None)
+        made = replace(_default(name, model), **given)
+        if ("from_t" in given) != ("ratio" in given):
+            made = replace(made, **{"ratio" if "from_t" in given else "from_t": None})
         checks.flag("clip", made.clip)
         check_guidance(model, made.guidance)
         check_guidance(model, made.own_guidance, "own_guidance")
@@ -193,7 +193,11 @@ class Edit:
         return z
 
 
-def _default(name: str, *, guided: bool) -> Edit:
-    """The defaults of an edit, see docs/counterfactuals.md for how they were chosen."""
-    w = 1.0 if guided else 0.0
-    return Edit(name, 50, w, 0.0, None, 2.0, True)
+def _default(name: str, model: Model) -> Edit:
+    """The defaults of an edit: 30 steps with w = 2 from half the highest level at which the model tells classes apart.
+
+    docs/counterfactuals.md has the measurements that they were chosen on.
+    """
+    w, band = 0.0 if model.null_class is None else 2.0, model.defaults.levels
+    from_t, ratio = (0.5, None) if band is None else (None, band[1] / 2)
+    return Edit(name, steps=30, guidance=w, own_guidance=w, from_t=from_t, ratio=ratio, clip=True)
