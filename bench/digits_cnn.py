@@ -27,7 +27,7 @@ def training_digits(folder: Path) -> LabelledImages:
 def train_cnn(
     data: LabelledImages, *, epochs: int = 20, batch: int = 64, noise: float = 0.0, seed: int = 0
 ) -> nn.Module:
-    """A trained network, float images (n, 1, h, w) in [0, 1] -> logits (n, 10).
+    """A trained network, float images (n, c, h, w) in [0, 1] -> logits (n, K).
 
     torch's global random state stays as it was.
 
@@ -44,7 +44,7 @@ def train_cnn(
         torch.manual_seed(seed)
         size = math.prod((side + 1) // 2 for side in images.shape[2:])
         network = nn.Sequential(
-            *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(images.shape[1], 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
             *(nn.Conv2d(32, 32, 3, padding=1, stride=2), nn.BatchNorm2d(32), nn.ReLU()),
             *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
             *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * size, len(data.class_names))),

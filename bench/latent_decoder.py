@@ -1,0 +1,66 @@
+"""A small decoder of latents, trained to invert a bundle's encoder, for models whose own decoder is not at hand.
+
+From latents z = encoder(x) of training images it learns E |decoder(z) - x|^2. It is no part of the
+diffusion model: what it cannot draw, it blurs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fastdc import DiffusionClassifier
+from fastdc.inference import to_model_range
+
+Floats = npt.NDArray[np.float32]
+
+
+def train_decoder(
+    clf: DiffusionClassifier, images: npt.NDArray[np.uint8], *, steps: int = 1500, batch: int = 32, seed: int = 0
+) -> Callable[[Floats], Floats]:
+    """A function from latents (n, c, h, w) to images (n, C, H, W) in the model's value range.
+
+    Args:
+        clf: The classifier, with its encoder.
+        images: uint8 (n, C, H, W), training images.
+        steps: Number of steps of AdamW.
+        batch: Images per step.
+        seed: Seed of the weights and the order.
+    """
+    assert clf.encoder is not None
+    x = to_model_range(images, clf.model)
+    z = np.concatenate([clf.encoder.encode(x[start : start + 256]) for start in range(0, len(x), 256)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _decoder(z.shape[1], x.shape[1], x.shape[2] // z.shape[2])
+        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+        latents, targets = torch.from_numpy(z), torch.from_numpy(x)
+        for _ in range(steps):
+            pick = torch.randint(len(x), (batch,))
+            loss = (network(latents[pick]) - targets[pick]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    network.eval().requires_grad_(False)
+
+    def decode(given: Floats) -> Floats:
+        made: Floats = torch.cat([network(part) for part in torch.from_numpy(given).split(64)]).numpy()
+        return made
+
+    return decode
+
+
+def _decoder(channels: int, out: int, factor: int) -> nn.Module:
+    """Convolutions, with the sides doubled until they have grown by `factor`."""
+    width = 48
+    parts: list[Any] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
+    parts += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
+    while factor > 1:
+        parts += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
+        factor //= 2
+    return nn.Sequential(*parts, nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1))
