@@ -1,6 +1,6 @@
 """Counterfactuals: how often they show the class that they should, to the model itself and to an independent network.
 
-    python bench/counterfactuals.py [--models digits mnist shapes] [--val 100] [--test 200] [--seeds 3] [--quick]
+    python bench/counterfactuals.py [--models digits mnist shapes] [--val 50] [--test 70] [--seeds 3] [--quick]
 
 Each image gets a random other class to reach, or its runner-up. Judged are, by the model that made the pictures and by
 a CNN that knows nothing of it: the share of counterfactuals that show the class to reach ("flipped"), and of factual
@@ -40,9 +40,9 @@ from tables import announced, interval
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 FACTORS = (0.25, 0.5, 1.0)  # starts, as shares of the highest level at which the model tells classes apart
-GUIDANCES = (1.0, 2.0, 4.0)
+GUIDANCES = (1.0, 2.0)
 FLIPPED = KEPT = 0.95
-EPOCHS = {"digits": 20, "mnist": 5, "shapes": 6}
+EPOCHS = {"digits": 12, "mnist": 2, "shapes": 5}
 NAMES = ("flipped", "flipped_cnn", "kept", "kept_cnn", "l1_input", "l1_factual", "evaluations")
 QUICK = {"train": 200, "val": 8, "test": 8}
 
@@ -213,8 +213,8 @@ def main() -> None:
     options = parser(__doc__, "counterfactuals")
     options.add_argument("--models", nargs="+", default=["digits", "mnist", "shapes"], choices=list(EPOCHS))
     options.add_argument("--edits", nargs="+", default=list(EDITS), choices=list(EDITS), help="edits to measure")
-    options.add_argument("--val", type=int, default=100, help="validation images [%(default)s]")
-    options.add_argument("--test", type=int, default=200, help="test images per seed [%(default)s]")
+    options.add_argument("--val", type=int, default=50, help="validation images [%(default)s]")
+    options.add_argument("--test", type=int, default=70, help="test images per seed [%(default)s]")
     options.add_argument("--seeds", type=int, default=3, help="seeds [%(default)s]")
     options.add_argument("--mnist", type=Path, help="folder of models/make_mnist.py FOLDER --photos")
     options.add_argument("--quick", action="store_true", help="a few images and one strength, to try the script")

@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def train_decoder(
-    clf: DiffusionClassifier, images: npt.NDArray[np.uint8], *, steps: int = 1500, batch: int = 32, seed: int = 0
+    clf: DiffusionClassifier, images: npt.NDArray[np.uint8], *, steps: int = 800, batch: int = 32, seed: int = 0
 ) -> Callable[[Floats], Floats]:
     """A function from latents (n, c, h, w) to images (n, C, H, W) in the model's value range.
 
@@ -56,11 +56,14 @@ def train_decoder(
 
 
 def _decoder(channels: int, out: int, factor: int) -> nn.Module:
-    """Convolutions, with the sides doubled until they have grown by `factor`."""
-    width = 48
+    """Convolutions; each time the sides double, four channels become one (Shi et al., arXiv 1609.05158)."""
+    width = 96
     parts: list[Any] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
     parts += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
     while factor > 1:
-        parts += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
         factor //= 2
-    return nn.Sequential(*parts, nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1))
+        last = factor == 1
+        parts.append(nn.Conv2d(width, 4 * (out if last else width // 2), 3, padding=1))
+        parts += [nn.PixelShuffle(2), *([] if last else [nn.SiLU()])]
+        width //= 2
+    return nn.Sequential(*parts)

@@ -18,7 +18,7 @@ from fastdc.backends.machine import backend_versions, machine_facts
 from fastdc.backends.onnx import OnnxNetwork, widen, with_prompts
 from fastdc.backends.options import PRECISIONS, NetworkOptions
 from fastdc.backends.prompt_tokens import PromptTokenizer, check_prompts
-from fastdc.backends.protocol import AbstractEncoder, AbstractNetwork, AbstractSlot, Buffer
+from fastdc.backends.protocol import AbstractDecoder, AbstractEncoder, AbstractNetwork, AbstractSlot, Buffer
 from fastdc.backends.registry import BACKENDS, check_usable_here, default_backend, open_encoder, open_network
 from fastdc.backends.reopening import check_pickles, copied
 from fastdc.backends.rounding import rounding_tolerance
@@ -28,6 +28,7 @@ from fastdc.backends.torch import ModuleEncoder, TorchNetwork
 __all__ = [
     "BACKENDS",
     "PRECISIONS",
+    "AbstractDecoder",
     "AbstractEncoder",
     "AbstractNetwork",
     "AbstractSlot",

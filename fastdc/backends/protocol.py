@@ -10,7 +10,7 @@ engine pads a step to the next of these sizes, captures the step once per size (
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
@@ -112,3 +112,19 @@ class AbstractEncoder(Protocol):
 
     def encode(self, images: Float32) -> Float32:
         """Latents float32 (n, c, h, w) of images float32 (n, C, H, W) in the model's value range."""
+
+
+@runtime_checkable
+class AbstractDecoder(Protocol):
+    """Makes images of latents; an encoder that can do that as well implements it.
+
+    Attributes:
+        decodes: Whether it can, for a bundle that may have no decoder.
+    """
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there is a decoder."""
+
+    def decode(self, latents: Float32) -> Float32:
+        """Images float32 (n, C, H, W) in the model's value range of latents float32 (n, c, h, w)."""

@@ -7,6 +7,7 @@ from fastdc.bundle.folder import Bundle, load_bundle, with_calibration, write_bu
 from fastdc.bundle.format import (
     CLASSES,
     DATA,
+    DECODER,
     DENOISER,
     ENCODER,
     FORMAT,
@@ -42,6 +43,7 @@ else:
 __all__ = [
     "CLASSES",
     "DATA",
+    "DECODER",
     "DENOISER",
     "ENCODER",
     "FORMAT",

@@ -15,11 +15,12 @@ WEIGHTS = "weights.safetensors"  # weights of the denoiser, for torch
 DATA = "denoiser.data"  # weights that the graphs of the denoiser share
 PREFIX, CLASSES, REST = "prefix.onnx", "classes.onnx", "rest.onnx"  # the denoiser in parts, to share computation
 ENCODER = "encoder.onnx"  # images to latents
+DECODER = "decoder.onnx"  # latents to images, for pictures of samples
 TABLES = "conditions.safetensors"  # one row per class or prompt
 TEXT = "text.onnx"  # prompts to rows of the tables
 SCORED = "scored.onnx"  # images and noise to errors, for other runtimes
 TOKENIZERS = ("tokenizer.json", "tokenizer_2.json", "tokenizer_3.json")
-FILES = (DENOISER, WEIGHTS, DATA, PREFIX, CLASSES, REST, ENCODER, TABLES, TEXT, SCORED, *TOKENIZERS)
+FILES = (DENOISER, WEIGHTS, DATA, PREFIX, CLASSES, REST, ENCODER, DECODER, TABLES, TEXT, SCORED, *TOKENIZERS)
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 

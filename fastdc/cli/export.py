@@ -95,7 +95,7 @@ def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], o
 def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], options: dict[str, Any]) -> Bundle:
     """The bundle of another tool's model."""
     from fastdc.export import DEFAULT_OPSET, compare_errors, export_source
-    from fastdc.sources import open_source
+    from fastdc.sources import open_decoder, open_source
 
     def say(line: str) -> None:
         if not quiet:
@@ -120,6 +120,9 @@ def _source(source: str, out: str, quiet: bool, limits: Limits, notes: list[str]
         variant=kept["variant"],
         scheduler=kept["scheduler"],
     )
+    if options["decoder"] and opened.model.latent_shape is None:
+        raise InputError(f"--decoder is for models of latents, and {source} works on images")
+    options["decoder"] = open_decoder(source) if options["decoder"] else None
     data, opset = options.pop("calibrate"), options.pop("opset")
     model, images = opened.model, None
     if data is not None:

@@ -19,13 +19,14 @@ OF_SOURCES = {
     "opset": "--opset",
     "split": "--no-split",
     "text": "--no-text-encoder",
+    "decoder": "--decoder",
     "scored": "--scored",
     "engine": "--engine",
     "verify": "--verify",
 }
 """The options of models of other tools, as typed."""
 
-_UNLESS_GIVEN = {"split": True, "text": True, "scored": False, "verify": False}
+_UNLESS_GIVEN = {"split": True, "text": True, "decoder": False, "scored": False, "verify": False}
 
 
 def check_export(source: str, out: str, options: dict[str, Any], *, is_run: bool) -> None:

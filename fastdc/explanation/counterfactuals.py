@@ -76,7 +76,7 @@ def counterfactuals(
         averages: Noises per step of "flowedit".
         clip: Whether estimates of clean images are clipped to the range of pixel values.
         compat: "favero" ends "sdedit" as the program of arXiv 2502.03687 does.
-        decoder: Makes images (n, C, H, W) in the model's value range of latents (n, c, h, w), for a model of latents.
+        decoder: Makes images (n, C, H, W) in the model's value range of latents (n, c, h, w); None: the bundle's.
         options: Options of the answers; the seed is also that of the edits' noise.
         streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
         progress: Called after every step of the answers and of the edits.

@@ -11,7 +11,7 @@ from fastdc.bundle import PRECISIONS, Bundle, bundle_place, write_bundle
 from fastdc.data import LabelledImages
 from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
-from fastdc.export.encoders import encoder_files, table_files, text_files
+from fastdc.export.encoders import decoder_files, encoder_files, table_files, text_files
 from fastdc.export.graph import DEFAULT_OPSET, LEAST_OPSET_BFLOAT16
 from fastdc.export.int8_files import quantized_files
 from fastdc.export.manifest import add_findings, check_manifest, source_manifest
@@ -33,6 +33,7 @@ def export_source(
     split: bool = True,
     text: bool = True,
     scored: bool = False,
+    decoder: Any = None,
     images: LabelledImages | None = None,
     calibrate: bool = True,
     **options: Unpack[ExportKeywords],
@@ -48,6 +49,8 @@ def export_source(
         split: Whether to write the denoiser also in parts, if that saves work.
         text: Whether to write the text encoder, so that the bundle can be asked about other prompts.
         scored: Whether to write one graph from images and noise to errors, for other runtimes.
+        decoder: Module from latents to images, such as ``fastdc.sources.open_decoder`` opens, so that the bundle can
+            draw samples and counterfactuals; None: it cannot, if the model works on latents.
         images: Validation images, for the ranges of int8 and for the calibration. Their classes are the model's, by
             name or number.
         calibrate: Whether to fit temperature and race to the images.
@@ -70,8 +73,10 @@ def export_source(
         images = images.with_classes(source.model.class_names)
     used = images if calibrate else None
     with bundle_place(out), temporary_folder() as folder:
+        if decoder is not None and source.model.latent_shape is None:
+            raise InputError("a decoder is for models of latents: expected none for a model of images")
         manifest = _checked_manifest(source, Path(out), precision, opset, images, used, given)
-        made, files, found = _graphs(source, folder, precision, opset, given, split, text, scored)
+        made, files, found = _graphs(source, folder, precision, opset, given, split, text, scored, decoder)
         add_findings(manifest, source, made, found, describe=given.description is None)
         if precision == "int8" and images is not None:
             given.say("quantising the denoiser")
@@ -131,6 +136,7 @@ def _graphs(
     split: bool,
     text: bool,
     scored: bool,
+    decoder: Any,
 ) -> tuple[DenoiserFiles, Files, dict[str, GraphCheck]]:
     """The denoiser, all files of the bundle in float precision, and the comparisons with torch by part."""
     made = denoiser_files(
@@ -143,6 +149,7 @@ def _graphs(
         notify=given.say,
     )
     encoder, of_encoder = encoder_files(source, opset, given.say)
+    decoding, of_decoder = decoder_files(source, decoder, opset, given.say)
     texts, of_texts = text_files(source, opset, given.say) if text else ({}, {})
-    files = {**made.files, **encoder, **table_files(source), **texts}
-    return made, files, {"denoiser": made.check, **of_encoder, **of_texts}
+    files = {**made.files, **encoder, **decoding, **table_files(source), **texts}
+    return made, files, {"denoiser": made.check, **of_encoder, **of_decoder, **of_texts}

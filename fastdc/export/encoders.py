@@ -1,14 +1,15 @@
-"""The files of a bundle beside its denoiser: the encoder of images, the tables of conditions, the encoder of texts.
+"""The files of a bundle beside its denoiser: encoder and decoder of images, tables of conditions, encoder of texts.
 
 Encoders are always float32: the encoder of images runs once per image, that of texts once per prompt.
 """
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fastdc.bundle import ENCODER, TABLES, TEXT, TOKENIZERS, checked_tokenizer
+from fastdc.bundle import DECODER, ENCODER, TABLES, TEXT, TOKENIZERS, checked_tokenizer
 from fastdc.export.graph import export_graph
 from fastdc.export.options import Files, Notify
 from fastdc.export.storage import LARGE, weight_bytes
@@ -45,6 +46,36 @@ def encoder_files(source: Source, opset: int, notify: Notify) -> tuple[Files, di
         raise BundleError(f"{ENCODER} would hold {weight_bytes(graph) / 2**30:.1f} GiB of weights, the limit is 1.5")
     content = bytes(graph.SerializeToString(deterministic=True))
     return {ENCODER: content}, {"encoder": verify_graph(content, source.encoder, feeds, batches=_BATCHES)}
+
+
+def decoder_files(source: Source, decoder: Any, opset: int, notify: Notify) -> tuple[Files, dict[str, GraphCheck]]:
+    """The decoder of latents, and how it compares with torch; nothing if there is none.
+
+    Args:
+        source: The model, which works on latents.
+        decoder: Module that turns latents (b, c, h, w) into images (b, C, H, W); None: there is none.
+        opset: Version of the ONNX operator set.
+        notify: Called with a line of progress.
+
+    Raises:
+        BundleError: The weights do not fit into the graph's file.
+        BackendError: torch cannot export the decoder, or the graph differs from it.
+    """
+    if decoder is None:
+        return {}, {}
+    torch = require("torch", extra="export")
+    notify("exporting the decoder")
+    shape = source.model.sample_shape
+
+    def feeds(batch: int, rng: np.random.Generator) -> Iterable[Feed]:
+        yield {"latents": rng.standard_normal((batch, *shape)).astype(np.float32)}
+
+    example = {"latents": torch.zeros(2, *shape)}
+    graph = export_graph(decoder, example, ("pixels",), leading={"latents": "batch"}, opset=opset)
+    if weight_bytes(graph) >= LARGE:
+        raise BundleError(f"{DECODER} would hold {weight_bytes(graph) / 2**30:.1f} GiB of weights, the limit is 1.5")
+    content = bytes(graph.SerializeToString(deterministic=True))
+    return {DECODER: content}, {"decoder": verify_graph(content, decoder, feeds, batches=_BATCHES)}
 
 
 def table_files(source: Source) -> Files:

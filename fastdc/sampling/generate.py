@@ -42,7 +42,7 @@ def sample(
         seed: Seed of the noise, in [0, 2^64).
         streams: Noise stream of each image, whole numbers in [0, 2^56); default: 0 ... n - 1. Equal streams with
             different labels show one noise as several classes.
-        decoder: Makes images (n, C, H, W) in the model's value range of latents (n, c, h, w), for a model of latents.
+        decoder: Makes images (n, C, H, W) in the model's value range of latents (n, c, h, w); None: the bundle's.
         progress: Called after every call of the network.
 
     Returns:
@@ -57,7 +57,7 @@ def sample(
         InputError: An option cannot be used, or the model works on latents and there is no decoder.
         Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
     """
-    model, space = classifier.model, Space(classifier.model, decoder)
+    model, space = classifier.model, Space(classifier.model, decoder, classifier.encoder)
     space.check_pictures("sampling")
     conditions = conditions_of(model, class_indices(labels, model, "labels"))
     w, key = check_guidance(model, guidance), checks.seed(seed)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fastdc.backends import AbstractEncoder
+from fastdc.backends import AbstractDecoder, AbstractEncoder
 from fastdc.bundle import Model
 from fastdc.support import BackendError, Float32, Float64, InputError, as_array
 
@@ -20,13 +20,18 @@ class Space:
 
     Attributes:
         model: The model.
-        decoder: Makes images of latents, for a model that works on latents; None: there is none.
-        encoder: Makes latents of images, for a model that works on latents.
+        decoder: Makes images of latents, for a model that works on latents; None: what the encoder knows, or none.
+        encoder: Makes latents of images, for a model that works on latents; it may decode them as well.
     """
 
     model: Model
     decoder: Decoder | None = None
     encoder: AbstractEncoder | None = None
+
+    def __post_init__(self) -> None:
+        own = self.encoder
+        if self.decoder is None and isinstance(own, AbstractDecoder) and own.decodes:
+            object.__setattr__(self, "decoder", own.decode)
 
     def check_pictures(self, what: str) -> None:
         """Refuses a model whose samples cannot be turned into pictures.
@@ -36,8 +41,8 @@ class Space:
         """
         if self.model.latent_shape is not None and self.decoder is None:
             raise InputError(
-                f"{what} gives pictures, but {self.model.name} works on latents and a bundle holds no decoder of them: "
-                "expected the option decoder, a function from latents to images"
+                f"{what} gives pictures, but {self.model.name} works on latents and has no decoder: expected a bundle "
+                "exported with --decoder, or the option decoder, a function from latents to images"
             )
         if self.decoder is not None and (self.model.latent_shape is None or not callable(self.decoder)):
             raise InputError(

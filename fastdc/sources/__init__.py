@@ -4,7 +4,7 @@ from fastdc.sources.adapters import add_lora, lora_weights, merge_lora
 from fastdc.sources.base import Source, WithTables
 from fastdc.sources.choose import is_text_conditional, open_source
 from fastdc.sources.edm_networks import edm_network
-from fastdc.sources.latents import open_vae
+from fastdc.sources.latents import open_decoder, open_vae
 from fastdc.sources.lora import Lora
 from fastdc.sources.new_classes import with_classes, with_prompts
 
@@ -17,6 +17,7 @@ __all__ = [
     "is_text_conditional",
     "lora_weights",
     "merge_lora",
+    "open_decoder",
     "open_source",
     "open_vae",
     "with_classes",

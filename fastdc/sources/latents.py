@@ -55,8 +55,62 @@ class LatentEncoder(nn.Module):
         return (mean - self.shift) * self.scaling
 
 
+class LatentDecoder(nn.Module):
+    """Turns latents (b, c, h, w), as :class:`LatentEncoder` makes them, into images (b, 3, H, W) in [-1, 1] or so.
+
+    Args:
+        vae: diffusers' AutoencoderKL.
+
+    Raises:
+        BundleError: As for :class:`LatentEncoder`.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        encoder = LatentEncoder(vae)
+        self.scaling, self.shift = encoder.scaling, encoder.shift
+        self.decoder: nn.Module = vae.decoder
+        self.post_quant_conv: nn.Module = nn.Identity() if vae.post_quant_conv is None else vae.post_quant_conv
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """The images, which are not clipped."""
+        pixels: Tensor = self.decoder(self.post_quant_conv(latents / self.scaling + self.shift))
+        return pixels
+
+
 def open_encoder(folder: ModelFolder) -> LatentEncoder:
     """Opens the encoder of a pipeline's AutoencoderKL, the component "vae", which must take colour images.
+
+    Raises:
+        BundleError: The component is missing or of another class, or its weights cannot be used.
+    """
+    return LatentEncoder(_vae_of(folder)).eval().requires_grad_(False)
+
+
+def open_decoder(path: FolderLike) -> LatentDecoder:
+    """Opens the decoder of a latent diffusion model, for a bundle that can draw its samples.
+
+    Args:
+        path: A pipeline's folder or that of an AutoencoderKL, or "hf://org/name[@revision]" of the HF hub.
+
+    Returns:
+        The decoder, in evaluation mode and without gradients.
+
+    Raises:
+        InputError: The folder does not exist, or cannot be fetched.
+        BundleError: It has no AutoencoderKL that can be used.
+
+    Example:
+        >>> from fastdc import sources, testing
+        >>> sources.open_decoder(testing.tiny_dit(folder / "dit")).training
+        False
+    """
+    folder = ModelFolder.open(path).ready(networks=("vae",))
+    return LatentDecoder(_vae_of(folder)).eval().requires_grad_(False)
+
+
+def _vae_of(folder: ModelFolder) -> Any:
+    """A pipeline's AutoencoderKL, which must take colour images.
 
     Raises:
         BundleError: The component is missing or of another class, or its weights cannot be used.
@@ -67,8 +121,7 @@ def open_encoder(folder: ModelFolder) -> LatentEncoder:
     require("diffusers", extra="export")
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    vae = folder.component("vae", {"AutoencoderKL": AutoencoderKL})
-    return LatentEncoder(vae).eval().requires_grad_(False)
+    return folder.component("vae", {"AutoencoderKL": AutoencoderKL})
 
 
 def open_vae(path: FolderLike) -> tuple[LatentEncoder, dict[str, str | int | float]]:

@@ -13,7 +13,7 @@ from pathlib import Path  # noqa: E402
 
 from fastdc import BundleError  # noqa: E402
 from fastdc.sources.folder import ModelFolder  # noqa: E402
-from fastdc.sources.latents import LatentEncoder, open_encoder  # noqa: E402
+from fastdc.sources.latents import LatentDecoder, LatentEncoder, open_encoder  # noqa: E402
 from fastdc.testing.tiny_pipelines import tiny_dit, tiny_unet2d, tiny_vae  # noqa: E402
 from helpers.worlds import assert_one_line  # noqa: E402
 
@@ -47,6 +47,18 @@ def test_latents_are_the_posteriors_mean(config: dict[str, Any]) -> None:
     expected = (mean - config.get("shift_factor", 0.0)) * vae.config.scaling_factor
     np.testing.assert_allclose(latents.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
     assert float(latents.std()) > 0.01  # not all zero
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"scaling_factor": 1.5305, "shift_factor": 0.0609, "use_post_quant_conv": False}]
+)
+def test_decoded_latents_are_the_autoencoders_images(config: dict[str, Any]) -> None:
+    vae = tiny_vae(**config)
+    with torch.no_grad():
+        mean = vae.encode(pixels()).latent_dist.mean
+        expected = vae.decode(mean).sample
+        made = LatentDecoder(vae)(LatentEncoder(vae)(pixels()))
+    np.testing.assert_allclose(made.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_samples_average_to_the_mean() -> None:

@@ -101,6 +101,11 @@ the band of its model and size of images that --levels names.
     help="Include the text encoder, so that classify --prompts can ask about other classes.",
 )
 @click.option(
+    "--decoder",
+    is_flag=True,
+    help="Also write the decoder of a latent model, so that explain can draw its counterfactuals as pictures.",
+)
+@click.option(
     "--scored", is_flag=True, help="Also write one graph from images and noise to errors, for other runtimes."
 )
 @click.option(
