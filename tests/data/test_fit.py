@@ -1,4 +1,4 @@
-"""How pictures come to a height and width: stretched as torchvision stretches them, in every way in, or as a model says."""
+"""How pictures come to a height and width: stretched as torchvision does, in every way in, or as a model says."""
 
 import json
 import shutil
