@@ -37,8 +37,16 @@ from fastdc.support import lazy_names
 
 if TYPE_CHECKING:
     from fastdc.bundle.architectures import build_network, parameter_count
+    from fastdc.bundle.haar_in_torch import torch_samples
 else:
-    __getattr__ = lazy_names(__name__, {"build_network": "architectures", "parameter_count": "architectures"})
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "build_network": "architectures",
+            "parameter_count": "architectures",
+            "torch_samples": "haar_in_torch",
+        },
+    )
 
 __all__ = [
     "CLASSES",
@@ -79,6 +87,7 @@ __all__ = [
     "read_prompts",
     "saved_by_parts",
     "shipped_models",
+    "torch_samples",
     "transform_from_dict",
     "with_calibration",
     "with_calibration_file",

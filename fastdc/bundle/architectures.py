@@ -1,6 +1,6 @@
-"""The denoiser networks that fastdc builds itself from a bundle's config: a UNet and a residual MLP, in torch.
+"""The denoiser networks that fastdc builds itself from a bundle's config, in torch.
 
-Both compute the raw output F of a class-conditional denoiser, ``F(sample, timestep, class_labels)``, with
+All compute the raw output F of a class-conditional denoiser, ``F(sample, timestep, class_labels)``, with
 
     sample: float (b, c, h, w), the scaled noisy image c_in * x_t;
     timestep: float (b,), the noise level as the network sees it (``timestep_scale * ln sigma`` for EDM models);
@@ -9,14 +9,14 @@ Both compute the raw output F of a class-conditional denoiser, ``F(sample, times
 
 ``unet2d`` is diffusers' ``UNet2DModel``. ``mlp`` flattens the image and runs residual blocks whose normalised input is
 scaled and shifted by a code of (timestep, class): the modulation of FiLM (arXiv:1709.07871), as in DiT
-(arXiv:2212.09748).
+(arXiv:2212.09748). ``unet2d_cross`` and ``dit`` are in :mod:`fastdc.bundle.published_networks`.
 
 Because a config may come from an untrusted file, unknown keys are refused and every value is checked. The module is
 first built without memory (on torch's meta device) and refused if it is absurdly large.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastdc.support import BundleError, checks, require
@@ -26,7 +26,7 @@ require("torch", extra="train")
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-KINDS = ("unet2d", "mlp")
+KINDS = ("unet2d", "mlp", "unet2d_cross", "dit")
 
 # Larger than any published class-conditional pixel UNet (ADM has 0.55e9): beyond it, a config is a typo or an attack.
 MAX_PARAMETERS = 2_000_000_000
@@ -110,6 +110,28 @@ _MLP_KEYS: dict[str, _Check] = {
     "dropout": _real(0.0, 0.99),
 }
 _MLP_REQUIRED = ("shape", "num_class_embeds", "width")
+_CROSS_KEYS: dict[str, _Check] = {
+    "shape": _sequence(_integer(1, 8192), 3, 3),
+    "num_class_embeds": _integer(1, 1_000_000),
+    "block_out_channels": _sequence(_CHANNELS, 1, 8),
+    "attention": _sequence(_one_of(True, False), 1, 8),
+    "layers_per_block": _integer(1, 16),
+    "embedding": _CHANNELS,
+    "heads": _integer(1, 1024),
+    "norm_num_groups": _integer(1, 1024),
+    "dropout": _real(0.0, 0.99),
+}
+_CROSS_REQUIRED = ("shape", "num_class_embeds", "block_out_channels", "attention")
+_DIT_KEYS: dict[str, _Check] = {
+    "shape": _sequence(_integer(1, 8192), 3, 3),
+    "num_class_embeds": _integer(2, 1_000_000),
+    "patch_size": _integer(1, 1024),
+    "layers": _integer(1, 256),
+    "heads": _integer(1, 1024),
+    "head_width": _integer(1, 1024),
+    "dropout": _real(0.0, 0.99),
+}
+_DIT_REQUIRED = ("shape", "num_class_embeds")
 
 
 class UNetDenoiser(nn.Module):
@@ -203,16 +225,16 @@ def build_network(kind: str, config: Mapping[str, Any]) -> nn.Module:
     """Builds a denoiser from a config, with new random weights from torch's global generator.
 
     Args:
-        kind: Kind of network, "unet2d" or "mlp".
-        config: Options of the network: arguments of diffusers' UNet2DModel for ``unet2d``, and ``shape``,
-            ``num_class_embeds``, ``width``, ``blocks``, ``code_width`` and ``dropout`` for ``mlp``.
+        kind: Kind of network, one of :data:`KINDS`.
+        config: Options of the network: arguments of diffusers' UNet2DModel for ``unet2d``, and those of
+            :class:`MLPDenoiser`, ``CrossUNetDenoiser`` and ``DiTDenoiser`` for ``mlp``, ``unet2d_cross`` and ``dit``.
 
     Returns:
         A module in training mode; the module docstring describes its inputs and output.
 
     Raises:
         BundleError: The kind or a key is unknown, a value is missing or out of range, or the network is too large.
-        MissingDependencyError: diffusers is not installed (``unet2d`` only).
+        MissingDependencyError: diffusers is not installed, which all but ``mlp`` need.
 
     Example:
         >>> from fastdc.bundle import build_network
@@ -228,8 +250,29 @@ def build_network(kind: str, config: Mapping[str, Any]) -> nn.Module:
         plain = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
         require("diffusers", extra="train")
         return _build(kind, lambda: UNetDenoiser(plain))
-    _check(kind, config, _MLP_KEYS, _MLP_REQUIRED)
-    return _build(kind, lambda: MLPDenoiser(**config))
+    if kind == "mlp":
+        _check(kind, config, _MLP_KEYS, _MLP_REQUIRED)
+        return _build(kind, lambda: MLPDenoiser(**config))
+    return _published(kind, config)
+
+
+def _published(kind: str, config: Mapping[str, Any]) -> nn.Module:
+    require("diffusers", extra="train")
+    from fastdc.bundle.published_networks import CrossUNetDenoiser, DiTDenoiser
+
+    if kind == "unet2d_cross":
+        _check(kind, config, _CROSS_KEYS, _CROSS_REQUIRED)
+        _check_levels(kind, config, config["shape"][1:], "attention")
+        heads, widths = config.get("heads", 8), config["block_out_channels"]
+        attending = [width for width, here in zip(widths, config["attention"], strict=True) if here]
+        if any(width % heads for width in (*attending, widths[-1])):
+            raise BundleError(f"{kind} config: heads must divide the widths of the levels with attention")
+        return _build(kind, lambda: CrossUNetDenoiser(**config))
+    _check(kind, config, _DIT_KEYS, _DIT_REQUIRED)
+    _, height, width = config["shape"]
+    if height != width or height % config.get("patch_size", 4):
+        raise BundleError(f"{kind} config: sides must be equal and divisible by patch_size, got {height}x{width}")
+    return _build(kind, lambda: DiTDenoiser(**config))
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -271,16 +314,21 @@ def _check(kind: str, config: Mapping[str, Any], keys: Mapping[str, _Check], req
 
 
 def _check_unet(config: Mapping[str, Any]) -> None:
-    channels, groups = config["block_out_channels"], config.get("norm_num_groups", 32)
-    if not len(channels) == len(config["down_block_types"]) == len(config["up_block_types"]):
-        raise BundleError("unet2d config: block_out_channels, down_block_types and up_block_types differ in length")
-    if any(width % groups for width in channels):
-        raise BundleError(f"unet2d config: norm_num_groups {groups} must divide every width of {list(channels)}")
     size = config["sample_size"]
-    sides = (size, size) if checks.is_whole(size) else tuple(size)
+    sides = (size, size) if checks.is_whole(size) else size
+    _check_levels("unet2d", config, sides, "down_block_types", "up_block_types")
+
+
+def _check_levels(kind: str, config: Mapping[str, Any], sides: Sequence[int], *per_level: str) -> None:
+    """Refuses a UNet whose widths, sides and lists do not fit its number of levels."""
+    channels, groups = config["block_out_channels"], config.get("norm_num_groups", 32)
+    if any(len(config[name]) != len(channels) for name in per_level):
+        raise BundleError(f"{kind} config: block_out_channels, {' and '.join(per_level)} differ in length")
+    if any(width % groups for width in channels):
+        raise BundleError(f"{kind} config: norm_num_groups {groups} must divide every width of {list(channels)}")
     factor = 2 ** (len(channels) - 1)
     if any(side % factor for side in sides):
-        raise BundleError(f"unet2d config: {len(channels)} levels need sides divisible by {factor}, got {sides}")
+        raise BundleError(f"{kind} config: {len(channels)} levels need sides divisible by {factor}, got {tuple(sides)}")
 
 
 def _short(value: object) -> str:

@@ -3,6 +3,7 @@
 import shlex
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,21 @@ def run(**options: Any) -> None:
         sys.exit(1)  # the main process says why
 
 
-def _run(joined: int, data: str | None, out: str, resume: bool, quiet: bool, processes: int, **options: Any) -> None:
+def _run(
+    joined: int,
+    data: str | None,
+    out: str,
+    resume: bool,
+    quiet: bool,
+    processes: int,
+    preset: str | None,
+    **options: Any,
+) -> None:
     from fastdc.train import RunFolder, TrainConfig, told, train
 
     options["base"] = options.pop("from_")
+    if options["prompts"] is not None:
+        options["prompts"] = _prompts(options["prompts"])
     if options["channels"] is not None:
         options["channels"] = int(options["channels"])
     given = {name: value for name, value in options.items() if value is not None}
@@ -49,7 +61,10 @@ def _run(joined: int, data: str | None, out: str, resume: bool, quiet: bool, pro
             raise InputError(f"{gone} is gone, with which {out} was started: give DATA, where the images are now")
     elif data is None:
         raise InputError("give DATA, the images to train on (a folder with one sub-folder per class, a table, an .npz)")
-    config = TrainConfig(**(given | {"out": out}))
+    if preset is not None and (resume or options["base"] is not None):
+        raise InputError("preset is for a new run with a new network: expected neither --resume nor --from")
+    made = TrainConfig if preset is None else partial(TrainConfig.named, preset)
+    config = made(**(given | {"out": out}))
     if processes > 1 and joined == 1:
         click.get_current_context().exit(launch(sys.argv[1:], processes, config.threads))
     notify = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
@@ -73,6 +88,14 @@ def _run(joined: int, data: str | None, out: str, resume: bool, quiet: bool, pro
     if summary.best is not None:
         click.echo(f"best checkpoint: {summary.best}")
     click.echo(f"next: fastdc export {place} BUNDLE{_calibration_hint(config, summary)}")
+
+
+def _prompts(path: str) -> tuple[tuple[str, str], ...]:
+    """The name and the text of each class in a file of prompts."""
+    from fastdc.bundle import read_prompts
+
+    read = read_prompts(path)
+    return tuple((read.class_names[k], text) for text, k in zip(read.texts, read.class_of, strict=True))
 
 
 def _calibration_hint(config: "TrainConfig", summary: "RunSummary") -> str:

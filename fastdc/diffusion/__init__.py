@@ -25,7 +25,7 @@ from fastdc.diffusion.stepped_schedules import (
     SteppedSchedule,
     TableSchedule,
 )
-from fastdc.diffusion.weighting import WEIGHTINGS, weighting
+from fastdc.diffusion.weighting import MIN_SNR_GAMMA, WEIGHTINGS, weighting
 
 __all__ = [
     "BETA_SCHEDULES",
@@ -34,6 +34,7 @@ __all__ = [
     "MAX_TABLE",
     "MEAN",
     "METHODS",
+    "MIN_SNR_GAMMA",
     "ORDERS",
     "PURPOSE_DIFFUSION",
     "PURPOSE_ESTIMATION",

@@ -29,16 +29,16 @@ def traced_and_verified(
     shape: tuple[int, int, int],
     labels: int,
     *,
-    timestep_scale: float,
+    timesteps: tuple[float, float],
 ) -> tuple[bytes, float]:
     """The ONNX file of a training run's denoiser, and its largest difference from torch.
 
     Args:
         network: The denoiser, in evaluation mode.
         description: The architecture, ``RunInfo.network``.
-        shape: Image shape (c, h, w).
+        shape: Shape (c, h, w) of what the network works on.
         labels: Number of class labels, the null class included.
-        timestep_scale: Factor of the time input.
+        timesteps: The time inputs at both ends of the schedule.
 
     Raises:
         BackendError: torch cannot export the network, or ONNX Runtime and torch disagree about it.
@@ -47,11 +47,11 @@ def traced_and_verified(
     model = with_weights(_known[key], network) if key in _known else None
     if model is not None:
         try:
-            return model, verify_onnx(model, network, shape, labels, timestep_scale=timestep_scale)
+            return model, verify_onnx(model, network, shape, labels, timesteps=timesteps)
         except BackendError:  # the graph holds more of the weights than their names say
             _known.pop(key, None)
     model = export_onnx(network, shape, labels)
-    difference = verify_onnx(model, network, shape, labels, timestep_scale=timestep_scale)
+    difference = verify_onnx(model, network, shape, labels, timesteps=timesteps)
     if len(model) <= _LARGEST:
         if len(_known) >= _MOST:
             _known.clear()

@@ -24,14 +24,14 @@ from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.known_graphs import traced_and_verified
 from fastdc.export.manifest import check_manifest, training_field
 from fastdc.export.options import ExportKeywords, ExportOptions, Files, check_place
-from fastdc.export.verify import SIGMA_MAX, SIGMA_MIN
 from fastdc.support import InputError, UsualWindow, checks, one_line, require, version_of
 from fastdc.train import (
-    RUN_DEFAULTS,
     RunFolder,
     RunInfo,
     TrainConfig,
     content_digest,
+    run_defaults,
+    run_model,
     run_source,
     sample_shape,
 )
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = ("best", "last")
 
 # Fields of a recipe that its command leaves out: the positional ones, and those that do not change the numbers.
-_NOT_IN_COMMAND = ("data", "out", "model", "max_pixels", "threads", "log_every", "device")
+_NOT_IN_COMMAND = ("data", "out", "model", "prompts", "max_pixels", "threads", "log_every", "device")
 
 
 def export_run(
@@ -91,7 +91,7 @@ def export_run(
         check_place(out, overwrite=given.overwrite)
         images = _calibration_images(calibrate, info, folder, given)
         check_calibration(given, images, seen := folder.seen(info, checkpoint))
-        defaults = {**RUN_DEFAULTS, "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
+        defaults = {**run_defaults(info.config), "levels": list(info.levels), "temperature": 1.0, **given.defaults()}
         check_manifest(out, {"name": name or out.resolve().name, **_manifest(info, seen, defaults, {})})
         network, steps, chosen = _averaged_network(folder, info, checkpoint, given)
         model, difference = _traced(network, info)
@@ -109,8 +109,9 @@ def export_run(
 
 def _traced(network: "nn.Module", info: RunInfo) -> Any:
     """The ONNX graph of a run's network, and its largest difference to torch."""
-    labels, scale = len(info.class_names) + 1, info.config.timestep_scale
-    return traced_and_verified(network, info.network, info.shape, labels, timestep_scale=scale)
+    model, labels = run_model(info), len(info.class_names) + 1
+    first, last = model.schedule.levels([0.0, 1.0]).timestep.tolist()
+    return traced_and_verified(network, info.network, model.sample_shape, labels, timesteps=(first, last))
 
 
 def _export_as_source(
@@ -145,7 +146,7 @@ def _manifest(
     info: RunInfo, seen: SeenImages, defaults: dict[str, Any], provenance: dict[str, str | int | float]
 ) -> dict[str, Any]:
     """The manifest without its name, description and files; docs/bundle.md describes the format."""
-    training = training_field(info.class_counts, seen)
+    training, model = training_field(info.class_counts, seen), run_model(info)
     return {
         "image": {
             "shape": list(info.shape),
@@ -155,13 +156,9 @@ def _manifest(
         },
         "classes": list(info.class_names),
         "null_class": len(info.class_names),
-        "schedule": {
-            "kind": "edm",
-            "sigma_min": SIGMA_MIN,
-            "sigma_max": SIGMA_MAX,
-            "timestep_scale": info.config.timestep_scale,
-        },
-        "parameterization": {"kind": "edm", "sigma_data": info.sigma_data},
+        **({} if model.transform is None else {"transform": model.transform.to_dict()}),
+        "schedule": model.schedule.to_dict(),
+        "parameterization": model.parameterization.to_dict(),
         "defaults": defaults,
         "network": info.network,
         "provenance": provenance,
@@ -226,7 +223,7 @@ def _calibration_images(
 
 def _description(info: RunInfo) -> str:
     size = "x".join(str(side) for side in info.shape[1:])
-    kind = "UNet" if info.network["kind"] == "unet2d" else "MLP"
+    kind = {"mlp": "MLP", "dit": "DiT"}.get(info.network["kind"], "UNet")
     return f"{kind} denoiser of {size} images in {len(info.class_names)} classes"
 
 
@@ -238,7 +235,7 @@ def _provenance(info: RunInfo, steps: int, network: "nn.Module", difference: flo
         "onnx_max_difference": float(f"{difference:.2g}"),
         "torch": str(version_of("torch")),
         "onnx": str(version_of("onnx")),
-        "diffusers": str(version_of("diffusers")) if info.network["kind"] == "unet2d" else "not used",
+        "diffusers": str(version_of("diffusers")) if info.network["kind"] != "mlp" else "not used",
     }
 
 
@@ -279,6 +276,8 @@ def training_command(config: TrainConfig, shape: tuple[int, int, int]) -> str:
         if value is not None:
             local = name in ("base", "vae") and not str(value).startswith("hf://")
             words += ["--from" if name == "base" else f"--{name}", Path(value).name if local else str(value)]
+    if config.prompts is not None:
+        words += ["--prompts", "FILE"]  # whose texts the manifest has
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in _NOT_IN_COMMAND or value == getattr(plain, field.name):

@@ -126,7 +126,8 @@ def verify_onnx(
     shape: tuple[int, int, int],
     num_class_embeds: int,
     *,
-    timestep_scale: float,
+    timestep_scale: float = 1.0,
+    timesteps: tuple[float, float] | None = None,
 ) -> float:
     """Compares the graph of a training run with its network at several batches, noise levels and classes.
 
@@ -135,7 +136,8 @@ def verify_onnx(
         network: The torch module from which it was made, in evaluation mode, on the CPU.
         shape: Image shape (c, h, w).
         num_class_embeds: Number of class labels, the null class included.
-        timestep_scale: Factor of the time input, timestep_scale * ln sigma.
+        timestep_scale: Factor of the time input of an EDM network, timestep_scale * ln sigma.
+        timesteps: The time inputs at both ends of the schedule, in either order; None: those of EDM's sigmas.
 
     Returns:
         The largest absolute difference of an output.
@@ -150,11 +152,12 @@ def verify_onnx(
         >>> export.verify_onnx(model, network, (1, 8, 8), 11, timestep_scale=100.0) < 1e-4
         True
     """
+    usual = timestep_scale * math.log(SIGMA_MIN), timestep_scale * math.log(SIGMA_MAX)
+    low, high = sorted(usual if timesteps is None else timesteps)
 
     def feeds(batch: int, rng: np.random.Generator) -> Iterator[Feed]:
         sample = rng.standard_normal((batch, *shape)).astype(np.float32)
-        sigma = np.exp(rng.uniform(math.log(SIGMA_MIN), math.log(SIGMA_MAX), batch))
-        timestep = (timestep_scale * np.log(sigma)).astype(np.float32)
+        timestep = rng.uniform(low, high, batch).astype(np.float32)
         yield {"sample": sample, "timestep": timestep, "class_labels": rng.integers(0, num_class_embeds, batch)}
 
     return verify_graph(model, network, feeds).difference

@@ -22,12 +22,11 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from fastdc.bundle import Model
+from fastdc.bundle import Model, torch_samples
 from fastdc.diffusion import Plan, make_plan
 from fastdc.inference import Images, PlanOptions, check_streams, plan_config
 from fastdc.robust.denoiser import ModelAndNetwork, denoiser_of, place_of
 from fastdc.robust.likelihood import Maximization, maximization_of, maximize_tensor, null_class_of
-from fastdc.robust.samples import transformed
 from fastdc.robust.torch_errors import Draws, cell_errors
 from fastdc.support import BackendError, InputError, checks
 
@@ -127,7 +126,7 @@ class ClassifierModule(nn.Module):
         """float64 (n, K). x: in the model's range."""
         count, classes, draws = len(x), self.model.num_classes, self._draws(x.device)
         cells = _cells(torch.ones(count, classes, dtype=torch.bool, device=x.device), self.plan.draws)
-        samples = transformed(self.model, x)
+        samples = torch_samples(self.model.transform, x)
         parts = [cell_errors(self.denoiser, samples, streams, part, draws) for part in torch.split(cells, self._chunk)]
         errors = torch.cat(parts)
         if not bool(torch.isfinite(errors).all()):
@@ -146,7 +145,7 @@ class ClassifierModule(nn.Module):
             leaf = x[first:last].detach().requires_grad_()
             own = cells - cells.new_tensor([first, 0, 0])
             with torch.enable_grad():
-                samples = transformed(self.model, leaf)
+                samples = torch_samples(self.model.transform, leaf)
                 errors = cell_errors(self.denoiser, samples, streams[first:last], own, draws)
                 (part,) = torch.autograd.grad(errors, leaf, grad_outputs=factors[cells[:, 0], cells[:, 1]])
             total[first:last] += part

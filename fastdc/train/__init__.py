@@ -24,6 +24,7 @@ from fastdc.train.dataset import content_digest, held_out, save_labelled, valida
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.processes import told
 from fastdc.train.run import RunFolder, RunInfo, RunSummary, sample_shape
+from fastdc.train.run_model import run_defaults, run_model
 from fastdc.train.unseen import check_unseen, check_untrained
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ __all__ = [
     "check_untrained",
     "content_digest",
     "held_out",
+    "run_defaults",
+    "run_model",
     "run_source",
     "sample_shape",
     "save_labelled",

@@ -25,14 +25,12 @@ from torch import nn
 
 from fastdc.backends import NetworkOptions
 from fastdc.backends.torch import TorchNetwork
-from fastdc.bundle import Defaults, Model
+from fastdc.bundle import Model
 from fastdc.classifier import DiffusionClassifier
-from fastdc.diffusion import EDMSchedule, Parameterization
 from fastdc.support import Int64
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import TrainingData
 from fastdc.train.presets import RUN_DEFAULTS
-from fastdc.train.run import RunInfo
 from fastdc.train.torch_state import SUBSET
 
 _MOST_IMAGES, _FEWEST_IMAGES = 200, 50
@@ -77,7 +75,7 @@ class QuickScore:
         # A copy, because a backend may lay out its weights anew.
         self._module = copy.deepcopy(network)
         options = NetworkOptions(device=config.device, graphs=False, batch=config.batch if config.base else None)
-        self._network = TorchNetwork(self._module, model.image_shape, options)
+        self._network = TorchNetwork(self._module, model.sample_shape, options)
         self.keep(None)
 
     def keep(self, scored: int | None) -> None:
@@ -125,20 +123,6 @@ def _in_unit_range(model: Model, samples: NDArray[Any]) -> tuple[Model, NDArray[
         return model, samples
     low, high = float(samples.min()), float(samples.max()) + 1e-6
     return dataclasses.replace(model, value_range=(low, high)), ((samples - low) / (high - low)).astype(np.float32)
-
-
-def run_model(info: RunInfo) -> Model:
-    """The network of a run as a model that classifies, as its export will by default."""
-    return Model(
-        name="run",
-        image_shape=info.shape,
-        class_names=info.class_names,
-        schedule=EDMSchedule(timestep_scale=info.config.timestep_scale),
-        parameterization=Parameterization("edm", info.sigma_data),
-        null_class=len(info.class_names),
-        fit=info.config.fit or "crop",
-        defaults=Defaults(**RUN_DEFAULTS, levels=info.levels),
-    )
 
 
 def measurement_plan(images: int, classes: int, budget: float, scored: int | None = None) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import numpy as np
 from fastdc.bundle import (
     MANIFEST,
     WEIGHTS,
+    Prompts,
     SeenImages,
     build_network,
     find_model,
@@ -28,10 +29,10 @@ from fastdc.bundle import (
 )
 from fastdc.diffusion import EDMSchedule
 from fastdc.support import BundleError, InputError, check_installed, one_line
-from fastdc.train.accuracy import run_model
 from fastdc.train.config import TEMPLATE, TrainConfig
 from fastdc.train.presets import preset_for
 from fastdc.train.run import RUN_FORMAT, RunFolder, RunInfo
+from fastdc.train.run_model import run_model
 
 # Words that stand in for the classes until the data have been read.
 _ANY_CLASSES = ("cat", "dog")
@@ -67,23 +68,24 @@ class Base:
     levels: tuple[float, float] | None = None
     seen: SeenImages = dataclasses.field(default_factory=SeenImages, repr=False)
 
-    def for_classes(self, class_names: Sequence[str], template: str | None) -> tuple[Any, dict[str, float]]:
+    def for_classes(self, class_names: Sequence[str], config: TrainConfig) -> tuple[Any, dict[str, float]]:
         """The model for other classes, as a ``Source``; its own network is changed, and no weight is trained yet.
 
         Args:
             class_names: Names of the classes.
-            template: The text that a name fills, for a text-conditional model; None: the default.
+            config: The recipe, whose template or prompts describe them to a text-conditional model.
 
         Returns:
             The model, and the scales of the parameters that hold classes, by name, as ``with_classes`` gives them.
 
         Raises:
-            InputError: The classes of this network cannot be replaced, or prompts of two classes are the same to it.
+            InputError: The classes of this network cannot be replaced, a class has no prompt, or prompts of two classes
+                are the same to it.
         """
         from fastdc.sources import with_classes, with_prompts
 
         if self.kind == "prompts":
-            return with_prompts(self.source, prompts_of(class_names, (template or TEMPLATE,))), {}
+            return with_prompts(self.source, _described(class_names, config)), {}
         return with_classes(self.source, class_names)
 
     def check_same(self, info: RunInfo) -> None:
@@ -135,8 +137,8 @@ def _completed(config: TrainConfig, base: Base, levels: tuple[float, float] | No
     """
     model = base.source.model
     assert config.base is not None
-    if base.kind != "prompts" and (config.rank is not None or config.template is not None):
-        option = "rank" if config.rank is not None else "template"
+    option = next((name for name in ("rank", "template", "prompts") if getattr(config, name) is not None), None)
+    if base.kind != "prompts" and option is not None:
         raise InputError(f"{option} is for text-conditional models, but {model.name} has classes of its own")
     kept: dict[str, Any] = {
         "base": _pinned(config.base, base.origin),
@@ -160,6 +162,17 @@ def _completed(config: TrainConfig, base: Base, levels: tuple[float, float] | No
     if (config.p_mean is None) != (config.p_std is None) and "p_mean" not in kept:
         raise InputError("p_mean and p_std must be given together for this model, got one of them")
     return dataclasses.replace(config, **kept)
+
+
+def _described(class_names: Sequence[str], config: TrainConfig) -> Prompts:
+    """The text of each class: its own, or its name in the template."""
+    if config.prompts is None:
+        return prompts_of(class_names, (config.template or TEMPLATE,))
+    texts = dict(config.prompts)
+    unknown = next((name for name in class_names if name not in texts), None)
+    if unknown is not None:
+        raise InputError(f"prompts must have a text for every class of the data, got none for {unknown!r:.80}")
+    return Prompts(tuple(texts[name] for name in class_names), tuple(range(len(class_names))), tuple(class_names))
 
 
 def _pinned(text: str, origin: dict[str, str | int | float]) -> str:
@@ -248,6 +261,7 @@ def _own(model: Any, module: Any, network: dict[str, Any], origin: dict[str, str
         model.parameterization.kind != "edm"
         or (schedule.sigma_min, schedule.sigma_max, schedule.timestep_offset) != ends
         or model.latent_shape is not None
+        or model.transform is not None
         or model.null_class != len(model.class_names)
     ):
         raise BundleError(f"{model.name} is no model of fastdc train, so it cannot be trained further")

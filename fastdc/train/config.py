@@ -1,14 +1,14 @@
-"""The recipe of a training run, and the network that fits an image shape; ``presets`` has what a recipe leaves open."""
+"""The recipe of a training run; ``presets`` has what a recipe leaves open, and ``networks`` the network of a recipe."""
 
 import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
-from fastdc.bundle import prompts_of
+from fastdc.bundle import Prompts, prompts_of
 from fastdc.data import check_window
 from fastdc.support import FITS, InputError, checks, shown
-from fastdc.train.presets import FINE_TUNING, MODELS, preset_for
+from fastdc.train.presets import FINE_TUNING, HAAR_FACTOR, MODELS, NAMED, preset_for
 
 MAX_SIDE = 1024  # pixels
 
@@ -22,6 +22,17 @@ RANK = 8
 """Rank of a LoRA, unless a recipe says otherwise."""
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+PREDICTIONS = ("edm", "v_prediction")
+"""What a new network predicts: EDM's mixture, or v on the cosine schedule."""
+
+SHIFTS = ("none", "size", "medical")
+"""Shifts of the cosine schedule, see :class:`TrainConfig`."""
+
+LOSS_WEIGHTINGS = ("none", "min_snr", "medical")
+"""Weightings of the training loss over noise levels, see ``loss``."""
+
+TRANSFORMS = ("haar",)
 
 AUGMENTATIONS = ("none", "flip", "shift", "photo", "medical")
 """Named sets of random changes of training images; ``augment`` has them."""
@@ -56,9 +67,18 @@ class TrainConfig:
         vae: Folder with an AutoencoderKL, or "hf://...": the network is a new one on its latents. Needs ``size``.
         template: Text with one ``{}``, which the name of a class fills, for a text-conditional base; None:
             "a photo of a {}.".
+        prompts: Pairs of the name of a class and the text that describes it, in place of `template`, so that classes of
+            several data sets may have sentences of their own.
         rank: Rank of the LoRA for a text-conditional base; None: 8.
-        model: ``unet`` (accurate) or ``mlp`` (many times cheaper, for small images); None: ``unet`` without a base.
-        width: Channels of the UNet's first level or the MLP's width.
+        model: ``unet`` (accurate), ``mlp`` (many times cheaper, for small images), ``unet-cross`` (a UNet that attends
+            to its class at one level) or ``dit`` (a diffusion transformer); None: ``unet`` without a base.
+        width: Channels of the UNet's first level or the width of the MLP or the DiT.
+        layers: Residual blocks per level of a UNet, or blocks of the DiT.
+        prediction: "edm", or "v_prediction" on the cosine schedule.
+        shift: Shift of the cosine schedule for images of side d: "none"; "size", 2 ln(64 / d) (Hoogeboom et al., arXiv
+            2301.11093); "medical", that and limits moved by ln(64 / d), as the released code of Favero et al. has it.
+        loss_weighting: Weights of the loss, see ``loss``: "none", "min_snr" or "medical"; for v_prediction.
+        transform: "haar": the network works on Haar coefficients of images, times 1/2; None: on pixels.
         size: Side to which images are resized and cropped; needed if they differ in size.
         channels: Number of channels to which images are converted, 1 (grey) or 3 (RGB); needs ``size``, and is needed
             if a folder has both.
@@ -71,6 +91,7 @@ class TrainConfig:
         lr: Peak learning rate of AdamW, after the warm-up and before the cosine decay.
         warmup: Number of steps of linear warm-up.
         ema: Decay of the moving average of the weights, warmed up as min(ema, (1 + n) / (10 + n)).
+        ema_every: Number of steps between updates of the average, each with that decay.
         clip: Largest norm of the gradient.
         weight_decay: Weight decay of AdamW.
         label_dropout: Fraction of images whose label is replaced by the null class.
@@ -107,9 +128,15 @@ class TrainConfig:
     base: str | None = None
     vae: str | None = None
     template: str | None = None
+    prompts: tuple[tuple[str, str], ...] | None = None
     rank: int | None = None
     model: str | None = None
     width: int | None = None
+    layers: int | None = None
+    prediction: str = "edm"
+    shift: str = "none"
+    loss_weighting: str = "none"
+    transform: str | None = None
     size: int | None = None
     channels: int | None = None
     steps: int | None = None
@@ -119,6 +146,7 @@ class TrainConfig:
     lr: float | None = None
     warmup: int = 100
     ema: float = 0.999
+    ema_every: int = 1
     clip: float = 1.0
     weight_decay: float = 0.01
     label_dropout: float = 0.1
@@ -148,6 +176,7 @@ class TrainConfig:
         self._check_base()
         checks.one_of("precision", self.precision, PRECISIONS)
         checks.one_of("augment", self.augment, AUGMENTATIONS)
+        self._check_diffusion()
         for name in ("flip", "balance", "skip_bad"):
             checks.flag(name, getattr(self, name))
         self._check()
@@ -160,27 +189,63 @@ class TrainConfig:
                 raise InputError(f"{name} must be a path, got {shown(path)}")
         if self.base is None:
             object.__setattr__(self, "model", checks.one_of("model", self.model or "unet", MODELS))
-            for name in ("template", "rank"):
+            for name in ("template", "prompts", "rank"):
                 if getattr(self, name) is not None:
                     raise InputError(f"{name} needs a text-conditional model to fine-tune (--from), got none")
         else:
-            for name in ("vae", "model", "width", "channels", "dropout"):
+            for name in ("vae", "model", "width", "layers", "channels", "dropout", "transform"):
                 if getattr(self, name) is not None:
                     raise InputError(f"{name} cannot be given with a model to fine-tune (--from), which has its own")
         if self.vae is not None and (self.size is None or self.channels not in (None, 3)):
             raise InputError("size must be given with vae (--size), and channels be 3 or not given")
         if self.template is not None:
             prompts_of(("class",), (self.template,))
+        if self.prompts is not None:
+            self._check_prompts(self.prompts)
+
+    def _check_prompts(self, given: Any) -> None:
+        """Refuses prompts that are not one text per class, and makes tuples of what JSON has as lists."""
+        if self.template is not None:
+            raise InputError("template or prompts describe the classes: expected one of them, got both")
+        pairs = isinstance(given, (list, tuple)) and all(
+            isinstance(one, (list, tuple)) and len(one) == 2 for one in given
+        )
+        if not pairs or not all(isinstance(text, str) for one in given for text in one):
+            raise InputError(f"prompts must be pairs of a class and its text, got {shown(given)}")
+        names = [name for name, _ in given]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise InputError(f"prompts must be one text for each class, got several for {shown(repeated)}")
+        Prompts(tuple(text for _, text in given), tuple(range(len(given))), tuple(names))
+        object.__setattr__(self, "prompts", tuple((str(name), str(text)) for name, text in given))
+
+    def _check_diffusion(self) -> None:
+        """Refuses words for the schedule and the loss that do not go together."""
+        checks.one_of("prediction", self.prediction, PREDICTIONS)
+        checks.one_of("shift", self.shift, SHIFTS)
+        checks.one_of("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
+        if self.transform is not None:
+            checks.one_of("transform", self.transform, TRANSFORMS)
+            if self.vae is not None:
+                raise InputError("transform is of images: expected none with vae, whose latents the network works on")
+        if self.prediction == "edm":
+            for name in ("shift", "loss_weighting"):
+                if getattr(self, name) != "none":
+                    raise InputError(f"{name} is for prediction v_prediction, got prediction edm")
+        elif self.base is not None or self.vae is not None:
+            raise InputError("prediction v_prediction is for a new network on images: expected no base and no vae")
 
     def _check(self) -> None:
         object.__setattr__(self, "device", checks.device_text(self.device))
         integers = {
             "rank": (1, 4096),
             "width": (4, 65_536),
+            "layers": (1, 256),
             "size": (2, MAX_SIDE),
             "steps": (1, 100_000_000),
             "batch": (1, 65_536),
             "accumulate": (1, 65_536),
+            "ema_every": (1, 100_000_000),
             "warmup": (0, 100_000_000),
             "seed": (0, 2**63 - 1),
             "patience": (0, 100_000_000),
@@ -191,7 +256,7 @@ class TrainConfig:
         }
         for name, (low, high) in integers.items():
             value = getattr(self, name)
-            if value is None and name in ("rank", "size", "max_pixels", "threads", "patience", *_PRESET):
+            if value is None and name in ("rank", "layers", "size", "max_pixels", "threads", "patience", *_PRESET):
                 continue
             object.__setattr__(self, name, checks.whole(name, value, low=low, high=high))
         reals = {
@@ -257,7 +322,12 @@ class TrainConfig:
         if self.base is not None:
             return self._filled({name: value for name, value in FINE_TUNING.items() if name in left})
         preset = preset_for(self.model or "unet", *shape[1:])
-        return self._filled({name: getattr(preset, name) for name in left})
+        values = {name: getattr(preset, name) for name in left}
+        if self.prediction != "edm":  # levels are uniform on the schedule
+            return self._filled({name: value for name, value in values.items() if name not in ("p_mean", "p_std")})
+        if self.transform is not None:
+            values["p_mean"] += math.log(HAAR_FACTOR)
+        return self._filled(values)
 
     def as_in(self, run: "TrainConfig") -> "TrainConfig":
         """The recipe to continue a run with: with the run's values where it has none."""
@@ -266,6 +336,19 @@ class TrainConfig:
 
     def _filled(self, values: dict[str, Any]) -> "TrainConfig":
         return dataclasses.replace(self, **{n: value for n, value in values.items() if getattr(self, n) is None})
+
+    @classmethod
+    def named(cls, name: str, **options: Any) -> "TrainConfig":
+        """A published recipe; options win over its own.
+
+        Args:
+            name: "medical-unet" or "medical-dit", of Favero et al. (arXiv 2502.03687).
+            **options: Fields of the recipe; data and out are needed.
+
+        Raises:
+            InputError: There is no such recipe, or an option is out of range.
+        """
+        return cls(**{**NAMED[checks.one_of("preset", name, tuple(NAMED))], **options})
 
     def absolute(self) -> "TrainConfig":
         """The recipe with full paths."""
@@ -296,60 +379,3 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def network_config(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> tuple[str, dict[str, Any]]:
-    """The network for images of a shape, as (kind, config) for :func:`fastdc.bundle.build_network`.
-
-    Args:
-        config: The recipe; model, width and dropout are read.
-        shape: Image shape (c, h, w).
-        classes: Number of classes, without the null class, which becomes index ``classes``.
-
-    Raises:
-        InputError: The shape or the width does not fit the model.
-    """
-    config = config.for_shape(shape)
-    if config.model == "mlp":
-        sizes = {"width": config.width, "blocks": 2, "code_width": 64}
-        mlp = {"shape": list(shape), "num_class_embeds": classes + 1, **sizes}
-        return "mlp", {**mlp, "dropout": config.dropout}
-    return "unet2d", _unet_config(config, shape, classes)
-
-
-def _unet_config(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
-    channels, height, width = shape
-    # Halve as long as both sides stay whole and at least 4 pixels: 8 -> 8, 4 and 64 -> 64, 32, 16, 8.
-    smallest, levels = min(height, width), 1
-    while levels < 4 and height % 2**levels == width % 2**levels == 0 and smallest >> levels >= 4:
-        levels += 1
-    low = (height >> (levels - 1), width >> (levels - 1))
-    if math.prod(low) > 16 * 16:
-        raise InputError(
-            f"the unet needs sides that can be halved down to 16 or less, {height}x{width} stops at {low[0]}x{low[1]}: "
-            f"resize, for example to {max(8, 8 * round(smallest / 8))}"
-        )
-    preset = preset_for("unet", height, width)
-    base = config.width or preset.width
-    if base % 16:
-        raise InputError(f"width of the unet must be a multiple of 16, got {base}")
-    multipliers = preset.multipliers
-    widths = [base * multipliers[min(level, len(multipliers) - 1)] for level in range(levels)]
-    # Attention at the cheap levels: those of at most 8x8 positions, and the last one, which has at most 16x16. The
-    # level of full size has none if others follow.
-    sizes = [(height >> level) * (width >> level) for level in range(levels)]
-    attention = [size <= 64 or level == levels - 1 for level, size in enumerate(sizes)]
-    attention[0] = levels == 1
-    return {
-        "sample_size": [height, width],
-        "in_channels": channels,
-        "out_channels": channels,
-        "num_class_embeds": classes + 1,
-        "block_out_channels": widths,
-        "down_block_types": ["AttnDownBlock2D" if here else "DownBlock2D" for here in attention],
-        "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)],
-        "layers_per_block": preset.layers,
-        "norm_num_groups": 8,
-        "attention_head_dim": 16 if base < 64 else math.gcd(base, 64),
-        "dropout": config.dropout,
-    }

@@ -12,12 +12,14 @@ from pathlib import Path
 from fastdc.bundle import SeenImages
 from fastdc.support import InputError, one_line, require, write_whole
 from fastdc.train.best import Best, Measurements
-from fastdc.train.config import TrainConfig, network_config
+from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import TrainingData, save_labelled
 from fastdc.train.duration import Estimate, in_words, steps_within
-from fastdc.train.presets import preset_for
+from fastdc.train.networks import network_config
+from fastdc.train.presets import HAAR_FACTOR
 from fastdc.train.remarks import remarks
 from fastdc.train.run import PATIENCE, RunFolder, RunInfo, RunSummary
+from fastdc.train.run_model import run_levels, transform_of
 
 require("torch", extra="train")
 
@@ -184,9 +186,11 @@ def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, ba
     """
     classes, levels = len(data.class_names), None if base is None else base.levels
     if base is None or base.source is None:
-        kind, options = network_config(config, samples.shape, classes)
+        transform = transform_of(config)
+        seen = samples.shape if transform is None else transform.shape(samples.shape)
+        kind, options = network_config(config, seen, classes)
         network = {"kind": kind, "config": options}
-        levels = preset_for(str(config.model), *samples.shape[1:]).levels
+        levels = run_levels(config, samples.shape)
     else:
         network = network_of(base, classes)
     return RunInfo(
@@ -197,7 +201,7 @@ def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, ba
         val_images=len(data.val_images),
         shape=data.shape,
         class_names=data.class_names,
-        sigma_data=samples.sigma_data if config.sigma_data is None else config.sigma_data,
+        sigma_data=_sigma_data(config, samples),
         network=network,
         source_digest=data.source_digest,
         class_counts=data.class_counts,
@@ -207,6 +211,13 @@ def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, ba
         levels=levels or RunInfo.levels,
         base={} if base is None else base.describe(),
     )
+
+
+def _sigma_data(config: TrainConfig, samples: TrainingData) -> float:
+    """Standard deviation of what the network works on; an orthonormal transform changes it by its factor only."""
+    if config.sigma_data is not None:
+        return config.sigma_data
+    return samples.sigma_data if config.transform is None else HAAR_FACTOR * samples.sigma_data
 
 
 _STOPS = (None, "SIGINT", "SIGTERM", PATIENCE)

@@ -9,6 +9,10 @@ arXiv:2210.02747), and lambda |D - x0|^2 with lambda = 1 / c_out^2 for "edm" (Ka
 and table 1). With s = sigma and d = sigma_data, EDM's target (x0 - c_skip x_t) / c_out is (s x0 / d - d e) /
 sqrt(s^2 + d^2). The code computes this form, which has no cancellation at small sigma and no division by a small c_out.
 
+Over levels, the loss may be weighted: "min_snr" is min(SNR, 5) times the squared error in x0 (Hang et al., arXiv
+2303.09556, eq. 9); "medical" is that in e over 1 + min(SNR, 5), which the released code of Favero et al. (arXiv
+2502.03687) has for v-prediction. Both agree at low SNR; at high SNR the first falls and the second stays at 1/6.
+
 Noise levels are stratified over the batch: one uniform number from each of b equal cells, so that a small batch covers
 the levels evenly. Their distribution is the one that such networks are trained with: ln sigma ~ N(p_mean, p_std^2) for
 "edm", logit u ~ N(0, 1) at the position u of a flow (Esser et al., arXiv:2403.03206, section 3.1), and uniform u for
@@ -22,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.diffusion import AbstractSchedule, EDMSchedule, FlowSchedule, Parameterization
+from fastdc.diffusion import MIN_SNR_GAMMA, AbstractSchedule, EDMSchedule, FlowSchedule, Levels, Parameterization
 from fastdc.support import Float64
 
 
@@ -37,6 +41,7 @@ class Terms(NamedTuple):
         x: Coefficient of the image in the target.
         e: Coefficient of the noise in the target.
         timestep: Time input of the network.
+        weight: Factor of the loss.
     """
 
     alpha: Tensor
@@ -46,6 +51,7 @@ class Terms(NamedTuple):
     x: Tensor
     e: Tensor
     timestep: Tensor
+    weight: Tensor
 
 
 def denoising_loss(network: nn.Module, x0: Tensor, labels: Tensor, eps: Tensor, terms: Terms) -> Tensor:
@@ -58,9 +64,9 @@ def denoising_loss(network: nn.Module, x0: Tensor, labels: Tensor, eps: Tensor, 
         eps: Standard normal noise, as x0.
         terms: The coefficients.
     """
-    alpha, sigma, scale, outer, x, e = (term[:, None, None, None] for term in terms[:-1])
+    alpha, sigma, scale, outer, x, e = (term[:, None, None, None] for term in terms[:6])
     raw: Tensor = network(scale * (alpha * x0 + sigma * eps), terms.timestep, labels)
-    return (raw - outer * (x * x0 + e * eps)).square().mean(dim=(1, 2, 3))
+    return (raw - outer * (x * x0 + e * eps)).square().mean(dim=(1, 2, 3)) * terms.weight
 
 
 def edm_terms(sigma: Tensor, sigma_data: float, timestep_scale: float, timestep_offset: float = 0.0) -> Terms:
@@ -70,7 +76,7 @@ def edm_terms(sigma: Tensor, sigma_data: float, timestep_scale: float, timestep_
     if timestep_offset:
         timestep = timestep + timestep_offset
     one = torch.ones_like(sigma)
-    return Terms(one, sigma, c_in, c_in, sigma / sigma_data, -sigma_data * one, timestep)
+    return Terms(one, sigma, c_in, c_in, sigma / sigma_data, -sigma_data * one, timestep, one)
 
 
 def draw_sigmas(batch: int, p_mean: float, p_std: float, device: torch.device | str) -> Tensor:
@@ -94,12 +100,14 @@ class Objective:
         parameterization: What the network predicts.
         p_mean: Mean of ln(sigma / alpha); None: the distribution of such networks. Needed for "edm".
         p_std: Standard deviation of ln(sigma / alpha), None with p_mean.
+        weighting: "none", "min_snr" or "medical"; not for "edm".
     """
 
     schedule: AbstractSchedule
     parameterization: Parameterization
     p_mean: float | None = None
     p_std: float | None = None
+    weighting: str = "none"
 
     def losses(self, network: nn.Module, x0: Tensor, labels: Tensor) -> Tensor:
         """The loss of each image at noise from torch's global generator, shape (b,).
@@ -139,8 +147,16 @@ class Objective:
         levels = self.schedule.levels(positions)
         gx, ge, x, e = self.parameterization.target(levels)
         one = np.ones_like(gx)
-        columns = np.stack([gx, ge, one, one, x, e, levels.timestep]).astype(np.float32)
+        columns = np.stack([gx, ge, one, one, x, e, levels.timestep, self._weights(levels)]).astype(np.float32)
         return Terms(*torch.from_numpy(columns).to(device))
+
+    def _weights(self, levels: Levels) -> Float64:
+        """The weight of the squared error of the network's output at each level."""
+        if self.weighting == "none":
+            return np.ones_like(levels.sigma)
+        _, in_x0, _ = self.parameterization.denoiser(levels)  # the error in x0 for one in F
+        few = np.minimum(levels.snr, MIN_SNR_GAMMA)
+        return in_x0**2 * (few if self.weighting == "min_snr" else levels.snr / (1 + few))
 
     def _positions(self, uniform: Tensor) -> Float64:
         """Positions of the levels, float64 (b,), for uniform numbers float64 (b,)."""

@@ -106,10 +106,12 @@ class TrainState:
             group["lr"] = group["peak"] * schedule(self.step, self._steps, self._config.warmup)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, now in zip(self._means, self._trained.values(), strict=True):
-                mean.lerp_(now, 1 - decay)
+        number, rest = divmod(self.step + 1, self._config.ema_every)
+        if rest == 0:
+            decay = min(self._config.ema, number / (9 + number))
+            with torch.no_grad():
+                for mean, now in zip(self._means, self._trained.values(), strict=True):
+                    mean.lerp_(now, 1 - decay)
         self.window_sum += averaged(total)
         self._window_steps += 1
         self.step += 1

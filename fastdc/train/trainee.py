@@ -7,12 +7,12 @@ from torch import nn
 
 from fastdc.bundle import Model, build_network
 from fastdc.support import InputError, one_line
-from fastdc.train.accuracy import run_model
 from fastdc.train.base import Base
 from fastdc.train.config import RANK, TrainConfig
 from fastdc.train.loss import Objective
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.run import RunInfo
+from fastdc.train.run_model import run_model
 from fastdc.train.torch_state import WEIGHTS, seed_torch
 
 _CLASS_RATE = 0.1
@@ -58,7 +58,7 @@ def make_trainee(config: TrainConfig, info: RunInfo, base: Base | None, sample: 
         return _trainee(config, network, dataclasses.replace(run_model(info), image_shape=sample), {})
     from fastdc.sources import WithTables, add_lora
 
-    source, scales = base.for_classes(info.class_names, config.template)
+    source, scales = base.for_classes(info.class_names, config)
     network = source.denoiser
     if base.kind == "prompts":
         add_lora(source, config.rank or RANK)
@@ -78,7 +78,7 @@ def make_trainee(config: TrainConfig, info: RunInfo, base: Base | None, sample: 
 
 
 def _trainee(config: TrainConfig, network: nn.Module, model: Model, rates: dict[str, float]) -> Trainee:
-    objective = Objective(model.schedule, model.parameterization, config.p_mean, config.p_std)
+    objective = Objective(model.schedule, model.parameterization, config.p_mean, config.p_std, config.loss_weighting)
     return Trainee(network, model, objective, rates)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fastdc.bundle import build_network
 from fastdc.sources import Lora, Source, lora_weights, merge_lora
 from fastdc.support import InputError, one_line
-from fastdc.train.accuracy import run_model
 from fastdc.train.base import Base, open_base
 from fastdc.train.run import RunFolder, RunInfo
+from fastdc.train.run_model import run_model
 
 _PREFIX = "denoiser."  # of the names in a network that is bound to its condition tables
 
@@ -34,7 +34,7 @@ def trained_source(folder: RunFolder, info: RunInfo, wanted: str | None) -> tupl
     base.check_same(info)
     if base.source is None:
         return dataclasses.replace(_latent_source(base, info, weights), **known), step, chosen
-    source, _ = base.for_classes(info.class_names, info.config.template)
+    source, _ = base.for_classes(info.class_names, info.config)
     source = dataclasses.replace(source, **known)
     if base.kind == "prompts":
         with tempfile.TemporaryDirectory() as place:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastdc.bundle import torch_samples
 from fastdc.train.accuracy import QuickScore
 from fastdc.train.batches import to_model
 from fastdc.train.config import TrainConfig
 from fastdc.train.dataset import TrainingData
+from fastdc.train.run_model import transform_of
 from fastdc.train.torch_state import EVALUATION, on_device, seed_torch
 from fastdc.train.trainee import Trainee
 
@@ -37,7 +39,7 @@ class Validation:
         device: torch.device,
     ) -> None:
         assert config.batch is not None
-        self._config, self._objective = config, trainee.objective
+        self._config, self._objective, self._transform = config, trainee.objective, transform_of(config)
         # As many as fit for training; an even number, see below.
         self._batch = _BATCH if config.base is None else max(2, min(_BATCH, config.batch) // 2 * 2)
         self._images, self._labels = on_device(data.val_images, device), on_device(data.val_labels, device)
@@ -82,7 +84,7 @@ class Validation:
             for start in range(0, len(self._images), self._batch):
                 if stopped():
                     return None
-                x0 = to_model(self._images[start : start + self._batch])
+                x0 = torch_samples(self._transform, to_model(self._images[start : start + self._batch]))
                 labels = self._labels[start : start + self._batch]
                 losses = self._objective.losses(network, x0, labels)
                 total += float(losses.sum())

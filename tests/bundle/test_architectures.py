@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from fastdc.support.exceptions import BundleError, InputError
-from fastdc.train.config import TrainConfig, network_config
+from fastdc.train.config import TrainConfig
+from fastdc.train.networks import network_config
 
 pytest.importorskip("torch")
 
@@ -27,11 +28,35 @@ UNET: dict[str, Any] = {
     "attention_head_dim": 8,
 }
 
+CROSS: dict[str, Any] = {
+    "shape": [4, 8, 8],
+    "num_class_embeds": 4,
+    "block_out_channels": [8, 16, 16],
+    "attention": [False, True, False],
+    "layers_per_block": 1,
+    "embedding": 12,
+    "norm_num_groups": 8,
+}
+DIT: dict[str, Any] = {
+    "shape": [4, 8, 8],
+    "num_class_embeds": 4,
+    "patch_size": 4,
+    "layers": 2,
+    "heads": 2,
+    "head_width": 12,
+}
+CONFIGS = {
+    "unet2d": (UNET, (1, 8, 8)),
+    "mlp": (MLP, (1, 4, 6)),
+    "unet2d_cross": (CROSS, (4, 8, 8)),
+    "dit": (DIT, (4, 8, 8)),
+}
+
 
 def build(kind: str) -> tuple[Any, tuple[int, int, int]]:
-    if kind == "unet2d":
+    if kind != "mlp":
         pytest.importorskip("diffusers")
-    config, shape = (UNET, (1, 8, 8)) if kind == "unet2d" else (MLP, (1, 4, 6))
+    config, shape = CONFIGS[kind]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = networks.build_network(kind, config).eval()
@@ -87,7 +112,7 @@ def test_the_mlp_runs_in_half_precision_with_the_noise_code_in_float32() -> None
 @pytest.mark.parametrize(
     ("kind", "config", "message"),
     [
-        ("resnet", {}, "network kind must be one of unet2d, mlp, got 'resnet'"),
+        ("resnet", {}, "network kind must be one of unet2d, mlp, unet2d_cross, dit, got 'resnet'"),
         ("mlp", {**MLP, "hook": "os.system"}, "mlp config has the unknown key 'hook'"),
         ("mlp", {"width": 8}, "mlp config must give shape, num_class_embeds"),
         ("mlp", {**MLP, "width": True}, "width has a value that is not supported: True"),
@@ -99,6 +124,14 @@ def test_the_mlp_runs_in_half_precision_with_the_noise_code_in_float32() -> None
         ("unet2d", {**UNET, "block_out_channels": [16]}, "differ in length"),
         ("unet2d", {**UNET, "norm_num_groups": 7}, "norm_num_groups 7 must divide every width of [16, 16]"),
         ("unet2d", {**UNET, "sample_size": 7}, "2 levels need sides divisible by 2, got (7, 7)"),
+        ("unet2d_cross", {**CROSS, "attention": [True]}, "block_out_channels, attention differ in length"),
+        ("unet2d_cross", {**CROSS, "shape": [4, 8, 6]}, "3 levels need sides divisible by 4, got (8, 6)"),
+        ("unet2d_cross", {**CROSS, "heads": 3}, "heads must divide the widths"),
+        ("unet2d_cross", {**CROSS, "attention": [0, 1, 0]}, "attention has a value that is not supported"),
+        ("unet2d_cross", {**CROSS, "cross_attention_dim": 8}, "unet2d_cross config has the unknown key"),
+        ("dit", {**DIT, "shape": [4, 8, 12]}, "sides must be equal and divisible by patch_size, got 8x12"),
+        ("dit", {**DIT, "patch_size": 3}, "sides must be equal and divisible by patch_size, got 8x8"),
+        ("dit", {"shape": [4, 8, 8]}, "dit config must give num_class_embeds"),
         ("unet2d", {**UNET, "_class_name": "x"}, "unet2d config has the unknown key '_class_name'"),
     ],
 )
@@ -120,13 +153,35 @@ def test_an_absurd_unet_is_refused_before_memory_is_taken() -> None:
 @torch.no_grad()
 def test_the_presets_fit_common_image_sizes(side: int) -> None:
     pytest.importorskip("diffusers")
-    for model in ("unet", "mlp"):
-        kind, config = network_config(TrainConfig(data="-", out="-", model=model), (3, side, side), 10)
+    for model, width in (("unet", None), ("mlp", None), ("unet-cross", 32), ("dit", 128)):
+        kind, config = network_config(TrainConfig(data="-", out="-", model=model, width=width), (3, side, side), 10)
         with torch.device("meta"):  # this test needs only shapes
             network = networks.build_network(kind, config)
             out = network(torch.zeros(2, 3, side, side), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
         assert out.shape == (2, 3, side, side)
         assert 1e5 < networks.parameter_count(network) < 5e7
+
+
+def test_the_medical_networks_have_the_published_sizes() -> None:
+    """Widths 128 128 256 512 1024 with attention at 512; DiT-B has 12 blocks of 12 heads."""
+    pytest.importorskip("diffusers")
+    for name, wanted, size in (
+        ("medical-unet", {"block_out_channels": [128, 128, 256, 512, 1024], "embedding": 512}, 275_843_852),
+        ("medical-dit", {"layers": 12, "heads": 12, "head_width": 64, "patch_size": 4}, 138_502_080),
+    ):
+        kind, config = network_config(TrainConfig.named(name, data="-", out="-"), (12, 128, 128), 2)
+        assert {key: config[key] for key in wanted} == wanted
+        assert config.get("attention", [False, False, False, True, False]) == [False, False, False, True, False]
+        with torch.device("meta"):
+            assert networks.parameter_count(networks.build_network(kind, config)) == pytest.approx(size, rel=1e-3)
+
+
+def test_the_dit_drops_no_labels_itself() -> None:
+    """diffusers' class drops a tenth in training, beside those that the training drops."""
+    network, shape = build("dit")
+    same = torch.ones(1, *shape).expand(64, *shape)
+    out = network.train()(same, torch.zeros(64), torch.zeros(64, dtype=torch.int64))
+    torch.testing.assert_close(out, out[:1].expand_as(out))
 
 
 def test_the_unet_of_the_digits_has_the_published_size() -> None:

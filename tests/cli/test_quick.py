@@ -240,6 +240,10 @@ def test_words_are_those_of_the_library() -> None:
     assert names.DECISIONS == inference.DECISIONS
     assert names.RULES == rules.RULES
     assert names.AUGMENTATIONS == train.AUGMENTATIONS
+    assert names.MODELS == train.presets.MODELS
+    assert tuple(train.presets.NAMED) == names.NAMED_RECIPES
+    assert names.SHIFTS == train.config.SHIFTS
+    assert names.LOSS_WEIGHTINGS == train.config.LOSS_WEIGHTINGS
     assert names.CALIBRATION_DRAWS == inference.CALIBRATION_DRAWS
     for name in ("COPIES", "TARGET_COPIES", "SELECTION_COPIES", "ALPHA", "ESTIMATIONS", "TOLERANCE"):
         assert getattr(names, name) == getattr(certification, name)

@@ -8,7 +8,7 @@ import pytest
 
 from fastdc import DiffusionClassifier
 from fastdc.backends import NetworkOptions, TorchNetwork
-from fastdc.bundle import HaarTransform, build_network
+from fastdc.bundle import HaarTransform, build_network, torch_samples
 from fastdc.support import Float32
 from helpers.worlds import unit_images
 
@@ -18,7 +18,6 @@ else:
     torch = pytest.importorskip("torch")
 
 from fastdc.robust import LikelihoodMaximization, as_module, maximize_likelihood
-from fastdc.robust.samples import transformed
 from helpers.torch_worlds import tiny_model
 
 
@@ -35,7 +34,7 @@ def clf() -> DiffusionClassifier:
 
 def test_the_transform_is_the_models_to_the_bit(clf: DiffusionClassifier, rng: np.random.Generator) -> None:
     x = rng.uniform(-1, 2, (5, 1, 4, 4)).astype(np.float32)
-    np.testing.assert_array_equal(transformed(clf.model, torch.from_numpy(x)).numpy(), clf.model.samples(x))
+    np.testing.assert_array_equal(torch_samples(clf.model.transform, torch.from_numpy(x)).numpy(), clf.model.samples(x))
 
 
 def test_logits_are_the_engines_errors(clf: DiffusionClassifier) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from click.testing import CliRunner, Result
+from PIL import Image
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -191,6 +192,43 @@ def test_the_loras_file_is_what_the_export_has_merged(tmp_path: Path) -> None:
         )
     assert torch.equal(one, two)
     assert not torch.allclose(one, three, atol=1e-3)
+
+
+def test_two_data_sets_are_trained_jointly_with_prompts_of_their_own(tmp_path: Path) -> None:
+    """One table names the images of both; each of the four classes has a sentence, and one set can be asked about."""
+    base, rng = tiny_sd(tmp_path / "sd"), np.random.default_rng(0)
+    sentences = {
+        "healthy": "a red cube",
+        "effusion": "a blue cube",
+        "benign": "a red cone",
+        "melanoma": "a green cone",
+    }
+    lines = ["path,label"]
+    for k, name in enumerate(sentences):
+        (tmp_path / ("xray" if k < 2 else "skin")).mkdir(exist_ok=True)
+        for number in range(3):
+            file = f"{'xray' if k < 2 else 'skin'}/{name}-{number}.png"
+            Image.fromarray(rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(tmp_path / file)
+            lines.append(f"{file},{name}")
+    (tmp_path / "both.csv").write_text("\n".join(lines) + "\n")
+    rows = [f"{text},{name},{k}" for k, (name, text) in enumerate(sentences.items())]
+    (tmp_path / "texts.csv").write_text("\n".join(["prompt,classname,classidx", *rows]) + "\n")
+    words = ["train", str(tmp_path / "both.csv"), "--out", str(tmp_path / "run"), "--from", str(base), "--val", "0"]
+    words += ["--prompts", str(tmp_path / "texts.csv"), "--steps", "2", "--batch", "4", "--fit", "stretch"]
+    result = CliRunner().invoke(cli, [*words, "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    model = run_source(tmp_path / "run")[0].model
+    assert dict(zip(model.class_names, model.prompts, strict=True)) == sentences
+    assert RunFolder(tmp_path / "run").info().config.prompts == tuple(sentences.items())
+    for changed, message in (
+        ({"prompts": (("healthy", "a red cube"),)}, "prompts must have a text for every class of the data"),
+        ({"prompts": (("healthy", "a"), ("healthy", "b"))}, "one text for each class, got several for 'healthy'"),
+        ({"prompts": "texts.csv"}, "prompts must be pairs of a class and its text"),
+        ({"prompts": (("healthy", "a"),), "template": "a {}"}, "expected one of them, got both"),
+    ):
+        options = {"data": str(tmp_path / "both.csv"), "out": str(tmp_path / "no"), "base": str(base), "val": "0"}
+        with pytest.raises(InputError, match=message):
+            train(TrainConfig(**options, **changed), progress=False)
 
 
 def test_damaged_latents_are_made_again_and_a_kill_loses_none(tmp_path: Path) -> None:

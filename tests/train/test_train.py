@@ -305,7 +305,7 @@ def test_bad_data_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "resnet"}, "model must be one of unet, mlp, got 'resnet'"),
+        ({"model": "resnet"}, "model must be one of unet, mlp, unet-cross, dit, got 'resnet'"),
         ({"steps": 0}, "steps must be a whole number from 1"),
         ({"batch": 2.5}, "batch must be a whole number"),
         ({"seed": -1}, "seed must be a whole number from 0"),

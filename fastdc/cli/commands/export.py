@@ -153,7 +153,7 @@ the band of its model and size of images that --levels names.
     metavar="LO HI",
     help="Default band of noise levels (sigma / alpha) of the draws.  [default: chosen; without --calibrate, for a run "
     "by its smaller side: unet 0.2 2, 0.4 4 above 8 pixels, 0.7 7 above 16 pixels; mlp 0.2 2, 0.5 5 above 16 pixels; "
-    "otherwise the model's, or all]",
+    "unet-cross 0.7 7; dit 0.7 7; otherwise the model's, or all]",
 )
 @first_option("chosen; without, none")
 @click.option(

@@ -6,7 +6,7 @@ import click
 
 from fastdc.cli.completing import files
 from fastdc.cli.images import image_options
-from fastdc.cli.names import AUGMENTATIONS, PRECISIONS
+from fastdc.cli.names import AUGMENTATIONS, LOSS_WEIGHTINGS, MODELS, NAMED_RECIPES, PRECISIONS, SHIFTS
 from fastdc.cli.options import QUIET
 from fastdc.cli.sources import check_sources
 
@@ -15,6 +15,7 @@ Examples:
   fastdc train photos --out run --size 32             photos/cat/, photos/dog/
   fastdc train digits.npz --out run --model mlp       arrays images and labels
   fastdc train scans.csv --out run --size 32          path, label, split
+  fastdc train scans --out run --preset medical-unet  a published recipe
   fastdc train --out run --resume                     after Ctrl-C or a crash
   fastdc train --out run --resume --steps 20000       longer than planned
   fastdc train photos --out run --from hf://org/name  fine-tune a public model
@@ -58,6 +59,13 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     help="With --from a model of texts: the text that describes a class, with {} for its name.  [default: a photo of "
     "a {}.]",
 )
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    shell_complete=files,
+    help="With --from a model of texts: in place of --template, a CSV with the columns prompt, classname, classidx: "
+    "one text for each class of DATA, such as those of several data sets in one table.",
+)
 @click.option("--rank", type=int, help="With --from a model of texts: rank of the LoRA.  [default: 8]")
 @click.option(
     "--vae",
@@ -66,12 +74,48 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     help="Train on the latents of this image encoder: a folder or hf://org/name with an AutoencoderKL. Needs --size.",
 )
 @click.option(
-    "--model", type=click.Choice(["unet", "mlp"]), help="unet: accurate. mlp: many times cheaper.  [default: unet]"
+    "--preset",
+    type=click.Choice(NAMED_RECIPES),
+    help="A published recipe, over which other options win: the medical UNet or DiT-B/4 of Favero et al., on wavelets "
+    "of 256 x 256. --size, --width and --layers make it small.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(MODELS),
+    help="unet: accurate. mlp: many times cheaper. unet-cross: a UNet that attends to its class. dit: a transformer.  "
+    "[default: unet]",
 )
 @click.option(
     "--width",
     type=int,
-    help="Channels of the first UNet level, or width of the MLP.  [default: unet 32, 64 above 32 pixels; mlp 256]",
+    help="Channels of the first UNet level, or width of the MLP or DiT.  [default: unet 32, 64 above 32 pixels; mlp "
+    "256; unet-cross 128; dit 768]",
+)
+@click.option(
+    "--layers", type=int, help="Residual blocks per UNet level, or blocks of the DiT.  [default: 1 or 2; dit 12]"
+)
+@click.option(
+    "--prediction",
+    type=click.Choice(["edm", "v_prediction"]),
+    help="What the network predicts: edm, or v_prediction: v on the cosine schedule in continuous time.  "
+    "[default: edm]",
+)
+@click.option(
+    "--shift",
+    type=click.Choice(SHIFTS),
+    help="With v_prediction: more noise for larger images of side d. size: 2 ln(64 / d) added to ln SNR. medical: its "
+    "limits moved by half of that, too.  [default: none]",
+)
+@click.option(
+    "--loss-weighting",
+    type=click.Choice(LOSS_WEIGHTINGS),
+    help="With v_prediction: weights of noise levels. min_snr: those of Hang et al. medical: those of Favero et al.  "
+    "[default: none]",
+)
+@click.option(
+    "--transform",
+    type=click.Choice(["haar"]),
+    help="Train on Haar wavelets of the images: four channels of half the side.",
 )
 @click.option("--size", type=int, metavar="PIXELS", help="Resize and crop all images to a square of this side.")
 @click.option(
@@ -81,7 +125,7 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     "--steps",
     type=int,
     help="Optimizer steps; the defaults suit digits.  [default: unet 1340, 5000 above 16 pixels; mlp 4640; "
-    "with --from 1000]",
+    "unet-cross 5000; dit 5000; with --from 1000]",
 )
 @click.option(
     "--minutes",
@@ -89,7 +133,9 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     metavar="M",
     help="Instead of --steps: as many steps as take about M minutes on this machine.",
 )
-@click.option("--batch", type=int, help="Images per step.  [default: unet 64; mlp 256; with --from 32]")
+@click.option(
+    "--batch", type=int, help="Images per step.  [default: unet 64; mlp 256; unet-cross 64; dit 64; with --from 32]"
+)
 @click.option(
     "--accumulate",
     type=int,
@@ -107,21 +153,24 @@ mlp for small images if speed matters, --augment photo or medical if there are f
 @click.option(
     "--ema", type=float, help="Decay of the moving average of the weights; the average is exported.  [default: 0.999]"
 )
+@click.option("--ema-every", type=int, metavar="STEPS", help="Steps between updates of the average.  [default: 1]")
 @click.option("--label-dropout", type=float, help="Fraction of images trained without their class.  [default: 0.1]")
 @click.option(
     "--p-mean",
     type=float,
     help="Mean of ln sigma during training.  [default: unet -0.6, 0 above 8 pixels, 0.4 above 16 pixels; mlp -0.4; "
-    "with --from as that model was trained]",
+    "unet-cross 0.4; dit 0.4; with --from as that model was trained]",
 )
 @click.option(
     "--p-std",
     type=float,
-    help="Standard deviation of ln sigma during training.  [default: unet 1.2; mlp 1; with --from as that model was "
-    "trained]",
+    help="Standard deviation of ln sigma during training.  [default: unet 1.2; mlp 1; unet-cross 1.2; dit 1.2; with "
+    "--from as that model was trained]",
 )
 @click.option("--sigma-data", type=float, help="Standard deviation of the images in [-1, 1].  [default: measured]")
-@click.option("--dropout", type=float, help="Dropout inside the network.  [default: unet 0; mlp 0.1]")
+@click.option(
+    "--dropout", type=float, help="Dropout inside the network.  [default: unet 0; mlp 0.1; unet-cross 0; dit 0]"
+)
 @click.option(
     "--augment",
     type=click.Choice(AUGMENTATIONS),
