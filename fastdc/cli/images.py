@@ -182,7 +182,11 @@ def _notes_of(loaded: "ImageSet", used: slice, shape: tuple[int, int, int], limi
         return loaded.notes
     if all(Path(name).is_file() for name in names):
         with suppress(InputError):  # 16-bit files can be too dark without the others
-            more = {"window": limits["window"], "fit": limits["fit"], "max_pixels": limits["max_pixels"]}
+            more: dict[str, Any] = {
+                "window": limits["window"],
+                "fit": limits["fit"],
+                "max_pixels": limits["max_pixels"],
+            }
             again = load_images(names, shape, **more).notes
             return [*other, *filter(_OF_IMAGES.match, again)]
     return [f"{len(names)} of {len(loaded)} images are used, but all were converted", *loaded.notes]

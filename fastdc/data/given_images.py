@@ -52,7 +52,7 @@ def prepare(
     """Images of any kind as one array of a model's shape, as ``fastdc classify`` prepares image files.
 
     A picture is turned upright, laid over white, converted to grey or RGB, resized until its shorter side fits, and
-    cropped to the centre; an array is converted and resized in the same way.
+    cropped to the centre, or stretched; an array is converted and resized in the same way.
 
     Safe for the bytes of strangers: common formats only are opened, by content, and the size in the header is compared
     with `max_pixels` before a picture is decoded. A string is the path of a file on this machine.
@@ -84,20 +84,9 @@ def prepare(
         >>> fastdc.data.prepare([Image.new("RGB", (640, 480)), images[0]], (1, 8, 8)).shape
         (2, 1, 8, 8)
     """
-    found, _ = prepare_named(
-        images,
-        shape,
-        window=window,
-        layout=layout,
-        fit=fit,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
-        split=split,
-        resize=resize,
-        bounded=bounded,
-        on_note=on_note,
-    )
-    return found
+    how: dict[str, Any] = {"window": window, "layout": layout, "fit": fit, "max_pixels": max_pixels, "split": split}
+    how |= {"skip_bad": skip_bad, "resize": resize, "bounded": bounded, "on_note": on_note}
+    return prepare_named(images, shape, **how)[0]
 
 
 def prepare_named(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,8 @@ def test_a_bundle_says_that_its_images_are_stretched(tmp_path: Path) -> None:
     assert made.manifest["version"] == 3  # an older reader would crop
     assert (made.model.fit, fastdc.load_bundle(tmp_path / "crop").model.fit) == ("stretch", "crop")
     for wrong in ("pad", 1):
-        fails_with(
-            lambda wrong=wrong: tiny_bundle(tmp_path / "b", image={**image, "fit": wrong}), "fit", kind=BundleError
-        )
+        changed = {**image, "fit": wrong}
+        fails_with(partial(tiny_bundle, tmp_path / "b", image=changed), "fit", kind=BundleError)
 
 
 @pytest.mark.parametrize("given", [(), ("--fit", "crop"), ("--fit", "stretch")])

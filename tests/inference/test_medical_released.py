@@ -28,7 +28,7 @@ from fastdc.support import Float32, Int64
 from fastdc.testing import reference
 
 QUARTER = log(64 / 256)
-TABLE = np.float32([[0.5, 0.25, -2.0], [-0.375, 0.375, 0.5], [0.125, -0.5, 2.0], [0.0, 0.0, 0.0]])
+TABLE = np.array([[0.5, 0.25, -2.0], [-0.375, 0.375, 0.5], [0.125, -0.5, 2.0], [0.0, 0.0, 0.0]], np.float32)
 MODEL = Model(
     name="released",
     image_shape=(3, 8, 8),
@@ -50,7 +50,8 @@ def network(sample: Float32, timestep: Float32, labels: Int64) -> Float32:
     turn = e[:, 0] * np.sin(timestep / 2) + e[:, 1] * np.cos(timestep / 2)
     shift = e[:, 2] * sample.mean(axis=(1, 2, 3))
     mean = sample.mean(axis=1, keepdims=True) / 4
-    return turn[:, None, None, None] * sample[:, :, :, ::-1] + shift[:, None, None, None] + mean
+    said = turn[:, None, None, None] * sample[:, :, :, ::-1] + shift[:, None, None, None] + mean
+    return np.asarray(said, np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_the_network_is_given_the_coefficients(method: str) -> None:
 
 def test_errors_are_those_of_the_pixel_model_at_the_same_noise() -> None:
     """A noise e of coefficients is the noise W^T e of pixels; the error in x0 is f^2 times that of the pixels."""
-    draws = {"draws": 4, "levels": (F * 0.8, F * 3.0), "weighting": "vlb"}
+    draws: dict[str, Any] = {"draws": 4, "levels": (F * 0.8, F * 3.0), "weighting": "vlb"}
     job = WAVELET.settings(**draws, rule="full").job
     x = (2 * IMAGES - 1).astype(np.float32)
     errors = job.table(x, np.arange(len(x))).errors

@@ -226,7 +226,12 @@ def test_two_data_sets_are_trained_jointly_with_prompts_of_their_own(tmp_path: P
         ({"prompts": "texts.csv"}, "prompts must be pairs of a class and its text"),
         ({"prompts": (("healthy", "a"),), "template": "a {}"}, "expected one of them, got both"),
     ):
-        options = {"data": str(tmp_path / "both.csv"), "out": str(tmp_path / "no"), "base": str(base), "val": "0"}
+        options: dict[str, Any] = {
+            "data": str(tmp_path / "both.csv"),
+            "out": str(tmp_path / "no"),
+            "base": str(base),
+            "val": "0",
+        }
         with pytest.raises(InputError, match=message):
             train(TrainConfig(**options, **changed), progress=False)
 
