@@ -75,10 +75,10 @@ class HaarTransform:
         *leading, channels, height, width = images.shape
         shape = self.shape((channels, height, width))
         top, bottom = images[..., 0::2, :], images[..., 1::2, :]
-        both: tuple[Any, Any] = (top + bottom, top - bottom)
-        sums = [rows[..., 0::2] + rows[..., 1::2] for rows in both]
-        differences = [rows[..., 0::2] - rows[..., 1::2] for rows in both]
-        stacked = np.stack([*sums, *differences], axis=-3)  # cA, cH, cV, cD of each channel
+        total, change = top + bottom, top - bottom
+        average, rows = total[..., 0::2] + total[..., 1::2], change[..., 0::2] + change[..., 1::2]
+        columns, both = total[..., 0::2] - total[..., 1::2], change[..., 0::2] - change[..., 1::2]
+        stacked = np.stack([average, rows, columns, both], axis=-3)  # cA, cH, cV, cD of each channel
         return np.ascontiguousarray((stacked * images.dtype.type(self.factor / 2)).reshape(*leading, *shape))
 
     def inverse(self, coefficients: Floats) -> Floats:

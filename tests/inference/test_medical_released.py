@@ -24,6 +24,7 @@ from fastdc import DiffusionClassifier, Model
 from fastdc.backends import FunctionNetwork
 from fastdc.bundle import HaarTransform
 from fastdc.diffusion import CosineSchedule, Parameterization
+from fastdc.rules import Votes
 from fastdc.support import Float32, Int64
 from fastdc.testing import reference
 
@@ -111,3 +112,16 @@ def test_stages_evaluate_the_same_errors(clf: DiffusionClassifier, released: dic
     reached = np.isfinite(staged)
     np.testing.assert_array_equal(staged[reached], full[reached])
     assert 0 < (~reached).sum() < staged.size / 2
+
+
+def test_the_stages_of_compat_favero_give_its_votes_and_labels(
+    clf: DiffusionClassifier, released: dict[str, Any]
+) -> None:
+    """A class that was pruned keeps the votes that it had won, which a full run counts differently."""
+    stages = [tuple(map(int, released[name])) for name in ("stages", "keep")]
+    rule = Votes(*stages, compat="favero")
+    chosen = {**options(released), "rule": rule}
+    found = clf.classify(released["images"], streams=released["streams"], **chosen)
+    np.testing.assert_array_equal(found.labels, released["staged_labels"])
+    np.testing.assert_array_equal(rule.votes_of(found.table.errors), released["staged_votes"])
+    assert (released["staged_votes"] != released["full_votes"]).any()
