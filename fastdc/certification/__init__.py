@@ -25,7 +25,7 @@ from fastdc.certification.estimation import (
     Target,
 )
 from fastdc.certification.estimation_words import ESTIMATIONS, estimation_of
-from fastdc.certification.intervals import Estimate, share, wilson_interval
+from fastdc.certification.intervals import Estimate, paired_difference, share, wilson_interval
 from fastdc.certification.lipschitz import LipschitzCertificates, certify_errors, certify_table
 from fastdc.certification.lipschitz_radii import BoundedErrors
 from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
@@ -44,6 +44,7 @@ from fastdc.certification.summary import (
     compare,
     comparison_table,
     default_radii,
+    mcnemar,
     names_of,
     summarize,
     summary_table,
@@ -94,7 +95,9 @@ __all__ = [
     "comparison_table",
     "default_radii",
     "estimation_of",
+    "mcnemar",
     "names_of",
+    "paired_difference",
     "read_records",
     "records_of",
     "share",

@@ -25,12 +25,14 @@ from fastdc.cli.runner import (
     settings_of,
     whole_results,
 )
+from fastdc.cli.score_baselines import Baselines
 from fastdc.cli.stop_signals import held_back
 from fastdc.inference import Classification, ErrorTable, Images, Settings, plan_config
 from fastdc.scoring import (
     CHECKED,
     Agreement,
     Mistake,
+    Rival,
     Score,
     check_count,
     check_groups,
@@ -54,23 +56,21 @@ _FITTED = ("levels", "weighting", "loss", "level_weights")  # what a temperature
 
 def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.score`."""
-    limits = take_limits(options)
-    if check is not None:
-        checks.whole("check", check, low=0)
+    limits, beside = take_limits(options), Baselines.taken(options)
     asked = {name: options.pop(name) for name in ("positive", "sensitivity", "threshold")}
     _check_files(options, data)
     bundle = open_model(options)
     _check_asked(asked, bundle)
     settings = checked_settings(bundle.model, options)
-    if check and not settings.races:
-        why = "which --rule full is" if settings.job.rule.name == "full" else "and only one class has a prior above 0"
-        raise InputError(f"--check compares a race with the full run, {why}: expected no --check")
+    _check_count(check, settings)
     check_run(settings.job, options)
     check_installed("sklearn", extra="sklearn")
-    loaded = _labelled(data, options["model"], bundle, seen_through(limits, bundle.model))
+    limits = seen_through(limits, bundle.model)
+    loaded = _labelled(data, options["model"], bundle, limits)
     columns = _columns(loaded, by)
+    remarks = beside.prepare(bundle, limits, loaded.images)
     note_self_calibration(settings.job, options, len(loaded))
-    notes = _notes(settings, bundle, loaded, options)
+    notes = (*_notes(settings, bundle, loaded, options), *remarks)
     classifier = open_network(bundle, options)
     settings = settings_of(classifier, options)
     answers, stop = _Answers(keep_tables=options["save"] is not None), None
@@ -92,17 +92,46 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
         notes = (*notes, *_check_notes(settings, int(raced.sum()), count, asked=check is not None))
         if count:
             agreement, stop = _checked(settings, loaded, answers, count, options)
+    rivals: tuple[Rival, ...] = ()
+    if stop is None:
+        rivals, stop = answers.beside(beside, loaded, asked)
     with held_back():  # a second Ctrl-C would lose it
-        if answers.tables:
-            ErrorTable.concatenate(answers.tables).save(options["save"])
-        found = answers.score(loaded, columns, settings, agreement, notes, asked)
-        try:
-            _write(found, options, answers, loaded)
-        finally:  # also if the disk is full
-            click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _page(found, settings))
-        _say_files(options)
+        found = replace(answers.score(loaded, columns, settings, agreement, notes, asked), rivals=rivals)
+        _hand_out(found, answers, loaded, settings, options, as_json=as_json)
     if stop is not None:
         raise stop
+
+
+def _hand_out(
+    found: Score,
+    answers: "_Answers",
+    loaded: "ImageSet",
+    settings: Settings,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Writes the files, and prints the score, also if a file cannot be written."""
+    if answers.tables:
+        ErrorTable.concatenate(answers.tables).save(options["save"])
+    try:
+        _write(found, options, answers, loaded)
+    finally:  # also if the disk is full
+        click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _page(found, settings))
+    _say_files(options)
+
+
+def _check_count(check: int | None, settings: Settings) -> None:
+    """Refuses a number of images to compare with the full run that is none, or where there is no race.
+
+    Raises:
+        InputError: See above.
+    """
+    if check is not None:
+        checks.whole("check", check, low=0)
+    if check and not settings.races:
+        why = "which --rule full is" if settings.job.rule.name == "full" else "and only one class has a prior above 0"
+        raise InputError(f"--check compares a race with the full run, {why}: expected no --check")
 
 
 def _check_asked(asked: Mapping[str, Any], bundle: Bundle) -> None:
@@ -231,6 +260,20 @@ class _Answers:
         ids = [loaded.ids[row] for row in rows]
         truth, names = loaded.labels[rows], found.class_names
         return mistakes_of(loaded.images[rows], truth, self["labels"], self["probabilities"], names, ids=ids)
+
+    def beside(
+        self, baselines: Baselines, loaded: "ImageSet", asked: Mapping[str, Any]
+    ) -> tuple[tuple[Rival, ...], Interrupted | None]:
+        """The baselines on the same images, and the interruption that ended their training."""
+        if baselines.given is None:
+            return (), None
+        rows: Int64 = self["indices"]
+        assert loaded.labels is not None
+        try:
+            scored = (self["labels"], self["probabilities"])
+            return baselines.rivals(loaded.images[rows], loaded.labels[rows], scored, asked), None
+        except KeyboardInterrupt:
+            return (), Interrupted("interrupted: the baselines were not trained to the end")
 
     def score(
         self,

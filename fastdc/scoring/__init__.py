@@ -6,16 +6,18 @@
     score(labels, probabilities, class_names)                            of any classifier
 
 Modules: `measures` (the formulas), `bootstrap` and `intervals` (how sure they are), `positive` (one class against the
-rest), `refusal` (the least certain answers left out), `agreement` (race and full run), `numbers` and `score` (the
+rest), `refusal` (the least certain answers left out), `agreement` (race and full run), `rivals` (other
+classifiers), `numbers` and `score` (the
 result), `scored` (makes it), `text_page`, `html_page` and `pictures` (as people read it).
 """
 
 from fastdc.scoring.agreement import CHECKED, Agreement, agreement, check_count, full_runs, raced_of, sampled
 from fastdc.scoring.measures import BINS, ClassMeasures, Reliability
 from fastdc.scoring.mistakes import Mistake, mistakes_of
-from fastdc.scoring.numbers import ScoreNumbers
+from fastdc.scoring.numbers import Rival, ScoreNumbers
 from fastdc.scoring.positive import Operating, PositiveMeasures
 from fastdc.scoring.refusal import Refusal
+from fastdc.scoring.rivals import rival_of
 from fastdc.scoring.score import Score
 from fastdc.scoring.scored import MOST_GROUPS, check_groups, operating, probability_notes, score, score_of
 
@@ -30,6 +32,7 @@ __all__ = [
     "PositiveMeasures",
     "Refusal",
     "Reliability",
+    "Rival",
     "Score",
     "ScoreNumbers",
     "agreement",
@@ -40,6 +43,7 @@ __all__ = [
     "operating",
     "probability_notes",
     "raced_of",
+    "rival_of",
     "sampled",
     "score",
     "score_of",

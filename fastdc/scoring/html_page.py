@@ -9,12 +9,14 @@ from fastdc.scoring.mistakes import Mistake
 from fastdc.scoring.numbers import ScoreNumbers
 from fastdc.scoring.pictures import confusion_svg, refusal_svg, reliability_svg
 from fastdc.scoring.text_page import (
+    RIVALS_EXPLAINED,
     class_rows,
     confusion_lines,
     group_rows,
     positive_lines,
     positive_rows,
     remarks_of,
+    rival_rows,
     shown_classes,
     shown_groups,
     summary_of,
@@ -57,6 +59,12 @@ def html_body(score: ScoreNumbers, mistakes: Sequence[Mistake] = ()) -> str:
         parts.append(f"<h2>{page.escaped(of.name)} against the rest</h2>")
         counts = f"{of.images} images and {of.others} others; each measure with its 95 % interval."
         parts += [page.facts(positive_lines(score)), page.remark(counts)]
+    if score.rivals:
+        parts += [
+            "<h2>Beside other classifiers</h2>",
+            page.table(rival_rows(score)),
+            page.remark(f"{RIVALS_EXPLAINED}."),
+        ]
     for by, groups in score.groups.items():
         chosen, remark = shown_groups(groups, _MOST_ROWS)
         parts.append(f"<h2>By {page.escaped(by)}</h2>")

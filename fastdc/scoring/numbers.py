@@ -50,6 +50,7 @@ class ScoreNumbers:
         groups: By column and by its value, the score of the images that have it.
         undefined: Why a measure is None, or is not of all classes, by its name.
         agreement: Agreement of the race with the full run; None if it was not checked.
+        rivals: Other classifiers on the same images.
         seconds: Wall time of the run; None if it is not known.
         full: Evaluations of a full run, per image; None if they are not known.
         given: Number of images of the data set, with those that were left out or not finished.
@@ -78,6 +79,7 @@ class ScoreNumbers:
     undefined: Mapping[str, str]
     positive: PositiveMeasures | None = None
     agreement: Agreement | None = None
+    rivals: tuple["Rival", ...] = ()
     seconds: float | None = None
     full: int | None = None
     given: int = 0
@@ -126,6 +128,7 @@ class ScoreNumbers:
                 "evaluations_of_a_full_run": self.full,
                 "seconds": self.seconds,
                 "seconds_per_image": per_image,
+                "baselines": [one.to_dict() for one in self.rivals],
                 "agreement": None if self.agreement is None else self.agreement.to_dict(),
                 "coverage": cover,
                 "classes": self.to_classes(),
@@ -206,6 +209,49 @@ class ScoreNumbers:
         if self.positive is not None:
             _add_positive(rows, self.positive)
         return [{"by": by, "group": group, **row} for row in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """A classifier beside the one that is scored.
+
+    Attributes:
+        name: Its name.
+        score: Its score on the same images.
+        only_scored: Number of images on which only the scored classifier is right.
+        only_rival: Number of images on which only this one is right.
+        difference: Accuracy of the scored classifier minus that of this one.
+        p_value: McNemar's exact two-sided test of equal accuracies.
+        auroc_difference: Mean AUROC of the scored classifier minus that of this one; NaN if it is not defined.
+        facts: What was trained and chosen, plain values.
+    """
+
+    name: str
+    score: ScoreNumbers
+    only_scored: int
+    only_rival: int
+    difference: Estimate
+    p_value: float
+    auroc_difference: Estimate
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        numbers = self.score.to_dict()
+        names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "auprc", "ece", "brier", "log_loss", "intervals")
+        found: dict[str, Any] = plain(
+            {
+                "name": self.name,
+                **{name: numbers[name] for name in (*names, "positive", "refusal")},
+                "only_scored_right": self.only_scored,
+                "only_this_right": self.only_rival,
+                "accuracy_difference": self.difference.to_dict(),
+                "mcnemar_p_value": self.p_value,
+                "auroc_difference": self.auroc_difference.to_dict(),
+                "facts": self.facts,
+            }
+        )
+        return found
 
 
 def _add_positive(rows: list[dict[str, Any]], of: PositiveMeasures) -> None:

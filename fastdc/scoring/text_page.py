@@ -248,6 +248,34 @@ def positive_rows(by: str, groups: Mapping[str, ScoreNumbers], chosen: Sequence[
     return rows
 
 
+def rival_rows(score: ScoreNumbers) -> list[list[str]]:
+    """The table of the scored classifier and of others on the same images, with its head; empty without others."""
+    if not score.rivals:
+        return []
+    names = ["classifier", "accuracy, %", "95 % interval", "difference", "95 % interval", "p", "AUROC", "difference"]
+    rows = [[*names, "95 % interval", "ECE", "Brier"]]
+    for name, of, rival in [("this model", score, None), *((one.name, one.score, one) for one in score.rivals)]:
+        ends = f"{100 * of.accuracy.low:.2f}-{100 * of.accuracy.high:.2f}"
+        cells = [short(name), percentage(of.accuracy.value), ends]
+        paired, areas = ["", "", ""], ["", ""]
+        if rival is not None:
+            more, area = rival.difference, rival.auroc_difference
+            paired = [f"{100 * more.value:+.2f}", f"{100 * more.low:+.2f} to {100 * more.high:+.2f}"]
+            paired.append(f"{rival.p_value:.2g}")
+            areas = ["-", "-"]
+            if np.isfinite(area.value):
+                known = np.isfinite(area.low)
+                areas = [f"{area.value:+.4f}", f"{area.low:+.4f} to {area.high:+.4f}" if known else "-"]
+        rows.append([*cells, *paired, number(of.auroc), *areas, number(of.ece), number(of.brier)])
+    return rows
+
+
+RIVALS_EXPLAINED = (
+    "differences are this model minus the other, on the same images; p is McNemar's exact test of equal accuracies"
+)
+"""What stands below the table of other classifiers."""
+
+
 def confusion_lines(score: ScoreNumbers) -> list[str]:
     """What was taken for what most often."""
     found = score.confusions
@@ -272,6 +300,8 @@ def text_page(score: ScoreNumbers) -> str:
         of = score.positive
         head = f"{short(of.name)} against the rest: {of.images} images and {of.others} others"
         blocks.append("\n".join([head, *(f"{name:{_WIDTH}}{said}".rstrip() for name, said in positive_lines(score))]))
+    if score.rivals:
+        blocks.append(f"{aligned(rival_rows(score))}\n{RIVALS_EXPLAINED}")
     for by, groups in score.groups.items():
         chosen, remark = shown_groups(groups)
         told = [aligned(group_rows(by, groups, chosen)), remark, worst_of(by, score)]

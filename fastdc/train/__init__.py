@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastdc.train.baselines import Baseline, check_baseline, train_baseline
 from fastdc.train.best import Best
 from fastdc.train.config import AUGMENTATIONS, TrainConfig
 from fastdc.train.dataset import content_digest, held_out, save_labelled, validation_source
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AUGMENTATIONS",
     "RUN_DEFAULTS",
+    "Baseline",
     "Best",
     "RunFolder",
     "RunInfo",
     "RunSummary",
     "TrainConfig",
+    "check_baseline",
     "check_unseen",
     "check_untrained",
     "content_digest",
@@ -49,6 +52,7 @@ __all__ = [
     "save_labelled",
     "told",
     "train",
+    "train_baseline",
     "validation_source",
 ]
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -359,3 +360,52 @@ def test_less_certain_answers_are_refused_first(cli: Cli, folder: Path) -> None:
     assert found["accuracy"][found["refused"].index(0.5)] == pytest.approx(right[order].mean(), abs=0.003)
     assert found["area"] > right.mean()
     assert "least certain; area" in cli("score", *few).out
+
+
+def test_baselines_are_trained_and_stand_beside_the_model(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from fastdc.train import baselines
+
+    monkeypatch.setattr(baselines, "_EPOCHS", (2, 2))
+    np.savez("t.npz", images=TEST.images[40:140], labels=TEST.labels[40:140])
+    np.savez("v.npz", images=TEST.images[200:240], labels=TEST.labels[200:240])
+    few = ("digits-mlp", "b.npz", "--draws", "1", "--check", "0", "--rule", "full", "--threads", "1")
+    found = told(cli, *few, "--baseline", "cnn", "--train", "t.npz", "--val", "v.npz")
+    (beside,) = found["baselines"]
+    assert beside["name"] == "cnn"
+    made = baselines.train_baseline(
+        "cnn",
+        TEST.images[40:140],
+        TEST.labels[40:140],
+        val_images=TEST.images[200:240],
+        val_labels=TEST.labels[200:240],
+        n_classes=10,
+        threads=1,
+    )
+    answers = made.probabilities(TEST.images[:40]).argmax(axis=1)
+    assert beside["accuracy"]["value"] == (answers == TEST.labels[:40]).mean()
+    assert beside["facts"]["epoch"] == made.epoch
+    page = cli("score", *few, "--baseline", "cnn", "--train", "t.npz").out
+    counted = r"\* baselines: trained on 7\d images; epoch and temperature chosen on 2\d of the same source"
+    assert re.search(counted, " ".join(page.split()))
+    assert "\nthis model  " in page
+    half = np.concatenate([TEST.images[:20], TEST.images[40:60]])
+    np.savez("h.npz", images=half, labels=np.concatenate([TEST.labels[:20], TEST.labels[40:60]]))
+    mixed = " ".join(cli("score", *few, "--baseline", "cnn", "--train", "h.npz", "--val", "v.npz").out.split())
+    assert "* 20 of these 40 images trained the baselines, which are too good on them" in mixed
+    cli.refuses("score", *few, "--baseline", "cnn", "--train", "b.npz", naming="holds the images that are scored")
+    cli.refuses("score", *few, "--baseline", "cnn", naming="expected --train DATA")
+    cli.refuses("score", *few, "--train", "t.npz", naming="--train is for --baseline")
+    cli.refuses("score", *few, *("--baseline", "cnn") * 2, "--train", "t.npz", naming="two baselines have one name")
+    cli.refuses("score", *few, "--baseline", "vgg", "--train", "t.npz", naming="baseline must be cnn or timm:NAME")
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastdc.train.train_baseline", stopped)
+    result = cli("score", *few, "--baseline", "cnn", "--train", "t.npz")
+    assert result.code == 130
+    assert "accuracy" in result.out
+    assert result.err.splitlines()[-1] == "fastdc: interrupted: the baselines were not trained to the end"

@@ -17,6 +17,7 @@ Examples:
   fastdc score my-model test.npz --html score.html --plot confusion.png
   fastdc score my-model test.csv --by site --by sex
   fastdc score my-model test/ --positive melanoma --sensitivity 0.95
+  fastdc score my-model scans.csv --baseline cnn --train scans.csv
   fastdc score my-model test/ --json | jq .accuracy
   fastdc score my-model test/ --check 0   the race alone
 
@@ -86,6 +87,26 @@ Ctrl-C keeps what was done: the page says on how many images its numbers are.
     metavar="P",
     help="Threshold for the positive class that was found on other images, as this command finds it on validation "
     "images.  [default: found on DATA, which is optimistic]",
+)
+@click.option(
+    "--baseline",
+    multiple=True,
+    metavar="NAME",
+    help="Train a discriminative classifier on --train and score it beside the model: cnn, or timm:NAME for a network "
+    "of the package timm; may be repeated (needs torch).",
+)
+@click.option(
+    "--train",
+    metavar="DATA",
+    shell_complete=files,
+    help="Labelled images, or their split train, on which baselines are trained: those that the model was trained on.",
+)
+@click.option(
+    "--val",
+    metavar="DATA",
+    shell_complete=files,
+    help="Images that choose a baseline's epoch and temperature.  [default: the split val of --train, or a fifth of "
+    "--train]",
 )
 @run_options_of_model
 @image_options()
