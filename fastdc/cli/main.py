@@ -29,6 +29,7 @@ _COMMANDS = {
     "evaluate": "Tabulate and plot certified accuracy from files of certificates.",
     "bench": "Measure what this machine does with a model: backends, precisions, batches.",
     "info": "Describe this installation or a model.",
+    "manifest": "Make a manifest of a published table of images, such as CheXpert's or ISIC's.",
     "train": "Train a diffusion model on your own labelled images.",
     "export": "Turn a training run or a published model into a bundle that runs without torch.",
     "completion": "Print the script that completes commands and options in your shell.",

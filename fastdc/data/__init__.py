@@ -11,12 +11,13 @@ raise a one-line :class:`fastdc.InputError` that names them, or are left out wit
 
 One budget bounds what an input may take (`max_pixels`), and one rule says which class of a model a label is.
 
-Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`, `levels`
-(values of more than 8 bits), `image_files` and `deep_files` (Pillow), `dicom_files` (pydicom), `guards` (sizes that
-files announce), `layouts` (the axes of arrays), `arrays` (.npy, .npz), `manifests` (tables of files), `classes` (labels
-of a data set and classes of a model), `splits` (train, val, test), `parts` and `manifest_parts` (sources, listed but
-not read), `inputs` (which part a source is), `stack` (where images go), `sets` (what loaders return), `loaders` and
-`labelled` (the public loaders), `given_images` (`prepare`).
+Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`,
+`levels` (values of more than 8 bits), `image_files` and `deep_files` (Pillow), `dicom_files` (pydicom), `guards`
+(sizes that files announce), `layouts` (the axes of arrays), `arrays` (.npy, .npz), `manifests` (tables of files),
+`layouts_of_tables` (manifests made of published tables), `classes` (labels of a data set and classes of a model),
+`splits` (train, val, test), `parts` and `manifest_parts` (sources, listed but not read), `inputs` (which part a
+source is), `stack` (where images go), `sets` (what loaders return), `loaders` and `labelled` (the public loaders),
+`given_images` (`prepare`).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS
@@ -33,6 +34,7 @@ from fastdc.data.labelled import (
     mnist_test,
     shipped_test_file,
 )
+from fastdc.data.layouts_of_tables import LAYOUTS, MadeManifest, make_manifest
 from fastdc.data.levels import check_window
 from fastdc.data.loaders import load_images
 from fastdc.data.sets import ImageSet, LabelledImages
@@ -41,9 +43,11 @@ from fastdc.data.splits import plain_split
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "DIGITS_TEST",
+    "LAYOUTS",
     "ImageSet",
     "LabelledImages",
     "Look",
+    "MadeManifest",
     "check_class_folders",
     "check_window",
     "digits_test",
@@ -51,6 +55,7 @@ __all__ = [
     "load_images",
     "load_labelled",
     "load_with_labels",
+    "make_manifest",
     "match_classes",
     "mnist_test",
     "plain_split",

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastdc.data.arrays import MAX_CLASSES
 from fastdc.data.image_files import Reader
-from fastdc.data.manifests import Manifest, read_manifest
+from fastdc.data.manifests import Manifest, manifest_hint, read_manifest
 from fastdc.data.notes import show
 from fastdc.data.parts import Listed, Part, listed_file, part_of_files
 from fastdc.data.splits import is_split
@@ -91,7 +91,8 @@ def _labels(rows: Manifest, reader: Reader, labelled: bool) -> list[str] | None:
     if labels is None or not any(labels):
         if labelled:
             what = "no column for the labels (label, class)" if labels is None else "no label in any row"
-            raise InputError(f"{show(rows.path)}: has {what}: labelled images are needed here")
+            hint = manifest_hint(["path", *rows.columns])
+            raise InputError(f"{show(rows.path)}: has {what}: labelled images are needed here{hint}")
         return None
     if not labelled and (lost := labels.count("")):
         reader.notes.add(f"without a label: no label of {show(rows.path)} is used", noun="row", count=lost)

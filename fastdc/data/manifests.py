@@ -25,8 +25,23 @@ from fastdc.support import InputError, require
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
-_PATH = ("path", "file_name", "filename", "file", "image_path", "image_file", "file_path", "filepath", "image", "img")
-_LABEL = ("label", "class", "class_name", "target", "category")
+PATH_NAMES = (
+    "path",
+    "file_name",
+    "filename",
+    "file",
+    "image_path",
+    "image_file",
+    "file_path",
+    "filepath",
+    "image",
+    "img",
+)
+"""Columns of the image files, in this order."""
+
+LABEL_NAMES = ("label", "class", "class_name", "target", "category")
+"""Columns of the labels, in this order."""
+
 _SPLIT = ("split", "subset", "partition")
 _METADATA = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
 _OUTPUT = {"probabilities", "errors", "evaluations"}  # columns of what `fastdc classify --json` prints
@@ -70,7 +85,7 @@ def metadata_of(folder: Path) -> Path | None:
         InputError: A file of this name cannot be read.
     """
     for path in (folder / name for name in _METADATA):
-        if path.is_file() and "file_name" in map(_plain, next(_rows(path), (0, []))[1]):
+        if path.is_file() and "file_name" in map(plain_column, next(table_rows(path), (0, []))[1]):
             return path
     return None
 
@@ -89,10 +104,10 @@ def read_manifest(path: Path, budget: Budget) -> Manifest:
     name = show(path)
     with reading(path, "a manifest"):
         budget.stored((path.stat().st_size,), 1, name)
-    rows = _rows(path, budget)
+    rows = table_rows(path, budget)
     header = next(rows, None)
     if header is None:
-        raise InputError(f"{name}: is empty: expected a header with a column {_either(_PATH)}")
+        raise InputError(f"{name}: is empty: expected a header with a column {_either(PATH_NAMES)}")
     names = header[1]
     places = _places(names, name)
     lines: list[int] = []
@@ -121,30 +136,49 @@ def _places(names: list[str], name: str) -> dict[str, int]:
     Raises:
         InputError: There is no column for image files, two columns have one name, or the labels are predictions.
     """
-    plain = [_plain(column) for column in names]
+    plain = [plain_column(column) for column in names]
     found = ", ".join(show(column)[:40] for column in names[:_COLUMNS_SHOWN]) + ", ..." * (len(names) > _COLUMNS_SHOWN)
     if twice := [column for k, column in enumerate(names) if column in names[:k]]:
         raise InputError(f"{name}: has two columns {show(twice[0])!r:.60}; its columns are {found}")
     if set(plain) >= _OUTPUT:
         raise InputError(f"{name}: holds predictions of fastdc classify, not images with their true classes")
     places = {}
-    for kind, known in (("path", _PATH), ("label", _LABEL), ("split", _SPLIT)):
+    for kind, known in (("path", PATH_NAMES), ("label", LABEL_NAMES), ("split", _SPLIT)):
         if here := [plain.index(column) for column in known if column in plain]:
             places[kind] = here[0]
     if "path" not in places:
-        raise InputError(f"{name}: has no column for the image files, {_either(_PATH)}; its columns are {found}")
+        raise InputError(f"{name}: has no column for the image files, {_either(PATH_NAMES)}; its columns are {found}"
+                         f"{manifest_hint(names)}")  # fmt: skip
     return places
+
+
+def layout_of(names: list[str]) -> str | None:
+    """The layout of a published table that is no manifest yet, by the names of its columns; None of others.
+
+    Args:
+        names: Names of the columns.
+    """
+    plain = set(map(plain_column, names))
+    if {"path", "no_finding"} <= plain:
+        return "chexpert"
+    return "isic" if {"image_name", "target"} <= plain else None
+
+
+def manifest_hint(names: list[str]) -> str:
+    """What to do with a table of a layout that is no manifest; "" of others."""
+    layout = layout_of(names)
+    return "" if layout is None else f"; fastdc manifest makes a manifest of this {layout} table"
 
 
 def _either(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:4])} or {names[4]}"
 
 
-def _plain(column: str) -> str:
+def plain_column(column: str) -> str:
     return column.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _rows(path: Path, budget: Budget | None = None) -> Iterator[Row]:
+def table_rows(path: Path, budget: Budget | None = None) -> Iterator[Row]:
     """The header of a manifest, and its rows, each with as many cells as the header."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -209,7 +243,7 @@ def _parquet_rows(path: Path, budget: Budget | None) -> Iterator[Row]:
         schema = file.schema_arrow
         kinds = {key: str(schema.field(key).type) for key in schema.names}
         keys = [key for key, kind in kinds.items() if not kind.startswith(_NOT_TEXT)]
-        if embedded := [key for key in kinds if key not in keys and _plain(key) in _PATH]:
+        if embedded := [key for key in kinds if key not in keys and plain_column(key) in PATH_NAMES]:
             raise InputError(
                 f"{name}: column {show(embedded[0])} holds {kinds[embedded[0]]:.40}, not paths: save them as files"
             )

@@ -19,6 +19,7 @@ COMMANDS = (
     "certify",
     "evaluate",
     "info",
+    "manifest",
     "train",
     "export",
     "bench",

@@ -21,6 +21,7 @@ COMMANDS = (
     "certify",
     "evaluate",
     "info",
+    "manifest",
     "train",
     "export",
     "bench",

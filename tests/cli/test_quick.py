@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fastdc import backends, bundle, certification, diffusion, inference, rules, train
+from fastdc import backends, bundle, certification, data, diffusion, inference, rules, train
 from fastdc.cli import names
 from helpers.cli_runs import place_digits
 
@@ -29,6 +29,7 @@ COMMANDS = (
     "evaluate",
     "bench",
     "info",
+    "manifest",
     "train",
     "export",
     "completion",
@@ -239,6 +240,7 @@ def test_words_are_those_of_the_library() -> None:
     assert names.ORDERS == diffusion.ORDERS
     assert names.DECISIONS == inference.DECISIONS
     assert names.RULES == rules.RULES
+    assert names.LAYOUTS == data.LAYOUTS
     assert names.AUGMENTATIONS == train.AUGMENTATIONS
     assert names.MODELS == train.presets.MODELS
     assert tuple(train.presets.NAMED) == names.NAMED_RECIPES
