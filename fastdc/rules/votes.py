@@ -108,8 +108,9 @@ def _won(errors: Floats, alive: Mask) -> Int64:
 def _released_votes(errors: Floats, n_samples: tuple[int, ...], to_keep: tuple[int, ...]) -> Int64:
     """Votes of the released code, int64 (n, K): at each draw among the classes alive then, and never counted again."""
     votes = np.zeros(errors.shape[:2], np.int64)
-    alive, before = ~np.isnan(errors).all(axis=2), 0
+    candidates: Mask = np.asarray(~np.isnan(errors).all(axis=2))
+    alive, before = candidates, 0
     for end, keep in zip(n_samples, to_keep, strict=True):
         votes += _won(errors[:, :, before:end], alive)
-        alive, before = smallest(np.where(np.isnan(errors).all(axis=2), np.inf, -votes), keep), end
+        alive, before = smallest(np.where(candidates, -votes, np.inf), keep), end
     return votes

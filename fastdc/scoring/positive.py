@@ -27,7 +27,7 @@ from fastdc.scoring.bootstrap import (
     resamples_for,
     specificity_at,
 )
-from fastdc.support import Float64, InputError, Int64, checks
+from fastdc.support import Float64, InputError, Int64, Mask, checks
 
 NOT_KNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 """A measure that is not defined."""
@@ -142,7 +142,7 @@ def positive_measures(
     return PositiveMeasures(name, images, others, **values, wanted=asked.sensitivity, threshold=threshold, fixed=fixed)
 
 
-def _measured(ranked: Ranked, own: Float64, named: Float64, sensitivity: float, labels: Int64) -> dict[str, Estimate]:
+def _measured(ranked: Ranked, own: Mask, named: Mask, sensitivity: float, labels: Int64) -> dict[str, Estimate]:
     """F1, areas and the specificity with bootstrap intervals; NaN if all images are of the class, or none."""
     names = ("f1", "auroc", "auprc", "specificity_at")
     if own.all() or not own.any():

@@ -140,7 +140,7 @@ def test_votes_of_a_dropped_class_are_lost_there_and_go_to_the_next_best_here() 
     n_samples, to_keep = (7, 9), (2, 1)
     kept_votes = Votes(n_samples, to_keep, compat="favero").votes_of(errors)
     assert kept_votes is not None
-    assert (kept_votes.tolist(), kept_votes.argmax()) == ([[4, 3, 2, 0]], 0)
+    assert (kept_votes.tolist(), int(kept_votes.argmax())) == ([[4, 3, 2, 0]], 0)
     decided = decide(replay(Votes(n_samples, to_keep), errors).errors, decision="vote")
     assert (decided.votes.tolist(), decided.labels.tolist()) == ([[4, 5, 0, 0]], [1])
 
