@@ -184,7 +184,7 @@ def refusal(classifier: fastdc.DiffusionClassifier, errors: Errors, labels: Any,
                     **{f"without {part:g}": found.at(part) for part in REFUSED},
                     "area": found.area,
                     "largest_fall": falls,
-                    "curve": found.to_dict(),
+                    **({"curve": found.to_dict()} if m == max(draws) else {}),
                 }
             )
     return records
