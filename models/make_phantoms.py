@@ -5,7 +5,7 @@
 
 The images are those of fastdc.testing.phantoms: 4000 for training, 800 for tuning and calibration, 1500 for testing.
 The table has the columns path, class, split, group and mask, where healthy images have no mask. The .npz files hold the
-arrays images, labels, class_names, masks, groups and healthy, the last being the same images without their lesions.
+arrays images, labels, class_names, masks, groups and added, the grey levels that lesions add.
 fastdc comes with the first 200 test images, phantoms-test-200.npz.
 """
 
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastdc.testing import Phantoms, phantoms
+from fastdc.data import Phantoms
+from fastdc.testing import phantoms
 
 PARTS = {"train": 4000, "val": 800, "test": 1500}
 SHIPPED = 200  # images of the last part that fastdc comes with
@@ -56,9 +57,15 @@ def write_pictures(out: Path, split: str, world: Phantoms) -> list[tuple[str, st
 
 def write_arrays(path: Path, world: Phantoms) -> None:
     """Writes all that is known of the phantoms as an .npz file."""
-    known = {"masks": world.masks, "groups": world.groups, "healthy": world.healthy}
-    names = np.array(world.class_names)
-    np.savez_compressed(path, images=world.images, labels=world.labels, class_names=names, **known)
+    np.savez_compressed(
+        path,
+        images=world.images,
+        labels=world.labels,
+        class_names=np.array(world.class_names),
+        masks=world.masks,
+        groups=world.groups,
+        added=world.images - world.healthy,
+    )
 
 
 if __name__ == "__main__":

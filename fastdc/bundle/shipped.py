@@ -15,7 +15,7 @@ def shipped_models() -> tuple[str, ...]:
 
     Example:
         >>> fastdc.shipped_models()
-        ('digits', 'digits-mlp', 'mnist', 'shapes')
+        ('digits', 'digits-mlp', 'mnist', 'phantoms', 'shapes')
     """
     return tuple(sorted(path.name for path in _SHIPPED.iterdir() if (path / MANIFEST).is_file()))
 

@@ -57,7 +57,8 @@ def _test_images(bundle: "Bundle") -> "LabelledImages":
         channels, height, width = bundle.image_shape
         raise InputError(
             f"no test images of {bundle.name}'s classes come with fastdc: expected a model of the digits 0 to 9 in one "
-            f"channel of 8x8 or 28x28 pixels, got {len(bundle.class_names)} classes in {channels} x {height}x{width}"
+            f"channel of 8x8 or 28x28 pixels, or of phantoms, got {len(bundle.class_names)} classes in {channels} x "
+            f"{height}x{width}"
         )
     return load_labelled(path).with_classes(bundle.class_names)
 

@@ -49,7 +49,7 @@ from fastdc.support import InputError, Int64, Interrupted, check_installed, chec
 if TYPE_CHECKING:
     from fastdc.data import ImageSet
 
-_WITH_TEST_IMAGES = ("digits", "digits-mlp", "mnist")  # shipped models whose test images come with fastdc
+_WITH_TEST_IMAGES = ("digits", "digits-mlp", "mnist", "phantoms")  # shipped models whose test images come with fastdc
 _KEPT = ("indices", "labels", "probabilities", "evaluations")  # of a result
 _FITTED = ("levels", "weighting", "loss", "level_weights")  # what a temperature depends on, besides draws
 

@@ -4,6 +4,7 @@
     load_images(sources, shape)   image files, folders, manifests, .npy, .npz -> ImageSet of the bundle's (c, h, w)
     load_labelled(source)         a folder with one sub-folder per class, a manifest, or an .npz -> LabelledImages
     digits_test(), mnist_test()   the test digits that the package ships: 400 of 8x8 pixels, 300 of 28x28
+    phantoms_test()               200 rendered X-ray-like images with the masks of their lesions
 
 All loaders check everything before they return anything, and never unpickle. Files that cannot be used
 raise a one-line :class:`fastdc.InputError` that names them, or are left out with a note. No conversion is silent:
@@ -18,6 +19,12 @@ Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or 
 `splits` (train, val, test), `parts` and `manifest_parts` (sources, listed but not read), `inputs` (which part a
 source is), `stack` (where images go), `sets` (what loaders return), `loaders` and `labelled` (the public loaders),
 `given_images` (`prepare`).
+Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`, `levels`
+(values of more than 8 bits), `image_files` and `deep_files` (Pillow), `dicom_files` (pydicom), `guards` (sizes that
+files announce), `layouts` (the axes of arrays), `arrays` (.npy, .npz), `manifests` (tables of files), `classes` (labels
+of a data set and classes of a model), `splits` (train, val, test), `parts` and `manifest_parts` (sources, listed but
+not read), `inputs` (which part a source is), `stack` (where images go), `sets` (what loaders return), `loaders` and
+`labelled` (the public loaders), `given_images` (`prepare`), `phantoms` (images with masks).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS
@@ -37,6 +44,7 @@ from fastdc.data.labelled import (
 from fastdc.data.layouts_of_tables import LAYOUTS, MadeManifest, make_manifest
 from fastdc.data.levels import check_window
 from fastdc.data.loaders import load_images
+from fastdc.data.phantoms import Phantoms, phantoms_test
 from fastdc.data.sets import ImageSet, LabelledImages
 from fastdc.data.splits import plain_split
 
@@ -48,6 +56,7 @@ __all__ = [
     "LabelledImages",
     "Look",
     "MadeManifest",
+    "Phantoms",
     "check_class_folders",
     "check_window",
     "digits_test",
@@ -58,6 +67,7 @@ __all__ = [
     "make_manifest",
     "match_classes",
     "mnist_test",
+    "phantoms_test",
     "plain_split",
     "prepare",
     "prepare_named",

@@ -30,7 +30,15 @@ DIGITS_TEST = Path(__file__).resolve().parent.parent / "models" / "digits-test.n
 """The file of :func:`digits_test`."""
 
 _MNIST_TEST = DIGITS_TEST.with_name("mnist-test-300.npz")
-_SHIPPED = {(1, 8, 8): DIGITS_TEST, (1, 28, 28): _MNIST_TEST}
+PHANTOMS_TEST = DIGITS_TEST.with_name("phantoms-test-200.npz")
+"""The file of ``phantoms_test``."""
+
+_DIGITS = tuple("0123456789")
+_SHIPPED = {
+    ((1, 8, 8), _DIGITS): DIGITS_TEST,
+    ((1, 28, 28), _DIGITS): _MNIST_TEST,
+    ((1, 32, 32), ("healthy", "lesion")): PHANTOMS_TEST,
+}
 
 _KINDS = "a folder with one sub-folder per class, a manifest (.csv, .tsv, .jsonl, .parquet), or an .npz file"
 
@@ -271,7 +279,7 @@ def shipped_test_file(shape: tuple[int, int, int], class_names: Sequence[str]) -
         >>> shipped_test_file((1, 28, 28), ["cat", "dog"]) is None
         True
     """
-    return _SHIPPED.get(shape) if sorted(class_names) == list("0123456789") else None
+    return _SHIPPED.get((shape, tuple(sorted(class_names))))
 
 
 class _Wanted:

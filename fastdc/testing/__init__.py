@@ -6,7 +6,7 @@ from fastdc.support import lazy_names
 from fastdc.testing import reference
 from fastdc.testing.absent import WITHOUT
 from fastdc.testing.gaussian_world import GaussianWorld
-from fastdc.testing.phantom_images import Phantoms, phantoms
+from fastdc.testing.phantom_images import phantoms
 from fastdc.testing.replay import Replay, replay, verify
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ else:
 __all__ = [
     "WITHOUT",
     "GaussianWorld",
-    "Phantoms",
     "Replay",
     "phantoms",
     "reference",

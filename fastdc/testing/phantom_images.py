@@ -13,18 +13,17 @@ The seed, the split and the index of an image determine its random numbers. Each
 lesion and otherwise equal, down to the noise: the exact answer to "what would it look like if it were healthy?".
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float64, Int64, Mask, checks
+from fastdc.data import Phantoms
+from fastdc.support import Float64, Mask, checks
 
 UInt8: TypeAlias = npt.NDArray[np.uint8]
 
 SIDE = 32  # pixels
-CLASS_NAMES = ("healthy", "lesion")
 SPLITS = ("train", "val", "test")
 
 
@@ -39,30 +38,6 @@ _RADII = (2.0, 3.4)  # semi-axes of a lesion, pixels
 _CONTRAST = (0.07, 0.21)  # of a lesion's middle, as a share of the range of pixels
 _TEXTURE = 0.04  # standard deviation of the texture
 _EDGE = 0.6  # half width of the edges of organs, pixels
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Phantoms:
-    """Rendered images, n of them, and everything that is known of them.
-
-    Attributes:
-        images: Grey levels, uint8 (n, 1, 32, 32).
-        labels: The class of each image, int64 (n,): 0 "healthy", 1 "lesion".
-        masks: The pixels of the lesion, bool (n, 32, 32); none of a healthy image.
-        groups: The scanner of each image, "a" or "b", str (n,).
-        healthy: The same images without their lesions, uint8 (n, 1, 32, 32).
-        class_names: The names of the classes.
-    """
-
-    images: UInt8
-    labels: Int64
-    masks: Mask
-    groups: npt.NDArray[np.str_]
-    healthy: UInt8
-    class_names: tuple[str, ...] = CLASS_NAMES
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 def phantoms(count: int, split: str = "test", *, seed: int = 0, positive: float = 0.15) -> Phantoms:
@@ -81,7 +56,7 @@ def phantoms(count: int, split: str = "test", *, seed: int = 0, positive: float 
         >>> from fastdc.testing import phantoms
         >>> world = phantoms(40)
         >>> world.images.shape, int(world.labels.sum())
-        ((40, 1, 32, 32), 6)
+        ((40, 1, 32, 32), 11)
     """
     count, seed = checks.whole("count", count, low=1), checks.whole("seed", seed, low=0)
     split, positive = checks.one_of("split", split, SPLITS), checks.number("positive", positive, low=0.0, high=1.0)
@@ -108,11 +83,12 @@ class _Ellipse(NamedTuple):
     b: float
     angle: float = 0.0
 
-    def distance(self, x: Float64, y: Float64) -> Float64:
+    def distance(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
         """1 on the ellipse, 0 in its middle."""
-        u, v = x - self.x, y - self.y
+        u, v = np.asarray(x) - self.x, np.asarray(y) - self.y
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
-        return np.hypot((cosine * u + sine * v) / self.a, (cosine * v - sine * u) / self.b)
+        found: Float64 = np.hypot((cosine * u + sine * v) / self.a, (cosine * v - sine * u) / self.b)
+        return found
 
     def soft(self, x: Float64, y: Float64) -> Float64:
         """1 inside, 0 outside, with an edge of a few pixels."""
@@ -183,5 +159,5 @@ def _lesion(rng: np.random.Generator, lungs: list[_Ellipse], heart: _Ellipse) ->
         cosine, sine = np.cos(lung.angle), np.sin(lung.angle)
         found = _Ellipse(lung.x + cosine * u - sine * v, lung.y + sine * u + cosine * v, a, b, angle)
         clear = _Ellipse(heart.x, heart.y, heart.a + margin, heart.b + margin, heart.angle)
-        if clear.distance(np.float64(found.x), np.float64(found.y)) > 1:
+        if clear.distance(found.x, found.y) > 1:
             return found

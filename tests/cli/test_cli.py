@@ -249,7 +249,7 @@ def test_info_shows_the_installation_and_models(cli: Cli) -> None:
     assert rows["fastdc"].strip() == fastdc.__version__
     facts = json.loads(cli("info", "--json").out)
     assert facts["fastdc"] == fastdc.__version__
-    assert facts["models"] == ["digits", "digits-mlp", "mnist", "shapes"]
+    assert facts["models"] == ["digits", "digits-mlp", "mnist", "phantoms", "shapes"]
     assert facts["cpus"] >= 1
     for name in facts["models"]:
         shown = cli("info", name)

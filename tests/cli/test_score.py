@@ -20,7 +20,7 @@ import fastdc
 from fastdc.bundle import MANIFEST, SeenImages, find_model
 from fastdc.cli import images
 from fastdc.cli import score as command
-from fastdc.data import digits_test, load_labelled, mnist_test
+from fastdc.data import digits_test, load_labelled, mnist_test, phantoms_test
 from fastdc.inference import Classification
 from fastdc.support import Interrupted, install_hint
 from fastdc.testing.absent import WITHOUT
@@ -85,12 +85,12 @@ def test_shipped_models_have_test_images(cli: Cli) -> None:
     assert found["agreement"]["compared"] == 5
     assert found["provenance"]["model"] == "digits-mlp"
     assert np.sum(found["confusion_matrix"]) == 400
-    cli.refuses("score", "shapes", naming="only digits, digits-mlp and mnist come with test images")
+    cli.refuses("score", "shapes", naming="only digits, digits-mlp, mnist and phantoms come with test images")
 
 
 def test_each_shipped_model_is_scored_on_images_of_its_size() -> None:
     limits = images.Limits(window=None, max_pixels=None, skip_bad=False, split=None)
-    for name, test in (("digits", TEST), ("mnist", mnist_test())):
+    for name, test in (("digits", TEST), ("mnist", mnist_test()), ("phantoms", phantoms_test())):
         loaded = command._labelled((), name, fastdc.load_bundle(find_model(name)), limits)
         assert loaded.labels is not None
         assert loaded.labels.tolist() == test.labels.tolist()

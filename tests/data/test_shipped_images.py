@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fastdc.data import digits_test, load_labelled, mnist_test, shipped_test_file
+from fastdc.data import digits_test, load_labelled, mnist_test, phantoms_test, shipped_test_file
+from fastdc.testing import phantoms
 
 
 def test_digits_test() -> None:
@@ -24,6 +25,17 @@ def test_mnist_test() -> None:
     assert (data.images.min(), data.images.max()) == (0, 255)
     assert np.median(data.images) == 0, "white strokes on black"
     assert len({image.tobytes() for image in data.images}) == 300
+
+
+def test_phantoms_test() -> None:
+    data, world = phantoms_test(), phantoms(200)
+    for name in ("images", "labels", "masks", "groups", "healthy"):
+        assert np.array_equal(getattr(data, name), getattr(world, name))
+        assert getattr(data, name).dtype == getattr(world, name).dtype
+    assert data.class_names == ("healthy", "lesion")
+    path = shipped_test_file((1, 32, 32), ("lesion", "healthy"))
+    assert path is not None
+    assert np.array_equal(load_labelled(path).images, data.images)
 
 
 def test_a_model_of_digits_has_test_images_of_its_size() -> None:

@@ -250,12 +250,12 @@ def test_a_network_from_python_with_a_model_made_by_hand() -> None:
 
 
 def test_models_are_found_by_name_and_path(tmp_path: Path) -> None:
-    assert fastdc.shipped_models() == ("digits", "digits-mlp", "mnist", "shapes")
+    assert fastdc.shipped_models() == ("digits", "digits-mlp", "mnist", "phantoms", "shapes")
     assert find_model("digits") == SHIPPED / "digits"
     assert find_model(tmp_path) == tmp_path
     for name in ("no-such-model", str(tmp_path / "nothing"), ""):
         fails_with(lambda name=name: fastdc.load(name), kind=BundleError)  # type: ignore[misc]
-    fails_with(lambda: fastdc.load("no-such-model"), "no-such-model", "digits, digits-mlp, mnist, shapes")
+    fails_with(lambda: fastdc.load("no-such-model"), "no-such-model", "digits, digits-mlp, mnist, phantoms, shapes")
     fails_with(lambda: fastdc.load(tmp_path), str(tmp_path), "fastdc.json")
 
 

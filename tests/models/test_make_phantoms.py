@@ -32,7 +32,9 @@ def test_the_table_and_the_arrays_hold_the_same_images(tmp_path: Path, monkeypat
             if name:
                 assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / name)), 255 * mask.astype(np.uint8))
     with np.load(tmp_path / "out" / "phantoms-test-8.npz") as shipped:
-        for name in ("images", "labels", "masks", "groups", "healthy"):
-            assert np.array_equal(shipped[name], getattr(phantoms(8), name))
+        world = phantoms(8)
+        for name in ("images", "labels", "masks", "groups"):
+            assert np.array_equal(shipped[name], getattr(world, name))
+        assert np.array_equal(shipped["images"] - shipped["added"], world.healthy)
     with (tmp_path / "out" / "phantoms.csv").open(encoding="utf-8") as file:
         assert next(csv.reader(file)) == ["path", "class", "split", "group", "mask"]

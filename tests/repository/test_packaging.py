@@ -105,7 +105,7 @@ def test_only_one_place_in_the_code_spells_an_installation() -> None:
 
 def test_package_data_is_installed() -> None:
     package = importlib.resources.files("fastdc")
-    needed = ["py.typed", "models/digits-test.npz", "models/mnist-test-300.npz"]
+    needed = ["py.typed", "models/digits-test.npz", "models/mnist-test-300.npz", "models/phantoms-test-200.npz"]
     for bundle in shipped_models():
         manifest = json.loads((package / "models" / bundle / "fastdc.json").read_text(encoding="utf-8"))
         needed += [f"models/{bundle}/{name}" for name in manifest["files"]]

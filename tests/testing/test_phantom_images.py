@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from fastdc.data import Phantoms
 from fastdc.support import InputError
-from fastdc.testing import Phantoms, phantom_images, phantoms
+from fastdc.testing import phantom_images, phantoms
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +14,8 @@ def world() -> Phantoms:
 
 
 def test_shapes_and_shares(world: Phantoms) -> None:
-    assert (world.images.shape, world.images.dtype) == ((400, 1, 32, 32), np.uint8)
+    assert world.images.shape == (400, 1, 32, 32)
+    assert world.images.dtype == np.uint8
     assert (world.masks.shape, world.healthy.shape) == ((400, 32, 32), (400, 1, 32, 32))
     assert world.class_names == ("healthy", "lesion")
     assert abs(world.labels.mean() - 0.15) < 4 * np.sqrt(0.15 * 0.85 / 400)

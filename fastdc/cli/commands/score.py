@@ -132,8 +132,8 @@ def command(**options: Any) -> None:
     """Score MODEL, a shipped model or a bundle folder, on the labelled images DATA.
 
     DATA are folders with one sub-folder per class, .npz files with labels, or manifests. They should be images that
-    neither trained nor calibrated the model. Without DATA, digits, digits-mlp and mnist are scored on the test images
-    that come with fastdc. Needs scikit-learn.
+    neither trained nor calibrated the model. Without DATA, digits, digits-mlp, mnist and phantoms are scored on the
+    test images that come with fastdc. Needs scikit-learn.
     """
     from fastdc.cli.score import run
 
