@@ -23,6 +23,7 @@ EXTRA_OF = {
     "pyarrow": "parquet",
     "pydicom": "medical",
     "sklearn": "sklearn",
+    "captum": "explain",
 }
 """For each import name, the extra that an error names unless the caller says otherwise."""
 

@@ -41,6 +41,7 @@ EXTRAS = {
     "text",
     "tensorrt-rtx",
     "sklearn",
+    "explain",
     "docs",
 }
 

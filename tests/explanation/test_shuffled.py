@@ -1,0 +1,74 @@
+"""Networks with shuffled weights: the same numbers in another order, and nothing known any more."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdc
+from fastdc.data import digits_test
+from fastdc.explanation import shuffled_bundle, shuffled_module
+from fastdc.support import BundleError, InputError
+from fastdc.testing import GaussianWorld
+
+
+def test_a_bundle_keeps_its_numbers_and_loses_what_it_knows(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    made = shuffled_bundle("digits-mlp", tmp_path / "shuffled", seed=3)
+    before, after = (
+        {
+            one.name: onnx.numpy_helper.to_array(one)
+            for one in onnx.load_model_from_string(bundle.read("denoiser.onnx")).graph.initializer
+        }
+        for bundle in (fastdc.load_bundle(fastdc.bundle.find_model("digits-mlp")), made)
+    )
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert sum(before[name].size for name in moved) > 0.98 * sum(one.size for one in before.values())
+    for name in before:
+        assert np.array_equal(np.sort(before[name].ravel()), np.sort(after[name].ravel()))
+    test = digits_test().part(slice(60))
+    right = (fastdc.load(made.path, threads=1).classify(test.images, rule="full", draws=4).labels == test.labels).mean()
+    assert right < 0.4
+    assert made.model.calibration is None
+    again = shuffled_bundle(made, tmp_path / "again", seed=3)
+    assert again.read("denoiser.onnx") != made.read("denoiser.onnx")
+    with pytest.raises(BundleError, match="exists"):
+        shuffled_bundle("digits-mlp", tmp_path / "again")
+
+
+def test_weights_in_a_file_of_their_own_are_shuffled_too_and_the_graph_runs(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    made = shuffled_bundle("mnist", tmp_path / "shuffled")
+    result = fastdc.load(made.path, threads=1).classify(np.zeros((1, 1, 28, 28), np.uint8), draws=1, rule="full")
+    assert result.labels.shape == (1,)
+
+
+def test_a_network_without_weights_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    world = GaussianWorld(means=np.zeros((2, 1, 1, 2))).write(tmp_path / "world")
+    with pytest.raises(BundleError, match="has a network without weights"):
+        shuffled_bundle(world, tmp_path / "shuffled")
+
+
+def test_layers_of_a_module_are_shuffled_from_the_output() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(9, 8), torch.nn.ReLU(), torch.nn.Linear(8, 7), torch.nn.Linear(7, 6))
+    for layers in (None, 1, 2, 3):
+        made = shuffled_module(module, layers=layers, seed=1)
+        kept = 0 if layers is None else 3 - layers
+        linears = [
+            (old, new)
+            for old, new in zip(module.children(), made.children(), strict=True)
+            if isinstance(old, torch.nn.Linear)
+        ]
+        for number, (old, new) in enumerate(linears):
+            assert torch.equal(old.weight, new.weight) == (number < kept)
+            assert torch.equal(old.weight.flatten().sort().values, new.weight.flatten().sort().values)
+    with pytest.raises(InputError, match="layers must be a whole number from 1 to 3, got 4"):
+        shuffled_module(module, layers=4)
+    with pytest.raises(InputError, match="module must have weights"):
+        shuffled_module(torch.nn.ReLU())
