@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 BUNDLES = tuple(f"fastdc/models/{name}" for name in ("digits", "digits-mlp", "mnist", "phantoms", "shapes"))
-TEST_IMAGES = ("fastdc/models/digits-test.npz", "fastdc/models/mnist-test-300.npz", "fastdc/models/phantoms-test-200.npz")
+TEST_IMAGES = tuple(f"fastdc/models/{name}.npz" for name in ("digits-test", "mnist-test-300", "phantoms-test-200"))
 WHEEL_NEEDS = ("fastdc/__init__.py", "fastdc/_C.pyi", "fastdc/py.typed", *TEST_IMAGES)
 LICENCES = ("LICENSE", "THIRD_PARTY.md")
 SDIST_NEEDS = (
