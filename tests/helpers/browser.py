@@ -82,7 +82,7 @@ def measured(pages: Mapping[str, str], widths: Sequence[int], *, dark: bool) -> 
         run = [browser, "--headless", "--no-sandbox", *(f"--disable-{one}" for one in quiet), "--no-first-run"]
         run += [f"--user-data-dir={folder}/profile", "--enable-logging=stderr", "--dump-dom", "--window-size=1400,900"]
         run += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", outer.as_uri()]
-        done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=240)
     assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
     found = re.search(r"FOUND(.*)END", html.unescape(done.stdout))
     assert found, done.stdout[:1000]
