@@ -9,12 +9,13 @@ import click
 import numpy as np
 
 from fastdc.bundle import Model
+from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.classify import run_name
 from fastdc.cli.images import digits_only, read_images, seen_through, take_limits
 from fastdc.cli.options import check_output, check_plot, open_model, open_network
 from fastdc.cli.refusals import check_run, note_self_calibration
 from fastdc.cli.runner import checked_settings, progress_of, run_keywords
-from fastdc.explanation import Explanation, ImageExplanation, check_explanation
+from fastdc.explanation import Counterfactuals, Explanation, ImageExplanation, check_explanation, counterfactuals
 from fastdc.inference import Images, class_indices
 from fastdc.support import InputError, printable
 
@@ -23,7 +24,7 @@ _FILES = {"html": ".html", "save": ".npz", "plot": None}
 
 def run(images: tuple[str, ...], against: str | None, explained: str | None, as_json: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.explain`."""
-    limits = take_limits(options)
+    limits, edit = take_limits(options), options.pop("counterfactual")
     own = {name: options.pop(name) for name in ("map_draws", "alpha", "control", "smooth")}
     paths = {name: options.pop(name) for name in _FILES}
     _check_files(paths, images)
@@ -49,12 +50,17 @@ def run(images: tuple[str, ...], against: str | None, explained: str | None, as_
     ready = replace(Images.of(loaded.images, model, layout="NCHW"), ids=tuple(loaded.ids))
     with progress_of(runs=2, quiet=options["quiet"]) as progress:
         found = classifier.explain(ready, progress=progress, **named, **own, **run_keywords(options, model))
+    edited = _edited(classifier, ready, found, options) if edit else None
     name = run_name(found.provenance)
-    for one in found:
-        click.echo(json.dumps({**one.to_dict(), "run": name}, allow_nan=False) if as_json else text_line(one))
-    _write(found, paths, quiet=options["quiet"])
+    for row, one in enumerate(found):
+        more = {} if edited is None else {"counterfactual": edited[row].to_dict()}
+        told = {**one.to_dict(), **more, "run": name}
+        click.echo(json.dumps(told, allow_nan=False) if as_json else text_line(one))
+    _write(found, edited, paths, quiet=options["quiet"])
     if not options["quiet"]:
         click.echo(_summary(found, loaded.labels), err=True)
+        if edited is not None:
+            click.echo(_edits(edited), err=True)
 
 
 def _check_files(paths: dict[str, str | None], images: tuple[str, ...]) -> None:
@@ -103,7 +109,30 @@ def text_line(one: ImageExplanation) -> str:
     return "\t".join(map(printable, parts))
 
 
-def _write(found: Explanation, paths: dict[str, str | None], *, quiet: bool) -> None:
+def _edited(
+    classifier: DiffusionClassifier, images: Images, found: Explanation, options: dict[str, Any]
+) -> Counterfactuals:
+    """The images edited from the class that is explained to the one against it."""
+    with progress_of(runs=4, quiet=options["quiet"], description="edits") as progress:
+        return counterfactuals(
+            classifier,
+            images,
+            to=found.against.tolist(),
+            from_=found.classes.tolist(),
+            progress=progress,
+            **run_keywords(options, classifier.model),
+        )
+
+
+def _edits(edited: Counterfactuals) -> str:
+    """How many edits did what they should, and what they took."""
+    flipped, kept, n = int(edited.flipped.sum()), int(edited.kept.sum()), len(edited)
+    cost = f"{int(edited.evaluations.sum()):,} evaluations, {edited.seconds:.2f} s"
+    check = f"{kept} of {n} factual reconstructions keep their class"
+    return f"counterfactuals: {flipped} of {n} are taken for the class against, {check}; {cost}"
+
+
+def _write(found: Explanation, edited: Counterfactuals | None, paths: dict[str, str | None], *, quiet: bool) -> None:
     for name, path in paths.items():
         if path is None:
             continue
@@ -112,7 +141,7 @@ def _write(found: Explanation, paths: dict[str, str | None], *, quiet: bool) -> 
 
             explanation_sheet(path, found, title=str(found.provenance["model"]))
         else:
-            found.save(path)
+            found.save(path, counterfactuals=edited)
         if not quiet:
             click.echo(f"saved        {path}", err=True)
 

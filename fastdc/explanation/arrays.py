@@ -146,7 +146,7 @@ class ExplanationArrays(Sequence[ImageExplanation]):
         test: alpha, control, count of observations, and smooth, see :func:`explain`.
         space: Where maps were made: "pixels", "pixels, from Haar coefficients" (the network's residuals were brought
             back to pixels), or "latents, upsampled": each value of a latent covers a block of pixels. They are not
-            decoded: a model has no decoder.
+            decoded: a difference of errors is no latent.
         seconds: Wall time.
     """
 

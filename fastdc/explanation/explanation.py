@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fastdc.explanation.arrays import PER_IMAGE, ExplanationArrays
-from fastdc.explanation.page import AbstractCounterfactual, explanation_page
+from fastdc.explanation.counterfactual_result import ImageCounterfactual
+from fastdc.explanation.page import explanation_page
 from fastdc.support import SHOWN_ROWS, data_frame, html_table, plain, save_table, shown
 
 
@@ -49,7 +50,7 @@ class Explanation(ExplanationArrays):
         return {"images": [one.to_dict() for one in self], **rest}
 
     def save(
-        self, path: str | os.PathLike[str], *, counterfactuals: Sequence[AbstractCounterfactual] | None = None
+        self, path: str | os.PathLike[str], *, counterfactuals: Sequence[ImageCounterfactual] | None = None
     ) -> None:
         """Writes the explanation to a file, all of it or nothing, in the format that its name asks for.
 
@@ -57,7 +58,7 @@ class Explanation(ExplanationArrays):
             path: A name that ends in .npz (all arrays, for ``numpy.load``), .html (a page for people that needs no
                 other file), .csv (the table of :meth:`to_pandas`), .json (:meth:`to_dict`), or .jsonl (a line per
                 image).
-            counterfactuals: Counterfactual of each image, which the page shows, too.
+            counterfactuals: Counterfactual of each image, which the page shows, too; other formats leave them out.
 
         Raises:
             InputError: The name has another end, or the file cannot be written.

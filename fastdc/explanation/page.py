@@ -1,17 +1,17 @@
 """An explanation as one HTML page: the answer, the race, the errors and the maps of each image."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fastdc.explanation.arrays import ExplanationArrays, ImageExplanation
+from fastdc.explanation.counterfactual_result import ImageCounterfactual
 from fastdc.explanation.error_maps import BANDS
 from fastdc.explanation.level_curves import curves_svg
 from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture, width_picture
 from fastdc.explanation.paired_pixels import half_width
-from fastdc.support import Float32, Floats, InputError
+from fastdc.support import Floats, InputError
 from fastdc.support import html_pages as page
 
 MOST_IMAGES = 100
@@ -24,19 +24,8 @@ _CONTROLLED = {
 }
 
 
-class AbstractCounterfactual(Protocol):
-    """What a page shows of an image's counterfactual; an ``ImageCounterfactual`` has it."""
-
-    own: str
-    target: str
-    factual: Float32
-    counterfactual: Float32
-    flipped: bool
-    kept: bool
-
-
 def explanation_page(
-    explanation: ExplanationArrays, counterfactuals: Sequence[AbstractCounterfactual] | None = None
+    explanation: ExplanationArrays, counterfactuals: Sequence[ImageCounterfactual] | None = None
 ) -> str:
     """The whole page.
 
@@ -81,7 +70,7 @@ def _reading(explanation: ExplanationArrays) -> str:
     )
     where = {
         "latents, upsampled": "The network works on latents: each value of a map covers a block of pixels, and the "
-        "encoder may have looked beyond it. Latents are not decoded.",
+        "encoder may have looked beyond it.",
         "pixels, from Haar coefficients": "The network works on Haar coefficients; its residuals were brought back to "
         "pixels.",
     }
@@ -106,7 +95,7 @@ def _section(
     explanation: ExplanationArrays,
     row: int,
     width: Floats,
-    other: AbstractCounterfactual | None,
+    other: ImageCounterfactual | None,
 ) -> str:
     answer = (
         f'<p><span class="big">{page.escaped(one.name)}</span> with probability {one.probability:.3f}, explained as '
@@ -187,7 +176,7 @@ def _maps(one: ImageExplanation, image: npt.NDArray[np.generic], width: Floats) 
     )
 
 
-def _counterfactual(other: AbstractCounterfactual) -> str:
+def _counterfactual(other: ImageCounterfactual) -> str:
     change = (other.counterfactual - other.factual).mean(axis=0)
     scale = scale_of(change)
     answers = (

@@ -49,6 +49,19 @@ def test_json_and_files(cli: Cli) -> None:
         assert file["maps"].shape == (70, 8, 8)
 
 
+def test_counterfactuals_stand_on_the_page(cli: Cli) -> None:
+    edit = ("--counterfactual", "--against", "1", "--map-draws", "4", "--html", "e.html", "--json")
+    result = cli("explain", "digits", *FEW, *edit)
+    assert result.code == 0, result.err
+    told = [json.loads(line) for line in result.out.splitlines()]
+    assert [(one["counterfactual"]["own"], one["counterfactual"]["target"]) for one in told] == [
+        (one["explained"], one["against"]) for one in told
+    ]
+    flipped = sum(one["counterfactual"]["flipped"] for one in told)
+    assert f"counterfactuals: {flipped} of 3 are taken for the class against" in result.err
+    assert Path("e.html").read_text().count("What would change the answer") == 3
+
+
 def test_plots(cli: Cli) -> None:
     pytest.importorskip("matplotlib")
     assert cli("explain", "digits", *FEW, "--plot", "e.svg", "--quiet").err == ""

@@ -71,7 +71,7 @@ def test_names_cannot_break_it(explanation: Explanation, tmp_path: Path) -> None
 
 def test_counterfactuals_are_shown_if_there_are_some(explanation: Explanation) -> None:
     pixels = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
-    other = Counterfactual("cat", "<dog>", pixels[0], pixels[1], True, False)
+    other: Any = Counterfactual("cat", "<dog>", pixels[0], pixels[1], True, False)
     text = explanation_page(explanation, [other] * 3)
     assert "Counterfactual, as &lt;dog&gt;" in text
     assert "the counterfactual for &lt;dog&gt;: yes; the factual reconstruction for cat: no" in text

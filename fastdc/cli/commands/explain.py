@@ -16,6 +16,7 @@ Examples:
   fastdc explain three.png --against 8            why no 8?
   fastdc explain three.png --html three.html      a page for people
   fastdc explain --model my-model scans/ --against healthy --html out.html
+  fastdc explain three.png --against 8 --counterfactual --html three.html
   fastdc explain batch.npz --plot maps.png --save maps.npz
   fastdc explain three.png --map-draws 512        surer, and takes longer
 
@@ -35,7 +36,8 @@ compared, the regions for and against, and the cost, between tabs. Rows and colu
 count from 0, in the image as the model gets it. With --json, each is an object.
 
 The cost is that of `fastdc classify`, and two evaluations for each draw of a map. For a
-model that works on latents, maps are those of latents, enlarged to the image.
+model that works on latents, maps are those of latents, enlarged to the image. With
+--counterfactual, the page tells whether the edited image is taken for the class against.
 
 IMAGES and all options of images and draws are those of `fastdc classify`.
 """
@@ -73,6 +75,12 @@ IMAGES and all options of images and draws are those of `fastdc classify`.
     show_default=True,
     metavar="PIXELS",
     help="Standard deviation of a Gaussian that smooths maps; 0: none.",
+)
+@click.option(
+    "--counterfactual",
+    is_flag=True,
+    help="Also edit each image towards the class against, and towards its own as a check; shown on the page and told "
+    "with --json. For a model of latents, the bundle needs its decoder.",
 )
 @run_options
 @image_options()
