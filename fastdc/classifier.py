@@ -30,7 +30,7 @@ from fastdc.certification import (
     estimation_of,
 )
 from fastdc.engine import check_replicas, device_name
-from fastdc.explanation import Explanation, explain
+from fastdc.explanation import Counterfactuals, Explanation, counterfactuals, explain
 from fastdc.inference import (
     CALIBRATION_DRAWS,
     Candidates,
@@ -60,8 +60,7 @@ class DiffusionClassifier:
     Methods take images of any kind: :func:`fastdc.data.prepare` lists them. Pictures and files are resized to the
     model's shape; arrays in memory only get their axes in order.
 
-    Several methods take the options of a run, as a :class:`fastdc.Options` object, as keywords, or both. Its docstring
-    explains each option once for all of them.
+    Several methods take the options of a run, as a :class:`fastdc.Options` object, which explains them, or as keywords.
 
     Attributes:
         model: Shapes, classes, schedule, parameterisation, defaults.
@@ -121,8 +120,7 @@ class DiffusionClassifier:
         Args:
             images: Images of any kind, see :func:`fastdc.data.prepare`.
             seed: Seed of the noise, in [0, 2^64).
-            streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels, so that
-                order and batch change nothing.
+            streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called after every step.
             **plan: Options of the draws and of the images, see :class:`fastdc.Options`.
 
@@ -142,8 +140,7 @@ class DiffusionClassifier:
         """Full runs over the same images under different noise, prepared once: the material of calibrations.
 
         Args:
-            images: Images of any kind, without noise. With the option sigma, run k sees noisy copy
-                k of each image, as randomized smoothing makes them.
+            images: Images of any kind, without noise. With the option sigma, run k sees noisy copy k of each image.
             **plan: Options of the draws and of the images, see :class:`fastdc.Options`.
 
         Example:
@@ -171,10 +168,9 @@ class DiffusionClassifier:
         Args:
             images: Images of any kind, see :func:`fastdc.data.prepare`.
             options: Options of the run.
-            candidates: Classes to consider: a list of class names or indices for all images, such as ["cat", "dog"],
-                such a list for each image, a mask (n, K), or a prefilter. A prefilter is called with the images as
-                float32 in [0, 1] and returns one of these. The rule's guarantee is then about the best candidate: a
-                class that is left out can never be the answer.
+            candidates: Classes to consider: a list of names or indices for all images, such as ["cat", "dog"], such a
+                list for each image, a mask (n, K), or a prefilter, which gets the images as float32 in [0, 1] and
+                returns one of these. The rule's guarantee is then about the best candidate.
             streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called after every step.
             **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
@@ -258,8 +254,7 @@ class DiffusionClassifier:
     ) -> Iterator[Classification]:
         """Classifies images in one run, and yields results of consecutive images as soon as they are known.
 
-        The numbers are those of :meth:`classify`, whose arguments it shares. Arguments are checked when the first
-        result is asked for.
+        Numbers and arguments are those of :meth:`classify`. They are checked when the first result is asked for.
 
         Args:
             images: Images of any kind, see :func:`fastdc.data.prepare`.
@@ -370,11 +365,9 @@ class DiffusionClassifier:
     ) -> CertificateStream:
         """Certifies images by randomized smoothing; yields (index, certificate) in order, as soon as they are known.
 
-        The words and their defaults are those of ``fastdc certify``.
-
         Args:
             images: Images of any kind, see :func:`fastdc.data.prepare`.
-            sigma: Standard deviation of the noise, in pixels in [0, 1]. Or a whole estimation, which has sigma, n and
+            sigma: Standard deviation of the noise, in pixels in [0, 1]; or a whole estimation, which has sigma, n and
                 alpha, such as ``certification.Fixed(0.25, n=1000)``, or ``Predict``, for a class without a radius.
             n0: Copies per image that select its class.
             n: Largest number of copies that bound its probability; default: 1000, with `radius` 10,000.
@@ -386,8 +379,7 @@ class DiffusionClassifier:
             base: The base classifier; default: :meth:`base` with sigma, seed and `options`.
             streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
             progress: Called whenever copies were classified.
-            **options: Options of the base classifier, such as method, denoiser, rule and draws, and of the images, see
-                :class:`fastdc.Options`.
+            **options: Options of the base classifier and of the images, see :class:`fastdc.Options`.
 
         Example:
             >>> [index for index, _ in clf.certify_stream(images[:2], 0.25, n0=8, n=20, alpha=0.01)]
@@ -432,6 +424,15 @@ class DiffusionClassifier:
         from fastdc.robust import maximize_likelihood
 
         return maximize_likelihood(self, images, **options)
+
+    def counterfactuals(self, images: Any, to: Any = None, **options: Any) -> Counterfactuals:
+        """What images would look like as another class: see :func:`fastdc.explanation.counterfactuals`.
+
+        Example:
+            >>> clf.counterfactuals(images[:1], to="9", steps=5).counterfactual.shape
+            (1, 1, 8, 8)
+        """
+        return counterfactuals(self, images, to=to, **options)
 
     def settings(self, options: Options | None = None, **keywords: Unpack[RunOptions]) -> Settings:
         """The options of :meth:`classify`, checked and complete, for programs that run images in their own way.
