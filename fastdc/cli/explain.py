@@ -8,28 +8,39 @@ from typing import Any
 import click
 import numpy as np
 
-from fastdc.bundle import Model
+from fastdc.bundle import DECODER, Bundle, Model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.cli.classify import run_name
 from fastdc.cli.images import digits_only, read_images, seen_through, take_limits
 from fastdc.cli.options import check_output, check_plot, open_model, open_network
 from fastdc.cli.refusals import check_run, note_self_calibration
 from fastdc.cli.runner import checked_settings, progress_of, run_keywords
-from fastdc.explanation import Counterfactuals, Explanation, ImageExplanation, check_explanation, counterfactuals
+from fastdc.explanation import (
+    Counterfactuals,
+    Edit,
+    Explanation,
+    ImageCounterfactual,
+    ImageExplanation,
+    check_explanation,
+)
 from fastdc.inference import Images, class_indices
 from fastdc.support import InputError, printable
 
-_FILES = {"html": ".html", "save": ".npz", "plot": None}
+_FILES = {"html": ".html", "save": ".npz", "plot": None, "counterfactual_plot": None}
 
 
 def run(images: tuple[str, ...], against: str | None, explained: str | None, as_json: bool, **options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.explain`."""
-    limits, edit = take_limits(options), options.pop("counterfactual")
+    limits = take_limits(options)
     own = {name: options.pop(name) for name in ("map_draws", "alpha", "control", "smooth")}
     paths = {name: options.pop(name) for name in _FILES}
+    edit, asked = options.pop("edit"), options.pop("counterfactual")
+    edits = asked or edit is not None or paths["counterfactual_plot"] is not None
     _check_files(paths, images)
     bundle = open_model(options)
     model = bundle.model
+    if edits:
+        _check_edit(edit, bundle)
     settings = checked_settings(model, options)
     check_explanation(settings, **own)
     named = {"against": _named(against, model, "--against"), "classes": _named(explained, model, "--class")}
@@ -48,14 +59,18 @@ def run(images: tuple[str, ...], against: str | None, explained: str | None, as_
     note_self_calibration(settings.job, options, len(loaded))
     classifier = open_network(bundle, options)
     ready = replace(Images.of(loaded.images, model, layout="NCHW"), ids=tuple(loaded.ids))
+    keywords = run_keywords(options, model)
     with progress_of(runs=2, quiet=options["quiet"]) as progress:
-        found = classifier.explain(ready, progress=progress, **named, **own, **run_keywords(options, model))
-    edited = _edited(classifier, ready, found, options) if edit else None
+        found = classifier.explain(ready, progress=progress, **named, **own, **keywords)
+    edited = _edited(classifier, ready, found, edit, quiet=options["quiet"], **keywords) if edits else None
     name = run_name(found.provenance)
     for row, one in enumerate(found):
-        more = {} if edited is None else {"counterfactual": edited[row].to_dict()}
-        told = {**one.to_dict(), **more, "run": name}
-        click.echo(json.dumps(told, allow_nan=False) if as_json else text_line(one))
+        other = None if edited is None else edited[row]
+        if as_json:
+            more = {} if other is None else {"counterfactual": other.to_dict()}
+            click.echo(json.dumps({**one.to_dict(), **more, "run": name}, allow_nan=False))
+        else:
+            click.echo(text_line(one) + ("" if other is None else f"\t{_told(other)}"))
     _write(found, edited, paths, quiet=options["quiet"])
     if not options["quiet"]:
         click.echo(_summary(found, loaded.labels), err=True)
@@ -109,19 +124,40 @@ def text_line(one: ImageExplanation) -> str:
     return "\t".join(map(printable, parts))
 
 
+def _check_edit(edit: str | None, bundle: Bundle) -> None:
+    """Refuses counterfactuals that cannot be made.
+
+    Raises:
+        InputError: The edit does not fit the model, or the model works on latents and has no decoder.
+    """
+    Edit.of(bundle.model, edit, {})
+    if bundle.model.latent_shape is not None and DECODER not in bundle.manifest["files"]:
+        raise InputError(
+            f"--counterfactual makes pictures, but {bundle.model.name} works on latents and has no decoder: expected a "
+            "bundle exported with --decoder"
+        )
+
+
 def _edited(
-    classifier: DiffusionClassifier, images: Images, found: Explanation, options: dict[str, Any]
+    classifier: DiffusionClassifier,
+    images: Images,
+    found: Explanation,
+    edit: str | None,
+    *,
+    quiet: bool,
+    **options: Any,
 ) -> Counterfactuals:
     """The images edited from the class that is explained to the one against it."""
-    with progress_of(runs=4, quiet=options["quiet"], description="edits") as progress:
-        return counterfactuals(
-            classifier,
-            images,
-            to=found.against.tolist(),
-            from_=found.classes.tolist(),
-            progress=progress,
-            **run_keywords(options, classifier.model),
+    with progress_of(runs=4, quiet=quiet, description="edits") as progress:
+        return classifier.counterfactuals(
+            images, from_=found.classes, to=found.against, edit=edit, progress=progress, **run
         )
+
+
+def _told(edited: ImageCounterfactual) -> str:
+    """What came of a counterfactual."""
+    followed = "flipped" if edited.flipped else f"not flipped, {edited.after.name}"
+    return printable(f"as {edited.target}: {followed}{'' if edited.kept else ', and its own class was lost'}")
 
 
 def _edits(edited: Counterfactuals) -> str:
@@ -140,6 +176,10 @@ def _write(found: Explanation, edited: Counterfactuals | None, paths: dict[str, 
             from fastdc.figures import explanation_sheet
 
             explanation_sheet(path, found, title=str(found.provenance["model"]))
+        elif name == "counterfactual_plot" and edited is not None:
+            from fastdc.figures import counterfactual_sheet
+
+            counterfactual_sheet(path, edited, title=f"{found.provenance['model']}, {edited.edit['name']}")
         else:
             found.save(path, counterfactuals=edited)
         if not quiet:

@@ -68,6 +68,35 @@ def test_plots(cli: Cli) -> None:
     assert "probability" in Path("e.svg").read_text()
 
 
+def test_counterfactuals(cli: Cli) -> None:
+    pytest.importorskip("matplotlib")
+    np.save("few.npy", np.load("a.npy")[:2])
+    options = ("--against", "1", "--map-draws", "4", "--counterfactual-plot", "c.svg", "--edit", "flowedit")
+    result = cli("explain", "few.npy", *FEW, *options)
+    assert result.code == 0
+    clf, images = fastdc.load("digits-mlp"), np.load("few.npy")
+    target = clf.explain(images, against="1", draws=8, map_draws=4).against
+    made = clf.counterfactuals(images, to=target, edit="flowedit", draws=8)
+    told = [line.split("\t")[-1] for line in result.out.splitlines()]
+    for text, one in zip(told, made, strict=True):
+        assert text.startswith(f"as {one.target}: {'flipped' if one.flipped else 'not flipped'}")
+    assert "digits-mlp, flowedit" in Path("c.svg").read_text()
+    lines = cli("explain", "few.npy", *FEW, *options[:4], "--counterfactual", "--json").out.splitlines()
+    assert [json.loads(line)["counterfactual"]["target"] for line in lines] == [one.target for one in made]
+
+
+@pytest.mark.parametrize(
+    ("args", "naming"),
+    [
+        (("--counterfactual-plot", "c.gif"), "c.gif"),
+        (("--model", "shapes", "--counterfactual"), "has no decoder"),
+    ],
+)
+def test_counterfactuals_that_cannot_be_made_are_refused(args: tuple[str, ...], naming: str, cli: Cli) -> None:
+    pytest.importorskip("matplotlib")
+    cli.refuses("explain", "a.npy", *args, naming=naming)
+
+
 def test_what_cannot_be_explained_is_refused(cli: Cli) -> None:
     for args, naming in [
         (("--against", "eleven"), "--against must be classes"),

@@ -18,6 +18,7 @@ Examples:
   fastdc explain --model my-model scans/ --against healthy --html out.html
   fastdc explain three.png --against 8 --counterfactual --html three.html
   fastdc explain batch.npz --plot maps.png --save maps.npz
+  fastdc explain three.png --against 8 --counterfactual-plot eight.png
   fastdc explain three.png --map-draws 512        surer, and takes longer
 
 \b
@@ -36,8 +37,11 @@ compared, the regions for and against, and the cost, between tabs. Rows and colu
 count from 0, in the image as the model gets it. With --json, each is an object.
 
 The cost is that of `fastdc classify`, and two evaluations for each draw of a map. For a
-model that works on latents, maps are those of latents, enlarged to the image. With
---counterfactual, the page tells whether the edited image is taken for the class against.
+model that works on latents, maps are those of latents, enlarged to the image.
+
+--counterfactual edits each image towards the class against, with the same
+network, and as a check towards its own; lines, page and sheet tell whether the
+answer followed. It takes some hundred evaluations per image more.
 
 IMAGES and all options of images and draws are those of `fastdc classify`.
 """
@@ -79,8 +83,14 @@ IMAGES and all options of images and draws are those of `fastdc classify`.
 @click.option(
     "--counterfactual",
     is_flag=True,
-    help="Also edit each image towards the class against, and towards its own as a check; shown on the page and told "
-    "with --json. For a model of latents, the bundle needs its decoder.",
+    help="Also edit each image towards the class against, and towards its own as a check. A model of latents needs its "
+    "decoder (fastdc export --decoder).",
+)
+@click.option(
+    "--edit",
+    type=click.Choice(("sdedit", "ddim", "heun", "flowedit")),
+    help="How --counterfactual edits, see docs/counterfactuals.md; asks for it.  [default: flowedit for flow models, "
+    "otherwise sdedit]",
 )
 @run_options
 @image_options()
@@ -96,6 +106,12 @@ IMAGES and all options of images and draws are those of `fastdc classify`.
     type=click.Path(dir_okay=False),
     metavar="FILE",
     help="Draw images, maps and errors: .png, .svg or .pdf (needs matplotlib).",
+)
+@click.option(
+    "--counterfactual-plot",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Draw the edited images: .png, .svg or .pdf (needs matplotlib); asks for --counterfactual.",
 )
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.npz", help="Save all maps as arrays.")
 def command(**options: Any) -> None:
