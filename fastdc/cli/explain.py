@@ -150,7 +150,7 @@ def _edited(
     """The images edited from the class that is explained to the one against it."""
     with progress_of(runs=4, quiet=quiet, description="edits") as progress:
         return classifier.counterfactuals(
-            images, from_=found.classes, to=found.against, edit=edit, progress=progress, **run
+            images, from_=found.classes, to=found.against, edit=edit, progress=progress, **options
         )
 
 

@@ -89,7 +89,7 @@ def test_shipped_models_have_test_images(cli: Cli) -> None:
 
 
 def test_each_shipped_model_is_scored_on_images_of_its_size() -> None:
-    limits = images.Limits(window=None, max_pixels=None, skip_bad=False, split=None)
+    limits = images.Limits(window=None, max_pixels=None, skip_bad=False, split=None, fit=None)
     for name, test in (("digits", TEST), ("mnist", mnist_test()), ("phantoms", phantoms_test())):
         loaded = command._labelled((), name, fastdc.load_bundle(find_model(name)), limits)
         assert loaded.labels is not None
