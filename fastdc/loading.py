@@ -44,8 +44,7 @@ def load(
     machine decides, and the result says so: in its ``repr``, in provenances, and on the logger "fastdc".
 
     Args:
-        model: A shipped model (digits, digits-mlp, mnist: white strokes on black; phantoms; shapes), a bundle folder or
-            a Bundle.
+        model: A shipped model (digits, digits-mlp, mnist: white on black; phantoms; shapes), a bundle folder or Bundle.
         backend: "auto", "onnx", "torch" or "tensorrt".
         device: "auto", "cpu", "cuda", "cuda:N", or such a torch.device; "cuda:N,M" shares images out among devices.
         precision: "auto", "float32", "float16" or "bfloat16".
