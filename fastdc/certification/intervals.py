@@ -110,7 +110,18 @@ def mean(values: Float64, *, lowest: float = -math.inf) -> Estimate:
 
 
 def paired_difference(b: int, c: int, n: int) -> Estimate:
-    """The difference of two shares of the same n images, of which b succeed only here and c only there."""
+    """The difference of two shares of the same n images, of which b succeed only here and c only there.
+
+    Args:
+        b: Number of images that succeed only here.
+        c: Number of images that succeed only there.
+        n: Number of images, at least b + c.
+
+    Example:
+        >>> from fastdc.certification import paired_difference
+        >>> paired_difference(8, 1, 100).percent()
+        '7.00 % (95 % interval 0.93 to 12.79 %)'
+    """
     from scipy import special
 
     more, less, total = b + 0.5, c + 0.5, n + 2

@@ -187,6 +187,11 @@ def mcnemar(b: int, c: int) -> float:
     Args:
         b: Number of pairs in which only the first succeeded.
         c: Number of pairs in which only the second succeeded.
+
+    Example:
+        >>> from fastdc.certification import mcnemar
+        >>> mcnemar(8, 1)
+        0.0390625
     """
     from scipy import stats
 

@@ -135,11 +135,10 @@ def make_manifest(
 
     Example:
         >>> from fastdc.data import make_manifest
-        >>> table = folder / "train.csv"
-        >>> _ = table.write_text("image_name,target\\n" + "".join(f"ISIC_{k},{k % 2}\\n" for k in range(20)))
-        >>> (folder / "images").mkdir(); _ = [(folder / f"images/ISIC_{k}.jpg").touch() for k in range(20)]
-        >>> dict(make_manifest(table, folder / "isic.csv").counts["val"])
-        {'melanoma': 1, 'benign': 1}
+        >>> rows = [(folder / f"{k}.png").touch() or f"{k}.png,{k % 2}" for k in range(10)]
+        >>> _ = (folder / "table.csv").write_text("\\n".join(["path,grade", *rows]))
+        >>> len(make_manifest(folder / "table.csv", folder / "set.csv", label_column="grade").counts)
+        3
 
     Raises:
         InputError: The table is damaged, is not of the layout, or names no image file that exists.
@@ -147,18 +146,10 @@ def make_manifest(
     """
     checks.one_of("layout", layout, LAYOUTS)
     shares = _checked_fractions(fractions)
-    path, target = existing(table), Path(out)
-    if target.suffix.lower() != ".csv":
-        raise InputError(f"the manifest needs a name that ends in .csv, got {shown(str(out))}")
+    path, target = existing(table), _checked_target(Path(out))
     rows = _read(path)
     found = (layout_of(list(rows.columns)) or "table") if layout == "auto" else layout
-    place = path.parent if root is None else Path(root)
-    if found == "chexpert":
-        _chexpert(rows, label_column or FINDING, against, place)
-    elif found == "isic":
-        _isic(rows, label_column or "target", place)
-    else:
-        _plain(rows, label_column, place)
+    _select(rows, found, label_column, against, path.parent if root is None else Path(root))
     if group_column is not None:
         rows.groups = rows.column(group_column, "which --group-column names")
     rng = np.random.default_rng(checks.seed(seed))
@@ -169,11 +160,20 @@ def make_manifest(
     else:
         splits = [split] * len(rows.lines)
     _write(target, rows, splits)
-    counts: dict[str, Counter[str]] = {}
-    for name in (*SPLITS, *([] if split is None or split in SPLITS else [split])):
-        if name in splits:
-            counts[name] = Counter(label for label, of in zip(rows.labels, splits, strict=True) if of == name)
-    return MadeManifest(target, found, counts, tuple(rows.notes))
+    return MadeManifest(target, found, _counts(rows, splits), tuple(rows.notes))
+
+
+def _counts(rows: _Table, splits: Sequence[str]) -> dict[str, Counter[str]]:
+    """Number of images by split and by class."""
+    pairs = list(zip(splits, rows.labels, strict=True))
+    names = [name for name in dict.fromkeys((*SPLITS, *splits)) if name in splits]
+    return {name: Counter(label for of, label in pairs if of == name) for name in names}
+
+
+def _checked_target(target: Path) -> Path:
+    if target.suffix.lower() != ".csv":
+        raise InputError(f"the manifest needs a name that ends in .csv, got {shown(str(target))}")
+    return target
 
 
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
@@ -196,6 +196,16 @@ def _read(path: Path) -> _Table:
         raise InputError(f"{show(path)}: has a header and no rows: expected one for each image")
     columns = [list(of) for of in zip(*cells, strict=True)]
     return _Table(show(path), lines, dict(zip(header[1], columns, strict=True)))
+
+
+def _select(rows: _Table, layout: str, column: str | None, against: str, root: Path) -> None:
+    """Finds files, labels and groups of the rows that count, and keeps these."""
+    if layout == "chexpert":
+        _chexpert(rows, column or FINDING, against, root)
+    elif layout == "isic":
+        _isic(rows, column or "target", root)
+    else:
+        _plain(rows, column, root)
 
 
 def _chexpert(rows: _Table, finding: str, against: str, root: Path) -> None:

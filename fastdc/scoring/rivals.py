@@ -35,6 +35,12 @@ def rival_of(
         rival: Those of the other one.
         score: The other's score.
         facts: What is known of the other.
+
+    Example:
+        >>> from fastdc.scoring import rival_of, score
+        >>> p = np.eye(10)[labels]
+        >>> rival_of("perfect", labels, (labels, p), (labels, p), score(labels, p), {}).p_value
+        1.0
     """
     right, other = scored[0] == labels, rival[0] == labels
     b, c = int((right & ~other).sum()), int((other & ~right).sum())

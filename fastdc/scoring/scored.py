@@ -77,24 +77,17 @@ def score(
     cost = None if evaluations is None else _of_images(np.asarray(evaluations), "evaluations", len(p))
     check_groups(groups or {})
     columns = {by: _of_images(np.array(values, object), by, len(p)) for by, values in (groups or {}).items()}
-    asked = operating(names, positive, sensitivity, threshold)
-    whole = _measured(class_keys(names), truth, answers, p, cost, asked, intervals)
-    parts: dict[str, dict[str, Score]] = {}
-    for by, values in columns.items():
-        parts[by] = {
-            str(name): _measured(
-                whole.class_names,
-                truth[rows],
-                answers[rows],
-                p[rows],
-                None if cost is None else cost[rows],
-                asked,
-                intervals,
-            )
-            for name in sorted(set(values.tolist()))
-            for rows in [np.flatnonzero(values == name)]
-        }
-    return replace(whole, groups=parts)
+    asked, keys = operating(names, positive, sensitivity, threshold), class_keys(names)
+
+    def of(rows: Any) -> Score:
+        spent = None if cost is None else cost[rows]
+        return _measured(keys, truth[rows], answers[rows], p[rows], spent, asked, intervals)
+
+    parts = {
+        by: {str(name): of(np.flatnonzero(values == name)) for name in sorted(set(values.tolist()))}
+        for by, values in columns.items()
+    }
+    return replace(of(slice(None)), groups=parts)
 
 
 def score_of(

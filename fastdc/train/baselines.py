@@ -94,7 +94,8 @@ def _timm() -> Any:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         what = "timm" if error.name == "timm" else f"{error.name}, which timm imports,"
-        raise MissingDependencyError(f"{what} is needed here and not installed: pip install timm") from None
+        hint = "it comes with the package timm"
+        raise MissingDependencyError(f"{what} is needed here and not installed: {hint}") from None
     except Exception as error:  # a torchvision that is not torch's raises anything
         raise MissingDependencyError(f"timm cannot be imported here: {shown(error)}") from error
 
@@ -144,16 +145,13 @@ def train_baseline(
     if len(images) < 2 or not len(val_images):
         counts = f"{len(images)} and {len(val_images)}"
         raise InputError(f"baseline {name}: expected 2 training images or more and 1 to validate, got {counts}")
-    steps = -(-len(images) // _BATCH)
-    epochs = min(max(_STEPS // steps, _EPOCHS[0]), _EPOCHS[1]) if epochs is None else epochs
+    epochs = _epochs_for(len(images)) if epochs is None else epochs
     with torch.random.fork_rng(devices=[]), _threads(threads):
         torch.manual_seed(seed)
         network = _network(name, images.shape[1:], n_classes)
         kept, best = None, (-1.0, 0.0, 0)
         for epoch in _epochs(network, images, labels, epochs, _RATES[CNN if name == CNN else TIMM]):
-            logits = _logits(network, val_images)
-            accuracy = float((logits.argmax(axis=1) == val_labels).mean())
-            found = (accuracy, -_loss(logits, val_labels, 1.0), -epoch)
+            found = (*_judged(_logits(network, val_images), val_labels), -epoch)
             if found > best or kept is None:
                 kept, best = copy.deepcopy(network.state_dict()), found
             if progress is not None:
@@ -162,6 +160,15 @@ def train_baseline(
     network = network.eval().requires_grad_(False)
     fitted = _temperature(_logits(network, val_images), val_labels)
     return Baseline(name, network, -best[2], epochs, best[0], fitted)
+
+
+def _epochs_for(images: int) -> int:
+    return min(max(_STEPS // -(-images // _BATCH), _EPOCHS[0]), _EPOCHS[1])
+
+
+def _judged(logits: Float64, labels: Int64) -> tuple[float, float]:
+    """Accuracy, and minus the loss: the larger, the better."""
+    return float((logits.argmax(axis=1) == labels).mean()), -_loss(logits, labels, 1.0)
 
 
 @contextmanager
