@@ -39,8 +39,12 @@ from latent_decoder import train_decoder
 from tables import announced, interval
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-FACTORS = (0.25, 0.5, 1.0)  # starts, as shares of the highest level at which the model tells classes apart
-GUIDANCES = (1.0, 2.0)
+FACTORS: tuple[float, ...] = (
+    0.25,
+    0.5,
+    1.0,
+)  # starts, as shares of the highest level at which the model tells classes apart
+GUIDANCES: tuple[float, ...] = (1.0, 2.0)
 FLIPPED = KEPT = 0.95
 EPOCHS = {"digits": 12, "mnist": 2, "shapes": 5}
 NAMES = ("flipped", "flipped_cnn", "kept", "kept_cnn", "l1_input", "l1_factual", "evaluations")
@@ -68,7 +72,7 @@ class Judge:
 
     def __call__(self, pictures: Images) -> Labels:
         with torch.no_grad():
-            logits = torch.cat([self._network(part) for part in torch.from_numpy(pictures).split(256)])
+            logits = torch.cat([self._network(part) for part in torch.split(torch.from_numpy(pictures), 256)])
         return np.asarray(logits.argmax(1).numpy())
 
 
@@ -81,7 +85,7 @@ class Side:
     decoder: Any = None
 
     def made(self, images: npt.NDArray[Any], own: Labels, target: Labels, how: Setting, seed: int) -> Counterfactuals:
-        given = {"edit": how.edit, "ratio": how.ratio, "guidance": how.guidance}
+        given: dict[str, Any] = {"edit": how.edit, "ratio": how.ratio, "guidance": how.guidance}
         if how.edit == "flowedit":
             given["own_guidance"] = how.guidance
         return counterfactuals(self.clf, images, from_=own, to=target, decoder=self.decoder, seed=seed, **given)
@@ -205,7 +209,7 @@ def _over_seeds(side: Side, setting: Setting, to: str, judges: list[Judge], argu
 
 
 def _unit(given: LabelledImages) -> Images:
-    return given.images / np.float32(255)
+    return np.asarray(given.images / np.float32(255), np.float32)
 
 
 def main() -> None:

@@ -43,13 +43,13 @@ def train_decoder(
             pick = torch.randint(len(x), (batch,))
             loss = (network(latents[pick]) - targets[pick]).square().mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     network.eval().requires_grad_(False)
 
     def decode(given: Floats) -> Floats:
-        made: Floats = torch.cat([network(part) for part in torch.from_numpy(given).split(64)]).numpy()
+        made: Floats = torch.cat([network(part) for part in torch.split(torch.from_numpy(given), 64)]).numpy()
         return made
 
     return decode

@@ -73,8 +73,10 @@ class Edit:
         name = checks.one_of("edit", ("flowedit" if flow else "sdedit") if name is None else name, EDITS)
         given = {option: value for option, value in options.items() if value is not None}
         made = replace(_default(name, model), **given)
-        if ("from_t" in given) != ("ratio" in given):
-            made = replace(made, **{"ratio" if "from_t" in given else "from_t": None})
+        if "from_t" in given and "ratio" not in given:
+            made = replace(made, ratio=None)
+        elif "ratio" in given and "from_t" not in given:
+            made = replace(made, from_t=None)
         checks.flag("clip", made.clip)
         check_guidance(model, made.guidance)
         check_guidance(model, made.own_guidance, "own_guidance")

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastdc.backends import AbstractDecoder, AbstractEncoder
 from fastdc.bundle import Model
-from fastdc.support import BackendError, Float32, Float64, InputError, as_array
+from fastdc.support import BackendError, Float32, Float64, InputError, as_array, shown
 
 Decoder: TypeAlias = Callable[[Float32], Float32]
 """Makes images (n, C, H, W) in the model's value range of latents, float32 (n, c, h, w)."""
@@ -44,12 +44,11 @@ class Space:
                 f"{what} gives pictures, but {self.model.name} works on latents and has no decoder: expected a bundle "
                 "exported with --decoder, or the option decoder, a function from latents to images"
             )
-        if self.decoder is not None and (self.model.latent_shape is None or not callable(self.decoder)):
-            raise InputError(
-                f"decoder must be a function, for a model of latents; {self.model.name} works on images"
-                if self.model.latent_shape is None
-                else f"decoder must be a function from latents to images, got {self.decoder!r:.60}"
-            )
+        given: Any = self.decoder
+        if given is not None and self.model.latent_shape is None:
+            raise InputError(f"decoder is for a model of latents: expected none, as {self.model.name} works on images")
+        if given is not None and not callable(given):
+            raise InputError(f"decoder must be a function from latents to images, got {shown(given)}")
 
     def samples(self, x: Float32) -> Float64:
         """What the network works on, float64 (n, *sample_shape), of images (n, c, h, w) in the model's value range."""

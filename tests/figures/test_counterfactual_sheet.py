@@ -21,7 +21,7 @@ def made(n: int = 3) -> Counterfactuals:
 
 
 def pixels(path: Path) -> Float32:
-    return np.asarray(image.open(path).convert("RGB"), np.float32) / 255
+    return np.asarray(np.asarray(image.open(path).convert("RGB")) / 255, np.float32)
 
 
 def test_a_brighter_pixel_is_red_and_a_darker_one_blue(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     result = made()
     for options in ({"columns": 0}, {"scale": 0.0}, {"max_images": 101}):
         with pytest.raises(InputError, match=next(iter(options))):
-            counterfactual_sheet(tmp_path / "a.png", result, **options)  # type: ignore[arg-type]
+            counterfactual_sheet(tmp_path / "a.png", result, **options)
     with pytest.raises(InputError, match="nothing to draw"):
         counterfactual_sheet(tmp_path / "a.png", result[:0])
     with pytest.raises(InputError, match="suffix"):
