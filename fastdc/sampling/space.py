@@ -29,7 +29,7 @@ class Space:
     encoder: AbstractEncoder | None = None
 
     def __post_init__(self) -> None:
-        own = self.encoder
+        own: Any = self.encoder
         if self.decoder is None and isinstance(own, AbstractDecoder) and own.decodes:
             object.__setattr__(self, "decoder", own.decode)
 
