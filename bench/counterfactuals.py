@@ -182,7 +182,7 @@ def measure(name: str, side: Side, arguments: Any) -> dict[str, Any]:
     for edit in arguments.edits:
         best = chosen(tried, edit)
         rows["random", best] = rows["runner-up", best] = "chosen"
-        usual = Setting(edit, band[1] / 2, 2.0)
+        usual = Setting(edit, band[1], 2.0)
         rows["random", usual] = "chosen, default" if best == usual else "default"
     found = []
     for (to, setting), why in rows.items():

@@ -196,10 +196,10 @@ class Edit:
 
 
 def _default(name: str, model: Model) -> Edit:
-    """The defaults of an edit: 30 steps with w = 2 from half the highest level at which the model tells classes apart.
+    """The defaults of an edit: 30 steps with w = 2 from the highest level at which the model tells classes apart.
 
     docs/counterfactuals.md has the measurements that they were chosen on.
     """
     w, band = 0.0 if model.null_class is None else 2.0, model.defaults.levels
-    from_t, ratio = (0.5, None) if band is None else (None, band[1] / 2)
+    from_t, ratio = (0.5, None) if band is None else (None, band[1])
     return Edit(name, steps=30, guidance=w, own_guidance=w, from_t=from_t, ratio=ratio, clip=True)
