@@ -66,8 +66,7 @@ def counterfactuals(
         images: Images of any kind, see :func:`fastdc.data.prepare`.
         to: Class to reach, a name or index for all images or a list of one per image; None: the runner-up of each.
         from_: Class of the images, likewise; None: the answer to each.
-        edit: "sdedit", "ddim", "heun" or "flowedit", see :mod:`fastdc.explanation.edits`; None: "flowedit" for flow
-            models, "sdedit" for all others.
+        edit: One of :data:`EDITS`, see :mod:`fastdc.explanation.edits`; None: "flowedit" for flows, else "sdedit".
         steps: Number of steps; None, here and below: the edit's default (docs/counterfactuals.md).
         guidance: w of classifier-free guidance, (1 + w) D(class) - w D(no class); 0 if the model has no null class.
         own_guidance: w under the images' own class, for "flowedit".
@@ -92,16 +91,8 @@ def counterfactuals(
         Interrupted: Ctrl-C; its ``result`` holds the images that were finished, if there are any.
     """
     start = time.perf_counter()
-    given = {
-        "steps": steps,
-        "guidance": guidance,
-        "own_guidance": own_guidance,
-        "from_t": from_t,
-        "ratio": ratio,
-        "averages": averages,
-        "clip": clip,
-        "compat": compat,
-    }
+    given = {"steps": steps, "guidance": guidance, "own_guidance": own_guidance, "from_t": from_t, "ratio": ratio,
+             "averages": averages, "clip": clip, "compat": compat}  # fmt: skip
     wanted = merged(options, keywords, counterfactuals)
     made = _Maker(classifier, Edit.of(classifier.model, edit, given), wanted, decoder, progress)
     ready = Images.of(images, classifier.model, streams, **wanted.reading)

@@ -11,7 +11,7 @@ from fastdc.bundle import PRECISIONS, Bundle, bundle_place, write_bundle
 from fastdc.data import LabelledImages
 from fastdc.export.calibrate import calibrate_manifest, check_calibration
 from fastdc.export.denoiser import DenoiserFiles, denoiser_files
-from fastdc.export.encoders import decoder_files, encoder_files, table_files, text_files
+from fastdc.export.encoders import check_decoder, decoder_files, encoder_files, table_files, text_files
 from fastdc.export.graph import DEFAULT_OPSET, LEAST_OPSET_BFLOAT16
 from fastdc.export.int8_files import quantized_files
 from fastdc.export.manifest import add_findings, check_manifest, source_manifest
@@ -49,8 +49,7 @@ def export_source(
         split: Whether to write the denoiser also in parts, if that saves work.
         text: Whether to write the text encoder, so that the bundle can be asked about other prompts.
         scored: Whether to write one graph from images and noise to errors, for other runtimes.
-        decoder: Module from latents to images, such as ``fastdc.sources.open_decoder`` opens, so that the bundle can
-            draw samples and counterfactuals; None: it cannot, if the model works on latents.
+        decoder: Module from latents to images, as ``fastdc.sources.open_decoder`` opens, for pictures of samples.
         images: Validation images, for the ranges of int8 and for the calibration. Their classes are the model's, by
             name or number.
         calibrate: Whether to fit temperature and race to the images.
@@ -73,8 +72,7 @@ def export_source(
         images = images.with_classes(source.model.class_names)
     used = images if calibrate else None
     with bundle_place(out), temporary_folder() as folder:
-        if decoder is not None and source.model.latent_shape is None:
-            raise InputError("a decoder is for models of latents: expected none for a model of images")
+        check_decoder(source, decoder)
         manifest = _checked_manifest(source, Path(out), precision, opset, images, used, given)
         made, files, found = _graphs(source, folder, precision, opset, given, split, text, scored, decoder)
         add_findings(manifest, source, made, found, describe=given.description is None)

@@ -15,7 +15,7 @@ from fastdc.export.options import Files, Notify
 from fastdc.export.storage import LARGE, weight_bytes
 from fastdc.export.verify import Feed, GraphCheck, verify_graph
 from fastdc.sources import Source
-from fastdc.support import BundleError, require
+from fastdc.support import BundleError, InputError, require
 
 # Batches at which encoders are compared with torch: images are large, and no encoder is traced at one of these.
 _BATCHES = (1, 3)
@@ -46,6 +46,16 @@ def encoder_files(source: Source, opset: int, notify: Notify) -> tuple[Files, di
         raise BundleError(f"{ENCODER} would hold {weight_bytes(graph) / 2**30:.1f} GiB of weights, the limit is 1.5")
     content = bytes(graph.SerializeToString(deterministic=True))
     return {ENCODER: content}, {"encoder": verify_graph(content, source.encoder, feeds, batches=_BATCHES)}
+
+
+def check_decoder(source: Source, decoder: Any) -> None:
+    """Refuses a decoder that has nothing to decode.
+
+    Raises:
+        InputError: The model works on images.
+    """
+    if decoder is not None and source.model.latent_shape is None:
+        raise InputError("a decoder is for models of latents: expected none for a model of images")
 
 
 def decoder_files(source: Source, decoder: Any, opset: int, notify: Notify) -> tuple[Files, dict[str, GraphCheck]]:
