@@ -1,7 +1,7 @@
-"""Votes, the race and refusals on labelled images, and few labels: the measurements of docs/medical.md.
+"""Votes, the race and refusals on labelled images: measurements of docs/medical.md.
 
-    python bench/medical.py --model digits-mlp [--train FILE --val FILE --test FILE] [--parts votes refusal labels]
-                            [--positive CLASS] [--labels 100 1000 all] [--images N] [--sigma S] [--quick]
+    python bench/medical.py --model digits-mlp [--train FILE --val FILE --test FILE] [--parts votes refusal]
+                            [--images N] [--sigma S] [--quick]
 
 votes: accuracy of votes and of means at 1, 11, 25, 51, 251 and 501 draws, all from one table of all errors, whose
 prefixes they are, under two plans: the model's own, and that of Favero et al. (arXiv 2502.03687): noise levels drawn
@@ -11,12 +11,8 @@ classes or more, pruning by votes as well.
 
 refusal: accuracy of the rest when the least certain answers are refused, by shares of votes and by the posterior.
 
-labels: AUROC on the test images of diffusion models that are trained on few of the training images, and of the CNN of
-`fastdc score --baseline cnn` on the same ones. Epochs of the CNN and checkpoints of the models are chosen on the
-validation images. The training of each model is that of `fastdc train` with --preset and --steps.
-
 Without files, the digits that models/make_digits.py makes. With --sigma, Gaussian noise of that standard deviation, in
-pixels in [0, 1], is added to validation and test images and clipped. Needs scikit-learn, and torch for the part labels.
+pixels in [0, 1], is added to validation and test images and clipped. Needs scikit-learn.
 """
 
 import argparse
@@ -39,7 +35,7 @@ from fastdc.certification import mcnemar, paired_difference, share
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.inference import Decision, decide
 from fastdc.rules import Votes
-from fastdc.scoring import Score, rival_of, score
+from fastdc.scoring import score
 from fastdc.testing import replay
 from tables import MAKE_DIGITS, announced, supported
 
@@ -66,7 +62,7 @@ def data_of(arguments: argparse.Namespace) -> Data:
     else:
         data = {part: load_labelled(path) for part, path in given.items()}
     if arguments.images:
-        data["test"] = drawn(data["test"], arguments.images)
+        data |= {part: drawn(data[part], arguments.images) for part in ("val", "test")}
     if arguments.sigma:
         data = {part: one if part == "train" else noisy(one, arguments.sigma) for part, one in data.items()}
     return {part: drawn(one, 60) for part, one in data.items()} if arguments.quick else data
@@ -190,100 +186,16 @@ def refusal(classifier: fastdc.DiffusionClassifier, errors: Errors, labels: Any,
     return records
 
 
-def few_labels(data: Data, counts: Sequence[str], recipe: dict[str, Any], asked: Any) -> list[Any]:
-    """AUROC of diffusion models and of the CNN, trained on few images of each class."""
-    from fastdc.train import train_baseline
-
-    train, val, test = (data[part] for part in PARTS)
-    records = []
-    for count in counts:
-        rows = chosen(train.labels, len(train) if count == "all" else int(count))
-        with announced(f"diffusion model, {len(rows)} images"):
-            own, cost, p = diffusion_score(train.take(rows), val, test, recipe, asked)
-        with announced(f"CNN, {len(rows)} images"):
-            made = train_baseline(
-                "cnn",
-                train.images[rows],
-                train.labels[rows],
-                val_images=val.images,
-                val_labels=val.labels,
-                n_classes=len(train.class_names),
-            )
-        beside = made.probabilities(test.images)
-        other = score(test.labels, beside, test.class_names, positive=asked)
-        sides = [(one.argmax(axis=1), one) for one in (p, beside)]
-        compared = rival_of("cnn", test.labels, sides[0], sides[1], other, made.describe())
-        records.append(
-            {
-                "images": len(rows),
-                "diffusion": {**kept(own), "evaluations": cost},
-                "cnn": {**kept(other), **made.describe()},
-                "auroc_difference": compared.auroc_difference.to_dict(),
-                "accuracy_difference": compared.difference.to_dict(),
-                "mcnemar_p_value": compared.p_value,
-            }
-        )
-    return records
-
-
-def chosen(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """The first images of a random order that keeps the shares of the classes, at least two of each."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for k in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == k))
-        rows.append(members[: max(2, round(count * len(members) / len(labels)))])
-    return np.sort(np.concatenate(rows))
-
-
-def diffusion_score(
-    train: LabelledImages, val: LabelledImages, test: LabelledImages, recipe: dict[str, Any], asked: Any
-) -> tuple[Score, float, npt.NDArray[np.float64]]:
-    """The score of a model trained on some images, whose race is calibrated on the validation images."""
-    from fastdc.export import export_source
-    from fastdc.train import TrainConfig, run_source
-    from fastdc.train import train as run_training
-
-    with tempfile.TemporaryDirectory() as folder:
-        for name, part in (("train", train), ("val", val)):
-            path = Path(folder) / f"{name}.npz"
-            np.savez(path, images=part.images, labels=part.labels, class_names=np.array(part.class_names))
-        config = TrainConfig(data=f"{folder}/train.npz", val=f"{folder}/val.npz", out=f"{folder}/run", **recipe)
-        run_training(config, progress=False)
-        source = run_source(f"{folder}/run")[0]
-        export_source(source, f"{folder}/bundle", images=val)
-        classifier = fastdc.load(f"{folder}/bundle")
-        result = classifier.classify(test.images)
-    ready = test.with_classes(result.class_names)
-    return (
-        score(ready.labels, result.probabilities, result.class_names, predicted=result.labels, positive=asked),
-        float(result.evaluations.mean()),
-        result.probabilities,
-    )
-
-
-def kept(found: Score) -> dict[str, Any]:
-    """What is kept of a score."""
-    told = found.to_dict()
-    names = ("accuracy", "balanced_accuracy", "auroc", "auprc", "intervals", "ece", "positive")
-    return {name: told[name] for name in names}
-
-
 def main() -> None:
     """Runs the benchmark."""
     made = parser(__doc__, "medical")
     made.add_argument("--model", default="digits-mlp", help="shipped model or a bundle's folder [%(default)s]")
     for part in PARTS:
         made.add_argument(f"--{part}", type=Path, help="labelled images [the digits]")
-    made.add_argument("--parts", nargs="+", choices=("votes", "refusal", "labels"), default=("votes", "refusal"))
-    made.add_argument("--images", type=int, help="test images, drawn at random [all]")
+    made.add_argument("--parts", nargs="+", choices=("votes", "refusal"), default=("votes", "refusal"))
+    made.add_argument("--images", type=int, help="validation and test images, drawn at random [all]")
     made.add_argument("--sigma", type=float, default=0.0, help="noise added to the images [%(default)s]")
     made.add_argument("--draws", type=int, nargs="+", default=DRAWS, help="numbers of draws [%(default)s]")
-    made.add_argument("--positive", help="class whose sensitivity and areas are measured, of the part labels")
-    made.add_argument("--labels", nargs="+", default=("100", "1000", "all"), help="training images [%(default)s]")
-    made.add_argument("--preset", default="unet", help="model of fastdc train, of the part labels [%(default)s]")
-    made.add_argument("--steps", type=int, default=4000, help="its steps [%(default)s]")
-    made.add_argument("--width", type=int, help="its width [that of the preset]")
     made.add_argument("--quick", action="store_true", help="few images, as a trial")
     arguments = made.parse_args()
     data = data_of(arguments)
@@ -299,11 +211,6 @@ def main() -> None:
                 few = [m for m in arguments.draws if m > 1]
                 result.setdefault("refusal", {})[name] = refusal(classifier, errors, labels, few)
                 print_refusal(name, result["refusal"][name])
-    if "labels" in arguments.parts:
-        recipe = {"model": arguments.preset, "steps": arguments.steps}
-        recipe |= {} if arguments.width is None else {"width": arguments.width}
-        result["labels"] = few_labels(data, arguments.labels, recipe, arguments.positive)
-        print_labels(result["labels"])
     save(arguments.out, result)
 
 
@@ -349,32 +256,6 @@ def print_refusal(plan: str, records: Sequence[dict[str, Any]]) -> None:
     ]
     parts = [f"without {100 * part:g} %" for part in REFUSED]
     print_table(f"accuracy of the rest, %, plan {plan}", ["draws", "by", *parts, "area", "largest fall"], rows)
-
-
-def print_labels(records: Sequence[dict[str, Any]]) -> None:
-    """Prints the table of the part labels."""
-
-    def area(one: dict[str, Any]) -> str:
-        ends = one["intervals"]["auroc"]
-        return f"{one['auroc']:.4f} ({ends['ci95_low']:.4f} to {ends['ci95_high']:.4f})"
-
-    def difference(one: dict[str, Any]) -> str:
-        value, low, high = (one["auroc_difference"][name] for name in ("value", "ci95_low", "ci95_high"))
-        return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
-
-    rows = [
-        [
-            str(one["images"]),
-            area(one["diffusion"]),
-            area(one["cnn"]),
-            difference(one),
-            percent(one["diffusion"]["accuracy"]),
-            percent(one["cnn"]["accuracy"]),
-        ]
-        for one in records
-    ]
-    columns = ["training images", "AUROC, diffusion", "AUROC, CNN", "difference", "accuracy, %", "CNN, %"]
-    print_table("few labels", columns, rows)
 
 
 if __name__ == "__main__":
