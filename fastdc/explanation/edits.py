@@ -201,5 +201,5 @@ def _default(name: str, model: Model) -> Edit:
     docs/counterfactuals.md has the measurements that they were chosen on.
     """
     w, band = 0.0 if model.null_class is None else 2.0, model.defaults.levels
-    from_t, ratio = (0.5, None) if band is None else (None, band[1])
+    from_t, ratio = (0.5, None) if band is None else (None, min(band[1], float(model.schedule.levels([1.0]).ratio[0])))
     return Edit(name, steps=30, guidance=w, own_guidance=w, from_t=from_t, ratio=ratio, clip=True)

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from fastdc.diffusion import AbstractSchedule, EDMSchedule, Levels
-from fastdc.support import Float64, InputError, checks
+from fastdc.support import Float64, InputError, checks, shown
 
 SPACINGS = ("uniform", "karras")
 MAX_STEPS = 10_000
@@ -93,7 +93,8 @@ class Trajectory:
             steps: Number of steps N, from 1 to 10 000.
             from_t: Position on the schedule at which it starts, in (0, 1]; None: the whole schedule, unless `ratio` is
                 given.
-            ratio: Noise-to-signal ratio sigma / alpha at which it starts, in place of `from_t`.
+            ratio: Noise-to-signal ratio sigma / alpha at which it starts, in place of `from_t`; at most the schedule's
+                highest.
             spacing: One of :data:`SPACINGS`; None: "karras" for schedules that are linear in ln sigma, "uniform"
                 for all others.
             invertible: Whether it ends at the schedule's lowest level, not at the clean image.
@@ -146,7 +147,10 @@ def _start(schedule: AbstractSchedule, from_t: float | None, ratio: float | None
     if from_t is not None and ratio is not None:
         raise InputError("a trajectory starts at from_t or at a ratio: expected one of them, got both")
     if ratio is not None:
-        return schedule.position_of(checks.positive("ratio", ratio))
+        highest = float(schedule.levels([1.0]).ratio[0])
+        if checks.positive("ratio", ratio) > highest * (1 + 1e-9):  # position_of would take the highest
+            raise InputError(f"ratio must be at most {highest:.6g}, the schedule's highest, got {shown(ratio)}")
+        return schedule.position_of(ratio)
     if from_t is None:
         return 1.0
     if not checks.is_finite(from_t) or not 0 < from_t <= 1:

@@ -1,6 +1,7 @@
 """Counterfactuals against closed forms of the Gaussian world, and as a result that a user handles."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -200,6 +201,13 @@ def test_a_result_is_a_sequence_and_a_file(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused_before_work(options: dict[str, Any], parts: tuple[str, ...]) -> None:
     clf = refusing(WORLD.model)
     fails_with(lambda: counterfactuals(clf, images_of([0, 1]), **options), *parts, kind=InputError)
+
+
+def test_a_band_beyond_the_schedule_starts_at_its_highest_level() -> None:
+    model = replace(WORLD.model, defaults=replace(WORLD.model.defaults, levels=(0.2, 1e6)))
+    assert Edit.of(model, "sdedit", {}).ratio == pytest.approx(float(model.schedule.levels([1.0]).ratio[0]))
+    with pytest.raises(InputError, match="ratio must be at most"):
+        Edit.of(model, "sdedit", {"ratio": 1e6})
 
 
 def test_ctrl_c_leaves_the_images_that_are_finished() -> None:

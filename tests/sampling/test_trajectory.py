@@ -42,6 +42,7 @@ def test_an_invertible_trajectory_ends_at_the_lowest_level(schedule: EDMSchedule
         ({"steps": 4, "from_t": 0.0}, "from_t"),
         ({"steps": 4, "from_t": 0.5, "ratio": 1.0}, "got both"),
         ({"steps": 4, "ratio": -1.0}, "ratio"),
+        ({"steps": 4, "ratio": 10.0}, "ratio must be at most 9.94987, the schedule's highest, got 10.0"),
         ({"steps": 4, "spacing": "log"}, "spacing"),
         ({"steps": 4, "compat": "rdc"}, "compat"),
         ({"steps": 200}, "fewer levels"),
