@@ -115,6 +115,9 @@ class _Maker:
         self._space = Space(classifier.model, decoder, classifier.encoder)
         self._space.check_pictures("a counterfactual")
         self._settings = classifier.settings(options)
+        method = self._settings.job.plan.config.method
+        if method != "dc":
+            raise InputError(f"edited images are clean: expected method dc, got {method}")
         self._seed = checks.seed(options.seed)
 
     def __call__(self, images: Images, own: Int64 | None, target: Int64 | None, start: float) -> Counterfactuals:
@@ -128,10 +131,7 @@ class _Maker:
                 raise
             pictures, stopped = interrupted.result, interrupted
         rows = np.arange(len(pictures[0]))
-        try:
-            of_factual, after = (self._answers(self._read(one)) for one in pictures)
-        except Interrupted as interrupted:  # whose result would be answers to pictures that nobody has seen
-            raise Interrupted(str(interrupted)) from None
+        of_factual, after = (self._answers(self._read(one)) for one in pictures)
         edits = self._edit.evaluations(self._classifier.model)
         found = Counterfactuals(
             images=images.unit[rows],
@@ -154,7 +154,10 @@ class _Maker:
         return Images.of(pictures, self._classifier.model, layout="NCHW")
 
     def _answers(self, images: Images) -> Classification:
-        return next(stream_results(self._settings, images, progress=self._progress))
+        try:
+            return next(stream_results(self._settings, images, progress=self._progress))
+        except Interrupted as interrupted:  # whose result is answers, not counterfactuals
+            raise Interrupted(str(interrupted)) from None
 
     def _pictures(self, images: Images, own: Int64, target: Int64) -> _Pictures:
         """The factual reconstructions and the counterfactuals, float32 (n, c, h, w) in [0, 1] each.

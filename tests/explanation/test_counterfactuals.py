@@ -196,6 +196,7 @@ def test_a_result_is_a_sequence_and_a_file(tmp_path: Path) -> None:
         ({"draws": 0}, ("draws",)),
         ({"stepz": 4}, ("stepz", "steps")),
         ({"decoder": abs}, ("decoder",)),
+        ({"method": "epndc", "sigma": 0.5}, ("clean", "method dc, got epndc")),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_work(options: dict[str, Any], parts: tuple[str, ...]) -> None:
@@ -222,3 +223,11 @@ def test_ctrl_c_leaves_the_images_that_are_finished() -> None:
     with pytest.raises(Interrupted, match="4 of 6 images finished") as caught:
         counterfactuals(clf, images, steps=3, progress=stop)
     np.testing.assert_array_equal(caught.value.result.counterfactual, whole.counterfactual[:4])
+
+    def stop_early(progress: Progress) -> None:
+        if progress.finished:  # the first answers
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        counterfactuals(clf, images, steps=3, progress=stop_early)
+    assert caught.value.result is None
