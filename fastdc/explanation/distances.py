@@ -56,7 +56,7 @@ def flipped(
         predict: Function from float32 images in [0, 1] to their classes (n,).
 
     Raises:
-        InputError: Shapes do not fit.
+        InputError: Shapes do not fit, or one side has names and the other numbers.
 
     Example:
         >>> from fastdc.explanation import flipped
@@ -69,6 +69,9 @@ def flipped(
     found = np.asarray(predict(x))
     if found.shape != wanted.shape:
         raise InputError(f"predict must return {len(x)} classes, one for each image, got shape {found.shape}")
+    if (found.dtype.kind in "iubf") != (wanted.dtype.kind in "iubf"):  # a name equals no number
+        got = f"{wanted[0].item()!r} and {found[0].item()!r}"
+        raise InputError(f"targets and predicted classes must both be numbers or both names, got {got}")
     return np.asarray(found == wanted, dtype=np.float64)
 
 

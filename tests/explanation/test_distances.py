@@ -83,6 +83,10 @@ BAD = [
     ),
     (lambda: ssim(FIRST, SECOND, sigma=0), "sigma must be "),
     (lambda: flipped(FIRST, [0, 1], len), "targets must be 4 classes, one for each image, got shape (2,)"),
+    (
+        lambda: flipped(FIRST, ["0"] * 4, lambda x: np.zeros(len(x), int)),
+        "targets and predicted classes must both be numbers or both names, got '0' and 0",
+    ),
     (lambda: flipped(FIRST, [0] * 4, lambda x: x), "predict must return 4 classes, one for each image, got shape"),
     (lambda: map_similarity(FIRST[:, 0], FIRST[:2, 0]), "second must have the shape of first, (4, 20, 24), got"),
 ]
