@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdc.bundle import DATA, DENOISER, ENCODER, TABLES, Bundle, find_model, load_bundle, write_bundle
+from fastdc.bundle import DATA, DECODER, DENOISER, ENCODER, TABLES, Bundle, find_model, load_bundle, write_bundle
 from fastdc.support import BundleError, InputError, checks, require
 
 if TYPE_CHECKING:
     from torch import nn
 
-_KEPT = (ENCODER, TABLES)  # what comes before the denoiser stays
+_KEPT = (ENCODER, DECODER, TABLES)  # what comes before and after the denoiser stays
+_KINDS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8")  # of weights; sizes and indices have 64 bits
 _SHAPES = 7  # numbers of a tensor that may be factors of sizes, such as those of Resize, and stay
 
 
@@ -110,5 +111,5 @@ def _graph(onnx: Any, bundle: Bundle) -> Any:
 
 
 def _is_weight(onnx: Any, tensor: Any) -> bool:
-    floating = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    return tensor.data_type in floating and int(np.prod(tensor.dims)) > _SHAPES
+    kinds = {getattr(onnx.TensorProto, kind) for kind in _KINDS}
+    return tensor.data_type in kinds and int(np.prod(tensor.dims)) > _SHAPES

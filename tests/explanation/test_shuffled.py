@@ -1,11 +1,13 @@
 """Networks with shuffled weights: the same numbers in another order, and nothing known any more."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import fastdc
+from fastdc.bundle import write_bundle
 from fastdc.data import digits_test
 from fastdc.explanation import shuffled_bundle, shuffled_module
 from fastdc.support import BundleError, InputError
@@ -44,6 +46,34 @@ def test_weights_in_a_file_of_their_own_are_shuffled_too_and_the_graph_runs(tmp_
     made = shuffled_bundle("mnist", tmp_path / "shuffled")
     result = fastdc.load(made.path, threads=1).classify(np.zeros((1, 1, 28, 28), np.uint8), draws=1, rule="full")
     assert result.labels.shape == (1,)
+
+
+def test_weights_of_8_bits_are_shuffled_and_the_decoder_stays(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    bundle = fastdc.load_bundle(fastdc.bundle.find_model("shapes"))
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    values = np.arange(-40, 40, dtype=np.int8).reshape(8, 10)
+    tensors = [numpy_helper.from_array(values, "w"), numpy_helper.from_array(np.float32(0.1), "scale")]
+    node = helper.make_node("DequantizeLinear", ["w", "scale"], ["out"])
+    out = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [8, 10])
+    graph = helper.make_model(helper.make_graph([node], "int8", [], [out], tensors))
+    kept: dict[str, Any] = {
+        name: bundle.read(name) for name in ("encoder.onnx", "conditions.safetensors") if name in bundle.files
+    }
+    files = {"denoiser.onnx": graph.SerializeToString(), "decoder.onnx": b"decoder", **kept}
+    left_out = ("files", "format", "version", "network", "cost", "calibration")
+    manifest: dict[str, Any] = {key: value for key, value in bundle.manifest.items() if key not in left_out}
+    manifest["network"] = None
+    made = shuffled_bundle(write_bundle(tmp_path / "int8", manifest, files), tmp_path / "shuffled")
+    (found,) = (
+        numpy_helper.to_array(one)
+        for one in onnx.load_model_from_string(made.read("denoiser.onnx")).graph.initializer
+        if one.name == "w"
+    )
+    assert found.dtype == np.int8
+    assert not np.array_equal(found, values)
+    assert np.array_equal(np.sort(found.ravel()), np.sort(values.ravel()))
+    assert made.read("decoder.onnx") == b"decoder"
 
 
 def test_a_network_without_weights_is_refused(tmp_path: Path) -> None:
