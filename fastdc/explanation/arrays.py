@@ -83,7 +83,7 @@ class ImageExplanation:
 
     @property
     def gap(self) -> float:
-        """The mean of the map: how much larger the mean error of the class against is."""
+        """The mean of the map: how much larger the mean error of the class against is (but see `maps`)."""
         return float(self.map.mean(dtype=np.float64))
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class ExplanationArrays(Sequence[ImageExplanation]):
         classes: int64 (m,), the class that is explained.
         against: int64 (m,), the class against it.
         maps: float32 (m, h, w) of the images' size: positive pixels speak for the class that is explained. The mean
-            over pixels is the difference of the two mean errors.
+            over pixels is the difference of the two mean errors; from Haar coefficients for the loss l2 alone.
         standard_errors: float32 (m, h, w), standard error of `maps`; NaN with fewer than two independent draws.
         significant: bool (m, h, w), pixels whose difference is not noise; ``test`` says what is promised.
         channels: float32 (m, c, h, w), the map of each channel, whose mean is `maps`.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.explanation.arrays import ExplanationArrays, ImageExplanation
+from fastdc.explanation.arrays import LATENTS, WAVELET, ExplanationArrays, ImageExplanation
 from fastdc.explanation.counterfactual_result import ImageCounterfactual
 from fastdc.explanation.error_maps import BANDS
 from fastdc.explanation.level_curves import curves_svg
@@ -61,18 +61,20 @@ def explanation_page(
 def _reading(explanation: ExplanationArrays) -> str:
     test = explanation.test
     promised = _CONTROLLED[test["control"]].format(alpha=100 * test["alpha"])
+    loss = explanation.provenance["plan"]["loss"]
+    rotated = explanation.space == WAVELET and loss != "l2"  # only squares survive a rotation
+    mean = f"not the difference of errors for the loss {loss}" if rotated else "the difference of the two mean errors"
     text = (
         "A diffusion classifier denoises the image under each class; the class with the smallest error wins. Maps "
         "show where: blue pixels are denoised better under the class that is explained, orange ones under the class "
-        f"against it, both under the same noise, over {test['count']} draws. The mean of a map is the difference of "
-        f"the two mean errors. Marked pixels are significant: {promised}. A map shows what this model compares; "
-        "whether that is what a person would look at is another question."
+        f"against it, both under the same noise, over {_draws(explanation.ratio.size)}. The mean of a map is {mean}. "
+        f"Marked pixels are significant: {promised}. A map shows what this model compares; whether that is what a "
+        "person would look at is another question."
     )
     where = {
-        "latents, upsampled": "The network works on latents: each value of a map covers a block of pixels, and the "
+        LATENTS: "The network works on latents: each value of a map covers a block of pixels, and the "
         "encoder may have looked beyond it.",
-        "pixels, from Haar coefficients": "The network works on Haar coefficients; its residuals were brought back to "
-        "pixels.",
+        WAVELET: "The network works on Haar coefficients; its residuals were brought back to pixels.",
     }
     return page.remark(text) + page.remark(where.get(explanation.space, ""))
 
@@ -156,7 +158,9 @@ def _maps(one: ImageExplanation, image: npt.NDArray[np.generic], width: Floats) 
         page.figure(
             page.image(width_picture(width, scale), "Half widths of the intervals of all pixels"),
             f"Half width of each pixel's 95 % interval: white 0, black {scale:.2g}; the median is "
-            f"{np.median(width):.2g}.",
+            f"{np.median(width):.2g}."
+            if np.isfinite(width).all()
+            else "Half width of each pixel's 95 % interval: not known of a single observation.",
         ),
     ]
     bands = [
@@ -171,7 +175,7 @@ def _maps(one: ImageExplanation, image: npt.NDArray[np.generic], width: Floats) 
         f'<div class="pictures small">{"".join(bands)}</div>'
         + page.remark(
             f"Parts of the map from low (fine), medium and high (coarse) noise levels; full colour at ±{fine:.2g}. "
-            "They sum to the map; so do the numbers, to the difference of errors."
+            "They sum to the map, and the numbers to its mean."
         )
     )
 

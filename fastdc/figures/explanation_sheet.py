@@ -38,7 +38,7 @@ def explanation_sheet(
     Args:
         path: Path to write; .png, .svg or .pdf. An existing file is replaced in one step.
         explanation: The explanation.
-        max_images: Largest number of images to draw, in [1, 60]; the sheet draws the first ones.
+        max_images: Largest number of images to draw, in [1, 60]; the sheet draws the first ones and states the total.
         title: Line above the sheet.
 
     Returns:
@@ -66,10 +66,11 @@ def explanation_sheet(
         for empty in axes[len(shown) :].ravel():
             empty.set_axis_off()
         where = "" if explanation.space == "pixels" else f"; maps of {explanation.space}"
-        test = explanation.test
+        test, n = explanation.test, len(explanation)
+        some = "" if len(shown) == n else f"the first {len(shown)} of {n} images; "
         legend = (
-            f"blue: for the class that is explained; orange: against it; significant at {100 * test['alpha']:.3g} % "
-            f"({test['control']}), {test['count']} draws{where}"
+            f"{some}blue: for the class that is explained; orange: against it; significant at "
+            f"{100 * test['alpha']:.3g} % ({test['control']}), {explanation.ratio.size} draws{where}"
         )
         figure.suptitle("\n".join(filter(None, [printable(title or ""), legend])), fontsize=9)
         write_figure(figure, target)

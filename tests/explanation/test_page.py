@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastdc import DiffusionClassifier
+from fastdc.bundle import HaarTransform
 from fastdc.explanation import Explanation
 from fastdc.explanation.level_curves import level_curves
 from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture
@@ -15,8 +17,9 @@ from fastdc.explanation.page import explanation_page
 from fastdc.inference import Images
 from fastdc.scoring import mistakes_of, score
 from fastdc.support import InputError
+from fastdc.testing import GaussianWorld
 from helpers.browser import check_pages
-from helpers.worlds import classifier, gaussian
+from helpers.worlds import ManySlots, classifier, denoiser, gaussian
 
 WORLD = gaussian(12)
 STAGES = {"n_samples": [4, 8, 16], "to_keep": [5, 2, 1]}
@@ -58,6 +61,24 @@ def test_the_page_tells_everything(explanation: Explanation) -> None:
     assert "Benjamini-Yekutieli" in text
     assert "seed 0" in text or "<td>seed</td><td>0</td>" in text
     assert explanation.provenance["model"] in text
+
+
+def test_draws_are_counted_and_unknown_intervals_are_not_numbers() -> None:
+    clf, image = classifier(WORLD), ((WORLD.sample(np.arange(1)) + 1) / 2).astype(np.float32)
+    pairs = explanation_page(clf.explain(image, rule="full", draws=8, antithetic=True))
+    assert "under the same noise, over 8 draws." in pairs  # four observations
+    one = explanation_page(clf.explain(image, map_draws=1))
+    assert "95 % interval: not known of a single observation" in one
+    assert "nan" not in one.split("<h2>What reproduces it")[0]
+
+
+def test_the_page_claims_no_difference_of_errors_that_a_rotation_does_not_keep() -> None:
+    transform = HaarTransform(factor=0.5)
+    world = GaussianWorld(means=transform.forward(gaussian(2).means), spread=0.1)
+    model = replace(world.model, image_shape=(1, 4, 4), transform=transform)
+    clf = DiffusionClassifier(model, ManySlots(denoiser(world), model.sample_shape))
+    for loss, said in (("l2", "mean of a map is the difference"), ("l1", "mean of a map is not the difference")):
+        assert said in explanation_page(clf.explain(np.full((1, 1, 4, 4), 0.5), draws=4, loss=loss))
 
 
 def test_names_cannot_break_it(explanation: Explanation, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ def test_a_sheet_names_classes_and_repeats(tmp_path: Path) -> None:
     few = explanation_sheet(tmp_path / "c.svg", MADE, max_images=1).read_text()
     assert "image 0" in few
     assert "image 1" not in few
+    assert "the first 1 of 3 images" in few
+    assert "the first" not in first
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
