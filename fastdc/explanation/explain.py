@@ -69,7 +69,7 @@ def explain(
         map_draws: Number of draws of a map, the first of the plan; if it has fewer, the plan goes on in its order.
             None: all, so that the mean of a map is the difference of the two mean errors of the full run.
         smooth: Standard deviation of a Gaussian that smooths each draw's differences, in pixels of the map; 0: none.
-        alpha: Level of the significant pixels, in (0, 0.083].
+        alpha: Level of the significant pixels, in (0, 0.083]; docs/explain.md says for which classes it holds.
         control: "fdr": alpha bounds the expected share of noise among significant pixels; "fwer": the chance of any.
         candidates: Classes to consider for the answer, see :meth:`fastdc.DiffusionClassifier.classify`.
         streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.

@@ -68,8 +68,9 @@ def _reading(explanation: ExplanationArrays) -> str:
         "A diffusion classifier denoises the image under each class; the class with the smallest error wins. Maps "
         "show where: blue pixels are denoised better under the class that is explained, orange ones under the class "
         f"against it, both under the same noise, over {_draws(explanation.ratio.size)}. The mean of a map is {mean}. "
-        f"Marked pixels are significant: {promised}. A map shows what this model compares; whether that is what a "
-        "person would look at is another question."
+        f"Marked pixels are significant: {promised}. That holds for an answer and its runner-up, and for classes that "
+        "other noise chose. A map shows what this model compares; whether that is what a person would look at is "
+        "another question."
     )
     where = {
         LATENTS: "The network works on latents: each value of a map covers a block of pixels, and the "

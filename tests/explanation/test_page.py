@@ -59,6 +59,7 @@ def test_the_page_tells_everything(explanation: Explanation) -> None:
     assert text.count("<img ") == 3 * (4 + 3)
     assert text.count("<svg") == 3
     assert "Benjamini-Yekutieli" in text
+    assert "That holds for an answer and its runner-up" in text
     assert "seed 0" in text or "<td>seed</td><td>0</td>" in text
     assert explanation.provenance["model"] in text
 

@@ -30,7 +30,8 @@ over all pixels is the difference of errors that decides between the two.
   against    pixels that speak for the other class
 Only significant pixels count. With --control fdr, at most --alpha of an
 image's significant pixels are expected to be noise; with fwer, any such pixel
-appears with at most that probability. More draws make more significant.
+appears with at most that probability. (This is about classes that the noise
+did not choose, see docs/explain.md.) More draws make more significant.
 
 Each line has an image, its answer with the probability, the classes that are
 compared, the regions for and against, and the cost, between tabs. Rows and columns
