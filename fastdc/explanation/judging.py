@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.support import Float64, InputError, Mask, checks, require
+from fastdc.support import Float64, InputError, Mask, as_array, checks, require
 
 SHARES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 """Shares of pixels that :func:`best_share` tries."""
@@ -61,7 +61,7 @@ def bootstrap_mean(values: npt.ArrayLike, *, level: float = 0.95, resamples: int
         >>> print(bootstrap_mean([1, 1, 0, 1, 1, 0, 1, 1]))
         0.750 (0.500 to 1.000)
     """
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers_of(values, "values")
     if array.ndim not in (1, 2) or array.size == 0:
         raise InputError(f"values must have shape (n,) or (n, seeds), got {array.shape}")
     if not np.isfinite(array).all():
@@ -151,7 +151,7 @@ def best_share(maps: npt.ArrayLike, masks: npt.ArrayLike, shares: npt.ArrayLike 
         >>> best_share(1.0 * mask + np.random.default_rng(0).uniform(0, 0.1, (1, 10, 10)), mask, [0.05, 0.1, 0.2])
         0.1
     """
-    tried = [float(share) for share in np.atleast_1d(np.asarray(shares, dtype=np.float64))]
+    tried: list[float] = np.atleast_1d(numbers_of(shares, "shares")).tolist()
     if not tried:
         raise InputError("shares must be one or more, got none")
     means = [iou(maps, masks, share=share).mean() for share in tried]
@@ -204,16 +204,26 @@ def average_precision(maps: npt.ArrayLike, masks: npt.ArrayLike) -> Float64:
     return np.array([score(mask.ravel(), one.ravel()) for one, mask in zip(values, truth, strict=True)])
 
 
+def numbers_of(values: npt.ArrayLike, name: str) -> Float64:
+    """Numbers, or those of a torch tensor, as float64.
+
+    Raises:
+        InputError: They are something else.
+    """
+    known = as_array(values)
+    try:
+        return np.asarray(values if known is None else known, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be an array of numbers, got {type(values).__name__}") from None
+
+
 def checked_maps(maps: npt.ArrayLike, name: str = "maps") -> Float64:
     """Maps as float64 (n, h, w).
 
     Raises:
         InputError: They have another shape, there are none, or one is not finite.
     """
-    try:
-        values = np.asarray(maps, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must be an array of numbers, got {type(maps).__name__}") from None
+    values = numbers_of(maps, name)
     if values.ndim != 3 or values.size == 0:
         raise InputError(f"{name} must have shape (n, height, width), got {values.shape}")
     if not np.isfinite(values).all():

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastdc.explanation.judging import checked_maps
+from fastdc.explanation.judging import checked_maps, numbers_of
 from fastdc.support import Float32, Float64, InputError, checks
 
 Predict: TypeAlias = Callable[[Float32], npt.ArrayLike]
@@ -108,7 +108,10 @@ def unit_images(images: npt.ArrayLike, name: str = "images") -> Float32:
     Raises:
         InputError: They have another shape or type, there are none, or values are out of range.
     """
-    array = np.asarray(images)
+    try:
+        array = np.asarray(images)
+    except ValueError:  # lists of different lengths
+        raise InputError(f"{name} must be an array, got {type(images).__name__}") from None
     if array.ndim != 4 or array.size == 0:
         raise InputError(f"{name} must have shape (n, channels, height, width), got {array.shape}")
     if array.dtype == np.uint8:
@@ -163,7 +166,7 @@ def _curves(new: Float32, old: Float32, ranks: npt.NDArray[np.intp], predict: Pr
 
 
 def _scores(predict: Predict, x: Float32) -> Float64:
-    scores = np.asarray(predict(x), dtype=np.float64)
+    scores = numbers_of(predict(x), "what predict returns")
     if scores.shape != (len(x),) or not np.isfinite(scores).all():
         raise InputError(f"predict must return {len(x)} finite numbers, one for each image, got shape {scores.shape}")
     return scores

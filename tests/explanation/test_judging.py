@@ -104,6 +104,8 @@ BAD = [
     (lambda: iou([["a"]], MASKS), "maps must be an array of numbers, got list"),
     (lambda: best_share(MAPS, MASKS, []), "shares must be one or more, got none"),
     (lambda: bootstrap_mean([]), "values must have shape (n,) or (n, seeds), got (0,)"),
+    (lambda: best_share(MAPS, MASKS, ["a"]), "shares must be an array of numbers, got list"),
+    (lambda: bootstrap_mean([[1, 2], [3]]), "values must be an array of numbers, got list"),
     (lambda: bootstrap_mean([np.nan]), "values must be finite, got NaN or infinity"),
 ]
 

@@ -64,8 +64,18 @@ def test_levels_of_8_bits_are_images_too() -> None:
     assert deletion(levels, maps, brightness).areas == pytest.approx(deletion(IMAGES, maps, brightness).areas, abs=2e-3)
 
 
+def test_scores_may_be_tensors_of_a_graph() -> None:
+    torch = pytest.importorskip("torch")
+    weight = torch.ones(1, requires_grad=True)
+    found = deletion(IMAGES, IMAGES.mean(1), lambda x: weight * torch.from_numpy(x).mean((1, 2, 3)))
+    np.testing.assert_allclose(
+        found.areas, deletion(IMAGES, IMAGES.mean(1), lambda x: x.mean((1, 2, 3))).areas, rtol=1e-5
+    )
+
+
 BAD = [
     ({"images": IMAGES[0]}, "images must have shape (n, channels, height, width), got (2, 6, 8)"),
+    ({"images": [[1, 2], [3]]}, "images must be an array, got list"),
     ({"images": IMAGES * 2}, "images as floats must be in [0, 1], got "),
     ({"images": IMAGES.astype(int)}, "images must be uint8 or floats in [0, 1], got int64"),
     ({"maps": np.zeros((5, 8, 6))}, "maps must have shape (5, 6, 8) for these images, got (5, 8, 6)"),
@@ -73,6 +83,7 @@ BAD = [
     ({"baseline": IMAGES[:2]}, "baseline must have the shape of the images, (5, 2, 6, 8), got (2, 2, 6, 8)"),
     ({"steps": 49}, "steps must be a whole number from 1 to 48, got 49"),
     ({"predict": lambda x: x}, "predict must return 5 finite numbers, one for each image, got shape (5, 2, 6, 8)"),
+    ({"predict": lambda x: ["a"] * 5}, "what predict returns must be an array of numbers, got list"),
     ({"predict": lambda x: x[:, 0, 0, 0] / 0}, "predict must return 5 finite numbers"),
 ]
 
