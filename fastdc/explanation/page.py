@@ -17,6 +17,9 @@ from fastdc.support import html_pages as page
 MOST_IMAGES = 100
 """Most images of a page."""
 
+MOST_PIXELS = 2**22
+"""Most pixels of them together; each takes up to 25 bytes, as there are seven pictures of it."""
+
 _MOST_CLASSES = 8
 _CONTROLLED = {
     "fdr": "on average, at most {alpha:.3g} % of the marked pixels of an image have no evidence (Benjamini-Yekutieli)",
@@ -42,7 +45,8 @@ def explanation_page(
         )
     n = len(explanation)
     model = explanation.provenance.get("model", "a model")
-    shown = explanation[: min(n, MOST_IMAGES)]
+    fitting = max(1, MOST_PIXELS // int(np.prod(explanation.maps.shape[1:])))
+    shown = explanation[: min(n, MOST_IMAGES, fitting)]
     low, high = shown.interval()
     halves = (high - low) / 2
     parts = [_reading(explanation)]

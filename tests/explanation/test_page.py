@@ -82,6 +82,16 @@ def test_the_page_claims_no_difference_of_errors_that_a_rotation_does_not_keep()
         assert said in explanation_page(clf.explain(np.full((1, 1, 4, 4), 0.5), draws=4, loss=loss))
 
 
+def test_large_images_do_not_make_a_page_that_no_browser_opens(
+    explanation: Explanation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdc.explanation.page.MOST_PIXELS", 2 * explanation.maps[0].size)
+    text = explanation_page(explanation)
+    assert "The first 2 of 3 images." in text
+    assert text.count("<svg") == 2
+    assert "<svg" not in explanation_page(explanation[:0])
+
+
 def test_names_cannot_break_it(explanation: Explanation, tmp_path: Path) -> None:
     explanation.save(tmp_path / "e.html")
     text = (tmp_path / "e.html").read_text(encoding="utf-8")
