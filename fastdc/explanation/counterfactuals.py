@@ -173,6 +173,7 @@ class _Maker:
             evaluations=edit.evaluations(model),
             cells=edit.cells,
             clip=edit.clip,
+            coefficients=edit.compat is not None,
             progress=self._progress,
         )
         sources, targets = conditions_of(model, own), conditions_of(model, target)

@@ -2,7 +2,8 @@
 
 "sdedit"    noise the image to the start of a trajectory, and sample back under the other class with ancestral steps:
             SDEdit (Meng et al., arXiv 2108.01073), as Favero et al. (arXiv 2502.03687) explain diffusion classifiers.
-            ``compat="favero"`` ends as their program does: the last step's mean is taken once more.
+            ``compat="favero"`` ends as their program does: the last step's mean is taken once more. Of a model on
+            wavelet coefficients it clips these, as they do, and not the pixels that they make.
 "ddim"      invert the image under its own class by DDIM without guidance (Song et al., arXiv 2010.02502, section 4.3),
             and sample back from there under the other class by DDIM.
 "heun"      the same with the second-order sampler of Karras et al. (arXiv 2206.00364) both ways.

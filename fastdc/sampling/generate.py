@@ -65,8 +65,8 @@ def sample(
     trajectory = Trajectory.of(model.schedule, steps, spacing=spacing)
     how = sampler_of(sampler, straight=isinstance(model.schedule, FlowSchedule))
     cells = 2 if w else 1
-    sizes = {"images": len(conditions), "evaluations": cells * how.evaluations(trajectory), "cells": cells}
-    run = SamplingRun(classifier, trajectory, **sizes, clip=checks.flag("clip", clip), progress=progress)
+    sizes: dict[str, Any] = {"images": len(conditions), "evaluations": cells * how.evaluations(trajectory)}
+    run = SamplingRun(classifier, trajectory, **sizes, cells=cells, clip=checks.flag("clip", clip), progress=progress)
 
     def work(rows: slice) -> Float32:
         x = trajectory.points[0].sigma * noise_of(noise[rows], 0, model.sample_shape, seed=key)

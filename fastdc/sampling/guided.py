@@ -30,6 +30,7 @@ class GuidedDenoiser:
         model: Its model.
         levels: The levels at which it may be asked.
         clip: Whether estimates are clipped to the model's range of pixel values.
+        coefficients: Whether wavelet coefficients are clipped to that range, and not the pixels they make.
         told: Called after every call of the network.
 
     Attributes:
@@ -47,6 +48,7 @@ class GuidedDenoiser:
         levels: Levels,
         *,
         clip: bool,
+        coefficients: bool = False,
         told: Callable[[], None] | None = None,
     ) -> None:
         rows = model.parameterization.denoising_rows(levels)
@@ -54,6 +56,7 @@ class GuidedDenoiser:
         known = max(len(model.conditions), 0 if null is None else null + 1)
         self._maps = PixelMaps(network, model.sample_shape, rows, n_classes=known)
         self._null, self._space, self._clip, self._told = null, Space(model), clip, told
+        self._coefficients = coefficients
         self.evaluations = 0
         self.room = self._maps.room
 
@@ -80,7 +83,7 @@ class GuidedDenoiser:
             self._told()
         if guidance:
             found = (1 + guidance) * found[: len(x_t)] - guidance * found[len(x_t) :]
-        return self._space.clipped(found) if self._clip else found
+        return self._space.clipped(found, coefficients=self._coefficients) if self._clip else found
 
 
 def check_guidance(model: Model, guidance: float, name: str = "guidance") -> float:

@@ -43,6 +43,7 @@ class SamplingRun:
         evaluations: Network evaluations that an image takes.
         cells: Network evaluations of an image in one call.
         clip: Whether estimates are clipped to the model's range of pixel values.
+        coefficients: Whether wavelet coefficients are clipped to that range, and not the pixels they make.
         progress: Called after every call of the network.
 
     Attributes:
@@ -58,14 +59,14 @@ class SamplingRun:
         evaluations: int,
         cells: int,
         clip: bool,
+        coefficients: bool = False,
         progress: OnProgress | None = None,
     ) -> None:
         self._network, self._n = classifier.network, images
         self._all, self._progress = images * evaluations, progress
         self._done = 0
-        self.denoise = GuidedDenoiser(
-            classifier.network, classifier.model, trajectory.levels, clip=clip, told=self._tell
-        )
+        options: dict[str, Any] = {"clip": clip, "coefficients": coefficients, "told": self._tell}
+        self.denoise = GuidedDenoiser(classifier.network, classifier.model, trajectory.levels, **options)
         self._size = max(1, self.denoise.room // cells)
 
     def __call__(self, work: Callable[[slice], T], together: Callable[[list[T]], Any]) -> Any:

@@ -55,12 +55,17 @@ class Space:
         found = self.model.samples(x) if self.encoder is None else self.encoder.encode(x)
         return np.asarray(found, np.float64)
 
-    def clipped(self, x: Float64) -> Float64:
-        """Samples whose pixels are clipped to the model's value range; latents as they are."""
+    def clipped(self, x: Float64, *, coefficients: bool = False) -> Float64:
+        """Samples whose pixels are clipped to the model's value range; latents as they are.
+
+        Args:
+            x: float64 (n, *sample_shape).
+            coefficients: Whether wavelet coefficients themselves are clipped to that range, not the pixels they make.
+        """
         transform = self.model.transform
         if self.model.latent_shape is not None:
             return x
-        if transform is None:
+        if transform is None or coefficients:
             return np.clip(x, *self.model.value_range)
         return np.asarray(transform.forward(np.clip(transform.inverse(x), *self.model.value_range)))
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from fastdc import DiffusionClassifier, InputError, Interrupted, Progress
+from fastdc.bundle import HaarTransform
 from fastdc.diffusion import EDMSchedule, FlowSchedule, kernels
 from fastdc.explanation import EDITS, Counterfactuals, Edit, counterfactuals
-from fastdc.sampling import GuidedDenoiser
+from fastdc.sampling import GuidedDenoiser, Space
 from fastdc.support import Float64
-from fastdc.testing import reference
+from fastdc.testing import GaussianWorld, reference
 from helpers.ode_worlds import SPREAD, WORLD, world_as
 from helpers.parameterizations import VP
-from helpers.worlds import SHAPE, classifier, fails_with, refusing
+from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, fails_with, refusing
 
 EDM = EDMSchedule(0.002, 20.0)
 
@@ -120,6 +121,28 @@ def test_the_published_edit_is_the_programs_loop() -> None:
         mean, deviation = mean_of(z, i)
         z = mean + deviation * normal(i + 1).reshape(x.shape)
     np.testing.assert_allclose(made, mean_of(z, 4)[0] / levels.alpha[5], atol=2e-4)
+
+
+def test_the_published_edit_clips_coefficients() -> None:
+    """The released program clips what the network works on, halved Haar coefficients, to [-1, 1]."""
+    transform = HaarTransform(factor=0.5)
+    world = GaussianWorld(means=transform.forward(np.random.default_rng(0).uniform(-1.5, 1.5, (2, 1, 4, 4))))
+    model = replace(world.model, image_shape=(1, 4, 4), transform=transform)
+    clf = DiffusionClassifier(model, ManySlots(denoiser(world), model.sample_shape))
+    options: dict[str, Any] = {"steps": 4, "from_t": 0.5, "compat": "favero"}
+    images = np.random.default_rng(1).random((2, 1, 4, 4), dtype=np.float32)
+    edit, streams = Edit.of(model, "sdedit", options), np.arange(2)
+    made = counterfactuals(clf, images, from_=0, to=1, edit="sdedit", streams=streams, **options)
+    space, own = Space(model), np.zeros(2, np.int32)
+    for coefficients in (True, False):
+        levels = edit.trajectory(model).levels
+        denoise = GuidedDenoiser(clf.network, model, levels, clip=True, coefficients=coefficients)
+        x = space.samples(2 * images - 1)
+        expected = space.pictures(edit.images(model, denoise, x, streams, own, own + 1, seed=0)[1])
+        far = np.abs(made.counterfactual - expected).max()
+        assert far < 1e-6 if coefficients else far > 0.02
+    outside = space.samples(np.array([[[[3.0, -3.0], [0.5, 0.0]]]], np.float32).repeat(2, 2).repeat(2, 3))
+    assert np.abs(space.clipped(outside, coefficients=True)).max() == 1
 
 
 def test_classes_answers_and_costs() -> None:
