@@ -31,6 +31,9 @@ from fastdc.support import Float32, Float64, Floats, InputError, Int32, Int64, c
 BANDS = ("fine", "medium", "coarse")
 """Thirds of the draws by noise level, from the lowest: at low noise, only fine detail is lost."""
 
+MOST_SMOOTH = 1000.0
+"""Widest Gaussian in pixels: its kernel is held in memory."""
+
 _WEIGHT = ROW_FIELDS.index("weight")
 _ENCODED = 16  # most images whose samples are made at a time
 
@@ -79,8 +82,8 @@ def error_maps(
         images: The images.
         conditions: int32 (n, 2), the condition that is explained and the one against it.
         draws: Number of draws, the first of the plan; if it has fewer, the plan goes on in its order. None: all.
-        smooth: Standard deviation of a Gaussian that smooths each draw's differences, in pixels of the map; 0: none.
-            The map's mean stays, as borders are mirrored.
+        smooth: Standard deviation of a Gaussian that smooths each draw's differences, in pixels of the map, at most
+            1000; 0: none. The map's mean stays, as borders are mirrored.
         progress: Called after every part.
 
     Example:
@@ -110,7 +113,7 @@ def map_plan(job: Job, draws: int | None, smooth: float = 0.0) -> tuple[Plan, in
     plan = job.plan
     most = None if plan.config.timesteps is None else plan.draws
     used = plan.draws if draws is None else checks.whole("map_draws", draws, high=most)
-    checks.positive("smooth", smooth, zero=True)
+    checks.number("smooth", smooth, low=0, high=MOST_SMOOTH)
     if plan.config.method != "dc":
         raise InputError(f"maps are made of clean images: expected method dc, got {plan.config.method}")
     if plan.antithetic and used % 2:

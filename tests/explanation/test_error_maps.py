@@ -149,6 +149,7 @@ def test_what_cannot_be_mapped_is_refused_before_any_work() -> None:
         ({"method": "epndc", "sigma": 0.5}, "method dc, got epndc"),
         ({"used": 0, "draws": 4}, "map_draws must be"),
         ({"smooth": -1.0}, "smooth must be"),
+        ({"smooth": 1e12}, r"smooth must be a number in \[0, 1000\], got"),
         ({"antithetic": True, "draws": 8, "used": 3}, "whole antithetic pairs"),
     ]
     for options, words in refused:
