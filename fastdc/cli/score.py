@@ -60,7 +60,7 @@ def run(data: tuple[str, ...], by: tuple[str, ...], check: int | None, as_json: 
     asked = {name: options.pop(name) for name in ("positive", "sensitivity", "threshold")}
     _check_files(options, data)
     bundle = open_model(options)
-    _check_asked(asked, bundle)
+    asked = _checked_asked(asked, bundle)
     settings = checked_settings(bundle.model, options)
     _check_count(check, settings)
     check_run(settings.job, options)
@@ -134,15 +134,21 @@ def _check_count(check: int | None, settings: Settings) -> None:
         raise InputError(f"--check compares a race with the full run, {why}: expected no --check")
 
 
-def _check_asked(asked: Mapping[str, Any], bundle: Bundle) -> None:
-    """Refuses a class that the model does not have, and numbers about a positive class where none is named.
+def _checked_asked(asked: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
+    """What is asked of the positive class, with the usual sensitivity if no number is given.
 
     Raises:
-        InputError: See above.
+        InputError: The model has no such class, no class is named for a number, or there are two numbers for one.
     """
-    if asked["positive"] is None and asked["threshold"] is not None:
-        raise InputError("--threshold is one for the class of --positive, which is missing")
-    operating(bundle.class_names, asked["positive"], asked["sensitivity"], asked["threshold"])
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in ("sensitivity", "threshold"):
+        if name in given and "positive" not in given:
+            raise InputError(f"--{name} is one for the class of --positive, which is missing")
+    if {"sensitivity", "threshold"} <= set(given):
+        raise InputError("--sensitivity finds a threshold, and --threshold gives one: expected one of them")
+    found = operating(bundle.class_names, **{"positive": None, **given})
+    rest = {} if found is None else {"sensitivity": found.sensitivity, "threshold": found.threshold}
+    return {"positive": asked["positive"], **rest}
 
 
 def _check_files(options: dict[str, Any], data: Sequence[str]) -> None:

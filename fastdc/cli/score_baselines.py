@@ -119,10 +119,8 @@ class Baselines:
             parts = (data.images, data.labels, chosen.images, chosen.labels)
         self.given = TrainingImages(*parts, bundle.class_names)
         own = "" if val is not None else " of the same source"
-        notes = [f"baselines: trained on {len(parts[0])} images; epoch and temperature chosen on {len(parts[2])}{own}"]
-        if seen:
-            notes.append(f"{seen} of these {len(tested)} images trained the baselines, which are too good on them")
-        return tuple(notes)
+        first = f"baselines: trained on {len(parts[0])} images; epoch and temperature chosen on {len(parts[2])}{own}"
+        return (first, *_overlaps(tested, seen, None if val is None else parts))
 
     def rivals(
         self, images: NDArray[Any], labels: Int64, scored: tuple[Int64, Float64], asked: Mapping[str, Any]
@@ -168,3 +166,27 @@ class Baselines:
         if not self.quiet:
             click.echo(f"trained      {name}, epoch {made.epoch} of {made.epochs}", err=True)
         return made
+
+
+def _overlaps(tested: NDArray[Any], trained: int, parts: tuple[NDArray[Any], ...] | None) -> list[str]:
+    """What is the same among the images that train, choose and are scored.
+
+    Args:
+        tested: The images that are scored.
+        trained: How many of them train.
+        parts: Training images, their labels and validation images; None: these are a part of the training images.
+    """
+    notes, of = [], f"of these {len(tested)} images"
+    if trained:
+        notes.append(f"{trained} {of} trained the baselines, which are too good on them")
+    if parts is not None:
+        train, _, val, *_ = parts
+        chose = int(np.isin(fingerprints(tested), fingerprints(val)).sum())
+        if chose:
+            notes.append(f"{chose} {of} chose epoch and temperature of the baselines, which are too good on them")
+        both = int(np.isin(fingerprints(val), fingerprints(train)).sum())
+        if both:
+            notes.append(
+                f"{both} of the {len(val)} images that chose epoch and temperature of the baselines also trained them"
+            )
+    return notes

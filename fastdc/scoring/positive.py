@@ -143,15 +143,17 @@ def positive_measures(
 
 
 def _measured(ranked: Ranked, own: Mask, named: Mask, sensitivity: float, labels: Int64) -> dict[str, Estimate]:
-    """F1, areas and the specificity with bootstrap intervals; NaN if all images are of the class, or none."""
+    """F1, areas and the specificity with bootstrap intervals; NaN without the class, and without others but for F1."""
     names = ("f1", "auroc", "auprc", "specificity_at")
-    if own.all() or not own.any():
+    if not own.any():
         return dict.fromkeys(names, NOT_KNOWN)
     sides = np.stack([own & named, named, own], axis=1).astype(np.float32)
 
     def measured(weights: Weights) -> Float64:
-        counts = ranked.counts(weights)
         f1 = f1_of(*(weights @ sides).T.astype(np.float64))
+        if own.all():
+            return np.stack([f1, *np.full((3, len(f1)), np.nan)], axis=1)
+        counts = ranked.counts(weights)
         return np.stack([f1, auroc(*counts), auprc(*counts), specificity_at(*counts, sensitivity)], axis=1)
 
     (values,) = measured(np.ones((1, len(own)), np.float32)).tolist()

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastdc.support import Float64, Int64
 
-_POINTS = 101  # most points of a curve, at equal steps of the refused share
+_POINTS = 100  # most points of a curve, at equal steps of the refused share
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Refusal:
     """The accuracy of the answers that are left when the least certain ones are refused.
 
     Attributes:
-        refused: float64 (m,), shares of refused images in [0, 1), increasing from 0; at most 101.
+        refused: float64 (m,), shares of refused images in [0, 1), increasing from 0; at most 100.
         accuracy: float64 (m,), share of right answers among the others.
         area: Mean accuracy over all numbers of refused images, 0 ... n - 1: the area under the whole curve.
     """
@@ -55,5 +55,5 @@ def refusal_of(right: Int64, confidence: Float64) -> Refusal:
     shares = np.bincount(group, weights=right) / np.bincount(group)
     kept_right = np.cumsum(shares[np.sort(group)])  # of the k most certain images, k = 1 ... n
     accuracy = (kept_right / np.arange(1, n + 1))[::-1]  # with 0 ... n - 1 of them refused
-    chosen = np.unique((np.linspace(0, 1, _POINTS)[:-1] * n).astype(np.int64))
+    chosen = np.unique(np.arange(_POINTS) * n // _POINTS)
     return Refusal(chosen / n, accuracy[chosen], float(accuracy.mean()))

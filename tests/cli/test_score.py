@@ -347,6 +347,9 @@ def test_a_positive_class_has_its_measures_and_a_threshold_for_other_images(cli:
     assert "at 0.5       sensitivity " in page
     cli.refuses("score", *few, "--positive", "eight", naming="positive")
     cli.refuses("score", *few, "--threshold", "0.5", naming="--threshold is one for the class of --positive")
+    cli.refuses("score", *few, "--sensitivity", "0.5", naming="--sensitivity is one for the class of --positive")
+    both = ("--positive", "8", "--sensitivity", "0.5", "--threshold", "0.5")
+    cli.refuses("score", *few, *both, naming="--sensitivity finds a threshold, and --threshold gives one")
     cli.refuses("score", *few, "--positive", "8", "--sensitivity", "0", naming="sensitivity must be in (0, 1]")
 
 
@@ -395,6 +398,9 @@ def test_baselines_are_trained_and_stand_beside_the_model(
     np.savez("h.npz", images=half, labels=np.concatenate([TEST.labels[:20], TEST.labels[40:60]]))
     mixed = " ".join(cli("score", *few, "--baseline", "cnn", "--train", "h.npz", "--val", "v.npz").out.split())
     assert "* 20 of these 40 images trained the baselines, which are too good on them" in mixed
+    chosen = " ".join(cli("score", *few, "--baseline", "cnn", "--train", "h.npz", "--val", "h.npz").out.split())
+    assert "* 20 of these 40 images chose epoch and temperature of the baselines, which are too good on them" in chosen
+    assert "* 40 of the 40 images that chose epoch and temperature of the baselines also trained them" in chosen
     cli.refuses("score", *few, "--baseline", "cnn", "--train", "b.npz", naming="holds the images that are scored")
     cli.refuses("score", *few, "--baseline", "cnn", naming="expected --train DATA")
     cli.refuses("score", *few, "--train", "t.npz", naming="--train is for --baseline")

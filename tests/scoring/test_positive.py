@@ -80,6 +80,10 @@ def test_what_is_not_defined_is_left_out() -> None:
     assert alone is not None
     assert (alone.others, alone.threshold) == (0, 0.3)
     assert np.isnan([alone.specificity.value, alone.specificity_at.value, alone.auroc.value]).all()
+    some = score([0, 0, 0], [[0.7, 0.3], [0.6, 0.4], [0.2, 0.8]], ["a", "b"], positive="a")
+    assert some.positive is not None
+    assert some.positive.f1.value == some.classes.f1[0] == 0.8  # that of the table of classes
+    assert some.positive.f1.low < 0.8 < some.positive.f1.high
 
 
 def test_groups_have_the_positive_class_too() -> None:
@@ -141,3 +145,5 @@ def test_refusal_by_hand() -> None:
     assert [found.at(share) for share in (0, 0.1, 0.2, 0.39, 0.9)] == pytest.approx([0.6, 0.6, 0.75, 0.75, 1])
     many = refusal_of(np.ones(5000, np.int64), np.linspace(0, 1, 5000))
     assert (len(many.refused), many.area) == (100, 1.0)
+    each = refusal_of(np.arange(100) % 2, np.linspace(1, 0, 100))
+    assert each.refused == pytest.approx(np.arange(100) / 100)  # every number of images, whatever a float rounds to

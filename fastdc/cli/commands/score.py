@@ -76,10 +76,9 @@ Ctrl-C keeps what was done: the page says on how many images its numbers are.
 @click.option(
     "--sensitivity",
     type=float,
-    default=0.95,
-    show_default=True,
     metavar="S",
-    help="Share of the positive class that a threshold on its probability must find, for the specificity there.",
+    help="Share of the positive class that a threshold on its probability must find, for the specificity there.  "
+    "[default: 0.95]",
 )
 @click.option(
     "--threshold",
