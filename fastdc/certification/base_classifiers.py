@@ -106,10 +106,21 @@ class DiffusionBase:
     Attributes:
         job: Plan, rule and network.
         room: Number of copies in flight on each device.
+
+    Raises:
+        InputError: The rule is made for another decision.
     """
 
     job: Job
     room: int = IN_FLIGHT
+
+    def __post_init__(self) -> None:
+        rule = self.job.rule
+        if rule.decision not in (None, "mean"):
+            raise InputError(
+                f"certificates are of the decision by the mean error, but rule {rule.name}, as given, needs "
+                f"decision={rule.decision}: expected another rule"
+            )
 
     @property
     def n_classes(self) -> int:

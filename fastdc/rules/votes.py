@@ -24,7 +24,8 @@ from fastdc.support import Floats, InputError, Int64, Mask, shown
 class Votes(AbstractRule):
     """Keeps a given number of classes, those with the most votes, after a given number of draws.
 
-    The rule gives no guarantee about errors; its cost is known beforehand.
+    The rule gives no guarantee about errors; its cost is known beforehand. Where several prompts describe a class, it
+    ranks prompts, which take votes from each other.
 
     Attributes:
         n_samples: Numbers of draws after which the stages end, counted from the first draw; increasing. The last one is

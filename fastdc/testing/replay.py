@@ -24,10 +24,12 @@ class Replay:
     Attributes:
         counts: Number of draws at which each class was evaluated, int32 (n, K).
         errors: The errors that the rule saw, float32 (n, K, J); NaN where a class was not evaluated.
+        votes: Votes that the rule has counted in its own way, int64 (n, K); None: they are counted as others are.
     """
 
     counts: Int32
     errors: Float32
+    votes: Int64 | None = None
 
     @property
     def evaluations(self) -> Int64:
@@ -36,7 +38,8 @@ class Replay:
 
     def labels(self, decision: str = "mean", *, temperature: float = 1.0, prior: npt.ArrayLike | None = None) -> Int64:
         """The class of each image under a decision, int64 (n,)."""
-        return decide(self.errors, decision=decision, temperature=temperature, prior=prior).labels
+        how: dict[str, Any] = {"temperature": temperature, "prior": prior, "votes": self.votes}
+        return decide(self.errors, decision=decision, **how).labels
 
 
 def replay(rule: AbstractRule, errors: Float32) -> Replay:
@@ -73,7 +76,8 @@ def replay(rule: AbstractRule, errors: Float32) -> Replay:
         images, columns = np.nonzero(look.alive & ~rule.keep(look))
         alive[going[images], look.classes[images, columns]] = False
         going = going[alive[going].sum(axis=1) > 1]
-    return Replay(counts, np.where(np.arange(draws) < counts[:, :, None], errors, np.float32(np.nan)))
+    seen = np.where(np.arange(draws) < counts[:, :, None], errors, np.float32(np.nan))
+    return Replay(counts, seen, rule.votes_of(seen))
 
 
 def _look(index: int, draws: int, alive: Mask, errors: Float32) -> Look:

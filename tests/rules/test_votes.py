@@ -178,6 +178,13 @@ def test_runs_of_a_classifier_are_those_of_the_loops() -> None:
     )
 
 
+def test_certificates_have_no_votes_of_the_released_code() -> None:
+    clf = classifier(gaussian(4))
+    with pytest.raises(InputError, match="certificates are of the decision by the mean error, but rule votes"):
+        clf.base(sigma=0.25, rule=Votes((5, 11), (2, 1), compat="favero"))
+    assert clf.base(sigma=0.25, rule=Votes((5, 11), (2, 1))).n_classes == clf.model.num_classes
+
+
 def test_costs() -> None:
     assert Votes((51,), (1,)).evaluations(2) == 102
     assert Votes((50, 500), (5, 1)).evaluations(10) == 10 * 50 + 5 * 450

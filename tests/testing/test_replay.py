@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from fastdc import InputError
+from fastdc.inference import decide
 from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
 from fastdc.rules.hierarchy import Hierarchy
 from fastdc.rules.protocol import AbstractRule, Look
+from fastdc.rules.votes import Votes
 from fastdc.support import Mask
 from fastdc.testing.replay import replay, verify
 from helpers.races import DRAWS, RULES, rule_of, slow_race, tables, winner
@@ -48,6 +50,16 @@ def test_a_decision_may_be_a_vote() -> None:
     errors = np.array([[[1, 1, 9], [2, 2, 2]]], np.float32)  # the first class wins two of three draws
     found = replay(Full(), errors)
     assert (found.labels().tolist(), found.labels("vote").tolist()) == ([1], [0])
+
+
+def test_a_rule_may_count_votes_in_its_own_way() -> None:
+    errors = np.random.default_rng(0).random((200, 6, 15)).astype(np.float32)
+    rule = Votes((5, 15), (2, 1), compat="favero")
+    answers = replay(rule, errors).labels("vote")
+    votes = rule.votes_of(errors)
+    assert votes is not None
+    assert np.array_equal(answers, votes.argmax(axis=1))
+    assert not np.array_equal(answers, decide(errors, decision="vote").labels)
 
 
 def test_a_replay_is_a_real_run() -> None:
