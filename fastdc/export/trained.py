@@ -280,7 +280,8 @@ def training_command(config: TrainConfig, shape: tuple[int, int, int]) -> str:
         words += ["--prompts", "FILE"]  # whose texts the manifest has
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in _NOT_IN_COMMAND or value == getattr(plain, field.name):
+        kept = value is None and field.name != "val"  # no option, such as p_mean of prediction v_prediction
+        if kept or field.name in _NOT_IN_COMMAND or value == getattr(plain, field.name):
             continue
         option = "--" + field.name.replace("_", "-")
         if field.name == "val":

@@ -62,11 +62,13 @@ def with_classes(source: Source, class_names: Sequence[str]) -> tuple[Source, di
     if isinstance(network, SongUNet | DhariwalUNet):
         _edm_classes(network, rows)
     elif isinstance(getattr(network, "embed_class", None), nn.Embedding):
-        network.embed_class = rows.table(network.embed_class.weight, 0)  # the MLP of fastdc.bundle
+        network.embed_class = rows.table(network.embed_class.weight, 0)  # MLP and UNet of fastdc.bundle
     elif isinstance(getattr(network, "unet", None), nn.Module):
         _unet_classes(network, rows)
     elif isinstance(getattr(network, "transformer", None), nn.Module):
         _dit_classes(network.transformer, rows)
+    elif isinstance(getattr(network, "dit", None), nn.Module):
+        _dit_classes(network.dit, rows)  # that of fastdc.bundle
     else:
         raise InputError(f"the classes of {model.name} cannot be replaced: its network is a {type(network).__name__}")
     plain = dataclasses.replace(

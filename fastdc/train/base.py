@@ -27,12 +27,15 @@ from fastdc.bundle import (
     prompts_of,
     shipped_models,
 )
-from fastdc.diffusion import EDMSchedule
+from fastdc.diffusion import CosineSchedule, EDMSchedule
 from fastdc.support import BundleError, InputError, check_installed, one_line
 from fastdc.train.config import TEMPLATE, TrainConfig
 from fastdc.train.presets import preset_for
 from fastdc.train.run import RUN_FORMAT, RunFolder, RunInfo
 from fastdc.train.run_model import run_model
+
+_MODEL_OF = {"unet2d": "unet", "mlp": "mlp", "unet2d_cross": "unet-cross", "dit": "dit"}
+"""Models of recipes, by the kinds of their networks."""
 
 # Words that stand in for the classes until the data have been read.
 _ANY_CLASSES = ("cat", "dog")
@@ -146,7 +149,7 @@ def _completed(config: TrainConfig, base: Base, levels: tuple[float, float] | No
     }
     if model.parameterization.kind == "edm":
         if base.network is not None:
-            preset = preset_for("mlp" if base.network["kind"] == "mlp" else "unet", *model.image_shape[1:])
+            preset = preset_for(_MODEL_OF[base.network["kind"]], *model.image_shape[1:])
             levels = levels or (preset.p_mean, preset.p_std)
             kept["timestep_scale"] = model.schedule.timestep_scale
             kept["lr"] = _OWN_LR if config.lr is None else config.lr
@@ -256,12 +259,16 @@ def _own(model: Any, module: Any, network: dict[str, Any], origin: dict[str, str
     from fastdc.sources import Source
 
     schedule, usual = model.schedule, EDMSchedule()
+    if model.transform is not None or isinstance(schedule, CosineSchedule):
+        raise InputError(
+            f"{model.name} works on wavelets or on the cosine schedule, and only models of prediction edm without a "
+            "transform can be fine-tuned: --resume continues its run"
+        )
     ends = (usual.sigma_min, usual.sigma_max, 0.0)
     if (
         model.parameterization.kind != "edm"
         or (schedule.sigma_min, schedule.sigma_max, schedule.timestep_offset) != ends
         or model.latent_shape is not None
-        or model.transform is not None
         or model.null_class != len(model.class_names)
     ):
         raise BundleError(f"{model.name} is no model of fastdc train, so it cannot be trained further")

@@ -214,7 +214,7 @@ def _describe(config: TrainConfig, data: TrainingData, samples: TrainingData, ba
 
 
 def _sigma_data(config: TrainConfig, samples: TrainingData) -> float:
-    """Standard deviation of what the network works on; an orthonormal transform changes it by its factor only."""
+    """Scale of what the network works on: the pixels' deviation, times the factor of an orthonormal transform."""
     if config.sigma_data is not None:
         return config.sigma_data
     return samples.sigma_data if config.transform is None else HAAR_FACTOR * samples.sigma_data

@@ -106,7 +106,10 @@ class TrainState:
             group["lr"] = group["peak"] * schedule(self.step, self._steps, self._config.warmup)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        number, rest = divmod(self.step + 1, self._config.ema_every)
+        every = min(
+            self._config.ema_every, self._steps
+        )  # or a short run would be averaged never, and exported untrained
+        number, rest = divmod(self.step + 1, every)
         if rest == 0:
             decay = min(self._config.ema, number / (9 + number))
             with torch.no_grad():

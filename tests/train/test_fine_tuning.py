@@ -304,6 +304,25 @@ def test_a_run_of_fastdc_can_go_on_with_other_classes(tmp_path: Path) -> None:
         assert RunFolder(more.out).info().class_counts == (14, 13, 13)
 
 
+@pytest.mark.parametrize(("model", "width"), [("dit", 64), ("unet-cross", 16)])
+def test_published_networks_learn_other_classes_at_their_own_levels(tmp_path: Path, model: str, width: int) -> None:
+    small: dict[str, Any] = {**QUICK, "val": "0"}
+    data = stripes(tmp_path / "data.npz", 8, channels=1)
+    first = TrainConfig(data=data, out=str(tmp_path / "one"), model=model, width=width, layers=1, **small)
+    train(first, progress=False)
+    export_run(tmp_path / "one", tmp_path / "bundle")
+    with np.load(data) as held:
+        names = np.array(["cube", "cone", "ball"])
+        np.savez(tmp_path / "more.npz", images=held["images"], labels=np.arange(40) % 3, class_names=names)
+    more = TrainConfig(
+        data=str(tmp_path / "more.npz"), out=str(tmp_path / "two"), base=str(tmp_path / "bundle"), **small
+    )
+    train(more, progress=False)
+    info = RunFolder(tmp_path / "two").info()
+    assert (info.config.p_mean, info.config.p_std) == (0.4, 1.2)  # of the model's preset, not of the unet's
+    assert export_run(tmp_path / "two", tmp_path / "three").class_names == ("cube", "cone", "ball")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

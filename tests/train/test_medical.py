@@ -1,6 +1,7 @@
 """The medical recipe of Favero et al. (arXiv 2502.03687): loss, schedule, average, presets, and small runs."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,11 @@ def test_the_average_moves_every_few_steps() -> None:
             want = decay * want + (1 - decay) * network.weight.detach()
         torch.testing.assert_close(state.averaged["weight"], want)
         seen.append(network.weight.detach().clone())
+    short = TrainState(replace(config, steps=2), Trainee(network, Any, Any, {}), torch.device("cpu"))  # type: ignore[arg-type]
+    before = short.averaged["weight"].detach().clone()
+    for _ in range(2):
+        short.update([network(torch.ones(3)).square().sum()])
+    assert not torch.equal(short.averaged["weight"], before)
     assert not any(torch.equal(before, after) for before, after in pairwise(seen))
 
 
@@ -167,6 +173,10 @@ def test_a_small_run_of_the_recipe_learns_and_becomes_a_bundle(data: Path, tmp_p
     command = bundle.manifest["provenance"]["command"]
     assert "--transform haar" in command
     assert "--prediction v_prediction --shift medical --loss-weighting medical" in command
+    assert "None" not in command
+    for base in ("run", "made"):
+        more = TrainConfig(data=recipe.data, out=str(tmp_path / "more"), base=str(tmp_path / base), steps=2)
+        fails_with(partial(train, more, progress=False), "--resume continues", kind=InputError)
     on_torch, clf = (fastdc.load(tmp_path / "made", backend=name, threads=1) for name in ("torch", "onnx"))
     options: dict[str, Any] = {"draws": 24, "levels": (0.1, 10.0), "rule": "full"}
     found = clf.classify(tmp_path / "wide.npz", **options)
