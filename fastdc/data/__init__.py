@@ -18,13 +18,7 @@ Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or 
 `layouts_of_tables` (manifests made of published tables), `classes` (labels of a data set and classes of a model),
 `splits` (train, val, test), `parts` and `manifest_parts` (sources, listed but not read), `inputs` (which part a
 source is), `stack` (where images go), `sets` (what loaders return), `loaders` and `labelled` (the public loaders),
-`given_images` (`prepare`).
-Modules: `convert` (grey/RGB, resize, crop), `notes`, `bad_files` (left out, or named in one error), `budget`, `levels`
-(values of more than 8 bits), `image_files` and `deep_files` (Pillow), `dicom_files` (pydicom), `guards` (sizes that
-files announce), `layouts` (the axes of arrays), `arrays` (.npy, .npz), `manifests` (tables of files), `classes` (labels
-of a data set and classes of a model), `splits` (train, val, test), `parts` and `manifest_parts` (sources, listed but
-not read), `inputs` (which part a source is), `stack` (where images go), `sets` (what loaders return), `loaders` and
-`labelled` (the public loaders), `given_images` (`prepare`), `phantoms` (images with masks).
+`given_images` (`prepare`), `phantoms` (images with masks).
 """
 
 from fastdc.data.budget import DEFAULT_MAX_PIXELS

@@ -6,7 +6,8 @@
     isic       ISIC 2020: image_name and target (1: melanoma); the file is NAME.jpg, often in a folder images
     table      any other table with a column for the image files and one for the labels
 
-The rows are shuffled and split by patient, so that no patient is in two splits. Favero et al. drew their rows with
+The rows are shuffled and split by patient, so that no patient is in two splits, and neither is a file that has several
+rows. Favero et al. drew their rows with
 another generator: these are not their 16,324 + 2,040 + 2,040 images. Tables of their own splits are taken as they are,
 each as one split.
 """
@@ -38,7 +39,8 @@ _FIRST_VIEW = re.compile(r"(^|[/\\])study1[/\\]view1_frontal\.[A-Za-z]+$")
 _PATIENT = re.compile(r"(?:^|[/\\])(patient\d+)[/\\]")
 _IMAGE_FOLDERS = ("images", "", "train", "jpeg/train")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_TARGETS = {"0": "benign", "1": "melanoma"}
+_TARGETS = {"0": "benign", "1": "melanoma", "0.0": "benign", "1.0": "melanoma"}
+_PATIENT_NAMES = ("patient", "patient_id", "patientid")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class _Table:
     files: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    states_groups: bool = True  # whether the manifest's column patient is for the groups
 
     def column(self, wanted: str, why: str) -> list[str]:
         """The cells of a column, by its name in any case.
@@ -127,10 +130,12 @@ def make_manifest(
         label_column: Column of the labels; None: "Pleural Effusion" of CheXpert, "target" of ISIC, or a usual name.
         against: Column of CheXpert that marks the other class.
         root: Folder of the image files; None: that of the table.
-        group_column: Column that says what belongs together, such as the patient; None: the patient, where known.
+        group_column: Column that says what belongs together, such as the patient; a row without a value belongs to no
+            other. None: the patient, where known.
         balance: Whether as many rows of each class are kept; None: of CheXpert.
         fractions: Shares of the splits train, val and test, which sum to 1.
-        split: Name of the one split that all rows are; None: they are split. All rows of the layout are then kept.
+        split: Name of the one split that all rows are; None: they are split. All rows of the layout are then kept, so
+            `balance` is not for it.
         seed: Seed of the choice of rows, their order and their splits.
 
     Example:
@@ -141,26 +146,31 @@ def make_manifest(
         3
 
     Raises:
-        InputError: The table is damaged, is not of the layout, or names no image file that exists.
+        InputError: The table is damaged, is not of the layout, or names no image file that exists; an option is out of
+            range, or has no effect on the layout; or the manifest cannot be written.
         MissingDependencyError: It is a Parquet file, and pyarrow is not installed.
     """
     checks.one_of("layout", layout, LAYOUTS)
     shares = _checked_fractions(fractions)
+    _check_split(split, balance)
     path, target = existing(table), _checked_target(Path(out))
     rows = _read(path)
     found = (layout_of(list(rows.columns)) or "table") if layout == "auto" else layout
     _select(rows, found, label_column, against, path.parent if root is None else Path(root))
     if group_column is not None:
-        rows.groups = rows.column(group_column, "which --group-column names")
+        rows.groups = _known_groups(rows.column(group_column, "which --group-column names"))
+        rows.states_groups = not rows.has("patient")
     rng = np.random.default_rng(checks.seed(seed))
-    if split is None:
-        if found == "chexpert" if balance is None else balance:
-            _balance(rows, rng)
-        splits = _split(rows, shares, rng)
-    else:
-        splits = [split] * len(rows.lines)
+    if split is None and (found == "chexpert" if balance is None else balance):
+        _balance(rows, rng)
+    splits = _split(rows, shares, rng) if split is None else [split] * len(rows.lines)
     _write(target, rows, splits)
     return MadeManifest(target, found, _counts(rows, splits), tuple(rows.notes))
+
+
+def _check_split(split: object, balance: bool | None) -> None:
+    if split is not None and (not isinstance(split, str) or not split.strip() or balance):
+        raise InputError(f"split must be a name, without balance, got {shown(split)}{' and balance' * bool(balance)}")
 
 
 def _counts(rows: _Table, splits: Sequence[str]) -> dict[str, Counter[str]]:
@@ -177,10 +187,18 @@ def _checked_target(target: Path) -> Path:
 
 
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
-    shares = tuple(float(one) for one in fractions)
-    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise InputError(f"fractions must be 3 shares from 0 that sum to 1, of train, val and test, got {shares}")
-    return shares
+    shares = tuple(fractions) if isinstance(fractions, Sequence) else ()
+    finite = len(shares) == len(SPLITS) and all(map(checks.is_finite, shares))
+    if not finite or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(
+            f"fractions must be 3 shares from 0 that sum to 1, of train, val and test, got {shown(fractions)}"
+        )
+    return tuple(map(float, shares))
+
+
+def _known_groups(cells: Sequence[str]) -> list[str]:
+    """Groups of rows; a row without a value is alone."""
+    return [cell or f"row {k}" for k, cell in enumerate(cells)]
 
 
 def _read(path: Path) -> _Table:
@@ -194,12 +212,17 @@ def _read(path: Path) -> _Table:
         cells.append(values)
     if not lines:
         raise InputError(f"{show(path)}: has a header and no rows: expected one for each image")
+    plain = [plain_column(name) for name in header[1]]
+    if twice := next((name for k, name in enumerate(plain) if name in plain[:k]), None):
+        raise InputError(f"{show(path)}: has two columns {show(twice)!r:.60}, in any case: expected different names")
     columns = [list(of) for of in zip(*cells, strict=True)]
     return _Table(show(path), lines, dict(zip(header[1], columns, strict=True)))
 
 
 def _select(rows: _Table, layout: str, column: str | None, against: str, root: Path) -> None:
     """Finds files, labels and groups of the rows that count, and keeps these."""
+    if against != NO_FINDING and layout != "chexpert":
+        raise InputError(f"against is for chexpert tables, and {rows.name} is of layout {layout}: expected none")
     if layout == "chexpert":
         _chexpert(rows, column or FINDING, against, root)
     elif layout == "isic":
@@ -245,8 +268,7 @@ def _isic(rows: _Table, column: str, root: Path) -> None:
     names, targets = rows.column("image_name", why), rows.column(column, why)
     rows.labels = [_TARGETS.get(target, target) if column == "target" else target for target in targets]
     rows.files = _placed(rows, names, root, tuple(_in_folder(f, s) for f in _IMAGE_FOLDERS for s in _SUFFIXES))
-    rows.groups = rows.column("patient_id", why) if rows.has("patient_id") else []
-    rows.groups = [group or f"row {k}" for k, group in enumerate(rows.groups)]
+    rows.groups = _known_groups(rows.column("patient_id", why)) if rows.has("patient_id") else []
     rows.keep(np.array([bool(label) for label in rows.labels]), f"without a {column}")
 
 
@@ -262,6 +284,8 @@ def _plain(rows: _Table, column: str | None, root: Path) -> None:
     rows.labels = rows.column(column or first(LABEL_NAMES, "the labels"), "which --label-column names")
     files = rows.column(first(PATH_NAMES, "the image files"), "")
     rows.files = _placed(rows, files, root, (str,))
+    patient = next((name for name in _PATIENT_NAMES if rows.has(name)), None)
+    rows.groups = [] if patient is None else _known_groups(rows.column(patient, ""))
     rows.keep(np.array([bool(label) for label in rows.labels]), "without a label")
 
 
@@ -281,12 +305,19 @@ def _placed(rows: _Table, names: Sequence[str], root: Path, ways: Sequence[Calla
     """
     for name in names[:100]:
         for way in ways:
-            if name and (root / way(name)).is_file():
+            if name and _is_file(root / way(name)):
                 return [str(root / way(one)) for one in names]
     tried = " or ".join(str(root / way(names[0])) for way in ways[:2])
     raise InputError(
         f"{rows.name}: the image files were not found, such as {show(tried)}: --root FOLDER says where they are"
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # such as a name that is too long, or has a NUL byte
+        return False
 
 
 def _balance(rows: _Table, rng: np.random.Generator) -> None:
@@ -302,7 +333,9 @@ def _balance(rows: _Table, rng: np.random.Generator) -> None:
 
 def _split(rows: _Table, shares: Sequence[float], rng: np.random.Generator) -> list[str]:
     """A split for each row: groups in random order, cut where the shares of the rows are reached."""
-    groups = rows.groups or [str(k) for k in range(len(rows.lines))]
+    if rows.has("split"):
+        rows.notes.append("its column split is replaced: --split NAME takes all rows as one split")
+    groups = _joined(rows.groups or rows.files, rows.files)
     sizes = Counter(groups)
     names = sorted(sizes)
     order = [names[k] for k in rng.permutation(len(names))]
@@ -313,17 +346,43 @@ def _split(rows: _Table, shares: Sequence[float], rng: np.random.Generator) -> l
     return [of[group] for group in groups]
 
 
+def _joined(groups: Sequence[str], files: Sequence[str]) -> list[str]:
+    """The groups, those that share a file as one."""
+    of: dict[str, str] = {}
+
+    def first(group: str) -> str:
+        while group in of:
+            group = of[group]
+        return group
+
+    seen: dict[str, str] = {}
+    for group, file in zip(groups, files, strict=True):
+        one, other = first(group), first(seen.setdefault(file, group))
+        if one != other:
+            of[one] = other
+    return [first(group) for group in groups]
+
+
 def _write(target: Path, rows: _Table, splits: Sequence[str]) -> None:
     """Writes the manifest, sorted by split, then as the table is; paths are relative to its folder."""
-    others = [name for name in rows.columns if plain_column(name) not in ("path", "label", "split", "patient")]
+    patient = ["patient"] if rows.groups and rows.states_groups else []
+    ours = ("path", "label", "split", *patient)
+    others = [name for name in rows.columns if plain_column(name) not in ours]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    patient = ["patient"] if rows.groups else []
     writer.writerow(["path", "label", "split", *patient, *others])
     folder = target.resolve().parent
     rank = {name: place for place, name in enumerate(SPLITS)}
     for k in sorted(range(len(splits)), key=lambda k: rank.get(splits[k], len(rank))):
-        path = os.path.relpath(Path(rows.files[k]).resolve(), folder)
-        group = [rows.groups[k]] if rows.groups else []
+        try:
+            path = os.path.relpath(Path(rows.files[k]).resolve(), folder)
+        except (OSError, ValueError) as error:  # such as a NUL byte
+            raise InputError(f"{rows.name}: line {rows.lines[k]} names no file: {shown(str(error))}") from None
+        group = [rows.groups[k]] if patient else []
         writer.writerow([path, rows.labels[k], splits[k], *group, *(rows.columns[name][k] for name in others)])
-    write_whole(target, text.getvalue().encode("utf-8"))
+    try:
+        write_whole(target, text.getvalue().encode("utf-8"))
+    except UnicodeEncodeError:
+        raise InputError(f"{rows.name}: has a character that is no text: a surrogate") from None
+    except OSError as error:
+        raise InputError(f"{show(target)}: cannot be written: {error.strerror or error}") from error

@@ -6,9 +6,9 @@
     score(labels, probabilities, class_names)                            of any classifier
 
 Modules: `measures` (the formulas), `bootstrap` and `intervals` (how sure they are), `positive` (one class against the
-rest), `refusal` (the least certain answers left out), `agreement` (race and full run), `rivals` (other
-classifiers), `numbers` and `score` (the
-result), `scored` (makes it), `text_page`, `html_page` and `pictures` (as people read it).
+rest), `refusal` (the least certain answers left out), `agreement` (race and full run), `rivals` (other classifiers),
+`mistakes` (examples), `numbers` and `score` (the result), `scored` (makes it), `text_page`, `html_page` and `pictures`
+(as people read it).
 """
 
 from fastdc.scoring.agreement import CHECKED, Agreement, agreement, check_count, full_runs, raced_of, sampled

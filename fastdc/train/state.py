@@ -106,9 +106,7 @@ class TrainState:
             group["lr"] = group["peak"] * schedule(self.step, self._steps, self._config.warmup)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        every = min(
-            self._config.ema_every, self._steps
-        )  # or a short run would be averaged never, and exported untrained
+        every = min(self._config.ema_every, self._steps)  # a shorter run would be exported without any average
         number, rest = divmod(self.step + 1, every)
         if rest == 0:
             decay = min(self._config.ema, number / (9 + number))

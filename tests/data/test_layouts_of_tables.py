@@ -99,7 +99,7 @@ def test_one_seed_gives_one_manifest_and_the_table_of_a_split_stays_whole(tmp_pa
 
 def test_isic_names_become_files(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    rows = [f"ISIC_{k:07},IP_{k // 3},{k % 2}" for k in range(40)]
+    rows = [f"ISIC_{k:07},IP_{k // 3},{k % 2}{'.0' * (k % 3 == 0)}" for k in range(40)]
     for k in range(40):
         Image.new("RGB", (4, 4), (k, 0, 0)).save(tmp_path / "images" / f"ISIC_{k:07}.jpg")
     table = tmp_path / "isic.csv"
@@ -108,7 +108,7 @@ def test_isic_names_become_files(tmp_path: Path) -> None:
     assert made.layout == "isic"
     found = read(tmp_path / "m.csv")
     assert len(found) == 40
-    assert all(row["label"] == ("benign", "melanoma")[int(row["target"])] for row in found)
+    assert all(row["label"] == ("benign", "melanoma")[int(float(row["target"]))] for row in found)
     of: dict[str, set[str]] = {}
     for row in found:
         of.setdefault(row["patient"], set()).add(row["split"])
@@ -137,6 +137,78 @@ def test_other_tables_are_split_by_what_belongs_together(tmp_path: Path) -> None
     blank = tmp_path / "b.csv"
     blank.write_text("path,label\n0.png,a\n1.png,\n2.png,b\n")
     assert make_manifest(blank, tmp_path / "m.csv", split="test").notes == ("1 rows left out: without a label",)
+
+
+def table_of(folder: Path, header: str, rows: list[str]) -> Path:
+    """A table t.csv beside pictures 0.png ... 29.png."""
+    for k in range(30):
+        Image.new("L", (4, 4), k).save(folder / f"{k}.png")
+    (folder / "t.csv").write_text("\n".join([header, *rows]))
+    return folder / "t.csv"
+
+
+def splits_of(rows: list[dict[str, str]], column: str) -> dict[str, set[str]]:
+    """The splits of each value of a column."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row[column], set()).add(row["split"])
+    return found
+
+
+def test_a_table_of_any_kind_is_split_by_its_patients_and_keeps_them(tmp_path: Path) -> None:
+    rows = [f"{k}.png,{'ab'[k % 2]},{k % 3},P{k // 3 if k % 5 else ''},test" for k in range(30)]
+    table = table_of(tmp_path, "path,label,site,Patient ID,split", [row.replace("P,", ",") for row in rows])
+    made = make_manifest(table, tmp_path / "m.csv", fractions=(0.4, 0.3, 0.3))
+    assert made.notes == ("its column split is replaced: --split NAME takes all rows as one split",)
+    found = read(tmp_path / "m.csv")
+    patients = splits_of([row for row in found if row["Patient ID"]], "patient")
+    assert len(patients) == 10
+    assert all(len(splits) == 1 for splits in patients.values())
+    alone = [row for row in found if not row["Patient ID"]]
+    assert len({row["patient"] for row in alone}) == 6  # a row without a value is no patient with the others
+    assert len({row["split"] for row in alone}) > 1
+    (tmp_path / "own.csv").write_text(table.read_text().replace("Patient ID", "patient"))
+    make_manifest(tmp_path / "own.csv", tmp_path / "m.csv", group_column="site")
+    found = read(tmp_path / "m.csv")
+    assert all(len(splits) == 1 for splits in splits_of(found, "site").values())
+    assert {row["patient"] for row in found} == {"", *(f"P{k}" for k in range(10))}  # the table's own column
+
+
+def test_rows_of_one_file_are_in_one_split(tmp_path: Path) -> None:
+    rows = [f"{k}.png,{label},p{k}{label}" for k in range(30) for label in "ab"]
+    make_manifest(table_of(tmp_path, "path,label,patient", rows), tmp_path / "m.csv", fractions=(0.4, 0.3, 0.3))
+    assert all(len(splits) == 1 for splits in splits_of(read(tmp_path / "m.csv"), "path").values())
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "words"),
+    [
+        (["path,label,Label", "0.png,a,b"], {}, "has two columns 'label'"),
+        (["path,label", "0.png,a", "a\0b.png,b"], {}, "line 3 names no file"),
+        (["path,label", "0.png,a"], {"fractions": (float("nan"), 0.5, 0.5)}, "fractions must be 3 shares"),
+        (["path,label", "0.png,a"], {"fractions": ("a", 0.5, 0.5)}, "fractions must be 3 shares"),
+        (["path,label", "0.png,a"], {"fractions": 0.5}, "fractions must be 3 shares"),
+        (["path,label", "0.png,a"], {"against": "Edema"}, "against is for chexpert tables"),
+        (["path,label", "0.png,a"], {"split": "test", "balance": True}, "split must be a name, without balance"),
+        (["path,label", "0.png,a"], {"split": ""}, "split must be a name"),
+        (["path,label", "0.png,a"], {"out": "nowhere/m.csv"}, "m.csv: cannot be written: "),
+        (["path,label", "a" * 5000 + ",a"], {}, "the image files were not found"),
+    ],
+)
+def test_hostile_tables_and_options_are_refused(
+    tmp_path: Path, rows: list[str], change: dict[str, Any], words: str
+) -> None:
+    table = table_of(tmp_path, rows[0], rows[1:])
+    given: dict[str, Any] = {"out": "m.csv", **change}
+    with pytest.raises(InputError, match=words):
+        make_manifest(table, tmp_path / given.pop("out"), **given)
+
+
+def test_characters_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    table_of(tmp_path, "path,label", ["0.png,a"])
+    (tmp_path / "t.jsonl").write_text('{"path": "0.png", "label": "\\ud800"}')
+    with pytest.raises(InputError, match="has a character that is no text"):
+        make_manifest(tmp_path / "t.jsonl", tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize(

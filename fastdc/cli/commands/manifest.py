@@ -30,8 +30,9 @@ Layouts, found by the names of the columns:
   isic      ISIC 2020: image_name, target (0 benign, 1 melanoma)
   table     any table with columns for files and labels
 
-Rows are split by patient, so that no patient is in two splits. What is left out
-is printed with the reason. Paths are relative to the manifest.
+Rows are split by patient, so that no patient is in two splits; where the table
+names none, by file. What is left out is printed with the reason. Paths are
+relative to the manifest.
 """
 
 
@@ -57,7 +58,7 @@ is printed with the reason. Paths are relative to the manifest.
 @click.option(
     "--group-column",
     metavar="NAME",
-    help="Column of what must not be in two splits.  [default: the patient, of chexpert and isic]",
+    help="Column of what must not be in two splits.  [default: the patient of chexpert, else patient or patient_id]",
 )
 @click.option(
     "--balance/--no-balance",
