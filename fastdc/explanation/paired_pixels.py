@@ -22,8 +22,8 @@ any dependence. For the map of one image with m pixels and p-values as above:
 * "fwer" (Holm 1979): the probability that any pixel without evidence is significant is at most alpha.
 
 Both promises are about two classes that the draws of the map did not choose. An answer chosen by the same draws and its
-runner-up keep them, too, because the choice makes their difference smaller. A class that was chosen among many equal ones
-beside one that was named beforehand does not.
+runner-up keep them, too, because the choice makes their difference smaller. A class that was chosen among many equal
+ones beside one that was named beforehand does not.
 
 Antithetic draws come in pairs of one level; the mean of a pair is one observation.
 """
