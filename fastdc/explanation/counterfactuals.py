@@ -77,7 +77,7 @@ def counterfactuals(
         compat: "favero" ends "sdedit" as the program of arXiv 2502.03687 does.
         decoder: Makes images (n, C, H, W) in the model's value range of latents (n, c, h, w); None: the bundle's.
         options: Options of the answers; the seed is also that of the edits' noise.
-        streams: Noise stream of each image, whole numbers in [0, 2^56); default: from the image's pixels.
+        streams: Noise stream of each image and its edits, in [0, 2^56); default: from the pixels of each picture.
         progress: Called after every step of the answers and of the edits.
         **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
 
@@ -94,7 +94,7 @@ def counterfactuals(
     given = {"steps": steps, "guidance": guidance, "own_guidance": own_guidance, "from_t": from_t, "ratio": ratio,
              "averages": averages, "clip": clip, "compat": compat}  # fmt: skip
     wanted = merged(options, keywords, counterfactuals)
-    made = _Maker(classifier, Edit.of(classifier.model, edit, given), wanted, decoder, progress)
+    made = _Maker(classifier, Edit.of(classifier.model, edit, given), wanted, decoder, progress, streams is not None)
     ready = Images.of(images, classifier.model, streams, **wanted.reading)
     named = [_named(one, classifier.model, len(ready), what) for one, what in ((from_, "from_"), (to, "to"))]
     return made(ready, named[0], named[1], start)
@@ -110,7 +110,9 @@ class _Maker:
         options: Options,
         decoder: Decoder | None,
         progress: OnProgress | None,
+        one_noise: bool,
     ) -> None:
+        self._one_noise = one_noise  # whether all pictures of an image are answered under its noise
         self._classifier, self._edit, self._options, self._progress = classifier, edit, options, progress
         self._space = Space(classifier.model, decoder, classifier.encoder)
         self._space.check_pictures("a counterfactual")
@@ -131,7 +133,8 @@ class _Maker:
                 raise
             pictures, stopped = interrupted.result, interrupted
         rows = np.arange(len(pictures[0]))
-        of_factual, after = (self._answers(self._read(one)) for one in pictures)
+        streams = images.streams[rows] if self._one_noise else None
+        of_factual, after = (self._answers(self._read(one, streams)) for one in pictures)
         edits = self._edit.evaluations(self._classifier.model)
         found = Counterfactuals(
             images=images.unit[rows],
@@ -150,8 +153,8 @@ class _Maker:
             raise Interrupted(str(stopped), found) from None
         return found
 
-    def _read(self, pictures: Float32) -> Images:
-        return Images.of(pictures, self._classifier.model, layout="NCHW")
+    def _read(self, pictures: Float32, streams: Int64 | None) -> Images:
+        return Images.of(pictures, self._classifier.model, streams, layout="NCHW")
 
     def _answers(self, images: Images) -> Classification:
         try:

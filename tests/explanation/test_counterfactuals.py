@@ -181,6 +181,17 @@ def test_batches_and_order_change_no_bit(method: str) -> None:
         assert not np.array_equal(make(classifier(WORLD), images, seed=2).counterfactual, made.counterfactual)
 
 
+def test_streams_are_the_noise_of_all_pictures_of_an_image() -> None:
+    """Under one noise, answers differ by pixels alone, and FlowEdit's factual reconstruction has the image's answer."""
+    clf, images, streams = classifier(WORLD), images_of([0, 1, 2, 0]), [5, 6, 7, 8]
+    made = counterfactuals(clf, images, streams=streams, edit="flowedit", steps=3, draws=1, rule="full")
+    for answers in (made.before, made.after, made.of_factual):
+        assert answers.table.streams.tolist() == streams
+    np.testing.assert_allclose(made.of_factual.errors, made.before.errors, rtol=1e-3)
+    usual = counterfactuals(clf, images, edit="flowedit", steps=3, draws=1, rule="full")
+    assert not np.isin(usual.after.table.streams, usual.before.table.streams).any()
+
+
 def test_a_result_is_a_sequence_and_a_file(tmp_path: Path) -> None:
     made = counterfactuals(classifier(WORLD), images_of([0, 1, 2]), steps=3)
     assert [one.own for one in made] == ["class 0", "class 1", "class 2"]
