@@ -47,7 +47,7 @@ def _cross_config(config: TrainConfig, shape: tuple[int, int, int], classes: int
         "layers_per_block": config.layers or preset.layers,
         "embedding": 4 * base,
         "heads": _HEADS,
-        "norm_num_groups": math.gcd(base, 32),
+        "norm_num_groups": math.gcd(base // 4, 32),  # of four channels or more, as at the published width
         "dropout": config.dropout,
     }
 

@@ -30,6 +30,7 @@ from fastdc.train import train
 from fastdc.train.batches import Batches
 from fastdc.train.dataset import load_training_data
 from fastdc.train.loss import Objective, denoising_loss
+from fastdc.train.networks import network_config
 from fastdc.train.run_model import run_schedule
 from fastdc.train.state import TrainState
 from fastdc.train.trainee import Trainee
@@ -201,6 +202,16 @@ def test_the_published_networks_become_bundles(data: Path, tmp_path: Path, name:
     assert isinstance(on_torch.network, TorchNetwork)
     tables = [one.errors(images, draws=3) for one in (on_torch, clf)]
     np.testing.assert_allclose(tables[0].errors, tables[1].errors, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [16, 32, 48, 128])
+def test_groups_of_the_cross_unet_have_four_channels_or_more(width: int) -> None:
+    """As published: 32 groups of 128. Of one channel, a group norm would remove the mean of every channel."""
+    config = TrainConfig.named("medical-unet", data="-", out="-", width=width)
+    groups = network_config(config, (12, 32, 32), 2)[1]["norm_num_groups"]
+    assert width % groups == 0
+    assert width // groups >= 4
+    assert groups == 32 or width < 128
 
 
 def test_wavelets_go_with_edms_loss_too(data: Path, tmp_path: Path) -> None:
