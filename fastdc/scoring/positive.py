@@ -122,7 +122,7 @@ def positive_measures(
         "specificity": share(int((~own & ~named).sum()), others) if others else NOT_KNOWN,
         "precision": share(right, int(named.sum())) if named.any() else NOT_KNOWN,
     }
-    threshold = asked.threshold
+    threshold = None if asked.threshold is None else float(asked.threshold)
     ranked = Ranked.of(own, p)
     counts = ranked.counts(np.ones((1, len(p)), np.float32))
     if threshold is None and images:

@@ -91,10 +91,10 @@ def positive_lines(score: ScoreNumbers) -> list[tuple[str, str]]:
     if of.threshold is None:
         return lines
     if of.fixed:
-        at = f"at {of.threshold:.4g}"
+        at = f"at {of.threshold!r} "  # in full: of a sure model it is 0.9999..., which must not become 1
         lines.append((at, f"sensitivity {_estimate(of.sensitivity_at, share=True)}"))
         return [*lines, ("", f"specificity {_estimate(of.specificity_at, share=True)}")]
-    found = f"threshold {of.threshold:.4g}, found on these images: optimistic for others"
+    found = f"threshold {of.threshold!r}, found on these images: optimistic for others"
     said = f"specificity {_estimate(of.specificity_at, share=True)}; {found}"
     return [*lines, (f"at {100 * of.wanted:.4g} %", f"sensitivity: {said}")]
 
@@ -237,7 +237,7 @@ def positive_rows(by: str, groups: Mapping[str, ScoreNumbers], chosen: Sequence[
     if not shown or shown[0][1] is None:
         return []
     first = shown[0][1]
-    at = f"at {first.threshold:.4g}" if first.fixed else f"at {100 * first.wanted:g} % sens."
+    at = f"at {first.threshold!r}" if first.fixed else f"at {100 * first.wanted:g} % sens."
     rows = [[by, "positive", "sensitivity, %", "specificity, %", "F1", "AUROC", "AUPRC", f"specificity {at}, %"]]
     for name, of in shown:
         assert of is not None

@@ -86,6 +86,18 @@ def test_what_is_not_defined_is_left_out() -> None:
     assert some.positive.f1.low < 0.8 < some.positive.f1.high
 
 
+def test_the_threshold_that_is_printed_finds_what_it_was_found_for() -> None:
+    sure = np.array([1 - 3e-7, 1 - 2e-7, 1 - 1e-7, 0.2])
+    p = np.stack([1 - sure, sure], axis=1)
+    found = score([1, 1, 1, 0], p, ["a", "b"], positive="b", sensitivity=1.0)
+    printed = re.search(r"threshold ([0-9.e-]+), found on these", str(found))
+    assert printed
+    again = score([1, 1, 1, 0], p, ["a", "b"], positive="b", threshold=float(printed[1]))
+    assert again.positive is not None
+    assert again.positive.sensitivity_at.value == 1.0
+    assert re.search(rf"^at {printed[1]} +sensitivity 100.00 %", str(again), re.MULTILINE)
+
+
 def test_groups_have_the_positive_class_too() -> None:
     rng = np.random.default_rng(3)
     truth, p = rng.integers(0, 3, 90), rng.dirichlet([1] * 3, 90)
