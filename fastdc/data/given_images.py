@@ -64,7 +64,8 @@ def prepare(
         shape: The wanted (c, h, w), such as ``clf.model.image_shape``.
         window: Values that are black and white in images that are neither uint8 nor in [0, 1], such as (0, 4095).
         layout: Axes of arrays, also in files: "NCHW", "NHWC", "NHW", "CHW", "HWC" or "HW"; default: by their shape.
-        fit: How pictures come to the shape: "crop" (resized to cover it, centre cropped), the default, or "stretch".
+        fit: How pictures come to the shape: "crop" (resized to cover it, centre cropped), the default, or "stretch";
+            ``clf.model.fit`` is that of a model.
         max_pixels: Most pixels of one picture, a 4096th of those of all; default: 2^26.
         skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
         split: Name of the split to take of folders and files that have several; default: "test".
