@@ -195,7 +195,8 @@ class ScoreNumbers:
         measures = {name: none if (value := getattr(self, name)) is None else value for name in _MEASURES}
         measures["f1"] = measures.pop("macro_f1")
         whole = {"class": "", "images": self.images, "right": right, **_ends("accuracy", self.accuracy)}
-        whole |= {"precision": none, "specificity": none, **measures, "evaluations": self.evaluations or none}
+        cost = none if self.evaluations is None else self.evaluations
+        whole |= {"precision": none, "specificity": none, **measures, "evaluations": cost}
         totals = {"f1": "macro_f1", "auroc": "auroc", "auprc": "auprc"}
         rows = [whole | _named_ends({name: known.totals[total] for name, total in totals.items()})]
         for k, name in enumerate(self.class_names):

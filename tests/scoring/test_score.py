@@ -100,6 +100,11 @@ def test_one_class_alone_has_a_score() -> None:
     assert "Score(2 images of 1 classes" in repr(found)
 
 
+def test_no_evaluations_are_a_number() -> None:
+    found = score([0, 1], [[0.9, 0.1], [0.2, 0.8]], ["a", "b"], evaluations=[0, 0])
+    assert found.table["evaluations"][0] == 0.0
+
+
 def test_answers_need_not_be_the_most_probable() -> None:
     found = score(["cat", "dog"], [[0.6, 0.4, 0], [0.6, 0.4, 0]], NAMES, predicted=["cat", "dog"])
     assert found.accuracy.value == 1.0
