@@ -76,15 +76,15 @@ def trained(run: Path, train: LabelledImages, val: LabelledImages, steps: int) -
     run_training(config, resume=(run / "config.json").exists())
 
 
-def exported(run: Path, checkpoint: str) -> fastdc.DiffusionClassifier:
-    """The classifier of a checkpoint."""
-    from fastdc.export import export_source
+def opened(run: Path, checkpoint: str) -> fastdc.DiffusionClassifier:
+    """The classifier of a checkpoint, in torch."""
+    from fastdc.backends import NetworkOptions
+    from fastdc.backends.torch import TorchNetwork
     from fastdc.train import run_source
 
-    bundle = run.parent / f"{run.name}-{checkpoint}"
-    if not bundle.exists():
-        export_source(run_source(run, checkpoint)[0], bundle)
-    return fastdc.load(bundle)
+    source = run_source(run, checkpoint)[0]
+    network = TorchNetwork(source.denoiser, source.model.sample_shape, NetworkOptions(batch=128))
+    return fastdc.DiffusionClassifier(source.model, network)
 
 
 def answers(classifier: fastdc.DiffusionClassifier, images: LabelledImages, names: Sequence[str]) -> Found:
@@ -114,10 +114,10 @@ def diffusion(count: str, data: Data, work: Path, quick: bool) -> tuple[Found, s
     trained(run, few, val, 6 if quick else STEPS.get(count, 6000))
     areas = {}
     for checkpoint in ("best", "last"):
-        areas[checkpoint] = scored(answers(exported(run, checkpoint), val, val.class_names), val).auroc or 0.0
+        areas[checkpoint] = scored(answers(opened(run, checkpoint), val, val.class_names), val).auroc or 0.0
         print(f"  {count} labels, {checkpoint} checkpoint: AUROC {areas[checkpoint]:.4f} on validation images")
     best = max(areas, key=lambda name: areas[name])
-    return answers(exported(run, best), test, test.class_names), best
+    return answers(opened(run, best), test, test.class_names), best
 
 
 def compared(count: str, data: Data, own: Found, seeds: int) -> dict[str, Any]:
@@ -170,6 +170,7 @@ def main() -> None:
         with announced(f"{count} labels"):
             own, checkpoint = diffusion(count, data, arguments.work, arguments.quick)
             records.append({**compared(count, data, own, arguments.seeds), "checkpoint": checkpoint})
+            save(arguments.out, {"labels": records})  # an hour is long
     rows = []
     for one in records:
         ends = one["diffusion"]["intervals"]["auroc"]
@@ -185,7 +186,6 @@ def main() -> None:
         )
     columns = ["labels", "AUROC, diffusion (95 %)", "CNN (range over seeds)", "AUPRC, diffusion", "CNN"]
     print_table("AUROC by number of labels", columns, rows)
-    save(arguments.out, {"labels": records})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@
 
 Each is done twice, for the class to reach and for the image's own: the second is the factual reconstruction. With all
 but the class equal, what it changes in an image is the sampler's doing, not the class's. FlowEdit from a class to
-itself is the identity, so its factual reconstruction is the image itself and costs nothing.
+itself is the identity, so its factual reconstruction is the image itself and takes no steps.
 """
 
 from dataclasses import dataclass, replace
