@@ -251,7 +251,12 @@ def _how(bundle: str, out: str | None, write: bool, found: Calibration, options:
         return " ".join(words)  # the calibration brings its levels, weighting and loss
     words += [f"--{name} {options[name]}" for name in ("weighting", "loss") if options[name] is not None]
     if options["levels"] is not None:
-        words.append("--levels {:g} {:g}".format(*options["levels"]))
+        words.append(f"--levels {_ends(options['levels'])}")
     if options["first"] and (options["levels"] is not None or not (write or out)):
         words.append("--first " + ",".join(f"{ratio:g}" for ratio in options["first"]))
     return " ".join(words)
+
+
+def _ends(levels: tuple[float, float] | str) -> str:
+    """A band as it is typed."""
+    return levels if isinstance(levels, str) else "{:g} {:g}".format(*levels)

@@ -118,7 +118,7 @@ def typed(choice: PlanChoice, *, kept: bool) -> dict[str, Any]:
     if kept:
         return dict.fromkeys(("levels", "first", "weighting", "loss"))
     return {
-        "levels": chosen.levels,
+        "levels": "all" if chosen.levels is None else chosen.levels,
         "first": chosen.first or None,
         "weighting": chosen.weighting,
         "loss": chosen.loss,

@@ -1,5 +1,7 @@
 """A command whose --help lists its options under headings, so that readers find an option by its purpose."""
 
+from collections.abc import Iterator
+
 import click
 
 HEADINGS = {
@@ -25,7 +27,26 @@ HEADINGS = {
 _HEADING_OF = {option: heading for heading, options in HEADINGS.items() for option in options}
 
 
-class GroupedCommand(click.Command):
+class LevelsCommand(click.Command):
+    """A command whose option --levels takes two numbers or the one word "all"."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments, with the word "all" of --levels written twice, once for each end of the band."""
+        return super().parse_args(ctx, list(_with_both_ends(args)))
+
+
+def _with_both_ends(args: list[str]) -> Iterator[str]:
+    """The arguments; after the word --, where no options are, as they are."""
+    before, options = "", True
+    for word in args:
+        options = options and word != "--"
+        yield word
+        if options and (word == "--levels=all" or (before, word) == ("--levels", "all")):
+            yield "all"
+        before = word
+
+
+class GroupedCommand(LevelsCommand):
     """A command whose options are listed under :data:`HEADINGS`."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

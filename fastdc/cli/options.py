@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fastdc.cli.completing import files, models
+from fastdc.cli.level_options import FIRST, LEVELS
 from fastdc.cli.names import BACKENDS, DECISIONS, LOSSES, METHODS, ORDERS, PRECISIONS, RULES, WEIGHTINGS
 from fastdc.cli.noise import hushed
 from fastdc.cli.priors import read_prior
@@ -24,33 +25,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Advance = Callable[[int, str], None]
 
 
-def _ratios(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Noise-to-signal ratios from "0.8" or "0.8,1.2"; none from "". Making the plan checks them against the model."""
-    if value is None:
-        return None
-    try:
-        return tuple(float(part) for part in value.split(",")) if value.strip() else ()
-    except ValueError:
-        raise click.BadParameter(f"expected numbers such as 0.8 or 0.8,1.2, got {value!r:.80}", ctx, param) from None
-
-
-def first_option(default: str) -> Callable[[Command], Command]:
-    """The option --first, with the text that describes the command's default."""
-    text = (
-        "Noise levels of the first draws, as ratios of noise to signal (sigma / alpha); choose those that separate the "
-        "classes best."
-    )
-    return click.option("--first", callback=_ratios, metavar="R[,R...]", help=f"{text}  [default: {default}]")
-
-
-FIRST = first_option("the model's")
-LEVELS = click.option(
-    "--levels",
-    type=(float, float),
-    metavar="LO HI",
-    help="Band of noise levels that the draws cover, as ratios of noise to signal (sigma / alpha).  [default: the "
-    "model's]",
-)
 SIGMA = click.option(
     "--sigma",
     type=float,

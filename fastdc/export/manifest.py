@@ -86,10 +86,9 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
     names = [DENOISER, *([ENCODER] if "latent" in manifest else [])]
     head = {"format": FORMAT, "version": VERSION, **manifest, "provenance": {}, "files": dict.fromkeys(names, nothing)}
     model = parse_manifest(out, json.loads(json.dumps(head)), "")
-    chosen = model.defaults
-    make_plan(
-        model.schedule, model.parameterization, plan_config(model, {"levels": chosen.levels, "first": chosen.first})
-    )
+    levels = model.defaults.levels or "all"
+    plan = plan_config(model, {"levels": levels, "first": model.defaults.first})
+    make_plan(model.schedule, model.parameterization, plan)
 
 
 def add_findings(

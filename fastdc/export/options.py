@@ -27,7 +27,7 @@ class ExportKeywords(TypedDict, total=False):
     name: str | None
     description: str | None
     draws: int | None
-    levels: tuple[float, float] | None
+    levels: tuple[float, float] | str | None
     weighting: str | None
     loss: str | None
     first: Sequence[float] | None
@@ -47,7 +47,8 @@ class ExportOptions:
         name: Name of the bundle.
         description: One line about the bundle.
         draws: Default number of draws per image and class.
-        levels: Default band of noise-to-signal ratios (low, high) of the draws, in the units of the model's pixels.
+        levels: Default band of noise-to-signal ratios (low, high) of the draws, in the units of the model's pixels;
+            "all": the whole schedule.
         weighting: Default weighting of the noise levels; "auto": chosen, whatever else is given.
         loss: Default loss between predicted and true image, such as "l2".
         first: Default noise-to-signal ratios of the first draws.
@@ -64,7 +65,7 @@ class ExportOptions:
     name: str | None = None
     description: str | None = None
     draws: int | None = None
-    levels: tuple[float, float] | None = None
+    levels: tuple[float, float] | str | None = None
     weighting: str | None = None
     loss: str | None = None
     first: Sequence[float] | None = None
@@ -82,15 +83,17 @@ class ExportOptions:
 
     def defaults(self) -> dict[str, Any]:
         """The defaults that were given, as the manifest's field ``defaults`` holds them."""
-        levels = None if self.levels is None else list(self.levels)
-        given = {
+        given: dict[str, Any] = {
             "draws": self.draws,
-            "levels": levels,
+            "levels": self.levels,
             "weighting": None if self.weighting == AUTO else self.weighting,
             "loss": self.loss,
             "first": None if self.first is None else list(self.first),
         }
-        return {name: value for name, value in given.items() if value is not None}
+        found = {name: value for name, value in given.items() if value is not None}
+        if self.levels is not None:
+            found["levels"] = None if self.levels == "all" else list(self.levels)
+        return found
 
     def searched(self, images: int, chose: Mask) -> tuple[str, ...]:
         """The defaults that are to be chosen on labelled images, of ``inference.CHOICES``.

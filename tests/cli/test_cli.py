@@ -68,6 +68,16 @@ def test_demo_reports_accuracy_cost_and_speed(cli: Cli) -> None:
     assert cli("demo", *MLP, "--draws", "1", "--quiet").err == ""
 
 
+def test_draws_from_the_whole_schedule(cli: Cli, digits: Path) -> None:
+    lines = [
+        strict(cli("classify", "a.npy", *FULL, "--draws", "2", "--levels", *band, "--json").out.splitlines()[0])[
+            "errors"
+        ]
+        for band in (("0.2", "2"), ("all",))
+    ]
+    assert lines[0] != lines[1]
+
+
 def test_demo_races_by_default(cli: Cli) -> None:
     pytest.importorskip("onnxruntime")
     rows = cli("demo", *MLP).rows

@@ -7,11 +7,10 @@ import click
 from fastdc.cli.completing import files, models
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.images import image_options
+from fastdc.cli.level_options import FIRST, LEVELS
 from fastdc.cli.names import CALIBRATION_DRAWS
 from fastdc.cli.options import (
     DENOISER,
-    FIRST,
-    LEVELS,
     LOSS,
     METHOD,
     PROMPTS,

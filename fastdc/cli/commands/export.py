@@ -5,9 +5,11 @@ from typing import Any
 import click
 
 from fastdc.cli.completing import files
+from fastdc.cli.grouped import LevelsCommand
 from fastdc.cli.images import image_options
+from fastdc.cli.level_options import first_option, levels_option
 from fastdc.cli.names import EXPORT_PRECISIONS, LOSSES, WEIGHTINGS
-from fastdc.cli.options import QUIET, first_option
+from fastdc.cli.options import QUIET
 
 _EPILOG = """\b
 Examples:
@@ -34,7 +36,7 @@ the band of its model and size of images that --levels names.
 """
 
 
-@click.command(name="export", epilog=_EPILOG)
+@click.command(name="export", cls=LevelsCommand, epilog=_EPILOG)
 @click.argument("source", metavar="SOURCE", shell_complete=files)
 @click.argument("out", metavar="BUNDLE", shell_complete=files)
 @click.option("--name", help="Name of the model.  [default: name of the BUNDLE folder, or of the source]")
@@ -147,13 +149,10 @@ the band of its model and size of images that --levels names.
     type=int,
     help="Default noise draws per image and class.  [default: chosen; without, 16 for a run, otherwise 100]",
 )
-@click.option(
-    "--levels",
-    type=(float, float),
-    metavar="LO HI",
-    help="Default band of noise levels (sigma / alpha) of the draws.  [default: chosen; without --calibrate, for a run "
-    "by its smaller side: unet 0.2 2, 0.4 4 above 8 pixels, 0.7 7 above 16 pixels; mlp 0.2 2, 0.5 5 above 16 pixels; "
-    "unet-cross 0.7 7; dit 0.7 7; otherwise the model's, or all]",
+@levels_option(
+    "Default band of noise levels (sigma / alpha) of the draws; all: the whole schedule.  [default: chosen; without "
+    "--calibrate, for a run by its smaller side: unet 0.2 2, 0.4 4 above 8 pixels, 0.7 7 above 16 pixels; mlp 0.2 2, "
+    "0.5 5 above 16 pixels; unet-cross 0.7 7; dit 0.7 7; otherwise the model's, or all]"
 )
 @first_option("chosen; without, none")
 @click.option(
