@@ -11,8 +11,9 @@ import click
 
 from fastdc.bundle import Bundle, saved_by_parts
 from fastdc.cli.export_checks import OF_SOURCES, check_export
-from fastdc.cli.images import Limits, read_labelled, seen_through, take_limits
+from fastdc.cli.images import Limits, print_notes, read_labelled, seen_through, take_limits
 from fastdc.cli.runner import progress_of, promise
+from fastdc.cli.sources import STDIN
 from fastdc.inference import PlanChoice
 from fastdc.support import InputError
 
@@ -32,6 +33,8 @@ def run(source: str, out: str, quiet: bool, **options: Any) -> None:
     if given and options["calibrate"] is None:
         raise InputError(f"{given[0]} is for the images of --calibrate: expected both or neither")
     is_run = _is_run(source)
+    if is_run and options["calibrate"] is not None:
+        options["calibrate"] = _kept_aside(source, options["calibrate"], quiet=quiet)
     check_export(source, out, options, is_run=is_run)
     make = _run if is_run else _source
     options["on_choice"] = choices.append
@@ -70,6 +73,19 @@ def _is_run(source: str) -> bool:
         return isinstance(config, dict) and "_class_name" not in config
     except (OSError, ValueError, RecursionError):
         return (folder / "checkpoint.safetensors").exists() or (folder / "config.json").exists()
+
+
+def _kept_aside(source: str, path: str, *, quiet: bool) -> str:
+    """The images to calibrate on: RUN/val.npz stands for the validation images that the run was given."""
+    from fastdc.train import RunFolder, kept_aside
+
+    if path == STDIN or Path(path).exists():
+        return path
+    folder = RunFolder(source)
+    found = kept_aside(path, folder.path, folder.info().config)
+    if found != path:
+        print_notes([f"the run kept no images aside: {path} stands for its validation images, {found}"], quiet=quiet)
+    return found
 
 
 def _run(source: str, out: str, quiet: bool, limits: Limits, notes: list[str], options: dict[str, Any]) -> Bundle:

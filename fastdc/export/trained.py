@@ -30,6 +30,7 @@ from fastdc.train import (
     RunInfo,
     TrainConfig,
     content_digest,
+    kept_aside,
     run_defaults,
     run_model,
     run_source,
@@ -208,7 +209,9 @@ def _calibration_images(
     else:
         window = None if info.config.window is None else UsualWindow(*info.config.window)
         how: dict[str, Any] = {"window": window, "fit": info.config.fit, "natural": "val"}
-        images = load_labelled(str(source), info.shape, classes=info.class_names, **how)
+        images = load_labelled(
+            kept_aside(str(source), folder.path, info.config), info.shape, classes=info.class_names, **how
+        )
     if images.images.shape[1:] != info.shape:
         raise InputError(f"calibration images must have shape {info.shape}, got {images.images.shape[1:]}")
     digest = content_digest(images.images, images.labels, images.class_names)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from fastdc.train.baselines import Baseline, check_baseline, train_baseline
 from fastdc.train.best import Best
 from fastdc.train.config import AUGMENTATIONS, TrainConfig
-from fastdc.train.dataset import content_digest, held_out, save_labelled, validation_source
+from fastdc.train.dataset import content_digest, held_out, kept_aside, save_labelled, validation_source
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.processes import told
 from fastdc.train.run import RunFolder, RunInfo, RunSummary, sample_shape
@@ -45,6 +45,7 @@ __all__ = [
     "check_untrained",
     "content_digest",
     "held_out",
+    "kept_aside",
     "run_defaults",
     "run_model",
     "run_source",

@@ -6,6 +6,7 @@ The hash covers pixels, labels and class names, so that a resumed run can tell w
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,26 @@ def validation_source(config: TrainConfig) -> str | None:
         return None
     splits = find_splits(config.data, config.max_pixels)
     return config.data if "val" in map(plain_split, splits) else None
+
+
+def kept_aside(path: str, out: Path, config: TrainConfig) -> str:
+    """The place of a run's validation images: `path`, or what stands for ``val.npz`` of a run that has kept none aside.
+
+    A run holds its validation images itself only if it took them from the training data.
+
+    Args:
+        path: Where images are looked for.
+        out: The run's folder.
+        config: Its recipe.
+
+    Example:
+        >>> from fastdc.train import TrainConfig, kept_aside
+        >>> kept_aside("run/val.npz", Path("run"), TrainConfig(data="photos", out="run", val="photos-val"))
+        'photos-val'
+    """
+    if os.path.abspath(path) != os.path.abspath(out / "val.npz") or os.path.exists(path):
+        return path
+    return validation_source(config) or path
 
 
 def check_labelled(data: LabelledImages) -> None:

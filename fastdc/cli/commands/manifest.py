@@ -20,6 +20,7 @@ Examples:
 \b
 Then:
   fastdc train effusion.csv --out run --size 64
+  fastdc export run my-model --calibrate run/val.npz
   fastdc score my-model effusion.csv --positive "Pleural Effusion" --by Sex
 
 \b
