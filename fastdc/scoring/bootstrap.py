@@ -2,8 +2,10 @@
 
 A resample takes n images with replacement, as many of each true class as there are (stratified), so that every measure
 is defined in every resample. The interval is for this mixture of classes. Its ends are the percentiles 2.5 and 97.5 of
-1000 resamples (Efron 1979), fewer on large sets, always the same ones: the seed is fixed. A measure at its best value
-on these images, such as an AUROC of 1, has an interval without width, which does not mean that it is certain.
+1000 resamples (Efron 1979), fewer on large sets, always the same ones: the seed is fixed. Where the measure itself lies
+outside of them, the interval is extended to it: images that are taken twice are ties, and so most resamples have a
+larger AUPRC than the images themselves if the classes are ranked the wrong way round. A measure at its best value on
+these images, such as an AUROC of 1, has an interval without width, which does not mean that it is certain.
 
 A resample is a row of weights, how often each image is taken. All measures are sums of weights over images that are
 sorted once, so that no resample is sorted.
@@ -130,10 +132,17 @@ def intervals_of(labels: Int64, count: int, *measures: Callable[[Weights], Float
         measures: Each maps weights (b, n) to its values (b, ...).
 
     Returns:
-        The ends of each, float64 (2, ...).
+        The ends of each, float64 (2, ...): the percentiles, and the measure of the images themselves if it lies beyond.
     """
+    once: Weights = np.ones((1, len(labels)), np.float32)
     found: list[list[Float64]] = [[] for _ in measures]
     for weights in resampled(labels, count):
         for values, measure in zip(found, measures, strict=True):
             values.append(measure(weights))
-    return tuple(ends(np.concatenate(values)) for values in found)
+    both = zip((ends(np.concatenate(values)) for values in found), measures, strict=True)
+    return tuple(_holding(of, measure(once)[0]) for of, measure in both)
+
+
+def _holding(of: Float64, value: Float64) -> Float64:
+    """An interval (2, ...), extended to a value (...)."""
+    return np.stack([np.minimum(of[0], value), np.maximum(of[1], value)])

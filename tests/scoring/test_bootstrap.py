@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fastdc.scoring import score
 from fastdc.scoring.bootstrap import (
     RESAMPLES,
     Ranked,
@@ -156,3 +157,40 @@ def test_f1_and_thresholds_by_hand() -> None:
     counts = ranked.counts(np.ones((1, 4), np.float32))
     assert ranked.scores.tolist() == [0.9, 0.8, 0.7]
     assert [first_reaching(counts[0], s)[0] for s in (0.1, 1 / 3, 0.34, 1.0)] == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("apart", [-6.0, -2.0, 0.0, 6.0])
+def test_every_interval_holds_its_measure(apart: float, *, ties: bool) -> None:
+    positive, scores = scored(40, 1, apart=apart, ties=ties)
+    p = 1 / (1 + np.exp(-np.stack([-scores, scores], axis=1)))
+    found = score(positive.astype(int), p / p.sum(axis=1, keepdims=True), ["no", "yes"], positive="yes")
+    for name in ("balanced_accuracy", "macro_f1", "auroc", "auprc"):
+        low, high = found.intervals.totals[name]
+        assert low - 1e-12 <= getattr(found, name) <= high + 1e-12, name
+    for name in ("f1", "auroc", "auprc"):
+        low, high = found.intervals.classes[name]
+        values = getattr(found.classes, name)
+        assert (low - 1e-12 <= values).all(), name
+        assert (values <= high + 1e-12).all(), name
+    assert found.positive is not None
+    for name, of in found.positive.estimates().items():
+        assert np.isnan(of.low) or of.low <= of.value <= of.high, name
+
+
+def test_exchanged_classes_have_a_remark() -> None:
+    positive, scores = scored(40, 1, apart=2.0)
+    p = 1 / (1 + np.exp(-np.stack([-scores, scores], axis=1)))
+    right, wrong = (score(of.astype(int), p, ["no", "yes"]) for of in (positive, ~positive))
+    assert right.below_chance == []
+    assert wrong.below_chance == [0, 1]
+    assert "AUROC of no, yes: below 0.5 by more than chance" in " ".join(str(wrong).split())
+    assert "more than chance" not in str(right)
+
+
+def test_a_few_wrong_images_are_no_sign_of_exchanged_classes() -> None:
+    assert score([0, 0, 1, 1], [[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [0.8, 0.2]]).below_chance == []
+    chance = np.random.default_rng(2)
+    p = chance.random((2000, 1))
+    found = [score(chance.integers(0, 2, 100), np.hstack([p, 1 - p])[k : k + 100]) for k in range(0, 2000, 100)]
+    assert sum(bool(one.below_chance) for one in found) <= 1
