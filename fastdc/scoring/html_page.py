@@ -12,6 +12,7 @@ from fastdc.scoring.text_page import (
     RIVALS_EXPLAINED,
     class_rows,
     confusion_lines,
+    counted,
     group_rows,
     positive_lines,
     positive_rows,
@@ -57,7 +58,7 @@ def html_body(score: ScoreNumbers, mistakes: Sequence[Mistake] = ()) -> str:
     if score.positive is not None:
         of = score.positive
         parts.append(f"<h2>{page.escaped(of.name)} against the rest</h2>")
-        counts = f"{of.images} images and {of.others} others; each measure with its 95 % interval."
+        counts = f"{counted(of.images, of.others)}; each measure with its 95 % interval."
         parts += [page.facts(positive_lines(score)), page.remark(counts)]
     if score.rivals:
         parts += [

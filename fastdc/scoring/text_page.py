@@ -16,6 +16,7 @@ MOST_ROWS = 20
 WORST = 15
 """Rows of a list that leaves some out."""
 
+_LINE = 100  # characters
 _MATRIX = 12  # most classes whose confusion matrix is printed
 _CONFUSIONS = 5  # the most frequent ones
 _NAME = 40  # characters of the name of a class or group
@@ -78,6 +79,11 @@ def refusal_line(score: ScoreNumbers) -> str:
     found = score.refusal
     steps = ", ".join(f"{percentage(found.at(part))} % without the {100 * part:g} %" for part in _REFUSED)
     return f"{steps} least certain; area {number(found.area)}"
+
+
+def counted(images: int, others: int) -> str:
+    """The numbers of images of the class that counts as positive, and of others."""
+    return f"{images} image{'s'[: images != 1]} and {others} other{'s'[: others != 1]}"
 
 
 def positive_lines(score: ScoreNumbers) -> list[tuple[str, str]]:
@@ -149,6 +155,9 @@ def remarks_of(score: ScoreNumbers) -> list[str]:
     for name, reason in score.undefined.items():
         by_reason.setdefault(reason, []).append(NAMES[name])
     remarks = [*(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()), *score.notes]
+    if below := score.below_chance:
+        names = ", ".join(short(score.class_names[k]) for k in below[:3]) + ", ..." * (len(below) > 3)
+        remarks.append(f"AUROC of {names}: below 0.5 by more than chance: are the labels of classes exchanged?")
     found = score.agreement
     if found is not None and found.promised is not None and found.share.high < found.promised:
         other = "these images are probably of another kind than the validation images"
@@ -294,11 +303,11 @@ def text_page(score: ScoreNumbers) -> str:
         score: The score.
     """
     lines = [f"{name:{_WIDTH}}{text}" for name, text in summary_of(score)]
-    remarks = [textwrap.fill(text, 100, initial_indent="* ", subsequent_indent="  ") for text in remarks_of(score)]
+    remarks = [textwrap.fill(text, _LINE, initial_indent="* ", subsequent_indent="  ") for text in remarks_of(score)]
     blocks = ["\n".join(lines), *(["\n".join(remarks)] if remarks else [])]
     if score.positive is not None:
         of = score.positive
-        head = f"{short(of.name)} against the rest: {of.images} images and {of.others} others"
+        head = f"{short(of.name)} against the rest: {counted(of.images, of.others)}"
         blocks.append("\n".join([head, *(f"{name:{_WIDTH}}{said}".rstrip() for name, said in positive_lines(score))]))
     if score.rivals:
         blocks.append(f"{aligned(rival_rows(score))}\n{RIVALS_EXPLAINED}")
@@ -311,7 +320,8 @@ def text_page(score: ScoreNumbers) -> str:
     which, remark = shown_classes(score)
     blocks.append("\n".join(filter(None, [aligned(class_rows(score, which)), remark])))
     if len(score.class_names) <= _MATRIX:
-        names = [shorten(short(name), 12) for name in score.class_names]
+        room = max(12, _LINE // (len(score.class_names) + 1) - 2)
+        names = [shorten(short(name), room) for name in score.class_names]
         rows = [[str(count or ".") for count in row] for row in score.confusion.tolist()]
         table = [["true \\ answer", *names], *([name, *row] for name, row in zip(names, rows, strict=True))]
         blocks.append(aligned(table))

@@ -18,6 +18,7 @@ import fastdc
 from fastdc import InputError
 from fastdc.data import digits_test
 from fastdc.scoring import MOST_GROUPS, Agreement, Score, check_groups, mistakes_of, probability_notes, score, score_of
+from fastdc.scoring.html_page import html_page
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -103,6 +104,24 @@ def test_one_class_alone_has_a_score() -> None:
 def test_no_evaluations_are_a_number() -> None:
     found = score([0, 1], [[0.9, 0.1], [0.2, 0.8]], ["a", "b"], evaluations=[0, 0])
     assert found.table["evaluations"][0] == 0.0
+
+
+def test_one_image_of_the_positive_class_has_an_f1() -> None:
+    found = score([1], [[0.2, 0.8]], ["a", "b"], positive="b")
+    assert found.positive is not None
+    assert found.positive.f1.value == found.classes.f1[1] == 1
+    assert "b against the rest: 1 image and 0 others" in str(found)
+    assert "1 image and 0 others;" in html_page(found)
+
+
+def test_the_confusion_matrix_has_whole_names_where_there_is_room() -> None:
+    names = ["No Finding", "Pleural Effusion"]
+    assert "Pleural Effusion\nNo Finding " in re.sub(
+        r" +", " ", str(score([0, 1], np.eye(2), names)).partition("true ")[2]
+    )
+    many = [f"{'a name that is long'} {k}" for k in range(12)]
+    matrix = str(score(np.arange(12), np.eye(12), many)).partition("true ")[2]
+    assert max(map(len, matrix.splitlines())) < 12 * 14 + 16
 
 
 def test_answers_need_not_be_the_most_probable() -> None:
