@@ -19,6 +19,7 @@ from fastdc.data.inputs import existing, existing_paths, folder_or_manifest
 from fastdc.data.levels import Window
 from fastdc.data.loaders import Source, join_columns, load_images
 from fastdc.data.manifests import SUFFIXES as MANIFESTS
+from fastdc.data.manifests import is_manifest
 from fastdc.data.notes import WholeInputError, show
 from fastdc.data.parts import Part, array_part, class_folder_part
 from fastdc.data.sets import ImageSet, LabelledImages
@@ -220,7 +221,9 @@ def load_with_labels(
 
 def _check_named(path: Path, classes: Sequence[str], reader: Reader, wanted: str) -> None:
     """Refuses a source that has no labels, or a folder of other classes, before any image is read."""
-    if path.is_dir():
+    if is_manifest(path):
+        _labelled(path, reader)
+    elif path.is_dir():
         part = _labelled(path, reader)
         match_classes((part and part.class_names) or (), classes, path)
     elif path.suffix.lower() not in (".npz", *MANIFESTS):

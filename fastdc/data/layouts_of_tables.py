@@ -25,7 +25,7 @@ import numpy as np
 
 from fastdc.data.budget import Budget
 from fastdc.data.inputs import existing
-from fastdc.data.manifests import LABEL_NAMES, PATH_NAMES, layout_of, plain_column, table_rows
+from fastdc.data.manifests import LABEL_NAMES, PATH_NAMES, SUFFIXES, layout_of, plain_column, table_rows
 from fastdc.data.notes import show
 from fastdc.support import InputError, Int64, Mask, checks, did_you_mean, shown, write_whole
 
@@ -79,9 +79,17 @@ class _Table:
         Raises:
             InputError: There is no such column.
         """
-        for name, cells in self.columns.items():
+        return [cell.strip() for cell in self.columns[self.spelled(wanted, why)]]
+
+    def spelled(self, wanted: str, why: str) -> str:
+        """The name of a column as the table spells it.
+
+        Raises:
+            InputError: There is no such column.
+        """
+        for name in self.columns:
             if plain_column(name) == plain_column(wanted):
-                return [cell.strip() for cell in cells]
+                return name
         has = ", ".join(show(name)[:40] for name in list(self.columns)[:20])
         raise InputError(
             f"{self.name}: has no column {shown(wanted)}, {why}; its columns are {has}"
@@ -163,6 +171,8 @@ def make_manifest(
     rng = np.random.default_rng(checks.seed(seed))
     if split is None and (found == "chexpert" if balance is None else balance):
         _balance(rows, rng)
+    if len(set(rows.labels)) == 1:
+        rows.notes.append(f"all rows are of one class, {show(rows.labels[0])}: training needs two")
     splits = _split(rows, shares, rng) if split is None else [split] * len(rows.lines)
     _write(target, rows, splits)
     return MadeManifest(target, found, _counts(rows, splits), tuple(rows.notes))
@@ -202,6 +212,8 @@ def _known_groups(cells: Sequence[str]) -> list[str]:
 
 
 def _read(path: Path) -> _Table:
+    if path.is_dir():
+        raise InputError(f"{show(path)}: is a folder: expected a table ({', '.join(SUFFIXES)})")
     rows = table_rows(path, Budget(None))
     header = next(rows, None)
     if header is None:
@@ -234,6 +246,7 @@ def _select(rows: _Table, layout: str, column: str | None, against: str, root: P
 def _chexpert(rows: _Table, finding: str, against: str, root: Path) -> None:
     """The selection of Favero et al., for any finding."""
     why = "which a CheXpert table has"
+    finding, against = (rows.spelled(name, why).strip() for name in (finding, against))
     paths = rows.column("Path", why)
     first = np.array([bool(_FIRST_VIEW.search(path)) for path in paths])
     rows.keep(first, "not the first frontal view of a first study")
@@ -243,6 +256,7 @@ def _chexpert(rows: _Table, finding: str, against: str, root: Path) -> None:
     own, other = (one[~uncertain] for one in values)
     rows.keep(own + other == 1, f"both of {finding} and {against}, or neither")
     rows.labels = [finding if mark else against for mark in own[own + other == 1]]
+    rows.notes += [f"no row of {name} is left" for name in (finding, against) if name not in rows.labels]
     paths = rows.column("Path", why)
     rows.groups = [found.group(1) if (found := _PATIENT.search(path)) else path for path in paths]
     rows.files = _placed(rows, [path.replace("\\", "/") for path in paths], root, (str, _without_first))
@@ -266,7 +280,7 @@ def _marks(rows: _Table, name: str, cells: Sequence[str]) -> Int64:
 def _isic(rows: _Table, column: str, root: Path) -> None:
     why = "which an ISIC table has"
     names, targets = rows.column("image_name", why), rows.column(column, why)
-    rows.labels = [_TARGETS.get(target, target) if column == "target" else target for target in targets]
+    rows.labels = [_TARGETS.get(target, target) if plain_column(column) == "target" else target for target in targets]
     rows.files = _placed(rows, names, root, tuple(_in_folder(f, s) for f in _IMAGE_FOLDERS for s in _SUFFIXES))
     rows.groups = _known_groups(rows.column("patient_id", why)) if rows.has("patient_id") else []
     rows.keep(np.array([bool(label) for label in rows.labels]), f"without a {column}")

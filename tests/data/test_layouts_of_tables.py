@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdc.data import LAYOUTS, load_images, load_labelled, make_manifest
+from fastdc.data import LAYOUTS, load_images, load_labelled, load_with_labels, make_manifest
 from fastdc.support import InputError
 
 HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Cardiomegaly", "Pleural Effusion")
@@ -246,3 +246,42 @@ def test_marks_and_tables_are_checked(tmp_path: Path) -> None:
     table.write_text("\n".join([lines[0], lines[2]]))
     with pytest.raises(InputError, match="no row is left: 1 rows left out: not the first frontal view"):
         make_manifest(table, tmp_path / "m.csv")
+
+
+def test_classes_are_spelled_as_the_table_spells_them(tmp_path: Path) -> None:
+    made = make_manifest(
+        chexpert(tmp_path, 60), tmp_path / "m.csv", label_column="pleural effusion", against="no finding"
+    )
+    assert {label for counts in made.counts.values() for label in counts} == {"Pleural Effusion", "No Finding"}
+    (tmp_path / "i.csv").write_text("image_name,Target\n" + "".join(f"{k},{k % 2}\n" for k in range(4)))
+    for k in range(4):
+        Image.new("L", (4, 4)).save(tmp_path / f"{k}.png")
+    made = make_manifest(tmp_path / "i.csv", tmp_path / "m.csv", label_column="TARGET", split="test")
+    assert set(made.counts["test"]) == {"benign", "melanoma"}
+
+
+def test_one_class_alone_is_noted(tmp_path: Path) -> None:
+    rows = [f"train/patient{k}/study1/view1_frontal.jpg,1,0" for k in range(4)]
+    for row in rows:
+        (tmp_path / row.partition(",")[0]).parent.mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / row.partition(",")[0])
+    table = table_of(tmp_path, "Path,No Finding,Cardiomegaly", rows)
+    made = make_manifest(table, tmp_path / "m.csv", label_column="Cardiomegaly")
+    assert made.notes[-2:] == (
+        "no row of Cardiomegaly is left",
+        "all rows are of one class, No Finding: training needs two",
+    )
+    two = make_manifest(chexpert(tmp_path, 60), tmp_path / "two.csv")
+    assert not any("one class" in note or "is left" in note for note in two.notes)
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder: expected a table \(.csv, .tsv, .jsonl, .parquet\)"):
+        make_manifest(tmp_path, tmp_path / "m.csv")
+
+
+def test_a_published_table_is_no_labelled_set_yet(tmp_path: Path) -> None:
+    """Wherever labels are needed, the message names what is missing and what makes it."""
+    words = "has no column for the labels .*; fastdc manifest makes a manifest of this chexpert table"
+    with pytest.raises(InputError, match=words):
+        load_with_labels(chexpert(tmp_path, 4), (1, 4, 4), classes=("a", "b"))
