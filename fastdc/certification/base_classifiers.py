@@ -118,7 +118,7 @@ class DiffusionBase:
         rule = self.job.rule
         if rule.decision not in (None, "mean"):
             raise InputError(
-                f"certificates are of the decision by the mean error, but rule {rule.name}, as given, needs "
+                f"certificates are of the decision by the mean error, but {rule.called} needs "
                 f"decision={rule.decision}: expected another rule"
             )
 

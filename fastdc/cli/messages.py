@@ -62,8 +62,10 @@ def as_typed(message: str, command: click.Command | None) -> str:
 
     if "rule" in typed:
         line = re.sub(r"^((?:each of )?)rule (\w+): (\w+)(?= )", r"\1--rule \2: -o \3", line)
+        line = re.sub(r"^(rule \w+ with )(?=compat=)", r"\1-o ", line)
         if re.match(r"rule \w+ needs \w+=\.\.\.", line):
-            line = re.sub(r"\b(\w+)=\.\.\.", r"-o \1=...", line)
+            line = re.sub(r"\b(\w+)=(?=\.\.\.|\()", r"-o \1=", line)
+            line = re.sub(r"=\((\d+), (\d+)\)", r"=\1,\2", line)
     line = re.sub(rf"^(?:each of )?(?P<name>{word}){_SAYS}", option, line)
     if command is not None and command.name == "train":
         line = line.replace("shape=(channels, height, width)", "--size PIXELS and --channels 1 or 3")

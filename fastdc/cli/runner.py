@@ -165,7 +165,7 @@ def promise(delta: float) -> str:
 
 
 def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:
-    """The options of a rule from "name=value" entries. Values are JSON; lists may omit their brackets.
+    """The options of a rule from "name=value" entries. Values are JSON; lists may omit brackets and end in a comma.
 
     Raises:
         InputError: An entry has another form, or an option is given twice.
@@ -178,7 +178,9 @@ def rule_options(entries: tuple[str, ...]) -> dict[str, Any]:
         if name in options:
             raise InputError(f"--rule-option {name!r:.80} is given twice")
         try:
-            options[name] = json.loads(f"[{text}]" if "," in text and not text.startswith("[") else text)
+            options[name] = json.loads(
+                f"[{text.removesuffix(',')}]" if "," in text and not text.startswith("[") else text
+            )
         except (ValueError, RecursionError):
             options[name] = text
     return options

@@ -56,9 +56,7 @@ class Settings:
             options = own.options(model, options)
         job = Job.of(model, networks, options, encoder)
         if job.rule.decision not in (None, options.decision):
-            raise InputError(
-                f"rule {job.rule.name}, as given, needs decision={job.rule.decision}, got {options.decision}"
-            )
+            raise InputError(f"{job.rule.called} needs decision={job.rule.decision}, got {options.decision}")
         return cls(job, options.decision, float(value), own)
 
     @property

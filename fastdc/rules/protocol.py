@@ -105,6 +105,11 @@ class AbstractRule(ABC):
         """The decision that the rule is made for; None: any."""
         return None
 
+    @property
+    def called(self) -> str:
+        """The rule in a message about its decision: its name, and the option that asks for the decision."""
+        return f"rule {self.name}"
+
     def votes_of(self, errors: Floats) -> Int64 | None:
         """Votes of the classes, int64 (n, K), if the rule counts them in its own way; None: as the decision does.
 

@@ -72,7 +72,8 @@ def make_rule(
     except TypeError:
         needed = [f.name for f in dataclasses.fields(kind) if _required(f)]  # type: ignore[arg-type]
         missing = [name for name in needed if name not in options]
-        raise InputError(f"rule {rule} needs {', '.join(f'{name}=...' for name in missing)}") from None
+        such = ", such as n_samples=(11, 51) and to_keep=(3, 1)" if "n_samples" in needed else ""
+        raise InputError(f"rule {rule} needs {', '.join(f'{name}=...' for name in missing)}{such}") from None
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:

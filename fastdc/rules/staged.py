@@ -100,7 +100,7 @@ def checked_stages(
 
     Args:
         name: Name of the rule, for the message.
-        n_samples: Numbers of draws after which the stages end.
+        n_samples: Numbers of draws after which the stages end; a number alone is one stage.
         to_keep: Numbers of classes that stay.
         grows: Whether to_keep may increase.
 
@@ -108,7 +108,7 @@ def checked_stages(
         InputError: They are no whole numbers, not equally many, or not in order.
     """
     n_samples, to_keep = (
-        checks.wholes(f"rule {name}: {field}", values)
+        checks.wholes(f"rule {name}: {field}", (values,) if checks.is_number(values) else values)
         for field, values in (("n_samples", n_samples), ("to_keep", to_keep))
     )
     if len(n_samples) != len(to_keep):

@@ -60,6 +60,11 @@ class Votes(AbstractRule):
         """The count of the released code is a decision by votes."""
         return None if self.compat is None else "vote"
 
+    @property
+    def called(self) -> str:
+        """The rule in a message about its decision, with compat, which asks for it."""
+        return "rule votes" if self.compat is None else f"rule votes with compat={self.compat}"
+
     def evaluations(self, n_classes: int) -> int:
         """Computes the exact number of network evaluations of a request.
 

@@ -140,7 +140,17 @@ LI = ("--rule", "staged", "-o", "n_samples=2,6", "-o", "to_keep=4,1", "-o", "com
         ("demo", ("--rule", "race", "-o", "alpha=1"), "error: --rule race (calibrated) has no option 'alpha': it has"),
         ("classify", (*PAIRED, "-o", "limit=1"), "--rule paired has no option 'limit'"),
         ("classify", (*PAIRED, "-o", "alpha=2"), "--rule paired: -o alpha must lie strictly between"),
-        ("classify", ("--rule", "staged"), "--rule staged needs -o n_samples=..., -o to_keep=..."),
+        (
+            "classify",
+            ("--rule", "staged"),
+            "--rule staged needs -o n_samples=..., -o to_keep=..., such as -o n_samples=11,51",
+        ),
+        ("classify", ("--rule", "votes"), "-o to_keep=..., such as -o n_samples=11,51 and -o to_keep=3,1"),
+        (
+            "classify",
+            ("--rule", "votes", "-o", "n_samples=11", "-o", "to_keep=1", "-o", "compat=favero"),
+            "--rule votes with -o compat=favero needs --decision vote, got mean",
+        ),
         ("classify", (*STAGED, "--draws", "8"), "needs --draws 6, got 8"),
         ("classify", (*LI, "--first", "0.5"), "expected no --first beside it"),
         ("classify", (*LI, "--levels", "0.3", "1"), "expected no --levels beside it"),

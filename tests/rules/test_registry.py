@@ -106,7 +106,10 @@ def test_a_description_names_the_rule_inside_a_rule() -> None:
         (lambda: make("ttest", {"alpha": 1}), ("no option 'alpha'", "min_scores, cutoff_pval, max_scores, every")),
         (lambda: make("race", {"speed": 1}), ("rule paired has no option 'speed'",)),
         (lambda: make("race", {"alpha": 1}, calibrated=CALIBRATED), ("rule calibrated has no option 'alpha'",)),
-        (lambda: make("staged"), ("rule staged needs n_samples=..., to_keep=...",)),
+        (
+            lambda: make("staged"),
+            ("rule staged needs n_samples=..., to_keep=..., such as n_samples=(11, 51) and to_keep=(3, 1)",),
+        ),
         (lambda: make("staged", {"n_samples": (1,)}), ("rule staged needs to_keep=...",)),
         (lambda: make("sift"), ("rule sift needs threshold=...",)),
         (lambda: make("calibrated"), ("needs a calibration", "fastdc calibrate")),
@@ -126,3 +129,12 @@ def test_a_description_names_the_rule_inside_a_rule() -> None:
 )
 def test_other_values_are_refused_as_rules(call: Callable[[], Any], parts: tuple[str, ...]) -> None:
     fails_with(call, *parts, kind=InputError)
+
+
+@pytest.mark.parametrize("rule", ["staged", "votes"])
+def test_one_stage_needs_no_list(rule: str) -> None:
+    assert make(rule, {"n_samples": 11, "to_keep": 1}) == make(rule, {"n_samples": (11,), "to_keep": [1]})
+    with pytest.raises(InputError, match="n_samples must be a list of whole numbers, got 'x'"):
+        make(rule, {"n_samples": "x", "to_keep": 1})
+    with pytest.raises(InputError, match=r"each of rule .*: n_samples must be"):
+        make(rule, {"n_samples": 1.5, "to_keep": 1})

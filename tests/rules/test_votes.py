@@ -173,7 +173,7 @@ def test_runs_of_a_classifier_are_those_of_the_loops() -> None:
     assert theirs.provenance["rule"]["compat"] == "favero"
     fails_with(
         lambda: made.classify(images, rule="votes", rule_options=options | {"compat": "favero"}),
-        "rule votes, as given, needs decision=vote, got mean",
+        "rule votes with compat=favero needs decision=vote, got mean",
         kind=InputError,
     )
 
