@@ -33,19 +33,32 @@ def could_be_a_digit(size: tuple[int, int], thumbnail: NDArray[np.uint8]) -> boo
         size: Its stored (height, width).
         thumbnail: The picture as RGB, uint8 (3, h, w).
     """
+    return unlike_a_digit(size, thumbnail) is None
+
+
+def unlike_a_digit(size: tuple[int, int], thumbnail: NDArray[np.uint8]) -> str | None:
+    """Why a picture cannot be of a digit; None if it could.
+
+    Args:
+        size: Its stored (height, width).
+        thumbnail: The picture as RGB, uint8 (3, h, w).
+    """
     pixels = thumbnail / 255.0
     grey = pixels.mean(axis=0)
     edges = grey[:, [0, 1, -2, -1]]
     level = float(np.median(edges))
     distance = np.abs(grey - level)
-    return bool(
-        min(size) <= _LARGEST
-        and (pixels.max(axis=0) - pixels.min(axis=0)).mean() < _GREY
-        and min(level, 1 - level) < _EXTREME
-        and (np.abs(edges - level) <= _NEAR).mean() > _EVEN
-        and (distance <= _NEAR).mean() > _BACKGROUND
-        and _STROKES[0] < (distance > _FAR).mean() < _STROKES[1]
-    )
+    strokes = (distance > _FAR).mean()
+    reasons = {
+        f"both sides are above {_LARGEST} pixels": min(size) > _LARGEST,
+        "it has colours": (pixels.max(axis=0) - pixels.min(axis=0)).mean() >= _GREY,
+        "its left and right edges are neither black nor white": min(level, 1 - level) >= _EXTREME,
+        "its left and right edges are not even": (np.abs(edges - level) <= _NEAR).mean() <= _EVEN,
+        "too little of it is background": (distance <= _NEAR).mean() <= _BACKGROUND,
+        "too little of it is strokes": strokes <= _STROKES[0],
+        "too much of it is strokes": strokes >= _STROKES[1],
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def refuse_others(name: str, size: tuple[int, int], thumbnail: NDArray[np.uint8]) -> None:
@@ -54,14 +67,15 @@ def refuse_others(name: str, size: tuple[int, int], thumbnail: NDArray[np.uint8]
     Raises:
         InputError: It is not, and the message says how to choose a model.
     """
-    if could_be_a_digit(size, thumbnail):
+    reason = unlike_a_digit(size, thumbnail)
+    if reason is None:
         return
     from fastdc.bundle import shipped_models
 
     raise InputError(
-        f"{name} does not look like a digit, and the default model knows nothing else: give --model, one of "
-        f"{', '.join(shipped_models())} or a folder of your own (fastdc train photos/ --out run, then fastdc export "
-        "run my-model), or --model digits to use it all the same"
+        f"{name} does not look like a digit, as {reason}, and the default model knows nothing else: give --model, "
+        f"one of {', '.join(shipped_models())} or a folder of your own (fastdc train photos/ --out run, then fastdc "
+        "export run my-model), or --model digits to use it all the same"
     )
 
 

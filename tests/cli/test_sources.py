@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fastdc.cli.digit_pictures import could_be_a_digit, refuse_bright
+from fastdc.cli.digit_pictures import could_be_a_digit, refuse_bright, unlike_a_digit
 from fastdc.cli.sources import expanded
 from fastdc.data import digits_test, load_images
 from fastdc.support import InputError
@@ -196,13 +196,37 @@ def test_crops_of_photos_could_not(tmp_path: Path) -> None:
     assert passed <= 1
 
 
+def test_the_reason_against_a_digit_is_named(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    black = np.zeros((3, 28, 28), np.uint8)
+    drawn = black.copy()
+    drawn[:, 8:20, 12:15] = 255
+    red, full, grey, uneven = drawn.copy(), drawn.copy(), np.full_like(black, 120), drawn.copy()
+    red[1:] = 0
+    red[0, :, 4:24] = 200
+    full[:, :, 3:25] = 255
+    uneven[:, :14, -2:] = 255
+    for picture, size, reason in (
+        (drawn, (28, 28), None),
+        (drawn, (300, 200), "both sides are above 128 pixels"),
+        (red, (28, 28), "it has colours"),
+        (grey, (28, 28), "its left and right edges are neither black nor white"),
+        (uneven, (28, 28), "its left and right edges are not even"),
+        (black, (28, 28), "too little of it is strokes"),
+        (full, (28, 28), "too little of it is background"),
+    ):
+        assert unlike_a_digit(size, picture) == reason
+    Image.fromarray(black[0]).save("black.png")
+    cli.refuses("classify", "black.png", naming="like a digit, as too little of it is strokes, and the default model")
+
+
 def test_a_photo_needs_a_model(cli: Cli, digits: Path) -> None:
     photo().save("photo.png")
     np.save("photos.npy", np.asarray(photo())[None])
     Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257).save("deep.png")
     before = sorted(digits.rglob("*"))
     for name in ("photo.png", "photos.npy", "deep.png", "*o.png"):
-        cli.refuses("classify", "digits", name, naming="does not look like a digit, and the default model")
+        cli.refuses("classify", "digits", name, naming="does not look like a digit, as ")
         cli.refuses("certify", "--data", name, "--sigma", "0.25", "--out", "run.tsv", naming="give --model, one of dig")
     assert sorted(digits.rglob("*")) == before
     chosen = cli("classify", "photo.png", "--model", "digits", "--draws", "2")
