@@ -42,6 +42,7 @@ class ImageCounterfactual:
         before: The answer to the image.
         after: The answer to the counterfactual.
         of_factual: The answer to the factual reconstruction.
+        same: Whether the class to reach is the image's own, so that nothing can flip.
         flipped: Whether the answer to the counterfactual is the class to reach, and that is another class.
         kept: Whether the answer to the factual reconstruction is the image's own class.
         evaluations: Network evaluations spent on the image, for pictures and answers.
@@ -57,6 +58,7 @@ class ImageCounterfactual:
     before: ImageResult
     after: ImageResult
     of_factual: ImageResult
+    same: bool
     flipped: bool
     kept: bool
     evaluations: int
@@ -73,7 +75,7 @@ class ImageCounterfactual:
             name: {"name": answer.name, "probabilities": answer.probabilities}
             for name, answer in (("before", self.before), ("after", self.after), ("of_factual", self.of_factual))
         }
-        names = ("index", "own", "target", "flipped", "kept", "evaluations")
+        names = ("index", "own", "target", "same", "flipped", "kept", "evaluations")
         made: dict[str, Any] = plain({**known, **{name: getattr(self, name) for name in names}, **moved, **answers})
         return made
 
@@ -125,6 +127,19 @@ class Counterfactuals(Sequence[ImageCounterfactual]):
     def provenance(self) -> dict[str, Any]:
         """Everything that reproduces the pictures."""
         return {**self.before.provenance, "edit": self.edit}
+
+    @property
+    def same(self) -> Mask:
+        """Bool (m,), whether the class to reach is the image's own: such images count neither as flipped nor as not."""
+        return np.asarray(self.own == self.target)
+
+    @property
+    def outcome(self) -> str:
+        """How many answers flipped, of the images that were to reach another class, and how many kept their class."""
+        same, kept = int(self.same.sum()), int(self.kept.sum())
+        had = f" ({same} {'was' if same == 1 else 'were'} of the class to reach already)" if same else ""
+        check = "1 factual reconstruction kept its" if kept == 1 else f"{kept} factual reconstructions kept their"
+        return f"{int(self.flipped.sum())} of {len(self) - same} flipped{had}, {check} class"
 
     @property
     def flipped(self) -> Mask:
@@ -189,6 +204,7 @@ class Counterfactuals(Sequence[ImageCounterfactual]):
             before=before,
             after=self.after[row],
             of_factual=self.of_factual[row],
+            same=bool(self.same[row]),
             flipped=bool(self.flipped[row]),
             kept=bool(self.kept[row]),
             evaluations=int(self.evaluations[row]),
@@ -202,6 +218,7 @@ class Counterfactuals(Sequence[ImageCounterfactual]):
             **({} if self.before.ids is None else {"image": self.before.ids}),
             "own": keys[self.own],
             "target": keys[self.target],
+            "same": self.same,
             "flipped": self.flipped,
             "kept": self.kept,
             "p(target) before": self.before.probabilities[rows, self.target],
@@ -245,7 +262,7 @@ class Counterfactuals(Sequence[ImageCounterfactual]):
         )
 
     def _arrays(self) -> dict[str, Any]:
-        arrays = {name: getattr(self, name) for name in (*_PER_IMAGE, "flipped", "kept")}
+        arrays = {name: getattr(self, name) for name in (*_PER_IMAGE, "same", "flipped", "kept")}
         for name in _ANSWERS:
             answers: Classification = getattr(self, name)
             arrays |= {f"{name}_labels": answers.labels, f"{name}_probabilities": answers.probabilities}
@@ -256,9 +273,8 @@ class Counterfactuals(Sequence[ImageCounterfactual]):
         n = len(self)
         if not n:
             return "Counterfactuals(0 images)"
-        told = f"{int(self.flipped.sum())} flipped, {int(self.kept.sum())} factual reconstructions kept their class"
         return (
-            f"Counterfactuals({n} image{'s'[: n != 1]} by {self.edit['name']}: {told}; "
+            f"Counterfactuals({n} image{'s'[: n != 1]} by {self.edit['name']}: {self.outcome}; "
             f"{self.evaluations.mean():.1f} evaluations per image, {self.seconds:.2f} s)"
         )
 

@@ -163,6 +163,9 @@ def test_classes_answers_and_costs() -> None:
     named = counterfactuals(clf, images, to="class 2", from_=[0, 1, 2, 0], steps=4, ratio=3.0)
     assert named.target.tolist() == [2, 2, 2, 2]
     assert not named.flipped[2]
+    assert named.same.tolist() == [False, False, True, False]
+    assert named[2].to_dict()["same"] is True
+    assert "of 3 flipped (1 was of the class to reach already)" in repr(named)
     np.testing.assert_array_equal(named.factual[2], named.counterfactual[2])
 
 
