@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastdc.support import InputError, require, write_whole
+from fastdc.support import InputError, require, shown, write_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -29,8 +29,12 @@ def figure_path(path: str | os.PathLike[str]) -> Path:
         path: Path with the suffix .png, .svg or .pdf.
 
     Raises:
-        InputError: The path has another suffix.
+        InputError: It is no path, as if arguments were swapped, or has another suffix.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"the first argument is the path of the figure, and what it draws the second: got {shown(path)}"
+        )
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: a figure is written as .png, .svg or .pdf, got suffix {target.suffix!r}")
