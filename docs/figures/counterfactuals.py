@@ -27,7 +27,6 @@ from fastdc.explanation import counterfactuals  # noqa: E402
 from fastdc.figures import counterfactual_sheet  # noqa: E402
 
 COUNT = 10
-SCALES = {"phantoms": 0.5}  # of the differences
 STARTS = {"shapes": 1.5}  # ratios that are not the default's
 
 
@@ -51,9 +50,7 @@ def main() -> None:
             side.clf, some.images, from_=some.labels, to=target, decoder=side.decoder, ratio=STARTS.get(name)
         )
         title = f"{name}: {made.edit['name']} from ratio {made.edit['ratio']:g}, w = {made.edit['guidance']:g}"
-        path = counterfactual_sheet(
-            HERE / f"counterfactuals-{name}.png", made, title=title, scale=SCALES.get(name, 1.0)
-        )
+        path = counterfactual_sheet(HERE / f"counterfactuals-{name}.png", made, title=title)
         drawn_in = Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
         drawn_in.save(path, optimize=True)  # a palette of 256 colours keeps the file below 100 kB
         print(f"{path}: {made}")

@@ -19,7 +19,7 @@ from fastdc.explanation.judging import (
     pointing_game,
 )
 from fastdc.explanation.level_curves import level_curves
-from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture
+from fastdc.explanation.map_pictures import brightness_picture, overlay_picture, scale_of, signed_picture
 from fastdc.explanation.page import MOST_IMAGES
 from fastdc.explanation.paired_pixels import CONTROLS, p_values, significant_pixels
 from fastdc.explanation.perturbing import BASELINES, Curves, deletion, insertion
@@ -48,6 +48,7 @@ __all__ = [
     "average_precision",
     "best_share",
     "bootstrap_mean",
+    "brightness_picture",
     "check_explanation",
     "counterfactuals",
     "deletion",

@@ -1,8 +1,10 @@
 """Maps as pictures, for pages and figures.
 
-Positive values are blue, negative ones orange, zero is neutral: colours that most colour-blind people tell apart (Okabe
-& Ito, "Color universal design", 2008). The strength of a colour grows with the square root of a value, so that small
-ones can be seen; values beyond the scale have the full colour.
+What speaks for a class is blue, what speaks against it orange, zero is neutral: colours that most colour-blind people
+tell apart (Okabe & Ito, "Color universal design", 2008). Differences of brightness are no evidence and have colours of
+their own: brighter pixels are green, darker ones purple (PRGn of ColorBrewer, which they tell apart, too). The strength
+of a colour grows with the square root of a value, so that small ones can be seen; values beyond the scale have the full
+colour.
 """
 
 import numpy as np
@@ -11,6 +13,9 @@ import numpy.typing as npt
 from fastdc.support import Float64, Floats, Mask, html_pages
 
 Picture = npt.NDArray[np.uint8]
+
+GREEN, PURPLE = (27, 120, 55), (118, 42, 131)
+"""Brighter and darker: RGB in 0 ... 255."""
 
 _NEUTRAL = 240.0
 _GREY = (60.0, 180.0)  # black and white of an image below colours, so that both colours stand out
@@ -41,6 +46,22 @@ def signed_picture(values: Floats, scale: float) -> Picture:
         [[240, 240, 240], [0, 114, 178], [213, 94, 0]]
     """
     return _coloured(values, _strength(values, scale), np.full((*values.shape, 3), _NEUTRAL))
+
+
+def brightness_picture(values: Floats, scale: float) -> Picture:
+    """A difference of two pictures (h, w) as a picture, uint8 (h, w, 3): green where it is brighter, purple if darker.
+
+    Args:
+        values: The difference.
+        scale: The value that has the full colour.
+
+    Example:
+        >>> from fastdc.explanation import brightness_picture
+        >>> brightness_picture(np.array([[0.0, 2.0, -2.0]]), 2.0)[0].tolist()
+        [[240, 240, 240], [27, 120, 55], [118, 42, 131]]
+    """
+    below = np.full((*values.shape, 3), _NEUTRAL)
+    return _coloured(values, _strength(values, scale), below, colours=(GREEN, PURPLE))
 
 
 def overlay_picture(image: npt.NDArray[np.generic], values: Floats, significant: Mask, scale: float) -> Picture:
@@ -74,6 +95,12 @@ def _strength(values: Floats, scale: float) -> Float64:
     return np.asarray(np.sqrt(np.clip(np.abs(values.astype(np.float64)) / scale, 0, 1)))
 
 
-def _coloured(values: Floats, strength: Float64, below: Float64) -> Picture:
-    colour = np.where((values > 0)[:, :, None], np.array(html_pages.BLUE), np.array(html_pages.ORANGE))
+def _coloured(
+    values: Floats,
+    strength: Float64,
+    below: Float64,
+    *,
+    colours: tuple[tuple[int, int, int], tuple[int, int, int]] = (html_pages.BLUE, html_pages.ORANGE),
+) -> Picture:
+    colour = np.where((values > 0)[:, :, None], np.array(colours[0]), np.array(colours[1]))
     return np.rint(below + strength[:, :, None] * (colour - below)).astype(np.uint8)

@@ -9,7 +9,13 @@ from fastdc.explanation.arrays import LATENTS, WAVELET, ExplanationArrays, Image
 from fastdc.explanation.counterfactual_result import ImageCounterfactual
 from fastdc.explanation.error_maps import BANDS
 from fastdc.explanation.level_curves import curves_svg
-from fastdc.explanation.map_pictures import overlay_picture, scale_of, signed_picture, width_picture
+from fastdc.explanation.map_pictures import (
+    brightness_picture,
+    overlay_picture,
+    scale_of,
+    signed_picture,
+    width_picture,
+)
 from fastdc.explanation.paired_pixels import half_width
 from fastdc.support import Floats, InputError
 from fastdc.support import html_pages as page
@@ -195,7 +201,10 @@ def _counterfactual(other: ImageCounterfactual) -> str:
     pictures = (
         (page.picture(other.factual), f"Factual reconstruction, as {other.own}."),
         (page.picture(other.counterfactual), f"Counterfactual, as {other.target}."),
-        (signed_picture(change, scale), f"Its difference: blue brighter, orange darker, full colour at ±{scale:.2g}."),
+        (
+            brightness_picture(change, scale),
+            f"Counterfactual minus factual: green brighter, purple darker, full colour at ±{scale:.2g}.",
+        ),
     )
     made = "".join(page.figure(page.image(pixels, text), text) for pixels, text in pictures)
     return f'<h3>What would change the answer</h3><div class="pictures">{made}</div>{page.remark(answers)}'
