@@ -73,6 +73,8 @@ def run(images: tuple[str, ...], against: str | None, explained: str | None, as_
             click.echo(text_line(one) + ("" if other is None else f"\t{_told(other)}"))
     _write(found, edited, paths, quiet=options["quiet"])
     if not options["quiet"]:
+        if found.turned.any():
+            click.echo(_turned(found, str(against)), err=True)
         click.echo(_summary(found, loaded.labels), err=True)
         if edited is not None:
             click.echo(_edits(edited), err=True)
@@ -116,7 +118,7 @@ def text_line(one: ImageExplanation) -> str:
     parts = (
         f"image {one.index}" if one.image is None else one.image,
         f"{one.name} {one.probability:.3f}",
-        f"{own} against {other}",
+        f"{own} against {other}{', its runner-up' if one.turned else ''}{', undecided' if one.undecided else ''}",
         f"for: {one.region_for}",
         f"against: {one.region_against}",
         f"{one.evaluations} evaluations",
@@ -164,7 +166,8 @@ def _edits(edited: Counterfactuals) -> str:
     """How many edits did what they should, and what they took."""
     flipped, kept, n = int(edited.flipped.sum()), int(edited.kept.sum()), len(edited)
     cost = f"{int(edited.evaluations.sum()):,} evaluations, {edited.seconds:.2f} s"
-    check = f"{kept} of {n} factual reconstructions keep their class"
+    keep = "reconstruction keeps its" if n == 1 else "reconstructions keep their"
+    check = f"{kept} of {n} factual {keep} class"
     return f"counterfactuals: {flipped} of {n} are taken for the class against, {check}; {cost}"
 
 
@@ -186,9 +189,21 @@ def _write(found: Explanation, edited: Counterfactuals | None, paths: dict[str, 
             click.echo(f"saved        {path}", err=True)
 
 
+def _turned(found: Explanation, against: str) -> str:
+    """How many images are explained against another class than the one that was named."""
+    turned, n = int(found.turned.sum()), len(found)
+    are = f"of {n} images {'is' if turned == 1 else 'are'}" if n > 1 else "image is"
+    return (
+        f"note: {turned} {are} answered {against}, and explained against the runner-up; --class explains one class in "
+        "every image"
+    )
+
+
 def _summary(found: Explanation, truth: Any) -> str:
     n = len(found)
     right = "" if truth is None else f", {int(np.count_nonzero(found.answers.labels == truth))} of {n} answers right"
     where = "" if found.space == "pixels" else f"; maps of {found.space}"
     count = f"{n} image{'s'[: n != 1]}"
-    return f"{count}, {int(found.evaluations.sum()):,} evaluations, {found.seconds:.2f} s{right}{where}"
+    undecided = sum(bool(one.undecided) for one in found)
+    within = f", {undecided} undecided (differences within their noise)" if undecided else ""
+    return f"{count}, {int(found.evaluations.sum()):,} evaluations, {found.seconds:.2f} s{within}{right}{where}"

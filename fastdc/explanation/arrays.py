@@ -25,7 +25,7 @@ from fastdc.support import (
 
 PIXELS, WAVELET, LATENTS = "pixels", "pixels, from Haar coefficients", "latents, upsampled"
 PER_IMAGE = ("images", "classes", "against", "maps", "standard_errors", "significant", "channels", "bands",
-              "pair_errors", "class_draws", "evaluations")  # fmt: skip
+              "pair_errors", "class_draws", "evaluations", "turned")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +46,8 @@ class ImageExplanation:
         errors: Mean error of each class by name, as in ``fastdc.ImageResult``.
         probabilities: Probability of each class by name.
         race: Draws at which each class was evaluated before it was dropped, by name; those with the most were not.
+        gap_half_width: Half width of the 95 % interval of `gap` over the noise; NaN of a single observation.
+        turned: Whether the class that was named against it is its own, so that its runner-up took the place.
         evaluations: Network evaluations spent on the image, for the answer and for the map.
         space: Where the map was made, as in :class:`ExplanationArrays`.
         image: Its name, such as the path of its file; None for an image in memory.
@@ -67,6 +69,8 @@ class ImageExplanation:
     errors: dict[str, float]
     probabilities: dict[str, float]
     race: dict[str, int]
+    gap_half_width: float
+    turned: bool
     evaluations: int
     space: str
     image: str | None = None
@@ -86,6 +90,18 @@ class ImageExplanation:
         """The mean of the map: how much larger the mean error of the class against is (but see `maps`)."""
         return float(self.map.mean(dtype=np.float64))
 
+    @property
+    def undecided(self) -> bool | None:
+        """Whether the difference of errors is within its noise: the other class is as good; None: not known."""
+        difference = (self.pair_errors[1].astype(np.float64) - self.pair_errors[0]).mean()
+        return None if np.isnan(self.gap_half_width) else bool(abs(difference) <= self.gap_half_width)
+
+    @property
+    def smallest_difference(self) -> float:
+        """The smallest difference of errors that may fill a figure: smaller ones are noise, or rounding."""
+        rounding = 1e-4 * float(np.abs(self.pair_errors).mean(dtype=np.float64))
+        return max(rounding, float(np.nan_to_num(self.gap_half_width)), 1e-30)
+
     def to_dict(self) -> dict[str, Any]:
         """All but arrays as JSON values."""
         known = {} if self.image is None else {"image": self.image}
@@ -98,7 +114,10 @@ class ImageExplanation:
             "probability": self.probability,
             "explained": self.names[0],
             "against": self.names[1],
+            "turned": self.turned,
             "gap": self.gap,
+            "gap_half_width": None if np.isnan(self.gap_half_width) else self.gap_half_width,
+            "undecided": self.undecided,
             "for": self.region_for.to_dict(),
             "opposed": self.region_against.to_dict(),
             "bands": spans,
@@ -143,6 +162,7 @@ class ExplanationArrays(Sequence[ImageExplanation]):
         class_draws: int64 (m, K), draws at which each class was evaluated for the answer; of several prompts of a
             class, the most.
         evaluations: int64 (m,), network evaluations spent on each image, for the answer and for the map.
+        turned: bool (m,), images whose class is the one that was named against them: `against` is their runner-up.
         test: alpha, control, count of observations, and smooth, see :func:`explain`.
         space: Where maps were made: "pixels", "pixels, from Haar coefficients" (the network's residuals were brought
             back to pixels), or "latents, upsampled": each value of a latent covers a block of pixels. They are not
@@ -164,6 +184,7 @@ class ExplanationArrays(Sequence[ImageExplanation]):
     ratio: Float64
     class_draws: Int64
     evaluations: Int64
+    turned: Mask
     test: dict[str, Any]
     space: str
     seconds: float
@@ -209,6 +230,21 @@ class ExplanationArrays(Sequence[ImageExplanation]):
         half = half_width(self.test["count"], checks.fraction("level", level)) * self.standard_errors
         return (self.maps - half).astype(np.float32), (self.maps + half).astype(np.float32)
 
+    def gap_half_widths(self) -> Float64:
+        """Half width of the 95 % interval of each difference of errors, float64 (m,); NaN of a single observation.
+
+        It is about the noise, by Student's t over the draws.
+        """
+        if (count := self.test["count"]) < 2:
+            return np.full(len(self), np.nan)
+        differences = self.pair_errors[:, 1].astype(np.float64) - self.pair_errors[:, 0]
+        observed = differences.reshape(len(self), count, differences.shape[1] // count).mean(axis=2)
+        return np.asarray(half_width(count) * observed.std(axis=1, ddof=1) / np.sqrt(count))
+
+    @cached_property
+    def _half_widths(self) -> Float64:
+        return self.gap_half_widths()
+
     @cached_property
     def _keys(self) -> tuple[str, ...]:
         return class_keys(self.class_names)
@@ -231,6 +267,8 @@ class ExplanationArrays(Sequence[ImageExplanation]):
             errors=answer.errors,
             probabilities=answer.probabilities,
             race=dict(zip(self._keys, self.class_draws[row].tolist(), strict=True)),
+            gap_half_width=float(self._half_widths[row]),
+            turned=bool(self.turned[row]),
             evaluations=int(self.evaluations[row]),
             space=self.space,
             image=answer.image,

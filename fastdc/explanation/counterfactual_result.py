@@ -259,6 +259,7 @@ class Counterfactuals(Sequence[ImageCounterfactual]):
             entries=lambda: (one.to_dict() for one in self),
             whole=self.to_dict,
             arrays=self._arrays,
+            figures="fastdc.figures.counterfactual_sheet",
         )
 
     def _arrays(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Explanation(ExplanationArrays):
             "explained": [one.names[0] for one in some],
             "against": [one.names[1] for one in some],
             "gap": [one.gap for one in some],
+            "gap half width": [one.gap_half_width for one in some],
+            "undecided": [one.undecided for one in some],
             "share for": [one.region_for.share for one in some],
             "share against": [one.region_against.share for one in some],
             "evaluations": [one.evaluations for one in some],
@@ -74,6 +76,7 @@ class Explanation(ExplanationArrays):
             whole=self.to_dict,
             arrays=self._arrays,
             more={".html": write},
+            figures="fastdc.figures.explanation_sheet",
         )
 
     def _arrays(self) -> dict[str, Any]:

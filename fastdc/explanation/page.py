@@ -1,6 +1,6 @@
 """An explanation as one HTML page: the answer, the race, the errors and the maps of each image."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from fastdc.explanation.map_pictures import (
     signed_picture,
     width_picture,
 )
-from fastdc.explanation.paired_pixels import half_width
 from fastdc.support import Floats, InputError
 from fastdc.support import html_pages as page
 
@@ -91,15 +90,17 @@ def _reading(explanation: ExplanationArrays) -> str:
 
 
 def _overview(explanation: ExplanationArrays) -> list[list[str]]:
-    rows = [["image", "answer", "probability", "against", "share for", "share against", "evaluations"]]
+    rows = [["image", "answer", "probability", "against", "undecided", "share for", "share against"]]
     for one in explanation:
         shares = [f"{100 * part.share:.1f} %" for part in (one.region_for, one.region_against)]
-        rows.append([_name(one), one.name, f"{one.probability:.3f}", one.names[1], *shares, f"{one.evaluations:,}"])
+        undecided = "?" if one.undecided is None else "yes" if one.undecided else ""
+        rows.append([_name(one), one.name, f"{one.probability:.3f}", one.names[1], undecided, *shares])
     return rows
 
 
 def _name(one: ImageExplanation) -> str:
-    return f"image {one.index}" if one.image is None else one.image
+    """The name of its file; the folder would fill the page of a phone."""
+    return f"image {one.index}" if one.image is None else one.image.replace("\\", "/").rsplit("/", 1)[-1] or one.image
 
 
 def _section(
@@ -115,6 +116,11 @@ def _section(
         f'<strong class="blue-text">{page.escaped(one.names[0])}</strong> against '
         f'<strong class="orange-text">{page.escaped(one.names[1])}</strong></p>'
     )
+    notes = []
+    if one.undecided:
+        notes.append(f"Undecided: {one.names[0]} and {one.names[1]} differ by no more than the noise of the draws.")
+    if one.turned:
+        notes.append(f"It is of the class that was named against it, so {one.names[1]}, its runner-up, took the place.")
     lists = "".join(
         f"<div><h3>{title}</h3>{made}</div>"
         for title, made in (("Probabilities", _probabilities(one)), ("Errors", _errors(one)), ("The race", _race(one)))
@@ -128,6 +134,7 @@ def _section(
         [
             f'<section id="image-{one.index}"><h2>{page.escaped(_name(one))}</h2>',
             answer,
+            *map(page.remark, notes),
             page.facts(list(_told(one, explanation, row))),
             _maps(one, explanation.images[row], width),
             "" if other is None else _counterfactual(other),
@@ -138,11 +145,12 @@ def _section(
 
 
 def _told(one: ImageExplanation, explanation: ExplanationArrays, row: int) -> Iterable[tuple[str, str]]:
-    differences = one.pair_errors[1].astype(np.float64) - one.pair_errors[0]
-    if (count := explanation.test["count"]) > 1:
-        observed = differences.reshape(count, -1).mean(axis=1)
-        spread = half_width(count) * observed.std(ddof=1) / np.sqrt(count)
-        yield "difference of errors", f"{differences.mean():.4g} ± {spread:.2g} (95 %, over the noise)"
+    if one.image is not None and one.image != _name(one):
+        yield "file", one.image
+    if one.undecided is not None:
+        difference = (one.pair_errors[1].astype(np.float64) - one.pair_errors[0]).mean()
+        known = f"{difference:.4g} ± {one.gap_half_width:.2g} (95 %, over the noise)"
+        yield "difference of errors", known + (": undecided" if one.undecided else "")
     yield f"pixels for {one.names[0]}", str(one.region_for)
     yield f"pixels for {one.names[1]}", str(one.region_against)
     votes = explanation.answers.votes[row]
@@ -194,9 +202,14 @@ def _maps(one: ImageExplanation, image: npt.NDArray[np.generic], width: Floats) 
 def _counterfactual(other: ImageCounterfactual) -> str:
     change = (other.counterfactual - other.factual).mean(axis=0)
     scale = scale_of(change)
+    if other.own == other.target:
+        followed = f"{other.target} is the image's own class: nothing can flip"
+    else:
+        followed = f"The model takes the counterfactual for {other.target}: {'yes' if other.flipped else 'no'}"
     answers = (
-        f"The model takes the counterfactual for {other.target}: {'yes' if other.flipped else 'no'}; the factual "
-        f"reconstruction for {other.own}: {'yes' if other.kept else 'no'}."
+        f"{followed}; the factual reconstruction for {other.own}: {'yes' if other.kept else 'no'}. The factual "
+        "reconstruction is the same edit towards the image's own class: what both pictures share is the work of the "
+        "edit, and what differs between them is the class."
     )
     pictures = (
         (page.picture(other.factual), f"Factual reconstruction, as {other.own}."),
@@ -213,18 +226,17 @@ def _counterfactual(other: ImageCounterfactual) -> str:
 def _probabilities(one: ImageExplanation) -> str:
     order = sorted(one.probabilities.items(), key=lambda item: -item[1])
     rows = [(name, p, f"{p:.3f}", _colour(one, name)) for name, p in _kept(order, one)]
-    return page.bars(rows, names=("class", "probability"))
+    return page.bars(rows, names=("class", "probability")) + _left_out(rows, one.probabilities)
 
 
 def _errors(one: ImageExplanation) -> str:
     known = sorted((item for item in one.errors.items() if np.isfinite(item[1])), key=lambda item: item[1])
     best = known[0][1] if known else 0.0
     kept = list(_kept(known, one))
-    most = max([value - best for _, value in kept] or [0.0]) or 1.0
+    most = max([value - best for _, value in kept] + [one.smallest_difference])
     rows = [(name, (value - best) / most, f"{value:.4g}", _colour(one, name)) for name, value in kept]
-    return page.bars(rows, names=("class", "mean error")) + page.remark(
-        "At the draws of the race; bars: above the smallest error."
-    )
+    said = "At the draws of the race; bars: above the smallest error."
+    return page.bars(rows, names=("class", "mean error")) + _left_out(rows, known) + page.remark(said)
 
 
 def _race(one: ImageExplanation) -> str:
@@ -236,7 +248,13 @@ def _race(one: ImageExplanation) -> str:
     ]
     lost = sum(draws < most for draws in one.race.values())
     said = f"{lost} of {len(one.race)} classes left before the end, after {_draws(most)}."
-    return page.bars(rows, names=("class", "evaluated")) + page.remark(said)
+    return page.bars(rows, names=("class", "evaluated")) + _left_out(rows, one.race) + page.remark(said)
+
+
+def _left_out(shown: Sized, known: Sized) -> str:
+    """How many classes a list leaves out."""
+    more = len(known) - len(shown)
+    return page.remark(f"{more} more class{'es' if more > 1 else ''}.") if more else ""
 
 
 def _draws(count: float) -> str:

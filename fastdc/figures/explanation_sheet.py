@@ -81,7 +81,10 @@ def _pictures(axes: Any, one: ImageExplanation, image: Any) -> None:
     scale = scale_of(one.map)
     share = f"{100 * one.region_for.share:.3g} % for, {100 * one.region_against.share:.3g} % against"
     pictures = (
-        (html_pages.picture(image), f"{_cut(one.name)}, probability {one.probability:.3f}"),
+        (
+            html_pages.picture(image),
+            f"{_cut(one.name)}, probability {one.probability:.3f}{', undecided' * bool(one.undecided)}",
+        ),
         (overlay_picture(image, one.map, one.significant, scale), share),
         (signed_picture(one.map, scale), f"all pixels, colours to ±{scale:.2g}"),
     )
@@ -98,10 +101,16 @@ def _errors(axes: Any, one: ImageExplanation) -> None:
     kept = [item for rank, item in enumerate(known) if rank < _CLASSES or item[0] in one.names]
     names, values = [name for name, _ in kept], np.array([value for _, value in kept])
     colours = [_BLUE if name == one.names[0] else _ORANGE if name == one.names[1] else _GREY for name in names]
-    axes.barh(range(len(names)), values - values.min(initial=np.inf), color=colours)
+    above = values - values.min(initial=np.inf)
+    axes.barh(range(len(names)), above, color=colours)
+    axes.set_xlim(0, 1.05 * max(above.max(initial=0.0), one.smallest_difference))
+    axes.locator_params(axis="x", nbins=4)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+    axes.xaxis.get_offset_text().set_fontsize(6.5)
     axes.set_yticks(range(len(names)), [_cut(name) for name in names])
     axes.invert_yaxis()
-    axes.set_title("error above the smallest", fontsize=7.5)
+    more = len(known) - len(kept)
+    axes.set_title("error above the smallest" + (f" ({more} more)" if more else ""), fontsize=7.5)
     _plain(axes)
 
 

@@ -41,7 +41,8 @@ th, td { padding: 0.25rem 0.7rem 0.25rem 0; text-align: right; border-bottom: 1p
   overflow-wrap: normal }
 th:first-child, td:first-child { text-align: left } thead th { font-weight: 600 }
 table:not(.summary, .bars) td + td { white-space: nowrap }
-table.summary td { text-align: left; vertical-align: top } table.summary td:first-child { color: var(--soft) }
+table.summary td { text-align: left; vertical-align: top; overflow-wrap: anywhere }
+table.summary td + td { white-space: normal } table.summary td:first-child { color: var(--soft); min-width: 6rem }
 table.bars { width: 100% } table.bars th { overflow-wrap: anywhere }
 td.track { width: 40%; min-width: 5rem; padding-right: 0 }
 .bar { display: block; height: 0.8rem; min-width: 1px; background: var(--bar); border-radius: 2px }

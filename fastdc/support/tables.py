@@ -120,6 +120,9 @@ def data_frame(columns: Columns) -> Any:
     return require("pandas", extra="pandas").DataFrame(dict(columns))
 
 
+_FIGURES = (".png", ".svg", ".pdf")
+
+
 def save_table(
     path: str | os.PathLike[str],
     *,
@@ -128,6 +131,7 @@ def save_table(
     entries: Callable[[], Iterable[Any]] | None = None,
     arrays: Callable[[], Mapping[str, npt.NDArray[Any]]] | None = None,
     more: Mapping[str, Writer] | None = None,
+    figures: str = "",
 ) -> None:
     """Writes a table to a file, in the format that the end of its name asks for.
 
@@ -138,6 +142,7 @@ def save_table(
         entries: Makes the JSON values of a .jsonl, one per line; None: there is no such file.
         arrays: Makes the arrays of an .npz; None: there is no such file.
         more: What writes other formats, by the end of the name, such as ".tsv".
+        figures: The function that draws the same as a figure, to name it to those who ask for a .png; empty: none does.
 
     Raises:
         InputError: The name has another end, or the file cannot be written.
@@ -162,7 +167,8 @@ def save_table(
     target = Path(path)
     writer = writers.get(target.suffix.lower())
     if writer is None:
-        raise InputError(f"{path} cannot be written: expected a name that ends in {', '.join(writers)}")
+        drawn = f"; {figures} draws figures" if figures and target.suffix.lower() in _FIGURES else ""
+        raise InputError(f"{path} cannot be written: expected a name that ends in {', '.join(writers)}{drawn}")
     try:
         with whole_file(target) as file:
             writer(file)

@@ -29,10 +29,20 @@ def test_a_line_tells_what_python_finds(cli: Cli) -> None:
         name, answer, pair, own, other, cost = line.split("\t")
         assert name == f"a.npy[{one.index}]"
         assert answer == f"{one.name} {one.probability:.3f}"
-        assert pair == " against ".join(one.names)
+        said = ", its runner-up" * one.turned + ", undecided" * bool(one.undecided)
+        assert pair == " against ".join(one.names) + said
         assert (own, other) == (f"for: {one.region_for}", f"against: {one.region_against}")
         assert cost == f"{one.evaluations} evaluations"
+    assert "runner-up" not in result.err
     assert result.err.splitlines()[-1].startswith(f"5 images, {made.evaluations.sum()} evaluations")
+
+
+def test_a_note_counts_images_that_are_answered_the_class_against(cli: Cli) -> None:
+    result = cli("explain", "a.npy", *FEW, "--against", "7", "--map-draws", "4", "--json")
+    turned = [one["turned"] for one in map(json.loads, result.out.splitlines())]
+    assert turned == [one["name"] == "7" for one in map(json.loads, result.out.splitlines())]
+    assert any(turned)
+    assert f"note: {sum(turned)} of 5 images {'is' if sum(turned) == 1 else 'are'} answered 7, and " in result.err
 
 
 def test_json_and_files(cli: Cli) -> None:

@@ -207,6 +207,8 @@ def test_a_result_is_a_sequence_and_a_file(tmp_path: Path) -> None:
     assert whole["images"][1]["before"]["name"] == "class 1"
     for name in ("a.npz", "a.csv", "a.json", "a.jsonl"):
         made.save(tmp_path / name)
+    with pytest.raises(InputError, match=r"ends in .*; fastdc.figures.counterfactual_sheet draws"):
+        made.save(tmp_path / "a.png")
     stored = np.load(tmp_path / "a.npz")
     np.testing.assert_array_equal(stored["counterfactual"], made.counterfactual)
     assert stored["class_names"].tolist() == list(made.class_names)

@@ -41,6 +41,10 @@ def test_classes_are_named_for_all_images_or_for_each() -> None:
     listed = made(classes=[0, 1] * 4, against=["class 3"] * 8)
     np.testing.assert_array_equal(listed.classes, [0, 1] * 4)
     np.testing.assert_array_equal(listed.against, [3] * 8)
+    assert one.turned.tolist() == (one.classes == 2).tolist()
+    assert one[2].to_dict()["turned"] is True
+    np.testing.assert_array_equal(made(against=["class 2"] * 8).maps, one.maps)
+    assert not listed.turned.any()
     mirrored = made(classes=["class 3"] * 8, against=[0, 1] * 4)
     np.testing.assert_array_equal(mirrored.maps, -listed.maps)
 
@@ -51,6 +55,7 @@ def test_what_cannot_be_explained_is_refused_before_any_work() -> None:
         ({"against": "clas 2"}, "against must be classes of the model"),
         ({"against": [1, 2]}, "one for each of 8 images, got 2"),
         ({"classes": [1] * 8, "against": [1] * 8}, "image 0 is explained as 'class 1': expected another"),
+        ({"classes": 1, "against": 1}, "image 0 is explained as 'class 1': expected another"),
         ({"alpha": 0.2}, "alpha must be in"),
         ({"control": "bonferroni"}, "control must be one of"),
         ({"againts": 3}, "there is no option 'againts'; did you mean 'against'"),
@@ -120,6 +125,26 @@ def test_regions_tell_where() -> None:
     assert found.weight - opposed.weight == pytest.approx(values.mean())
     assert (opposed.box, opposed.peak) == ((0, 0, 1, 1), (0, 0))
     assert str(region_of(values, np.zeros_like(marked))) == "none"
+    assert (found.areas, found.largest) == (2, 1 / 30)
+    assert str(region_of(np.ones((9, 9)), np.eye(9, dtype=bool))).startswith("11.1 % of pixels, spread over the image,")
+    apart = np.zeros((9, 9))
+    apart[0, 0] = apart[8, 8] = apart[7, 8] = 1
+    said = "3.7 % of pixels in 2 areas, the largest 2.47 %, in rows 7-8, columns 8-8, most at row 0, column 0"
+    assert str(region_of(apart, apart > 0)) == said
+
+
+def test_a_difference_within_its_noise_is_undecided() -> None:
+    """An image in the middle of two classes, and one that is sure; with a single draw nobody knows."""
+    middle = ((WORLD.means[:1] + WORLD.means[1:2]) / 4 + 0.5).astype(np.float32)
+    both = np.concatenate([middle, (WORLD.means[:1] + 1).astype(np.float32) / 2])
+    found = CLF.explain(np.clip(both, 0, 1), classes=0, against=1, draws=64)
+    assert [one.undecided for one in found] == [True, False]
+    assert [one.to_dict()["undecided"] for one in found] == [True, False]
+    differences = found.pair_errors[:, 1].astype(float) - found.pair_errors[:, 0]
+    half = 1.99834 * differences.std(axis=1, ddof=1) / 8  # Student's t with 63 degrees of freedom
+    np.testing.assert_allclose(found.gap_half_widths(), half, rtol=1e-4)
+    few = CLF.explain(both[:1], classes=0, against=1, map_draws=1)[0]
+    assert few.undecided is few.to_dict()["gap_half_width"] is None
 
 
 def test_files_have_everything(tmp_path: Path) -> None:
@@ -135,7 +160,7 @@ def test_files_have_everything(tmp_path: Path) -> None:
     assert told["provenance"]["explanation"]["control"] == "fdr"
     explanation.save(tmp_path / "e.csv")
     assert (tmp_path / "e.csv").read_text().startswith("index,name,probability,explained,against,gap")
-    with pytest.raises(InputError, match="ends in"):
+    with pytest.raises(InputError, match=r"ends in .*; fastdc.figures.explanation_sheet draws"):
         explanation.save(tmp_path / "e.png")
 
 

@@ -82,6 +82,35 @@ def test_the_page_claims_no_difference_of_errors_that_a_rotation_does_not_keep()
         assert said in explanation_page(clf.explain(np.full((1, 1, 4, 4), 0.5), draws=4, loss=loss))
 
 
+def test_names_are_those_of_files_and_hidden_classes_are_counted(explanation: Explanation) -> None:
+    answers = replace(explanation.answers, ids=("/home/somebody/images/one.png", "two.png", "three.png"))
+    text = explanation_page(replace(explanation, answers=answers))
+    assert "<td>one.png</td>" in text
+    assert "<h2>one.png</h2>" in text
+    assert text.count("/home/somebody") == 1  # the fact about the file
+    assert "3 more classes." in text or "4 more classes." in text  # of 12, besides the first 8 and the two compared
+
+
+def test_an_undecided_answer_fills_no_bar() -> None:
+    """Between two classes, the difference is rounding and noise: the bar says so, and so does the text."""
+    world = gaussian(2)
+    clf, middle = classifier(world), (world.means.mean(axis=0, keepdims=True) + 1).astype(np.float32) / 2
+    found = clf.explain(np.clip(middle, 0, 1), draws=64, against="class 1")
+    assert found[0].undecided
+    text = explanation_page(found)
+    assert "Undecided: " in text
+    assert ": undecided</td>" in text
+    errors = text.split("<h3>Errors</h3>")[1].split("<h3>")[0]
+    assert "width:100%" not in errors
+
+
+def test_the_page_says_who_took_the_place_of_the_named_class() -> None:
+    clf, images = classifier(WORLD), ((WORLD.sample(np.arange(2)) + 1) / 2).astype(np.float32)
+    found = clf.explain(images, against="class 1", draws=16)
+    assert found.turned.tolist() == [False, True]
+    assert explanation_page(found).count("its runner-up, took the place") == 1
+
+
 def test_large_images_do_not_make_a_page_that_no_browser_opens(
     explanation: Explanation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +136,10 @@ def test_counterfactuals_are_shown_if_there_are_some(explanation: Explanation) -
     text = explanation_page(explanation, [other] * 3)
     assert "Counterfactual, as &lt;dog&gt;" in text
     assert "the counterfactual for &lt;dog&gt;: yes; the factual reconstruction for cat: no" in text
+    assert "green brighter, purple darker" in text
+    assert "The factual reconstruction is the same edit towards the image&#x27;s own class" in text
+    same: Any = Counterfactual("cat", "cat", pixels[0], pixels[0], False, True)
+    assert "cat is the image&#x27;s own class: nothing can flip" in explanation_page(explanation, [same] * 3)
     with pytest.raises(InputError, match="one for each of 3 images, got 1"):
         explanation_page(explanation, [other])
 

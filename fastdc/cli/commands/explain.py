@@ -34,8 +34,9 @@ appears with at most that probability. (This is about classes that the noise
 did not choose, see docs/explain.md.) More draws make more significant.
 
 Each line has an image, its answer with the probability, the classes that are
-compared, the regions for and against, and the cost, between tabs. Rows and columns
-count from 0, in the image as the model gets it. With --json, each is an object.
+compared, the regions for and against, and the cost, between tabs. "undecided":
+the difference of their errors is within its noise. Rows and columns count
+from 0, in the image as the model gets it. With --json, each is an object.
 
 The cost is that of `fastdc classify`, and two evaluations for each draw of a map. For a
 model that works on latents, maps are those of latents, enlarged to the image.
@@ -53,8 +54,8 @@ IMAGES and all options of images and draws are those of `fastdc classify`.
 @click.option(
     "--against",
     metavar="CLASS",
-    help="Class to compare with; images that it explains itself take the next probable one.  [default: the most "
-    "probable other class]",
+    help="Class to compare with; images that are answered this class take their runner-up, and a note says how many.  "
+    "[default: the most probable other class]",
 )
 @click.option("--class", "explained", metavar="CLASS", help="Class to explain.  [default: the answer]")
 @click.option(
