@@ -25,7 +25,7 @@ from fastdc.inference import (
     merged,
     stream_results,
 )
-from fastdc.support import Floats, InputError, Int32, Int64, Mask, checks, shown
+from fastdc.support import Floats, InputError, Int32, Int64, checks, shown
 
 
 class AbstractClassifier(Protocol):
@@ -63,8 +63,7 @@ def explain(
         classifier: The classifier.
         images: Images of any kind, see :func:`fastdc.data.prepare`.
         against: The class against the explained one, a name or an index: one for all images, or a list with one per
-            image. Images whose answer it is take their runner-up (``turned`` says which). None: the most probable other
-            class.
+            image; images of this class take their runner-up, see ``turned``. None: the most probable other class.
         classes: The class to explain, in the same forms; None: the answer.
         options: Options of the run: the answer and the maps share levels, weights, loss and noise.
         map_draws: Number of draws of a map, the first of the plan; if it has fewer, the plan goes on in its order.
@@ -91,17 +90,15 @@ def explain(
     ready = Images.of(images, model, streams, **wanted.reading)
     own = _named(classes, model, len(ready), "classes")
     rival = _named(against, model, len(ready), "against")
-    one_for_all = _is_one(against) and not _is_one(classes)
-    _check_different(own, rival, model, excused=one_for_all)
+    _check_different(own, rival, model, excused=_is_one(against) and not _is_one(classes))
     limits = None if candidates is None else check_candidates(candidates, ready.unit, model)
     answers = next(stream_results(settings, ready, candidates=limits, progress=progress, start=start))
     own = answers.labels if own is None else own
     other = _others(answers, own, rival)
-    turned = np.zeros(len(own), np.bool_) if rival is None else rival == own
     pairs = _conditions(answers, model, own, other)
     made = error_maps(settings.job, ready, pairs, draws=map_draws, smooth=smooth, progress=progress)
     test = {"alpha": float(alpha), "control": control, "count": made.count, "smooth": float(smooth)}
-    return _explanation(answers, ready, own, other, made, test, turned=turned, model=model, start=start)
+    return _explanation(answers, ready, own, other, made, test, rival=rival, model=model, start=start)
 
 
 def check_explanation(settings: Settings, *, map_draws: int | None, smooth: float, alpha: float, control: str) -> None:
@@ -204,7 +201,7 @@ def _explanation(
     made: ErrorMaps,
     test: dict[str, Any],
     *,
-    turned: Mask,
+    rival: Int64 | None,
     model: Model,
     start: float,
 ) -> Explanation:
@@ -228,7 +225,7 @@ def _explanation(
         ratio=made.ratio,
         class_draws=_class_draws(answers, model),
         evaluations=answers.evaluations + made.evaluations,
-        turned=turned,
+        turned=np.zeros(len(own), np.bool_) if rival is None else rival == own,
         test=test,
         space=space,
         seconds=time.perf_counter() - start,

@@ -24,6 +24,7 @@ _PANELS = ("input", "factual", "counterfactual", "difference")
 _GOOD, _BAD, _INK, _FAINT = "#0072b2", "#d55e00", "#222222", "#80868e"
 # Inches.
 _SIDE, _GAP, _HEAD, _BLOCK, _MARGIN, _TOP, _LINE = 0.72, 0.06, 0.24, 0.4, 0.3, 0.72, 0.13
+_WIDTH = len(_PANELS) * (_SIDE + _GAP) - _GAP  # of the pictures of an image
 _NAME_CHARS = 24
 _CHAR = 0.0078  # width of a character, for each point of its size
 
@@ -65,18 +66,13 @@ def counterfactual_sheet(
     columns = checks.whole("columns", columns, high=10)
     full = None if scale is None else checks.positive("scale", scale)
     shown = min(len(made), checks.whole("max_images", max_images, high=MAX_IMAGES))
-    if not shown:
-        raise InputError("there is nothing to draw: expected one image or more")
-    if made.images.shape[1] not in (1, 3):
-        raise InputError(f"a sheet shows images of 1 or 3 channels, got {made.images.shape[1]}")
+    _check(made, shown)
     full = scale_of(made[:shown].difference(grey=True)) if full is None else full
     columns = min(columns, shown)
-    rows = math.ceil(shown / columns)
-    block = len(_PANELS) * (_SIDE + _GAP) - _GAP
-    width = 2 * _MARGIN + columns * (block + _BLOCK) - _BLOCK
+    width = 2 * _MARGIN + columns * (_WIDTH + _BLOCK) - _BLOCK
     above, below = (_lines(text, width, size) for text, size in ((_counts(made, shown), 7.5), (_legend(full), 6)))
     top = _TOP + (len(above) - 1) * _LINE
-    bottom = top + rows * (_HEAD + _SIDE + 0.1) + 0.22
+    bottom = top + math.ceil(shown / columns) * (_HEAD + _SIDE + 0.1) + 0.22
     height = bottom + len(below) * _LINE + 0.07
     with default_style({"image.composite_image": False}) as figures:
         figure = figures.Figure(figsize=(width, height), dpi=130, facecolor="white")
@@ -84,19 +80,39 @@ def counterfactual_sheet(
         axes.set_axis_off()
         for i in range(shown):
             row, column = divmod(i, columns)
-            corner = (_MARGIN + column * (block + _BLOCK), top + row * (_HEAD + _SIDE + 0.1))
+            corner = (_MARGIN + column * (_WIDTH + _BLOCK), top + row * (_HEAD + _SIDE + 0.1))
             _draw_image(axes, made[i], corner, full)
-        for column in range(columns):
-            for k, name in enumerate(_PANELS):
-                x = _MARGIN + column * (block + _BLOCK) + k * (_SIDE + _GAP) + _SIDE / 2
-                _text(axes, (x, top - 0.1), name, 6.5, _FAINT, ha="center")
+        _draw_names(axes, columns, top - 0.1)
         if title:
             _text(axes, (_MARGIN, 0.22), printable(title), 10, _INK, weight="bold")
-        for first, lines, size in ((0.42 if title else 0.3, above, 7.5), (bottom, below, 6)):
-            for k, line in enumerate(lines):
-                _text(axes, (_MARGIN, first + k * _LINE), line, size, _FAINT)
+        _draw_lines(axes, above, 0.42 if title else 0.3, 7.5)
+        _draw_lines(axes, below, bottom, 6)
         write_figure(figure, target)
     return target
+
+
+def _check(made: Counterfactuals, shown: int) -> None:
+    """Refuses what a sheet cannot show.
+
+    Raises:
+        InputError: There is no image, or its channels are neither grey nor colours.
+    """
+    if not shown:
+        raise InputError("there is nothing to draw: expected one image or more")
+    if made.images.shape[1] not in (1, 3):
+        raise InputError(f"a sheet shows images of 1 or 3 channels, got {made.images.shape[1]}")
+
+
+def _draw_names(axes: Any, columns: int, y: float) -> None:
+    for column in range(columns):
+        for k, name in enumerate(_PANELS):
+            x = _MARGIN + column * (_WIDTH + _BLOCK) + k * (_SIDE + _GAP) + _SIDE / 2
+            _text(axes, (x, y), name, 6.5, _FAINT, ha="center")
+
+
+def _draw_lines(axes: Any, lines: list[str], y: float, size: float) -> None:
+    for k, line in enumerate(lines):
+        _text(axes, (_MARGIN, y + k * _LINE), line, size, _FAINT)
 
 
 def _draw_image(axes: Any, one: ImageCounterfactual, corner: tuple[float, float], scale: float) -> None:
@@ -112,8 +128,7 @@ def _draw_image(axes: Any, one: ImageCounterfactual, corner: tuple[float, float]
         told = f"not flipped, {told}"
     if not one.kept:
         told = f"factual is {_cut(one.of_factual.name)}; {told}"
-    right = x + len(_PANELS) * (_SIDE + _GAP) - _GAP
-    _text(axes, (right, y + 0.1), told, 6.5, _INK if (one.flipped or one.same) and one.kept else _BAD, ha="right")
+    _text(axes, (x + _WIDTH, y + 0.1), told, 6.5, _INK if (one.flipped or one.same) and one.kept else _BAD, ha="right")
     difference = brightness_picture((one.counterfactual - one.factual).mean(axis=0), scale)
     pictures = [*(_picture(each) for each in (one.input, one.factual, one.counterfactual)), difference]
     for k, picture in enumerate(pictures):

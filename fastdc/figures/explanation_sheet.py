@@ -80,11 +80,9 @@ def explanation_sheet(
 def _pictures(axes: Any, one: ImageExplanation, image: Any) -> None:
     scale = scale_of(one.map)
     share = f"{100 * one.region_for.share:.3g} % for, {100 * one.region_against.share:.3g} % against"
+    answer = f"{_cut(one.name)}, probability {one.probability:.3f}"
     pictures = (
-        (
-            html_pages.picture(image),
-            f"{_cut(one.name)}, probability {one.probability:.3f}{', undecided' * bool(one.undecided)}",
-        ),
+        (html_pages.picture(image), answer + "\nundecided" * bool(one.undecided)),
         (overlay_picture(image, one.map, one.significant, scale), share),
         (signed_picture(one.map, scale), f"all pixels, colours to ±{scale:.2g}"),
     )
