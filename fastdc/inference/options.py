@@ -206,6 +206,17 @@ def merged(options: Options | None, keywords: Any, call: Callable[..., Any] | No
     return (Options() if options is None else options).but(**keywords)
 
 
+# What some calls name otherwise, with the names that it has elsewhere.
+_OF_CLASSES = ("classes", "to")
+_MEANT = {
+    **dict.fromkeys(("label", "labels", "class_", "class_name", "target", "targets"), _OF_CLASSES),
+    **dict.fromkeys(("against", "to_", "to_class"), ("to", "against")),
+    **dict.fromkeys(("to", "other", "versus"), ("against",)),
+    **dict.fromkeys(("source", "from_class"), ("from_",)),
+    "classes": ("to", "candidates"),
+}
+
+
 def _check_names(keywords: Iterable[str], call: Callable[..., Any] | None = None) -> None:
     """Refuses a name that is no option; suggests one, or a keyword of `call`."""
     known = [field.name for field in dataclasses.fields(Options)]
@@ -215,4 +226,6 @@ def _check_names(keywords: Iterable[str], call: Callable[..., Any] | None = None
     if call is not None:
         parameters = inspect.signature(call).parameters.values()
         known += [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
-    raise InputError(f"there is no option {shown(unknown)}{did_you_mean(unknown, known)}")
+    meant = next((name for name in _MEANT.get(unknown, ()) if name in known), None)
+    hint = did_you_mean(unknown, known) if meant is None else f"; did you mean {meant!r}?"
+    raise InputError(f"there is no option {shown(unknown)}{hint}")
