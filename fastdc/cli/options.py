@@ -378,16 +378,17 @@ def check_plot(path: str, inputs: Iterable[str] = ()) -> None:
 
 
 @contextmanager
-def progress_bar(total: int, *, quiet: bool, description: str | None = None) -> Iterator[Advance]:
-    """A progress bar over images on stderr, drawn only on a terminal.
+def progress_bar(total: int, *, quiet: bool, description: str | None = None, unit: str = "image") -> Iterator[Advance]:
+    """A progress bar on stderr, drawn only on a terminal.
 
     Args:
-        total: Total number of images.
+        total: Total number of images, or of what `unit` names.
         quiet: Whether to draw no bar.
         description: Text before the bar.
+        unit: What is counted.
 
     Yields:
-        A function that advances the bar by a number of images and sets the text after it.
+        A function that advances the bar by a number of them and sets the text after it.
     """
     from tqdm import tqdm
 
@@ -395,7 +396,7 @@ def progress_bar(total: int, *, quiet: bool, description: str | None = None) -> 
     with tqdm(
         total=total,
         desc=description,
-        unit="image",
+        unit=unit,
         disable=disable,
         dynamic_ncols=True,
         leave=False,

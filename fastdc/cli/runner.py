@@ -86,7 +86,7 @@ def progress_of(*, runs: int = 1, quiet: bool, description: str | None = None) -
             nonlocal last, before, advance
             if advance is None:
                 advance = stack.enter_context(progress_bar(runs * state.images, quiet=quiet, description=description))
-            if state.evaluations <= last.evaluations:  # the next run has started
+            if state.begins_after(last):
                 before += last.evaluations
                 last = Progress(0, 0, 0, 0)
             advance(state.finished - last.finished, f"{before + state.evaluations:,} evaluations")

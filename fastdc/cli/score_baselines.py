@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastdc.bundle import Bundle, fingerprints
 from fastdc.cli.images import Limits, read_labelled
-from fastdc.cli.options import progress_bar
+from fastdc.cli.options import Advance, progress_bar
 from fastdc.scoring import Rival, rival_of, score
 from fastdc.support import Float64, InputError, Int64, shown
 
@@ -147,10 +148,17 @@ class Baselines:
     def _trained(self, name: str, given: TrainingImages) -> "Baseline":
         from fastdc.train import train_baseline
 
-        with progress_bar(1000, quiet=self.quiet, description=f"baseline {name}") as advance:
+        if not self.quiet:
+            click.echo(f"training     {name} on {len(given.images)} images", err=True)
+        with ExitStack() as stack:
+            advance: Advance | None = None
 
             def progress(epoch: int, epochs: int) -> None:
-                advance(1000 * epoch // epochs - 1000 * (epoch - 1) // epochs, f"epoch {epoch} of {epochs}")
+                nonlocal advance
+                if advance is None:
+                    bar = progress_bar(epochs, quiet=self.quiet, description=f"baseline {name}", unit="epoch")
+                    advance = stack.enter_context(bar)
+                advance(1, "")
 
             made = train_baseline(
                 name,

@@ -43,6 +43,19 @@ class Progress:
     evaluations: int
     at_most: int
 
+    def begins_after(self, last: "Progress") -> bool:
+        """Whether this is of the next of several consecutive runs: less is done, or the run before was complete.
+
+        Args:
+            last: The progress that came before.
+
+        Example:
+            >>> Progress(0, 3, 900, 900).begins_after(Progress(3, 3, 24, 24))
+            True
+        """
+        complete = last.finished == last.images > 0
+        return complete or self.evaluations <= last.evaluations or self.finished < last.finished
+
 
 OnProgress = Callable[[Progress], None]
 

@@ -28,7 +28,7 @@ class WholeProgress:
 
     def __call__(self, state: Progress) -> None:
         """Takes the progress of the run that is going on."""
-        if state.evaluations <= self._last.evaluations:  # the next run has begun
+        if state.begins_after(self._last):
             self._finished += self._last.finished
             self._evaluations += self._last.evaluations
         self._last = state

@@ -68,12 +68,6 @@ def test_demo_reports_accuracy_cost_and_speed(cli: Cli) -> None:
     assert cli("demo", *MLP, "--draws", "1", "--quiet").err == ""
 
 
-def test_draws_from_the_whole_schedule(cli: Cli, digits: Path) -> None:
-    command = ("classify", "a.npy", *FULL, "--draws", "2", "--json", "--levels")
-    lines = [cli(*command, *band).out.splitlines()[0] for band in (("0.2", "2"), ("all",))]
-    assert strict(lines[0])["errors"] != strict(lines[1])["errors"]
-
-
 def test_demo_races_by_default(cli: Cli) -> None:
     pytest.importorskip("onnxruntime")
     rows = cli("demo", *MLP).rows
@@ -291,6 +285,10 @@ def test_a_bar_over_several_runs_counts_every_image_once(monkeypatch: pytest.Mon
             progress(Progress(finished, 3, evaluations, 24))
     assert made == [{"total": 6, "quiet": False, "description": "full runs"}]
     assert shown == [(count, f"{total} evaluations") for count, total in ((0, 8), (2, 16), (1, 24), (1, 32), (2, 48))]
+    shown.clear()
+    with progress_of(runs=2, quiet=False) as progress:  # the second run begins with more evaluations than the first
+        list(map(progress, (Progress(3, 3, 24, 24), Progress(0, 3, 90, 99), Progress(3, 3, 99, 99))))
+    assert [count for count, _ in shown] == [3, 0, 3]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

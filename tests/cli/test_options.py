@@ -374,37 +374,3 @@ def test_defaults_are_stated_alike(name: str) -> None:
             sentences, _, default = text.partition("  [default: ")
             assert sentences[-1] in ".)", text
             assert default.index("]") == len(default) - 1, text
-
-
-WITH_LEVELS = ("demo", "classify", "explain", "score", "calibrate", "certify", "export")
-
-
-def _parsed(name: str, *args: str) -> dict[str, object]:
-    command = importlib.import_module(f"fastdc.cli.commands.{name}").command
-    # With the group's names of --help, because a command keeps the option that it made first.
-    with command.make_context(name, list(args), resilient_parsing=True, help_option_names=["-h", "--help"]) as context:
-        return dict(context.params)
-
-
-@pytest.mark.parametrize("name", WITH_LEVELS)
-def test_every_band_can_be_the_whole_schedule(name: str) -> None:
-    assert _parsed(name, "--levels", "all", "--quiet")["levels"] == "all"
-    assert _parsed(name, "--levels=all")["levels"] == "all"
-    assert _parsed(name, "--levels", "0.2", "2")["levels"] == (0.2, 2.0)
-    assert _parsed(name)["levels"] is None
-
-
-def test_half_of_the_whole_schedule_is_refused(cli: Cli, folder: Path) -> None:
-    cli.refuses("classify", "a.npy", *MLP, "--levels", "0.2", "all", naming="expected two numbers, or all")
-    cli.refuses("classify", *MLP, "--", "--levels", "all", naming="--levels")  # files, not an option
-
-
-def test_no_other_command_has_levels() -> None:
-    folder = Path(importlib.import_module("fastdc.cli.commands").__path__[0])
-    found = {
-        path.stem
-        for path in folder.glob("[a-z]*.py")
-        for option in importlib.import_module(f"fastdc.cli.commands.{path.stem}").command.params
-        if "--levels" in option.opts
-    }
-    assert found == set(WITH_LEVELS)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -390,7 +391,17 @@ def test_baselines_are_trained_and_stand_beside_the_model(
     answers = made.probabilities(TEST.images[:40]).argmax(axis=1)
     assert beside["accuracy"]["value"] == (answers == TEST.labels[:40]).mean()
     assert beside["facts"]["epoch"] == made.epoch
-    page = cli("score", *few, "--baseline", "cnn", "--train", "t.npz").out
+    bars: list[dict[str, Any]] = []
+
+    def bar(*_: Any, **how: Any) -> Any:
+        bars.append(how)
+        return nullcontext(lambda count, text: None)
+
+    with monkeypatch.context() as watching:
+        watching.setattr("fastdc.cli.score_baselines.progress_bar", bar)
+        code, page, err = cli("score", *few, "--baseline", "cnn", "--train", "t.npz")
+    assert (code, [one["unit"] for one in bars]) == (0, ["epoch"])
+    assert re.search(r"training     cnn on 7\d images\n(.*\n)*trained      cnn, epoch", err)
     counted = r"\* baselines: trained on 7\d images; epoch and temperature chosen on 2\d of the same source"
     assert re.search(counted, " ".join(page.split()))
     assert "\nthis model  " in page
