@@ -171,11 +171,15 @@ def make_manifest(
     rng = np.random.default_rng(checks.seed(seed))
     if split is None and (found == "chexpert" if balance is None else balance):
         _balance(rows, rng)
-    if len(set(rows.labels)) == 1:
-        rows.notes.append(f"all rows are of one class, {show(rows.labels[0])}: training needs two")
+    _note_one_class(rows)
     splits = _split(rows, shares, rng) if split is None else [split] * len(rows.lines)
     _write(target, rows, splits)
     return MadeManifest(target, found, _counts(rows, splits), tuple(rows.notes))
+
+
+def _note_one_class(rows: _Table) -> None:
+    if len(set(rows.labels)) == 1:
+        rows.notes.append(f"all rows are of one class, {show(rows.labels[0])}: training needs two")
 
 
 def _check_split(split: object, balance: bool | None) -> None:
