@@ -50,7 +50,7 @@ class Progress:
             last: The progress that came before.
 
         Example:
-            >>> Progress(0, 3, 900, 900).begins_after(Progress(3, 3, 24, 24))
+            >>> fastdc.Progress(0, 3, 900, 900).begins_after(fastdc.Progress(3, 3, 24, 24))
             True
         """
         complete = last.finished == last.images > 0

@@ -180,7 +180,7 @@ def kept_aside(path: str, out: Path, config: TrainConfig) -> str:
 
     Example:
         >>> from fastdc.train import TrainConfig, kept_aside
-        >>> kept_aside("run/val.npz", Path("run"), TrainConfig(data="photos", out="run", val="photos-val"))
+        >>> kept_aside(f"{folder}/run/val.npz", folder / "run", TrainConfig(data="a", out="run", val="photos-val"))
         'photos-val'
     """
     if os.path.abspath(path) != os.path.abspath(out / "val.npz") or os.path.exists(path):
