@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from fastdc import DiffusionClassifier
-from fastdc.backends import NetworkOptions, TorchNetwork
-from fastdc.bundle import HaarTransform, build_network, torch_samples
-from fastdc.support import Float32
-from helpers.worlds import unit_images
-
 if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch")
 
+from fastdc import DiffusionClassifier
+from fastdc.backends import NetworkOptions, TorchNetwork
+from fastdc.bundle import HaarTransform, build_network, torch_samples
 from fastdc.robust import LikelihoodMaximization, as_module, maximize_likelihood
+from fastdc.support import Float32
 from helpers.torch_worlds import tiny_model
+from helpers.worlds import unit_images
 
 
 @pytest.fixture(scope="module")
