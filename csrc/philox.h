@@ -5,9 +5,9 @@
 //   counter = (e / 4, draw, stream[0:32), purpose | stream[32:56) << 8)      key = (seed[0:32), seed[32:64))
 //
 // `stream` (56 bits) names the image or the noisy copy of an image. `purpose` (8 bits) separates the draws of a
-// diffusion classifier from the noise of randomized smoothing and of samplers. The class is not in the counter, so all classes of an
-// image see the same noise by construction. This layout is part of the public contract: it never changes within a major
-// version, because saved results are replayed from (seed, stream, draw).
+// diffusion classifier from the noise of randomized smoothing and of samplers. The class is not in the counter, so all
+// classes of an image see the same noise by construction. This layout is part of the public contract: it never changes
+// within a major version, because saved results are replayed from (seed, stream, draw).
 //
 // The four words form two pairs, (w0, w1) and (w2, w3). Each pair gives a radius and an angle:
 //

@@ -48,8 +48,8 @@ def test_weights_stand_for_repeated_images(n: int, seed: int, ties: bool, wanted
     found = [auroc(*counts), auprc(*counts), specificity_at(*counts, wanted)]
     for b, row in enumerate(weights.astype(int)):
         truth, values = np.repeat(positive, row), np.repeat(scores, row)
-        fpr, tpr, _ = metrics.roc_curve(truth, values, drop_intermediate=False)
-        best = float((1 - fpr[tpr >= wanted - 1e-9]).max())
+        false_positives, tpr, _ = metrics.roc_curve(truth, values, drop_intermediate=False)
+        best = float((1 - false_positives[tpr >= wanted - 1e-9]).max())
         expected = [metrics.roc_auc_score(truth, values), metrics.average_precision_score(truth, values), best]
         assert [of[b] for of in found] == pytest.approx(expected, abs=1e-9)
 

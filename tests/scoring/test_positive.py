@@ -35,9 +35,11 @@ def test_measures_of_a_class_are_those_of_scikit_learn() -> None:
     assert found.auprc.value == pytest.approx(metrics.average_precision_score(own, p[:, 1]))
     wilson = stats.binomtest(int((own & named).sum()), int(own.sum())).proportion_ci(0.95, method="wilson")
     assert found.sensitivity[1:] == pytest.approx((wilson.low, wilson.high))
-    fpr, tpr, thresholds = metrics.roc_curve(own, p[:, 1], drop_intermediate=False)
+    false_positives, tpr, thresholds = metrics.roc_curve(own, p[:, 1], drop_intermediate=False)
     first = int(np.flatnonzero(tpr >= 0.9)[0])
-    assert (found.threshold, found.specificity_at.value) == pytest.approx((thresholds[first], 1 - fpr[first]))
+    assert (found.threshold, found.specificity_at.value) == pytest.approx(
+        (thresholds[first], 1 - false_positives[first])
+    )
     assert found.sensitivity_at.value == pytest.approx(tpr[first])
     for one in (found.f1, found.auroc, found.auprc, found.specificity_at):
         assert one.low < one.value < one.high
