@@ -209,7 +209,7 @@ class Model:
             images: float32 (..., c, h, w) in the model's value range. Latents are made by an encoder, not here.
 
         Returns:
-            float32 (..., *sample_shape).
+            float32 ``(..., *sample_shape)``.
 
         Example:
             >>> clf.model.samples(np.zeros((3, 1, 8, 8), np.float32)).shape  # this model has no transform

@@ -52,7 +52,7 @@ class RunningPixels:
         self._squares: Float64 = np.zeros(shape)
 
     def add(self, block: Floats) -> None:
-        """Adds observations (m, *shape)."""
+        """Adds observations ``(m, *shape)``."""
         count, own = len(block), block.mean(axis=0, dtype=np.float64)
         squares = ((block - own) ** 2).sum(axis=0, dtype=np.float64)
         behind, total = own - self.mean, self.count + count

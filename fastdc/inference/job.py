@@ -325,7 +325,7 @@ class Job:
             held: Whether the caller has the :meth:`turn`.
 
         Returns:
-            float32 (n, *sample_shape): latents, transformed images, the images themselves, or what another model makes
+            float32 ``(n, *sample_shape)``: latents, transformed images, the images, or what another model makes
             of them: denoised images, or (n, 2, *sample_shape), the images and their targets.
         """
         if self.denoiser is not None:

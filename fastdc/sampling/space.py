@@ -51,7 +51,7 @@ class Space:
             raise InputError(f"decoder must be a function from latents to images, got {shown(given)}")
 
     def samples(self, x: Float32) -> Float64:
-        """What the network works on, float64 (n, *sample_shape), of images (n, c, h, w) in the model's value range."""
+        """What the network works on, float64 ``(n, *sample_shape)``, of images (n, c, h, w) in its value range."""
         found = self.model.samples(x) if self.encoder is None else self.encoder.encode(x)
         return np.asarray(found, np.float64)
 
@@ -59,7 +59,7 @@ class Space:
         """Samples whose pixels are clipped to the model's value range; latents as they are.
 
         Args:
-            x: float64 (n, *sample_shape).
+            x: float64 ``(n, *sample_shape)``.
             coefficients: Whether wavelet coefficients themselves are clipped to that range, not the pixels they make.
         """
         transform = self.model.transform
@@ -70,7 +70,7 @@ class Space:
         return np.asarray(transform.forward(np.clip(transform.inverse(x), *self.model.value_range)))
 
     def pictures(self, x: Float64) -> Float32:
-        """float32 (n, c, h, w) in [0, 1], clipped, from samples float64 (n, *sample_shape).
+        """float32 (n, c, h, w) in [0, 1], clipped, from samples float64 ``(n, *sample_shape)``.
 
         Raises:
             BackendError: The decoder gives something else.

@@ -187,7 +187,7 @@ def noise_of(streams: Int64, number: int, shape: tuple[int, ...], *, seed: int) 
         seed: Philox key.
 
     Returns:
-        float64 (m, *shape).
+        float64 ``(m, *shape)``.
 
     Example:
         >>> from fastdc.sampling import noise_of
