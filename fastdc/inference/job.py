@@ -326,7 +326,7 @@ class Job:
 
         Returns:
             float32 ``(n, *sample_shape)``: latents, transformed images, the images, or what another model makes
-            of them: denoised images, or (n, 2, *sample_shape), the images and their targets.
+            of them: denoised images, or ``(n, 2, *sample_shape)``, the images and their targets.
         """
         if self.denoiser is not None:
             denoised = self.denoiser(x, held=held)
