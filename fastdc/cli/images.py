@@ -28,7 +28,7 @@ _FIT = click.option(
     "--fit",
     type=click.Choice(["crop", "stretch"]),
     help="How a picture comes to the model's height and width: crop (resized to cover them, the centre cropped) or "
-    "stretch (resized, whatever its aspect ratio).  [default: as the training images did, mostly crop]",
+    "stretch (resized without keeping its aspect ratio).  [default: as in training, usually crop]",
 )
 _MAX_PIXELS = click.option(
     "--max-pixels",

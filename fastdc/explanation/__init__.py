@@ -3,7 +3,7 @@
 from fastdc.explanation.arrays import ExplanationArrays, ImageExplanation
 from fastdc.explanation.attributions import ATTRIBUTIONS, attributions
 from fastdc.explanation.counterfactual_result import Counterfactuals, ImageCounterfactual
-from fastdc.explanation.counterfactuals import counterfactuals, runner_up
+from fastdc.explanation.counterfactuals import counterfactuals
 from fastdc.explanation.distances import MapSimilarity, flipped, l1_distance, map_similarity, ssim
 from fastdc.explanation.edits import EDITS, Edit
 from fastdc.explanation.error_maps import BANDS, ErrorMaps, error_maps
@@ -20,6 +20,7 @@ from fastdc.explanation.judging import (
 )
 from fastdc.explanation.level_curves import level_curves
 from fastdc.explanation.map_pictures import brightness_picture, overlay_picture, scale_of, signed_picture
+from fastdc.explanation.named_classes import runner_up
 from fastdc.explanation.page import MOST_IMAGES
 from fastdc.explanation.paired_pixels import CONTROLS, p_values, significant_pixels
 from fastdc.explanation.perturbing import BASELINES, Curves, deletion, insertion

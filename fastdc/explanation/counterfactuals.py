@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeAlias, Unpack
 
 import numpy as np
 
-from fastdc.bundle import Model
 from fastdc.explanation.counterfactual_result import Counterfactuals
 from fastdc.explanation.edits import Edit
+from fastdc.explanation.named_classes import named_classes, runner_up
 from fastdc.inference import (
     Classification,
     Images,
@@ -21,12 +21,11 @@ from fastdc.inference import (
     Options,
     RunOptions,
     Settings,
-    class_indices,
     merged,
     stream_results,
 )
 from fastdc.sampling import Decoder, ModelAndNetwork, SamplingRun, Space, conditions_of
-from fastdc.support import Float32, InputError, Int64, Interrupted, checks, shown
+from fastdc.support import Float32, InputError, Int64, Interrupted, checks
 
 _Pictures: TypeAlias = tuple[Float32, Float32]
 
@@ -96,7 +95,7 @@ def counterfactuals(
     wanted = merged(options, keywords, counterfactuals)
     made = _Maker(classifier, Edit.of(classifier.model, edit, given), wanted, decoder, progress, streams is not None)
     ready = Images.of(images, classifier.model, streams, **wanted.reading)
-    named = [_named(one, classifier.model, len(ready), what) for one, what in ((from_, "from_"), (to, "to"))]
+    named = [named_classes(one, classifier.model, len(ready), what) for one, what in ((from_, "from_"), (to, "to"))]
     return made(ready, named[0], named[1], start)
 
 
@@ -191,42 +190,3 @@ class _Maker:
 
         made: _Pictures = run(work, together)
         return made
-
-
-def runner_up(answers: Classification, own: Int64) -> Int64:
-    """The most probable class of each image besides its own, int64 (m,).
-
-    Args:
-        answers: Answers to m images.
-        own: int64 (m,), class of each.
-
-    Raises:
-        InputError: There is one class only.
-
-    Example:
-        >>> from fastdc.explanation import runner_up
-        >>> made = clf.classify(images[:3])
-        >>> bool((runner_up(made, made.labels) != made.labels).all())
-        True
-    """
-    if len(answers.class_names) < 2:
-        raise InputError("a counterfactual needs a second class: the model has one")
-    probabilities = np.where(np.isnan(answers.errors), -1, answers.probabilities)  # never evaluated: last
-    probabilities[np.arange(len(own)), own] = -2
-    return np.lexsort((answers.errors, -probabilities), axis=1)[:, 0].astype(np.int64)
-
-
-def _named(given: Any, model: Model, n: int, what: str) -> Int64 | None:
-    """The classes (n,) that a user names; None: nobody did.
-
-    Raises:
-        InputError: There is no such class, or there is not one per image.
-    """
-    if given is None:
-        return None
-    if isinstance(given, str) or checks.is_whole(given):
-        return np.full(n, class_indices([given], model, what)[0])
-    found = class_indices(given, model, what)
-    if len(found) != n:
-        raise InputError(f"{what} must be a class, or one for each of {n} images, got {len(found)}: {shown(given, 60)}")
-    return found

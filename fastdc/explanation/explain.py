@@ -10,6 +10,7 @@ from fastdc.bundle import Model
 from fastdc.explanation.arrays import LATENTS, PIXELS, WAVELET
 from fastdc.explanation.error_maps import ErrorMaps, error_maps, map_plan
 from fastdc.explanation.explanation import Explanation
+from fastdc.explanation.named_classes import is_one, named_classes, runner_up
 from fastdc.explanation.paired_pixels import check_test, p_values, significant_pixels
 from fastdc.inference import (
     Candidates,
@@ -20,12 +21,11 @@ from fastdc.inference import (
     RunOptions,
     Settings,
     check_candidates,
-    class_indices,
     decide_table,
     merged,
     stream_results,
 )
-from fastdc.support import Floats, InputError, Int32, Int64, checks, shown
+from fastdc.support import Floats, InputError, Int32, Int64, shown
 
 
 class AbstractClassifier(Protocol):
@@ -88,9 +88,9 @@ def explain(
     settings = classifier.settings(wanted)
     check_explanation(settings, map_draws=map_draws, smooth=smooth, alpha=alpha, control=control)
     ready = Images.of(images, model, streams, **wanted.reading)
-    own = _named(classes, model, len(ready), "classes")
-    rival = _named(against, model, len(ready), "against")
-    _check_different(own, rival, model, excused=_is_one(against) and not _is_one(classes))
+    own = named_classes(classes, model, len(ready), "classes")
+    rival = named_classes(against, model, len(ready), "against")
+    _check_different(own, rival, model, excused=is_one(against) and not is_one(classes))
     limits = None if candidates is None else check_candidates(candidates, ready.unit, model)
     answers = next(stream_results(settings, ready, candidates=limits, progress=progress, start=start))
     own = answers.labels if own is None else own
@@ -122,37 +122,13 @@ def check_explanation(settings: Settings, *, map_draws: int | None, smooth: floa
     check_test(alpha, control)
 
 
-def _is_one(given: Any) -> bool:
-    """Whether one class is named for all images."""
-    return isinstance(given, str) or checks.is_whole(given)
-
-
-def _named(given: Any, model: Model, n: int, what: str) -> Int64 | None:
-    """The classes (n,) that a user names; None: nobody did.
-
-    Raises:
-        InputError: There is no such class, or there is not one per image.
-    """
-    if given is None:
-        return None
-    if _is_one(given):
-        return np.full(n, class_indices([given], model, what)[0])
-    found = class_indices(given, model, what)
-    if len(found) != n:
-        raise InputError(f"{what} must be a class, or one for each of {n} images, got {len(found)}")
-    return found
-
-
 def _others(answers: Classification, own: Int64, rival: Int64 | None) -> Int64:
     """The class (n,) against each image's own: the one that was named, or the runner-up."""
-    rows, found = np.arange(len(own)), own if rival is None else rival
-    probabilities = np.where(np.isnan(answers.errors), -1, answers.probabilities)  # -1: never evaluated
-    probabilities[rows, own] = -2
-    runner_up = np.lexsort((answers.errors, -probabilities), axis=1)[:, 0]
-    alone = np.flatnonzero((probabilities[rows, runner_up] < 0) & (found == own))
+    found, second = own if rival is None else rival, runner_up(answers, own)
+    alone = np.flatnonzero(np.isnan(answers.errors[np.arange(len(own)), second]) & (found == own))
     if len(alone):
         raise InputError(f"image {alone[0]} has no second class that was evaluated: expected one against its class")
-    return np.where(found == own, runner_up, found).astype(np.int64)
+    return np.where(found == own, second, found)
 
 
 def _check_different(own: Int64 | None, rival: Int64 | None, model: Model, *, excused: bool) -> None:
