@@ -1,7 +1,7 @@
 """A small decoder of latents, trained to invert a bundle's encoder, for models whose own decoder is not at hand.
 
-From latents z = encoder(x) of training images it learns E |decoder(z) - x|^2. It is no part of the
-diffusion model: what it cannot draw, it blurs.
+It minimises E |decoder(z) - x|^2 over latents z = encoder(x) of training images. It is not part of the diffusion model,
+and it blurs details that the latents do not hold.
 """
 
 from collections.abc import Callable
