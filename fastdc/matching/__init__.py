@@ -1,0 +1,12 @@
+"""Which text describes an image? Diffusion classifiers beside CLIP, SigLIP and ViLT, on candidates of each image's own.
+
+    trials = Trials.of(files, [["a red cube", "a blue cube"], ...])
+    matched = matcher.match(trials)            any model: scores, answers, cost
+
+Modules: `trials` (the question), `matched` (the answer).
+"""
+
+from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
+from fastdc.matching.trials import RIGHT, Trials
+
+__all__ = ["RIGHT", "AbstractMatcher", "Matched", "OnMatched", "Trials", "last_best"]
