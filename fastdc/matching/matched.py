@@ -14,14 +14,12 @@ OnMatched = Callable[[int, int], None]
 
 
 class AbstractMatcher(Protocol):
-    """A model that says how well texts describe images: a diffusion classifier, CLIP, SigLIP, ViLT.
-
-    Attributes:
-        name: Its name in tables.
-    """
+    """A model that says how well texts describe images: a diffusion classifier, CLIP, SigLIP, ViLT."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in tables."""
+        ...
 
     def match(self, trials: Trials, progress: OnMatched | None = None) -> "Matched":
         """Scores the candidates of every image.
