@@ -70,25 +70,12 @@ class Trials:
         """
         n = len(images)
         positions: dict[str, int] = {}
-        if len(texts) != n:
-            raise InputError(f"expected candidate texts for each of {n} images, got {len(texts)} lists")
-        candidates = []
-        for i, own in enumerate(texts):
-            if isinstance(own, str) or not len(own) or not all(isinstance(text, str) and text.strip() for text in own):
-                raise InputError(f"image {i}: expected a list of texts that are not empty, got {shown(own)}")
-            if len(set(own)) < len(own):
-                raise InputError(f"image {i}: expected different texts, got one of them twice: {shown(list(own))}")
-            candidates.append(np.array([positions.setdefault(text, len(positions)) for text in own], np.int32))
-        places = np.broadcast_to(np.asarray(truth), (n,)) if np.ndim(truth) == 0 else np.asarray(truth)
-        if places.shape != (n,) or not (places.dtype.kind in "iu" or places.size == 0):
-            raise InputError(f"truth must be whole numbers of shape ({n},), got {places.dtype} of shape {places.shape}")
-        wrong = next((i for i in range(n) if not -1 <= places[i] < len(candidates[i])), None)
-        if wrong is not None:
-            raise InputError(
-                f"image {wrong}: truth must be a place in its {len(candidates[wrong])} texts, got {places[wrong]}"
-            )
-        for what, given in (("ids", ids), ("groups", groups), ("kinds", kinds)):
-            if given is not None and len(given) not in {n} | ({0} if what != "ids" else set()):
+        candidates = [
+            np.array([positions.setdefault(text, len(positions)) for text in own], np.int32)
+            for own in _checked_texts(texts, n)
+        ]
+        for what, given in (("groups", groups or None), ("kinds", kinds or None), ("ids", ids)):
+            if given is not None and len(given) != n:
                 raise InputError(f"{what} must have an entry for each of {n} images, got {len(given)}")
         if len(kinds) and any(len(a) != len(b) for a, b in zip(kinds, texts, strict=True)):
             raise InputError("kinds must have an entry for each text of each image")
@@ -98,7 +85,7 @@ class Trials:
             images=named if files else np.asarray(images),
             texts=tuple(positions),
             candidates=tuple(candidates),
-            truth=places.astype(np.int64),
+            truth=_checked_truth(truth, candidates),
             ids=named if ids is None else tuple(ids),
             groups=tuple(groups),
             kinds=tuple(tuple(one) for one in kinds),
@@ -142,3 +129,37 @@ class Trials:
             groups=tuple(self.groups[i] for i in chosen) if self.groups else (),
             kinds=tuple(self.kinds[i] for i in chosen) if self.kinds else (),
         )
+
+
+def _checked_texts(texts: Sequence[Sequence[str]], n: int) -> Sequence[Sequence[str]]:
+    """The texts of n images, once they are known to be texts.
+
+    Raises:
+        InputError: See :meth:`Trials.of`.
+    """
+    if len(texts) != n:
+        raise InputError(f"expected candidate texts for each of {n} images, got {len(texts)} lists")
+    for i, own in enumerate(texts):
+        if isinstance(own, str) or not len(own) or not all(isinstance(text, str) and text.strip() for text in own):
+            raise InputError(f"image {i}: expected a list of texts that are not empty, got {shown(own)}")
+        if len(set(own)) < len(own):
+            raise InputError(f"image {i}: expected different texts, got one of them twice: {shown(list(own))}")
+    return texts
+
+
+def _checked_truth(truth: Any, candidates: Sequence[Int32]) -> Int64:
+    """The places of the right texts, int64 (n,).
+
+    Raises:
+        InputError: See :meth:`Trials.of`.
+    """
+    n = len(candidates)
+    places = np.broadcast_to(np.asarray(truth), (n,)) if np.ndim(truth) == 0 else np.asarray(truth)
+    if places.shape != (n,) or not (places.dtype.kind in "iu" or places.size == 0):
+        raise InputError(f"truth must be whole numbers of shape ({n},), got {places.dtype} of shape {places.shape}")
+    wrong = next((i for i in range(n) if not -1 <= places[i] < len(candidates[i])), None)
+    if wrong is not None:
+        raise InputError(
+            f"image {wrong}: truth must be a place in its {len(candidates[wrong])} texts, got {places[wrong]}"
+        )
+    return places.astype(np.int64)
