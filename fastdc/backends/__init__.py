@@ -15,7 +15,7 @@ from fastdc.backends.choice import (
 from fastdc.backends.function import FunctionNetwork
 from fastdc.backends.host import usable_cpus
 from fastdc.backends.machine import backend_versions, machine_facts
-from fastdc.backends.onnx import OnnxNetwork, widen, with_prompts
+from fastdc.backends.onnx import OnnxNetwork, firsts_of_texts, widen, with_prompts
 from fastdc.backends.options import PRECISIONS, NetworkOptions
 from fastdc.backends.prompt_tokens import PromptTokenizer, check_prompts
 from fastdc.backends.protocol import AbstractDecoder, AbstractEncoder, AbstractNetwork, AbstractSlot, Buffer
@@ -48,6 +48,7 @@ __all__ = [
     "copied",
     "default_backend",
     "find_choice",
+    "firsts_of_texts",
     "forget_choices",
     "halves",
     "keep_choice",

@@ -24,7 +24,7 @@ def check_candidates(candidates: Candidates, unit_images: Float32, model: Model)
     Args:
         candidates: A mask (n, K), a list of class indices or names for all images, n such lists, or a callable that
             returns one of these for images in [0, 1]. Arrays may be tensors.
-        unit_images: float32 (n, c, h, w) in [0, 1].
+        unit_images: float32 (n, c, h, w) in [0, 1]; only a callable sees more of it than its length.
         model: The model, with K classes.
 
     Example:
@@ -46,10 +46,13 @@ def check_candidates(candidates: Candidates, unit_images: Float32, model: Model)
     else:
         lists = _lists(given)
         if lists and all(isinstance(one, str) or checks.is_whole(one) for one in lists):
-            return [_conditions("candidates", lists, model)] * n
+            return [_conditions("candidates", lists, model, np.array(model.class_of))] * n
         if len(lists) != n:
             raise InputError(f"candidates must be a list of classes for each of {n} images, got {len(lists)}")
-    return [_conditions(f"candidates of image {i}", classes, model) for i, classes in enumerate(lists)]
+    class_of = np.array(model.class_of)  # once: it may have thousands of prompts
+    if np.array_equal(class_of, np.arange(n_classes)):
+        class_of = class_of[:0]
+    return [_conditions(f"candidates of image {i}", classes, model, class_of) for i, classes in enumerate(lists)]
 
 
 def _lists(given: Any) -> list[Any]:
@@ -58,10 +61,10 @@ def _lists(given: Any) -> list[Any]:
     return list(given)
 
 
-def _conditions(what: str, classes: Any, model: Model) -> Int32:
-    """The conditions of the candidate classes of one image."""
+def _conditions(what: str, classes: Any, model: Model, class_of: NDArray[Any]) -> Int32:
+    """The conditions of the candidate classes of one image; `class_of` is empty if conditions are classes."""
     if isinstance(classes, str) or not hasattr(classes, "__len__") or len(classes) == 0:
         raise InputError(f"{what} must be one class or more, got {shown(classes)}")
     array = class_indices(classes, model, what)
-    chosen = np.flatnonzero(np.isin(model.class_of, array)) if model.class_of else np.unique(array)
+    chosen = np.flatnonzero(np.isin(class_of, array)) if class_of.size else np.unique(array)
     return chosen.astype(np.int32)

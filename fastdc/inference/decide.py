@@ -143,15 +143,30 @@ def decide_table(
     if table.counts.shape[1]:
         _check_evaluated(table.counts)  # before the chunks, whose images have other numbers
     how: dict[str, Any] = {"decision": decision, "temperature": temperature, "prior": prior}
+    packed, classes = (table, None) if prior is not None else table.packed()
     parts = [
-        decide(part.errors, **how, votes=None if votes_of is None else votes_of(part.errors)) for part in table.chunks()
+        decide(part.errors, **how, votes=None if votes_of is None else votes_of(part.errors))
+        for part in packed.chunks()
     ]
-    return Decision(
+    whole = Decision(
         labels=np.concatenate([part.labels for part in parts]),
         probabilities=np.concatenate([part.probabilities for part in parts]),
         mean_errors=np.concatenate([part.mean_errors for part in parts]),
         votes=np.concatenate([part.votes for part in parts]),
     )
+    return whole if classes is None else _unpacked(whole, classes, table.counts.shape, decision, temperature)
+
+
+def _unpacked(decided: Decision, classes: Int64, shape: tuple[int, ...], decision: str, temperature: float) -> Decision:
+    """The decision about K classes from one about those that were evaluated; `classes` as of ``ErrorTable.packed``."""
+    images, columns = np.nonzero(classes >= 0)
+    places = images, classes[images, columns]
+    means, votes = np.full(shape, np.nan), np.zeros(shape, np.int64)
+    means[places], votes[places] = decided.mean_errors[images, columns], decided.votes[images, columns]
+    labels = classes[np.arange(len(classes)), decided.labels]
+    if decision == "mean":  # over K classes, as of an image among others: the same sums, to the bit
+        return Decision(labels, _leading(posterior(means, temperature), labels), means, votes)
+    return Decision(labels, votes / votes.sum(axis=1, keepdims=True), means, votes)
 
 
 def by_class(
@@ -179,12 +194,10 @@ def by_class(
         array([1])
     """
     classes = np.asarray(class_of)
-    n = len(decided.labels)
-    means, votes = np.full((n, n_classes), np.inf), np.zeros((n, n_classes), np.int64)
-    for prompt, k in enumerate(classes.tolist()):
-        means[:, k] = np.fmin(means[:, k], decided.mean_errors[:, prompt])
-        votes[:, k] += decided.votes[:, prompt]
-    means[np.isinf(means)] = np.nan
+    order = np.argsort(classes, kind="stable")
+    starts = np.searchsorted(classes[order], np.arange(n_classes))
+    means = np.fmin.reduceat(decided.mean_errors[:, order], starts, axis=1)
+    votes = np.add.reduceat(decided.votes[:, order], starts, axis=1)
     if decision == "mean":
         labels, shifts = classes[decided.labels].astype(np.int64), _shifts_for(decision, prior, temperature, n_classes)
         shifted = means if shifts is None else means + shifts

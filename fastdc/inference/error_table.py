@@ -281,6 +281,32 @@ class ErrorTable:
             streams=self.streams[rows],
         )
 
+    def packed(self) -> tuple["ErrorTable", Int64]:
+        """The table without the classes of each image that were not evaluated.
+
+        If each image has a few candidates of many classes, work on dense errors takes this much less.
+
+        Returns:
+            A table whose column a is the a-th of the image's evaluated classes, in their order, A columns in all with
+            counts of 0 where an image has fewer; and int64 (n, A), the class of each, -1 where there is none.
+
+        Example:
+            >>> table, classes = clf.classify(images, candidates=["7", "9"]).table.packed()
+            >>> table.counts.shape, classes[0].tolist()
+            ((20, 2), [7, 9])
+        """
+        known = self.counts > 0
+        widest = int(known.sum(axis=1).max(initial=0))
+        if widest in (0, self.counts.shape[1]):
+            every = np.where(known, np.arange(self.counts.shape[1]), -1)
+            return self, np.asarray(every, np.int64)
+        images, found = np.nonzero(known)
+        columns = np.arange(len(images)) - np.searchsorted(images, np.arange(len(self)))[images]
+        counts, classes = np.zeros((len(self), widest), np.int32), np.full((len(self), widest), -1, np.int64)
+        counts[images, columns], classes[images, columns] = self.counts[images, found], found
+        names = tuple(f"candidate {a}" for a in range(widest))
+        return replace(self, counts=counts, class_names=names), classes
+
     def chunks(self, cells: int = CHUNK_CELLS) -> Iterator["ErrorTable"]:
         """The table in parts of at most `cells` cells (n, K, J), for work on dense errors in bounded memory.
 

@@ -87,7 +87,7 @@ class Settings:
         """The settings of the images that race, from the table of those that were run in full."""
         if self.self_calibration is None:
             return self
-        errors = table.errors if self.job.prior is None else self.job.prior.shifted(table.errors)
+        errors = table.packed()[0].errors if self.job.prior is None else self.job.prior.shifted(table.errors)
         own = self.self_calibration.fitted(errors, self.job.plan.config)
         job = self.job if own.found is None else self.job.but(rule=own.found.rule)
         return replace(self, job=job, self_calibration=own)

@@ -378,3 +378,17 @@ def test_votes_of_prompts_are_summed_by_class_and_ties_go_to_the_smaller_error()
     assert decided.labels.tolist() == [1, 2]
     np.testing.assert_allclose(decided.probabilities, [[1 / 3, 2 / 3, 0], [1 / 3, 1 / 3, 1 / 3]])
     np.testing.assert_allclose(decided.mean_errors, [[7 / 3, 5 / 3, 4], [11 / 3, 11 / 3, 8 / 3]])
+
+
+@pytest.mark.parametrize("decision", ["mean", "vote"])
+def test_classes_that_were_not_evaluated_change_no_bit(decision: str) -> None:
+    """Images with a few candidates of many classes are decided among these, with the numbers of all classes."""
+    rng = np.random.default_rng(0)
+    errors = np.full((60, 40, 10), NAN)
+    for image in errors:
+        for k in rng.permutation(40)[: rng.integers(1, 7)]:
+            length = rng.choice([3, 10])
+            image[k, :length] = rng.random(length, np.float32)
+    table = table_of(errors)
+    assert table.packed()[0].counts.shape[1] == 6
+    assert_same(decide_table(table, decision=decision), decide(table.errors, decision=decision))

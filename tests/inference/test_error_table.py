@@ -399,3 +399,20 @@ def test_means_do_not_depend_on_the_other_images(monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setattr(ErrorTable.chunks, "__defaults__", (2 * 3 * 1000,))
     np.testing.assert_array_equal(made.mean(), whole)
+
+
+def test_a_packed_table_has_the_evaluated_classes_of_each_image() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.where(rng.random((40, 9)) < 0.3, rng.integers(1, 5, (40, 9)), 0).astype(np.int32)
+    counts[:, 4] = 2  # one at least
+    values = rng.random(counts.sum(), dtype=np.float32)
+    large = table(40, 9)
+    large = replace(large, counts=counts, values=values)
+    packed, classes = large.packed()
+    assert packed.counts.shape[1] == (counts > 0).sum(axis=1).max() < 9
+    for i in range(40):
+        known = np.flatnonzero(counts[i])
+        assert classes[i].tolist() == [*known.tolist(), *[-1] * (classes.shape[1] - len(known))]
+        np.testing.assert_array_equal(packed.errors[i, : len(known)], large.errors[i, known])
+    empty = large.rows(0, 0)
+    assert empty.packed()[0] is empty

@@ -16,7 +16,7 @@ from fastdc.backends.condition_tables import condition_tables
 from fastdc.backends.onnx.graphs import evaluate, open_graph, values
 from fastdc.backends.prompt_tokens import PromptTokenizer, check_prompts
 from fastdc.bundle import TEXT, TOKENIZERS, Bundle, Prompts, checked_tokenizer
-from fastdc.support import BundleError, FastdcError, Float32, InputError, one_line, require
+from fastdc.support import BundleError, FastdcError, Float32, InputError, Int64, one_line, require
 
 _BATCH = 64  # texts encoded at a time
 
@@ -58,6 +58,13 @@ class OnnxTextEncoder:
         with _as_bundle_errors(self._bundle):
             check_prompts(prompts, tuple(self._tokenizers.values()))
 
+    def firsts(self, texts: Sequence[str]) -> Int64:
+        """See :func:`firsts_of_texts`."""
+        with _as_bundle_errors(self._bundle):
+            ids = [tokenizer.encode(texts)[0] for tokenizer in self._tokenizers.values()]
+        seen: dict[bytes, int] = {}
+        return np.array([seen.setdefault(row.tobytes(), i) for i, row in enumerate(np.hstack(ids))], np.int64)
+
     def encode(self, texts: Sequence[str]) -> dict[str, Float32]:
         """Condition tables by name, float32 (len(texts), ...); equal texts are encoded once.
 
@@ -89,6 +96,27 @@ def _as_bundle_errors(bundle: Bundle) -> Iterator[None]:
         raise
     except BaseException as error:
         raise BundleError(f"a tokenizer of {bundle.path} does not work: {one_line(error)}") from None
+
+
+def firsts_of_texts(bundle: Bundle, texts: Sequence[str]) -> Int64:
+    """For each text, the first of them that all text encoders of a bundle read as the same tokens, int64 (n,).
+
+    Args:
+        bundle: A bundle with a text encoder.
+        texts: n texts, one or more.
+
+    Raises:
+        InputError: The bundle has no text encoder, or a text's placeholders cannot be told apart.
+        MissingDependencyError: tokenizers or onnxruntime is not installed.
+        BundleError: A tokenizer or the graph is corrupt.
+
+    Example:
+        >>> from fastdc.backends import firsts_of_texts
+        >>> shapes = fastdc.load_bundle(fastdc.bundle.find_model("shapes"))
+        >>> firsts_of_texts(shapes, ["a red cube", "a blue cube", "A  red cube"])
+        array([0, 1, 0])
+    """
+    return OnnxTextEncoder(bundle).firsts(texts)
 
 
 def with_prompts(bundle: Bundle, prompts: Prompts) -> Bundle:

@@ -1,0 +1,388 @@
+"""The diffusion classifier as a matcher: every image is denoised under candidate texts of its own, all in one run.
+
+The different texts of all trials are the conditions of one model, each encoded once, and an image is a request that
+competes under its candidates (``fastdc.engine``). Steps are filled across images, whatever their texts, so thousands
+of images with a few candidates each cost what they would under one list of texts. Of an image nothing is kept but what
+its candidates need.
+
+Two texts that the text encoder reads as the same tokens, such as words that differ in case, are one condition. As
+candidates of one image they would tie, and are refused.
+"""
+
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Unpack, cast
+
+import numpy as np
+
+from fastdc.backends import firsts_of_texts, with_prompts
+from fastdc.bundle import TEXT, Bundle, Model, Prompts, find_model, load_bundle
+from fastdc.classifier import DiffusionClassifier
+from fastdc.inference import (
+    Classification,
+    ErrorTable,
+    Images,
+    Options,
+    Progress,
+    RunOptions,
+    Settings,
+    merged,
+)
+from fastdc.loading import load
+from fastdc.matching.matched import Matched, OnMatched, last_best
+from fastdc.matching.trials import Trials
+from fastdc.rules import Calibration
+from fastdc.support import Float64, InputError, Int32, Interrupted, shown
+
+NO_TEXT = "(no text)"
+"""The name of the model's "no class" where it stands beside texts."""
+
+_CHUNK = 64  # images whose results are held before they are cut to the image's candidates
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A classifier of the texts of some trials.
+
+    Attributes:
+        texts: The texts.
+        classifier: Its conditions are the texts that differ to it.
+        conditions: int32 (P,), the condition of each text.
+    """
+
+    texts: tuple[str, ...]
+    classifier: DiffusionClassifier
+    conditions: Int32
+
+
+class DiffusionMatcher:
+    """A diffusion model that says which of its candidate texts describes an image.
+
+    Args:
+        model: A shipped model's name, a bundle folder or a bundle: if it has a text encoder, texts are whatever anyone
+            writes, otherwise the names of its classes. Or a classifier, whose texts are its prompts or classes.
+        options: Options of the run, such as rule and draws; a prior, of classes, is refused.
+        name: Name in tables; None: the model's.
+        calibration: Calibration of the race for such trials, see :meth:`calibrated`; None: the model's own, if its
+            classes are the texts.
+        backend: "auto", "onnx", "torch" or "tensorrt", see :func:`fastdc.load`. Of a classifier the network is open,
+            and this and the following options say nothing.
+        device: "auto", "cpu", "cuda", "cuda:N"; "cuda:N,M" shares images out among devices.
+        precision: "auto", "float32", "float16" or "bfloat16".
+        batch: Largest number of evaluations in a step.
+        threads: Number of CPU threads.
+        **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
+
+    Raises:
+        InputError: An option cannot be used.
+        BundleError: No such model, or a bundle that is corrupt.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Bundle | DiffusionClassifier,
+        options: Options | None = None,
+        *,
+        name: str | None = None,
+        calibration: Calibration | None = None,
+        backend: str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        batch: int | None = None,
+        threads: int | None = None,
+        **keywords: Unpack[RunOptions],
+    ) -> None:
+        self._options = merged(options, keywords)
+        if self._options.prior is not None:
+            raise InputError("a prior weighs classes, and each image has texts of its own: expected none")
+        self._network: dict[str, Any] = {
+            "backend": backend, "device": device, "precision": precision, "batch": batch, "threads": threads
+        }  # fmt: skip
+        given = isinstance(model, Bundle | DiffusionClassifier)
+        self._source: Bundle | DiffusionClassifier = model if given else load_bundle(find_model(model))  # type: ignore[assignment, arg-type]
+        self._calibration, self._last = calibration, cast("_Asked | None", None)
+        self._name = self._source.model.name if name is None else name
+        Settings.of(self._raced(self._source.model), (), self._options)
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+        return self._name
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of the race that it was given."""
+        return self._calibration
+
+    def match(self, trials: Trials, progress: OnMatched | None = None) -> Matched:
+        """Scores the candidates of every image in one run.
+
+        The score of a text is its negative mean error. With decision "mean", the answer is the text with the largest
+        score; with "vote", that with the most votes, and among these the largest score.
+
+        Args:
+            trials: Images and their candidate texts.
+            progress: Called with the number of images that are done, and of all, after every step.
+
+        Example:
+            >>> from fastdc.matching import DiffusionMatcher, Trials
+            >>> trials = Trials.of(images[:2], [["7", "1"], ["9", "3", "8"]], truth=-1)
+            >>> DiffusionMatcher(clf).match(trials).answers
+            array([0, 1])
+
+        Raises:
+            InputError: Images or texts cannot be used; raised before any work starts.
+            Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
+        """
+        start, done = time.perf_counter(), _Done(self._options.decision)
+        facts = {"texts": len(trials.texts)} | ({} if self._calibration is None else {"delta": self._calibration.delta})
+
+        def known() -> Matched:
+            return done.matched(self._name, time.perf_counter() - start, facts)
+
+        try:
+            with closing(self._results(trials, self._options, progress)) as results:
+                for own, result in results:
+                    done.add(own, result)
+        except Interrupted as stop:
+            raise Interrupted(str(stop), known() if done.scores else None) from None
+        return known()
+
+    def errors(
+        self,
+        trials: Trials,
+        *,
+        null: bool = False,
+        seed: int | None = None,
+        streams: Any = None,
+        progress: OnMatched | None = None,
+    ) -> ErrorTable:
+        """The errors of a full run: every candidate at every draw.
+
+        Args:
+            trials: n images and their candidate texts.
+            null: Whether each image is also denoised under "no class", at the same draws, in a last column.
+            seed: Seed of the noise; None: the matcher's.
+            streams: Noise stream of each image, whole numbers in [0, 2^56): images of one stream see the same noise.
+                None: from the image's pixels.
+            progress: Called with the number of images that are done, and of all, after every step.
+
+        Returns:
+            A table whose class a is the a-th candidate of each image, in the order of the trials; candidates that an
+            image does not have were not evaluated.
+
+        Example:
+            >>> from fastdc.matching import DiffusionMatcher, Trials
+            >>> trials = Trials.of(images[:2], [["7", "1"], ["9", "3", "8"]], truth=-1)
+            >>> DiffusionMatcher(clf, draws=4).errors(trials).counts.tolist()
+            [[4, 4, 0], [4, 4, 4]]
+
+        Raises:
+            InputError: Images or texts cannot be used, or there is no null class; raised before any work starts.
+            Interrupted: Ctrl-C.
+        """
+        options = replace(self._options, rule="full", rule_options=None, self_calibrate=None, decision="mean")
+        options = options if seed is None else options.but(seed=seed)
+        parts = []
+        with closing(self._results(trials, options, progress, null=null, streams=streams)) as results:
+            for own, result in results:
+                parts.append(_of_places(result.table, own))
+        width = max(map(len, trials.candidates))
+        return _joined(parts, [f"candidate {a}" for a in range(width)] + [NO_TEXT] * null, null=null)
+
+    def _results(
+        self, trials: Trials, options: Options, progress: OnMatched | None, *, null: bool = False, streams: Any = None
+    ) -> "Generator[tuple[Sequence[Int32], Classification], None, None]":
+        """The candidate conditions, in the order of the trials, and the results of consecutive images."""
+        if not len(trials):
+            raise InputError("there is no image to match: expected at least one")
+        source, conditions = self._described(trials.texts)
+        own = _distinct(trials, conditions)
+        images = self._images(trials, options)
+        clf = self._opened(trials.texts, source, conditions)
+        if null:
+            clf = _with_no_text(clf)
+            own = [np.append(one, np.int32(len(clf.model.conditions) - 1)) for one in own]
+
+        def told(state: Progress) -> None:
+            if progress is not None:
+                progress(state.finished, state.images)
+
+        classes = [np.asarray(clf.model.class_of, np.int32)[one] for one in own] if clf.model.class_of else own
+        stream = clf.stream(images, options, chunk=_CHUNK, candidates=classes, streams=streams, progress=told)
+        with closing(_unbroken(stream)) as results:
+            for result in results:
+                yield [own[i] for i in result.indices], result
+
+    def _images(self, trials: Trials, options: Options) -> Images:
+        """The images of trials, checked: those of files are read once, into a temporary file if they are many."""
+        given = list(trials.images) if isinstance(trials.images, tuple) else trials.images
+        images = Images.of(given, self._source.model, **options.reading)
+        if len(images) != len(trials):
+            raise InputError(f"expected one image for each of {len(trials)} trials, got {len(images)}")
+        return images
+
+    def _described(self, texts: tuple[str, ...]) -> tuple[Bundle | DiffusionClassifier, Int32]:
+        """The model whose conditions are the texts that differ to it, and the condition of each text, int32 (P,)."""
+        source, last = self._source, self._last
+        if last is not None and last.texts == texts:
+            return last.classifier, last.conditions
+        if isinstance(source, DiffusionClassifier) or TEXT not in source.files:
+            return source, _named(texts, source.model)
+        different, conditions = np.unique(firsts_of_texts(source, texts), return_inverse=True)
+        once = tuple(texts[i] for i in different.tolist())
+        prompts = Prompts(once, tuple(range(len(once))), once)
+        return with_prompts(source, prompts), conditions.astype(np.int32)
+
+    def _opened(
+        self, texts: tuple[str, ...], source: Bundle | DiffusionClassifier, conditions: Int32
+    ) -> DiffusionClassifier:
+        """The classifier of the texts, which stays open for further runs over such trials."""
+        if self._last is None or self._last.texts != texts:
+            clf = source if isinstance(source, DiffusionClassifier) else load(source, **self._network)
+            self._last = _Asked(texts, replace(clf, model=self._raced(clf.model)), conditions)
+        return self._last.classifier
+
+    def _raced(self, model: Model) -> Model:
+        """The model with the matcher's calibration."""
+        return model if self._calibration is None else model.raced(self._calibration)
+
+
+class _Done:
+    """What is kept of images that are finished."""
+
+    def __init__(self, decision: str) -> None:
+        self._vote = decision == "vote"
+        self.scores: list[Float64] = []
+        self._rows: list[int] = []
+        self._answers: list[int] = []
+        self._evaluations: list[int] = []
+        self._facts: dict[str, Any] = {}
+
+    def add(self, own: Sequence[Int32], result: Classification) -> None:
+        """Takes the results of images with these candidates, by class."""
+        for row, classes in enumerate(own):
+            scores = -result.errors[row, classes]
+            scores[np.isnan(scores)] = -np.inf  # never evaluated, so worse than what was
+            self.scores.append(scores)
+            votes = result.votes[row, classes]
+            self._answers.append(last_best(np.where(votes == votes.max(), scores, -np.inf) if self._vote else scores))
+        self._rows += result.indices.tolist()
+        self._evaluations += result.evaluations.tolist()
+        self._facts = self._facts or result.provenance
+
+    def matched(self, name: str, seconds: float, facts: dict[str, Any]) -> Matched:
+        """All of it."""
+        return Matched(
+            name=name,
+            rows=np.array(self._rows, np.int64),
+            scores=tuple(self.scores),
+            answers=np.array(self._answers, np.int64),
+            evaluations=np.array(self._evaluations, np.int64),
+            seconds=seconds,
+            facts={**self._facts, **facts},
+        )
+
+
+def _unbroken(stream: Iterator[Classification]) -> "Generator[Classification, None, None]":
+    """The results of a stream, of which Ctrl-C loses none, whether it comes in a step or between two results.
+
+    Raises:
+        Interrupted: Ctrl-C; raised after the finished results.
+    """
+    results = cast("Generator[Classification, None, None]", stream)
+    try:
+        yield from results
+    except Interrupted as stop:
+        if stop.result is not None:
+            yield stop.result
+        raise
+    except KeyboardInterrupt:  # between two results
+        try:
+            results.throw(KeyboardInterrupt())
+        except Interrupted as stop:
+            if stop.result is not None:
+                yield stop.result
+            raise
+        raise
+
+
+def _named(texts: Sequence[str], model: Model) -> Int32:
+    """The condition of each text of a model without a text encoder, int32 (P,)."""
+    places = {name: at for at, name in enumerate(model.conditions)}
+    other = next((text for text in texts if text not in places), None)
+    if other is not None:
+        raise InputError(
+            f"model {model.name} has no text encoder: expected texts that are its prompts or classes, such as "
+            f"{shown(model.conditions[0], 60)}, got {shown(other, 60)}"
+        )
+    return np.array([places[text] for text in texts], np.int32)
+
+
+def _distinct(trials: Trials, conditions: Int32) -> list[Int32]:
+    """The candidate conditions of each image, int32 in the order of the trials.
+
+    Raises:
+        InputError: Two candidates of an image are one condition.
+    """
+    own = [conditions[candidates] for candidates in trials.candidates]
+    for i, one in enumerate(own):
+        if len(np.unique(one)) < len(one):
+            first: dict[int, str] = {}
+            for text, condition in zip(trials.texts_of(i), one.tolist(), strict=True):
+                if condition in first:
+                    both = f"{shown(first[condition], 60)} and {shown(text, 60)}"
+                    raise InputError(
+                        f"{trials.ids[i]}: the texts {both} are the same to the text encoder: expected candidates that "
+                        "it can tell apart"
+                    )
+                first[condition] = text
+    return own
+
+
+def _with_no_text(clf: DiffusionClassifier) -> DiffusionClassifier:
+    """The classifier with its "no class" as one more condition, the last."""
+    model = clf.model
+    if model.null_class is None or model.null_class != len(model.conditions):
+        raise InputError(f"model {model.name} has no null class after its classes: the error without a text needs one")
+    more: dict[str, Any] = {"class_names": (*model.class_names, NO_TEXT), "class_counts": None}
+    if model.prompts:
+        more |= {"prompts": (*model.prompts, NO_TEXT), "class_of": (*model.class_of, model.num_classes)}
+    return replace(clf, model=replace(model, **more))
+
+
+def _of_places(table: ErrorTable, own: Sequence[Int32]) -> ErrorTable:
+    """A full run's table whose classes are the places of each image's candidates."""
+    counts = np.zeros((len(own), max(map(len, own))), np.int32)
+    values = []
+    packed, classes = table.packed()
+    for i, one in enumerate(own):
+        counts[i, : len(one)] = table.draws
+        found = packed.rows(i, i + 1).values.reshape(-1, table.draws)
+        values.append(found[np.searchsorted(classes[i, : len(one)], one)].ravel())
+    names = tuple(f"candidate {a}" for a in range(counts.shape[1]))
+    return replace(table, counts=counts, values=np.concatenate(values), class_names=names)
+
+
+def _joined(parts: Sequence[ErrorTable], names: Sequence[str], *, null: bool) -> ErrorTable:
+    """The tables of consecutive images with the same columns; with `null`, each image's last candidate comes last."""
+    width = len(names)
+    counts = np.zeros((sum(map(len, parts)), width), np.int32)
+    at = 0
+    for part in parts:
+        counts[at : at + len(part), : part.counts.shape[1]] = part.counts
+        at += len(part)
+    if null:
+        last = np.count_nonzero(counts, axis=1) - 1
+        counts[np.arange(at), last], counts[:, -1] = 0, counts[:, 0]
+    first = parts[0]
+    return replace(
+        first,
+        counts=counts,
+        values=np.concatenate([part.values for part in parts]),
+        streams=np.concatenate([part.streams for part in parts]),
+        class_names=tuple(names),
+    )

@@ -1,0 +1,160 @@
+"""The diffusion matcher gives every image the numbers of a run of its own, whatever it runs beside."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastdc
+from fastdc import DiffusionClassifier, InputError, Interrupted
+from fastdc.bundle import Model
+from fastdc.matching import DiffusionMatcher, Trials, last_best
+from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, gaussian, unit_images
+
+CLASSES = 9
+WORLD = gaussian(CLASSES)
+NAMES = WORLD.model.class_names
+N = 150  # more than two chunks
+
+
+def asked(n: int = N, *, seed: int = 0, most: int = 7) -> Trials:
+    """Trials of images of the world's size, each with 1 to `most` names in an order of its own."""
+    rng = np.random.default_rng(seed)
+    lists = [[NAMES[k] for k in rng.permutation(CLASSES)[: rng.integers(1, most + 1)]] for _ in range(n)]
+    return Trials.of(unit_images(n), lists, truth=-1)
+
+
+def with_prompts(world: Any = WORLD) -> DiffusionClassifier:
+    """A classifier whose conditions are prompts: as many as there are classes."""
+    clf = classifier(world)
+    model = replace(clf.model, prompts=clf.model.class_names, class_of=tuple(range(len(clf.model.class_names))))
+    return replace(clf, model=model)
+
+
+def with_null(world: Any = WORLD) -> DiffusionClassifier:
+    """A classifier whose last class, the mean of all, means "no class"."""
+    means = np.concatenate([world.means, world.means.mean(axis=0)[None]])
+    more = replace(world, means=means)
+    model: Model = replace(world.model, null_class=len(world.means))
+    return DiffusionClassifier(model, ManySlots(denoiser(more), SHAPE))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rule": "full", "draws": 8},
+        {"rule": "staged", "rule_options": {"n_samples": (3, 9), "to_keep": (5, 1)}},
+        {"rule": "calibrated", "rule_options": {"limit": 1.0}, "draws": 16},
+        {"rule": "full", "draws": 9, "decision": "vote"},
+    ],
+    ids=str,
+)
+def test_each_image_gets_the_numbers_of_a_run_of_its_own(options: dict[str, Any]) -> None:
+    trials, clf = asked(), with_prompts()
+    matched = DiffusionMatcher(clf, **options).match(trials)
+    assert matched.rows.tolist() == list(range(N))
+    images = np.asarray(trials.images)
+    for i in range(0, N, 7):
+        texts = trials.texts_of(i)
+        alone = clf.classify(images[i : i + 1], candidates=[list(texts)], **options)
+        k = [NAMES.index(text) for text in texts]
+        assert matched.scores[i].tolist() == (-alone.errors[0, k]).tolist()
+        assert texts[matched.answers[i]] == alone.names[0]
+        assert matched.evaluations[i] == alone.evaluations[0]
+
+
+def test_the_released_schedule_takes_candidates_of_each_image() -> None:
+    """to_keep 5 1, n_samples 75 200 of the paper: 75 draws of every candidate, then 146 more of the best five."""
+    schedule = fastdc.load_bundle(fastdc.bundle.find_model("shapes")).model.schedule
+    clf = with_prompts()
+    clf = replace(clf, model=replace(clf.model, schedule=schedule))  # of 1000 timesteps
+    clf = replace(clf, network=ManySlots(lambda sample, _, labels: sample * labels[:, None, None, None], SHAPE))
+    trials = asked(6, most=CLASSES)
+    rule = {"n_samples": (75, 200), "to_keep": (5, 1), "compat": "li"}
+    matched = DiffusionMatcher(clf, rule="staged", rule_options=rule).match(trials)
+    counts = [len(own) for own in trials.candidates]
+    first = 75 if max(counts) > 1 else 0
+    want = [first if k == 1 else 75 * k + 125 * min(k, 5) for k in counts]
+    staged = clf.settings(rule="staged", rule_options=rule).job.rule
+    assert matched.evaluations.tolist() == [staged.evaluations(k) for k in counts] == want  # type: ignore[attr-defined]
+
+
+def test_a_tie_goes_to_the_last_place() -> None:
+    clf = with_prompts()
+    clf = replace(clf, network=ManySlots(lambda sample, *_: np.zeros_like(sample), SHAPE))
+    matched = DiffusionMatcher(clf, rule="full", draws=2).match(asked(5))
+    assert matched.answers.tolist() == [len(scores) - 1 for scores in matched.scores]
+
+
+def test_the_errors_of_a_full_run_are_in_the_order_of_the_trials() -> None:
+    trials, clf = asked(70), with_null()
+    table = DiffusionMatcher(clf, draws=5, seed=3).errors(trials, null=True)
+    whole = clf.errors(np.asarray(trials.images), draws=5, seed=3)
+    blank = DiffusionClassifier(replace(clf.model, class_names=(*NAMES, "none")), clf.network).errors(
+        np.asarray(trials.images), draws=5, seed=3
+    )
+    width = max(map(len, trials.candidates))
+    assert table.counts.shape == (70, width + 1)
+    assert table.class_names[-1] == "(no text)"
+    for i, own in enumerate(trials.candidates):
+        k = [NAMES.index(text) for text in trials.texts_of(i)]
+        found = table.errors[i]
+        np.testing.assert_array_equal(found[: len(own)], whole.errors[i, k])
+        np.testing.assert_array_equal(found[-1], blank.errors[i, -1])
+        assert np.isnan(found[len(own) : width]).all()
+
+
+def test_errors_without_a_text_need_a_null_class() -> None:
+    with pytest.raises(InputError, match="no null class"):
+        DiffusionMatcher(with_prompts()).errors(asked(2), null=True)
+
+
+def test_ctrl_c_keeps_the_images_that_were_finished() -> None:
+    clf, trials = with_prompts(), asked()
+    options: dict[str, Any] = {"rule": "full", "draws": 64}
+    whole = DiffusionMatcher(clf, **options).match(trials)
+
+    def stop(done: int, _: int) -> None:
+        if done >= 70:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        DiffusionMatcher(clf, **options).match(trials, stop)
+    kept = caught.value.result
+    assert 70 <= len(kept) < N
+    assert [scores.tolist() for scores in kept.scores] == [whole.scores[i].tolist() for i in kept.rows]
+    assert kept.answers.tolist() == whole.answers[kept.rows].tolist()
+
+
+def test_what_cannot_be_matched_is_refused_in_one_line() -> None:
+    clf = with_prompts()
+    trials = Trials.of(unit_images(1), [["a cat"]])
+    with pytest.raises(InputError, match="has no text encoder: expected texts that are its prompts"):
+        DiffusionMatcher(clf).match(trials)
+    with pytest.raises(InputError, match="a prior weighs classes"):
+        DiffusionMatcher(clf, prior="uniform")
+    with pytest.raises(InputError, match="no image to match"):
+        DiffusionMatcher(clf).match(Trials.of(unit_images(1)[:0], []))
+    with pytest.raises(InputError, match="draws"):
+        DiffusionMatcher(clf, draws=0)
+
+
+def test_texts_that_are_the_same_tokens_are_one_condition_unless_they_compete() -> None:
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("onnxruntime")
+    images = np.random.default_rng(0).integers(0, 255, (2, 3, 32, 32), dtype=np.uint8)
+    lists = [["a photo of a red cube", "a photo of a blue cone"], ["a photo of a blue cone", "A photo of a  red cube"]]
+    matcher = DiffusionMatcher("shapes", draws=2, threads=1)
+    apart = matcher.match(Trials.of(images, lists))
+    assert apart.facts["texts"] == 3
+    same = np.stack([images[0], images[0]])
+    twice = matcher.match(Trials.of(same, lists))
+    assert twice.scores[0].tolist() == twice.scores[1][::-1].tolist()
+    with pytest.raises(InputError, match=r"image 1: the texts .* are the same to the text encoder"):
+        matcher.match(Trials.of(images, [lists[0], ["a photo of a red cube", "a photo of a RED cube"]]))
+
+
+def test_scores_without_a_race_rank_as_the_decision_does() -> None:
+    matched = DiffusionMatcher(with_prompts(), rule="full", draws=4).match(asked(20))
+    assert matched.answers.tolist() == [last_best(scores) for scores in matched.scores]
