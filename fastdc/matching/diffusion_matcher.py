@@ -211,7 +211,8 @@ class DiffusionMatcher:
             if progress is not None:
                 progress(state.finished, state.images)
 
-        classes = [np.asarray(clf.model.class_of, np.int32)[one] for one in own] if clf.model.class_of else own
+        class_of = np.array(clf.model.class_of, np.int32)
+        classes = [class_of[one] for one in own] if len(class_of) else own
         stream = clf.stream(images, options, chunk=_CHUNK, candidates=classes, streams=streams, progress=told)
         with closing(_unbroken(stream)) as results:
             for result in results:
