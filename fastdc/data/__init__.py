@@ -2,6 +2,7 @@
 
     prepare(images, shape)        whatever a user has in hand -> array (n, c, h, w)
     load_images(sources, shape)   image files, folders, manifests, .npy, .npz -> ImageSet of the bundle's (c, h, w)
+    read_picture(path)            one image file, RGB in its own size
     load_labelled(source)         a folder with one sub-folder per class, a manifest, or an .npz -> LabelledImages
     digits_test(), mnist_test()   the test digits that the package ships: 400 of 8x8 pixels, 300 of 28x28
     phantoms_test()               200 rendered X-ray-like images with the masks of their lesions
@@ -37,7 +38,7 @@ from fastdc.data.labelled import (
 )
 from fastdc.data.layouts_of_tables import LAYOUTS, MadeManifest, make_manifest
 from fastdc.data.levels import check_window
-from fastdc.data.loaders import load_images
+from fastdc.data.loaders import load_images, read_picture
 from fastdc.data.phantoms import Phantoms, phantoms_test
 from fastdc.data.sets import ImageSet, LabelledImages
 from fastdc.data.splits import plain_split
@@ -65,6 +66,7 @@ __all__ = [
     "plain_split",
     "prepare",
     "prepare_named",
+    "read_picture",
     "shipped_test_file",
     "shortened",
 ]

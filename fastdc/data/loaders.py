@@ -1,4 +1,4 @@
-"""The loader of images of any kind, :func:`load_images`."""
+"""The loader of images of any kind, :func:`load_images`, and that of one file in its own size, :func:`read_picture`."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdc.data.classes import model_labels
-from fastdc.data.convert import check_shape
+from fastdc.data.convert import check_shape, to_uint8
 from fastdc.data.image_files import Look, Reader
-from fastdc.data.inputs import existing_paths, is_usable, part_of
+from fastdc.data.inputs import existing, existing_paths, is_usable, part_of
 from fastdc.data.levels import Window
 from fastdc.data.notes import Notes
 from fastdc.data.parts import Part
@@ -80,6 +81,33 @@ def load_images(
         for line in result.notes:
             on_note(line)
     return result
+
+
+def read_picture(path: Source, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """One image file as it is stored: upright, over white, RGB, in its own size; for models that resize by themselves.
+
+    Args:
+        path: Path of an image file.
+        max_pixels: Most pixels, as in :func:`load_images`.
+
+    Returns:
+        uint8 (3, h, w).
+
+    Raises:
+        InputError: There is no such file, or it cannot be used.
+
+    Example:
+        >>> from fastdc.data import read_picture
+        >>> from PIL import Image
+        >>> Image.new("L", (40, 30)).save(folder / "grey.png")
+        >>> read_picture(folder / "grey.png").shape
+        (3, 30, 40)
+    """
+    reader = Reader(max_pixels)
+    picture = reader.read(existing(path), lambda shape, _: (3, *shape[1:]))
+    reader.levels.report(reader.notes)
+    levels: NDArray[np.uint8] = to_uint8(picture)[0]
+    return levels
 
 
 def _loaded(

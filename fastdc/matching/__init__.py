@@ -7,7 +7,23 @@ Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`.
 """
 
 from fastdc.matching.diffusion_matcher import DiffusionMatcher
+Modules: `trials` (the question), `matched` (the answer), `clip_matcher` and `vilt_matcher` (models to compare with;
+`pictures` and `collecting` are theirs), `similarity` (of texts to CLIP).
+"""
+
+from fastdc.matching.clip_matcher import ClipMatcher
 from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
 from fastdc.matching.trials import RIGHT, Trials
+from fastdc.matching.vilt_matcher import ViltMatcher
 
 __all__ = ["RIGHT", "AbstractMatcher", "DiffusionMatcher", "Matched", "OnMatched", "Trials", "last_best"]
+__all__ = [
+    "RIGHT",
+    "AbstractMatcher",
+    "ClipMatcher",
+    "Matched",
+    "OnMatched",
+    "Trials",
+    "ViltMatcher",
+    "last_best",
+]

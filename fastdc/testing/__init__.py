@@ -10,6 +10,7 @@ from fastdc.testing.replay import Replay, replay, verify
 
 if TYPE_CHECKING:
     from fastdc.testing.edm_files import write_edm
+    from fastdc.testing.image_text_folders import tiny_image_text
     from fastdc.testing.phantom_images import phantoms
     from fastdc.testing.scene_images import Scene, SceneObject, render_scene
     from fastdc.testing.scene_tasks import (
@@ -44,6 +45,7 @@ else:
                 "scene_tasks",
             ),
             "tiny_dit": "tiny_pipelines",
+            "tiny_image_text": "image_text_folders",
             "tiny_sd": "tiny_pipelines",
         },
     )
@@ -67,6 +69,7 @@ __all__ = [
     "scene_groups",
     "scenes",
     "tiny_dit",
+    "tiny_image_text",
     "tiny_sd",
     "verify",
     "write_edm",
