@@ -29,7 +29,7 @@ from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.bundle.place import bundle_place
-from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts
+from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts, read_prompts_with
 from fastdc.bundle.seen import SeenImages, fingerprints
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.bundle.tokenizer_file import checked_tokenizer
@@ -85,6 +85,7 @@ __all__ = [
     "prompts_of",
     "read_class_names",
     "read_prompts",
+    "read_prompts_with",
     "saved_by_parts",
     "shipped_models",
     "torch_samples",

@@ -91,13 +91,38 @@ def read_prompts(path: str | Path) -> Prompts:
         >>> read_prompts(folder / "pets.csv").texts
         ('a cat', 'a dog')
     """
+    return read_prompts_with(path)[0]
+
+
+def read_prompts_with(path: str | Path, column: str = "") -> tuple[Prompts, tuple[str, ...] | None]:
+    """As :func:`read_prompts`, with one more column, such as what it means to choose a prompt.
+
+    Args:
+        path: The file, in UTF-8.
+        column: Name of the column.
+
+    Returns:
+        The prompts, and the column's field of each; None if the file has no such column.
+
+    Raises:
+        InputError: As :func:`read_prompts`, or the header names the column twice.
+
+    Example:
+        >>> from fastdc.bundle import read_prompts_with
+        >>> (folder / "k.csv").write_text("prompt,classname,classidx,kind\\na cat,cat,0,right\\n") > 0
+        True
+        >>> read_prompts_with(folder / "k.csv", "kind")[1]
+        ('right',)
+    """
     path = Path(path)
     reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True, skipinitialspace=True)
     texts: list[str] = []
     class_of: list[int] = []
+    more: list[str] = []
     named: dict[int, tuple[str, int]] = {}  # class -> its name and the line that gave it
     try:
-        columns = _columns(path, next(reader, []))
+        header = next(reader, [])
+        columns, extra = _columns(path, header), _place_of(path, header, column)
         for row in reader:
             if not any(field.strip() for field in row):
                 continue
@@ -108,6 +133,8 @@ def read_prompts(path: str | Path) -> Prompts:
                 raise InputError(f"{line}: class {k} is called {name!r:.80}, but {first!r:.80} on line {at}")
             texts.append(text)
             class_of.append(k)
+            if extra is not None:
+                more.append(row[extra].strip() if extra < len(row) else "")
             if len(texts) > MAX_PROMPTS:
                 raise InputError(f"{line}: at most {MAX_PROMPTS:,} prompts can be used")
     except csv.Error as error:
@@ -117,7 +144,8 @@ def read_prompts(path: str | Path) -> Prompts:
     for k, found in enumerate(sorted(named)):
         if found != k:
             raise InputError(f"{path}: classidx must run from 0 without gaps, {k} is missing (largest: {max(named)})")
-    return Prompts(tuple(texts), tuple(class_of), tuple(named[k][0] for k in range(len(named))))
+    prompts = Prompts(tuple(texts), tuple(class_of), tuple(named[k][0] for k in range(len(named))))
+    return prompts, None if extra is None else tuple(more)
 
 
 def prompts_of(class_names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Prompts:
@@ -219,6 +247,14 @@ def _columns(path: Path, header: list[str]) -> list[int]:
             )
         found += places
     return found
+
+
+def _place_of(path: Path, header: list[str], column: str) -> int | None:
+    """The index of a further column, or None."""
+    places = [at for at, name in enumerate(header) if column and name.strip().lower() == column]
+    if len(places) > 1:
+        raise InputError(f"{path} must start with a header that names {column} at most once")
+    return places[0] if places else None
 
 
 def _fields(line: str, row: list[str], columns: list[int]) -> tuple[str, str, int]:

@@ -2,6 +2,7 @@
 
     trials = Trials.of(files, [["a red cube", "a blue cube"], ...])
     matched = matcher.match(trials)            any model: scores, answers, cost
+    read_layout(folder)                        the trials of the compositional evaluation, by task, split and setting
 
 Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`.
 """
@@ -12,6 +13,15 @@ Modules: `trials` (the question), `matched` (the answer), `clip_matcher` and `vi
 """
 
 from fastdc.matching.clip_matcher import ClipMatcher
+Modules: `trials` (the question), `matched` (the answer), `layout` and `layout_folders` (reading a data set), `kinds`
+(of errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
+"""
+
+from fastdc.matching.comparison import Comparison
+from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
+from fastdc.matching.kinds import kinds_of
+from fastdc.matching.layout import Cell, read_layout
+from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
 from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
@@ -26,4 +36,22 @@ __all__ = [
     "Trials",
     "ViltMatcher",
     "last_best",
+__all__ = [
+    "EVALUATED",
+    "RIGHT",
+    "SETTINGS",
+    "SPLITS",
+    "AbstractMatcher",
+    "Answered",
+    "Cell",
+    "CellScore",
+    "Comparison",
+    "Matched",
+    "OnMatched",
+    "PairedTest",
+    "Trials",
+    "holm",
+    "kinds_of",
+    "last_best",
+    "read_layout",
 ]

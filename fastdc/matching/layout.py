@@ -1,0 +1,301 @@
+"""Reads a folder of the compositional evaluation: images with candidate texts, for each task, split and setting.
+
+    single_object/SPLIT/"blue cube"/*.png           single_prompts.csv, a row per class
+    two_object/SPLIT/c1_s1_c2_s2/"c1 s1"/*.png      two_object_prompts/two_obj_{train,val,test}[_gen]/c1_s1_c2_s2.csv
+    relational/SPLIT/s1_rel_s2/"s1 rel s2"/*.png    rel_prompts/rel_{train,val,test}[_gen]/s1_rel_s2.csv
+    TASK/SPLIT/GROUP/NAME/*.png                     TASK_prompts/TASK_{train,val,test}[_gen]/GROUP.csv
+
+This is the layout of Pearson et al. (arXiv 2508.20783); :mod:`fastdc.matching.layout_folders` knows other names of its
+folders. In a pair's table the first row is the right text, named as the folder of its images. Both seen splits have the
+train tables. Of single objects, the candidates are the classes of the split's own folders, or in the generalised
+setting all rows of the table.
+
+No image is opened here; names, tables and folders are all checked before anything else is done.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from fastdc.bundle import read_prompts_with
+from fastdc.matching.kinds import kinds_of, pair_of
+from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS, Places, asked_of, folders_in, pictures_in
+from fastdc.matching.trials import RIGHT, Trials
+from fastdc.support import InputError, checks, shown
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One column of the paper's tables.
+
+    Attributes:
+        task: "single", "two_object", "relational", or the name of another task's folder.
+        split: One of :data:`~fastdc.matching.SPLITS`.
+        generalised: Whether candidates are of seen and unseen classes alike.
+    """
+
+    task: str
+    split: str
+    generalised: bool = False
+
+    @property
+    def setting(self) -> str:
+        """The setting, "ZSL" or "GZSL"."""
+        return "GZSL" if self.generalised else "ZSL"
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.split} {self.setting}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that share their candidates.
+
+    Attributes:
+        folder: Their folder below the split.
+        name: Name of the right text.
+        files: The PNG files.
+        texts: Candidate texts.
+        names: Names of the candidates.
+        truth: The place of the right one.
+        kinds: What it means to choose each.
+    """
+
+    folder: Path
+    name: str
+    files: tuple[Path, ...]
+    texts: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    truth: int = 0
+    kinds: tuple[str, ...] = ()
+
+
+def read_layout(
+    root: str | Path,
+    *,
+    tasks: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    settings: Sequence[str] = SETTINGS,
+    images: int | None = None,
+    prompts: Mapping[str, str | Path] | None = None,
+) -> dict[Cell, Trials]:
+    """The images and candidates of every task, split and setting.
+
+    Args:
+        root: The folder with the tasks, or with one folder that has them.
+        tasks: The tasks to read.  Default: all.
+        splits: The splits to read.  Default: id-val, id-test, val, test, as far as they are there.
+        settings: "zsl", "gzsl" or both.
+        images: Most images of a split of a task, taken evenly from its groups, the same in both settings.
+        prompts: Folders of prompts that have other names: by "TASK" the folder of all tables, or the table of single
+            objects; by "TASK/BASE" and "TASK/BASE_gen", with BASE train, val or test, the folder of one split's tables.
+
+    Raises:
+        InputError: The layout is wrong; the message names the folder, the file or the row.
+
+    Example:
+        >>> from fastdc.matching import read_layout
+        >>> read_layout(folder / "none")
+        Traceback (most recent call last):
+        fastdc.support.exceptions.InputError: ...
+    """
+    cells = read_groups(root, tasks=tasks, splits=splits, settings=settings, images=images, prompts=prompts)
+    return {cell: trials_of(Path(root), groups) for cell, groups in cells.items()}
+
+
+def read_groups(
+    root: str | Path,
+    *,
+    tasks: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    settings: Sequence[str] = SETTINGS,
+    images: int | None = None,
+    prompts: Mapping[str, str | Path] | None = None,
+) -> dict[Cell, list[Group]]:
+    """As :func:`read_layout`, by groups of images that share their candidates.
+
+    Raises:
+        InputError: The layout is wrong.
+    """
+    if images is not None:
+        checks.whole("images", images, low=1)
+    wanted = asked_of("setting", tuple(one.lower() for one in settings), SETTINGS, Path(root))
+    places = Places.of(Path(root), {name: Path(path) for name, path in (prompts or {}).items()})
+    chosen = asked_of("task", tuple(tasks), tuple(places.tasks), places.root)
+    there = {task: places.splits(task) for task in chosen}
+    known = tuple(split for split in SPLITS if any(split in own for own in there.values()))
+    asked = asked_of("split", tuple(splits), known if splits else tuple(set(known) & set(EVALUATED)), places.root)
+    cells: dict[Cell, list[Group]] = {}
+    for task, own in there.items():
+        for split in (split for split in own if split in asked):
+            groups = _groups(task, own[split])
+            for setting in wanted:
+                cell = Cell(task, split, setting == "gzsl")
+                whole = _single(places, groups, cell) if task == "single" else _paired(places, groups, cell)
+                cells[cell] = _taken(whole, images)
+    if not cells:
+        raise InputError(f"{places.root} has no split to evaluate: expected {', '.join(EVALUATED)}, or train by name")
+    return cells
+
+
+def trials_of(root: Path, groups: Iterable[Group]) -> Trials:
+    """The images of some groups, each with its group's candidates.
+
+    Args:
+        root: The folder below which images are named.
+        groups: The groups.
+    """
+    each = [(file, group) for group in groups for file in group.files]
+    return Trials.of(
+        [str(file) for file, _ in each],
+        [group.texts for _, group in each],
+        [group.truth for _, group in each],
+        ids=[file.relative_to(root).as_posix() for file, _ in each],
+        groups=[group.folder.name for _, group in each],
+        kinds=[group.kinds for _, group in each],
+    )
+
+
+def _groups(task: str, split: Path) -> list[Group]:
+    """The groups of a split, without candidates.
+
+    Raises:
+        InputError: There are none, a name has not the form that the task needs, or a folder has no images.
+    """
+    found = []
+    for folder in folders_in(split):
+        if task == "single":
+            found.append(Group(folder, _words(folder.name), tuple(pictures_in(folder))))
+            continue
+        inner = folders_in(folder)
+        if not inner and pictures_in(folder):  # one folder level, as the paper's relational/train
+            group = Group(folder, _words(folder.name), tuple(pictures_in(folder)))
+            found.append(replace(group, folder=folder.with_name(folder.name.replace(" ", "_"))))
+        elif len(inner) == 1:
+            found.append(Group(folder, _words(inner[0].name), tuple(pictures_in(inner[0]))))
+        else:
+            raise InputError(f"{folder} has {len(inner)} folders: expected one, named as the right text of its images")
+    if not found:
+        raise InputError(f"{split} has no folders: expected one per {'class' if task == 'single' else 'group'}")
+    for one in found:
+        if not one.files:
+            raise InputError(f"{one.folder}{'' if task == 'single' else f'/{one.name}'} holds no .png file")
+        _check_name(task, one)
+    return found
+
+
+def _check_name(task: str, group: Group) -> None:
+    """Refuses a folder of a pair whose name does not say what its images show."""
+    if task == "two_object":
+        said = " ".join(_located(f"{group.folder}", lambda: pair_of(group.folder.name))[0])
+    elif task == "relational":
+        said = _words(group.folder.name)
+    else:
+        return
+    if said != group.name:
+        raise InputError(f"{group.folder}: expected images of {said!r:.80} in it, got the folder {group.name!r:.80}")
+
+
+def _single(places: Places, groups: Sequence[Group], cell: Cell) -> list[Group]:
+    """The groups with the classes of the split, or all classes, as candidates."""
+    path = places.table(cell.task)
+    texts, names, _ = _table(path)
+    at = {_words(name): place for place, name in enumerate(names)}
+    wrong = next((group for group in groups if group.name not in at), None)
+    if wrong is not None:
+        raise InputError(
+            f"{wrong.folder}: expected a class of {path}, such as {names[0]!r:.80}, got {wrong.name!r:.80}"
+        )
+    own = sorted({at[group.name] for group in groups})
+    rows = list(range(len(texts))) if cell.generalised else own
+    if len(rows) < 2:
+        raise InputError(f"{groups[0].folder.parent}: expected folders of at least 2 classes, got one")
+    chosen, called = [texts[row] for row in rows], [names[row] for row in rows]
+    return [_with(path, cell.task, group, chosen, called, rows.index(at[group.name])) for group in groups]
+
+
+def _paired(places: Places, groups: Sequence[Group], cell: Cell) -> list[Group]:
+    """The groups with the candidates of their own tables."""
+    folder = places.tables(cell.task, cell.split, generalised=cell.generalised)
+    made = []
+    for group in groups:
+        path = folder / f"{group.folder.name}.csv"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: expected the candidates of the images in {group.files[0].parent}")
+        texts, names, kinds = _table(path)
+        if _words(names[0]) != group.name:
+            raise InputError(f"{path}, row 0: expected the right text, {group.name!r:.80}, got {names[0]!r:.80}")
+        made.append(_with(path, cell.task, group, texts, names, 0, kinds))
+    return made
+
+
+def _table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...] | None]:
+    """Texts, names and given kinds of a table's rows.
+
+    Raises:
+        InputError: The table cannot be read, a text or class is there twice, or it has one row.
+    """
+    prompts, kinds = read_prompts_with(path, "kind")
+    names = tuple(prompts.class_names[k] for k in prompts.class_of)
+    for what, several in (("text", prompts.texts), ("class", tuple(map(_words, names)))):
+        seen: dict[str, int] = {}
+        for row, one in enumerate(several):
+            if seen.setdefault(one, row) != row:
+                raise InputError(f"{path}, row {row}: expected another {what} than in row {seen[one]}, got {one!r:.80}")
+    if len(names) < 2:
+        raise InputError(f"{path} has one row: expected 2 candidates or more")
+    return prompts.texts, names, kinds
+
+
+def _with(
+    path: Path,
+    task: str,
+    group: Group,
+    texts: Sequence[str],
+    names: Sequence[str],
+    truth: int,
+    given: Sequence[str] | None = None,
+) -> Group:
+    """A group with its candidates and what it means to choose each."""
+    if given is not None and task not in ("single", "two_object", "relational"):
+        kinds = tuple(RIGHT if at == truth else kind or "wrong" for at, kind in enumerate(given))
+        again = next((at for at, kind in enumerate(given) if kind == RIGHT and at != truth), None)
+        if again is not None:
+            raise InputError(f"{path}, row {again}: expected the kind of a wrong text, got {shown(RIGHT)}")
+    else:
+        kinds = _located(f"{path}", lambda: kinds_of(task, names, truth, group.folder.name))
+    return replace(group, texts=tuple(texts), names=tuple(names), truth=truth, kinds=kinds)
+
+
+def _located(where: str, made: Callable[[], Made]) -> Made:
+    """What a function makes; its error names the file or folder."""
+    try:
+        return made()
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _taken(groups: Sequence[Group], most: int | None) -> list[Group]:
+    """At most so many images, evenly from the groups, by hashes of their names; groups without any are left out."""
+    if most is None or sum(len(group.files) for group in groups) <= most:
+        return list(groups)
+    ranked = []
+    for group in groups:
+        ordered = sorted(group.files, key=_hash)
+        ranked += [(rank, _hash(file), file) for rank, file in enumerate(ordered)]
+    chosen = {file for _, _, file in sorted(ranked)[:most]}
+    kept = [replace(group, files=tuple(file for file in group.files if file in chosen)) for group in groups]
+    return [group for group in kept if group.files]
+
+
+def _hash(file: Path) -> bytes:
+    return hashlib.blake2b("/".join(file.parts[-3:]).encode("utf-8", "surrogateescape"), digest_size=8).digest()
+
+
+def _words(name: str) -> str:
+    """A name as words: lower case, single spaces, no underscores."""
+    return " ".join(name.replace("_", " ").casefold().split())
