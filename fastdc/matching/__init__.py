@@ -4,21 +4,15 @@
     matched = matcher.match(trials)            any model: scores, answers, cost
     read_layout(folder)                        the trials of the compositional evaluation, by task, split and setting
 
-Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`.
-"""
-
-from fastdc.matching.diffusion_matcher import DiffusionMatcher
-Modules: `trials` (the question), `matched` (the answer), `clip_matcher` and `vilt_matcher` (models to compare with;
-`pictures` and `collecting` are theirs), `similarity` (of texts to CLIP).
+Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `clip_matcher` and `vilt_matcher` (the
+models; `pictures` and `collecting` are theirs), `layout` and `layout_folders` (reading a data set), `kinds` (of
+errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
 """
 
 from fastdc.matching.clip_matcher import ClipMatcher
-Modules: `trials` (the question), `matched` (the answer), `layout` and `layout_folders` (reading a data set), `kinds`
-(of errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
-"""
-
 from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
+from fastdc.matching.diffusion_matcher import DiffusionMatcher
 from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import Cell, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
@@ -26,16 +20,6 @@ from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_be
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
 
-__all__ = ["RIGHT", "AbstractMatcher", "DiffusionMatcher", "Matched", "OnMatched", "Trials", "last_best"]
-__all__ = [
-    "RIGHT",
-    "AbstractMatcher",
-    "ClipMatcher",
-    "Matched",
-    "OnMatched",
-    "Trials",
-    "ViltMatcher",
-    "last_best",
 __all__ = [
     "EVALUATED",
     "RIGHT",
@@ -45,11 +29,14 @@ __all__ = [
     "Answered",
     "Cell",
     "CellScore",
+    "ClipMatcher",
     "Comparison",
+    "DiffusionMatcher",
     "Matched",
     "OnMatched",
     "PairedTest",
     "Trials",
+    "ViltMatcher",
     "holm",
     "kinds_of",
     "last_best",
