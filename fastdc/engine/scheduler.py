@@ -74,6 +74,7 @@ class Scheduler:
         self._denoised = denoised
         self._look = np.zeros(capacity, np.int32)
         self._alive = np.zeros(capacity, np.int32)
+        self._began = np.zeros(capacity, np.int32)
         self._finished: list[Finished] = []
         self._most = np.zeros(capacity, np.int64)  # the most cells that each request in flight will have cost
         self._settled = 0  # cells of finished requests
@@ -152,7 +153,7 @@ class Scheduler:
             self._target[place] = -1 if request.target is None else request.target
             self._group[place] = min(request.group, _GROUPS - 1)
             self._look[place] = 0
-            self._alive[place] = len(classes)
+            self._alive[place], self._began[place] = len(classes), len(candidates)
             self._most[place] = len(candidates) * self._looks[-1] + self._denoising.per_image
             self._admitted += 1
             if self._denoising.per_image:
@@ -185,7 +186,7 @@ class Scheduler:
                 places = places[~settled]
                 if not len(places):
                     return
-        look = Look(index, draws, last, *self._ledger.gather(places), self._shown(places))
+        look = Look(index, draws, last, *self._ledger.gather(places), self._shown(places), self._began[places])
         keep = self._settled_targets(look, self._rule.keep(look), self._target[places])
         left = self._check(look, keep)
         added = self._rule.expand(look, keep) if self._rule.expands else None

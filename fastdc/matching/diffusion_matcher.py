@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Unpack, cast
 
@@ -20,8 +21,10 @@ import numpy as np
 
 from fastdc.backends import firsts_of_texts, with_prompts
 from fastdc.bundle import TEXT, Bundle, Model, Prompts, find_model, load_bundle
+from fastdc.calibration import calibrate_errors, check_level
 from fastdc.classifier import DiffusionClassifier
 from fastdc.inference import (
+    CALIBRATION_DRAWS,
     Classification,
     ErrorTable,
     Images,
@@ -33,12 +36,17 @@ from fastdc.inference import (
 )
 from fastdc.loading import load
 from fastdc.matching.matched import Matched, OnMatched, last_best
+from fastdc.matching.place_tables import joined_places, table_of_places
+from fastdc.matching.text_conditions import (
+    NO_TEXT,
+    distinct_conditions,
+    named_conditions,
+    with_no_text,
+    with_own_rivals,
+)
 from fastdc.matching.trials import Trials
 from fastdc.rules import Calibration
-from fastdc.support import Float64, InputError, Int32, Interrupted, shown
-
-NO_TEXT = "(no text)"
-"""The name of the model's "no class" where it stands beside texts."""
+from fastdc.support import Float64, InputError, Int32, Interrupted, checks
 
 _CHUNK = 64  # images whose results are held before they are cut to the image's candidates
 
@@ -184,14 +192,61 @@ class DiffusionMatcher:
             InputError: Images or texts cannot be used, or there is no null class; raised before any work starts.
             Interrupted: Ctrl-C.
         """
-        options = replace(self._options, rule="full", rule_options=None, self_calibrate=None, decision="mean")
-        options = options if seed is None else options.but(seed=seed)
         parts = []
-        with closing(self._results(trials, options, progress, null=null, streams=streams)) as results:
+        with closing(self._results(trials, self._full(seed), progress, null=null, streams=streams)) as results:
             for own, result in results:
-                parts.append(_of_places(result.table, own))
+                parts.append(table_of_places(result.table, own))
         width = max(map(len, trials.candidates))
-        return _joined(parts, [f"candidate {a}" for a in range(width)] + [NO_TEXT] * null, null=null)
+        return joined_places(parts, [f"candidate {a}" for a in range(width)] + [NO_TEXT] * null, null=null)
+
+    def calibrated(
+        self, trials: Trials, *, delta: float = 0.01, seeds: int = 8, progress: OnMatched | None = None
+    ) -> "DiffusionMatcher":
+        """The matcher with a race that is calibrated on trials of validation images with candidates of their own.
+
+        Promise (conformal risk control, see :mod:`fastdc.calibration.race`): if a new image *and its list of
+        candidates* are exchangeable with the n pairs of an image and its list given here, the race loses the text that
+        the full run would answer with probability at most delta, on average over images and noise. A list may depend on
+        its image, such as one with the negatives that are hard for it, if all lists are made in the same way. Other
+        images, other kinds of lists, and more candidates than before are not covered: calibrate once per task.
+
+        Args:
+            trials: n validation images, neither trained on nor used for results. The right texts are not needed.
+            delta: Probability with which the race may lose the answer of the full run, at least 1 / (n + 1).
+            seeds: Number of noise seeds per image.
+            progress: Called with the number of images that are done, and of all, in each of the runs.
+
+        Returns:
+            A matcher of the same network and plan, of as many draws as were calibrated: the option draws, or 128.
+
+        Example:
+            >>> from fastdc.matching import DiffusionMatcher, Trials
+            >>> trials = Trials.of(images, [["7", "1"], ["9", "3"]] * 10, truth=-1)
+            >>> DiffusionMatcher(clf, draws=8).calibrated(trials, delta=0.05, seeds=1).calibration.images
+            20
+
+        Raises:
+            InputError: Images or texts cannot be used, or there are too few images for delta.
+        """
+        checks.whole("seeds", seeds)
+        check_level(delta, len(trials))
+        rule: RunOptions = {"rule": "calibrated", "rule_options": None, "self_calibrate": None}
+        draws = CALIBRATION_DRAWS if self._options.draws is None else self._options.draws
+        made = self._with(self._options.but(**rule, draws=draws), None)
+        config = Settings.of(self._source.model, (), made._full(None)).job.plan.config
+        runs = (made.errors(trials, seed=seed, progress=progress).errors for seed in range(seeds))
+        return made._with(made._options, calibrate_errors(runs, config, delta=delta))
+
+    def _with(self, options: Options, calibration: Calibration | None) -> "DiffusionMatcher":
+        """This matcher, and its open network, with other options."""
+        other = copy(self)
+        other._options, other._calibration = options, calibration
+        return other
+
+    def _full(self, seed: int | None) -> Options:
+        """The options of a full run."""
+        options = self._options.but(rule="full", rule_options=None, self_calibrate=None, decision="mean")
+        return options if seed is None else options.but(seed=seed)
 
     def _results(
         self, trials: Trials, options: Options, progress: OnMatched | None, *, null: bool = False, streams: Any = None
@@ -200,17 +255,18 @@ class DiffusionMatcher:
         if not len(trials):
             raise InputError("there is no image to match: expected at least one")
         source, conditions = self._described(trials.texts)
-        own = _distinct(trials, conditions)
+        own = distinct_conditions(trials, conditions)
         images = self._images(trials, options)
         clf = self._opened(trials.texts, source, conditions)
         if null:
-            clf = _with_no_text(clf)
+            clf = with_no_text(clf)
             own = [np.append(one, np.int32(len(clf.model.conditions) - 1)) for one in own]
 
         def told(state: Progress) -> None:
             if progress is not None:
                 progress(state.finished, state.images)
 
+        options = with_own_rivals(options, clf)
         class_of = np.array(clf.model.class_of, np.int32)
         classes = [class_of[one] for one in own] if len(class_of) else own
         stream = clf.stream(images, options, chunk=_CHUNK, candidates=classes, streams=streams, progress=told)
@@ -232,7 +288,7 @@ class DiffusionMatcher:
         if last is not None and last.texts == texts:
             return last.classifier, last.conditions
         if isinstance(source, DiffusionClassifier) or TEXT not in source.files:
-            return source, _named(texts, source.model)
+            return source, named_conditions(texts, source.model)
         different, conditions = np.unique(firsts_of_texts(source, texts), return_inverse=True)
         once = tuple(texts[i] for i in different.tolist())
         prompts = Prompts(once, tuple(range(len(once))), once)
@@ -244,8 +300,8 @@ class DiffusionMatcher:
         """The classifier of the texts, which stays open for further runs over such trials."""
         if self._last is None or self._last.texts != texts:
             clf = source if isinstance(source, DiffusionClassifier) else load(source, **self._network)
-            self._last = _Asked(texts, replace(clf, model=self._raced(clf.model)), conditions)
-        return self._last.classifier
+            self._last = _Asked(texts, clf, conditions)
+        return replace(self._last.classifier, model=self._raced(self._last.classifier.model))
 
     def _raced(self, model: Model) -> Model:
         """The model with the matcher's calibration."""
@@ -309,81 +365,3 @@ def _unbroken(stream: Iterator[Classification]) -> "Generator[Classification, No
                 yield stop.result
             raise
         raise
-
-
-def _named(texts: Sequence[str], model: Model) -> Int32:
-    """The condition of each text of a model without a text encoder, int32 (P,)."""
-    places = {name: at for at, name in enumerate(model.conditions)}
-    other = next((text for text in texts if text not in places), None)
-    if other is not None:
-        raise InputError(
-            f"model {model.name} has no text encoder: expected texts that are its prompts or classes, such as "
-            f"{shown(model.conditions[0], 60)}, got {shown(other, 60)}"
-        )
-    return np.array([places[text] for text in texts], np.int32)
-
-
-def _distinct(trials: Trials, conditions: Int32) -> list[Int32]:
-    """The candidate conditions of each image, int32 in the order of the trials.
-
-    Raises:
-        InputError: Two candidates of an image are one condition.
-    """
-    own = [conditions[candidates] for candidates in trials.candidates]
-    for i, one in enumerate(own):
-        if len(np.unique(one)) < len(one):
-            first: dict[int, str] = {}
-            for text, condition in zip(trials.texts_of(i), one.tolist(), strict=True):
-                if condition in first:
-                    both = f"{shown(first[condition], 60)} and {shown(text, 60)}"
-                    raise InputError(
-                        f"{trials.ids[i]}: the texts {both} are the same to the text encoder: expected candidates that "
-                        "it can tell apart"
-                    )
-                first[condition] = text
-    return own
-
-
-def _with_no_text(clf: DiffusionClassifier) -> DiffusionClassifier:
-    """The classifier with its "no class" as one more condition, the last."""
-    model = clf.model
-    if model.null_class is None or model.null_class != len(model.conditions):
-        raise InputError(f"model {model.name} has no null class after its classes: the error without a text needs one")
-    more: dict[str, Any] = {"class_names": (*model.class_names, NO_TEXT), "class_counts": None}
-    if model.prompts:
-        more |= {"prompts": (*model.prompts, NO_TEXT), "class_of": (*model.class_of, model.num_classes)}
-    return replace(clf, model=replace(model, **more))
-
-
-def _of_places(table: ErrorTable, own: Sequence[Int32]) -> ErrorTable:
-    """A full run's table whose classes are the places of each image's candidates."""
-    counts = np.zeros((len(own), max(map(len, own))), np.int32)
-    values = []
-    packed, classes = table.packed()
-    for i, one in enumerate(own):
-        counts[i, : len(one)] = table.draws
-        found = packed.rows(i, i + 1).values.reshape(-1, table.draws)
-        values.append(found[np.searchsorted(classes[i, : len(one)], one)].ravel())
-    names = tuple(f"candidate {a}" for a in range(counts.shape[1]))
-    return replace(table, counts=counts, values=np.concatenate(values), class_names=names)
-
-
-def _joined(parts: Sequence[ErrorTable], names: Sequence[str], *, null: bool) -> ErrorTable:
-    """The tables of consecutive images with the same columns; with `null`, each image's last candidate comes last."""
-    width = len(names)
-    counts = np.zeros((sum(map(len, parts)), width), np.int32)
-    at = 0
-    for part in parts:
-        counts[at : at + len(part), : part.counts.shape[1]] = part.counts
-        at += len(part)
-    if null:
-        last = np.count_nonzero(counts, axis=1) - 1
-        counts[np.arange(at), last], counts[:, -1] = 0, counts[:, 0]
-    first = parts[0]
-    return replace(
-        first,
-        counts=counts,
-        values=np.concatenate([part.values for part in parts]),
-        streams=np.concatenate([part.streams for part in parts]),
-        class_names=tuple(names),
-    )

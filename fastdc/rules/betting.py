@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fastdc.rules.paired import known_rivals
+from fastdc.rules.paired import checked_rivals, known_rivals
 from fastdc.rules.protocol import AbstractRule, Look, check_draws, geometric_looks
 from fastdc.support import Float64, InputError, Mask, checks
 
@@ -60,17 +60,16 @@ class Betting(AbstractRule):
 
     alpha: float = 0.01
     bound: float | None = None
-    rivals: int | None = field(default=None, kw_only=True)
+    rivals: int | str | None = field(default=None, kw_only=True)
     every: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", checks.fraction(f"rule {self.name}: alpha", self.alpha))
         if self.bound is not None:
             object.__setattr__(self, "bound", checks.positive(f"rule {self.name}: bound", self.bound))
-        for option in ("rivals", "every"):
-            value = getattr(self, option)
-            if value is not None:
-                object.__setattr__(self, option, checks.whole(f"rule {self.name}: {option}", value))
+        object.__setattr__(self, "rivals", checked_rivals(self.name, self.rivals))
+        if self.every is not None:
+            object.__setattr__(self, "every", checks.whole(f"rule {self.name}: every", self.every))
 
     def for_shifts(self, spread: float) -> "Betting":
         """The rule with a bound on the shifted differences."""
@@ -93,7 +92,7 @@ class Betting(AbstractRule):
         """Keeps the classes against which no bet has won enough at any draw so far."""
         threshold = known_rivals(self.name, self.rivals, look) / self.alpha
         earned = wealth(look.paired(look.leaders(look.means)), self._known_bound())
-        return np.asarray(look.alive & ~np.any(earned >= threshold, axis=2))
+        return np.asarray(look.alive & ~np.any(earned >= threshold[:, None, None], axis=2))
 
     def _known_bound(self) -> float:
         if self.bound is None:

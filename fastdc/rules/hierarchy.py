@@ -120,7 +120,7 @@ class Hierarchy(AbstractRule):
                     settled[row] = False
                     keep[row, branches.columns] = self._chosen(means[row, branches.columns])
         if not look.last and settled.any():  # after the last draw there is nothing to save
-            rest = look if settled.all() else replace(look, classes=look.classes[settled], errors=look.errors[settled])
+            rest = look if settled.all() else _some(look, settled)
             keep[settled] = self.inner.keep(rest)
         return keep
 
@@ -178,3 +178,9 @@ class _Branches:
     nodes: Int32
     entry: Int32
     columns: npt.NDArray[np.intp]
+
+
+def _some(look: Look, rows: Mask) -> Look:
+    """The look of some of its requests."""
+    began = None if look.began is None else look.began[rows]
+    return replace(look, classes=look.classes[rows], errors=look.errors[rows], began=began)

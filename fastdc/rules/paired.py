@@ -14,9 +14,14 @@ could be exceeded by up to that factor. A look shows only the classes alive, hen
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fastdc.rules.protocol import AbstractRule, Look, check_draws, geometric_looks
 from fastdc.rules.ttest import beaten, critical_value
-from fastdc.support import InputError, Mask, checks
+from fastdc.support import InputError, Int64, Mask, checks
+
+OWN = "own"
+"""The value of the option `rivals` that divides the error of each request over its own candidates."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Paired(AbstractRule):
     Attributes:
         alpha: Probability of a wrong elimination in one request, over all looks and rivals; in (0, 1).
         first: Number of draws before the first look, at least 2; the later looks are geometric.
-        rivals: K - 1, the number of candidate classes of a request minus one, or any larger number. Required.
+        rivals: K - 1, the number of candidate classes of a request minus one, or any larger number. "own": that of each
+            request, for requests with candidates of their own. Required.
     """
 
     name = "paired"
@@ -42,13 +48,12 @@ class Paired(AbstractRule):
 
     alpha: float = 0.01
     first: int = 3
-    rivals: int | None = field(default=None, kw_only=True)
+    rivals: int | str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", checks.fraction(f"rule {self.name}: alpha", self.alpha))
         object.__setattr__(self, "first", checks.whole(f"rule {self.name}: first", self.first, low=2))
-        if self.rivals is not None:
-            object.__setattr__(self, "rivals", checks.whole(f"rule {self.name}: rivals", self.rivals))
+        object.__setattr__(self, "rivals", checked_rivals(self.name, self.rivals))
 
     def looks(self, draws: int) -> tuple[int, ...]:
         """Looks after `first` draws, then geometrically (:func:`geometric_looks`).
@@ -65,20 +70,40 @@ class Paired(AbstractRule):
         rivals = known_rivals(self.name, self.rivals, look)
         if look.draws < 2:
             return look.alive
-        tail = self.alpha / ((look.index + 1) * (look.index + 2) * rivals)
-        return look.alive & ~beaten(look.paired(look.leaders(look.means)), critical_value(tail, look.draws))
+        tails = [self.alpha / ((look.index + 1) * (look.index + 2) * of_one) for of_one in rivals.tolist()]
+        critical = np.array([critical_value(tail, look.draws) for tail in tails])
+        return look.alive & ~beaten(look.paired(look.leaders(look.means)), critical[:, None])
 
 
-def known_rivals(rule: str, rivals: int | None, look: Look | None = None) -> int:
-    """Returns the number of rivals, if it is known and at least as large as a look shows.
+def checked_rivals(rule: str, rivals: int | str | None) -> int | str | None:
+    """Returns the option `rivals`: a whole number, "own", or None.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if rivals is None or (isinstance(rivals, str) and rivals == OWN):
+        return rivals
+    return checks.whole(f"rule {rule}: rivals", rivals)
+
+
+def known_rivals(rule: str, rivals: int | str | None, look: Look | None = None) -> Int64:
+    """Returns the number of rivals of each request, int64 (r,) or (1,), if it is known and as large as a look shows.
 
     Raises:
         InputError: The number was not given, or a request has more rivals.
     """
     if rivals is None:
         raise InputError(f"rule {rule} needs rivals=..., the number of candidate classes less one")
+    if isinstance(rivals, str):
+        if look is None:
+            return np.ones(1, np.int64)
+        if look.began is None:
+            raise InputError(
+                f"rule {rule} with rivals={OWN} needs looks that say how many classes a request began with"
+            )
+        return np.maximum(look.began.astype(np.int64) - 1, 1)
     if look is not None and look.classes.shape[1] > rivals + 1:
         shown = int(look.alive.sum(axis=1).max())
         if shown > rivals + 1:
             raise InputError(f"rule {rule} with rivals={rivals} takes up to {rivals + 1} classes, got {shown}")
-    return rivals
+    return np.array([rivals], np.int64)

@@ -37,6 +37,7 @@ class Look:
         classes: int32 (r, A), the classes alive in each request in increasing order; -1 fills short rows.
         errors: float32 (r, A, m), their errors (float64 if they were shifted); NaN where `classes` is -1.
         candidates: bool (r, K), the candidate classes of each request, for rules that expand; None: all classes.
+        began: int32 (r,), number of classes that each request began with; None: not known.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Look:
     classes: Classes
     errors: Floats = field(repr=False)
     candidates: Mask | None = field(default=None, repr=False)
+    began: Int32 | None = field(default=None, repr=False)
 
     @cached_property
     def alive(self) -> Mask:

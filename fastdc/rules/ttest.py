@@ -85,14 +85,14 @@ def critical_value(tail: float, draws: int) -> float:
     return float(t.isf(tail, draws - 1))
 
 
-def beaten(differences: Float64, critical: float) -> Mask:
+def beaten(differences: Float64, critical: float | Float64) -> Mask:
     """Says whether the t statistic of each row exceeds a critical value, bool (r, A).
 
     A constant difference has no spread: above 0 it exceeds any critical value, at 0 it exceeds none.
 
     Args:
         differences: float64 (r, A, m) with m >= 2; rows of NaN are never beaten.
-        critical: Critical value, positive.
+        critical: Critical value, positive: a number, or (r, 1).
     """
     # Not scipy.stats.ttest_rel: it divides 0 by 0 for constant differences, and a p-value per class costs more.
     draws = differences.shape[2]

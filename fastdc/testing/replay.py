@@ -64,7 +64,7 @@ def replay(rule: AbstractRule, errors: Float32) -> Replay:
     n, n_classes, draws = errors.shape
     alive = np.zeros((n, n_classes), bool)
     alive[:, rule.begin(np.arange(n_classes, dtype=np.int32))] = True
-    counts = np.zeros((n, n_classes), np.int32)
+    counts, began = np.zeros((n, n_classes), np.int32), int(alive[:1].sum())
     going = np.arange(n)
     looks = rule.looks(draws)
     for index, m in enumerate(looks):
@@ -72,7 +72,7 @@ def replay(rule: AbstractRule, errors: Float32) -> Replay:
         going = going[alive[going].sum(axis=1) > 1]
         if not len(going) or index + 1 == len(looks):
             break
-        look = _look(index, m, alive[going], errors[going, :, :m])
+        look = _look(index, m, alive[going], errors[going, :, :m], began)
         images, columns = np.nonzero(look.alive & ~rule.keep(look))
         alive[going[images], look.classes[images, columns]] = False
         going = going[alive[going].sum(axis=1) > 1]
@@ -80,7 +80,7 @@ def replay(rule: AbstractRule, errors: Float32) -> Replay:
     return Replay(counts, seen, rule.votes_of(seen))
 
 
-def _look(index: int, draws: int, alive: Mask, errors: Float32) -> Look:
+def _look(index: int, draws: int, alive: Mask, errors: Float32, began: int) -> Look:
     """The look of r requests with the classes alive, bool (r, K), and their errors (r, K, m)."""
     widest = int(alive.sum(axis=1).max())
     order = np.argsort(~alive, axis=1, kind="stable")[:, :widest]
@@ -92,6 +92,7 @@ def _look(index: int, draws: int, alive: Mask, errors: Float32) -> Look:
         last=False,
         classes=np.where(there, order, -1).astype(np.int32),
         errors=np.where(there[:, :, None], shown, np.float32(np.nan)),
+        began=np.full(len(alive), began, np.int32),
     )
 
 

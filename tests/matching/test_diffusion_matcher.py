@@ -10,6 +10,7 @@ import fastdc
 from fastdc import DiffusionClassifier, InputError, Interrupted
 from fastdc.bundle import Model
 from fastdc.matching import DiffusionMatcher, Trials, last_best
+from fastdc.rules import Paired
 from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, gaussian, unit_images
 
 CLASSES = 9
@@ -64,6 +65,27 @@ def test_each_image_gets_the_numbers_of_a_run_of_its_own(options: dict[str, Any]
         assert matched.evaluations[i] == alone.evaluations[0]
 
 
+@pytest.mark.parametrize("rule", ["paired", "race", "betting", Paired(0.05)], ids=str)
+def test_rules_divide_their_error_over_the_candidates_of_each_image(rule: str | Paired) -> None:
+    """With hundreds of texts, an image with two candidates still has one rival; other images change nothing."""
+    options: dict[str, Any] = {"rule": rule, "draws": 64}
+    if rule == "betting":
+        options["rule_options"] = {"bound": 0.5}
+    trials, clf = asked(40), with_prompts()
+    matched = DiffusionMatcher(clf, **options).match(trials)
+    assert len(set(matched.evaluations.tolist())) > 5
+    for i in range(0, 40, 3):
+        k = [NAMES.index(text) for text in trials.texts_of(i)]
+        rivals = max(len(k) - 1, 1)
+        made = replace(rule, rivals=rivals) if isinstance(rule, Paired) else rule
+        more = (
+            {} if isinstance(rule, Paired) else {"rule_options": {**options.get("rule_options", {}), "rivals": rivals}}
+        )
+        alone = clf.classify(np.asarray(trials.images)[i : i + 1], candidates=[k], **{**options, **more, "rule": made})
+        assert matched.evaluations[i] == alone.evaluations[0]
+        assert matched.scores[i].tolist() == (-alone.errors[0, k]).tolist()
+
+
 def test_the_released_schedule_takes_candidates_of_each_image() -> None:
     """to_keep 5 1, n_samples 75 200 of the paper: 75 draws of every candidate, then 146 more of the best five."""
     schedule = fastdc.load_bundle(fastdc.bundle.find_model("shapes")).model.schedule
@@ -108,6 +130,46 @@ def test_the_errors_of_a_full_run_are_in_the_order_of_the_trials() -> None:
 def test_errors_without_a_text_need_a_null_class() -> None:
     with pytest.raises(InputError, match="no null class"):
         DiffusionMatcher(with_prompts()).errors(asked(2), null=True)
+
+
+def test_a_race_calibrated_on_trials_keeps_its_promise_on_other_trials() -> None:
+    """Simulation of the promise: images and lists are drawn alike, and some lists hold a rival that is hard for it.
+
+    Each repetition calibrates on 60 trials and counts how often the answer of the full run is lost on 60 others. The
+    share is at most delta on average; its mean over repetitions may exceed that by its standard error thrice.
+    """
+    delta, lost = 0.1, []
+    near = WORLD.means.copy()
+    near[1::2] = near[::2][:4] + 0.02  # hard rivals
+    world = replace(WORLD, means=near)
+    clf = with_prompts(world)
+    for repetition in range(24):
+        rng = np.random.default_rng(repetition)
+        labels = rng.integers(0, CLASSES, 120)
+        images = ((world.sample(labels, seed=repetition) + 1) / 2).astype(np.float32)
+        lists = []
+        for label in labels.tolist():
+            others = rng.permutation([k for k in range(CLASSES) if k not in (label, label ^ 1)])[: rng.integers(1, 5)]
+            hard = [label ^ 1] if rng.random() < 0.5 and label < 8 else []
+            lists.append([NAMES[k] for k in (label, *hard, *others)])
+        trials = Trials.of(images, lists)
+        race = DiffusionMatcher(clf, draws=16, levels=(0.3, 3.0)).calibrated(
+            trials.take(slice(60)), delta=delta, seeds=2
+        )
+        new = trials.take(slice(60, None))
+        raced, full = race.match(new), DiffusionMatcher(clf, rule="full", draws=16, levels=(0.3, 3.0)).match(new)
+        lost.append(float(np.mean(raced.answers != full.answers)))
+        assert raced.evaluations.mean() < 0.8 * full.evaluations.mean()
+    assert np.mean(lost) <= delta + 3 * np.std(lost) / np.sqrt(len(lost))
+    assert np.mean(lost) > 0.02  # the limit is not merely large
+    assert race.calibration is not None
+    assert (race.calibration.images, race.calibration.seeds, race.calibration.draws) == (60, 2, 16)
+    assert raced.facts["delta"] == delta
+
+
+def test_a_calibration_refuses_what_it_cannot_promise() -> None:
+    with pytest.raises(InputError, match=r"delta = 0.01 needs at least 99 validation images, got 20"):
+        DiffusionMatcher(with_prompts()).calibrated(asked(20))
 
 
 def test_ctrl_c_keeps_the_images_that_were_finished() -> None:

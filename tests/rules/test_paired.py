@@ -1,6 +1,7 @@
 """Corrected t-tests: the levels spent, the tests taken, and the rate of wrong eliminations in simulated worlds."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from fastdc import InputError
 from fastdc.diffusion.plan import MAX_DRAWS
+from fastdc.rules.betting import Betting
 from fastdc.rules.paired import Paired
 from fastdc.rules.protocol import geometric_looks
 from fastdc.rules.ttest import TTest
@@ -135,3 +137,18 @@ def test_a_request_is_decided_as_if_alone(requests: list[Request], index: int, p
 )
 def test_wrong_options_are_refused(options: dict[str, Any], says: str) -> None:
     fails_with(lambda: Paired(**options), "rule paired", says, kind=InputError)
+
+
+def test_requests_may_each_divide_over_their_own_rivals() -> None:
+    errors = np.array([[0.0, 0.1, 0.0, 0.1], [0.21, 0.34, 0.25, 0.3], [0.1, 0.3, 0.2, 0.4]], np.float32)
+    look = pack([(np.arange(3, dtype=np.int32), errors)] * 2, index=1)
+    began = np.array([3, 400], np.int32)
+    for rule in (Paired(0.05, rivals="own"), Betting(0.05, 0.3, rivals="own")):
+        together = rule.keep(replace(look, began=began))
+        alone = [replace(rule, rivals=max(int(k) - 1, 1)).keep(look)[0] for k in began]
+        np.testing.assert_array_equal(together, np.array(alone))
+        if isinstance(rule, Paired):
+            assert not np.array_equal(*together)
+        assert rule.looks(8)
+        fails_with(lambda rule=rule: rule.keep(look), "how many classes a request began with", kind=InputError)  # type: ignore[misc]
+    fails_with(lambda: Paired(rivals="all"), "rivals must be a whole number", kind=InputError)

@@ -1,0 +1,71 @@
+"""Texts as the conditions of a classifier, and the rule that fits candidates of each image's own."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fastdc.bundle import Model
+from fastdc.classifier import DiffusionClassifier
+from fastdc.inference import Options
+from fastdc.matching.trials import Trials
+from fastdc.rules import AbstractRule
+from fastdc.support import InputError, Int32, shown
+
+NO_TEXT = "(no text)"
+"""The name of the model's "no class" where it stands beside texts."""
+
+
+def named_conditions(texts: Sequence[str], model: Model) -> Int32:
+    """The condition of each text of a model without a text encoder, int32 (P,)."""
+    places = {name: at for at, name in enumerate(model.conditions)}
+    other = next((text for text in texts if text not in places), None)
+    if other is not None:
+        raise InputError(
+            f"model {model.name} has no text encoder: expected texts that are its prompts or classes, such as "
+            f"{shown(model.conditions[0], 60)}, got {shown(other, 60)}"
+        )
+    return np.array([places[text] for text in texts], np.int32)
+
+
+def distinct_conditions(trials: Trials, conditions: Int32) -> list[Int32]:
+    """The candidate conditions of each image, int32 in the order of the trials.
+
+    Raises:
+        InputError: Two candidates of an image are one condition.
+    """
+    own = [conditions[candidates] for candidates in trials.candidates]
+    for i, one in enumerate(own):
+        if len(np.unique(one)) < len(one):
+            first: dict[int, str] = {}
+            for text, condition in zip(trials.texts_of(i), one.tolist(), strict=True):
+                if condition in first:
+                    both = f"{shown(first[condition], 60)} and {shown(text, 60)}"
+                    raise InputError(
+                        f"{trials.ids[i]}: the texts {both} are the same to the text encoder: expected candidates that "
+                        "it can tell apart"
+                    )
+                first[condition] = text
+    return own
+
+
+def with_no_text(clf: DiffusionClassifier) -> DiffusionClassifier:
+    """The classifier with its "no class" as one more condition, the last."""
+    model = clf.model
+    if model.null_class is None or model.null_class != len(model.conditions):
+        raise InputError(f"model {model.name} has no null class after its classes: the error without a text needs one")
+    more: dict[str, Any] = {"class_names": (*model.class_names, NO_TEXT), "class_counts": None}
+    if model.prompts:
+        more |= {"prompts": (*model.prompts, NO_TEXT), "class_of": (*model.class_of, model.num_classes)}
+    return replace(clf, model=replace(model, **more))
+
+
+def with_own_rivals(options: Options, clf: DiffusionClassifier) -> Options:
+    """The options with a rule that divides its error over the candidates of each image, and not over all texts."""
+    rule = clf.settings(options).job.rule
+    if isinstance(options.rule, AbstractRule):
+        given: Any = options.rule
+        return options.but(rule=replace(given, rivals="own")) if getattr(given, "rivals", 0) is None else options
+    more = options.rule_options or {}
+    return options.but(rule_options={"rivals": "own", **more}) if hasattr(rule, "rivals") else options
