@@ -39,6 +39,8 @@ from fastdc.data.labelled import (
 from fastdc.data.layouts_of_tables import LAYOUTS, MadeManifest, make_manifest
 from fastdc.data.levels import check_window
 from fastdc.data.loaders import load_images, read_picture
+from fastdc.data.loaders import load_images
+from fastdc.data.manifests import table_rows
 from fastdc.data.phantoms import Phantoms, phantoms_test
 from fastdc.data.sets import ImageSet, LabelledImages
 from fastdc.data.splits import plain_split
@@ -69,4 +71,5 @@ __all__ = [
     "read_picture",
     "shipped_test_file",
     "shortened",
+    "table_rows",
 ]

@@ -179,7 +179,22 @@ def plain_column(column: str) -> str:
 
 
 def table_rows(path: Path, budget: Budget | None = None) -> Iterator[Row]:
-    """The header of a manifest, and its rows, each with as many cells as the header."""
+    """The header of a table, and its rows, each with as many cells as the header.
+
+    Args:
+        path: The table: .csv, .tsv, .jsonl or .parquet.
+        budget: Refuses a Parquet file that is too large; None: nothing does.
+
+    Example:
+        >>> from fastdc.data import table_rows
+        >>> (folder / "pets.csv").write_text("image,prompt\\na.png,a cat\\n") > 0
+        True
+        >>> list(table_rows(folder / "pets.csv"))
+        [(1, ['image', 'prompt']), (2, ['a.png', 'a cat'])]
+
+    Raises:
+        InputError: The file cannot be read, or a row does not fit the header; the message names its line.
+    """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet_rows(path, budget)

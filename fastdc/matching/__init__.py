@@ -7,6 +7,8 @@
 Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `clip_matcher` and `vilt_matcher` (the
 models; `pictures` and `collecting` are theirs), `layout` and `layout_folders` (reading a data set), `kinds` (of
 errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
+Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher` (`text_conditions` and `place_tables` are
+its parts), `evidence` (scores that compare images), `pairs` (Winoground's scores) and `retrieval`.
 """
 
 from fastdc.matching.clip_matcher import ClipMatcher
@@ -16,7 +18,10 @@ from fastdc.matching.diffusion_matcher import DiffusionMatcher
 from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import Cell, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
+from fastdc.matching.evidence import evidence
 from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
+from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
+from fastdc.matching.retrieval import Retrieval, retrieve
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
 
@@ -41,4 +46,17 @@ __all__ = [
     "kinds_of",
     "last_best",
     "read_layout",
+    "RIGHT",
+    "AbstractMatcher",
+    "DiffusionMatcher",
+    "Matched",
+    "OnMatched",
+    "PairScores",
+    "Retrieval",
+    "Trials",
+    "evidence",
+    "last_best",
+    "pair_trials",
+    "retrieve",
+    "score_pairs",
 ]

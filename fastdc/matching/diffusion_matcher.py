@@ -190,14 +190,20 @@ class DiffusionMatcher:
 
         Raises:
             InputError: Images or texts cannot be used, or there is no null class; raised before any work starts.
-            Interrupted: Ctrl-C.
+            Interrupted: Ctrl-C; its ``result`` is the table of the first images, those before the first unfinished one.
         """
-        parts = []
-        with closing(self._results(trials, self._full(seed), progress, null=null, streams=streams)) as results:
-            for own, result in results:
-                parts.append(table_of_places(result.table, own))
-        width = max(map(len, trials.candidates))
-        return joined_places(parts, [f"candidate {a}" for a in range(width)] + [NO_TEXT] * null, null=null)
+        width = max(map(len, trials.candidates), default=0)
+        names = [f"candidate {a}" for a in range(width)] + [NO_TEXT] * null
+        parts: list[ErrorTable] = []
+        try:
+            with closing(self._results(trials, self._full(seed), progress, null=null, streams=streams)) as results:
+                for own, result in results:
+                    next_ones = int((result.indices == np.arange(len(own)) + sum(map(len, parts))).sum())
+                    if next_ones:
+                        parts.append(table_of_places(result.table.rows(0, next_ones), own[:next_ones]))
+        except Interrupted as stop:
+            raise Interrupted(str(stop), joined_places(parts, names, null=null) if parts else None) from None
+        return joined_places(parts, names, null=null)
 
     def calibrated(
         self, trials: Trials, *, delta: float = 0.01, seeds: int = 8, progress: OnMatched | None = None

@@ -8,37 +8,10 @@ import pytest
 
 import fastdc
 from fastdc import DiffusionClassifier, InputError, Interrupted
-from fastdc.bundle import Model
 from fastdc.matching import DiffusionMatcher, Trials, last_best
 from fastdc.rules import Paired
-from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, gaussian, unit_images
-
-CLASSES = 9
-WORLD = gaussian(CLASSES)
-NAMES = WORLD.model.class_names
-N = 150  # more than two chunks
-
-
-def asked(n: int = N, *, seed: int = 0, most: int = 7) -> Trials:
-    """Trials of images of the world's size, each with 1 to `most` names in an order of its own."""
-    rng = np.random.default_rng(seed)
-    lists = [[NAMES[k] for k in rng.permutation(CLASSES)[: rng.integers(1, most + 1)]] for _ in range(n)]
-    return Trials.of(unit_images(n), lists, truth=-1)
-
-
-def with_prompts(world: Any = WORLD) -> DiffusionClassifier:
-    """A classifier whose conditions are prompts: as many as there are classes."""
-    clf = classifier(world)
-    model = replace(clf.model, prompts=clf.model.class_names, class_of=tuple(range(len(clf.model.class_names))))
-    return replace(clf, model=model)
-
-
-def with_null(world: Any = WORLD) -> DiffusionClassifier:
-    """A classifier whose last class, the mean of all, means "no class"."""
-    means = np.concatenate([world.means, world.means.mean(axis=0)[None]])
-    more = replace(world, means=means)
-    model: Model = replace(world.model, null_class=len(world.means))
-    return DiffusionClassifier(model, ManySlots(denoiser(more), SHAPE))
+from helpers.matching_worlds import CLASSES, NAMES, WORLD, N, asked, with_null, with_prompts
+from helpers.worlds import SHAPE, ManySlots, unit_images
 
 
 @pytest.mark.parametrize(
