@@ -25,7 +25,7 @@ from fastdc.certification.estimation import (
     Target,
 )
 from fastdc.certification.estimation_words import ESTIMATIONS, estimation_of
-from fastdc.certification.intervals import Estimate, paired_difference, share, wilson_interval
+from fastdc.certification.intervals import Estimate, mean, paired_difference, share, wilson_interval
 from fastdc.certification.lipschitz import LipschitzCertificates, certify_errors, certify_table
 from fastdc.certification.lipschitz_radii import BoundedErrors
 from fastdc.certification.record_writer import ENVIRONMENT, RecordWriter
@@ -96,6 +96,7 @@ __all__ = [
     "default_radii",
     "estimation_of",
     "mcnemar",
+    "mean",
     "names_of",
     "paired_difference",
     "read_records",

@@ -99,6 +99,11 @@ def mean(values: Float64, *, lowest: float = -math.inf) -> Estimate:
     Args:
         values: float64 (n,).
         lowest: Smallest possible value, at which the interval ends.
+
+    Example:
+        >>> from fastdc.certification import mean
+        >>> "{:.2f}: {:.2f} to {:.2f}".format(*mean(np.array([1.0, 2.0, 4.0, 5.0])))
+        '3.00: 0.09 to 5.91'
     """
     from scipy import special
 

@@ -8,7 +8,8 @@ Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `
 models; `pictures` and `collecting` are theirs), `layout` and `layout_folders` (reading a data set), `kinds` (of
 errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
 Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher` (`text_conditions` and `place_tables` are
-its parts), `evidence` (scores that compare images), `pairs` (Winoground's scores) and `retrieval`.
+its parts), `evidence` (scores that compare images), `pairs` (Winoground's scores), `retrieval`, and `level_analysis`
+(which noise levels tell texts apart).
 """
 
 from fastdc.matching.clip_matcher import ClipMatcher
@@ -19,6 +20,7 @@ from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import Cell, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
 from fastdc.matching.evidence import evidence
+from fastdc.matching.level_analysis import LevelAnalysis, level_analysis
 from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
 from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
 from fastdc.matching.retrieval import Retrieval, retrieve
@@ -49,6 +51,7 @@ __all__ = [
     "RIGHT",
     "AbstractMatcher",
     "DiffusionMatcher",
+    "LevelAnalysis",
     "Matched",
     "OnMatched",
     "PairScores",
@@ -56,6 +59,7 @@ __all__ = [
     "Trials",
     "evidence",
     "last_best",
+    "level_analysis",
     "pair_trials",
     "retrieve",
     "score_pairs",
