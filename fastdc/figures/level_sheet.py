@@ -61,6 +61,9 @@ def _panel(axes: Any, analysis: LevelAnalysis, found: Any, label: str) -> None:
         axes.plot(middles, value, "o-", color=colour, markersize=3.5, linewidth=1.5, label=name)
         axes.fill_between(middles, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5)]
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
     axes.xaxis.set_major_formatter(lambda level, _: f"{level:g}")
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set_ylim(min(45.0, *axes.get_ylim()) if "one draw" in label else 0, 101)

@@ -114,7 +114,7 @@ def level_analysis(table: ErrorTable, trials: Trials, *, bins: int | None = None
     for kind, mask in zip(kinds, masks, strict=True):
         has = mask.any(axis=1)
         shares = np.where(mask[:, :, None], wins, 0).sum(axis=1)[has] / mask.sum(axis=1)[has, None]
-        every = (beats | ~mask[:, :, None]).all(axis=1)[has]
+        every = np.asarray((beats | ~mask[:, :, None]).all(axis=1))[has]
         single[kind] = tuple(_within(mean(shares[:, b], lowest=0.0)) for b in range(bins))
         together[kind] = tuple(share(int(every[:, b].sum()), len(every)) for b in range(bins))
         images.append(int(has.sum()))
