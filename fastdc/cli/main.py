@@ -22,6 +22,7 @@ from fastdc.support import FastdcError, Interrupted, did_you_mean, one_line
 _COMMANDS = {
     "demo": "Classify the test images that come with fastdc.",
     "classify": "Classify image files, folders and arrays.",
+    "match": "Ask which text describes each image; pairs of captions; image retrieval.",
     "explain": "Explain answers: where in an image one class denoises better.",
     "score": "Score a model on labelled images: accuracy, classes, calibration, groups.",
     "calibrate": "Find on validation images how early classes can be dropped.",

@@ -171,18 +171,15 @@ PRIOR = click.option(
     "of weight 0 never wins. Needs a fitted temperature.  [default: uniform]",
 )
 
-_RUN_OPTIONS = (
-    PROMPTS,
-    *_RULE_OPTIONS,
-    SELF_CALIBRATE,
-    PRIOR,
-    click.option(
-        "--decision",
-        type=click.Choice(DECISIONS),
-        default="mean",
-        show_default=True,
-        help="mean: the class with the smallest mean error wins. vote: the class that wins the most draws.",
-    ),
+_DECISION = click.option(
+    "--decision",
+    type=click.Choice(DECISIONS),
+    default="mean",
+    show_default=True,
+    help="mean: the class with the smallest mean error wins. vote: the class that wins the most draws.",
+)
+_PLAN_OPTIONS = (
+    _DECISION,
     _DRAWS,
     FIRST,
     LEVELS,
@@ -202,6 +199,8 @@ _RUN_OPTIONS = (
     *_NETWORK_OPTIONS,
     QUIET,
 )
+_RUN_OPTIONS = (PROMPTS, *_RULE_OPTIONS, SELF_CALIBRATE, PRIOR, *_PLAN_OPTIONS)
+_TEXT_OPTIONS = (*_RULE_OPTIONS[:2], *_PLAN_OPTIONS)
 _BASE_OPTIONS = (PROMPTS, *_RULE_OPTIONS, _DRAWS, FIRST, LEVELS, WEIGHTING, LOSS, _SEED, *_NETWORK_OPTIONS, QUIET)
 
 
@@ -213,6 +212,11 @@ def run_options(command: Command) -> Command:
 def run_options_of_model(command: Command) -> Command:
     """Adds the options of commands that run a classifier whose model is an argument."""
     return _with(command, _RUN_OPTIONS)
+
+
+def text_options(command: Command) -> Command:
+    """Adds the options of commands in which every image has texts of its own: no prompts, calibration file or prior."""
+    return _with(command, _TEXT_OPTIONS)
 
 
 def model_option(command: Command) -> Command:

@@ -39,7 +39,6 @@ from fastdc.data.labelled import (
 from fastdc.data.layouts_of_tables import LAYOUTS, MadeManifest, make_manifest
 from fastdc.data.levels import check_window
 from fastdc.data.loaders import load_images, read_picture
-from fastdc.data.loaders import load_images
 from fastdc.data.manifests import table_rows
 from fastdc.data.phantoms import Phantoms, phantoms_test
 from fastdc.data.sets import ImageSet, LabelledImages

@@ -4,25 +4,25 @@
     matched = matcher.match(trials)            any model: scores, answers, cost
     read_layout(folder)                        the trials of the compositional evaluation, by task, split and setting
 
-Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `clip_matcher` and `vilt_matcher` (the
-models; `pictures` and `collecting` are theirs), `layout` and `layout_folders` (reading a data set), `kinds` (of
+Modules: `trials` (the question), `matched` (the answer), `question_tables` (tables of images and texts),
+`diffusion_matcher` (`text_conditions` and `place_tables` are its parts), `clip_matcher` and `vilt_matcher` (`pictures`
+and `collecting` are theirs), `evidence` (scores that compare images), `pairs` (Winoground's scores), `retrieval`,
+`level_analysis` (which noise levels tell texts apart), `layout` and `layout_folders` (reading a data set), `kinds` (of
 errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
-Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher` (`text_conditions` and `place_tables` are
-its parts), `evidence` (scores that compare images), `pairs` (Winoground's scores), `retrieval`, and `level_analysis`
-(which noise levels tell texts apart).
 """
 
 from fastdc.matching.clip_matcher import ClipMatcher
 from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
 from fastdc.matching.diffusion_matcher import DiffusionMatcher
+from fastdc.matching.evidence import evidence
 from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import Cell, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
-from fastdc.matching.evidence import evidence
 from fastdc.matching.level_analysis import LevelAnalysis, level_analysis
 from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
 from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
+from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankings, read_trials
 from fastdc.matching.retrieval import Retrieval, retrieve
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
@@ -39,28 +39,25 @@ __all__ = [
     "ClipMatcher",
     "Comparison",
     "DiffusionMatcher",
-    "Matched",
-    "OnMatched",
-    "PairedTest",
-    "Trials",
-    "ViltMatcher",
-    "holm",
-    "kinds_of",
-    "last_best",
-    "read_layout",
-    "RIGHT",
-    "AbstractMatcher",
-    "DiffusionMatcher",
     "LevelAnalysis",
     "Matched",
     "OnMatched",
     "PairScores",
+    "PairedTest",
     "Retrieval",
     "Trials",
+    "ViltMatcher",
     "evidence",
+    "holm",
+    "kinds_of",
     "last_best",
     "level_analysis",
     "pair_trials",
+    "pairs_table",
+    "read_layout",
+    "read_pairs",
+    "read_rankings",
+    "read_trials",
     "retrieve",
     "score_pairs",
 ]

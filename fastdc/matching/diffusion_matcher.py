@@ -82,6 +82,7 @@ class DiffusionMatcher:
         precision: "auto", "float32", "float16" or "bfloat16".
         batch: Largest number of evaluations in a step.
         threads: Number of CPU threads.
+        compile: Whether to compile the network (torch on a CUDA device).
         **keywords: Options by name, see :class:`fastdc.Options`; they win over `options`.
 
     Raises:
@@ -101,13 +102,15 @@ class DiffusionMatcher:
         precision: str = "auto",
         batch: int | None = None,
         threads: int | None = None,
+        compile: bool = False,  # noqa: A002 - torch's word
         **keywords: Unpack[RunOptions],
     ) -> None:
         self._options = merged(options, keywords)
         if self._options.prior is not None:
             raise InputError("a prior weighs classes, and each image has texts of its own: expected none")
         self._network: dict[str, Any] = {
-            "backend": backend, "device": device, "precision": precision, "batch": batch, "threads": threads
+            "backend": backend, "device": device, "precision": precision, "batch": batch,
+            "threads": threads, "compile": compile,
         }  # fmt: skip
         given = isinstance(model, Bundle | DiffusionClassifier)
         self._source: Bundle | DiffusionClassifier = model if given else load_bundle(find_model(model))  # type: ignore[assignment, arg-type]

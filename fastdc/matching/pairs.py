@@ -30,6 +30,7 @@ from fastdc.matching.trials import Trials
 from fastdc.support import Float64, InputError, Int64, Interrupted, Mask, plain, shown
 
 MEASURES = ("text", "image", "group")
+_FIRST = ", image 0"  # the end of the name of an example's first image
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
 
 
@@ -76,6 +77,7 @@ class PairScores:
         name: The model's name.
         scores: float64 (n, 2, 2), of image and caption.
         tags: n kinds of examples, or none.
+        ids: n names of the examples, or none.
         evaluations: int64 (n,), network evaluations per example.
         seconds: Wall time.
         facts: What reproduces the scores.
@@ -84,6 +86,7 @@ class PairScores:
     name: str
     scores: Float64
     tags: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
     evaluations: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -196,6 +199,7 @@ def score_pairs(
             name=matched.name,
             scores=np.array([[matched.scores[i] for i in pair] for pair in places.tolist()], np.float64),
             tags=tuple(trials.groups[2 * e] for e in both) if trials.groups else (),
+            ids=tuple(trials.ids[2 * e].removesuffix(_FIRST) for e in both),
             evaluations=matched.evaluations[places].sum(axis=1),
             seconds=matched.seconds,
             facts={**matched.facts, "shared_noise": shared_noise},

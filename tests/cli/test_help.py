@@ -13,6 +13,7 @@ from helpers.cli_runs import Cli, Result
 COMMANDS = (
     "demo",
     "classify",
+    "match",
     "explain",
     "score",
     "calibrate",

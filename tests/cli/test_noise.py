@@ -15,6 +15,7 @@ from helpers.cli_runs import Cli
 COMMANDS = (
     "demo",
     "classify",
+    "match",
     "explain",
     "score",
     "calibrate",

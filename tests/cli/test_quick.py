@@ -22,6 +22,7 @@ from helpers.cli_runs import place_digits
 COMMANDS = (
     "demo",
     "classify",
+    "match",
     "explain",
     "score",
     "calibrate",

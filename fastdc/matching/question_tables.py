@@ -1,0 +1,225 @@
+"""Tables of images and texts: CSV, TSV, JSON lines or Parquet.
+
+    image, prompt[, truth][, kind]                     a row per candidate of an image; truth: 1 for the right text
+    image_0, image_1, caption_0, caption_1[, id][, tag]   a row per pair; caption_0 describes image_0
+
+The second form is that of Winoground's examples.jsonl (Thrush et al., arXiv 2204.03162), whose images are named without
+".png" and lie in a folder ``images`` beside it. Images are named relative to the table's folder. Names of columns may
+have capitals; "text" and "caption" are "prompt", and the names of columns of images in manifests are "image".
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from fastdc.data import table_rows
+from fastdc.matching.pairs import pair_trials
+from fastdc.matching.trials import RIGHT, Trials
+from fastdc.support import InputError, shown
+
+_IMAGES = ("image", "path", "file_name", "filename", "file", "image_path", "image_file", "file_path", "filepath", "img")
+_PROMPTS = ("prompt", "text", "caption")
+_PAIR = ("image_0", "image_1", "caption_0", "caption_1")
+_TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
+_MOST_ROWS = 4_000_000
+
+_Rows: TypeAlias = list[tuple[int, list[str]]]
+
+
+@dataclass(eq=False)
+class _Asked:
+    """One image's rows."""
+
+    texts: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    right: list[int] = field(default_factory=list)
+
+
+def pairs_table(path: str | os.PathLike[str]) -> bool:
+    """Whether a table is one of pairs of images and captions.
+
+    Args:
+        path: The table.
+
+    Example:
+        >>> from fastdc.matching import pairs_table
+        >>> (folder / "pairs.csv").write_text("image_0,image_1,caption_0,caption_1\\n") > 0
+        True
+        >>> pairs_table(folder / "pairs.csv")
+        True
+
+    Raises:
+        InputError: The table cannot be read.
+    """
+    _, header = next(table_rows(Path(path)), (0, []))
+    return set(_PAIR) <= {name.strip().lower() for name in header}
+
+
+def read_trials(path: str | os.PathLike[str]) -> Trials:
+    """The trials of a table with a row per image and candidate text.
+
+    Args:
+        path: The table, with the columns image and prompt, and perhaps truth and kind.
+
+    Returns:
+        Images in the order in which they first appear, each with its texts in the order of its rows.
+
+    Example:
+        >>> from fastdc.matching import read_trials
+        >>> (folder / "asked.csv").write_text("image,prompt,truth\\na.png,a cat,0\\na.png,a dog,1\\n") > 0
+        True
+        >>> _ = (folder / "a.png").write_bytes(b"")
+        >>> read_trials(folder / "asked.csv").truth
+        array([1])
+
+    Raises:
+        InputError: The table cannot be read, a column is missing, an image file is missing, or a row does not fit; the
+            message names its line.
+    """
+    path = Path(path)
+    asked, columns = _asked(path)
+    return Trials.of(
+        list(asked),
+        [one.texts for one in asked.values()],
+        [one.right[0] if one.right else -1 for one in asked.values()],
+        kinds=[one.kinds for one in asked.values()] if "kind" in columns else (),
+    )
+
+
+def read_rankings(path: str | os.PathLike[str]) -> tuple[list[str], list[str], list[list[bool]]]:
+    """The images of a table, its texts, and which text describes which image.
+
+    Args:
+        path: The table, with the columns image and prompt. A row says that the prompt describes the image, unless a
+            column truth says otherwise.
+
+    Returns:
+        n paths of images, the P texts that describe one of them, and n lists of P entries.
+
+    Example:
+        >>> from fastdc.matching import read_rankings
+        >>> (folder / "known.csv").write_text("image,prompt\\na.png,a cat\\nb.png,a dog\\n") > 0
+        True
+        >>> _ = [(folder / name).write_bytes(b"") for name in ("a.png", "b.png")]
+        >>> read_rankings(folder / "known.csv")[1:]
+        (['a cat', 'a dog'], [[True, False], [False, True]])
+
+    Raises:
+        InputError: As :func:`read_trials`.
+    """
+    path = Path(path)
+    asked, columns = _asked(path, several=True)
+    described = [
+        {one.texts[at] for at in (one.right if "truth" in columns else range(len(one.texts)))} for one in asked.values()
+    ]
+    some = set().union(*described)
+    texts = list(dict.fromkeys(text for one in asked.values() for text in one.texts if text in some))
+    if not texts:
+        raise InputError(f"{path}: expected a right prompt of an image at least, got none")
+    return list(asked), texts, [[text in right for text in texts] for right in described]
+
+
+def read_pairs(path: str | os.PathLike[str]) -> Trials:
+    """The trials of a table of pairs, as :func:`fastdc.matching.pair_trials` makes them.
+
+    Args:
+        path: The table, with the columns image_0, image_1, caption_0 and caption_1, and perhaps id and tag.
+
+    Example:
+        >>> from fastdc.matching import read_pairs
+        >>> rows = "image_0,image_1,caption_0,caption_1\\na.png,b.png,a cat,a dog\\n"
+        >>> _ = (folder / "pairs.csv").write_text(rows), [(folder / f"{n}.png").write_bytes(b"") for n in "ab"]
+        >>> read_pairs(folder / "pairs.csv").texts
+        ('a cat', 'a dog')
+
+    Raises:
+        InputError: As :func:`read_trials`.
+    """
+    path = Path(path)
+    header, rows = _table(path)
+    places = [_place(path, header, (name,)) for name in _PAIR]
+    ids, tags = (header.index(name) if name in header else None for name in ("id", "tag"))
+    images, captions = [], []
+    for line, cells in rows:
+        first, second = (cells[place].strip() for place in places[2:])
+        if not first or not second or first == second:
+            raise InputError(f"{path}, line {line}: expected two different captions, got {shown([first, second])}")
+        captions.append((first, second))
+        images += [_image(path, line, cells[place]) for place in places[:2]]
+    return pair_trials(
+        images,
+        captions,
+        ids=None if ids is None else [cells[ids] for _, cells in rows],
+        tags=() if tags is None else [cells[tags] or "none" for _, cells in rows],
+    )
+
+
+def _asked(path: Path, *, several: bool = False) -> tuple[dict[str, _Asked], list[str]]:
+    """The rows of each image by its path, and the columns; of which `several` may be right or one."""
+    header, rows = _table(path)
+    image, prompt = _place(path, header, _IMAGES), _place(path, header, _PROMPTS)
+    truth, kind = (header.index(name) if name in header else None for name in ("truth", "kind"))
+    asked: dict[str, _Asked] = {}
+    files: dict[str, str] = {}
+    for line, cells in rows:
+        name, text = cells[image].strip(), cells[prompt].strip()
+        if not text:
+            raise InputError(f"{path}, line {line}: the prompt is empty")
+        if name not in files:
+            files[name] = _image(path, line, name)
+        one = asked.setdefault(files[name], _Asked())
+        if text in one.texts:
+            raise InputError(f"{path}, line {line}: {shown(name, 60)} has the prompt {shown(text, 60)} twice")
+        if truth is not None and _is_right(path, line, cells[truth]):
+            if one.right and not several:
+                raise InputError(f"{path}, line {line}: {shown(name, 60)} has two right prompts, expected one")
+            one.right.append(len(one.texts))
+        right = bool(one.right) and one.right[-1] == len(one.texts)
+        one.texts.append(text)
+        one.kinds.append(RIGHT if right else "" if kind is None else cells[kind].strip() or "wrong")
+    return asked, header
+
+
+def _table(path: Path) -> tuple[list[str], _Rows]:
+    """The names of the columns in small letters, and the rows with their lines."""
+    if path.suffix.lower() not in (".csv", ".tsv", ".jsonl", ".parquet"):
+        raise InputError(f"{path}: expected a table: .csv, .tsv, .jsonl or .parquet")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: expected a table of images and texts")
+    rows = table_rows(path)
+    _, header = next(rows, (0, []))
+    found: _Rows = []
+    for line, cells in rows:
+        found.append((line, cells))
+        if len(found) > _MOST_ROWS:
+            raise InputError(f"{path}: at most {_MOST_ROWS:,} rows can be used")
+    if not found:
+        raise InputError(f"{path} holds no rows below its header")
+    return [name.strip().lower() for name in header], found
+
+
+def _place(path: Path, header: list[str], names: Sequence[str]) -> int:
+    """The column of the first of these names that there is."""
+    for name in names:
+        if name in header:
+            return header.index(name)
+    raise InputError(f"{path}: expected a column {names[0]}, got the columns {', '.join(header)!r:.200}")
+
+
+def _image(path: Path, line: int, name: str) -> str:
+    """The file of an image, whose name may lack ".png", beside the table or in the folder images."""
+    given = Path(name.strip())
+    for folder in (path.parent, path.parent / "images"):
+        for file in (folder / given, folder / f"{given}.png"):
+            if file.is_file():
+                return str(file)
+    raise InputError(f"{path}, line {line}: there is no image {shown(name, 80)} in {path.parent}")
+
+
+def _is_right(path: Path, line: int, cell: str) -> bool:
+    word = cell.strip().lower()
+    if word not in (*_TRUE, *_FALSE):
+        raise InputError(f"{path}, line {line}: truth must be 1 or 0, got {shown(cell, 40)}")
+    return word in _TRUE
