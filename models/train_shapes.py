@@ -1,19 +1,25 @@
-"""Trains a text-to-image latent diffusion model on the shapes of make_shapes.py, saved as a StableDiffusionPipeline.
+"""Trains the text-to-image latent diffusion model of the scenes of make_scenes.py, saved as a StableDiffusionPipeline.
 
-    python models/train_shapes.py DATA OUT [--seed 0]
+    python models/train_shapes.py DATA OUT [--seed 0] [--stop-at STEP]
 
 The model is a small Stable Diffusion, with the same classes and files: an AutoencoderKL (32x32 pixels to 4x8x8
 latents), a CLIPTokenizer and a CLIPTextModel, a UNet2DConditionModel with cross attention, and the scaled linear
-schedule of 1000 steps. One core trains it in 15 to 30 minutes, in two stages:
+schedule of 1000 steps. One core trains it in about an hour, in two stages:
 
 1. The autoencoder (Kingma & Welling, arXiv 1312.6114): E |decoder(z) - x|^2 + KL_WEIGHT KL(z | N(0, 1)), each a mean
    over elements. Its scaling_factor then brings the means of the training images to unit variance.
-2. The UNet and the text encoder, together and from scratch: at step t uniform in 0 ... 999, alpha^2 = alpha_bar_t and
-   sigma^2 = 1 - alpha_bar_t, the network sees alpha z + sigma eps and predicts v = alpha eps - sigma z (Salimans & Ho,
-   arXiv 2202.00512). One prompt in ten is empty. The moving average of the weights is saved.
+2. The UNet and the text encoder, together and from scratch: at step t, alpha^2 = alpha_bar_t and sigma^2 = 1 -
+   alpha_bar_t, the network sees alpha z + sigma eps and predicts v = alpha eps - sigma z (Salimans & Ho, arXiv
+   2202.00512). t / 1000 is the logistic function of a normal variable (Esser et al., arXiv 2403.03206), since neither
+   little noise nor much tells texts apart. One text in ten is empty. The moving average of the weights is saved.
 
-The tokenizer is learnt from the prompts by byte pair encoding with CLIP's rules: each word of a prompt is one token,
-and any other text can be tokenized too.
+Images of all tasks are mixed. The text is that of the image's folder. For a relation, it is as often the same statement
+from the other object's side, and for a negation any colour that the object does not have. Images without a relation are
+mirrored at random, which is as likely a scene.
+
+The tokenizer is learnt from the texts by byte pair encoding with CLIP's rules: each word is one token, and any other
+text can be tokenized too. Every 500 steps, OUT gets the averaged weights as a pipeline and state.pt, from which the
+script continues when it is started again; the result is the same.
 """
 
 import argparse
@@ -21,9 +27,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,20 +37,37 @@ from tokenizers import pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from make_shapes import CLASS_NAMES, SIZE, prompt
-
+SIZE = 32  # pixels per side
 LATENT = 8  # latents per side
-LENGTH = 12  # tokens per prompt: begin, "a photo of a colour shape", end, and a reserve
+LENGTH = 16  # tokens per text: begin, "a photo of a cone to the left of a cube", end, and a reserve
 WIDTH = 48  # width of the text encoder
 KL_WEIGHT = 1e-4
-DROPOUT = 0.1  # share of empty prompts
-AVERAGE = 0.998  # decay of the moving average of the weights, per step
-STEPS = {"autoencoder": 1200, "denoiser": 4500}
+DROPOUT = 0.1  # share of empty texts
+MIDDLE = -0.3  # mean of the normal variable whose logistic function is the step
+AVERAGE = 0.999  # decay of the moving average of the weights, per step
+STEPS = {"autoencoder": 4500, "denoiser": 15000}
 RATE = {"autoencoder": 2e-3, "denoiser": 1.5e-3}  # highest learning rate
 BATCH = {"autoencoder": 32, "denoiser": 64}
+SAVED = 500  # steps between two states of the denoiser on disk
 
 
-def make_tokenizer() -> CLIPTokenizer:
+class Examples(NamedTuple):
+    """The training images of all tasks with their texts.
+
+    Attributes:
+        images: (n, 3, SIZE, SIZE) in [-1, 1].
+        texts: All texts, each once.
+        options: Texts of each image, one of which a step takes: indices (n, m), repeated where there are fewer.
+        mirrored: Whether the image may be mirrored, (n,).
+    """
+
+    images: Tensor
+    texts: list[str]
+    options: Tensor
+    mirrored: Tensor
+
+
+def make_tokenizer(texts: list[str]) -> CLIPTokenizer:
     """CLIP's tokenizer over a small vocabulary in CLIP's order: bytes, bytes that end a word, merges, begin, end."""
     begin, end = "<|startoftext|>", "<|endoftext|>"
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -57,7 +79,7 @@ def make_tokenizer() -> CLIPTokenizer:
         special_tokens=[begin, end],
         show_progress=False,
     )
-    learner.train_from_iterator([prompt(name) for name in CLASS_NAMES], trainer)
+    learner.train_from_iterator(texts, trainer)
     merges: list[Any] = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges), begin, end]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -96,15 +118,15 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """A UNet like Stable Diffusion's: attention to the text in the middle and at every resolution except the lowest."""
+    """A UNet like Stable Diffusion's that attends to the text everywhere: even 4x4 latents tell two objects apart."""
     return UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
         block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # the number of heads, by an old mistake in the name of the option
         norm_num_groups=8,
@@ -124,66 +146,73 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def token_table(tokenizer: CLIPTokenizer) -> Tensor:
-    """Tokens of every class's prompt and, last, of the empty prompt: int64 (classes + 1, LENGTH)."""
-    texts = [*(prompt(name) for name in CLASS_NAMES), ""]
-    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+def token_table(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Tokens of every text and, last, of the empty one: int64 (texts + 1, LENGTH)."""
+    ids = tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     assert isinstance(ids, Tensor)
     return ids
 
 
-def steps(stage: str, parameters: list[nn.Parameter]) -> Iterator[tuple[int, torch.optim.Optimizer]]:
-    """Yields once per step; the caller then computes gradients, and the optimizer applies them.
+def read_examples(path: Path) -> Examples:
+    """Reads the file scenes-train.npz of make_scenes.py."""
+    with np.load(path) as data:
+        pixels, tasks = data["images"], data["tasks"]
+        first, others = data["captions"].tolist(), data["other_captions"].tolist()
+    # The second object of a pair is the first of another folder.
+    true = [
+        [one, *(more.split("\n") if more and task != "two_object" else ())]
+        for one, more, task in zip(first, others, tasks.tolist(), strict=True)
+    ]
+    texts = sorted({text for several in true for text in several})
+    number = {text: index for index, text in enumerate(texts)}
+    most = math.lcm(*(len(several) for several in true))  # so that each is as likely
+    options = [[number[text] for text in several] * (most // len(several)) for several in true]
+    images = torch.from_numpy(pixels).float() / 127.5 - 1.0
+    return Examples(images, texts, torch.tensor(options), torch.from_numpy(tasks != "relational"))
 
-    The learning rate rises over the first 100 steps and falls to zero along a half cosine.
-    """
-    total, rate = STEPS[stage], RATE[stage]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-    for step in range(total):
-        optimizer.zero_grad(set_to_none=True)
-        yield step, optimizer
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.param_groups[0]["lr"] = (
-            rate * min((step + 1) / 100, 1.0) * 0.5 * (1 + math.cos(math.pi * step / total))
-        )
-        optimizer.step()
 
+class Optimizer:
+    """AdamW whose rate rises over the first 100 steps and falls to zero along a half cosine; prints mean losses."""
 
-class Progress:
-    """Prints the mean loss of every 250 steps and the time since the start."""
+    def __init__(self, stage: str, parameters: list[nn.Parameter]) -> None:
+        self.step, self.inner = 0, torch.optim.AdamW(parameters, lr=RATE[stage], betas=(0.9, 0.99), weight_decay=0.01)
+        self._stage, self._parameters = stage, parameters
+        self._start, self._losses = time.perf_counter(), list[float]()
 
-    def __init__(self, what: str) -> None:
-        self._what, self._start, self._losses = what, time.perf_counter(), list[float]()
-
-    def add(self, loss: Tensor) -> None:
-        """Adds the loss of a step."""
+    def descend(self, loss: Tensor) -> None:
+        """One step along the gradient of a loss."""
+        self.inner.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        share = self.step / STEPS[self._stage]
+        rise = min((self.step + 1) / 100, 1.0)
+        self.inner.param_groups[0]["lr"] = RATE[self._stage] * rise * 0.5 * (1 + math.cos(math.pi * share))
+        self.inner.step()
+        self.step += 1
         self._losses.append(loss.item())
-        if len(self._losses) % 250 == 0:
-            seconds = time.perf_counter() - self._start
-            mean = np.mean(self._losses[-250:])
-            print(f"{self._what}, step {len(self._losses)}: loss {mean:.5f}, {seconds:.0f} s", flush=True)
+        if self.step % 250 == 0:
+            seconds, mean = time.perf_counter() - self._start, np.mean(self._losses[-250:])
+            print(f"{self._stage}, step {self.step}: loss {mean:.5f}, {seconds:.0f} s", flush=True)
 
 
-def train_autoencoder(images: Tensor, rng: torch.Generator) -> AutoencoderKL:
-    """Stage 1: trains the autoencoder on images (n, 3, SIZE, SIZE) in [-1, 1]."""
+def train_autoencoder(examples: Examples, rng: torch.Generator) -> AutoencoderKL:
+    """Stage 1: trains the autoencoder on the images."""
     model = make_autoencoder()
-    progress = Progress("autoencoder")
-    for _ in steps("autoencoder", list(model.parameters())):
-        pick = torch.randint(len(images), (BATCH["autoencoder"],), generator=rng)
-        batch = flip_some(images[pick], rng)
+    optimizer = Optimizer("autoencoder", list(model.parameters()))
+    while optimizer.step < STEPS["autoencoder"]:
+        pick = torch.randint(len(examples.images), (BATCH["autoencoder"],), generator=rng)
+        batch = mirror(examples.images[pick], torch.rand(len(pick), generator=rng) < 0.5)
         latents = model.encode(batch).latent_dist
-        loss = (model.decode(latents.sample(rng)).sample - batch).square().mean()
-        (loss + KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel()).backward()
-        progress.add(loss.detach())
+        error = (model.decode(latents.sample(rng)).sample - batch).square().mean()
+        optimizer.descend(error + KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel())
     model.eval().requires_grad_(False)
-    model.register_to_config(scaling_factor=float(1.0 / encode(model, images[::10]).std()))
+    model.register_to_config(scaling_factor=float(1.0 / encode(model, examples.images[::10]).std()))
     return model
 
 
-def flip_some(batch: Tensor, rng: torch.Generator) -> Tensor:
-    """Mirrors each image left to right with probability one half; a shape and its mirror image are equally likely."""
-    mirrored = torch.rand(len(batch), 1, 1, 1, generator=rng) < 0.5
-    return torch.where(mirrored, batch.flip(3), batch)
+def mirror(batch: Tensor, which: Tensor) -> Tensor:
+    """Mirrors some images left to right."""
+    return torch.where(which.reshape(-1, 1, 1, 1), batch.flip(3), batch)
 
 
 def encode(model: AutoencoderKL, images: Tensor) -> Tensor:
@@ -192,65 +221,74 @@ def encode(model: AutoencoderKL, images: Tensor) -> Tensor:
     return torch.cat([model.encode(part).latent_dist.mean for part in parts])
 
 
-def train_denoiser(
-    latents: Tensor, labels: Tensor, ids: Tensor, text: CLIPTextModel, rng: torch.Generator
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Stage 2: trains the UNet and the text encoder.
+class Denoiser:
+    """Stage 2: the UNet and the text encoder, and the moving averages of their weights."""
 
-    Args:
-        latents: Scaled latents of training images, (n, 4, LATENT, LATENT).
-        labels: Classes of the images, int64 (n,).
-        ids: Tokens from :func:`token_table`.
-        text: The text encoder to train; its weights change.
-        rng: Generator of images, noise and steps.
+    def __init__(self, tokenizer: CLIPTokenizer, texts: list[str]) -> None:
+        self.ids, self.alpha_bar = token_table(tokenizer, texts), make_scheduler().alphas_cumprod
+        self.text, self.unet = make_text_encoder(tokenizer).train(), make_unet().train()
+        self.average = copy.deepcopy(nn.ModuleList((self.text, self.unet))).train(False)
+        self._parameters = [*self.text.parameters(), *self.unet.parameters()]
+        self.optimizer = Optimizer("denoiser", self._parameters)
 
-    Returns:
-        The averaged UNet and text encoder, in evaluation mode.
-    """
-    unet, alpha_bar = make_unet().train(), make_scheduler().alphas_cumprod
-    text.train()
-    average_unet, average_text = copy.deepcopy((unet, text))
-    parameters = [*unet.parameters(), *text.parameters()]
-    averages = [*average_unet.parameters(), *average_text.parameters()]
-    progress = Progress("denoiser")
-    for step, _ in steps("denoiser", parameters):
-        pick = torch.randint(len(latents), (BATCH["denoiser"],), generator=rng)
-        z, condition = latents[pick], labels[pick].clone()
-        condition[torch.rand(len(pick), generator=rng) < DROPOUT] = len(ids) - 1
-        t = torch.randint(len(alpha_bar), (len(pick),), generator=rng)
-        alpha, sigma = (a.sqrt().reshape(-1, 1, 1, 1) for a in (alpha_bar[t], 1 - alpha_bar[t]))
+    def step(self, z: Tensor, condition: Tensor, rng: torch.Generator) -> None:
+        """Trains on latents (n, 4, LATENT, LATENT) and the numbers of their texts (n,)."""
+        count, steps = len(z), len(self.alpha_bar)
+        condition = torch.where(torch.rand(count, generator=rng) < DROPOUT, len(self.ids) - 1, condition)
+        t = (steps * torch.sigmoid(MIDDLE + torch.randn(count, generator=rng))).long().clamp(max=steps - 1)
+        alpha, sigma = (a.sqrt().reshape(-1, 1, 1, 1) for a in (self.alpha_bar[t], 1 - self.alpha_bar[t]))
         eps = torch.randn(z.shape, generator=rng)
-        states = text(ids).last_hidden_state[condition]
-        out = unet(alpha * z + sigma * eps, t, states).sample
-        loss = (out - (alpha * eps - sigma * z)).square().mean()
-        loss.backward()
-        progress.add(loss.detach())
-        decay = min(AVERAGE, (1 + step) / (10 + step))
+        states = self.text(self.ids).last_hidden_state[condition]
+        out = self.unet(alpha * z + sigma * eps, t, states).sample
+        self.optimizer.descend((out - (alpha * eps - sigma * z)).square().mean())
+        now = self.optimizer.step
+        decay = min(AVERAGE, now / (9 + now))
         with torch.no_grad():
-            for average, now in zip(averages, parameters, strict=True):
-                average.lerp_(now, 1 - decay)
-    return average_unet.train(False), average_text.train(False)
+            torch._foreach_lerp_(list(self.average.parameters()), self._parameters, 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """All that a continued training needs, except the generator."""
+        networks = [network.state_dict() for network in (self.text, self.unet, self.average)]
+        return {"step": self.optimizer.step, "networks": networks, "optimizer": self.optimizer.inner.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes what :meth:`state` returned."""
+        for network, weights in zip((self.text, self.unet, self.average), state["networks"], strict=True):
+            network.load_state_dict(weights)
+        self.optimizer.inner.load_state_dict(state["optimizer"])
+        self.optimizer.step = state["step"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a small text-to-image diffusion model on the shapes.")
-    parser.add_argument("data", type=Path, help="folder of make_shapes.py")
-    parser.add_argument("out", type=Path, help="folder for the pipeline")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, images, noise and steps (default: 0)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(arguments.seed)
-    rng = torch.Generator().manual_seed(arguments.seed)
+def train(examples: Examples, out: Path, seed: int, last: int) -> None:
+    """Trains what is still to be trained, up to a step of the denoiser, and writes the pipeline and its state."""
+    torch.manual_seed(seed)
+    rng, state = torch.Generator().manual_seed(seed), out / "state.pt"
+    tokenizer = make_tokenizer(examples.texts)
+    denoiser = Denoiser(tokenizer, examples.texts)
+    if state.exists():
+        found = torch.load(state, weights_only=True)
+        vae = AutoencoderKL.from_pretrained(out / "vae").eval().requires_grad_(False)
+        denoiser.load(found["denoiser"])
+        rng.set_state(found["rng"])
+    else:
+        vae = train_autoencoder(examples, rng)
+        save(out, vae, tokenizer, denoiser, rng)
+    latents, mirrored = (
+        encode(vae, images) * vae.config.scaling_factor for images in (examples.images, examples.images.flip(3))
+    )
+    while denoiser.optimizer.step < last:
+        pick = torch.randint(len(latents), (BATCH["denoiser"],), generator=rng)
+        turned = examples.mirrored[pick] & (torch.rand(len(pick), generator=rng) < 0.5)
+        z = torch.where(turned.reshape(-1, 1, 1, 1), mirrored[pick], latents[pick])
+        chosen = torch.randint(examples.options.shape[1], (len(pick),), generator=rng)
+        denoiser.step(z, examples.options[pick, chosen], rng)
+        if denoiser.optimizer.step % SAVED == 0 or denoiser.optimizer.step == last:
+            save(out, vae, tokenizer, denoiser, rng)
 
-    with np.load(arguments.data / "shapes-train.npz") as data:
-        images = torch.from_numpy(data["images"]).float() / 127.5 - 1.0
-        labels = torch.from_numpy(data["labels"])
-    vae = train_autoencoder(images, rng)
-    both = (encode(vae, images), encode(vae, images.flip(3)))
-    latents = torch.cat(both) * vae.config.scaling_factor
-    tokenizer = make_tokenizer()
-    text = make_text_encoder(tokenizer)
-    unet, text = train_denoiser(latents, torch.cat((labels, labels)), token_table(tokenizer), text, rng)
+
+def save(out: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, denoiser: Denoiser, rng: torch.Generator) -> None:
+    """Writes the pipeline with averaged weights, and then the state, in one move."""
+    text, unet = denoiser.average
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
@@ -261,11 +299,28 @@ def main() -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(arguments.out, safe_serialization=True)
+    pipeline.save_pretrained(out, safe_serialization=True)
+    torch.save({"denoiser": denoiser.state(), "rng": rng.get_state()}, out / "state.part")
+    (out / "state.part").replace(out / "state.pt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train a small text-to-image diffusion model on rendered scenes.")
+    parser.add_argument("data", type=Path, help="folder of make_scenes.py")
+    parser.add_argument("out", type=Path, help="folder for the pipeline")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, images, noise and steps (default: 0)")
+    parser.add_argument(
+        "--stop-at", type=int, default=STEPS["denoiser"], help="last step of the denoiser (default: all)"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    examples = read_examples(arguments.data / "scenes-train.npz")
+    train(examples, arguments.out, arguments.seed, arguments.stop_at)
+    pipeline = StableDiffusionPipeline.from_pretrained(arguments.out)
     sizes = {
         name: sum(p.numel() for p in getattr(pipeline, name).parameters()) for name in ("vae", "text_encoder", "unet")
     }
-    print(f"{arguments.out}: parameters {sizes}, scaling factor {vae.config.scaling_factor:.4f}")
+    print(f"{arguments.out}: parameters {sizes}, scaling factor {pipeline.vae.config.scaling_factor:.4f}")
 
 
 if __name__ == "__main__":
