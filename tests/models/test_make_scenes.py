@@ -81,7 +81,11 @@ def test_fastdc_reads_classes_and_arrays(data: Path) -> None:
     prompts = read_prompts(data / "single_prompts.csv")
     assert prompts.class_names == SCENE_CLASSES
     assert prompts.texts == tuple(f"a photo of a {name}" for name in SCENE_CLASSES)
-    assert read_prompts(data / "rel_prompts/rel_test/cone_left_sphere.csv").texts[0].endswith("cone to the left of a sphere")
+    assert (
+        read_prompts(data / "rel_prompts/rel_test/cone_left_sphere.csv")
+        .texts[0]
+        .endswith("cone to the left of a sphere")
+    )
     found = load_labelled(data / "single-ood_test.npz")
     assert found.class_names == SCENE_CLASSES
     assert sorted(set(found.labels.tolist())) == [0, 2, 6, 9, 12, 16, 17, 21, 24, 25, 30]

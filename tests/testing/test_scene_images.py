@@ -57,7 +57,7 @@ def test_objects_have_their_colours_and_are_clearly_visible(task: str) -> None:
             assert alone.sum() >= 25
             assert (seen == index).sum() >= 0.75 * alone.sum()
             assert colour_of(image[:, seen == index].T) == thing.colour
-            assert not (alone[0].all() or alone[:, 0].all())
+            assert not alone[0].all()
         assert (seen >= 0).mean() < 0.6
 
 

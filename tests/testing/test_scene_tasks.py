@@ -155,7 +155,9 @@ def test_the_size_of_objects_does_not_tell_their_number() -> None:
 
 def test_negations_deny_the_own_colour_first() -> None:
     found = [text for text, _ in scene_candidates("negation", "ID_test", "blue_cube_not_red", general=True)]
-    assert found[:3] == [f"a photo of a {words}" for words in ("cube that is not red", "cube that is not blue", "cone that is not blue")]
+    assert found[:3] == [
+        f"a photo of a {words}" for words in ("cube that is not red", "cube that is not blue", "cone that is not blue")
+    ]
     assert len(found) == 2 + 3 * 8
     assert len(scene_groups("negation", "ood_val")) == 4 * 7
     assert set(scene_groups("negation", "ood_val")[0].captions) == {
