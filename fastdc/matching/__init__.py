@@ -16,6 +16,12 @@ from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
 from fastdc.matching.diffusion_matcher import DiffusionMatcher
 from fastdc.matching.evidence import evidence
+Modules: `trials` (the question), `matched` (the answer), `layout` and `layout_folders` (reading a data set), `kinds`
+(of errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
+"""
+
+from fastdc.matching.comparison import Comparison
+from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
 from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import Cell, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
@@ -40,6 +46,7 @@ __all__ = [
     "Comparison",
     "DiffusionMatcher",
     "LevelAnalysis",
+    "Comparison",
     "Matched",
     "OnMatched",
     "PairScores",
