@@ -18,12 +18,17 @@ from fastdc.matching.diffusion_matcher import DiffusionMatcher
 from fastdc.matching.evidence import evidence
 Modules: `trials` (the question), `matched` (the answer), `layout` and `layout_folders` (reading a data set), `kinds`
 (of errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
+Modules: `trials` (the question), `matched` (the answer), `cells`, `layout` and `layout_folders` (reading a data set),
+`kinds` (of errors), `composition` (running models), `comparison`, `comparison_numbers` and `comparison_tables` (several
+models on the same images), `released` (another scoring).
 """
 
+from fastdc.matching.cells import Cell
 from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
+from fastdc.matching.composition import Entrant, OnComposed, compose
 from fastdc.matching.kinds import kinds_of
-from fastdc.matching.layout import Cell, read_layout
+from fastdc.matching.layout import RELEASED, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
 from fastdc.matching.level_analysis import LevelAnalysis, level_analysis
 from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
@@ -35,6 +40,7 @@ from fastdc.matching.vilt_matcher import ViltMatcher
 
 __all__ = [
     "EVALUATED",
+    "RELEASED",
     "RIGHT",
     "SETTINGS",
     "SPLITS",
@@ -47,7 +53,9 @@ __all__ = [
     "DiffusionMatcher",
     "LevelAnalysis",
     "Comparison",
+    "Entrant",
     "Matched",
+    "OnComposed",
     "OnMatched",
     "PairScores",
     "PairedTest",
@@ -55,6 +63,7 @@ __all__ = [
     "Trials",
     "ViltMatcher",
     "evidence",
+    "compose",
     "holm",
     "kinds_of",
     "last_best",

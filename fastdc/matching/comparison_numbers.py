@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 
 from fastdc.certification import Estimate, mcnemar, paired_difference, share
+from fastdc.matching.cells import Cell
 from fastdc.matching.kinds import KINDS, WRONG
-from fastdc.matching.layout import Cell
 from fastdc.matching.matched import Matched
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.support import Float64, InputError, plain

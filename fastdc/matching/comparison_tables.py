@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastdc.matching.cells import Cell
 from fastdc.matching.comparison_numbers import CellScore, ComparisonNumbers
-from fastdc.matching.layout import Cell
 from fastdc.support import aligned
 from fastdc.support import html_pages as page
 

@@ -14,64 +14,23 @@ No image is opened here; names, tables and folders are all checked before anythi
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from fastdc.bundle import read_prompts_with
+from fastdc.matching.cells import Cell, Group
 from fastdc.matching.kinds import kinds_of, pair_of
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS, Places, asked_of, folders_in, pictures_in
+from fastdc.matching.released import CROSSED, crossed_ids, released_groups
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.support import InputError, checks, shown
 
+RELEASED = "otmive"
+"""The code whose scoring is offered beside the evaluation's own."""
+
 Made = TypeVar("Made")
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """One column of the paper's tables.
-
-    Attributes:
-        task: "single", "two_object", "relational", or the name of another task's folder.
-        split: One of :data:`~fastdc.matching.SPLITS`.
-        generalised: Whether candidates are of seen and unseen classes alike.
-    """
-
-    task: str
-    split: str
-    generalised: bool = False
-
-    @property
-    def setting(self) -> str:
-        """The setting, "ZSL" or "GZSL"."""
-        return "GZSL" if self.generalised else "ZSL"
-
-    def __str__(self) -> str:
-        return f"{self.task} {self.split} {self.setting}"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images that share their candidates.
-
-    Attributes:
-        folder: Their folder below the split.
-        name: Name of the right text.
-        files: The PNG files.
-        texts: Candidate texts.
-        names: Names of the candidates.
-        truth: The place of the right one.
-        kinds: What it means to choose each.
-    """
-
-    folder: Path
-    name: str
-    files: tuple[Path, ...]
-    texts: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    truth: int = 0
-    kinds: tuple[str, ...] = ()
 
 
 def read_layout(
@@ -82,17 +41,19 @@ def read_layout(
     settings: Sequence[str] = SETTINGS,
     images: int | None = None,
     prompts: Mapping[str, str | Path] | None = None,
+    compat: str | None = None,
 ) -> dict[Cell, Trials]:
     """The images and candidates of every task, split and setting.
 
     Args:
         root: The folder with the tasks, or with one folder that has them.
         tasks: The tasks to read.  Default: all.
-        splits: The splits to read.  Default: id-val, id-test, val, test, as far as they are there.
+        splits: The splits to read, as far as a task has them.  Default: id-val, id-test, val, test.
         settings: "zsl", "gzsl" or both.
         images: Most images of a split of a task, taken evenly from its groups, the same in both settings.
         prompts: Folders of prompts that have other names: by "TASK" the folder of all tables, or the table of single
             objects; by "TASK/BASE" and "TASK/BASE_gen", with BASE train, val or test, the folder of one split's tables.
+        compat: "otmive": what the released code scores a diffusion model on, see :mod:`fastdc.matching.released`.
 
     Raises:
         InputError: The layout is wrong; the message names the folder, the file or the row.
@@ -103,58 +64,50 @@ def read_layout(
         Traceback (most recent call last):
         fastdc.support.exceptions.InputError: ...
     """
-    cells = read_groups(root, tasks=tasks, splits=splits, settings=settings, images=images, prompts=prompts)
-    return {cell: trials_of(Path(root), groups) for cell, groups in cells.items()}
-
-
-def read_groups(
-    root: str | Path,
-    *,
-    tasks: Sequence[str] = (),
-    splits: Sequence[str] = (),
-    settings: Sequence[str] = SETTINGS,
-    images: int | None = None,
-    prompts: Mapping[str, str | Path] | None = None,
-) -> dict[Cell, list[Group]]:
-    """As :func:`read_layout`, by groups of images that share their candidates.
-
-    Raises:
-        InputError: The layout is wrong.
-    """
     if images is not None:
         checks.whole("images", images, low=1)
-    wanted = asked_of("setting", tuple(one.lower() for one in settings), SETTINGS, Path(root))
-    places = Places.of(Path(root), {name: Path(path) for name, path in (prompts or {}).items()})
-    chosen = asked_of("task", tuple(tasks), tuple(places.tasks), places.root)
-    there = {task: places.splits(task) for task in chosen}
-    known = tuple(split for split in SPLITS if any(split in own for own in there.values()))
-    asked = asked_of("split", tuple(splits), known if splits else tuple(set(known) & set(EVALUATED)), places.root)
-    cells: dict[Cell, list[Group]] = {}
-    for task, own in there.items():
-        for split in (split for split in own if split in asked):
-            groups = _groups(task, own[split])
-            for setting in wanted:
-                cell = Cell(task, split, setting == "gzsl")
-                whole = _single(places, groups, cell) if task == "single" else _paired(places, groups, cell)
-                cells[cell] = _taken(whole, images)
+    if compat not in (None, RELEASED):
+        raise InputError(f"compat must be {RELEASED!r} or None, got {shown(compat)}")
+    root = Path(root)
+    wanted = asked_of("setting", tuple(one.lower() for one in settings), SETTINGS, root)
+    places = Places.of(root, {name: Path(path) for name, path in (prompts or {}).items()})
+    cells: dict[Cell, Trials] = {}
+    for task, split, folder in _splits(places, tasks, splits):
+        groups = _groups(task, folder)
+        for setting in wanted:
+            cell = Cell(task, split, setting == "gzsl")
+            whole = _single(places, groups, cell) if task == "single" else _paired(places, groups, cell)
+            taken = _taken(whole, images)
+            cells[cell] = _trials(root, cell, whole, taken, compat)
     if not cells:
-        raise InputError(f"{places.root} has no split to evaluate: expected {', '.join(EVALUATED)}, or train by name")
+        raise InputError(f"{root} has no split to evaluate: expected {', '.join(EVALUATED)}, or train by name")
     return cells
 
 
-def trials_of(root: Path, groups: Iterable[Group]) -> Trials:
-    """The images of some groups, each with its group's candidates.
+def _splits(places: Places, tasks: Sequence[str], splits: Sequence[str]) -> Iterator[tuple[str, str, Path]]:
+    """Task, split and folder of the splits to read.
 
-    Args:
-        root: The folder below which images are named.
-        groups: The groups.
+    Raises:
+        InputError: A task is not there, or no task has a split.
     """
+    chosen = asked_of("task", tuple(tasks), tuple(places.tasks), places.root)
+    there = {task: places.splits(task) for task in chosen}
+    known = tuple(split for split in SPLITS if any(split in own for own in there.values()))
+    asked = asked_of("split", tuple(splits), known, places.root) if splits else EVALUATED
+    for task, own in there.items():
+        yield from ((task, split, own[split]) for split in own if split in asked)
+
+
+def _trials(root: Path, cell: Cell, whole: Sequence[Group], taken: Sequence[Group], compat: str | None) -> Trials:
+    """The images of a cell, each with its group's candidates."""
+    groups = taken if compat is None else released_groups(cell, whole, taken)
     each = [(file, group) for group in groups for file in group.files]
+    ids = [file.relative_to(root).as_posix() for file, _ in each]
     return Trials.of(
         [str(file) for file, _ in each],
         [group.texts for _, group in each],
         [group.truth for _, group in each],
-        ids=[file.relative_to(root).as_posix() for file, _ in each],
+        ids=ids if compat is None or cell.task not in CROSSED else crossed_ids(ids, [group for _, group in each]),
         groups=[group.folder.name for _, group in each],
         kinds=[group.kinds for _, group in each],
     )

@@ -1,0 +1,181 @@
+"""A run over several models and cells keeps what is finished, and a second one asks for the rest alone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdc
+from fastdc.matching import Cell, Comparison, Entrant, Matched, OnMatched, Trials, compose, last_best
+
+CELLS = (Cell("single", "val"), Cell("single", "val", True))
+TEXTS = ("a red cube", "a blue cube", "a red cone")
+
+
+def trials_of(values: list[int]) -> Trials:
+    """Images of one value, which is the place of the right text."""
+    images = np.array(values, np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
+    return Trials.of(images, [TEXTS] * len(values), values)
+
+
+class PixelMatcher:
+    """A matcher that reads the answer off the pixels, and can be stopped after a number of images in all."""
+
+    def __init__(self, name: str = "pixels", stop: int | None = None, empty: bool = False) -> None:
+        self.name, self.facts, self.asked = name, {"version": 1}, list[int]()
+        self._stop, self._empty = stop, empty
+
+    def match(self, trials: Trials, progress: OnMatched | None = None) -> Matched:
+        """Scores the images; what is -inf was not evaluated."""
+        scores: list[fastdc.support.Float64] = []
+
+        def known() -> Matched:
+            answers = np.array([last_best(one) for one in scores], np.int64)
+            return Matched(self.name, np.arange(len(scores)), tuple(scores), answers, answers + 5, 1.5, {"a": 1})
+
+        for image in np.asarray(trials.images):
+            if self._stop is not None and len(self.asked) >= self._stop:
+                raise fastdc.support.Interrupted("stop", known() if scores else None)
+            value = int(image.flat[0])
+            scores.append(np.where(np.arange(3) == value, 0.25, -np.inf))
+            self.asked.append(value)
+            if progress is not None:
+                progress(len(scores), len(trials))
+        return known()
+
+
+CASES = {CELLS[0]: trials_of([0, 1, 2, 1]), CELLS[1]: trials_of([2, 2, 0])}
+
+
+def run(matcher: PixelMatcher, out: Path, cells: dict[Cell, Trials] = CASES, **more: object) -> Comparison:
+    return compose([Entrant.of(matcher, cells)], out=out, **more)  # type: ignore[arg-type]
+
+
+def test_every_model_is_asked_in_every_cell(tmp_path: Path) -> None:
+    told: list[tuple[str, str, int, int]] = []
+    entrants = [Entrant.of(PixelMatcher(name), CASES) for name in ("a", "b/../c")]
+    found = compose(
+        entrants, out=tmp_path, progress=lambda name, cell, *counts: told.append((name, str(cell), *counts))
+    )
+    assert [(score.name, score.cell, score.accuracy.value) for score in found.scores] == [
+        (name, cell, 1.0) for cell in CELLS for name in ("a", "b/../c")
+    ]
+    assert told[:5] == [("a", "single val ZSL", done, 4) for done in (1, 2, 3, 4)] + [
+        ("b/../c", "single val ZSL", 1, 4)
+    ]
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert files[:2] == ["answers/a/single_val_gzsl.json", "answers/a/single_val_zsl.json"]
+    assert files[2].startswith("answers/b_.._c-")
+    assert len(found.tests) == 2
+
+
+def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
+    first = run(PixelMatcher(), tmp_path)
+    again = PixelMatcher()
+    second = run(again, tmp_path)
+    assert again.asked == []
+    assert second.to_dict() == first.to_dict()
+    for one, other in zip(first.answered, second.answered, strict=True):
+        np.testing.assert_array_equal(one.matched.scores, other.matched.scores)
+
+
+@pytest.mark.parametrize("stop", range(7))
+def test_what_ctrl_c_leaves_is_kept_and_the_rest_is_asked_for(tmp_path: Path, stop: int) -> None:
+    whole = run(PixelMatcher(), tmp_path / "whole")
+    with pytest.raises(fastdc.support.Interrupted) as stopped:
+        run(PixelMatcher(stop=stop), tmp_path / "out")
+    part = stopped.value.result
+    if stop:
+        assert sum(score.images for score in part.scores) == stop
+        assert "interrupted: pixels in single val" in part.notes[0]
+    else:
+        assert part is None
+    rest = PixelMatcher()
+    found = run(rest, tmp_path / "out")
+    assert len(rest.asked) == 7 - stop
+    for one, other in zip(found.answered, whole.answered, strict=True):
+        assert one.matched.rows.tolist() == other.matched.rows.tolist()
+        assert one.matched.answers.tolist() == other.matched.answers.tolist()
+        np.testing.assert_array_equal(one.matched.scores, other.matched.scores)
+    with pytest.raises(fastdc.support.Interrupted) as again:  # stopped at once, but all is known
+        run(PixelMatcher(stop=0), tmp_path / "out", {CELLS[0]: CASES[CELLS[0]], CELLS[1]: trials_of([1])})
+    assert [score.images for score in again.value.result.scores] == [4]
+
+
+def _other_facts(matcher: PixelMatcher) -> dict[Cell, Trials]:
+    matcher.facts = {"version": 2}
+    return CASES
+
+
+CHANGED: dict[str, tuple[Callable[[PixelMatcher], dict[Cell, Trials]], int]] = {
+    "nothing": (lambda matcher: CASES, 0),
+    "model": (_other_facts, 7),
+    "pixels": (lambda matcher: {**CASES, CELLS[1]: trials_of([2, 2, 1])}, 3),
+    "number": (lambda matcher: {**CASES, CELLS[1]: trials_of([2, 2])}, 2),
+    "texts": (
+        lambda matcher: {
+            **CASES,
+            CELLS[0]: Trials.of(np.asarray(CASES[CELLS[0]].images), [TEXTS[::-1]] * 4, CASES[CELLS[0]].truth),
+        },
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(CHANGED))
+def test_only_what_is_the_same_is_taken(tmp_path: Path, case: str) -> None:
+    run(PixelMatcher(), tmp_path)
+    change, asked = CHANGED[case]
+    again = PixelMatcher()
+    run(again, tmp_path, change(again))
+    assert len(again.asked) == asked
+
+
+@pytest.mark.parametrize("damage", ["cut", "row", "answer", "scores", "version", "list"])
+def test_a_damaged_file_is_not_taken(tmp_path: Path, damage: str) -> None:
+    run(PixelMatcher(), tmp_path)
+    path = tmp_path / "answers/pixels/single_val_zsl.json"
+    entry = json.loads(path.read_text())
+    if damage == "row":
+        entry["rows"][1] = 9
+    elif damage == "answer":
+        entry["answers"][0] = 3
+    elif damage == "scores":
+        entry["scores"][2] = [0.5]
+    elif damage == "version":
+        entry["version"] = 2
+    text = json.dumps([entry] if damage == "list" else entry)
+    path.write_text(text[:-9] if damage == "cut" else text)
+    again = PixelMatcher()
+    run(again, tmp_path)
+    assert len(again.asked) == 4
+
+
+def test_files_are_read_as_they_are(tmp_path: Path) -> None:
+    """Another picture under the same name is another question."""
+    (tmp_path / "a.png").write_bytes(b"one")
+
+    class Any0(PixelMatcher):
+        def match(self, trials: Trials, progress: OnMatched | None = None) -> Matched:
+            self.asked.append(0)
+            n = len(trials)
+            return Matched(self.name, np.arange(n), (np.array([1.0, 0.0]),) * n, np.zeros(n, int), np.ones(n, int), 1.0)
+
+    cells = {CELLS[0]: Trials.of([str(tmp_path / "a.png")], [["x", "y"]])}
+    counts = []
+    for content in (b"one", b"one", b"two"):
+        (tmp_path / "a.png").write_bytes(content)
+        matcher = Any0()
+        run(matcher, tmp_path / "out", cells)
+        counts.append(len(matcher.asked))
+    assert counts == [1, 0, 1]
+
+
+def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(fastdc.InputError, match="different names, got 'pixels' twice"):
+        compose([Entrant.of(PixelMatcher(), CASES)] * 2)
+    (tmp_path / "file").touch()
+    with pytest.raises(fastdc.InputError, match="file cannot be made"):
+        run(PixelMatcher(), tmp_path / "file")
