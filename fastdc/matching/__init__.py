@@ -3,6 +3,7 @@
     trials = Trials.of(files, [["a red cube", "a blue cube"], ...])
     matched = matcher.match(trials)            any model: scores, answers, cost
     read_layout(folder)                        the trials of the compositional evaluation, by task, split and setting
+    compose([Entrant.of(matcher, cells)])      several models on the same trials, as tables
 
 Modules: `trials` (the question), `matched` (the answer), `question_tables` (tables of images and texts),
 `diffusion_matcher` (`text_conditions` and `place_tables` are its parts), `clip_matcher` and `vilt_matcher` (`pictures`
@@ -21,12 +22,18 @@ Modules: `trials` (the question), `matched` (the answer), `layout` and `layout_f
 Modules: `trials` (the question), `matched` (the answer), `cells`, `layout` and `layout_folders` (reading a data set),
 `kinds` (of errors), `composition` (running models), `comparison`, `comparison_numbers` and `comparison_tables` (several
 models on the same images), `released` (another scoring).
+Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `clip_matcher` and `vilt_matcher` (the
+models; `pictures` and `collecting` are theirs), `cells`, `layout` and `layout_folders` (reading a data set), `kinds`
+(of errors), `composition` (running models), `comparison`, `comparison_numbers` and `comparison_tables` (several models
+on the same images), `released` (another scoring).
 """
 
 from fastdc.matching.cells import Cell
+from fastdc.matching.clip_matcher import ClipMatcher
 from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
 from fastdc.matching.composition import Entrant, OnComposed, compose
+from fastdc.matching.diffusion_matcher import DiffusionMatcher
 from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import RELEASED, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
