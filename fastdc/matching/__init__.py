@@ -8,24 +8,9 @@
 Modules: `trials` (the question), `matched` (the answer), `question_tables` (tables of images and texts),
 `diffusion_matcher` (`text_conditions` and `place_tables` are its parts), `clip_matcher` and `vilt_matcher` (`pictures`
 and `collecting` are theirs), `evidence` (scores that compare images), `pairs` (Winoground's scores), `retrieval`,
-`level_analysis` (which noise levels tell texts apart), `layout` and `layout_folders` (reading a data set), `kinds` (of
-errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
-"""
-
-from fastdc.matching.clip_matcher import ClipMatcher
-from fastdc.matching.comparison import Comparison
-from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
-from fastdc.matching.diffusion_matcher import DiffusionMatcher
-from fastdc.matching.evidence import evidence
-Modules: `trials` (the question), `matched` (the answer), `layout` and `layout_folders` (reading a data set), `kinds`
-(of errors), `comparison`, `comparison_numbers` and `comparison_tables` (several models on the same images).
-Modules: `trials` (the question), `matched` (the answer), `cells`, `layout` and `layout_folders` (reading a data set),
+`level_analysis` (which noise levels tell texts apart), `cells`, `layout` and `layout_folders` (reading a data set),
 `kinds` (of errors), `composition` (running models), `comparison`, `comparison_numbers` and `comparison_tables` (several
 models on the same images), `released` (another scoring).
-Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `clip_matcher` and `vilt_matcher` (the
-models; `pictures` and `collecting` are theirs), `cells`, `layout` and `layout_folders` (reading a data set), `kinds`
-(of errors), `composition` (running models), `comparison`, `comparison_numbers` and `comparison_tables` (several models
-on the same images), `released` (another scoring).
 """
 
 from fastdc.matching.cells import Cell
@@ -34,6 +19,7 @@ from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered, CellScore, PairedTest, holm
 from fastdc.matching.composition import Entrant, OnComposed, compose
 from fastdc.matching.diffusion_matcher import DiffusionMatcher
+from fastdc.matching.evidence import evidence
 from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import RELEASED, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
@@ -58,9 +44,8 @@ __all__ = [
     "ClipMatcher",
     "Comparison",
     "DiffusionMatcher",
-    "LevelAnalysis",
-    "Comparison",
     "Entrant",
+    "LevelAnalysis",
     "Matched",
     "OnComposed",
     "OnMatched",
@@ -69,8 +54,8 @@ __all__ = [
     "Retrieval",
     "Trials",
     "ViltMatcher",
-    "evidence",
     "compose",
+    "evidence",
     "holm",
     "kinds_of",
     "last_best",
