@@ -20,7 +20,18 @@ HEADINGS = {
     ),
     "Network": ("--backend", "--device", "--precision", "--batch", "--compile", "--threads"),
     "Images": ("--window", "--fit", "--max-pixels", "--skip-bad", "--split"),
-    "Output": ("--json", "--csv", "--html", "--provenance", "--save", "--plot", "--quiet", "--help"),
+    "Output": (
+        "--json",
+        "--csv",
+        "--latex",
+        "--html",
+        "--answers",
+        "--provenance",
+        "--save",
+        "--plot",
+        "--quiet",
+        "--help",
+    ),
 }
 """The options under each heading; all other options come first, under "Options"."""
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "match": "Ask which text describes each image; pairs of captions; image retrieval.",
     "explain": "Explain answers: where in an image one class denoises better.",
     "score": "Score a model on labelled images: accuracy, classes, calibration, groups.",
+    "compose": "Compare models on which text describes an image: objects, pairs, relations.",
     "calibrate": "Find on validation images how early classes can be dropped.",
     "certify": "Certify images: each gets a class and a radius within which it cannot change.",
     "evaluate": "Tabulate and plot certified accuracy from files of certificates.",

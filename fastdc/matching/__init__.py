@@ -11,6 +11,10 @@ and `collecting` are theirs), `evidence` (scores that compare images), `pairs` (
 `level_analysis` (which noise levels tell texts apart), `cells`, `layout` and `layout_folders` (reading a data set),
 `kinds` (of errors), `composition` (running models), `comparison`, `comparison_numbers` and `comparison_tables` (several
 models on the same images), `released` (another scoring).
+Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `clip_matcher` and `vilt_matcher` (the
+models; `pictures` and `collecting` are theirs), `cells`, `layout` and `layout_folders` (reading a data set), `kinds`
+(of errors), `composition`, `task_races` and `kept` (running models), `comparison`, `comparison_numbers` and
+`comparison_tables` (several models on the same images), `released` (another scoring).
 """
 
 from fastdc.matching.cells import Cell
@@ -28,10 +32,12 @@ from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_be
 from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
 from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankings, read_trials
 from fastdc.matching.retrieval import Retrieval, retrieve
+from fastdc.matching.task_races import CALIBRATED_ON, TaskRaces
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
 
 __all__ = [
+    "CALIBRATED_ON",
     "EVALUATED",
     "RELEASED",
     "RIGHT",
@@ -52,6 +58,7 @@ __all__ = [
     "PairScores",
     "PairedTest",
     "Retrieval",
+    "TaskRaces",
     "Trials",
     "ViltMatcher",
     "compose",

@@ -56,7 +56,7 @@ def detail_rows(comparison: ComparisonNumbers, task: str) -> list[list[str]]:
     """Every score of a task with its kinds of errors and its costs, with its head."""
     scores = [score for score in comparison.scores if score.cell.task == task]
     kinds = error_kinds(scores)
-    costs = ["candidates", "evaluations", "ms/image"]
+    costs = ["candidates", "evaluations", "s/image"]
     rows = [["split", "model", "images", "accuracy, %", "95 % interval", *(f"{one}, %" for one in kinds), *costs]]
     for score in scores:
         images = str(score.images) if score.images == score.wanted else f"{score.images} of {score.wanted}"
@@ -71,7 +71,7 @@ def detail_rows(comparison: ComparisonNumbers, task: str) -> list[list[str]]:
                 *(_percent(score.kinds[kind]) if kind in score.kinds else "-" for kind in kinds),
                 f"{score.candidates:.4g}",
                 f"{score.evaluations:,.1f}",
-                f"{1e3 * score.seconds / score.images:.3g}",
+                f"{score.seconds / score.images:.4f}",
             ]
         )
     return rows

@@ -3,13 +3,8 @@
 With a folder, the answers of each model in each cell are written as soon as they are known, also after Ctrl-C. A second
 run takes from there what was asked with the same model, options, images and texts, and asks for the rest alone, down to
 single images: the answer to an image depends on no other image.
-
-    FOLDER/answers/MODEL/TASK_SPLIT_SETTING.json
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +15,10 @@ import numpy as np
 from fastdc.matching.cells import Cell
 from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered
+from fastdc.matching.kept import Keep
 from fastdc.matching.matched import AbstractMatcher, Matched
 from fastdc.matching.trials import Trials
-from fastdc.support import BundleError, InputError, Interrupted, plain, strict_json, write_whole
-
-FORMAT = "fastdc-answers"
-VERSION = 1
+from fastdc.support import InputError, Interrupted
 
 OnComposed = Callable[[str, Cell, int, int], None]
 """Called with a model's name, a cell, and the numbers of its images that are done, and of all."""
@@ -93,7 +86,7 @@ def compose(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"expected models with different names, got {twice!r:.80} twice")
-    keep = None if out is None else Keep(Path(out))
+    keep = Keep(None if out is None else Path(out))
     answered: list[Answered] = []
 
     def compared(more: Sequence[str] = ()) -> Comparison:
@@ -114,15 +107,15 @@ def compose(
     return compared()
 
 
-def _answered(one: Entrant, cell: Cell, keep: "Keep | None", progress: OnComposed | None) -> Answered:
+def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None) -> Answered:
     """A model's answers in a cell: those that are kept, and the others asked for now.
 
     Raises:
         Interrupted: Ctrl-C; its ``result`` is all answers that are known, or None.
     """
     trials = one.cells[cell]
-    key = "" if keep is None else keep.key(cell, trials, one.facts_of(cell))
-    known = None if keep is None else keep.read(one.name, cell, key, trials)
+    key = keep.key(cell, trials, one.facts_of(cell))
+    known = keep.read(one.name, cell, key, trials)
     missing = np.setdiff1d(np.arange(len(trials)), [] if known is None else known.rows)
     if known is not None and not len(missing):
         return Answered(cell, trials, known)
@@ -135,8 +128,7 @@ def _answered(one: Entrant, cell: Cell, keep: "Keep | None", progress: OnCompose
     def joined(new: Matched) -> Matched:
         new = replace(new, name=one.name, rows=missing[new.rows])
         whole = new if known is None else _joined(known, new)
-        if keep is not None:
-            keep.write(one.name, cell, key, whole)
+        keep.write(one.name, cell, key, whole)
         return whole
 
     try:
@@ -159,104 +151,3 @@ def _joined(first: Matched, second: Matched) -> Matched:
         seconds=first.seconds + second.seconds,
     )
     return both.take(order)
-
-
-class Keep:
-    """A folder of answers.
-
-    Args:
-        folder: The folder, which is made if it is not there.
-
-    Raises:
-        InputError: The folder cannot be made.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._digests = folder, dict[str, str]()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be made: {error.strerror or error}") from None
-
-    def key(self, cell: Cell, trials: Trials, facts: Mapping[str, Any]) -> str:
-        """A hash of everything that the answers depend on: what was asked, of which model, about which pixels.
-
-        Raises:
-            InputError: An image file cannot be read.
-        """
-        asked = hashlib.sha256(json.dumps([str(cell), plain(facts)], sort_keys=True).encode())
-        for i in range(len(trials)):
-            asked.update(json.dumps([trials.ids[i], *trials.texts_of(i), self._image(trials, i)]).encode())
-        return asked.hexdigest()
-
-    def read(self, name: str, cell: Cell, key: str, trials: Trials) -> Matched | None:
-        """The answers with this key; None if there are none, or a file cannot be used."""
-        path = self._path(name, cell)
-        try:
-            entry = strict_json(path.read_bytes(), path)
-        except (OSError, BundleError):
-            return None
-        try:
-            if (entry["format"], entry["version"], entry["key"]) != (FORMAT, VERSION, key):
-                return None
-            return _matched(name, entry, trials)
-        except (KeyError, TypeError, ValueError, IndexError):
-            return None
-
-    def write(self, name: str, cell: Cell, key: str, matched: Matched) -> None:
-        """Writes the answers of a model in a cell, in one step.
-
-        Raises:
-            InputError: They cannot be written.
-        """
-        path = self._path(name, cell)
-        entry = {
-            "format": FORMAT,
-            "version": VERSION,
-            "key": key,
-            "model": name,
-            "cell": str(cell),
-            "rows": matched.rows.tolist(),
-            "answers": matched.answers.tolist(),
-            "scores": [plain(scores) for scores in matched.scores],
-            "evaluations": matched.evaluations.tolist(),
-            "seconds": matched.seconds,
-            "facts": plain(matched.facts),
-        }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(entry, allow_nan=False).encode())
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-
-    def _path(self, name: str, cell: Cell) -> Path:
-        plain_name = re.sub(r"[^A-Za-z0-9.-]", "_", name)
-        own = plain_name if plain_name == name else f"{plain_name}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-        task = re.sub(r"[^A-Za-z0-9.-]", "_", cell.task)
-        return self._folder / "answers" / own / f"{task}_{cell.split}_{cell.setting.lower()}.json"
-
-    def _image(self, trials: Trials, i: int) -> str:
-        """A hash of an image's file, read once, or of its pixels."""
-        if not isinstance(trials.images, tuple):
-            pixels = np.ascontiguousarray(trials.images[i])
-            return hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-        path = trials.images[i]
-        if path not in self._digests:
-            try:
-                self._digests[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-        return self._digests[path]
-
-
-def _matched(name: str, entry: Mapping[str, Any], trials: Trials) -> Matched | None:
-    """The answers of a file; None if they do not fit the trials."""
-    scores = tuple(
-        np.array([-np.inf if score is None else score for score in one], np.float64) for one in entry["scores"]
-    )
-    rows, answers, cost = (np.array(entry[one], np.int64) for one in ("rows", "answers", "evaluations"))
-    counts = [len(trials.candidates[row]) for row in rows.tolist() if 0 <= row < len(trials)]
-    fits = len(set(rows.tolist())) == len(counts) == len(rows) == len(answers) == len(cost) == len(scores)
-    if not fits or counts != [len(one) for one in scores] or not ((answers >= 0) & (answers < counts)).all():
-        return None
-    return Matched(name, rows, scores, answers, cost, float(entry["seconds"]), dict(entry["facts"]))

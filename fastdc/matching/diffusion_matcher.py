@@ -246,6 +246,15 @@ class DiffusionMatcher:
         runs = (made.errors(trials, seed=seed, progress=progress).errors for seed in range(seeds))
         return made._with(made._options, calibrate_errors(runs, config, delta=delta))
 
+    def raced(self, calibration: Calibration) -> "DiffusionMatcher":
+        """The matcher with a calibration that :meth:`calibrated` has made before.
+
+        Args:
+            calibration: Its calibration.
+        """
+        rule: RunOptions = {"rule": "calibrated", "rule_options": None, "self_calibrate": None}
+        return self._with(self._options.but(**rule, draws=calibration.draws), calibration)
+
     def _with(self, options: Options, calibration: Calibration | None) -> "DiffusionMatcher":
         """This matcher, and its open network, with other options."""
         other = copy(self)

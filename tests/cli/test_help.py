@@ -16,6 +16,7 @@ COMMANDS = (
     "match",
     "explain",
     "score",
+    "compose",
     "calibrate",
     "certify",
     "evaluate",

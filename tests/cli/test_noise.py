@@ -18,6 +18,7 @@ COMMANDS = (
     "match",
     "explain",
     "score",
+    "compose",
     "calibrate",
     "certify",
     "evaluate",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fastdc import backends, bundle, certification, data, diffusion, inference, rules, train
+from fastdc import backends, bundle, certification, data, diffusion, inference, matching, rules, train
 from fastdc.cli import names
 from helpers.cli_runs import place_digits
 
@@ -25,6 +25,7 @@ COMMANDS = (
     "match",
     "explain",
     "score",
+    "compose",
     "calibrate",
     "certify",
     "evaluate",
@@ -102,6 +103,7 @@ MISTYPED: list[Line] = [
     ("classify", "a.npy", "--rool", "race"),
     ("classify", "a.npy", "--rule", "pared"),
     ("score", "digits", "missing"),
+    ("compose", "missing", "--split", "vall"),
     ("calibrate", "digits", "missing", "--out", "c.json"),
     ("certify", "--data", "missing", "--sigma", "0.25", "--out", "run.tsv"),
     ("certify", "--data", "a.npy", "--out", "run.tsv"),
@@ -141,6 +143,10 @@ REFUSED: list[Line] = [
     ("score", "digits", "a.npy", *TORCH),
     ("score", "shapes", *TORCH),
     ("score", "digits", "b.npz", "--by", "site", *TORCH),
+    ("compose", "missing", "--model", "shapes", *TORCH),
+    ("compose", ".", "--model", "shapes", *TORCH),
+    ("compose", ".", *TORCH),
+    ("compose", ".", "--model", "shapes", "--csv", "t.txt", *TORCH),
     ("calibrate", "no-such-model", "a.npy", *TORCH),
     ("calibrate", "digits", "few.npz", *TORCH),
     ("calibrate", "digits", "a.npy", "--draws", "0", *TORCH),
@@ -242,6 +248,7 @@ def test_words_are_those_of_the_library() -> None:
     assert names.DECISIONS == inference.DECISIONS
     assert names.RULES == rules.RULES
     assert names.LAYOUTS == data.LAYOUTS
+    assert names.SPLITS == matching.SPLITS
     assert names.AUGMENTATIONS == train.AUGMENTATIONS
     assert names.MODELS == train.presets.MODELS
     assert tuple(train.presets.NAMED) == names.NAMED_RECIPES

@@ -1,0 +1,149 @@
+"""``fastdc compose``: from a folder in the paper's layout to tables, files, and answers that a second run takes up."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastdc.matching import DiffusionMatcher, Matched, OnMatched, Trials
+from fastdc.support import Interrupted
+from helpers.cli_runs import Cli
+from helpers.composition_trees import write_pairs, write_single
+
+MODEL = ("--model", "shapes", "--draws", "1", "--rule", "full", "--threads", "1")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four single objects and two pairs of unseen classes, as pictures of noise, in both settings."""
+    root = tmp_path_factory.mktemp("data")
+    write_single(root, ["ood_val"])
+    write_pairs(root, "ood_val", "two_object_prompts/two_obj_val", count=1)
+    write_pairs(root, "ood_val", "two_object_prompts/two_obj_val_gen", count=1)
+    rng = np.random.default_rng(0)
+    for path in sorted(root.rglob("*.png")):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    return root
+
+
+def test_tables_and_files(cli: Cli, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = cli("compose", data, *MODEL, "--out", out, "--csv", tmp_path / "s.csv", "--html", tmp_path / "p.html")
+    assert first.code == 0, first.err
+    assert "Two objects" in first.out
+    assert sorted(path.name for path in out.iterdir()) == [
+        "answers", "answers.csv", "comparison.json", "page.html", "scores.csv", "tables.tex",
+    ]  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
+    assert [(row["task"], row["split"], row["setting"], row["images"]) for row in rows] == [
+        ("single", "val", "ZSL", "4"), ("single", "val", "GZSL", "4"),
+        ("two_object", "val", "ZSL", "2"), ("two_object", "val", "GZSL", "2"),
+    ]  # fmt: skip
+    assert [float(row["evaluations_per_image"]) for row in rows] == [4, 32, 5.5, 5.5]
+    assert len((out / "answers.csv").read_text().splitlines()) == 1 + 4 + 4 + 2 + 2
+    assert "shapes" in (tmp_path / "p.html").read_text()
+    told = json.loads((out / "comparison.json").read_text())
+    assert told["facts"]["data"] == str(data)
+
+    def unasked(self: DiffusionMatcher, trials: Trials, progress: OnMatched | None = None) -> Matched:
+        raise AssertionError
+
+    with pytest.MonkeyPatch.context() as patch:  # all answers are there
+        patch.setattr(DiffusionMatcher, "match", unasked)
+        again = cli("compose", data, *MODEL, "--out", out, "--json", "--quiet")
+    assert (again.code, again.err) == (0, "")
+    assert json.loads(again.out) == told
+
+
+def test_ctrl_c_leaves_what_was_finished(cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    match = DiffusionMatcher.match
+
+    def stopped(self: DiffusionMatcher, trials: Trials, progress: OnMatched | None = None) -> Matched:
+        found = match(self, trials, progress).take([0, 2])
+        raise Interrupted("interrupted", found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionMatcher, "match", stopped)
+        result = cli("compose", data, *MODEL, "--task", "single", "--zsl", "--out", tmp_path / "run")
+    assert result.code == 130
+    assert "2 of 4" in result.out
+    assert result.err.splitlines()[-1] == "fastdc: interrupted: shapes in single val ZSL"
+    asked = []
+
+    def counted(self: DiffusionMatcher, trials: Trials, progress: OnMatched | None = None) -> Matched:
+        asked.append(len(trials))
+        return match(self, trials, progress)
+
+    monkeypatch.setattr(DiffusionMatcher, "match", counted)
+    whole = cli("compose", data, *MODEL, "--task", "single", "--zsl", "--out", tmp_path / "run", "--json")
+    assert asked == [2]
+    assert json.loads(whole.out)["scores"][0]["images"] == 4
+
+
+def test_models_side_by_side(cli: Cli, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    from fastdc.testing import tiny_image_text
+
+    clip, vilt = tiny_image_text(tmp_path / "clip", "clip"), tiny_image_text(tmp_path / "vilt", "vilt")
+    asked = ("compose", data, *MODEL, "--clip", clip, "--vilt", vilt, "--task", "two_object", "--zsl", "--quiet")
+    told = json.loads(cli(*asked, "--json").out)
+    assert [score["model"] for score in told["scores"]] == ["shapes", "clip", "vilt"]
+    assert [(test["first"], test["second"], test["images"]) for test in told["tests"]] == [
+        ("shapes", "clip", 2), ("shapes", "vilt", 2), ("clip", "vilt", 2),
+    ]  # fmt: skip
+    released = json.loads(cli(*asked, "--json", "--compat", "otmive").out)
+    assert [score["images"] for score in released["scores"]] == [4, 2, 2]  # each pair's table on all images
+    assert [(test["first"], test["second"]) for test in released["tests"]] == [("clip", "vilt")]
+    assert "as the released code does" in released["notes"][0]
+
+
+def test_a_race_for_each_task(cli: Cli, tmp_path: Path) -> None:
+    for split, count in (("ID_val", 2), ("ood_val", 1)):
+        write_single(tmp_path, [split], count=count)
+    rng = np.random.default_rng(0)
+    for path in tmp_path.rglob("*.png"):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    model = ("--model", "shapes", "--draws", "1", "--threads", "1", "--calibrate", "20", "--out", tmp_path / "run")
+    asked = ("compose", tmp_path, *model, "--zsl", "--split", "val", "--json")
+    told = json.loads(cli(*asked).out)
+    assert "calibrated for each task and setting on 20 images of ID_val" in told["notes"][0]
+    assert told["scores"][0]["facts"]["delta"] == 0.05
+    kept = json.loads((tmp_path / "run/races/shapes/single_id-val_zsl.json").read_text())
+    assert (kept["calibration"]["images"], kept["calibration"]["draws"]) == (20, 1)
+    (tmp_path / "run/answers/shapes/single_val_zsl.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:  # the calibration is there
+        patch.setattr(DiffusionMatcher, "calibrated", None)
+        again = json.loads(cli(*asked).out)
+    assert [score["accuracy"] for score in again["scores"]] == [score["accuracy"] for score in told["scores"]]
+
+
+def test_what_does_not_go_together_is_refused(cli: Cli, data: Path, tmp_path: Path) -> None:
+    for args, naming in (
+        ([], "expected a model to ask"),
+        (["--model", "shapes", "--delta", "0.1"], "--delta is the level of --calibrate"),
+        (["--clip", "x", "--calibrate", "20"], "--calibrate is for the race of --model"),
+        (["--model", "shapes", "--calibrate", "20", "--rule", "full"], "expected no other --rule"),
+        (["--model", "shapes", "--calibrate", "20", "--compat", "otmive"], "expected one"),
+        (["--model", "shapes", "--calibrate", "20"], "--calibrate takes images of id-val"),
+        (["--model", "shapes", "--calibrate", "2"], "2 images support no level"),
+        (["--model", "shapes", "--csv", "t.tex"], "ends in .csv"),
+        (["--model", "shapes", "--csv", tmp_path / "a.csv", "--answers", tmp_path / "a.csv"], "two outputs"),
+        (["--model", "shapes", "--out", tmp_path / "a" / "b"], "is not a folder"),
+        (["--model", "shapes", "--prompts", "single"], "must be WHAT=PATH"),
+        (["--model", "shapes", "--task", "pairs"], "has the tasks single, two_object"),
+        (["--model", "shapes", "--split", "test"], "has the splits val"),
+        (["--model", "shapes", "-o", "alpha=2"], "alpha"),
+        (["--model", "none"], "no model 'none'"),
+        (["--model", "shapes", "--clip", tmp_path / "none"], "none"),
+    ):
+        cli.refuses("compose", data, *args, naming=naming)
+    assert not any(tmp_path.iterdir())
