@@ -55,7 +55,7 @@ def race_evaluations(errors: npt.NDArray[np.floating], limit: float) -> Int64:
     """For each image, the evaluations of the race with a limit, replayed from a full run, int64 (n,).
 
     Args:
-        errors: (n, K, J), without NaN.
+        errors: (n, K, J), without NaN; infinite for a class that does not compete.
         limit: Limit of the race.
 
     Example:
@@ -64,7 +64,7 @@ def race_evaluations(errors: npt.NDArray[np.floating], limit: float) -> Int64:
         array([4])
     """
     totals = np.cumsum(errors, axis=2, dtype=np.float64)
-    alive = np.ones(errors.shape[:2], np.bool_)
+    alive = np.asarray(np.isfinite(totals[:, :, -1]))
     spent = np.zeros(len(errors), np.int64)
     before = 0
     for m in geometric_looks(errors.shape[2]):

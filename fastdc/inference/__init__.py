@@ -27,7 +27,7 @@ from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_choice import CHOICES, PlanChoice, Trial, band_words
 from fastdc.inference.plan_options import plan_config
-from fastdc.inference.plan_search import choose_plan
+from fastdc.inference.plan_search import choose_plan, choose_plan_of
 from fastdc.inference.prior import Prior
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
@@ -36,7 +36,7 @@ from fastdc.inference.settings import Settings
 from fastdc.inference.stream import stream_results
 from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
 from fastdc.inference.whole_progress import WholeProgress
-from fastdc.inference.wide_errors import WideErrors, bands, wide_errors
+from fastdc.inference.wide_errors import WideErrors, bands, wide_band, wide_errors, wide_of_tables
 
 __all__ = [
     "CALIBRATION_DRAWS",
@@ -77,6 +77,7 @@ __all__ = [
     "check_streams",
     "choice_size",
     "choose_plan",
+    "choose_plan_of",
     "choosing_half",
     "class_indices",
     "class_keys",
@@ -99,5 +100,7 @@ __all__ = [
     "stream_results",
     "streams_of",
     "to_model_range",
+    "wide_band",
     "wide_errors",
+    "wide_of_tables",
 ]

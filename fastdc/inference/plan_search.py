@@ -24,9 +24,11 @@ the choice fits their noise; those on the calibrating images are not.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from fastdc.bundle import Model
 from fastdc.calibration import (
     beyond_doubt,
     controlled_limit,
@@ -37,7 +39,7 @@ from fastdc.calibration import (
     supported_delta,
     within_noise,
 )
-from fastdc.diffusion import LOSSES, WEIGHTINGS
+from fastdc.diffusion import LOSSES, WEIGHTINGS, PlanConfig
 from fastdc.inference.choosing_images import WIDE_DRAWS, WIDE_SEEDS
 from fastdc.inference.decide import by_class, decide
 from fastdc.inference.plan_choice import CHOICES, FEW, PlanChoice, Trial
@@ -50,6 +52,7 @@ _BLOCKS = 8  # disjoint blocks of draws per seed that an accuracy is averaged ov
 _LEAST = 32  # draws inside a band that is tried, if the table has enough
 _SAME_COST = 1.1
 _HALF_A_POINT = 0.005  # of accuracy
+_NEVER = 1e30  # an error that names no class
 _RESAMPLES = 100  # of the images, to tell whether a race is cheaper
 
 
@@ -99,7 +102,48 @@ def choose_plan(
         losses=LOSSES if "loss" in wanted else (config.loss,),
         progress=progress,
     )
-    return _Search(runs, labels, wide, delta, bands(runs.job.model) if banded else ()).run(wanted)
+    tried = bands(runs.job.model) if banded else ()
+    return _Search(runs.job.model, config, len(runs.images), labels, wide, delta, tried).run(wanted)
+
+
+def choose_plan_of(
+    wide: WideErrors,
+    labels: Int64 | None,
+    *,
+    model: Model,
+    config: PlanConfig,
+    searched: Collection[str] = ("levels", "weighting", "first"),
+    delta: float | None = None,
+) -> PlanChoice:
+    """Chooses a plan from errors that are there, such as those of images with candidates of their own.
+
+    Args:
+        wide: Errors of n images over a wide band; infinite for what does not compete.
+        labels: int64 (n,), the right column of each image; None: only the first draw is chosen, by agreement with the
+            full run.
+        model: The model.
+        config: The plan that it has now, whose options that are not searched stay.
+        searched: What to choose, of :data:`CHOICES` without the loss; the weightings that `wide` knows are tried.
+        delta: Level of the race at which candidates are compared; None: the default of a calibration.
+
+    Example:
+        >>> from fastdc.inference import choose_plan_of, wide_of_tables
+        >>> runs = clf.validation_runs(images, levels=(0.05, 10.0), draws=128)
+        >>> wide = wide_of_tables(clf.model, runs.config, [runs.table(0).errors])
+        >>> choose_plan_of(wide, labels, model=clf.model, config=clf.settings().job.plan.config).images
+        20
+
+    Raises:
+        InputError: The images are fewer than 2, or loss is searched.
+    """
+    n = len(next(iter(wide.tables[0].values())))
+    if n < 2:
+        raise InputError(f"a choice takes 2 images or more, got {n}")
+    if "loss" in searched:
+        raise InputError("a loss is chosen from errors under several: expected no loss to search")
+    wanted = [name for name in CHOICES if name in searched and (labels is not None or name == "first")]
+    columns = replace(model, prompts=(), class_of=())  # a column is a class, whatever it stands for
+    return _Search(columns, config, n, labels, wide, delta, bands(model) if "levels" in wanted else ()).run(wanted)
 
 
 class _Search:
@@ -107,14 +151,16 @@ class _Search:
 
     def __init__(
         self,
-        runs: ValidationRuns,
+        model: Model,
+        config: PlanConfig,
+        images: int,
         labels: Int64 | None,
         wide: WideErrors,
         delta: float | None,
         tried: Sequence[tuple[float, float]],
     ) -> None:
-        self._model, self._config, self._wide = runs.job.model, runs.config, wide
-        self._images, self._labelled = len(runs.images), labels is not None
+        self._model, self._config, self._wide = model, config, wide
+        self._images, self._labelled = images, labels is not None
         self._seeds = range(len(wide.tables))
         self._delta = max(_level(self._images) if delta is None else delta, 1 / (self._images + 1))
         own = self._config.levels
@@ -137,7 +183,8 @@ class _Search:
             own_band = own if first == own.first else self._tried(own.levels, own.weighting, own.loss, first)
             chosen = self._better(own_band, [self._tried(b, own.weighting, own.loss, first) for b in self._bands[1:]])
             chosen = own if chosen is own_band else chosen
-        weightings = WEIGHTINGS if "weighting" in wanted else (config.weighting,)
+        known = {name for name, loss in self._wide.factors if loss == config.loss}
+        weightings = [w for w in WEIGHTINGS if w in known] if "weighting" in wanted else [config.weighting]
         losses = LOSSES if "loss" in wanted else (config.loss,)
         others = [
             self._tried(chosen.levels, name, loss, chosen.first)
@@ -242,6 +289,7 @@ class _Search:
         finite = [draw for draw in every if np.isfinite(self._wide.ratio[draw])]
         errors = [self._wide.errors(seed, chosen.weighting, chosen.loss, finite) for seed in self._seeds]
         table = np.concatenate(errors)
+        table = np.where(np.isfinite(table), table, np.float32(_NEVER))
         # Where prompts describe classes, the prompt that all draws together name stands for the image's class.
         winners = errors[0].mean(axis=2).argmin(axis=1) if self._model.class_of else self._labels
         try:

@@ -43,7 +43,17 @@ def bands(model: Model) -> list[tuple[float, float]]:
 
 
 def wide_band(model: Model, own: tuple[float, float] | None) -> tuple[float, float] | None:
-    """The band that holds a model's own band and all bands to try; None: the whole schedule."""
+    """The band that holds a model's own band and all bands to try; None: the whole schedule.
+
+    Args:
+        model: The model.
+        own: Its own band; None: the whole schedule.
+
+    Example:
+        >>> from fastdc.inference import wide_band
+        >>> wide_band(clf.model, (0.3, 3.0))
+        (0.05, 10.0)
+    """
     tried = bands(model)
     if own is None or not tried:
         return own
@@ -125,6 +135,29 @@ def wide_errors(
         tables.append({name: table.errors for name, table in zip(names, made, strict=True)})
     factors = {(w, loss): _factor(model, own.config, plans, w, loss) for w in weightings for loss in losses}
     return WideErrors(own.levels.ratio, tuple(tables), factors)
+
+
+def wide_of_tables(model: Model, config: PlanConfig, tables: Sequence[Float32]) -> WideErrors:
+    """Errors over a wide band that were evaluated otherwise, under the weightings that they determine.
+
+    Args:
+        model: The model.
+        config: The plan of the tables: its loss is the only one.
+        tables: Errors (n, C, J) of a full run under each noise seed; infinite for what does not compete.
+
+    Example:
+        >>> from fastdc.inference import wide_of_tables
+        >>> runs = clf.validation_runs(images[:2], levels=(0.1, 10.0), draws=8)
+        >>> wide = wide_of_tables(clf.model, runs.config, [runs.table(0).errors])
+        >>> wide.errors(0, "edm", "l2", wide.inside((0.2, 2.0))).shape[:2]
+        (2, 10)
+    """
+    own = weighting(config.weighting).space
+    plans = {(config.loss, own): _plan(model, config, config.weighting, config.loss)}
+    names = [name for name in WEIGHTINGS if config.loss in _DEGREES or weighting(name).space == own]
+    factors = {(name, config.loss): _factor(model, config, plans, name, config.loss) for name in names}
+    ratio = make_plan(model.schedule, model.parameterization, config).levels.ratio
+    return WideErrors(ratio, tuple({(config.loss, own): table} for table in tables), factors)
 
 
 def _plans(

@@ -11,7 +11,7 @@ candidates of one image they would tie, and are refused.
 
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, replace
@@ -29,10 +29,14 @@ from fastdc.inference import (
     ErrorTable,
     Images,
     Options,
+    PlanChoice,
     Progress,
     RunOptions,
     Settings,
+    choose_plan_of,
     merged,
+    wide_band,
+    wide_of_tables,
 )
 from fastdc.loading import load
 from fastdc.matching.matched import Matched, OnMatched, last_best
@@ -207,6 +211,56 @@ class DiffusionMatcher:
         except Interrupted as stop:
             raise Interrupted(str(stop), joined_places(parts, names, null=null) if parts else None) from None
         return joined_places(parts, names, null=null)
+
+    def planned(
+        self,
+        trials: Trials,
+        *,
+        draws: int = 256,
+        seeds: int = 2,
+        searched: Collection[str] = ("levels", "weighting", "first"),
+        progress: OnMatched | None = None,
+    ) -> "tuple[DiffusionMatcher, PlanChoice]":
+        """The matcher with the plan that suits such trials best, by their right texts.
+
+        Bands of noise levels, weightings and a first draw are replayed from one table of full runs over a wide band
+        (:func:`fastdc.inference.choose_plan_of`): the most accurate plan, and among equals that of the cheapest race.
+        Calibrate on other trials: the promise then holds whatever was chosen here.
+
+        Args:
+            trials: Validation images with their candidates. Where a right text is not known, only the first draw is
+                chosen, by agreement with the full run.
+            draws: Draws of the table.
+            seeds: Number of noise seeds; images x candidates x draws x seeds is the number of evaluations.
+            searched: What to choose: "levels", "weighting", "first".
+            progress: Called with the number of images that are done, and of all, in each of the runs.
+
+        Returns:
+            The matcher, and what was tried.
+
+        Example:
+            >>> from fastdc.matching import DiffusionMatcher, Trials
+            >>> trials = Trials.of(images, [[str(k), str((k + 1) % 10)] for k in labels.tolist()])
+            >>> made, choice = DiffusionMatcher(clf, draws=8).planned(trials, draws=64, seeds=1)
+            >>> choice.images
+            20
+
+        Raises:
+            InputError: Images or texts cannot be used, or there are fewer than 2.
+        """
+        checks.whole("seeds", seeds)
+        model, config = self._source.model, Settings.of(self._source.model, (), self._full(None)).job.plan.config
+        band = wide_band(model, config.levels) if "levels" in searched else config.levels
+        wide = self._with(self._options.but(draws=draws, levels="all" if band is None else band, first=()), None)
+        tables = [wide.errors(trials, seed=seed, progress=progress).errors for seed in range(seeds)]
+        errors = wide_of_tables(
+            model,
+            Settings.of(model, (), wide._full(None)).job.plan.config,
+            [np.where(np.isnan(table), np.float32(np.inf), table) for table in tables],
+        )
+        labels = trials.truth if (trials.truth >= 0).all() else None
+        choice = choose_plan_of(errors, labels, model=model, config=config, searched=searched)
+        return self._with(self._options.but(**choice.options), None), choice
 
     def calibrated(
         self, trials: Trials, *, delta: float = 0.01, seeds: int = 8, progress: OnMatched | None = None

@@ -340,7 +340,7 @@ def _risks(count: int) -> Iterator[float]:
     for _ in range(count):
         choosing, calibrating, new = (_errors(rng, n, ratio) for n in (30, 30, 200))
         wide = WideErrors(ratio, ({("l2", "x0"): choosing},), factors)
-        search = _Search(runs, np.zeros(30, np.int64), wide, delta, bands(clf.model))
+        search = _Search(clf.model, runs.config, 30, np.zeros(30, np.int64), wide, delta, bands(clf.model))
         search.run(("levels", "first"))
         # The most tempting candidate of all, not only a choice that is beyond doubt.
         best = min(search.trials, key=lambda trial: (-trial.accuracy, trial.evaluations))

@@ -11,7 +11,7 @@ from fastdc import DiffusionClassifier, InputError, Interrupted
 from fastdc.matching import DiffusionMatcher, Trials, last_best
 from fastdc.rules import Paired
 from helpers.matching_worlds import CLASSES, NAMES, WORLD, N, asked, with_null, with_prompts
-from helpers.worlds import SHAPE, ManySlots, unit_images
+from helpers.worlds import SHAPE, ManySlots, denoiser, unit_images
 
 
 @pytest.mark.parametrize(
@@ -193,3 +193,32 @@ def test_texts_that_are_the_same_tokens_are_one_condition_unless_they_compete() 
 def test_scores_without_a_race_rank_as_the_decision_does() -> None:
     matched = DiffusionMatcher(with_prompts(), rule="full", draws=4).match(asked(20))
     assert matched.answers.tolist() == [last_best(scores) for scores in matched.scores]
+
+
+def test_a_plan_is_chosen_from_candidates_of_each_image() -> None:
+    """A network that tells texts apart in one band only: the choice finds it, and takes no network but its table's."""
+    low, high = 1.0, 4.0
+    right = denoiser(WORLD)
+
+    def banded(sample: Any, timestep: Any, labels: Any) -> Any:
+        sigma = np.exp(timestep.astype(np.float64) / WORLD.schedule.timestep_scale)
+        told = np.where((sigma > low) & (sigma < high), labels, 0)  # elsewhere, all texts are denoised alike
+        noise = 1 + 0.3 * np.sin(1e3 * sigma * (labels + 1))
+        return right(sample, timestep, told) * np.where((sigma > low) & (sigma < high), 1, noise)[:, None, None, None]
+
+    network = ManySlots(banded, SHAPE)
+    clf = replace(with_prompts(), network=network)
+    labels = np.random.default_rng(5).integers(0, CLASSES, 60)
+    images = ((WORLD.sample(labels, seed=5) + 1) / 2).astype(np.float32)
+    lists = [[NAMES[(k + step) % CLASSES] for step in range(2 + k % 3)] for k in labels.tolist()]
+    trials = Trials.of(images, lists)
+    matcher = DiffusionMatcher(clf, draws=16)
+    chosen, choice = matcher.planned(trials, draws=256, seeds=1, searched=("levels", "first"))
+    assert sum(network.recorded) == sum(map(len, lists)) * 256
+    assert choice.chosen.levels is not None
+    assert low <= choice.chosen.levels[0] < choice.chosen.levels[1] <= 1.26 * high
+    before, after = (one.match(trials).right(trials).mean() for one in (matcher, chosen))
+    assert after > before
+    assert choice.chosen.accuracy == 1.0
+    unknown = replace(trials, truth=np.full(60, -1))
+    assert matcher.planned(unknown, draws=64, seeds=1)[1].searched == ("first",)
