@@ -163,7 +163,7 @@ def _diffusion(
 
     bundle = load_bundle(find_model(path))
     asked = _run_options(bundle, options)
-    network = {key: options[key] for key in ("backend", "device", "precision", "batch", "threads")}
+    network = {key: options[key] for key in ("backend", "device", "precision", "batch", "threads", "compile")}
     with default_rule_named():
         matcher = DiffusionMatcher(bundle, name=name, **network, **asked)
     facts = {
