@@ -166,6 +166,11 @@ def _diffusion(
     network = {key: options[key] for key in ("backend", "device", "precision", "batch", "threads", "compile")}
     with default_rule_named():
         matcher = DiffusionMatcher(bundle, name=name, **network, **asked)
+    for cell, trials in cells.items():
+        try:
+            matcher.check_texts(trials)
+        except InputError as error:
+            raise InputError(f"{name}, {cell}: {error}") from None
     facts = {
         "kind": "diffusion",
         "model": bundle.name,

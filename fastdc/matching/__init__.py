@@ -9,11 +9,7 @@ Modules: `trials` (the question), `matched` (the answer), `question_tables` (tab
 `diffusion_matcher` (`text_conditions` and `place_tables` are its parts), `clip_matcher` and `vilt_matcher` (`pictures`
 and `collecting` are theirs), `evidence` (scores that compare images), `pairs` (Winoground's scores), `retrieval`,
 `level_analysis` (which noise levels tell texts apart), `cells`, `layout` and `layout_folders` (reading a data set),
-`kinds` (of errors), `composition` (running models), `comparison`, `comparison_numbers` and `comparison_tables` (several
-models on the same images), `released` (another scoring).
-Modules: `trials` (the question), `matched` (the answer), `diffusion_matcher`, `clip_matcher` and `vilt_matcher` (the
-models; `pictures` and `collecting` are theirs), `cells`, `layout` and `layout_folders` (reading a data set), `kinds`
-(of errors), `composition`, `task_races` and `kept` (running models), `comparison`, `comparison_numbers` and
+`kinds` (of errors), `composition`, `task_races` and `kept` (running models), `comparison`, `comparison_numbers` and
 `comparison_tables` (several models on the same images), `released` (another scoring).
 """
 

@@ -143,6 +143,7 @@ def test_what_does_not_go_together_is_refused(cli: Cli, data: Path, tmp_path: Pa
         (["--model", "shapes", "--split", "test"], "has the splits val"),
         (["--model", "shapes", "-o", "alpha=2"], "alpha"),
         (["--model", "none"], "no model 'none'"),
+        (["--model", "digits"], "digits, single val ZSL: model digits has no text encoder"),
         (["--model", "shapes", "--clip", tmp_path / "none"], "none"),
     ):
         cli.refuses("compose", data, *args, naming=naming)

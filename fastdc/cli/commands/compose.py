@@ -16,8 +16,8 @@ Examples:
   fastdc compose data --model my-model --calibrate 99 --out run
   fastdc compose data --clip clip/ --split test --html table.html
   fastdc compose data --model my-model --zsl --json | jq .tests
-  fastdc compose data --model sd21 --rule staged -o n_samples=75,200
-      -o to_keep=5,1 -o compat=li --loss l1 --compat otmive   the released evaluation
+  fastdc compose data --model sd21 --compat otmive --loss l1 --rule staged
+      -o n_samples=75,200 -o to_keep=5,1 -o compat=li   as was released
 
 \b
 What DATA holds (SPLIT: ID_val, ID_test, ood_val, ood_test, or train):
