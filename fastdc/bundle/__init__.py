@@ -30,6 +30,8 @@ from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.pixel_range import PixelRange
 from fastdc.bundle.place import bundle_place
 from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts, read_prompts_with
+from fastdc.bundle.place import bundle_place, put_in_place
+from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts
 from fastdc.bundle.seen import SeenImages, fingerprints
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.bundle.tokenizer_file import checked_tokenizer
@@ -83,6 +85,7 @@ __all__ = [
     "parameter_count",
     "parse_manifest",
     "prompts_of",
+    "put_in_place",
     "read_class_names",
     "read_prompts",
     "read_prompts_with",

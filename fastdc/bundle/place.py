@@ -86,6 +86,12 @@ def put_in_place(place: Path, files: Mapping[str, bytes | Path]) -> None:
 
     Raises:
         OSError: The folder cannot be written; an existing one is unchanged.
+
+    Example:
+        >>> from fastdc.bundle import bundle_place, put_in_place
+        >>> with bundle_place(folder / "mine") as place: put_in_place(place, {"notes.txt": b"two lines"})
+        >>> (folder / "mine" / "notes.txt").read_bytes()
+        b'two lines'
     """
     staging = _staging(place)
     new, old = staging / _NEW, staging / _OLD

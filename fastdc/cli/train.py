@@ -20,8 +20,15 @@ _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells repor
 
 def run(**options: Any) -> None:
     """Does the command with the options of :mod:`fastdc.cli.commands.train`."""
-    from fastdc.train import told
+    from fastdc.train import is_image_text, told
 
+    if options["from_"] is not None and is_image_text(options["from_"]):
+        from fastdc.cli.train_clip import run as tune
+
+        tune(**options)
+        return
+    if options.pop("epochs") is not None:
+        raise InputError("epochs is for a CLIP to fine-tune (--from): give steps, got epochs")
     count, index = told()
     follow()
     if index == 0:

@@ -4,6 +4,7 @@
     load_images(sources, shape)   image files, folders, manifests, .npy, .npz -> ImageSet of the bundle's (c, h, w)
     read_picture(path)            one image file, RGB in its own size
     load_labelled(source)         a folder with one sub-folder per class, a manifest, or an .npz -> LabelledImages
+    load_pictures(source)         the same, each picture RGB in its own size -> LabelledPictures
     digits_test(), mnist_test()   the test digits that the package ships: 400 of 8x8 pixels, 300 of 28x28
     phantoms_test()               200 rendered X-ray-like images with the masks of their lesions
 
@@ -32,6 +33,7 @@ from fastdc.data.labelled import (
     check_class_folders,
     digits_test,
     load_labelled,
+    load_pictures,
     load_with_labels,
     mnist_test,
     shipped_test_file,
@@ -41,7 +43,7 @@ from fastdc.data.levels import check_window
 from fastdc.data.loaders import load_images, read_picture
 from fastdc.data.manifests import table_rows
 from fastdc.data.phantoms import Phantoms, phantoms_test
-from fastdc.data.sets import ImageSet, LabelledImages
+from fastdc.data.sets import ImageSet, LabelledImages, LabelledPictures
 from fastdc.data.splits import plain_split
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "LAYOUTS",
     "ImageSet",
     "LabelledImages",
+    "LabelledPictures",
     "Look",
     "MadeManifest",
     "Phantoms",
@@ -59,6 +62,7 @@ __all__ = [
     "find_splits",
     "load_images",
     "load_labelled",
+    "load_pictures",
     "load_with_labels",
     "make_manifest",
     "match_classes",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdc.data.classes import match_classes, model_labels, shortened
 from fastdc.data.convert import Pixels, check_shape, to_uint8
@@ -22,7 +23,7 @@ from fastdc.data.manifests import SUFFIXES as MANIFESTS
 from fastdc.data.manifests import is_manifest
 from fastdc.data.notes import WholeInputError, show
 from fastdc.data.parts import Part, array_part, class_folder_part
-from fastdc.data.sets import ImageSet, LabelledImages
+from fastdc.data.sets import ImageSet, LabelledImages, LabelledPictures
 from fastdc.data.splits import Split
 from fastdc.data.stack import read_parts
 from fastdc.support import InputError, Int64, checks
@@ -117,6 +118,49 @@ def _loaded(part: Part, classes: Sequence[str] | None, wanted: "_Wanted", reader
         join_columns([part], usable),
         tuple(reader.bad.found),
     )
+
+
+def load_pictures(
+    source: Source,
+    *,
+    max_pixels: int | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
+    natural: str | None = None,
+) -> LabelledPictures:
+    """Loads a labelled set as RGB pictures of their own sizes, for models that resize by themselves.
+
+    Args:
+        source: As for :func:`load_labelled`.
+        max_pixels: Most pixels of one image, as in :func:`load_images`.
+        skip_bad: Whether image files that cannot be used are left out, as in :func:`load_images`.
+        split: Name of the split to take, as in :func:`load_images`.
+        natural: The split to take of a source that has splits if `split` is None; None: such a source is refused.
+
+    Raises:
+        InputError: As :func:`load_labelled`.
+
+    Example:
+        >>> from fastdc.data import load_pictures
+        >>> np.savez(folder / "digits.npz", images=images, labels=labels)
+        >>> load_pictures(folder / "digits.npz").pictures[0].shape
+        (3, 8, 8)
+    """
+    path, reader = existing(source), Reader(max_pixels, skip_bad=skip_bad, split=Split(split, natural))
+    part = _labelled(path, reader) or array_part(path, None, reader)
+    labels, names = part.labels, part.class_names
+    if labels is None:
+        raise InputError(f"{show(part.source)}: has no array named 'labels'")
+    names = tuple(str(k) for k in range(int(labels.max()) + 1)) if names is None else names
+    pictures: list[NDArray[np.uint8]] = []
+    usable: list[bool] = []
+    for several in part.read(reader, lambda have, _: (3, *have[1:])):
+        usable += [several is not None] * (1 if several is None else len(several))
+        pictures += [] if several is None else list(to_uint8(several))
+    reader.bad.settle(len(pictures), reader.notes)
+    reader.levels.report(reader.notes)
+    ids = tuple(compress(part.ids, usable))
+    return LabelledPictures(tuple(pictures), labels[np.array(usable)], names, ids, reader.notes.lines())
 
 
 def check_class_folders(

@@ -1,4 +1,4 @@
-"""What the loaders return: images, with or without their classes."""
+"""What the loaders return: images, with or without their classes, of one shape or of their own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,3 +108,25 @@ class LabelledImages:
             return self
         found = np.array(match_classes(self.class_names, classes, "the images"), np.int64)
         return replace(self, labels=found[self.labels], class_names=tuple(classes))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """RGB pictures of their own sizes, with their classes.
+
+    Attributes:
+        pictures: n arrays uint8 (3, h, w).
+        labels: int64 (n,), each in 0..len(class_names)-1.
+        class_names: One name per class.
+        ids: n names, as in :class:`ImageSet`.
+        notes: One line for each kind of conversion.
+    """
+
+    pictures: tuple[NDArray[np.uint8], ...]
+    labels: Int64
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures)

@@ -29,6 +29,7 @@ from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
 from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankings, read_trials
 from fastdc.matching.retrieval import Retrieval, retrieve
 from fastdc.matching.task_races import CALIBRATED_ON, TaskRaces
+from fastdc.matching.similarity import CaptionSimilarity, caption_pairs, caption_similarity
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
 
@@ -71,4 +72,15 @@ __all__ = [
     "read_trials",
     "retrieve",
     "score_pairs",
+    "RIGHT",
+    "AbstractMatcher",
+    "CaptionSimilarity",
+    "ClipMatcher",
+    "Matched",
+    "OnMatched",
+    "Trials",
+    "ViltMatcher",
+    "caption_pairs",
+    "caption_similarity",
+    "last_best",
 ]

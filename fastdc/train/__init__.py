@@ -10,6 +10,8 @@
     latents.safetensors      the images as latents, if the network works on these
     lora.safetensors         the LoRA, if one is trained, as diffusers reads it
 
+:func:`tune_image_text` fine-tunes a CLIP, to compare with.
+
 torch is imported when a training starts, not with this package.
 """
 
@@ -21,11 +23,19 @@ from typing import TYPE_CHECKING
 from fastdc.train.baselines import Baseline, check_baseline, train_baseline
 from fastdc.train.best import Best
 from fastdc.train.config import AUGMENTATIONS, TrainConfig
+from fastdc.train.contrastive import (
+    CaptionedImages,
+    ContrastiveRecipe,
+    ContrastiveTraining,
+    DistinctBatches,
+    contrastive_loss,
+)
 from fastdc.train.dataset import content_digest, held_out, kept_aside, save_labelled, validation_source
 from fastdc.train.presets import RUN_DEFAULTS
 from fastdc.train.processes import told
 from fastdc.train.run import RunFolder, RunInfo, RunSummary, sample_shape
 from fastdc.train.run_model import run_defaults, run_model
+from fastdc.train.tuning import CLIP_TEMPLATE, Tuning, TuningSummary, is_image_text, tune_image_text
 from fastdc.train.unseen import check_unseen, check_untrained
 
 if TYPE_CHECKING:
@@ -33,18 +43,27 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUGMENTATIONS",
+    "CLIP_TEMPLATE",
     "RUN_DEFAULTS",
     "Baseline",
     "Best",
+    "CaptionedImages",
+    "ContrastiveRecipe",
+    "ContrastiveTraining",
+    "DistinctBatches",
     "RunFolder",
     "RunInfo",
     "RunSummary",
     "TrainConfig",
+    "Tuning",
+    "TuningSummary",
     "check_baseline",
     "check_unseen",
     "check_untrained",
     "content_digest",
+    "contrastive_loss",
     "held_out",
+    "is_image_text",
     "kept_aside",
     "run_defaults",
     "run_model",
@@ -54,6 +73,7 @@ __all__ = [
     "told",
     "train",
     "train_baseline",
+    "tune_image_text",
     "validation_source",
 ]
 

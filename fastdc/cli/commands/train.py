@@ -19,6 +19,7 @@ Examples:
   fastdc train --out run --resume                     after Ctrl-C or a crash
   fastdc train --out run --resume --steps 20000       longer than planned
   fastdc train photos --out run --from hf://org/name  fine-tune a public model
+  fastdc train photos --out tuned --from clip         or a CLIP to compare
   fastdc train photos --out run --device cuda --processes 2    on two GPUs
   fastdc export run my-model --calibrate run/val.npz  then: a bundle
 
@@ -51,13 +52,14 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     metavar="MODEL",
     shell_complete=files,
     help="Fine-tune a model for the classes of DATA: a diffusers folder, hf://org/name of the Hugging Face hub, an EDM "
-    ".pkl, a run, a bundle with torch weights, or digits. All weights are trained; if its classes are texts, a LoRA.",
+    ".pkl, a run, a bundle with torch weights, or digits. All weights are trained; if its classes are texts, a LoRA. "
+    "Or a folder of a CLIP or SigLIP, which learns to match images with texts; RUN then is such a folder.",
 )
 @click.option(
     "--template",
     metavar="TEXT",
     help="With --from a model of texts: the text that describes a class, with {} for its name.  [default: a photo of "
-    "a {}.]",
+    "a {}., for a CLIP without the full stop]",
 )
 @click.option(
     "--prompts",
@@ -128,13 +130,21 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     "unet-cross 5000; dit 5000; with --from 1000]",
 )
 @click.option(
+    "--epochs",
+    type=int,
+    metavar="N",
+    help="With --from a CLIP, instead of --steps: passes over the images.  [default: 30]",
+)
+@click.option(
     "--minutes",
     type=float,
     metavar="M",
     help="Instead of --steps: as many steps as take about M minutes on this machine.",
 )
 @click.option(
-    "--batch", type=int, help="Images per step.  [default: unet 64; mlp 256; unet-cross 64; dit 64; with --from 32]"
+    "--batch",
+    type=int,
+    help="Images per step; of a CLIP 8.  [default: unet 64; mlp 256; unet-cross 64; dit 64; with --from 32]",
 )
 @click.option(
     "--accumulate",
@@ -147,9 +157,9 @@ mlp for small images if speed matters, --augment photo or medical if there are f
     "--lr",
     type=float,
     help="Peak learning rate of AdamW, before a cosine decay.  [default: 0.001; with --from a model of another tool "
-    "0.0001]",
+    "0.0001, a CLIP 0.00001]",
 )
-@click.option("--warmup", type=int, help="Steps in which the learning rate rises linearly.  [default: 100]")
+@click.option("--warmup", type=int, help="Steps in which the learning rate rises linearly.  [default: 100, a CLIP 0]")
 @click.option(
     "--ema", type=float, help="Decay of the moving average of the weights; the average is exported.  [default: 0.999]"
 )

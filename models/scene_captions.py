@@ -1,0 +1,135 @@
+"""The training scenes with their texts, for the CLIP and the ViLT that are trained from scratch on them.
+
+The file is scenes-train.npz of make_scenes.py. A text may be true of images that do not have it as their caption: the
+other object of a pair, the same relation said the other way round, another colour that a shape does not have. So a
+text counts as wrong for an image only if it is a caption of the same task and none of the image's true texts. Texts of
+other tasks are left out, because nobody has said whether they are true: a blue cube is "a cube that is not red".
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import pre_tokenizers, trainers
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from fastdc.matching import AbstractMatcher, Trials
+from fastdc.sources import ImageTextModel
+from fastdc.support import Int64, Mask
+
+SIZE = 32  # pixels per side
+LENGTH = 20  # tokens per text: the longest caption has 15 with its ends, and there is a reserve
+SHIFT = 3  # most pixels by which a training image is moved
+FAMILIES = {"single": "object", "two_object": "object"}  # tasks with the same texts; other tasks are their own family
+TASKS = ("single_object", "two_object", "relational", "counting", "negation")
+TABLES = {
+    "two_object": "two_object_prompts/two_obj_train",
+    "relational": "rel_prompts/rel_train",
+    "counting": "count_prompts/count_train",
+    "negation": "negation_prompts/negation_train",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captioned:
+    """Training images and what is known of their texts.
+
+    Attributes:
+        images: uint8 (n, 3, SIZE, SIZE).
+        texts: P texts.
+        labels: int64 (n,), the caption of each image, a position in `texts`.
+        wrong: bool (n, P), whether a text is known to be wrong of an image.
+    """
+
+    images: npt.NDArray[np.uint8]
+    texts: tuple[str, ...]
+    labels: Int64
+    wrong: Mask
+
+
+def read_captions(file: Path) -> Captioned:
+    """Reads scenes-train.npz."""
+    with np.load(file) as data:
+        images, captions = data["images"], data["captions"].tolist()
+        others, tasks = data["other_captions"].tolist(), data["tasks"].tolist()
+    place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
+    families = [FAMILIES.get(task, task) for task in tasks]
+    of_family: dict[str, set[int]] = {}
+    for text, family in zip(captions, families, strict=True):
+        of_family.setdefault(family, set()).add(place[text])
+    wrong = np.zeros((len(images), len(place)), np.bool_)
+    for i, (text, more, family) in enumerate(zip(captions, others, families, strict=True)):
+        true = {place[one] for one in (text, *more.split("\n")) if one in place}
+        wrong[i, sorted(of_family[family] - true)] = True
+    return Captioned(images, tuple(place), np.array([place[text] for text in captions], np.int64), wrong)
+
+
+def prepared(model: ImageTextModel, images: npt.NDArray[np.uint8]) -> Tensor:
+    """The pixels of images (n, 3, SIZE, SIZE) as the model's processor makes them."""
+    parts = [list(images[start : start + 256]) for start in range(0, len(images), 256)]
+    return torch.cat([model.pixels(part)["pixel_values"] for part in parts])
+
+
+def shifted(images: Tensor) -> Tensor:
+    """Each image (b, c, h, w) moved by up to SHIFT pixels, at random; the edge is repeated."""
+    count, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (SHIFT,) * 4, mode="replicate")
+    down, right = torch.randint(0, 2 * SHIFT + 1, (2, count, 1))
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def clip_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer over a small vocabulary in CLIP's order, in which each word of some texts is one token."""
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    learner = CLIPTokenizer(vocab={begin: 0, end: 1}, merges=[]).backend_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,  # more than needed, so that every word becomes one token
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        special_tokens=[begin, end],
+        show_progress=False,
+    )
+    learner.train_from_iterator(list(texts), trainer)
+    merges: list[Any] = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges), begin, end]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+
+
+def prompts_of(table: Path) -> list[str]:
+    """The texts of a table of candidates, the right one first."""
+    import csv
+
+    with table.open(newline="", encoding="utf-8") as file:
+        return [row["prompt"] for row in csv.DictReader(file)]
+
+
+def validation(data: Path, split: str = "ID_val") -> Iterator[tuple[str, Trials]]:
+    """Each task of a split with the candidates of the training classes, as trials; single objects have all 17."""
+    for task in TASKS:
+        root, found = data / task / split, []
+        if task not in TABLES:
+            names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+            texts = [f"a photo of a {name}" for name in names]
+            found = [
+                (str(file), texts, k) for k, name in enumerate(names) for file in sorted((root / name).glob("*.png"))
+            ]
+        else:
+            for folder in sorted(root.iterdir()):
+                texts = prompts_of(data / TABLES[task] / f"{folder.name}.csv")
+                found += [(str(file), texts, 0) for file in sorted(folder.glob("*/*.png"))]
+        files, lists, truth = zip(*found, strict=True)
+        yield task, Trials.of(files, lists, truth)
+
+
+def accuracies(matcher: AbstractMatcher, trials: Iterable[tuple[str, Trials]]) -> dict[str, float]:
+    """Share of the images of each task whose text is chosen rightly."""
+    return {task: float(matcher.match(one).right(one).mean()) for task, one in trials}
