@@ -182,7 +182,7 @@ class Optimizer:
     def descend(self, loss: Tensor) -> None:
         """One step along the gradient of a loss."""
         self.inner.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
         share = self.step / STEPS[self._stage]
         rise = min((self.step + 1) / 100, 1.0)

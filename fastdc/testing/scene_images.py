@@ -137,7 +137,7 @@ class _Camera:
 
     def origins(self, x: Float64, y: Float64) -> Float64:
         """Starts (n, 3) of the rays at image coordinates (n,), in front of everything."""
-        return x[:, None] * np.array([1.0, 0.0, 0.0]) + y[:, None] * self.up - 20.0 * self.forward
+        return np.asarray(x[:, None] * np.array([1.0, 0.0, 0.0]) + y[:, None] * self.up - 20.0 * self.forward)
 
 
 class _Standing(NamedTuple):
@@ -157,7 +157,7 @@ class _Standing(NamedTuple):
         """Share of the sky that points (n, 3) of the ground see beside the object."""
         radius = foot(self.thing.shape) * self.thing.radius
         away = np.hypot(points[:, 0] - self.at[0], points[:, 2] - self.at[2]) / radius
-        return 1 - 0.55 * np.exp(-((np.maximum(away - 0.75, 0) / 0.55) ** 2))
+        return np.asarray(1 - 0.55 * np.exp(-((np.maximum(away - 0.75, 0) / 0.55) ** 2)))
 
 
 def owners(scene: Scene, size: int) -> npt.NDArray[np.int64]:

@@ -146,7 +146,7 @@ def test_counts_have_every_shape_and_number_in_training() -> None:
 
 
 def test_the_size_of_objects_does_not_tell_their_number() -> None:
-    radii = [[], [], []]
+    radii: list[list[float]] = [[], [], []]
     for scene in scenes("counting", "train", 240, size=1).scenes:
         radii[len(scene.objects) - 1] += [thing.radius for thing in scene.objects]
     means = [float(np.mean(found)) for found in radii]
