@@ -28,8 +28,8 @@ from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_be
 from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
 from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankings, read_trials
 from fastdc.matching.retrieval import Retrieval, retrieve
-from fastdc.matching.task_races import CALIBRATED_ON, TaskRaces
 from fastdc.matching.similarity import CaptionSimilarity, caption_pairs, caption_similarity
+from fastdc.matching.task_races import CALIBRATED_ON, TaskRaces
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
 
@@ -42,6 +42,7 @@ __all__ = [
     "SPLITS",
     "AbstractMatcher",
     "Answered",
+    "CaptionSimilarity",
     "Cell",
     "CellScore",
     "ClipMatcher",
@@ -58,6 +59,8 @@ __all__ = [
     "TaskRaces",
     "Trials",
     "ViltMatcher",
+    "caption_pairs",
+    "caption_similarity",
     "compose",
     "evidence",
     "holm",
@@ -72,15 +75,4 @@ __all__ = [
     "read_trials",
     "retrieve",
     "score_pairs",
-    "RIGHT",
-    "AbstractMatcher",
-    "CaptionSimilarity",
-    "ClipMatcher",
-    "Matched",
-    "OnMatched",
-    "Trials",
-    "ViltMatcher",
-    "caption_pairs",
-    "caption_similarity",
-    "last_best",
 ]

@@ -19,7 +19,7 @@ from fastdc.matching.cells import Cell
 from fastdc.matching.matched import Matched
 from fastdc.matching.trials import Trials
 from fastdc.rules import Calibration, calibration_from_dict
-from fastdc.support import BundleError, InputError, plain, strict_json, write_whole
+from fastdc.support import BundleError, InputError, Int64, plain, strict_json, write_whole
 
 FORMAT = "fastdc-answers"
 VERSION = 1
@@ -62,7 +62,7 @@ class Keep:
         entry = _entry(self._path("answers", name, cell), key)
         try:
             return None if entry is None else _matched(name, entry, trials)
-        except (KeyError, TypeError, ValueError, IndexError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
     def write(self, name: str, cell: Cell, key: str, matched: Matched) -> None:
@@ -128,7 +128,7 @@ def _entry(path: Path | None, key: str) -> dict[str, Any] | None:
         return None
     try:
         entry = strict_json(path.read_bytes(), path)
-    except (OSError, BundleError):
+    except (OSError, BundleError, RecursionError):
         return None
     wanted = {"format": FORMAT, "version": VERSION, "key": key}
     return entry if isinstance(entry, dict) and {**entry, **wanted} == entry else None
@@ -155,9 +155,21 @@ def _matched(name: str, entry: Mapping[str, Any], trials: Trials) -> Matched | N
     scores = tuple(
         np.array([-np.inf if score is None else score for score in one], np.float64) for one in entry["scores"]
     )
-    rows, answers, cost = (np.array(entry[one], np.int64) for one in ("rows", "answers", "evaluations"))
+    rows, answers, cost = (_whole(entry[one]) for one in ("rows", "answers", "evaluations"))
     counts = [len(trials.candidates[row]) for row in rows.tolist() if 0 <= row < len(trials)]
     fits = len(set(rows.tolist())) == len(counts) == len(rows) == len(answers) == len(cost) == len(scores)
     if not fits or counts != [len(one) for one in scores] or not ((answers >= 0) & (answers < counts)).all():
         return None
     return Matched(name, rows, scores, answers, cost, float(entry["seconds"]), dict(entry["facts"]))
+
+
+def _whole(values: Any) -> Int64:
+    """A list of whole numbers.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    found = np.array(values)
+    if found.ndim != 1 or not (found.dtype == np.int64 or found.size == 0):
+        raise ValueError
+    return found.astype(np.int64)

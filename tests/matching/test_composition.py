@@ -133,7 +133,7 @@ def test_only_what_is_the_same_is_taken(tmp_path: Path, case: str) -> None:
     assert len(again.asked) == asked
 
 
-@pytest.mark.parametrize("damage", ["cut", "row", "answer", "scores", "version", "list"])
+@pytest.mark.parametrize("damage", ["cut", "row", "answer", "scores", "part", "huge", "deep", "version", "list"])
 def test_a_damaged_file_is_not_taken(tmp_path: Path, damage: str) -> None:
     run(PixelMatcher(), tmp_path)
     path = tmp_path / "answers/pixels/single_val_zsl.json"
@@ -144,9 +144,16 @@ def test_a_damaged_file_is_not_taken(tmp_path: Path, damage: str) -> None:
         entry["answers"][0] = 3
     elif damage == "scores":
         entry["scores"][2] = [0.5]
+    elif damage == "part":
+        entry["answers"][0] = 0.5
+    elif damage == "huge":
+        entry["evaluations"][0] = 2**63
+    elif damage == "deep":
+        entry["facts"] = "[" * 9
     elif damage == "version":
         entry["version"] = 2
     text = json.dumps([entry] if damage == "list" else entry)
+    text = text.replace(f'"{"[" * 9}"', "[" * 200_000 + "]" * 200_000)
     path.write_text(text[:-9] if damage == "cut" else text)
     again = PixelMatcher()
     run(again, tmp_path)
