@@ -50,7 +50,7 @@ from fastdc.matching.text_conditions import (
 )
 from fastdc.matching.trials import Trials
 from fastdc.rules import Calibration
-from fastdc.support import Float64, InputError, Int32, Interrupted, checks
+from fastdc.support import InputError, Int32, Interrupted, checks
 
 _CHUNK = 64  # images whose results are held before they are cut to the image's candidates
 
@@ -152,19 +152,15 @@ class DiffusionMatcher:
             InputError: Images or texts cannot be used; raised before any work starts.
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
-        start, done = time.perf_counter(), _Done(self._options.decision)
-        facts = {"texts": len(trials.texts)} | ({} if self._calibration is None else {"delta": self._calibration.delta})
-
-        def known() -> Matched:
-            return done.matched(self._name, time.perf_counter() - start, facts)
-
+        facts = {} if self._calibration is None else {"delta": self._calibration.delta}
+        done = _Done(self._name, self._options.decision, {"texts": len(trials.texts), **facts})
         try:
             with closing(self._results(trials, self._options, progress)) as results:
                 for own, result in results:
                     done.add(own, result)
-        except Interrupted as stop:
-            raise Interrupted(str(stop), known() if done.scores else None) from None
-        return known()
+        except KeyboardInterrupt as stop:
+            raise _interrupted(stop, len(done), len(trials), done.matched() if len(done) else None) from None
+        return done.matched()
 
     def check_texts(self, trials: Trials) -> None:
         """Refuses texts that cannot be asked about, without opening the network.
@@ -225,8 +221,9 @@ class DiffusionMatcher:
                     next_ones = int((result.indices == np.arange(len(own)) + sum(map(len, parts))).sum())
                     if next_ones:
                         parts.append(table_of_places(result.table.rows(0, next_ones), own[:next_ones]))
-        except Interrupted as stop:
-            raise Interrupted(str(stop), joined_places(parts, names, null=null) if parts else None) from None
+        except KeyboardInterrupt as stop:
+            known = joined_places(parts, names, null=null) if parts else None
+            raise _interrupted(stop, sum(map(len, parts)), len(trials), known) from None
         return joined_places(parts, names, null=null)
 
     def planned(
@@ -310,6 +307,10 @@ class DiffusionMatcher:
         """
         checks.whole("seeds", seeds)
         check_level(delta, len(trials))
+        if self._options.decision != "mean":
+            raise InputError(
+                f"a race is calibrated for mean errors: expected decision mean, got {self._options.decision}"
+            )
         rule: RunOptions = {"rule": "calibrated", "rule_options": None, "self_calibrate": None}
         draws = CALIBRATION_DRAWS if self._options.draws is None else self._options.draws
         made = self._with(self._options.but(**rule, draws=draws), None)
@@ -398,39 +399,47 @@ class DiffusionMatcher:
 
 
 class _Done:
-    """What is kept of images that are finished."""
+    """What is kept of images that are finished: all or nothing of each chunk, whenever Ctrl-C comes."""
 
-    def __init__(self, decision: str) -> None:
-        self._vote = decision == "vote"
-        self.scores: list[Float64] = []
-        self._rows: list[int] = []
-        self._answers: list[int] = []
-        self._evaluations: list[int] = []
-        self._facts: dict[str, Any] = {}
+    def __init__(self, name: str, decision: str, facts: dict[str, Any]) -> None:
+        self._name, self._vote, self._facts = name, decision == "vote", facts
+        self._start = time.perf_counter()
+        self._parts: list[Matched] = []
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return sum(map(len, self._parts))
 
     def add(self, own: Sequence[Int32], result: Classification) -> None:
         """Takes the results of images with these candidates, by class."""
+        scores, answers = [], []
         for row, classes in enumerate(own):
-            scores = -result.errors[row, classes]
-            scores[np.isnan(scores)] = -np.inf  # never evaluated, so worse than what was
-            self.scores.append(scores)
+            one = -result.errors[row, classes]
+            one[np.isnan(one)] = -np.inf  # never evaluated, so worse than what was
             votes = result.votes[row, classes]
-            self._answers.append(last_best(np.where(votes == votes.max(), scores, -np.inf) if self._vote else scores))
-        self._rows += result.indices.tolist()
-        self._evaluations += result.evaluations.tolist()
-        self._facts = self._facts or result.provenance
+            scores.append(one)
+            answers.append(last_best(np.where(votes == votes.max(), one, -np.inf) if self._vote else one))
+        facts = {**result.provenance, **self._facts}
+        found = np.array(answers, np.int64)
+        self._parts.append(Matched(self._name, result.indices, tuple(scores), found, result.evaluations, 0.0, facts))
 
-    def matched(self, name: str, seconds: float, facts: dict[str, Any]) -> Matched:
+    def matched(self) -> Matched:
         """All of it."""
+        parts = self._parts
         return Matched(
-            name=name,
-            rows=np.array(self._rows, np.int64),
-            scores=tuple(self.scores),
-            answers=np.array(self._answers, np.int64),
-            evaluations=np.array(self._evaluations, np.int64),
-            seconds=seconds,
-            facts={**self._facts, **facts},
+            name=self._name,
+            rows=np.concatenate([part.rows for part in parts]),
+            scores=tuple(one for part in parts for one in part.scores),
+            answers=np.concatenate([part.answers for part in parts]),
+            evaluations=np.concatenate([part.evaluations for part in parts]),
+            seconds=time.perf_counter() - self._start,
+            facts=parts[0].facts,
         )
+
+
+def _interrupted(stop: KeyboardInterrupt, done: int, count: int, result: Any) -> Interrupted:
+    """The interruption of a run, also where Ctrl-C came between its steps."""
+    return Interrupted(str(stop) or f"interrupted: {done} of {count} images finished", result)
 
 
 def _unbroken(stream: Iterator[Classification]) -> "Generator[Classification, None, None]":

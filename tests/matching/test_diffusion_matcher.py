@@ -8,7 +8,7 @@ import pytest
 
 import fastdc
 from fastdc import DiffusionClassifier, InputError, Interrupted
-from fastdc.matching import DiffusionMatcher, Trials, last_best
+from fastdc.matching import DiffusionMatcher, Trials, diffusion_matcher, last_best
 from fastdc.rules import Paired
 from helpers.matching_worlds import CLASSES, NAMES, WORLD, N, asked, with_null, with_prompts
 from helpers.worlds import SHAPE, ManySlots, denoiser, unit_images
@@ -143,6 +143,8 @@ def test_a_race_calibrated_on_trials_keeps_its_promise_on_other_trials() -> None
 def test_a_calibration_refuses_what_it_cannot_promise() -> None:
     with pytest.raises(InputError, match=r"delta = 0.01 needs at least 99 validation images, got 20"):
         DiffusionMatcher(with_prompts()).calibrated(asked(20))
+    with pytest.raises(InputError, match="calibrated for decision mean: expected no vote"):
+        DiffusionMatcher(with_prompts(), decision="vote").calibrated(asked(20), delta=0.1)
 
 
 def test_ctrl_c_keeps_the_images_that_were_finished() -> None:
@@ -160,6 +162,26 @@ def test_ctrl_c_keeps_the_images_that_were_finished() -> None:
     assert 70 <= len(kept) < N
     assert [scores.tolist() for scores in kept.scores] == [whole.scores[i].tolist() for i in kept.rows]
     assert kept.answers.tolist() == whole.answers[kept.rows].tolist()
+    with pytest.raises(Interrupted) as caught:
+        DiffusionMatcher(clf, draws=64).errors(trials, progress=stop)
+    first = caught.value.result
+    np.testing.assert_array_equal(first.errors, DiffusionMatcher(clf, draws=64).errors(trials).errors[: len(first)])
+    assert 64 <= len(first) < N
+
+
+def test_ctrl_c_between_two_results_keeps_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def once(scores: Any) -> int:
+        calls.append(scores)
+        if len(calls) == 100:  # in the second chunk
+            raise KeyboardInterrupt
+        return last_best(scores)
+
+    monkeypatch.setattr(diffusion_matcher, "last_best", once)
+    with pytest.raises(Interrupted, match="64 of 150 images finished") as caught:
+        DiffusionMatcher(with_prompts(), rule="full", draws=4).match(asked())
+    assert caught.value.result.rows.tolist() == list(range(64))
 
 
 def test_what_cannot_be_matched_is_refused_in_one_line() -> None:
