@@ -8,7 +8,7 @@ other tasks are left out, because nobody has said whether they are true: a blue 
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from fastdc.matching import AbstractMatcher, Trials
+from fastdc.matching import AbstractMatcher, Trials, read_layout
 from fastdc.sources import ImageTextModel
 from fastdc.support import Int64, Mask
 
@@ -27,13 +27,6 @@ SIZE = 32  # pixels per side
 LENGTH = 20  # tokens per text: the longest caption has 15 with its ends, and there is a reserve
 SHIFT = 3  # most pixels by which a training image is moved
 FAMILIES = {"single": "object", "two_object": "object"}  # tasks with the same texts; other tasks are their own family
-TASKS = ("single_object", "two_object", "relational", "counting", "negation")
-TABLES = {
-    "two_object": "two_object_prompts/two_obj_train",
-    "relational": "rel_prompts/rel_train",
-    "counting": "count_prompts/count_train",
-    "negation": "negation_prompts/negation_train",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,32 +97,18 @@ def clip_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
 
 
-def prompts_of(table: Path) -> list[str]:
-    """The texts of a table of candidates, the right one first."""
-    import csv
+def validation(data: Path, images: int | None = None) -> dict[str, Trials]:
+    """Each task's images of ID_val with the candidates of the training's classes.
 
-    with table.open(newline="", encoding="utf-8") as file:
-        return [row["prompt"] for row in csv.DictReader(file)]
-
-
-def validation(data: Path, split: str = "ID_val") -> Iterator[tuple[str, Trials]]:
-    """Each task of a split with the candidates of the training classes, as trials; single objects have all 17."""
-    for task in TASKS:
-        root, found = data / task / split, []
-        if task not in TABLES:
-            names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-            texts = [f"a photo of a {name}" for name in names]
-            found = [
-                (str(file), texts, k) for k, name in enumerate(names) for file in sorted((root / name).glob("*.png"))
-            ]
-        else:
-            for folder in sorted(root.iterdir()):
-                texts = prompts_of(data / TABLES[task] / f"{folder.name}.csv")
-                found += [(str(file), texts, 0) for file in sorted(folder.glob("*/*.png"))]
-        files, lists, truth = zip(*found, strict=True)
-        yield task, Trials.of(files, lists, truth)
+    Args:
+        data: The folder of make_scenes.py.
+        images: Most images of a task; None: all.
+    """
+    cells = read_layout(data, splits=["id-val"], settings=["zsl"], images=images)
+    return {cell.task: trials for cell, trials in cells.items()}
 
 
-def accuracies(matcher: AbstractMatcher, trials: Iterable[tuple[str, Trials]]) -> dict[str, float]:
-    """Share of the images of each task whose text is chosen rightly."""
-    return {task: float(matcher.match(one).right(one).mean()) for task, one in trials}
+def accuracies(matcher: AbstractMatcher, tasks: Mapping[str, Trials]) -> str:
+    """The share of each task's images whose text is chosen rightly, as a line."""
+    shares = {task: matcher.match(trials).right(trials).mean() for task, trials in tasks.items()}
+    return ", ".join(f"{task} {share:.3f}" for task, share in shares.items())

@@ -85,25 +85,23 @@ def main() -> None:
     model = make_model(clip_tokenizer(data.texts), arguments.out.name)
     recipe = ContrastiveRecipe(epochs=arguments.epochs, seed=arguments.seed, **RECIPE)
     training = ContrastiveTraining(model, training_data(data, model), recipe)
-    trials = list(validation(arguments.data))
+    tasks = validation(arguments.data)
     start, losses = time.perf_counter(), list[float]()
     for epoch, loss in training.run():
         losses.append(loss)
         if training.step % CHECKED == 0 or training.step == training.steps:
             done = f"epoch {epoch}, step {training.step} of {training.steps}, {time.perf_counter() - start:.0f} s"
-            print(f"{done}: loss {np.mean(losses[-CHECKED:]):.4f}; {checked(model, trials)}", flush=True)
+            print(f"{done}: loss {np.mean(losses[-CHECKED:]):.4f}; {checked(model, tasks)}", flush=True)
     model.save(arguments.out)
     count = sum(one.numel() for one in model.network.parameters())
     print(f"{arguments.out}: {count:,} parameters, {time.perf_counter() - start:.0f} s")
 
 
-def checked(model: ImageTextModel, trials: list[tuple[str, Trials]]) -> str:
+def checked(model: ImageTextModel, tasks: dict[str, Trials]) -> str:
     """Accuracy of each task."""
     with tempfile.TemporaryDirectory() as place:
-        model.network.eval()
         model.save(Path(place))
-        found = accuracies(ClipMatcher(place, device="cpu", threads=1, batch=128), trials)
-    return ", ".join(f"{task} {value:.3f}" for task, value in found.items())
+        return accuracies(ClipMatcher(place, device="cpu", threads=1, batch=128), tasks)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from PIL import Image  # noqa: E402
 import train_clip  # noqa: E402
 import train_vilt  # noqa: E402
 from fastdc.matching import ClipMatcher, ViltMatcher  # noqa: E402
-from scene_captions import TABLES, TASKS, read_captions, shifted, validation  # noqa: E402
+from fastdc.testing import SCENE_CLASSES  # noqa: E402
+from scene_captions import read_captions, shifted, validation  # noqa: E402
 
 SCENES = (  # caption, further true texts, task
     ("a photo of a red cube", "", "single"),
@@ -30,6 +31,8 @@ SCENES = (  # caption, further true texts, task
     ("a photo of one cone", "", "counting"),
     ("a photo of two cones", "", "counting"),
 )
+
+STATEMENTS = ("cube left cone", "cube right cone", "cone left cube", "cone left sphere", "sphere left cone")
 
 
 @pytest.fixture
@@ -46,17 +49,18 @@ def data(tmp_path: Path) -> Path:
         tasks=tasks,
         groups=tasks,
     )
-    for task in TASKS:
-        groups = ("red cube", "blue cone") if task == "single_object" else ("one/right", "two/right")
+    layout = {"single_object": ("red cube", "blue cone"), "relational": ("cube_left_cone/cube left cone",)}
+    for task, groups in layout.items():
         for group in groups:
             place = tmp_path / task / "ID_val" / group
             place.mkdir(parents=True)
             Image.fromarray(images[0].transpose(1, 2, 0)).save(place / "0.png")
-            if task in TABLES:
-                table = tmp_path / TABLES[task] / f"{group.partition('/')[0]}.csv"
-                table.parent.mkdir(parents=True, exist_ok=True)
-                with table.open("w", newline="") as file:
-                    csv.writer(file).writerows([["", "prompt"], [0, "a photo of a red cube"], [1, "a photo of a cone"]])
+    tables = {"single_prompts.csv": SCENE_CLASSES, "rel_prompts/rel_train/cube_left_cone.csv": STATEMENTS}
+    for name, rows in tables.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("w", newline="") as file:
+            lines = [(i, f"a photo of a {row}", row, i) for i, row in enumerate(rows)]
+            csv.writer(file).writerows([("", "prompt", "class_name", "classidx"), *lines])
     return tmp_path
 
 
@@ -118,5 +122,6 @@ def test_the_scripts_write_folders_that_open(
     said = capsys.readouterr().out
     assert "relational" in said
     matcher = (ClipMatcher if name == "clip" else ViltMatcher)(data / name, device="cpu", threads=1)
-    for _, trials in validation(data):
-        assert len(matcher.match(trials)) == 2
+    tasks = validation(data)
+    assert list(tasks) == ["single", "relational"]
+    assert [len(matcher.match(trials)) for trials in tasks.values()] == [2, 1]
