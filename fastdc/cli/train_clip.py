@@ -1,11 +1,12 @@
 """``fastdc train --from CLIP``: fine-tune a CLIP or SigLIP of transformers on images whose classes are texts."""
 
 import shlex
+from contextlib import ExitStack
 from typing import Any
 
 import click
 
-from fastdc.cli.options import progress_bar
+from fastdc.cli.options import Advance, progress_bar
 from fastdc.support import InputError
 
 _SIGNAL_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + number, as shells report them
@@ -33,13 +34,9 @@ def run(data: str | None, out: str, from_: str, resume: bool, quiet: bool, proce
         more["prompts"] = read_prompts(more["prompts"])
     recipe = ContrastiveRecipe(**{name: given[name] for name in _RECIPE if name in given})
     tuning = Tuning(model=from_, data=data, out=out, recipe=recipe, **more)
-    with progress_bar(0, quiet=quiet, description="train", unit="step") as advance:
-
-        def show(done: int, of: int) -> None:
-            advance(1, f"{done} of {of}")
-
-        say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-        summary = tune_image_text(tuning, resume=resume, progress=show, notify=say)
+    say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    with _Bar(quiet) as bar:
+        summary = tune_image_text(tuning, resume=resume, progress=bar.show, notify=say)
     done = f"{summary.step} of {summary.steps} steps in {summary.seconds:.0f} s, loss {summary.loss:.4f}"
     place = shlex.quote(str(summary.path))
     if summary.stopped_by is not None:
@@ -48,3 +45,19 @@ def run(data: str | None, out: str, from_: str, resume: bool, quiet: bool, proce
         click.get_current_context().exit(_SIGNAL_CODES[summary.stopped_by])
     click.echo(f"trained {summary.path}: from {from_}, {summary.images:,} images, {done}")
     click.echo(f"next: fastdc compose DATA --clip {place}")
+
+
+class _Bar(ExitStack):
+    """A bar that begins with the first step, when the number of steps is known."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__()
+        self._quiet, self._done = quiet, 0
+        self._advance: Advance | None = None
+
+    def show(self, done: int, of: int) -> None:
+        """Shows the steps that are done."""
+        if self._advance is None:
+            self._advance = self.enter_context(progress_bar(of, quiet=self._quiet, description="train", unit="step"))
+        self._advance(done - self._done, "")
+        self._done = done
