@@ -28,10 +28,8 @@ from fastdc.bundle.haar import HaarTransform, transform_from_dict
 from fastdc.bundle.manifest import parse_manifest
 from fastdc.bundle.model import Defaults, Model
 from fastdc.bundle.pixel_range import PixelRange
-from fastdc.bundle.place import bundle_place
-from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts, read_prompts_with
 from fastdc.bundle.place import bundle_place, put_in_place
-from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts
+from fastdc.bundle.prompts import Prompts, prompts_of, read_class_names, read_prompts, read_prompts_with
 from fastdc.bundle.seen import SeenImages, fingerprints
 from fastdc.bundle.shipped import find_model, shipped_models
 from fastdc.bundle.tokenizer_file import checked_tokenizer

@@ -159,7 +159,7 @@ def _diffusion(
 ) -> Entrant:
     """A diffusion model as an entrant; its network is not opened yet."""
     from fastdc.bundle import find_model, load_bundle
-    from fastdc.matching import DiffusionMatcher, TaskRaces
+    from fastdc.matching import DiffusionMatcher, TaskRaces, check_texts
 
     bundle = load_bundle(find_model(path))
     asked = _run_options(bundle, options)
@@ -168,7 +168,7 @@ def _diffusion(
         matcher = DiffusionMatcher(bundle, name=name, **network, **asked)
     for cell, trials in cells.items():
         try:
-            matcher.check_texts(trials)
+            check_texts(bundle, trials)
         except InputError as error:
             raise InputError(f"{name}, {cell}: {error}") from None
     facts = {

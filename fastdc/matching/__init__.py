@@ -30,6 +30,7 @@ from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankin
 from fastdc.matching.retrieval import Retrieval, retrieve
 from fastdc.matching.similarity import CaptionSimilarity, caption_pairs, caption_similarity
 from fastdc.matching.task_races import CALIBRATED_ON, TaskRaces
+from fastdc.matching.text_conditions import check_texts
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.matching.vilt_matcher import ViltMatcher
 
@@ -61,6 +62,7 @@ __all__ = [
     "ViltMatcher",
     "caption_pairs",
     "caption_similarity",
+    "check_texts",
     "compose",
     "evidence",
     "holm",

@@ -162,23 +162,6 @@ class DiffusionMatcher:
             raise _interrupted(stop, len(done), len(trials), done.matched() if len(done) else None) from None
         return done.matched()
 
-    def check_texts(self, trials: Trials) -> None:
-        """Refuses texts that cannot be asked about, without opening the network.
-
-        Args:
-            trials: Images and their candidate texts.
-
-        Raises:
-            InputError: Two candidates of an image are the same to the model, or a model without a text encoder does not
-                know one.
-        """
-        source = self._source
-        if isinstance(source, DiffusionClassifier) or TEXT not in source.files:
-            conditions = named_conditions(trials.texts, source.model)
-        else:
-            conditions = firsts_of_texts(source, trials.texts).astype(np.int32)
-        distinct_conditions(trials, conditions)
-
     def errors(
         self,
         trials: Trials,

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.bundle import Model
+from fastdc.backends import firsts_of_texts
+from fastdc.bundle import TEXT, Bundle, Model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.inference import Options
 from fastdc.matching.trials import Trials
@@ -48,6 +49,26 @@ def distinct_conditions(trials: Trials, conditions: Int32) -> list[Int32]:
                     )
                 first[condition] = text
     return own
+
+
+def check_texts(model: Bundle | DiffusionClassifier, trials: Trials) -> None:
+    """Refuses texts that a diffusion model cannot be asked about; no network is opened.
+
+    Args:
+        model: The model.
+        trials: Images and their candidate texts.
+
+    Example:
+        >>> from fastdc.matching import Trials, check_texts
+        >>> check_texts(clf, Trials.of(images[:1], [["7", "1"]]))
+
+    Raises:
+        InputError: Two candidates of an image are the same to the model, or it does not know a text.
+    """
+    if isinstance(model, DiffusionClassifier) or TEXT not in model.files:
+        distinct_conditions(trials, named_conditions(trials.texts, model.model))
+    else:
+        distinct_conditions(trials, firsts_of_texts(model, trials.texts).astype(np.int32))
 
 
 def with_no_text(clf: DiffusionClassifier) -> DiffusionClassifier:

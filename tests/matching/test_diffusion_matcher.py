@@ -189,8 +189,6 @@ def test_what_cannot_be_matched_is_refused_in_one_line() -> None:
     trials = Trials.of(unit_images(1), [["a cat"]])
     with pytest.raises(InputError, match="has no text encoder: expected texts that are its prompts"):
         DiffusionMatcher(clf).match(trials)
-    with pytest.raises(InputError, match="has no text encoder: expected texts that are its prompts"):
-        DiffusionMatcher(clf).check_texts(trials)
     with pytest.raises(InputError, match="a prior weighs classes"):
         DiffusionMatcher(clf, prior="uniform")
     with pytest.raises(InputError, match="no image to match"):
@@ -210,11 +208,8 @@ def test_texts_that_are_the_same_tokens_are_one_condition_unless_they_compete() 
     same = np.stack([images[0], images[0]])
     twice = matcher.match(Trials.of(same, lists))
     assert twice.scores[0].tolist() == twice.scores[1][::-1].tolist()
-    matcher.check_texts(Trials.of(images, lists))
-    same_twice = Trials.of(images, [lists[0], ["a photo of a red cube", "a photo of a RED cube"]])
-    for refused in (matcher.match, matcher.check_texts):
-        with pytest.raises(InputError, match=r"image 1: the texts .* are the same to the text encoder"):
-            refused(same_twice)
+    with pytest.raises(InputError, match=r"image 1: the texts .* are the same to the text encoder"):
+        matcher.match(Trials.of(images, [lists[0], ["a photo of a red cube", "a photo of a RED cube"]]))
 
 
 def test_scores_without_a_race_rank_as_the_decision_does() -> None:
