@@ -25,7 +25,6 @@ def evidence(
     trials: Trials,
     *,
     subtract: bool = True,
-    streams: Any = None,
     progress: OnMatched | None = None,
 ) -> Matched:
     """Scores of texts that may be compared between images.
@@ -36,7 +35,6 @@ def evidence(
         trials: n images and their candidate texts.
         subtract: Whether the error without a text is subtracted; if not, scores are negative mean errors, which compare
             texts of one image only.
-        streams: Noise stream of each image, int64 (n,); see :meth:`DiffusionMatcher.errors`.
         progress: Called with the number of images that are done, and of all.
 
     Returns:
@@ -73,6 +71,6 @@ def evidence(
         )
 
     try:
-        return matched(matcher.errors(trials, null=subtract, streams=streams, progress=progress))
+        return matched(matcher.errors(trials, null=subtract, progress=progress))
     except Interrupted as stop:
         raise Interrupted(str(stop), None if stop.result is None else matched(stop.result)) from None

@@ -13,11 +13,10 @@ of the two is easier to denoise under both captions, so that the raw image score
 Chance: 1/4, 1/4 and 1/6 for scores that are independent and continuous.
 
 Noise: the levels are those of the plan for all images. Both captions and "no caption" of an image see the same noise.
-The two images of an example see different noise, unless `shared_noise` gives both one noise, which the hash of their
-captions names.
+The two images of an example see noise of their own: one noise for both left the variance of the differences as it was,
+since "no caption" has cancelled what the noise does to an image.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,7 +160,6 @@ def score_pairs(
     trials: Trials,
     *,
     subtract: bool = True,
-    shared_noise: bool = False,
     progress: OnMatched | None = None,
 ) -> PairScores:
     """Text, image and group score of a model.
@@ -171,7 +169,6 @@ def score_pairs(
         trials: Examples as :func:`pair_trials` makes them.
         subtract: Whether a diffusion model's error without a caption is subtracted; if not, the image score compares
             how easy images are to denoise.
-        shared_noise: Whether the two images of an example see the same noise.
         progress: Called with the number of images that are done, and of all.
 
     Example:
@@ -187,7 +184,6 @@ def score_pairs(
     pairs = list(zip(trials.candidates[::2], trials.candidates[1::2], strict=False))
     if len(trials) % 2 or any(len(a) != 2 or not np.array_equal(a, b) for a, b in pairs):
         raise InputError("expected pairs: images 2e and 2e + 1 with the same two captions, see pair_trials")
-    streams = np.repeat([_stream(trials.texts_of(2 * e)) for e in range(len(pairs))], 2) if shared_noise else None
 
     def scored(matched: Any) -> PairScores | None:
         of_row = dict(zip(matched.rows.tolist(), range(len(matched)), strict=True))
@@ -202,18 +198,13 @@ def score_pairs(
             ids=tuple(trials.ids[2 * e].removesuffix(_FIRST) for e in both),
             evaluations=matched.evaluations[places].sum(axis=1),
             seconds=matched.seconds,
-            facts={**matched.facts, "shared_noise": shared_noise},
+            facts=matched.facts,
         )
 
     try:
-        found = scored(evidence(matcher, trials, subtract=subtract, streams=streams, progress=progress))
+        found = scored(evidence(matcher, trials, subtract=subtract, progress=progress))
     except Interrupted as stop:
         raise Interrupted(str(stop), None if stop.result is None else scored(stop.result)) from None
     if found is None:
         raise InputError("there is no pair to score: expected at least one")
     return found
-
-
-def _stream(texts: tuple[str, ...]) -> int:
-    """A noise stream named by captions, in [0, 2^56)."""
-    return int.from_bytes(hashlib.blake2b("\n".join(texts).encode(), digest_size=7).digest(), "little")

@@ -213,7 +213,7 @@ def _image(path: Path, line: int, name: str) -> str:
     given = Path(name.strip())
     for folder in (path.parent, path.parent / "images"):
         for file in (folder / given, folder / f"{given}.png"):
-            if file.is_file():
+            if os.path.isfile(file):  # False for names that no file can have
                 return str(file)
     raise InputError(f"{path}, line {line}: there is no image {shown(name, 80)} in {path.parent}")
 

@@ -1,6 +1,7 @@
 """Targets that read images, arrays, prompts and class names."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 
 from fastdc.bundle import read_class_names, read_prompts
 from fastdc.data import load_images, load_labelled, prepare
+from fastdc.matching import pairs_table, read_pairs, read_rankings, read_trials
 from fastdc.support import installed
 from fuzzing.mutations import change_bytes, change_npy, change_table, change_zip
 from fuzzing.target import Target
@@ -157,6 +159,24 @@ def _tables(suffix: str, content: bytes) -> Callable[[Path], Target]:
     return target
 
 
+def questions(scratch: Path) -> Target:
+    """Tables of images and texts, .csv and .jsonl."""
+    for k in range(3):
+        Image.new("L", (8, 8), 40 * k).save(scratch / f"{k}.png")
+
+    def read(data: bytes) -> object:
+        file = scratch / ("asked.jsonl" if data.lstrip()[:1] == b"{" else "asked.csv")
+        file.write_bytes(data)
+        return read_pairs(file) if pairs_table(file) else (read_rankings(file), read_trials(file))
+
+    pairs = {"image_0": "0", "image_1": "1.png", "caption_0": "a cat", "caption_1": "a dog", "id": 3, "tag": "t"}
+    seeds = [
+        b"image,prompt,truth,kind\n0.png,a cat,1,\n0.png,a dog,0,animal\n1.png,a dog,yes,\n2,a cat,,\n",
+        (json.dumps(pairs) + "\n" + json.dumps({**pairs, "id": "x", "tag": ""})).encode(),
+    ]
+    return Target(seeds, read, change_table)
+
+
 def dicom(scratch: Path) -> Target:
     """DICOM files of several transfer syntaxes."""
     from pydicom.data import get_testdata_file
@@ -182,6 +202,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "npy": npy,
     "prompts": prompts,
     "class-names": class_names,
+    "questions": questions,
     "manifest": _tables(".csv", _CSV),
     "manifest-json": _tables(".jsonl", _JSON),
     **({"dicom": dicom} if installed("pydicom") else {}),
