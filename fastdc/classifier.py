@@ -1,8 +1,7 @@
 """The public object: a diffusion classifier that is loaded once and asked many times.
 
     clf = fastdc.load("digits")
-    result = clf(images)                   # pictures, paths, arrays, tensors, or an iterable of them
-    result.labels, result.probabilities, result.evaluations
+    clf(images).labels                     # pictures, paths, arrays, tensors, or an iterable of them
 
 The method is the Diffusion Classifier (Li et al., arXiv 2303.16203, algorithm 1): how well does the conditional model
 denoise the image under each class? All classes see the same noise, and a rule says when a class has lost.
