@@ -278,8 +278,7 @@ class DiffusionClassifier:
         wanted = merged(options, keywords, self.stream)
         settings = self.settings(wanted)
         ready = Images.of(images, self.model, streams, **wanted.reading)
-        seen = ready.unit if callable(candidates) else ready.given  # floats of all images may not fit into memory
-        chosen = None if candidates is None else check_candidates(candidates, seen, self.model)
+        chosen = None if candidates is None else check_candidates(candidates, ready, self.model)
         yield from stream_results(settings, ready, chunk=chunk, candidates=chosen, progress=progress, start=start)
 
     def calibrate(

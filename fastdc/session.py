@@ -101,7 +101,7 @@ class Session:
         ready = Images.of(image, self._model, None if stream is None else [stream], **self._reading)
         if len(ready) != 1:
             raise InputError(f"submit takes one image, got {len(ready)}")
-        classes = None if candidates is None else check_candidates(candidates, ready.unit, self._model)[0]
+        classes = None if candidates is None else check_candidates(candidates, ready, self._model)[0]
         prior = self._settings.job.prior
         if prior is not None and (left := prior.candidates(None if classes is None else [classes], 1)) is not None:
             classes = left[0]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fastdc.bundle import Model
 from fastdc.inference.class_names import class_indices
+from fastdc.inference.images import Images
 from fastdc.support import Float32, InputError, Int32, as_array, checks, shown
 
 Prefilter: TypeAlias = Callable[[Float32], Any]
@@ -18,13 +19,13 @@ Candidates: TypeAlias = Prefilter | NDArray[Any] | Sequence[int | str] | Sequenc
 """A prefilter, a mask (n, K), one list of class indices or names for all images, or a list for each image."""
 
 
-def check_candidates(candidates: Candidates, unit_images: Float32, model: Model) -> list[Int32]:
+def check_candidates(candidates: Candidates, images: Float32 | Images, model: Model) -> list[Int32]:
     """The candidate conditions of each image: classes, or their prompts, int32 in increasing order.
 
     Args:
         candidates: A mask (n, K), a list of class indices or names for all images, n such lists, or a callable that
             returns one of these for images in [0, 1]. Arrays may be tensors.
-        unit_images: float32 (n, c, h, w) in [0, 1]; only a callable sees more of it than its length.
+        images: float32 (n, c, h, w) in [0, 1], or checked images, of which floats are made for a callable only.
         model: The model, with K classes.
 
     Example:
@@ -35,10 +36,12 @@ def check_candidates(candidates: Candidates, unit_images: Float32, model: Model)
     Raises:
         InputError: Wrong shape, type or class, or an image without a candidate.
     """
-    given: Any = candidates(unit_images) if callable(candidates) else candidates
+    given: Any = candidates
+    if callable(candidates):
+        given = candidates(images.unit if isinstance(images, Images) else images)
     array = as_array(given)  # a prefilter in torch gives tensors
     given = given if array is None else array
-    n, n_classes = len(unit_images), model.num_classes
+    n, n_classes = len(images), model.num_classes
     if isinstance(given, np.ndarray) and given.dtype == np.bool_:
         if given.shape != (n, n_classes):
             raise InputError(f"a mask of candidates must have shape ({n}, {n_classes}), got {given.shape}")
