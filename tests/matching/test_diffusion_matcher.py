@@ -143,7 +143,7 @@ def test_a_race_calibrated_on_trials_keeps_its_promise_on_other_trials() -> None
 def test_a_calibration_refuses_what_it_cannot_promise() -> None:
     with pytest.raises(InputError, match=r"delta = 0.01 needs at least 99 validation images, got 20"):
         DiffusionMatcher(with_prompts()).calibrated(asked(20))
-    with pytest.raises(InputError, match="calibrated for decision mean: expected no vote"):
+    with pytest.raises(InputError, match="expected decision mean, got vote"):
         DiffusionMatcher(with_prompts(), decision="vote").calibrated(asked(20), delta=0.1)
 
 
