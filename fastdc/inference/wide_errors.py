@@ -52,7 +52,7 @@ def wide_band(model: Model, own: tuple[float, float] | None) -> tuple[float, flo
     Example:
         >>> from fastdc.inference import wide_band
         >>> wide_band(clf.model, (0.3, 3.0))
-        (0.05, 10.0)
+        (0.05, 50.0)
     """
     tried = bands(model)
     if own is None or not tried:
