@@ -2,7 +2,7 @@
 
     python models/make_scenes.py scenes
     python models/train_clip.py scenes clip && python models/train_vilt.py scenes vilt
-    python bench/compose.py scenes --clip clip --vilt vilt [--model shapes] [--images 300] [--released 60] [--seeds 3]
+    python bench/compose.py scenes --clip clip --vilt vilt [--model shapes] [--images 200] [--released 30] [--seeds 2]
 
 For each task, levels and first draw are chosen on one half of ID_val, and the race is calibrated on the other half;
 all other splits are only measured.
@@ -16,7 +16,7 @@ all other splits are only measured.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,28 @@ from fastdc.matching import (
     Entrant,
     Trials,
     ViltMatcher,
+    caption_similarity,
     compose,
     level_analysis,
+    pair_trials,
     read_layout,
+    retrieve,
+    score_pairs,
 )
+from fastdc.support import plain
 
 RELEASED = {"n_samples": (75, 200), "to_keep": (5, 1), "compat": "li"}
 SCAN_DRAWS = 64  # of the runs that choose a plan
 DRAWS = 16  # of the race
+
+
+PAPERS = ("single", "two_object", "relational")
+
+
+def halves(trials: Trials) -> tuple[list[int], list[int]]:
+    """Images that choose and images that calibrate, at random."""
+    order = np.random.default_rng(0).permutation(len(trials)).tolist()
+    return order[: len(order) // 2], order[len(order) // 2 :]
 
 
 class Races:
@@ -48,7 +62,7 @@ class Races:
 
     Args:
         model: Name or folder of the model.
-        validation: The trials of ID_val: every other image chooses the plan of its task, the others calibrate.
+        validation: The trials of ID_val: a random half chooses the plan of its task, the other calibrates.
         options: Options of the network.
     """
 
@@ -56,23 +70,23 @@ class Races:
         self.facts: dict[str, Any] = {}
         self._made: dict[tuple[str, bool], DiffusionMatcher] = {}
         self._model, self._options = model, options
-        self._plans: dict[str, dict[str, Any]] = {}
+        self.plans: dict[str, dict[str, Any]] = {}
         for cell, trials in validation.items():
             if cell.generalised:  # the harder setting chooses for both
-                half = trials.take(slice(0, None, 2))
+                half = trials.take(halves(trials)[0])
                 found = DiffusionMatcher(model, **options).planned(half, draws=SCAN_DRAWS, seeds=1)[1].options
-                self._plans[cell.task] = {**found, "draws": DRAWS}
+                self.plans[cell.task] = {**found, "draws": DRAWS}
         for cell, trials in validation.items():
-            half = trials.take(slice(1, None, 2))
+            half = trials.take(halves(trials)[1])
             delta = max(0.01, math.ceil(1000 / (len(half) + 1)) / 1000)
             made = self._with(cell.task).calibrated(half, delta=delta, seeds=2)
             assert made.calibration is not None
             self._made[cell.task, cell.generalised] = made
-            self.facts[str(cell)] = {"plan": self._plans[cell.task], "calibration": made.calibration.to_dict()}
-            print(f"{cell}: {self._plans[cell.task]}, limit {made.calibration.limit:.3g}, delta {delta:g}", flush=True)
+            self.facts[str(cell)] = {"plan": self.plans[cell.task], "calibration": made.calibration.to_dict()}
+            print(f"{cell}: {self.plans[cell.task]}, limit {made.calibration.limit:.3g}, delta {delta:g}", flush=True)
 
     def _with(self, task: str, **more: Any) -> DiffusionMatcher:
-        return DiffusionMatcher(self._model, **self._plans[task], **self._options, **more)
+        return DiffusionMatcher(self._model, **self.plans[task], **self._options, **more)
 
     def of(self, cell: Cell, seed: int = 0) -> DiffusionMatcher:
         """The race in a cell."""
@@ -139,15 +153,103 @@ def under_seeds(races: Races, cells: Mapping[Cell, Trials], first: Comparison, n
     return found
 
 
+def released_rows(arguments: Any, races: Races, rest: Mapping[Cell, Trials], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The race and the released procedure on some images of each task of the paper."""
+    found = {}
+    for cell, trials in rest.items():
+        if cell.task in PAPERS and cell.split in ("id-test", "test") and cell.generalised:
+            few = trials.take(np.linspace(0, len(trials) - 1, min(arguments.released, len(trials))).astype(int))
+            found[str(cell)] = against_released(arguments.model, races.of(cell), few, own)
+    rows = [
+        [
+            cell,
+            row["loss"],
+            str(row["images"]),
+            f"{100 * row['race']['accuracy']:.1f}",
+            f"{row['race']['evaluations']:.1f}",
+            f"{100 * row['released']['accuracy']:.1f}",
+            f"{row['released']['evaluations']:.0f}",
+            f"{row['ratio']:.1f}",
+        ]
+        for cell, both in found.items()
+        for row in both
+    ]
+    columns = ["", "loss", "images", "race, %", "evaluations", "released, %", "evaluations", "ratio"]
+    print_table("The race and the released procedure", columns, rows)
+    return found
+
+
+def levels_of(model: str, validation: Mapping[Cell, Trials], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Which noise levels tell the right text from wrong ones, in each task."""
+    found = {}
+    for cell, trials in validation.items():
+        if cell.generalised:
+            few = trials.take(halves(trials)[0][:48])
+            table = DiffusionMatcher(model, levels=(0.1, 10.0), first=(), draws=SCAN_DRAWS, **own).errors(few)
+            made = level_analysis(table, few)
+            print(f"\n{cell}\n{made}", flush=True)
+            found[cell.task] = made.to_dict()
+    return found
+
+
+def relation_pairs(trials: Trials, count: int) -> Trials:
+    """Pairs in the manner of Winoground: "a to the left of b" and "b to the left of a", an image of each."""
+    first: dict[str, list[int]] = {}
+    for row, group in enumerate(trials.groups):
+        first.setdefault(Path(group).name.replace(" ", "_"), []).append(row)
+    images, captions = [], []
+    for name, rows in first.items():
+        one, relation, other = name.split("_")
+        if one < other:  # each pair once
+            for a, b in zip(rows, first.get(f"{other}_{relation}_{one}", []), strict=False):
+                images += [trials.images[a], trials.images[b]]
+                captions.append(tuple(trials.texts_of(row)[int(trials.truth[row])] for row in (a, b)))
+    kept = np.linspace(0, len(captions) - 1, min(count, len(captions))).astype(int).tolist()
+    return pair_trials([images[2 * e + a] for e in kept for a in range(2)], [captions[e] for e in kept])
+
+
+def beyond(arguments: Any, races: Races, cells: Mapping[Cell, Trials], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Pairs of relations, retrieval of single objects, and the similarity of captions."""
+    relational, single = Cell("relational", "id-test", True), Cell("single", "test", True)
+    pairs = relation_pairs(cells[relational], 48)
+    names = single_names(cells[single])
+    plans = {task: {**races.plans[task], "draws": DRAWS} for task in ("relational", "single")}
+    models: dict[str, dict[str, Any]] = {
+        "diffusion": {task: DiffusionMatcher(arguments.model, **plan, **own) for task, plan in plans.items()}
+    }
+    found: dict[str, Any] = {"pairs": {}, "retrieval": {}}
+    if arguments.clip:
+        clip = ClipMatcher(arguments.clip, name="CLIP")
+        models["CLIP"] = dict.fromkeys(plans, clip)
+        texts = [*cells[relational].texts, *cells[single].texts]
+        found["similarity"] = {kind: plain(one) for kind, one in caption_similarity(clip, texts).items()}
+        print(*(f"{kind}: {one}" for kind, one in caption_similarity(clip, texts).items()), sep="\n", flush=True)
+    if arguments.vilt:
+        models["ViLT"] = dict.fromkeys(plans, ViltMatcher(arguments.vilt, name="ViLT"))
+    for name, of_task in models.items():
+        scores = score_pairs(of_task["relational"], pairs)
+        ranked = retrieve(of_task["single"], *names)
+        print(f"\n{name}\n{scores}\n{ranked}", flush=True)
+        found["pairs"][name], found["retrieval"][name] = scores.to_dict(), ranked.to_dict()
+    return found
+
+
+def single_names(trials: Trials) -> tuple[list[str], list[str], list[str]]:
+    """Images of single objects, four of each class, the texts of the classes, and the text of each image."""
+    texts = [trials.texts_of(row)[int(trials.truth[row])] for row in range(len(trials))]
+    rows = [row for text in dict.fromkeys(texts) for row in [r for r, own in enumerate(texts) if own == text][:4]]
+    return [str(trials.images[row]) for row in rows], list(dict.fromkeys(texts)), [texts[row] for row in rows]
+
+
 def main() -> None:
     options = parser(__doc__, "compose")
     options.add_argument("data", help="folder of models/make_scenes.py")
     options.add_argument("--model", default="shapes")
     options.add_argument("--clip")
     options.add_argument("--vilt")
-    options.add_argument("--images", type=int, default=300, help="most images per task and split")
-    options.add_argument("--released", type=int, default=60, help="images per task for the released procedure")
-    options.add_argument("--seeds", type=int, default=3, help="noise seeds of the diffusion model")
+    options.add_argument("--images", type=int, default=200, help="most images per task and split")
+    options.add_argument("--released", type=int, default=30, help="images per task for the released procedure")
+    options.add_argument("--seeds", type=int, default=2, help="noise seeds of the diffusion model")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--keep", help="folder that keeps answers, to go on from there")
     arguments = options.parse_args()
@@ -163,47 +265,18 @@ def main() -> None:
     if arguments.vilt:
         entrants.append(Entrant.of(ViltMatcher(arguments.vilt, name="ViLT"), rest))
     comparison = whole_table(entrants, arguments.keep)
-    print(comparison.to_text())
-
-    released = {}
-    for cell, trials in rest.items():
-        if cell.split in ("id-test", "test") and cell.generalised:
-            few = trials.take(np.linspace(0, len(trials) - 1, min(arguments.released, len(trials))).astype(int))
-            released[str(cell)] = against_released(arguments.model, races.of(cell), few, own)
-    print_table(
-        "The race and the released procedure",
-        ["", "loss", "race, %", "evaluations", "released, %", "evaluations", "ratio"],
-        [
-            [
-                cell,
-                row["loss"],
-                f"{100 * row['race']['accuracy']:.1f}",
-                f"{row['race']['evaluations']:.1f}",
-                f"{100 * row['released']['accuracy']:.1f}",
-                f"{row['released']['evaluations']:.0f}",
-                f"{row['ratio']:.1f}",
-            ]
-            for cell, rows in released.items()
-            for row in rows
-        ],
-    )
-    levels = {}
-    for cell, trials in validation.items():
-        if cell.generalised:
-            few = trials.take(slice(0, None, 2))
-            table = DiffusionMatcher(arguments.model, levels=(0.1, 10.0), first=(), draws=SCAN_DRAWS, **own).errors(few)
-            levels[cell.task] = level_analysis(table, few).to_dict()
-    save(
-        arguments.out,
-        {
-            "images": arguments.images,
-            "races": races.facts,
-            "comparison": comparison.to_dict(),
-            "seeds": under_seeds(races, rest, comparison, name, arguments.seeds),
-            "released": released,
-            "levels": levels,
-        },
-    )
+    print(comparison.to_text(), flush=True)
+    result: dict[str, Any] = {"images": arguments.images, "races": races.facts, "comparison": comparison.to_dict()}
+    parts: dict[str, Callable[[], Any]] = {
+        "released": lambda: released_rows(arguments, races, rest, own),
+        "beyond": lambda: beyond(arguments, races, rest, own),
+        "levels": lambda: levels_of(arguments.model, validation, own),
+        "seeds": lambda: under_seeds(races, rest, comparison, name, arguments.seeds),
+    }
+    for part, work in parts.items():
+        save(arguments.out, result)  # nothing is lost if the next part is stopped
+        result[part] = work()
+    save(arguments.out, result)
 
 
 if __name__ == "__main__":
