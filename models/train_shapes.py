@@ -43,12 +43,32 @@ LENGTH = 16  # tokens per text: begin, "a photo of a cone to the left of a cube"
 WIDTH = 48  # width of the text encoder
 KL_WEIGHT = 1e-4
 DROPOUT = 0.1  # share of empty texts
-MIDDLE = -0.3  # mean of the normal variable whose logistic function is the step
 AVERAGE = 0.999  # decay of the moving average of the weights, per step
-STEPS = {"autoencoder": 4500, "denoiser": 15000}
-RATE = {"autoencoder": 2e-3, "denoiser": 1.5e-3}  # highest learning rate
+AUTOENCODER = (4500, 2e-3)  # steps, highest learning rate
 BATCH = {"autoencoder": 32, "denoiser": 64}
 SAVED = 500  # steps between two states of the denoiser on disk
+
+
+class Phase(NamedTuple):
+    """A part of the denoiser's training.
+
+    Attributes:
+        steps: Number of steps.
+        rate: Highest learning rate.
+        cosine: Steps of the half cosine along which the rate falls to zero; some may be left.
+        middle: Mean of the normal variable whose logistic function is the share of the schedule.
+        relational: Share of images of relations; None: as many as there are.
+    """
+
+    steps: int
+    rate: float
+    cosine: int
+    middle: float
+    relational: float | None
+
+
+# Relations are decided at high noise, at which the first phase, made for colours and shapes, hardly trains.
+PHASES = (Phase(12000, 1.5e-3, 15000, -0.3, None), Phase(9000, 1.2e-3, 9000, 0.7, 0.5))
 
 
 class Examples(NamedTuple):
@@ -171,40 +191,53 @@ def read_examples(path: Path) -> Examples:
     return Examples(images, texts, torch.tensor(options), torch.from_numpy(tasks != "relational"))
 
 
-class Optimizer:
-    """AdamW whose rate rises over the first 100 steps and falls to zero along a half cosine; prints mean losses."""
+def falling(step: int, length: int, highest: float) -> float:
+    """A learning rate that rises over 100 steps and falls to zero along a half cosine."""
+    return highest * min((step + 1) / 100, 1.0) * 0.5 * (1 + math.cos(math.pi * step / length))
 
-    def __init__(self, stage: str, parameters: list[nn.Parameter]) -> None:
-        self.step, self.inner = 0, torch.optim.AdamW(parameters, lr=RATE[stage], betas=(0.9, 0.99), weight_decay=0.01)
-        self._stage, self._parameters = stage, parameters
+
+def phase_of(step: int) -> tuple[int, Phase]:
+    """The phase of a step of the denoiser, and the step within it."""
+    for phase in PHASES:
+        if step < phase.steps:
+            return step, phase
+        step -= phase.steps
+    raise ValueError("the training is over")
+
+
+class Optimizer:
+    """AdamW with clipped gradients; prints the mean loss of every 250 steps."""
+
+    def __init__(self, name: str, parameters: list[nn.Parameter]) -> None:
+        self.step, self.inner = 0, torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
+        self._name, self._parameters = name, parameters
         self._start, self._losses = time.perf_counter(), list[float]()
 
-    def descend(self, loss: Tensor) -> None:
+    def descend(self, loss: Tensor, rate: float) -> None:
         """One step along the gradient of a loss."""
         self.inner.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        share = self.step / STEPS[self._stage]
-        rise = min((self.step + 1) / 100, 1.0)
-        self.inner.param_groups[0]["lr"] = RATE[self._stage] * rise * 0.5 * (1 + math.cos(math.pi * share))
+        self.inner.param_groups[0]["lr"] = rate
         self.inner.step()
         self.step += 1
         self._losses.append(loss.item())
         if self.step % 250 == 0:
             seconds, mean = time.perf_counter() - self._start, np.mean(self._losses[-250:])
-            print(f"{self._stage}, step {self.step}: loss {mean:.5f}, {seconds:.0f} s", flush=True)
+            print(f"{self._name}, step {self.step}: loss {mean:.5f}, {seconds:.0f} s", flush=True)
 
 
 def train_autoencoder(examples: Examples, rng: torch.Generator) -> AutoencoderKL:
     """Stage 1: trains the autoencoder on the images."""
     model = make_autoencoder()
     optimizer = Optimizer("autoencoder", list(model.parameters()))
-    while optimizer.step < STEPS["autoencoder"]:
+    while optimizer.step < AUTOENCODER[0]:
         pick = torch.randint(len(examples.images), (BATCH["autoencoder"],), generator=rng)
         batch = mirror(examples.images[pick], torch.rand(len(pick), generator=rng) < 0.5)
         latents = model.encode(batch).latent_dist
         error = (model.decode(latents.sample(rng)).sample - batch).square().mean()
-        optimizer.descend(error + KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel())
+        loss = error + KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel()
+        optimizer.descend(loss, falling(optimizer.step, *AUTOENCODER))
     model.eval().requires_grad_(False)
     model.register_to_config(scaling_factor=float(1.0 / encode(model, examples.images[::10]).std()))
     return model
@@ -233,14 +266,16 @@ class Denoiser:
 
     def step(self, z: Tensor, condition: Tensor, rng: torch.Generator) -> None:
         """Trains on latents (n, 4, LATENT, LATENT) and the numbers of their texts (n,)."""
-        count, steps = len(z), len(self.alpha_bar)
+        within, phase = phase_of(self.optimizer.step)
+        count, last = len(z), len(self.alpha_bar) - 1
         condition = torch.where(torch.rand(count, generator=rng) < DROPOUT, len(self.ids) - 1, condition)
-        t = (steps * torch.sigmoid(MIDDLE + torch.randn(count, generator=rng))).long().clamp(max=steps - 1)
+        t = ((last + 1) * torch.sigmoid(phase.middle + torch.randn(count, generator=rng))).long().clamp(max=last)
         alpha, sigma = (a.sqrt().reshape(-1, 1, 1, 1) for a in (self.alpha_bar[t], 1 - self.alpha_bar[t]))
         eps = torch.randn(z.shape, generator=rng)
         states = self.text(self.ids).last_hidden_state[condition]
         out = self.unet(alpha * z + sigma * eps, t, states).sample
-        self.optimizer.descend((out - (alpha * eps - sigma * z)).square().mean())
+        loss = (out - (alpha * eps - sigma * z)).square().mean()
+        self.optimizer.descend(loss, falling(within, phase.cosine, phase.rate))
         now = self.optimizer.step
         decay = min(AVERAGE, now / (9 + now))
         with torch.no_grad():
@@ -277,13 +312,23 @@ def train(examples: Examples, out: Path, seed: int, last: int) -> None:
         encode(vae, images) * vae.config.scaling_factor for images in (examples.images, examples.images.flip(3))
     )
     while denoiser.optimizer.step < last:
-        pick = torch.randint(len(latents), (BATCH["denoiser"],), generator=rng)
+        pick = drawn(examples, phase_of(denoiser.optimizer.step)[1].relational, rng)
         turned = examples.mirrored[pick] & (torch.rand(len(pick), generator=rng) < 0.5)
         z = torch.where(turned.reshape(-1, 1, 1, 1), mirrored[pick], latents[pick])
         chosen = torch.randint(examples.options.shape[1], (len(pick),), generator=rng)
         denoiser.step(z, examples.options[pick, chosen], rng)
         if denoiser.optimizer.step % SAVED == 0 or denoiser.optimizer.step == last:
             save(out, vae, tokenizer, denoiser, rng)
+
+
+def drawn(examples: Examples, relational: float | None, rng: torch.Generator) -> Tensor:
+    """Numbers of the images of a batch."""
+    if relational is None:
+        return torch.randint(len(examples.images), (BATCH["denoiser"],), generator=rng)
+    share = torch.where(
+        examples.mirrored, (1 - relational) / examples.mirrored.sum(), relational / (~examples.mirrored).sum()
+    )
+    return torch.multinomial(share, BATCH["denoiser"], replacement=True, generator=rng)
 
 
 def save(out: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, denoiser: Denoiser, rng: torch.Generator) -> None:
@@ -310,7 +355,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for the pipeline")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, images, noise and steps (default: 0)")
     parser.add_argument(
-        "--stop-at", type=int, default=STEPS["denoiser"], help="last step of the denoiser (default: all)"
+        "--stop-at",
+        type=int,
+        default=sum(phase.steps for phase in PHASES),
+        help="last step of the denoiser (default: all)",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

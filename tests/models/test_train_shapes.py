@@ -59,7 +59,11 @@ def train(scripts: dict[str, ModuleType], data: Path) -> Any:
 
     def run(out: Path, stop_at: int = 6) -> Path:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(scripts["train_shapes"], "STEPS", {"autoencoder": 8, "denoiser": 6})
+            patch.setattr(scripts["train_shapes"], "AUTOENCODER", (8, 2e-3))
+            of = scripts["train_shapes"].Phase
+            patch.setattr(
+                scripts["train_shapes"], "PHASES", (of(4, 1e-3, 4, 0.0, None), of(2, 1e-3, 2, 0.5, 0.5))
+            )
             arguments = [str(data), str(out), "--seed", "3", "--stop-at", str(stop_at)]
             patch.setattr("sys.argv", ["train_shapes.py", *arguments])
             scripts["train_shapes"].main()
@@ -196,6 +200,28 @@ def test_the_score_counts_right_answers(scripts: dict[str, ModuleType], data: Pa
         patch.setattr(score, "text_errors", errors)
         expected = np.mean([one.texts[0] == favourite for one in questions])
         assert scorer.right(questions, [1, 2], 0) == pytest.approx(100 * expected)
+
+
+def test_phases_follow_each_other(scripts: dict[str, ModuleType]) -> None:
+    train = scripts["train_shapes"]
+    one, two = train.Phase(1000, 2.0, 2000, 0.0, None), train.Phase(400, 1.0, 400, 1.0, 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "PHASES", (one, two))
+        assert [train.phase_of(step) for step in (0, 999, 1000, 1399)] == [(0, one), (999, one), (0, two), (399, two)]
+        with pytest.raises(ValueError, match="over"):
+            train.phase_of(1400)
+    found = [train.falling(step, 400, 1.0) for step in (0, 99, 200, 400)]
+    assert found == pytest.approx([0.01, 0.5 + 0.5 * np.cos(np.pi * 99 / 400), 0.5, 0.0])
+
+
+def test_relations_have_their_share(scripts: dict[str, ModuleType], examples: Any) -> None:
+    """A fifth of the images are of relations; three quarters of the drawn ones are to be."""
+    rng = torch.Generator().manual_seed(0)
+    for wanted, expected in ((None, 0.2), (0.75, 0.75)):
+        found = torch.cat([scripts["train_shapes"].drawn(examples, wanted, rng) for _ in range(20)])
+        share = (~examples.mirrored)[found].double().mean().item()
+        assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / len(found))
+        assert len(found.unique()) == 50
 
 
 def test_levels_find_their_steps(scripts: dict[str, ModuleType]) -> None:
