@@ -62,7 +62,7 @@ def train(scripts: dict[str, ModuleType], data: Path) -> Any:
             patch.setattr(scripts["train_shapes"], "AUTOENCODER", (8, 2e-3))
             of = scripts["train_shapes"].Phase
             patch.setattr(
-                scripts["train_shapes"], "PHASES", (of(4, 1e-3, 4, 0.0, None), of(2, 1e-3, 2, 0.5, 0.5))
+                scripts["train_shapes"], "PHASES", (of(4, 1e-3, 4, 0.0, None), of(2, 1e-3, 2, 0.5, 0.5, ("left",)))
             )
             arguments = [str(data), str(out), "--seed", "3", "--stop-at", str(stop_at)]
             patch.setattr("sys.argv", ["train_shapes.py", *arguments])
@@ -212,6 +212,18 @@ def test_phases_follow_each_other(scripts: dict[str, ModuleType]) -> None:
             train.phase_of(1400)
     found = [train.falling(step, 400, 1.0) for step in (0, 99, 200, 400)]
     assert found == pytest.approx([0.01, 0.5 + 0.5 * np.cos(np.pi * 99 / 400), 0.5, 0.0])
+
+
+def test_renewed_words_get_other_embeddings(scripts: dict[str, ModuleType], examples: Any) -> None:
+    """In the text encoder and in its average, and only theirs."""
+    train = scripts["train_shapes"]
+    denoiser = train.Denoiser(train.make_tokenizer(examples.texts), examples.texts)
+    both = [text.get_input_embeddings().weight for text in (denoiser.text, denoiser.average[0])]
+    before = both[0].detach().clone()
+    denoiser.renew([3, 500], torch.Generator().manual_seed(0))
+    assert torch.equal(*both)
+    assert (both[0] != before).any(dim=1).nonzero().ravel().tolist() == [3, 500]
+    assert both[0][[3, 500]].std().item() == pytest.approx(0.2, rel=0.25)
 
 
 def test_relations_have_their_share(scripts: dict[str, ModuleType], examples: Any) -> None:
