@@ -62,7 +62,7 @@ def train(scripts: dict[str, ModuleType], data: Path) -> Any:
             patch.setattr(scripts["train_shapes"], "AUTOENCODER", (8, 2e-3))
             of = scripts["train_shapes"].Phase
             patch.setattr(
-                scripts["train_shapes"], "PHASES", (of(4, 1e-3, 4, 0.0, None), of(2, 1e-3, 2, 0.5, 0.5, ("left",)))
+                scripts["train_shapes"], "PHASES", (of(4, 1e-3, 4, 0.0, None), of(2, 1e-3, 2, 0.5, 0.5, True, ("left",)))
             )
             arguments = [str(data), str(out), "--seed", "3", "--stop-at", str(stop_at)]
             patch.setattr("sys.argv", ["train_shapes.py", *arguments])
@@ -106,6 +106,8 @@ def test_the_texts_of_an_image_are_true_and_equally_likely(examples: Any) -> Non
             assert set(options) == set(expected)
             assert {options.count(text) for text in options} == {len(options) // len(expected)}
             assert bool(examples.mirrored[row]) == (task != "relational")
+            left = [text for text in expected if "to the left of" in text]
+            assert examples.left[row] == (examples.texts.index(left[0]) if left else -1)
 
 
 def test_mirroring_turns_the_chosen_images(scripts: dict[str, ModuleType]) -> None:
