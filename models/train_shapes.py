@@ -78,7 +78,7 @@ class Phase(NamedTuple):
 PHASES = (
     Phase(12000, 1.5e-3, 15000, -0.3, None),
     Phase(3000, 1.5e-3, 9000, 0.7, 0.5, left=True, renewed=("left", "right")),
-    Phase(4500, 1.2e-3, 4500, 0.7, 0.5),
+    Phase(4500, 1.2e-3, 4500, 0.4, 0.35),
 )
 RENEWED = 0.2  # standard deviation of renewed embeddings
 
