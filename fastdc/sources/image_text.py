@@ -143,7 +143,8 @@ class ImageTextModel:
     def save(self, folder: Path) -> None:
         """Writes network, tokenizer and image processor into a folder, which :func:`open_image_text` reads."""
         network: Any = self.network
-        network.save_pretrained(folder)
+        with _without_bars():
+            network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
@@ -190,7 +191,8 @@ def open_image_text(folder: str | Path, kinds: Sequence[str], *, device: str = "
     opened = ModelFolder(path, name, {"_class_name": of_class, kind: ["transformers", of_class]})
     tokenizer, length = _tokenizer(path, name, config)
     processor = _processor(path, name, kind)
-    network = opened.component(kind, {of_class: getattr(transformers, of_class)})
+    with _without_bars():
+        network = opened.component(kind, {of_class: getattr(transformers, of_class)})
     return ImageTextModel(name, kind, network.to(wanted), tokenizer, processor, length, _digest(path))
 
 
@@ -255,6 +257,20 @@ def _processor(path: Path, name: str, kind: str) -> Any:
     except Exception as error:  # anything, on a bad config
         raise BundleError(f"{name}: the image processor cannot be read: {one_line(error)}") from None
     return processor
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keeps transformers from drawing bars of weights that are read or written in a moment."""
+    logging = require("transformers.utils.logging", extra="export")
+    drawn = logging.is_progress_bar_enabled()
+    if drawn:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _device(wanted: str) -> torch.device:

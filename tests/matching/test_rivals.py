@@ -16,6 +16,7 @@ from PIL import Image  # noqa: E402
 
 import fastdc  # noqa: E402
 from fastdc.matching import ClipMatcher, Trials, ViltMatcher  # noqa: E402
+from fastdc.sources import open_image_text  # noqa: E402
 from fastdc.support import Interrupted, PromptWarning  # noqa: E402
 from fastdc.testing import tiny_image_text  # noqa: E402
 
@@ -119,6 +120,14 @@ def test_vilt_leaves_torch_its_random_numbers_and_repeats_itself(tmp_path: Path,
     again = matcher.match(trials_of(files))
     assert [one.tolist() for one in first.scores] == [one.tolist() for one in again.scores]
     assert first.name == "mine"
+
+
+def test_no_bars_are_drawn(folders: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    open_image_text(folders["clip"], ["clip"]).save(tmp_path / "saved")
+    assert capfd.readouterr() == ("", "")
+    transformers.CLIPModel.from_pretrained(tmp_path / "saved")
+    assert "Loading weights" in capfd.readouterr().err  # where others ask for them
 
 
 def test_a_grey_image_is_a_coloured_one_without_colour(folders: dict[str, Path]) -> None:

@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 FAULTS = "helpers.fuzz_faults"
 # Inputs of targets that take long to read one.
 INPUTS = {"parts": 10, "run-folder": 20, "model-folder": 10, "lora": 10, "weights": 50, "edm": 100, "tokenizer": 100}
-INPUTS |= {"operators": 100}
+INPUTS |= {"operators": 100, "image-text": 10}
 
 
 @pytest.fixture(autouse=True)

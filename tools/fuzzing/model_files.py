@@ -172,6 +172,32 @@ def model_folder(scratch: Path) -> Target:
     return Target(seeds, read, change)
 
 
+def image_text(scratch: Path) -> Target:
+    """Folders of CLIP, SigLIP and ViLT: every description, and weights; one image is compared with two texts."""
+    from fastdc.matching import ClipMatcher, Trials, ViltMatcher
+    from fastdc.testing import tiny_image_text
+
+    kinds = ("clip", "siglip", "siglip2", "vilt")
+    for kind in kinds:
+        tiny_image_text(scratch / kind, kind)
+    names = [f"{kind}/{file.name}" for kind in kinds for file in sorted((scratch / kind).iterdir())]
+    trials = Trials.of(np.zeros((1, 3, 20, 24), np.uint8), [["a red cube", "a photo of a blue cone"]])
+
+    def read(data: bytes) -> object:
+        name, content = routes.split(data)
+        file = scratch / name
+        kept = file.read_bytes()
+        file.write_bytes(content)
+        kind = name.partition("/")[0]
+        try:
+            return (ViltMatcher if kind == "vilt" else ClipMatcher)(scratch / kind, threads=1).match(trials)
+        finally:
+            file.write_bytes(kept)
+
+    by_suffix = routes.changes({".json": change_json, ".safetensors": change_safetensors})
+    return Target(routes.seeds_of(scratch, names), read, by_suffix)
+
+
 TARGETS: dict[str, Callable[[Path], Target]] = {}
 if installed("onnxruntime"):
     TARGETS["parts"] = parts
@@ -183,6 +209,8 @@ if installed("onnxruntime") and installed("tokenizers"):
 if installed("torch"):
     TARGETS["weights"] = weights
     TARGETS["edm"] = edm
+if installed("torch") and installed("transformers"):
+    TARGETS["image-text"] = image_text
 if installed("diffusers") and installed("transformers") and installed("peft"):
     TARGETS["lora"] = lora
     TARGETS["model-folder"] = model_folder
