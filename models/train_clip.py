@@ -37,7 +37,7 @@ from scene_captions import (
 )
 
 PATCH = 4  # pixels
-IMAGE = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+IMAGE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEXT = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
 PROJECTION = 64  # width of the embeddings
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -1,14 +1,17 @@
-"""Trains a small ViLT from scratch on the scenes of make_scenes.py, saved as transformers saves published ones.
+"""Trains a small ViLT on the scenes of make_scenes.py alone, saved as transformers saves published ones.
 
-    python models/train_vilt.py DATA OUT [--steps 6000] [--seed 0]     DATA: the folder of make_scenes.py
+    python models/train_vilt.py DATA OUT --clip CLIP [--steps 2000] [--seed 0]     DATA: the folder of make_scenes.py
 
 A ViltForImageAndTextRetrieval (Kim et al., arXiv 2102.03334) for 32 x 32 pixels in patches of 4, with 4 layers that
-read the patches of an image and the words of a text together. Its loss is that of ViLT's fine-tuning for retrieval: of
-an image's right text and some wrong ones, the cross-entropy of a softmax over their scores. Half of the wrong texts are
-any, and half differ from the right one in a single word, if there are such. A text is wrong only if it is known to be
-(scene_captions.py). Training images are shifted by up to 3 pixels, not mirrored. The last weights are saved.
+read the patches of an image and the words of a text together. As the published ViLT begins with a ViT, this one begins
+with the image tower of the CLIP of train_clip.py, which has seen the same images and no others; 3,000 steps from random
+weights gave half of the single objects, 500 from the tower nearly all.
 
-The number of steps was chosen by the accuracy on ID_val, which is printed for 60 images of a task every 500 steps.
+The loss is that of ViLT's fine-tuning for retrieval: of an image's right text and some wrong ones, the cross-entropy of
+a softmax over their scores. Half of the wrong texts are any, and half differ from the right one in a single word, if
+there are such. A text is wrong only if it is known to be (scene_captions.py). Training images are shifted by up to 3
+pixels, not mirrored. The last weights are saved; the accuracy on 60 images of each task of ID_val is printed every 500
+steps.
 
 transformers' network picks the patches of each image one by one and in random order, which is slow and needless where
 all images have one size; in training, the embeddings of patches are computed here, by the same weights.
@@ -28,17 +31,11 @@ from torch import Tensor, nn
 from transformers import BertTokenizer, ViltConfig, ViltForImageAndTextRetrieval, ViltImageProcessorPil
 
 from fastdc.matching import Trials, ViltMatcher
-from fastdc.sources import ImageTextModel
+from fastdc.sources import ImageTextModel, open_image_text
 from fastdc.support import Int64
 from scene_captions import LENGTH, SIZE, Captioned, accuracies, prepared, read_captions, shifted, validation
+from train_clip import IMAGE, MEAN, PATCH, STD
 
-PATCH = 4  # pixels
-NETWORK: dict[str, Any] = {
-    "hidden_size": 96,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-}
 BATCH, HARD, EASY = 16, 1, 1  # images per step; wrong texts per image
 RATE, WARMUP, DECAY = 1e-3, 200, 0.05  # highest learning rate, steps in which it rises, weight decay
 CHECKED = 500  # steps between measurements
@@ -56,17 +53,19 @@ def make_tokenizer(texts: Iterable[str]) -> BertTokenizer:
 def make_model(tokenizer: BertTokenizer, name: str) -> ImageTextModel:
     """The network with random weights, and what prepares images and texts for it."""
     config = ViltConfig(
-        **NETWORK,
+        **IMAGE,
         vocab_size=len(tokenizer),
         max_position_embeddings=LENGTH,
         image_size=SIZE,
         patch_size=PATCH,
+        hidden_act="quick_gelu",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.05,
         num_images=-1,
     )
     options: dict[str, Any] = {"size": {"shortest_edge": SIZE}, "size_divisor": PATCH}
+    options |= {"image_mean": list(MEAN), "image_std": list(STD)}
     network = ViltForImageAndTextRetrieval(config)
     return ImageTextModel(name, "vilt", network, tokenizer, ViltImageProcessorPil(**options), LENGTH, "")
 
@@ -77,6 +76,43 @@ def distances(texts: Iterable[str]) -> Int64:
     longest = max(map(len, words))
     table = np.array([[*one, *[""] * (longest - len(one))] for one in words])
     return np.asarray((table[:, None] != table[None]).sum(axis=2), np.int64)
+
+
+def begin_with(network: Any, clip: ImageTextModel, images: Tensor) -> None:
+    """Gives a ViLT the image tower of a CLIP of the same sizes, as the published one begins with that of a ViT.
+
+    CLIP normalises the embeddings of patches, x -> g (x - mean x) / std x + b, which ViLT does not. The tower's first
+    weights take over all of that but the change of std x from patch to patch, in whose place its mean is.
+
+    Args:
+        network: The ViLT, whose activation must be CLIP's.
+        clip: The CLIP.
+        images: Prepared images (n, 3, SIZE, SIZE) on which std x is measured.
+    """
+    tower: Any = clip.network.vision_model
+    own, norm, patches = network.vilt.embeddings, tower.pre_layrnorm, tower.embeddings
+    with torch.no_grad():
+        std = patches(images).std(dim=-1, correction=0).mean()
+        centred = torch.eye(norm.weight.numel()) - 1 / norm.weight.numel()
+        fold = (norm.weight / std)[:, None] * centred
+        weight = patches.patch_embedding.weight
+        own.patch_embeddings.projection.weight.copy_((fold @ weight.flatten(1)).reshape(weight.shape))
+        own.patch_embeddings.projection.bias.zero_()
+        own.cls_token.copy_(fold @ patches.class_embedding)
+        own.position_embeddings.copy_((patches.position_embedding.weight @ fold.T + norm.bias)[None])
+        for layer, given in zip(network.vilt.encoder.layer, tower.encoder.layers, strict=True):
+            attention = layer.attention.attention
+            for mine, theirs in (
+                (attention.query, given.self_attn.q_proj),
+                (attention.key, given.self_attn.k_proj),
+                (attention.value, given.self_attn.v_proj),
+                (layer.attention.output.dense, given.self_attn.out_proj),
+                (layer.layernorm_before, given.layer_norm1),
+                (layer.layernorm_after, given.layer_norm2),
+                (layer.intermediate.dense, given.mlp.fc1),
+                (layer.output.dense, given.mlp.fc2),
+            ):
+                mine.load_state_dict(theirs.state_dict())
 
 
 class Negatives:
@@ -154,7 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a small ViLT on rendered scenes.")
     parser.add_argument("data", type=Path, help="folder of make_scenes.py")
     parser.add_argument("out", type=Path, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=6000, help="steps of 16 images (default: 6000)")
+    parser.add_argument("--clip", type=Path, required=True, help="folder of train_clip.py, whose image tower it takes")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of 16 images (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and shifts (default: 0)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,6 +199,7 @@ def main() -> None:
 
     data = read_captions(arguments.data / "scenes-train.npz")
     model = make_model(make_tokenizer(data.texts), arguments.out.name)
+    begin_with(model.network, open_image_text(arguments.clip, ["clip"]), prepared(model, data.images[::20]))
     start = time.perf_counter()
     train(model, data, arguments.steps, arguments.seed, validation(arguments.data, images=60))
     model.save(arguments.out)

@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import train_clip  # noqa: E402
 import train_vilt  # noqa: E402
 from fastdc.matching import ClipMatcher, ViltMatcher  # noqa: E402
 from fastdc.testing import SCENE_CLASSES  # noqa: E402
-from scene_captions import read_captions, shifted, validation  # noqa: E402
+from scene_captions import clip_tokenizer, read_captions, shifted, validation  # noqa: E402
 
 SCENES = (  # caption, further true texts, task
     ("a photo of a red cube", "", "single"),
@@ -112,16 +113,38 @@ def test_embeddings_of_patches_are_those_of_transformers(data: Path) -> None:
     assert own.std() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["clip", "vilt"])
+def test_a_vilt_begins_with_the_tower_of_a_clip(data: Path) -> None:
+    found = read_captions(data / "scenes-train.npz")
+    clip = train_clip.make_model(clip_tokenizer(found.texts), "clip")
+    vilt = train_vilt.make_model(train_vilt.make_tokenizer(found.texts), "vilt")
+    pixels = vilt.pixels(list(found.images))["pixel_values"]
+    assert torch.equal(pixels, clip.pixels(list(found.images))["pixel_values"])
+    tower: Any = clip.network.vision_model
+    encoder: Any = vilt.network.vilt
+    with torch.inference_mode():
+        for parameter in clip.network.parameters():  # fresh norms are ones and zeros, which would hide errors
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        train_vilt.begin_with(vilt.network, clip, pixels)
+        plain = tower.embeddings(pixels)
+        normed, own = tower.pre_layrnorm(plain), train_vilt.patch_embeddings(vilt.network, pixels)
+        std, shift = plain.std(dim=-1, correction=0, keepdim=True), tower.pre_layrnorm.bias
+        torch.testing.assert_close(own - shift, (normed - shift) * std / std.mean(), atol=1e-4, rtol=1e-4)
+        for layer, given in zip(encoder.encoder.layer, tower.encoder.layers, strict=True):
+            made, wanted = layer(normed), given(normed, attention_mask=None)
+            made, wanted = (one[0] if isinstance(one, tuple) else one for one in (made, wanted))
+            torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_the_scripts_write_folders_that_open(
-    name: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script, length = (train_clip, ("--epochs", "1")) if name == "clip" else (train_vilt, ("--steps", "2"))
-    monkeypatch.setattr(sys, "argv", ["train", str(data), str(data / name), *length])
-    script.main()
-    said = capsys.readouterr().out
-    assert "relational" in said
-    matcher = (ClipMatcher if name == "clip" else ViltMatcher)(data / name, device="cpu", threads=1)
-    tasks = validation(data)
-    assert list(tasks) == ["single", "relational"]
-    assert [len(matcher.match(trials)) for trials in tasks.values()] == [2, 1]
+    begun = ("--clip", data / "clip", "--steps", "2")
+    calls: Any = ((train_clip, "clip", ("--epochs", "1")), (train_vilt, "vilt", begun))
+    for script, name, options in calls:
+        monkeypatch.setattr(sys, "argv", ["train", str(data), str(data / name), *map(str, options)])
+        script.main()
+        assert "relational" in capsys.readouterr().out
+        matcher = (ClipMatcher if name == "clip" else ViltMatcher)(data / name, device="cpu", threads=1)
+        tasks = validation(data)
+        assert list(tasks) == ["single", "relational"]
+        assert [len(matcher.match(trials)) for trials in tasks.values()] == [2, 1]
