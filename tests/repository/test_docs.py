@@ -64,6 +64,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken_links(page, page.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_blocks_of_code_end(page: Path) -> None:
+    """A fence that is not on a line of its own ends nothing: the rest of the page would be code."""
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if "```" in line]
+    assert [line for line in lines if not line.lstrip().startswith("```")] == []
+    assert len(lines) % 2 == 0
+
+
 def test_a_broken_link_is_seen() -> None:
     page = DOCS / "index.md"
     text = (
