@@ -7,8 +7,9 @@ test asks how likely so uneven a split is between equally good models. P-values 
 corrected together (Holm, Scandinavian Journal of Statistics 6, 1979): the probability that any comparison of equally
 good models is at most alpha is at most alpha.
 
-All of these take images for independent. Images of one scene or one pair share their candidates, and with the released
-scoring every image counts once per pair; intervals are then too narrow.
+All of these take images for independent. Images of one scene or one pair share their candidates, and intervals are then
+too narrow for other scenes and pairs. With the released scoring every image counts once per pair: intervals are too
+narrow, and there are no tests.
 """
 
 from collections import Counter
@@ -46,10 +47,8 @@ class Answered:
         """The kind of each answer; right and wrong where trials have no kinds."""
         given = self.trials.kinds
         right = self.matched.right(self.trials)
-        if not given:
-            return tuple(RIGHT if one else WRONG for one in right)
-        rows, answers = self.matched.rows.tolist(), self.matched.answers.tolist()
-        return tuple(given[row][answer] for row, answer in zip(rows, answers, strict=True))
+        chosen = zip(right.tolist(), self.matched.rows.tolist(), self.matched.answers.tolist(), strict=True)
+        return tuple(RIGHT if good else given[row][answer] if given else WRONG for good, row, answer in chosen)
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,13 @@ class CellScore:
 
     @classmethod
     def of(cls, answered: Answered) -> "CellScore":
-        """The score of a model's answers in a cell."""
+        """The score of a model's answers in a cell.
+
+        Raises:
+            InputError: There are no answers, or a right text is not known.
+        """
         trials, matched = answered.trials, answered.matched
+        check_known(answered.cell, trials)
         n, kinds = len(matched), answered.kinds
         if not n:
             raise InputError(f"{matched.name}, {answered.cell}: expected answers of an image or more, got none")
@@ -199,7 +203,7 @@ class ComparisonNumbers:
     Attributes:
         answered: Each model's answers in each cell, by cell, and in it by model.
         scores: The score of each.
-        tests: Paired tests of all pairs of models with the same trials, cell by cell.
+        tests: Paired tests of all pairs of models with the same trials, cell by cell, where no image is there twice.
         facts: What holds for all, such as the data.
         notes: What a reader should know.
     """
@@ -222,7 +226,7 @@ class ComparisonNumbers:
             notes: What a reader should know.
 
         Raises:
-            InputError: There are none, or two answers are of one model and cell.
+            InputError: There are none, two answers are of one model and cell, or a right text is not known.
         """
         some = [one for one in answered if len(one.matched)]
         if not some:
@@ -259,6 +263,17 @@ class ComparisonNumbers:
         }
 
 
+def check_known(cell: Cell, trials: Trials) -> None:
+    """Refuses images whose right text is not known: every answer would count as wrong.
+
+    Raises:
+        InputError: There is one.
+    """
+    unknown = np.flatnonzero(trials.truth < 0)
+    if len(unknown):
+        raise InputError(f"{cell}, {trials.ids[unknown[0]]!r:.80}: expected a right text, to count answers by")
+
+
 def _errors_of(answered: Answered) -> list[str]:
     """The kinds of errors that the candidates of a cell allow: the paper's in its order, then others by name."""
     own = KINDS.get(answered.cell.task, ())
@@ -269,10 +284,14 @@ def _errors_of(answered: Answered) -> list[str]:
 
 
 def _tests(answered: Sequence[Answered]) -> tuple[PairedTest, ...]:
-    """All pairs of models in each cell, on the images that both have answered; Holm's correction over all of them."""
+    """All pairs of models in each cell, on the images that both have answered; Holm's correction over all of them.
+
+    Where an image is there more than once, as with the released scoring, its answers depend on each other, and counts
+    of them are no evidence: there are no tests.
+    """
     found: list[tuple[Cell, str, str, int, int, int]] = []
     for first, second in combinations(answered, 2):
-        if first.cell != second.cell or not _same(first.trials, second.trials):
+        if first.cell != second.cell or not _same(first.trials, second.trials) or _repeats(first.trials):
             continue
         _, a, b = np.intersect1d(first.matched.rows, second.matched.rows, return_indices=True)
         if not len(a):
@@ -295,6 +314,11 @@ def _same(first: Trials, second: Trials) -> bool:
     if first.ids != second.ids or not np.array_equal(first.truth, second.truth):
         return False
     return all(first.texts_of(i) == second.texts_of(i) for i in range(len(first)))
+
+
+def _repeats(trials: Trials) -> bool:
+    """Whether an image file is there more than once."""
+    return isinstance(trials.images, tuple) and len(set(trials.images)) < len(trials)
 
 
 def _cell_dict(cell: Cell) -> dict[str, Any]:

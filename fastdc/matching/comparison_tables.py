@@ -6,6 +6,7 @@ splits and settings in columns. A longer table per task has intervals, kinds of 
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -172,10 +173,14 @@ def test_columns(comparison: ComparisonNumbers) -> dict[str, list[Any]]:
 
 
 def answer_columns(comparison: ComparisonNumbers) -> dict[str, list[Any]]:
-    """The columns of a file of answers: a row per image and cell; of each model its answer and the answer's kind."""
-    rows: dict[tuple[Cell, str], dict[str, Any]] = {}
+    """The columns of a file of answers: a row per image and cell; of each model its answer and the answer's kind.
+
+    Models that were asked about an image with another right text have rows of their own, as has an image that is there
+    twice.
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for one in comparison.answered:
-        trials, matched = one.trials, one.matched
+        trials, matched, nth = one.trials, one.matched, _occurrences(one.trials.ids)
         for row, answer, kind in zip(matched.rows.tolist(), matched.answers.tolist(), one.kinds, strict=True):
             texts, truth = trials.texts_of(row), int(trials.truth[row])
             facts = {
@@ -186,11 +191,20 @@ def answer_columns(comparison: ComparisonNumbers) -> dict[str, list[Any]]:
                 "group": trials.groups[row] if trials.groups else "",
                 "truth": texts[truth] if truth >= 0 else "",
             }
-            own = rows.setdefault((one.cell, trials.ids[row]), facts)
+            own = rows.setdefault((*facts.values(), nth[row]), facts)
             own |= {f"{matched.name} answer": texts[answer], f"{matched.name} kind": kind}
     names = ["task", "split", "setting", "image", "group", "truth"]
     names += [f"{model} {what}" for model in comparison.models for what in ("answer", "kind")]
     return {name: [row.get(name) for row in rows.values()] for name in names}
+
+
+def _occurrences(names: Sequence[str]) -> list[int]:
+    """How often each name was there before."""
+    before, found = Counter[str](), []
+    for name in names:
+        found.append(before[name])
+        before[name] += 1
+    return found
 
 
 def _percent(value: float, digits: int = 2) -> str:

@@ -58,7 +58,7 @@ class Trials:
             truth: Place of the right text in each list, a whole number for all or (n,); -1: not known.
             ids: n names of the images; None: their paths, or their numbers.
             groups: n names of groups, or none.
-            kinds: n lists as long as those of `texts`, or none.
+            kinds: n lists as long as those of `texts`, or none; that of a wrong text is not :data:`RIGHT`.
 
         Example:
             >>> from fastdc.matching import Trials
@@ -74,18 +74,19 @@ class Trials:
             np.array([positions.setdefault(text, len(positions)) for text in own], np.int32)
             for own in _checked_texts(texts, n)
         ]
-        for what, given in (("groups", groups or None), ("kinds", kinds or None), ("ids", ids)):
+        for what, given in (("groups", groups if len(groups) else None), ("ids", ids)):
             if given is not None and len(given) != n:
                 raise InputError(f"{what} must have an entry for each of {n} images, got {len(given)}")
-        if len(kinds) and any(len(a) != len(b) for a, b in zip(kinds, texts, strict=True)):
-            raise InputError("kinds must have an entry for each text of each image")
+        places = _checked_truth(truth, candidates)
+        if len(kinds):
+            _check_kinds(kinds, candidates, places)
         files = isinstance(images, Sequence)
         named = tuple(map(str, images)) if files else tuple(f"image {i}" for i in range(n))
         return cls(
             images=named if files else np.asarray(images),
             texts=tuple(positions),
             candidates=tuple(candidates),
-            truth=_checked_truth(truth, candidates),
+            truth=places,
             ids=named if ids is None else tuple(ids),
             groups=tuple(groups),
             kinds=tuple(tuple(one) for one in kinds),
@@ -163,3 +164,18 @@ def _checked_truth(truth: Any, candidates: Sequence[Int32]) -> Int64:
             f"image {wrong}: truth must be a place in its {len(candidates[wrong])} texts, got {places[wrong]}"
         )
     return places.astype(np.int64)
+
+
+def _check_kinds(kinds: Sequence[Sequence[str]], candidates: Sequence[Int32], truth: Int64) -> None:
+    """Refuses kinds that do not fit the texts, or call a wrong one right.
+
+    Raises:
+        InputError: See above.
+    """
+    if len(kinds) != len(candidates):
+        raise InputError(f"kinds must have an entry for each of {len(candidates)} images, got {len(kinds)}")
+    for i, (own, texts) in enumerate(zip(kinds, candidates, strict=True)):
+        if len(own) != len(texts):
+            raise InputError(f"image {i}: kinds must have an entry for each text, {len(texts)}, got {len(own)}")
+        if any(kind == RIGHT and at != truth[i] for at, kind in enumerate(own)):
+            raise InputError(f"image {i}: expected another kind than {RIGHT!r} for a wrong text")

@@ -102,6 +102,40 @@ def test_models_that_were_asked_something_else_are_not_compared() -> None:
     assert [(test.first, test.second) for test in Comparison.of(given).tests] == [("a", "c")]
 
 
+def test_images_that_are_there_twice_are_no_evidence() -> None:
+    trials = Trials.of(["a.png", "b.png", "a.png"], [NAMES] * 3)
+    given = [
+        Answered(SINGLE, trials, answers(trials, name, chosen)) for name, chosen in (("a", [0] * 3), ("b", [1] * 3))
+    ]
+    found = Comparison.of(given)
+    assert found.tests == ()
+    assert [score.images for score in found.scores] == [3, 3]
+
+
+def test_every_question_has_its_row_of_answers(tmp_path: Path) -> None:
+    """An image that is there twice, and one of which models were asked something else."""
+    trials = Trials.of(["a.png", "a.png"], [NAMES] * 2)
+    other = Trials.of(["a.png"], [NAMES], truth=1)
+    given = [
+        Answered(SINGLE, trials, answers(trials, "a", [0, 1])),
+        Answered(SINGLE, trials, answers(trials, "b", [2], rows=[1])),
+        Answered(SINGLE, other, answers(other, "c", [1])),
+    ]
+    Comparison.of(given).save_answers(tmp_path / "a.csv")
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    assert [[row[name] for name in ("image", "truth", "a answer", "b answer", "c answer")] for row in rows] == [
+        ["a.png", "red cube", "red cube", "", ""],
+        ["a.png", "red cube", "red cone", "blue cube", ""],
+        ["a.png", "red cone", "", "", "red cone"],
+    ]
+
+
+def test_right_answers_are_right_whatever_their_kind_is_called() -> None:
+    trials = Trials.of(["a.png"], [NAMES[:2]], kinds=[["mine", "near"]])
+    (score,) = Comparison.of([Answered(TWO, trials, answers(trials, "a", [0]))]).scores
+    assert score.accuracy.value + sum(score.kinds.values()) == 1
+
+
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03], [0.5], [0.001, 0.001, 0.9, 0.02], [1.0, 1.0], []])
 def test_holm_is_statsmodels(p: list[float]) -> None:
     found = holm(p)
@@ -178,5 +212,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
     one = Answered(SINGLE, trials, answers(trials, "a", [0, 1]))
     with pytest.raises(fastdc.InputError, match="single val GZSL: expected models with different names, got 'a' twice"):
         Comparison.of([one, one])
+    unknown = Trials.of(["a.png"], [NAMES], truth=-1)
+    with pytest.raises(fastdc.InputError, match=r"single val GZSL, 'a\.png': expected a right text"):
+        Comparison.of([Answered(SINGLE, unknown, answers(unknown, "a", [0]))])
     with pytest.raises(fastdc.InputError, match="got none"):
         Comparison.of([Answered(SINGLE, trials, answers(trials, "a", []))])

@@ -40,7 +40,10 @@ def test_a_part_keeps_what_it_needs() -> None:
         ({"truth": [0, 2]}, "image 1: truth must be a place in its 2 texts, got 2"),
         ({"truth": [0.5, 1.0]}, "truth must be whole numbers"),
         ({"ids": ["a"]}, "ids must have an entry"),
-        ({"kinds": [["a"], ["b"]]}, "kinds must have an entry for each text"),
+        ({"kinds": [["a"], ["b"]]}, "image 0: kinds must have an entry for each text, 3, got 1"),
+        ({"kinds": [["a"]]}, "kinds must have an entry for each of 2 images, got 1"),
+        ({"kinds": np.array([["right", "a", "right"]] * 2, object)}, "image 0: expected another kind than 'right'"),
+        ({"groups": np.array(["a"])}, "groups must have an entry for each of 2 images, got 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], told: str) -> None:
