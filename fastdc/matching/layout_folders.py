@@ -17,6 +17,8 @@ SPLITS = ("train", "id-val", "id-test", "val", "test")
 EVALUATED = SPLITS[1:]
 """The splits of the paper's tables."""
 
+_BASES = tuple(base + end for base in ("train", "val", "test") for end in ("", "_gen"))  # of tables
+
 SETTINGS = ("zsl", "gzsl")
 """Candidates of the image's own side, or of seen and unseen classes alike (generalised)."""
 
@@ -102,9 +104,14 @@ class Places:
                 names = "single_object, two_object or relational"
                 raise InputError(f"{root} has no tasks: expected folders such as {names}, with splits such as ID_val")
             tasks = inner[0]
-        wrong = next((one for one in given if one.split("/")[0] not in tasks), None)
-        if wrong is not None:
-            raise InputError(f"prompts for {shown(wrong)}: {root} has the tasks {', '.join(tasks)}")
+        for one in given:
+            task, slash, name = one.partition("/")
+            if task not in tasks:
+                raise InputError(f"prompts for {shown(one)}: {root} has the tasks {', '.join(tasks)}")
+            if slash and task == "single":
+                raise InputError(f"prompts for {shown(one)}: expected single, whose prompts are one table")
+            if slash and name not in _BASES:
+                raise InputError(f"prompts for {shown(one)}: expected {task}/ and one of {', '.join(_BASES)}")
         return cls(root, tasks, given)
 
     def splits(self, task: str) -> dict[str, Path]:

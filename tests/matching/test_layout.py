@@ -252,6 +252,8 @@ def test_a_wrong_layout_is_named_in_one_line(root: Path, case: str) -> None:
         ({"images": 0}, "images must be a whole number"),
         ({"settings": ["gzsl"]}, "two_obj_train_gen"),
         ({"prompts": {"other/val": "x"}}, "prompts for 'other/val'"),
+        ({"prompts": {"single/val": "x"}}, "prompts for 'single/val': expected single, whose prompts are one table"),
+        ({"prompts": {"relational/id-val": "x"}}, "expected relational/ and one of train, train_gen, val, "),
         ({"prompts": {"relational": "/none"}, "settings": ["zsl"]}, "/none cannot be read"),
     ],
 )
