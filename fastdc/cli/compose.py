@@ -17,7 +17,7 @@ from fastdc.cli.options import Advance, check_output, plan_options, progress_bar
 from fastdc.cli.runner import default_rule_named, rule_options
 from fastdc.cli.stop_signals import held_back
 from fastdc.matching import CALIBRATED_ON, SETTINGS, Cell, Comparison, Entrant, Trials, compose, read_layout
-from fastdc.support import InputError, Interrupted, __version__, checks, shown
+from fastdc.support import InputError, Interrupted, __version__, checks
 
 if TYPE_CHECKING:
     from fastdc.bundle import Bundle
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 _FILES = {"csv": "csv", "latex": "tex", "html": "html", "answers": "csv"}
 _CALIBRATED = (
-    "races are calibrated for each task and setting on {count} images of ID_val: of images of ID_test at most "
-    "{delta:.3g} % of answers differ from the full run; those of ID_val chose the limit, and unseen classes are "
-    "promised nothing"
+    "races are calibrated for each task and setting on {count} images of ID_val: an answer to an image of ID_test "
+    "differs from the full run's with probability at most {delta:.3g} %; those of ID_val chose the limit, and unseen "
+    "classes are promised nothing"
 )
-_RELEASED = "diffusion models are scored as the released code does: a pair's texts on all images of its split"
+_RELEASED = (
+    "diffusion models are scored as the released code does: a pair's texts on all images of its split; an image of "
+    "pairs counts once per table, so that intervals are too narrow, and models are not compared there"
+)
 
 Cells = Mapping[Cell, Trials]
 
@@ -101,6 +104,8 @@ def _read(data: str, options: Mapping[str, Any], **changed: Any) -> dict[Cell, T
         what, equals, path = entry.partition("=")
         if not equals or not what or not path:
             raise InputError(f"--prompts must be WHAT=PATH, got {entry!r:.80}")
+        if what in prompts:
+            raise InputError(f"--prompts names {what!r:.80} twice")
         prompts[what] = path
     chosen = tuple(setting for setting in SETTINGS if options[setting]) or SETTINGS
     asked = {"tasks": options["tasks"], "splits": options["splits"], "images": options["images"]}
@@ -123,7 +128,9 @@ def _entrants(data: str, cells: Cells, options: dict[str, Any], bars: "_Bars") -
         notes.append(_RELEASED)
     validation = {} if options["calibrate"] is None else _validation(data, cells, options)
     if validation:
-        notes.append(_CALIBRATED.format(count=max(map(len, validation.values())), delta=100 * _delta(options)))
+        counts = sorted({len(trials) for trials in validation.values()})
+        count = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+        notes.append(_CALIBRATED.format(count=count, delta=100 * _delta(options)))
     named = list(zip(given, names, strict=True))
     made = [
         _diffusion(path, name, diffusion, options, validation, bars) for (kind, path), name in named if kind == "models"
@@ -171,18 +178,10 @@ def _diffusion(
             check_texts(bundle, trials)
         except InputError as error:
             raise InputError(f"{name}, {cell}: {error}") from None
-    facts = {
-        "kind": "diffusion",
-        "model": bundle.name,
-        "sha256": bundle.model.identity,
-        "options": {key: shown(value, 1000) for key, value in asked.items() if value is not None},
-        "network": {key: options[key] for key in ("backend", "device", "precision")},
-        "fastdc": __version__,
-    }
     if not validation:
-        return Entrant(name, lambda cell: matcher, cells, lambda cell: facts)
+        return Entrant.of(matcher, cells)
     delta, progress = _delta(options), bars.calibrating(name)
-    races = TaskRaces(matcher, validation, facts, delta=delta, out=options["out"], progress=progress)
+    races = TaskRaces(matcher, validation, matcher.facts, delta=delta, out=options["out"], progress=progress)
     return Entrant(name, races.matcher_of, cells, races.facts_of)
 
 
@@ -228,8 +227,11 @@ def _write(found: Comparison, options: Mapping[str, Any]) -> None:
         for name in ("scores.csv", "comparison.json", "tables.tex", "page.html"):
             found.save(Path(out, name))
         found.save_answers(Path(out, "answers.csv"))
+        tests = Path(out, "tests.csv")
         if found.tests:
-            found.save_tests(Path(out, "tests.csv"))
+            found.save_tests(tests)
+        else:  # those of a run before are of other models
+            tests.unlink(missing_ok=True)
     if not options["quiet"]:
         paths = [options[name] for name in (*_FILES, "out") if options[name] is not None]
         if paths:

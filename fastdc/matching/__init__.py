@@ -6,11 +6,11 @@
     compose([Entrant.of(matcher, cells)])      several models on the same trials, as tables
 
 Modules: `trials` (the question), `matched` (the answer), `question_tables` (tables of images and texts),
-`diffusion_matcher` (`text_conditions` and `place_tables` are its parts), `clip_matcher` and `vilt_matcher` (`pictures`
-and `collecting` are theirs), `evidence` (scores that compare images), `pairs` (Winoground's scores), `retrieval`,
-`level_analysis` (which noise levels tell texts apart), `cells`, `layout` and `layout_folders` (reading a data set),
-`kinds` (of errors), `composition`, `task_races` and `kept` (running models), `comparison`, `comparison_numbers` and
-`comparison_tables` (several models on the same images), `released` (another scoring).
+`diffusion_matcher` (`text_conditions`, `place_tables` and `run_facts` are its parts), `clip_matcher` and `vilt_matcher`
+(`pictures` and `collecting` are theirs), `evidence` (scores that compare images), `pairs` (Winoground's scores),
+`retrieval`, `level_analysis` (which noise levels tell texts apart), `cells`, `layout` and `layout_folders` (reading a
+data set), `kinds` (of errors), `composition`, `task_races` and `kept` (running models), `comparison`,
+`comparison_numbers` and `comparison_tables` (several models on the same images), `released` (another scoring).
 """
 
 from fastdc.matching.cells import Cell

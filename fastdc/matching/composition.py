@@ -6,7 +6,7 @@ single images: the answer to an image depends on no other image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdc.matching.cells import Cell
 from fastdc.matching.comparison import Comparison
-from fastdc.matching.comparison_numbers import Answered
+from fastdc.matching.comparison_numbers import Answered, check_known
 from fastdc.matching.kept import Keep
 from fastdc.matching.matched import AbstractMatcher, Matched
 from fastdc.matching.trials import Trials
@@ -33,12 +33,13 @@ class Entrant:
         matcher_of: Gives the matcher for a cell.
         cells: The trials by cell.
         facts_of: Gives what reproduces the answers in a cell, as JSON values: another model or option must change them.
+            None: that is not known, and answers cannot be kept.
     """
 
     name: str
     matcher_of: Callable[[Cell], AbstractMatcher]
     cells: Mapping[Cell, Trials]
-    facts_of: Callable[[Cell], Mapping[str, Any]] = field(default=lambda cell: {})
+    facts_of: Callable[[Cell], Mapping[str, Any]] | None = None
 
     @classmethod
     def of(
@@ -51,8 +52,8 @@ class Entrant:
             cells: The trials by cell.
             facts: What reproduces its answers; None: the matcher's own ``facts``, if it has some.
         """
-        known = getattr(matcher, "facts", {}) if facts is None else facts
-        return cls(matcher.name, lambda cell: matcher, cells, lambda cell: known)
+        known = getattr(matcher, "facts", None) if facts is None else facts
+        return cls(matcher.name, lambda cell: matcher, cells, None if known is None else lambda cell: known)
 
 
 def compose(
@@ -79,13 +80,11 @@ def compose(
         2
 
     Raises:
-        InputError: Two models have one name, or images or texts cannot be used.
+        InputError: Two models have one name, answers are to be kept of one without facts, a right text is not known, or
+            images or texts cannot be used.
         Interrupted: Ctrl-C; its ``result`` is the comparison of what was finished, or None.
     """
-    names = [one.name for one in entrants]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"expected models with different names, got {twice!r:.80} twice")
+    _check(entrants, kept=out is not None)
     keep = Keep(None if out is None else Path(out))
     answered: list[Answered] = []
 
@@ -102,9 +101,27 @@ def compose(
                 if isinstance(part := getattr(stop, "result", None), Matched):
                     answered.append(Answered(cell, one.cells[cell], part))
                 said = f"interrupted: {one.name} in {cell}"
+                told = f"{said}; a race finishes easy images first, and what it has finished tells little of the others"
                 some = any(len(known.matched) for known in answered)
-                raise Interrupted(said, compared([said]) if some else None) from None
+                raise Interrupted(said, compared([told]) if some else None) from None
     return compared()
+
+
+def _check(entrants: Sequence[Entrant], *, kept: bool) -> None:
+    """Refuses models and cells before any work starts.
+
+    Raises:
+        InputError: See :func:`compose`.
+    """
+    names = [one.name for one in entrants]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"expected models with different names, got {twice!r:.80} twice")
+    for one in entrants:
+        if kept and one.facts_of is None:
+            raise InputError(f"{one.name}: expected facts by which its answers are found again, as out keeps them")
+        for cell, trials in one.cells.items():
+            check_known(cell, trials)
 
 
 def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None) -> Answered:
@@ -114,7 +131,7 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
         Interrupted: Ctrl-C; its ``result`` is all answers that are known, or None.
     """
     trials = one.cells[cell]
-    key = keep.key(cell, trials, one.facts_of(cell))
+    key = "" if one.facts_of is None else keep.key(cell, trials, one.facts_of(cell))
     known = keep.read(one.name, cell, key, trials)
     missing = np.setdiff1d(np.arange(len(trials)), [] if known is None else known.rows)
     if known is not None and not len(missing):

@@ -41,6 +41,7 @@ from fastdc.inference import (
 from fastdc.loading import load
 from fastdc.matching.matched import Matched, OnMatched, last_best
 from fastdc.matching.place_tables import joined_places, table_of_places
+from fastdc.matching.run_facts import run_facts
 from fastdc.matching.text_conditions import (
     NO_TEXT,
     distinct_conditions,
@@ -52,6 +53,7 @@ from fastdc.matching.trials import Trials
 from fastdc.rules import Calibration
 from fastdc.support import InputError, Int32, Interrupted, checks
 
+_CALIBRATED: RunOptions = {"rule": "calibrated", "rule_options": None, "self_calibrate": None}
 _CHUNK = 64  # images whose results are held before they are cut to the image's candidates
 
 
@@ -112,10 +114,8 @@ class DiffusionMatcher:
         self._options = merged(options, keywords)
         if self._options.prior is not None:
             raise InputError("a prior weighs classes, and each image has texts of its own: expected none")
-        self._network: dict[str, Any] = {
-            "backend": backend, "device": device, "precision": precision, "batch": batch,
-            "threads": threads, "compile": compile,
-        }  # fmt: skip
+        self._network: dict[str, Any] = {"backend": backend, "device": device, "precision": precision}
+        self._network |= {"batch": batch, "threads": threads, "compile": compile}
         given = isinstance(model, Bundle | DiffusionClassifier)
         self._source: Bundle | DiffusionClassifier = model if given else load_bundle(find_model(model))  # type: ignore[assignment, arg-type]
         self._calibration, self._last = calibration, cast("_Asked | None", None)
@@ -131,6 +131,11 @@ class DiffusionMatcher:
     def calibration(self) -> Calibration | None:
         """The calibration of the race that it was given."""
         return self._calibration
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What reproduces its answers, as JSON values."""
+        return run_facts(self._source.model, self._options, self._network, self._calibration)
 
     def match(self, trials: Trials, progress: OnMatched | None = None) -> Matched:
         """Scores the candidates of every image in one run.
@@ -291,12 +296,9 @@ class DiffusionMatcher:
         checks.whole("seeds", seeds)
         check_level(delta, len(trials))
         if self._options.decision != "mean":
-            raise InputError(
-                f"a race is calibrated for mean errors: expected decision mean, got {self._options.decision}"
-            )
-        rule: RunOptions = {"rule": "calibrated", "rule_options": None, "self_calibrate": None}
+            raise InputError(f"races are calibrated on means: expected decision mean, got {self._options.decision}")
         draws = CALIBRATION_DRAWS if self._options.draws is None else self._options.draws
-        made = self._with(self._options.but(**rule, draws=draws), None)
+        made = self._with(self._options.but(**_CALIBRATED, draws=draws), None)
         config = Settings.of(self._source.model, (), made._full(None)).job.plan.config
         runs = (made.errors(trials, seed=seed, progress=progress).errors for seed in range(seeds))
         return made._with(made._options, calibrate_errors(runs, config, delta=delta))
@@ -307,8 +309,7 @@ class DiffusionMatcher:
         Args:
             calibration: Its calibration.
         """
-        rule: RunOptions = {"rule": "calibrated", "rule_options": None, "self_calibrate": None}
-        return self._with(self._options.but(**rule, draws=calibration.draws), calibration)
+        return self._with(self._options.but(**_CALIBRATED, draws=calibration.draws), calibration)
 
     def _with(self, options: Options, calibration: Calibration | None) -> "DiffusionMatcher":
         """This matcher, and its open network, with other options."""

@@ -103,10 +103,7 @@ class Keep:
     def _path(self, what: str, name: str, cell: Cell) -> Path | None:
         if self._folder is None:
             return None
-        plain_name = re.sub(r"[^A-Za-z0-9.-]", "_", name)
-        own = plain_name if plain_name == name else f"{plain_name}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-        task = re.sub(r"[^A-Za-z0-9.-]", "_", cell.task)
-        return self._folder / what / own / f"{task}_{cell.split}_{cell.setting.lower()}.json"
+        return self._folder / what / _plain(name) / f"{_plain(cell.task)}_{cell.split}_{cell.setting.lower()}.json"
 
     def _image(self, trials: Trials, i: int) -> str:
         """A hash of an image's file, read once, or of its pixels."""
@@ -120,6 +117,14 @@ class Keep:
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
         return self._digests[path]
+
+
+def _plain(name: str) -> str:
+    """A name that any file can have, and no other name gets."""
+    found = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].lstrip(".")
+    return (
+        found if found == name else f"{found}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
+    )
 
 
 def _entry(path: Path | None, key: str) -> dict[str, Any] | None:

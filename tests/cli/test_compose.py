@@ -61,6 +61,9 @@ def test_tables_and_files(cli: Cli, data: Path, tmp_path: Path) -> None:
         again = cli("compose", data, *MODEL, "--out", out, "--json", "--quiet")
     assert (again.code, again.err) == (0, "")
     assert json.loads(again.out) == told
+    (out / "tests.csv").touch()  # of other models, before
+    assert cli("compose", data, *MODEL, "--out", out, "--quiet").code == 0
+    assert not (out / "tests.csv").exists()
 
 
 def test_ctrl_c_leaves_what_was_finished(cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +107,9 @@ def test_models_side_by_side(cli: Cli, data: Path, tmp_path: Path) -> None:
     assert [score["images"] for score in released["scores"]] == [4, 2, 2]  # each pair's table on all images
     assert [(test["first"], test["second"]) for test in released["tests"]] == [("clip", "vilt")]
     assert "as the released code does" in released["notes"][0]
+    assert "intervals are too narrow" in released["notes"][0]
+    both = json.loads(cli(*asked, "--json", "--compat", "otmive", "--task", "single").out)  # single: asked the same
+    assert [test["task"] for test in both["tests"]] == ["single"] * 3 + ["two_object"]
 
 
 def test_a_race_for_each_task(cli: Cli, tmp_path: Path) -> None:
@@ -139,6 +145,7 @@ def test_what_does_not_go_together_is_refused(cli: Cli, data: Path, tmp_path: Pa
         (["--model", "shapes", "--csv", tmp_path / "a.csv", "--answers", tmp_path / "a.csv"], "two outputs"),
         (["--model", "shapes", "--out", tmp_path / "a" / "b"], "is not a folder"),
         (["--model", "shapes", "--prompts", "single"], "must be WHAT=PATH"),
+        (["--model", "shapes", "--prompts", "single=a", "--prompts", "single=b"], "names 'single' twice"),
         (["--model", "shapes", "--task", "pairs"], "has the tasks single, two_object"),
         (["--model", "shapes", "--split", "test"], "has the splits val"),
         (["--model", "shapes", "-o", "alpha=2"], "alpha"),

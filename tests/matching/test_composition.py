@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc.matching import Cell, Comparison, Entrant, Matched, OnMatched, Trials, compose, last_best
+from fastdc.matching import Cell, Comparison, DiffusionMatcher, Entrant, Matched, OnMatched, Trials, compose, last_best
+from helpers.matching_worlds import NAMES, with_null, with_prompts
+from helpers.worlds import unit_images
 
 CELLS = (Cell("single", "val"), Cell("single", "val", True))
 TEXTS = ("a red cube", "a blue cube", "a red cone")
@@ -16,7 +18,7 @@ TEXTS = ("a red cube", "a blue cube", "a red cone")
 
 def trials_of(values: list[int]) -> Trials:
     """Images of one value, which is the place of the right text."""
-    images = np.array(values, np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
+    images = np.array(values).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
     return Trials.of(images, [TEXTS] * len(values), values)
 
 
@@ -180,9 +182,53 @@ def test_files_are_read_as_they_are(tmp_path: Path) -> None:
     assert counts == [1, 0, 1]
 
 
+def test_answers_of_a_diffusion_model_are_those_of_its_options(tmp_path: Path) -> None:
+    """In the way of the documentation, without facts by hand: other draws, and another model made by hand, are new."""
+    cells = {CELLS[0]: Trials.of(unit_images(3), [NAMES[:3]] * 3)}
+    clf = with_prompts()
+
+    def evaluations(matcher: DiffusionMatcher) -> float:
+        return compose([Entrant.of(matcher, cells)], out=tmp_path).scores[0].evaluations
+
+    assert [evaluations(DiffusionMatcher(clf, rule="full", draws=draws)) for draws in (4, 8, 4)] == [12, 24, 12]
+    facts = [DiffusionMatcher(clf, rule="full", draws=4).facts for _ in range(2)]
+    assert facts[0] == facts[1]
+    assert facts[0]["options"] == {
+        "rule": "'full'", "decision": "'mean'", "seed": "0", "draws": "4", "skip_bad": "False",
+    }  # fmt: skip
+    for other in (
+        DiffusionMatcher(with_prompts(), rule="full", draws=4),
+        DiffusionMatcher(clf, rule="full", draws=4, seed=1),
+        DiffusionMatcher(clf, rule="full", draws=4, rule_options={}),
+        DiffusionMatcher(clf, rule="full", draws=4, precision="float16"),
+    ):
+        assert other.facts != facts[0]
+    noisy = {"rule": "full", "draws": 4, "method": "apndc", "sigma": 0.1}
+    one, two = (DiffusionMatcher(clf, denoiser=with_null(), **noisy).facts for _ in range(2))
+    assert one != two
+
+
+def test_names_of_models_and_tasks_are_no_paths(tmp_path: Path) -> None:
+    names = ("..", ".", "a" * 300, "a/b", "a_b", "\u00e9", "\u00e8")
+    cells = {Cell(task, "val"): trials_of([0]) for task in ("\u00e9", "\u00e8")}
+    out = tmp_path / "out"
+    compose([Entrant.of(PixelMatcher(name), cells) for name in names], out=out)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.parents[1] for path in files} == {out / "answers"}
+    assert len(files) == 2 * len(names)
+
+
 def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(fastdc.InputError, match="different names, got 'pixels' twice"):
         compose([Entrant.of(PixelMatcher(), CASES)] * 2)
+    with pytest.raises(fastdc.InputError, match="single val ZSL, 'image 1': expected a right text"):
+        compose([Entrant.of(PixelMatcher(), {CELLS[0]: trials_of([0, -1])})])
+    unknown = PixelMatcher()
+    del unknown.facts
+    with pytest.raises(fastdc.InputError, match="pixels: expected facts by which its answers are found again"):
+        run(unknown, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert compose([Entrant.of(unknown, CASES)]).scores[0].images == 4
     (tmp_path / "file").touch()
     with pytest.raises(fastdc.InputError, match="file cannot be made"):
         run(PixelMatcher(), tmp_path / "file")

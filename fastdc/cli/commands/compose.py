@@ -50,7 +50,8 @@ with which the others race. The promise is about images of seen classes (ID_test
 
 --compat otmive scores --model as the code released with the paper does: each pair's texts on
 all images of the split, and one class under another's name. That code scores CLIP on each
-pair's own images, so --clip and others stay as they are, and are not compared in pairs.
+pair's own images, so --clip and others stay as they are, and are compared with --model only
+where both were asked the same.
 """
 
 
