@@ -106,8 +106,14 @@ def write_training(out: Path, worlds: dict[str, Scenes]) -> None:
 
 
 def write(out: Path, size: int = 32, scale: float = 1.0, seed: int = 0) -> None:
-    """Writes everything below a folder."""
+    """Writes everything below a folder, which must be empty: images of other numbers and seeds would stay.
+
+    Raises:
+        SystemExit: It is not empty.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise SystemExit(f"{out} is not empty: expected a new folder, in which no other images are")
     write_tables(out)
     training = {}
     for task in SCENE_TASKS:
@@ -124,7 +130,7 @@ def write(out: Path, size: int = 32, scale: float = 1.0, seed: int = 0) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write rendered scenes: images, and tables of candidate texts.")
-    parser.add_argument("out", type=Path, help="folder for the files; it is made if it does not exist")
+    parser.add_argument("out", type=Path, help="folder for the files, new or empty")
     parser.add_argument("--size", type=int, default=32, help="pixels per side (default: 32)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual numbers of images (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")

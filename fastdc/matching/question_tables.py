@@ -177,6 +177,8 @@ def _asked(path: Path, *, several: bool = False) -> tuple[dict[str, _Asked], lis
                 raise InputError(f"{path}, line {line}: {shown(name, 60)} has two right prompts, expected one")
             one.right.append(len(one.texts))
         right = bool(one.right) and one.right[-1] == len(one.texts)
+        if kind is not None and not right and cells[kind].strip() == RIGHT:
+            raise InputError(f"{path}, line {line}: expected a kind of wrong prompt, as truth is not 1, got {RIGHT!r}")
         one.texts.append(text)
         one.kinds.append(RIGHT if right else "" if kind is None else cells[kind].strip() or "wrong")
     return asked, header

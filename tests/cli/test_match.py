@@ -127,6 +127,7 @@ def test_what_cannot_be_matched_is_refused(cli: Cli, folder: Path) -> None:
         "image,prompt\nnone.png,7\n": "line 2: there is no image 'none.png'",
         "image,prompt,truth\nimages/0.png,7,maybe\n": "line 2: truth must be 1 or 0",
         "image,prompt,truth\nimages/0.png,7,1\nimages/0.png,8,1\n": "has two right prompts",
+        "image,prompt,kind\nimages/0.png,7,right\n": "line 2: expected a kind of wrong prompt, as truth is not 1",
         "image,words\nimages/0.png,7\n": "expected a column prompt",
         "image,prompt\n": "holds no rows",
         "image,prompt\nimages/0.png,a seven\n": "has no text encoder",

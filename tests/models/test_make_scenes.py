@@ -117,3 +117,8 @@ def test_it_is_a_command() -> None:
     script = ROOT / "models" / "make_scenes.py"
     run = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True)
     assert "folder for the files" in run.stdout
+
+
+def test_images_of_another_set_do_not_stay(make_scenes: ModuleType, data: Path) -> None:
+    with pytest.raises(SystemExit, match="is not empty"):
+        make_scenes.write(data, size=8, scale=0.001)
