@@ -46,8 +46,9 @@ from fastdc.matching.text_conditions import (
     NO_TEXT,
     distinct_conditions,
     named_conditions,
+    of_conditions,
     with_no_text,
-    with_own_rivals,
+    with_own_rule,
 )
 from fastdc.matching.trials import Trials
 from fastdc.rules import Calibration
@@ -80,8 +81,8 @@ class DiffusionMatcher:
             writes, otherwise the names of its classes. Or a classifier, whose texts are its prompts or classes.
         options: Options of the run, such as rule and draws; a prior, of classes, is refused.
         name: Name in tables; None: the model's.
-        calibration: Calibration of the race for such trials, see :meth:`calibrated`; None: the model's own, if its
-            classes are the texts.
+        calibration: Calibration of the race for such trials, see :meth:`calibrated`; None: the model's own where all of
+            its classes are the candidates of every image, and paired t-tests otherwise.
         backend: "auto", "onnx", "torch" or "tensorrt", see :func:`fastdc.load`. Of a classifier the network is open,
             and this and the following options say nothing.
         device: "auto", "cpu", "cuda", "cuda:N"; "cuda:N,M" shares images out among devices.
@@ -157,7 +158,7 @@ class DiffusionMatcher:
             InputError: Images or texts cannot be used; raised before any work starts.
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
-        facts = {} if self._calibration is None else {"delta": self._calibration.delta}
+        facts = {"delta": self._calibration.delta} if self._calibration is not None and self._promises() else {}
         done = _Done(self._name, self._options.decision, {"texts": len(trials.texts), **facts})
         try:
             with closing(self._results(trials, self._options, progress)) as results:
@@ -317,6 +318,10 @@ class DiffusionMatcher:
         other._options, other._calibration = options, calibration
         return other
 
+    def _promises(self) -> bool:
+        """Whether the race runs as it was calibrated."""
+        return Settings.of(self._raced(self._source.model), (), self._options).promised is not None
+
     def _full(self, seed: int | None) -> Options:
         """The options of a full run."""
         options = self._options.but(rule="full", rule_options=None, self_calibrate=None, decision="mean")
@@ -340,10 +345,8 @@ class DiffusionMatcher:
             if progress is not None:
                 progress(state.finished, state.images)
 
-        options = with_own_rivals(options, clf)
-        class_of = np.array(clf.model.class_of, np.int32)
-        classes = [class_of[one] for one in own] if len(class_of) else own
-        stream = clf.stream(images, options, chunk=_CHUNK, candidates=classes, streams=streams, progress=told)
+        options = with_own_rule(options, clf, own, calibrated=self._calibration is not None)
+        stream = clf.stream(images, options, chunk=_CHUNK, candidates=own, streams=streams, progress=told)
         with closing(_unbroken(stream)) as results:
             for result in results:
                 yield [own[i] for i in result.indices], result
@@ -374,7 +377,7 @@ class DiffusionMatcher:
         """The classifier of the texts, which stays open for further runs over such trials."""
         if self._last is None or self._last.texts != texts:
             clf = source if isinstance(source, DiffusionClassifier) else load(source, **self._network)
-            self._last = _Asked(texts, clf, conditions)
+            self._last = _Asked(texts, replace(clf, model=of_conditions(clf.model)), conditions)
         return replace(self._last.classifier, model=self._raced(self._last.classifier.model))
 
     def _raced(self, model: Model) -> Model:

@@ -1,5 +1,6 @@
 """Texts as the conditions of a classifier, and the rule that fits candidates of each image's own."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from fastdc.bundle import TEXT, Bundle, Model
 from fastdc.classifier import DiffusionClassifier
 from fastdc.inference import Options
 from fastdc.matching.trials import Trials
-from fastdc.rules import AbstractRule
+from fastdc.rules import OWN, AbstractRule, Calibrated, Paired
 from fastdc.support import InputError, Int32, shown
 
 NO_TEXT = "(no text)"
@@ -27,6 +28,11 @@ def named_conditions(texts: Sequence[str], model: Model) -> Int32:
             f"model {model.name} has no text encoder: expected texts that are its prompts or classes, such as "
             f"{shown(model.conditions[0], 60)}, got {shown(other, 60)}"
         )
+    if not model.prompts and len(places) < len(model.conditions):  # of prompts, the same text is the same condition
+        count = Counter(model.conditions)
+        twice = next((text for text in texts if count[text] > 1), None)
+        if twice is not None:
+            raise InputError(f"model {model.name} has {count[twice]} classes with the name {shown(twice, 60)}")
     return np.array([places[text] for text in texts], np.int32)
 
 
@@ -82,11 +88,41 @@ def with_no_text(clf: DiffusionClassifier) -> DiffusionClassifier:
     return replace(clf, model=replace(model, **more))
 
 
-def with_own_rivals(options: Options, clf: DiffusionClassifier) -> Options:
-    """The options with a rule that divides its error over the candidates of each image, and not over all texts."""
-    rule = clf.settings(options).job.rule
-    if isinstance(options.rule, AbstractRule):
-        given: Any = options.rule
-        return options.but(rule=replace(given, rivals="own")) if getattr(given, "rivals", 0) is None else options
+def of_conditions(model: Model) -> Model:
+    """The model whose classes are its conditions: of several prompts of a class, each is asked about alone."""
+    if model.class_of in ((), tuple(range(model.num_classes))):
+        return model
+    return replace(model, class_names=model.prompts, prompts=(), class_of=(), class_counts=None, calibration=None)
+
+
+def with_own_rule(options: Options, clf: DiffusionClassifier, own: Sequence[Int32], *, calibrated: bool) -> Options:
+    """The options with a rule that fits candidates of each image's own.
+
+    Its error is divided over the candidates of an image, and not over all texts. A calibration of the model's classes
+    holds where all of them compete, and says nothing about some of them: two of them may be as hard to tell apart as
+    no pair was among all.
+
+    Args:
+        options: The options.
+        clf: The classifier of all texts.
+        own: The candidate conditions of each image.
+        calibrated: Whether the model's calibration was made for such candidates.
+
+    Raises:
+        InputError: Rule "calibrated" is asked for without a limit, and there is no calibration for such candidates.
+    """
+    rule, given = clf.settings(options).job.rule, options.rule
     more = options.rule_options or {}
-    return options.but(rule_options={"rivals": "own", **more}) if hasattr(rule, "rivals") else options
+    whole = all(len(one) == len(clf.model.conditions) for one in own)
+    if isinstance(rule, Calibrated) and isinstance(given, str) and "limit" not in more and not (calibrated or whole):
+        if given == Calibrated.name:
+            raise InputError(
+                f"the calibration of {clf.model.name} is for images among all of its classes: calibrate the race on "
+                "candidates like these, or take rule race"
+            )
+        options = options.but(rule=Paired.name)
+        rule = clf.settings(options).job.rule
+    if isinstance(given, AbstractRule):
+        made: Any = given
+        return options.but(rule=replace(made, rivals=OWN)) if getattr(made, "rivals", 0) is None else options
+    return options.but(rule_options={"rivals": OWN, **more}) if hasattr(rule, "rivals") else options

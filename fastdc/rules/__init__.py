@@ -6,7 +6,7 @@ from fastdc.rules.calibration import Calibration, calibration_from_dict, plan_wi
 from fastdc.rules.class_tree import ClassTree
 from fastdc.rules.full import Full
 from fastdc.rules.hierarchy import Hierarchy
-from fastdc.rules.paired import Paired
+from fastdc.rules.paired import OWN, Paired
 from fastdc.rules.protocol import AbstractRule, Classes, Look, geometric_looks
 from fastdc.rules.registry import RULES, describe, make_rule
 from fastdc.rules.shifted import Shifted
@@ -16,6 +16,7 @@ from fastdc.rules.ttest import TTest
 from fastdc.rules.votes import Votes
 
 __all__ = [
+    "OWN",
     "RULES",
     "AbstractRule",
     "Betting",

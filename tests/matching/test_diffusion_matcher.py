@@ -11,7 +11,7 @@ from fastdc import DiffusionClassifier, InputError, Interrupted
 from fastdc.matching import DiffusionMatcher, Trials, diffusion_matcher, last_best
 from fastdc.rules import Paired
 from helpers.matching_worlds import CLASSES, NAMES, WORLD, N, asked, with_null, with_prompts
-from helpers.worlds import SHAPE, ManySlots, denoiser, unit_images
+from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, unit_images
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,58 @@ def test_rules_divide_their_error_over_the_candidates_of_each_image(rule: str | 
         alone = clf.classify(np.asarray(trials.images)[i : i + 1], candidates=[k], **{**options, **more, "rule": made})
         assert matched.evaluations[i] == alone.evaluations[0]
         assert matched.scores[i].tolist() == (-alone.errors[0, k]).tolist()
+
+
+def test_of_several_prompts_of_a_class_each_is_a_text_of_its_own() -> None:
+    """A classifier with prompts finds classes; its matcher compares prompts, also two of one class."""
+    trials, plain, clf = asked(20), with_prompts(), classifier(WORLD)
+    names = tuple(f"class {k}" for k in range(CLASSES // 2 + 1))
+    several = replace(clf, model=replace(
+        clf.model, class_names=names, prompts=NAMES, class_of=tuple(k // 2 for k in range(CLASSES))
+    ))  # fmt: skip
+    options: dict[str, Any] = {"rule": "full", "draws": 8}
+    want, found = (DiffusionMatcher(one, **options).match(trials) for one in (plain, several))
+    assert [one.tolist() for one in found.scores] == [one.tolist() for one in want.scores]
+    assert found.answers.tolist() == want.answers.tolist()
+    assert found.evaluations.tolist() == want.evaluations.tolist()
+    tables = [DiffusionMatcher(one, draws=4).errors(trials) for one in (plain, several)]
+    np.testing.assert_array_equal(tables[0].errors, tables[1].errors)
+
+
+def test_a_name_of_two_classes_is_no_text() -> None:
+    clf = classifier(WORLD)
+    crane = replace(clf, model=replace(clf.model, class_names=("crane", *NAMES[1:-1], "crane")))
+    with pytest.raises(InputError, match="has 2 classes with the name 'crane'"):
+        DiffusionMatcher(crane).match(Trials.of(unit_images(1), [["crane", NAMES[1]]]))
+    assert len(DiffusionMatcher(crane, draws=2).match(Trials.of(unit_images(1), [list(NAMES[1:3])]))) == 1
+
+
+def test_a_calibration_of_all_classes_is_none_for_some_of_them() -> None:
+    """Among some classes, two may be harder to tell apart than any were among all: the race is then paired tests."""
+    pytest.importorskip("onnxruntime")
+    clf = fastdc.load("digits", threads=1)
+    images = fastdc.data.digits_test().images[:3]
+    every = Trials.of(images, [[str(k) for k in range(10)]] * 3, truth=-1)
+    some = Trials.of(images, [["3", "8"], ["1", "7", "4"], ["0", "6"]], truth=-1)
+    matcher = DiffusionMatcher(clf)
+    assert matcher.match(every).facts["rule"]["name"] == "calibrated"
+    rule = matcher.match(some).facts["rule"]
+    assert (rule["name"], rule["rivals"]) == ("paired", "own")
+    with pytest.raises(InputError, match="is for images among all of its classes: calibrate the race"):
+        DiffusionMatcher(clf, rule="calibrated").match(some)
+    limit = DiffusionMatcher(clf, rule="calibrated", rule_options={"limit": 1.0}).match(some)
+    assert limit.facts["rule"]["limit"] == 1.0
+
+
+def test_a_level_is_stated_where_the_race_runs_as_calibrated() -> None:
+    trials = asked(20)
+    found = DiffusionMatcher(with_prompts(), draws=8, levels=(0.3, 3.0)).calibrated(trials, delta=0.1, seeds=1)
+    known = found.calibration
+    assert found.match(trials).facts["delta"] == 0.1
+    other = DiffusionMatcher(with_prompts(), calibration=known, draws=8, levels=(0.5, 3.0)).match(trials).facts
+    assert other["rule"]["name"] == "paired"
+    assert "delta" not in other
+    assert "delta" not in DiffusionMatcher(with_prompts(), calibration=known, rule="full", draws=8).match(trials).facts
 
 
 def test_the_released_schedule_takes_candidates_of_each_image() -> None:
