@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdc.matching.collecting import collect
+from fastdc.matching.collecting import collect, different
 from fastdc.matching.matched import Matched, OnMatched
 from fastdc.matching.pictures import Pictures
 from fastdc.matching.trials import Trials
@@ -113,13 +113,17 @@ class ClipMatcher:
         texts = self.embed(trials.texts)
         scale = float(model.network.logit_scale.detach().double().exp())
         bias = float(getattr(model.network, "logit_bias", 0.0))
+        asked = different(trials, model.firsts(trials.texts) if len(trials) else np.zeros(0, np.int64))
+        last, some = None, texts
         for start in range(0, len(trials), self._batch):
             rows = range(start, min(start + self._batch, len(trials)))
             with computing(model.name, self._threads):
                 found = model.image_features(model.pixels([pictures[i] for i in rows]))
             images = finite(model.name, found.double().cpu().numpy())
-            for image, i in zip(images, rows, strict=True):
-                yield scale * (texts[trials.candidates[i]] @ image) + bias
+            for image, (own, places) in zip(images, asked, strict=False):
+                if own is not last:
+                    last, some = own, texts[own]
+                yield (scale * (some @ image) + bias)[places]
 
 
 def finite(name: str, values: Float64) -> Float64:

@@ -8,7 +8,23 @@ import numpy as np
 
 from fastdc.matching.matched import Matched, OnMatched, last_best
 from fastdc.matching.trials import Trials
-from fastdc.support import Float64, Interrupted
+from fastdc.support import Float64, Int64, Interrupted
+
+
+def different(trials: Trials, firsts: Int64) -> Iterator[tuple[Int64, Int64]]:
+    """The different texts of each image, and the place of each of its candidates among them.
+
+    Texts that a model reads as the same are scored once, so that rounding does not tell them apart: they tie.
+
+    Args:
+        trials: The trials.
+        firsts: int64 (P,), for each text the first that the model reads as the same.
+    """
+    last, found = None, None
+    for own in trials.candidates:
+        if found is None or own is not last:  # images with the same list share it
+            last, found = own, np.unique(firsts[own], return_inverse=True)
+        yield found
 
 
 def collect(

@@ -9,16 +9,32 @@ state put back. Source: Kim et al., arXiv 2102.03334.
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastdc.matching.clip_matcher import finite, model_facts
-from fastdc.matching.collecting import collect
+from fastdc.matching.collecting import collect, different
 from fastdc.matching.matched import Matched, OnMatched
 from fastdc.matching.pictures import Pictures
 from fastdc.matching.trials import Trials
-from fastdc.support import Float64, checks
+from fastdc.support import Float64, Int64, checks
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """An image of a batch.
+
+    Attributes:
+        inputs: The network's inputs for it.
+        texts: Its different texts, positions in those of the trials.
+        places: The place of each of its candidates among them.
+    """
+
+    inputs: dict[str, Any]
+    texts: Int64
+    places: Int64
 
 
 class ViltMatcher:
@@ -86,21 +102,23 @@ class ViltMatcher:
 
     def _scored(self, trials: Trials, pictures: Pictures) -> Iterator[Float64]:
         for batch in self._batches(trials, pictures):
-            pairs = [(place, text) for place, (i, _) in enumerate(batch) for text in trials.candidates[i]]
-            scores = self._of_pairs(trials, [inputs for _, inputs in batch], pairs)
-            yield from np.split(scores, np.cumsum([len(trials.candidates[i]) for i, _ in batch])[:-1])
+            pairs = [(place, text) for place, one in enumerate(batch) for text in one.texts.tolist()]
+            scores = self._of_pairs(trials, [one.inputs for one in batch], pairs)
+            for one, of_texts in zip(batch, np.split(scores, np.cumsum([len(one.texts) for one in batch])[:-1])):
+                yield of_texts[one.places]
 
-    def _batches(self, trials: Trials, pictures: Pictures) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """Consecutive images with their inputs, of one size and, but for the first, with room for their pairs."""
-        batch: list[tuple[int, dict[str, Any]]] = []
+    def _batches(self, trials: Trials, pictures: Pictures) -> Iterator[list[_Asked]]:
+        """Consecutive images of one size and, but for the first, with room for their pairs."""
+        batch: list[_Asked] = []
         pairs = 0
-        for i in range(len(trials)):
-            inputs, more = self._model.pixels([pictures[i]]), len(trials.candidates[i])
-            other = batch and batch[0][1]["pixel_values"].shape != inputs["pixel_values"].shape
+        firsts = self._model.firsts(trials.texts) if len(trials) else np.zeros(0, np.int64)
+        for i, (texts, places) in enumerate(different(trials, firsts)):
+            inputs, more = self._model.pixels([pictures[i]]), len(texts)
+            other = batch and batch[0].inputs["pixel_values"].shape != inputs["pixel_values"].shape
             if batch and (other or pairs + more > self._batch):
                 yield batch
                 batch, pairs = [], 0
-            batch.append((i, inputs))
+            batch.append(_Asked(inputs, texts, places))
             pairs += more
         if batch:
             yield batch

@@ -24,7 +24,17 @@ from fastdc.sources.configs import check_config, read_json
 from fastdc.sources.folder import ModelFolder
 from fastdc.sources.text import MAX_TOKENIZER_BYTES, MAX_TOKENS
 from fastdc.sources.weights import PICKLES, variants_of
-from fastdc.support import BackendError, BundleError, FastdcError, InputError, PromptWarning, one_line, require, shown
+from fastdc.support import (
+    BackendError,
+    BundleError,
+    FastdcError,
+    InputError,
+    Int64,
+    PromptWarning,
+    one_line,
+    require,
+    shown,
+)
 
 require("torch", extra="export")
 
@@ -114,6 +124,12 @@ class ImageTextModel:
         network: Any = self.network
         return _normed(network.get_image_features(**inputs).pooler_output)
 
+    def firsts(self, texts: Sequence[str]) -> Int64:
+        """For each of n texts, one or more, the first of them that the network reads as the same tokens, int64 (n,)."""
+        seen: dict[tuple[int, ...], int] = {}
+        ids = self.tokens(texts)["input_ids"].tolist()
+        return np.array([seen.setdefault(tuple(one), at) for at, one in enumerate(ids)], np.int64)
+
     def check_texts(self, texts: Sequence[str]) -> None:
         """Warns of texts that are longer than the network reads, and of texts that it reads as the same.
 
@@ -128,12 +144,8 @@ class ImageTextModel:
             for text, ids in zip(texts, encoded, strict=True)
             if len(ids) > self.length
         ]
-        first: dict[tuple[int, ...], str] = {}
-        same = []
-        for text, ids in zip(texts, self.tokens(texts)["input_ids"].tolist(), strict=True):
-            other = first.setdefault(tuple(ids), text)
-            if other != text:
-                same.append(f"{_short(other)} and {_short(text)}")
+        first = [texts[at] for at in self.firsts(texts).tolist()]
+        same = [f"{_short(a)} and {_short(b)}" for a, b in zip(first, texts, strict=True) if a != b]
         for found, what in ((cut, f"reads at most {self.length} tokens"), (same, "reads these texts as the same")):
             if found:
                 more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""

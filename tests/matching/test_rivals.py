@@ -161,6 +161,24 @@ def test_what_the_network_does_not_read_is_told(kind: str, folders: dict[str, Pa
     assert any("the same: 'a cone' and 'A  Cone'" in line for line in lines)
 
 
+@pytest.mark.parametrize("kind", ["clip", "vilt"])
+def test_texts_that_are_the_same_to_the_network_tie(kind: str, folders: dict[str, Path]) -> None:
+    """Rounding differs with a pair's place in a batch, and with the texts beside it: it must not answer for the model.
+
+    The right text comes first, and the last of the tied answers.
+    """
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 3, 40, 40), dtype=np.uint8)
+    others = [f"cube {'cone ' * (k % 5)}{k}" for k in range(70)]  # of other lengths, for more than one batch of texts
+    lists = [["a red cube", *others[i : i + 1 + i % 4], "a RED cube"] for i in range(30)]
+    lists.append(["a cube", *others, "a red cube", "a Red cube"])
+    with pytest.warns(PromptWarning, match="the same"):
+        found = matcher_of(folders[kind], kind).match(Trials.of(np.concatenate([images, images[:1]]), lists))
+    assert all(scores[0] == scores[-1] for scores in found.scores[:-1])
+    assert found.scores[-1][-2] == found.scores[-1][-1] == pytest.approx(found.scores[0][0], rel=1e-5)
+    assert 0 not in found.answers[:-1]
+
+
 def test_images_are_checked_before_any_work(folders: dict[str, Path], files: list[str], tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(Path(files[0]).read_bytes()[:200])
     matcher = matcher_of(folders["clip"], "clip")
