@@ -115,7 +115,7 @@ def against_released(
     ours, rows = race.match(trials), []
     for loss in ("l1", "l2"):
         staged = DiffusionMatcher(
-            model, rule="staged", rule_options=RELEASED, weighting="uniform", loss=loss, first=(), **options
+            model, rule="staged", rule_options=RELEASED, weighting="uniform", loss=loss, **options
         )
         theirs = staged.match(trials)
         right, other = ours.right(trials), theirs.right(trials)
