@@ -10,7 +10,6 @@ from fastdc.inference import Options
 from fastdc.rules import Calibration
 from fastdc.support import __version__, shown
 
-_PROCESS = secrets.token_hex(8)
 _LONGEST = 100_000  # characters of an option
 
 
@@ -19,8 +18,8 @@ def run_facts(
 ) -> dict[str, Any]:
     """Model, options of the run, and what computes the network, as JSON values.
 
-    A model that was made by hand has no identity. Its facts are those of this process alone, so that the answers of
-    another one of its name are never taken for its own.
+    A model that was made by hand has no identity. Its facts are new each time, so that it never takes the answers of
+    another one of its name.
 
     Args:
         model: The model.
@@ -44,4 +43,4 @@ def run_facts(
 
 def _identity(model: Model) -> str:
     """What no other model has."""
-    return model.identity or f"made by hand, {_PROCESS} {id(model)}"
+    return model.identity or f"made by hand, {secrets.token_hex(16)}"

@@ -3,6 +3,7 @@
 Two images may have different candidates, and thousands of images may share one text, which is then held once.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,7 @@ class Trials:
     @classmethod
     def of(
         cls,
-        images: Sequence[str] | NDArray[Any],
+        images: Sequence[str] | Sequence[NDArray[Any]] | NDArray[Any],
         texts: Sequence[Sequence[str]],
         truth: Any = 0,
         *,
@@ -53,7 +54,7 @@ class Trials:
         """Trials from a list of texts for each image.
 
         Args:
-            images: n paths of image files, or an array (n, c, h, w).
+            images: n paths of image files, or an array (n, c, h, w), or n arrays of one shape.
             texts: n lists of one text or more, none of them twice in a list.
             truth: Place of the right text in each list, a whole number for all or (n,); -1: not known.
             ids: n names of the images; None: their paths, or their numbers.
@@ -68,6 +69,7 @@ class Trials:
         Raises:
             InputError: Numbers of images, texts and places do not fit, or a list is empty or has a text twice.
         """
+        pixels = _pixels(images)
         n = len(images)
         positions: dict[str, int] = {}
         candidates = [
@@ -80,10 +82,9 @@ class Trials:
         places = _checked_truth(truth, candidates)
         if len(kinds):
             _check_kinds(kinds, candidates, places)
-        files = isinstance(images, Sequence)
-        named = tuple(map(str, images)) if files else tuple(f"image {i}" for i in range(n))
+        named = tuple(map(str, images)) if pixels is None else tuple(f"image {i}" for i in range(n))
         return cls(
-            images=named if files else np.asarray(images),
+            images=named if pixels is None else pixels,
             texts=tuple(positions),
             candidates=tuple(candidates),
             truth=places,
@@ -132,6 +133,22 @@ class Trials:
         )
 
 
+def _pixels(images: Any) -> NDArray[Any] | None:
+    """The images as one array; None if they are paths of files.
+
+    Raises:
+        InputError: They are neither.
+    """
+    if hasattr(images, "__array__") and (found := np.asarray(images)).dtype.kind in "biuf":
+        return found
+    if isinstance(images, Sequence) and not isinstance(images, str):
+        if all(isinstance(one, str | os.PathLike) for one in images):
+            return None
+        if all(isinstance(one, np.ndarray) and one.shape == images[0].shape for one in images):
+            return np.stack(images)
+    raise InputError(f"images must be paths of files, or arrays of one shape, got {shown(images)}")
+
+
 def _checked_texts(texts: Sequence[Sequence[str]], n: int) -> Sequence[Sequence[str]]:
     """The texts of n images, once they are known to be texts.
 
@@ -141,7 +158,8 @@ def _checked_texts(texts: Sequence[Sequence[str]], n: int) -> Sequence[Sequence[
     if len(texts) != n:
         raise InputError(f"expected candidate texts for each of {n} images, got {len(texts)} lists")
     for i, own in enumerate(texts):
-        if isinstance(own, str) or not len(own) or not all(isinstance(text, str) and text.strip() for text in own):
+        several = isinstance(own, Sequence | np.ndarray) and not isinstance(own, str) and len(own) > 0
+        if not several or not all(isinstance(text, str) and text.strip() for text in own):
             raise InputError(f"image {i}: expected a list of texts that are not empty, got {shown(own)}")
         if len(set(own)) < len(own):
             raise InputError(f"image {i}: expected different texts, got one of them twice: {shown(list(own))}")
@@ -155,7 +173,11 @@ def _checked_truth(truth: Any, candidates: Sequence[Int32]) -> Int64:
         InputError: See :meth:`Trials.of`.
     """
     n = len(candidates)
-    places = np.broadcast_to(np.asarray(truth), (n,)) if np.ndim(truth) == 0 else np.asarray(truth)
+    try:
+        given = np.asarray(truth)
+    except ValueError:
+        raise InputError(f"truth must be whole numbers of shape ({n},), got {shown(truth)}") from None
+    places = np.broadcast_to(given, (n,)) if given.ndim == 0 else given
     if places.shape != (n,) or not (places.dtype.kind in "iu" or places.size == 0):
         raise InputError(f"truth must be whole numbers of shape ({n},), got {places.dtype} of shape {places.shape}")
     wrong = next((i for i in range(n) if not -1 <= places[i] < len(candidates[i])), None)

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,29 +185,39 @@ def test_files_are_read_as_they_are(tmp_path: Path) -> None:
 
 
 def test_answers_of_a_diffusion_model_are_those_of_its_options(tmp_path: Path) -> None:
-    """In the way of the documentation, without facts by hand: other draws, and another model made by hand, are new."""
+    """In the way of the documentation, without facts by hand."""
     cells = {CELLS[0]: Trials.of(unit_images(3), [NAMES[:3]] * 3)}
-    clf = with_prompts()
-
-    def evaluations(matcher: DiffusionMatcher) -> float:
-        return compose([Entrant.of(matcher, cells)], out=tmp_path).scores[0].evaluations
-
-    assert [evaluations(DiffusionMatcher(clf, rule="full", draws=draws)) for draws in (4, 8, 4)] == [12, 24, 12]
-    facts = [DiffusionMatcher(clf, rule="full", draws=4).facts for _ in range(2)]
-    assert facts[0] == facts[1]
-    assert facts[0]["options"] == {
-        "rule": "'full'", "decision": "'mean'", "seed": "0", "draws": "4", "skip_bad": "False",
+    made = with_prompts()
+    clf = replace(made, model=replace(made.model, identity="one"))
+    for draws in (4, 8):
+        matcher = DiffusionMatcher(clf, rule="full", draws=draws)
+        assert compose([Entrant.of(matcher, cells)], out=tmp_path).scores[0].evaluations == 3 * draws
+    again = DiffusionMatcher(clf, rule="full", draws=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionMatcher, "match", None)
+        assert compose([Entrant.of(again, cells)], out=tmp_path).scores[0].images == 3
+    assert again.facts["options"] == {
+        "rule": "'full'", "decision": "'mean'", "seed": "0", "draws": "8", "skip_bad": "False",
     }  # fmt: skip
     for other in (
-        DiffusionMatcher(with_prompts(), rule="full", draws=4),
-        DiffusionMatcher(clf, rule="full", draws=4, seed=1),
-        DiffusionMatcher(clf, rule="full", draws=4, rule_options={}),
-        DiffusionMatcher(clf, rule="full", draws=4, precision="float16"),
+        DiffusionMatcher(replace(clf, model=replace(made.model, identity="two")), rule="full", draws=8),
+        DiffusionMatcher(clf, rule="full", draws=8, seed=1),
+        DiffusionMatcher(clf, rule="full", draws=8, rule_options={}),
+        DiffusionMatcher(clf, rule="full", draws=8, precision="float16"),
     ):
-        assert other.facts != facts[0]
-    noisy = {"rule": "full", "draws": 4, "method": "apndc", "sigma": 0.1}
-    one, two = (DiffusionMatcher(clf, denoiser=with_null(), **noisy).facts for _ in range(2))
-    assert one != two
+        assert other.facts != again.facts
+
+
+def test_models_made_by_hand_are_never_taken_for_each_other() -> None:
+    clf = with_prompts()
+    noisy: dict[str, Any] = {"rule": "full", "draws": 4, "method": "apndc", "sigma": 0.1}
+    named = replace(clf, model=replace(clf.model, identity="one"))
+    for matchers in (
+        [DiffusionMatcher(clf, rule="full") for _ in range(2)],
+        [DiffusionMatcher(named, denoiser=with_null(), **noisy) for _ in range(2)],
+    ):
+        one, two = (matcher.facts for matcher in matchers)
+        assert one != two
 
 
 def test_names_of_models_and_tasks_are_no_paths(tmp_path: Path) -> None:

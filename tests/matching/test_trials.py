@@ -18,6 +18,13 @@ def test_each_text_is_held_once() -> None:
     assert trials.ids == trials.images == ("a.png", "b.png")
 
 
+def test_arrays_may_come_in_a_list() -> None:
+    images = [np.full((3, 2, 2), value, np.uint8) for value in (1, 2)]
+    trials = Trials.of(images, TEXTS)
+    assert np.array_equal(trials.images, np.stack(images))
+    assert trials.ids == ("image 0", "image 1")
+
+
 def test_a_part_keeps_what_it_needs() -> None:
     trials = Trials.of(
         np.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2), TEXTS, [2, 1], groups=("g", "h"), kinds=(("a", "b", "c"), "de")
@@ -38,7 +45,13 @@ def test_a_part_keeps_what_it_needs() -> None:
         ({"texts": (TEXTS[0], [])}, "image 1: expected a list of texts"),
         ({"texts": (TEXTS[0], ["a", "a"])}, "image 1: expected different texts"),
         ({"truth": [0, 2]}, "image 1: truth must be a place in its 2 texts, got 2"),
+        ({"texts": (TEXTS[0], None)}, "image 1: expected a list of texts"),
         ({"truth": [0.5, 1.0]}, "truth must be whole numbers"),
+        ({"truth": [[0], [1, 0]]}, "truth must be whole numbers"),
+        ({"images": "ab"}, "images must be paths of files, or arrays of one shape, got 'ab'"),
+        ({"images": [np.zeros((3, 2, 2)), np.zeros((3, 2, 1))]}, "images must be paths"),
+        ({"images": ["a.png", None]}, "images must be paths"),
+        ({"images": np.array(["a.png", "b.png"])}, "images must be paths"),
         ({"ids": ["a"]}, "ids must have an entry"),
         ({"kinds": [["a"], ["b"]]}, "image 0: kinds must have an entry for each text, 3, got 1"),
         ({"kinds": [["a"]]}, "kinds must have an entry for each of 2 images, got 1"),
