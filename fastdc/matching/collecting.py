@@ -1,11 +1,12 @@
-"""A matcher's run: scores of one image after the other become a :class:`Matched`, also when Ctrl-C ends it early."""
+"""Runs of matchers, of which Ctrl-C loses nothing: scores of images become a :class:`Matched`, whenever it comes."""
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, cast
 
 import numpy as np
 
+from fastdc.inference import Classification
 from fastdc.matching.matched import Matched, OnMatched, last_best
 from fastdc.matching.trials import Trials
 from fastdc.support import Float64, Int64, Interrupted
@@ -64,3 +65,26 @@ def collect(
         done = f"interrupted: {len(scores)} of {len(trials)} images finished"
         raise Interrupted(done, result() if scores else None) from None
     return result()
+
+
+def unbroken(stream: Iterator[Classification]) -> "Generator[Classification, None, None]":
+    """The results of a stream, of which Ctrl-C loses none, whether it comes in a step or between two results.
+
+    Raises:
+        Interrupted: Ctrl-C; raised after the finished results.
+    """
+    results = cast("Generator[Classification, None, None]", stream)
+    try:
+        yield from results
+    except Interrupted as stop:
+        if stop.result is not None:
+            yield stop.result
+        raise
+    except KeyboardInterrupt:  # between two results
+        try:
+            results.throw(KeyboardInterrupt())
+        except Interrupted as stop:
+            if stop.result is not None:
+                yield stop.result
+            raise
+        raise

@@ -11,7 +11,7 @@ candidates of one image they would tie, and are refused.
 
 import os
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, replace
@@ -39,6 +39,7 @@ from fastdc.inference import (
     wide_of_tables,
 )
 from fastdc.loading import load
+from fastdc.matching.collecting import unbroken
 from fastdc.matching.matched import Matched, OnMatched, last_best
 from fastdc.matching.place_tables import joined_places, table_of_places
 from fastdc.matching.run_facts import run_facts
@@ -347,7 +348,7 @@ class DiffusionMatcher:
 
         options = with_own_rule(options, clf, own, calibrated=self._calibration is not None)
         stream = clf.stream(images, options, chunk=_CHUNK, candidates=own, streams=streams, progress=told)
-        with closing(_unbroken(stream)) as results:
+        with closing(unbroken(stream)) as results:
             for result in results:
                 yield [own[i] for i in result.indices], result
 
@@ -427,26 +428,3 @@ class _Done:
 def _interrupted(stop: KeyboardInterrupt, done: int, count: int, result: Any) -> Interrupted:
     """The interruption of a run, also where Ctrl-C came between its steps."""
     return Interrupted(str(stop) or f"interrupted: {done} of {count} images finished", result)
-
-
-def _unbroken(stream: Iterator[Classification]) -> "Generator[Classification, None, None]":
-    """The results of a stream, of which Ctrl-C loses none, whether it comes in a step or between two results.
-
-    Raises:
-        Interrupted: Ctrl-C; raised after the finished results.
-    """
-    results = cast("Generator[Classification, None, None]", stream)
-    try:
-        yield from results
-    except Interrupted as stop:
-        if stop.result is not None:
-            yield stop.result
-        raise
-    except KeyboardInterrupt:  # between two results
-        try:
-            results.throw(KeyboardInterrupt())
-        except Interrupted as stop:
-            if stop.result is not None:
-                yield stop.result
-            raise
-        raise
