@@ -145,15 +145,20 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
     def joined(new: Matched) -> Matched:
         new = replace(new, name=one.name, rows=missing[new.rows])
         whole = new if known is None else _joined(known, new)
-        keep.write(one.name, cell, key, whole)
+        try:
+            keep.write(one.name, cell, key, whole)
+        except KeyboardInterrupt:
+            keep.write(one.name, cell, key, whole)
+            raise Interrupted("interrupted", whole) from None
         return whole
 
+    part = trials if known is None else trials.take(missing)
     try:
-        part = trials if known is None else trials.take(missing)
-        return Answered(cell, trials, joined(one.matcher_of(cell).match(part, told)))
+        new = one.matcher_of(cell).match(part, told)
     except KeyboardInterrupt as stop:
-        new = getattr(stop, "result", None)
-        raise Interrupted(str(stop), joined(new) if isinstance(new, Matched) else known) from None
+        found = getattr(stop, "result", None)
+        raise Interrupted(str(stop), joined(found) if isinstance(found, Matched) else known) from None
+    return Answered(cell, trials, joined(new))
 
 
 def _joined(first: Matched, second: Matched) -> Matched:

@@ -11,6 +11,7 @@ import pytest
 
 import fastdc
 from fastdc.matching import Cell, Comparison, DiffusionMatcher, Entrant, Matched, OnMatched, Trials, compose, last_best
+from fastdc.matching.kept import Keep
 from helpers.matching_worlds import NAMES, with_null, with_prompts
 from helpers.worlds import unit_images
 
@@ -106,6 +107,27 @@ def test_what_ctrl_c_leaves_is_kept_and_the_rest_is_asked_for(tmp_path: Path, st
     with pytest.raises(fastdc.support.Interrupted) as again:  # stopped at once, but all is known
         run(PixelMatcher(stop=0), tmp_path / "out", {CELLS[0]: CASES[CELLS[0]], CELLS[1]: trials_of([1])})
     assert [score.images for score in again.value.result.scores] == [4]
+
+
+@pytest.mark.parametrize("stop", [None, 3])
+def test_ctrl_c_while_answers_are_written_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None
+) -> None:
+    write, calls = Keep.write, list[str]()
+
+    def interrupted(self: Keep, name: str, *more: Any) -> None:
+        calls.append(name)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        write(self, name, *more)
+
+    monkeypatch.setattr(Keep, "write", interrupted)
+    with pytest.raises(fastdc.support.Interrupted) as stopped:
+        run(PixelMatcher(stop=stop), tmp_path)
+    assert [score.images for score in stopped.value.result.scores] == [stop or 4]
+    rest = PixelMatcher()
+    run(rest, tmp_path)
+    assert len(rest.asked) == 7 - (stop or 4)
 
 
 def _other_facts(matcher: PixelMatcher) -> dict[Cell, Trials]:
