@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from fastdc.calibration import supported_delta
 from fastdc.certification import share
@@ -31,10 +32,13 @@ from fastdc.matching import (
     retrieve,
     score_pairs,
 )
-from fastdc.support import InputError, Interrupted, plain, printable, save_table
+from fastdc.support import InputError, Interrupted, Mask, plain, printable, save_table
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _BEST = 3  # texts in a line
+_OF_ANY = ("sources", "prompts", "model", "clip", "vilt", "rank", "calibrate", "delta", "plot", "as_json", "csv")
+_OF_RIVALS = (*_OF_ANY, "device", "threads", "batch", "quiet")
+"""Options that say something about a CLIP or ViLT."""
 
 
 def run(sources: tuple[str, ...], **options: Any) -> None:
@@ -49,6 +53,8 @@ def run(sources: tuple[str, ...], **options: Any) -> None:
         raise InputError("--prompt is for IMAGES: a table has the texts of each image")
     if options["rank"]:
         _refuse(options, ("calibrate", "plot"))
+    if paired or options["rank"] or options["plot"]:
+        _check_full(options)
     if paired:
         _pairs(read_pairs(table or ""), options)
     elif options["rank"]:
@@ -68,6 +74,12 @@ def _check(sources: tuple[str, ...], options: dict[str, Any]) -> None:
     for name in ("calibrate", "plot"):
         if options[name] is not None and named != ["model"]:
             raise InputError(f"--{'level-plot' if name == 'plot' else name} is about the draws of --model")
+    if named != ["model"]:
+        _check_rival(options)
+    if options["plot"] is not None:
+        wrong = next((name for name in ("calibrate", "csv") if options[name] is not None), None)
+        if wrong is not None:
+            raise InputError(f"--level-plot is about the errors of a full run: expected no --{wrong}")
     if options["calibrate"] is not None and (options["rule"] not in ("race", "calibrated") or options["rule_option"]):
         raise InputError("--calibrate finds the limit of the race: expected no other --rule, and no -o")
     if options["csv"] is not None:
@@ -76,6 +88,25 @@ def _check(sources: tuple[str, ...], options: dict[str, Any]) -> None:
         check_output(options["csv"], sources)
     if options["plot"] is not None:
         check_plot(options["plot"], sources)
+
+
+def _check_rival(options: dict[str, Any]) -> None:
+    """Refuses what says nothing about a CLIP or ViLT: its draws, its rule, its network."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        if name not in _OF_RIVALS and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise InputError(f"{option.opts[0]} is for --model: expected none with a CLIP or ViLT")
+    if "," in options["device"]:
+        raise InputError(f"--device: a CLIP or ViLT runs on one device, got {options['device']!r:.80}")
+
+
+def _check_full(options: dict[str, Any]) -> None:
+    """Refuses a rule and votes where every draw of every text is evaluated."""
+    if options["rule"] not in ("race", "full") or options["rule_option"] or options["decision"] != "mean":
+        raise InputError(
+            "pairs, rankings and --level-plot take the mean errors of every draw: expected no --rule, -o or --decision"
+        )
 
 
 def _refuse(options: dict[str, Any], names: tuple[str, ...]) -> None:
@@ -101,7 +132,8 @@ def _matcher(options: dict[str, Any]) -> AbstractMatcher:
         from fastdc.matching import ClipMatcher, ViltMatcher
 
         made, folder = (ClipMatcher, options["clip"]) if options["clip"] is not None else (ViltMatcher, options["vilt"])
-        return made(folder, device=options["device"].split(",")[0], threads=options["threads"])
+        batch = {} if options["batch"] is None else {"batch": options["batch"]}
+        return made(folder, device=options["device"], threads=options["threads"], **batch)
     from fastdc.bundle import find_model, load_bundle
 
     bundle = load_bundle(find_model(options["model"]))
@@ -251,11 +283,11 @@ def _pair_columns(found: PairScores, trials: Trials) -> dict[str, Any]:
     return {"example": found.ids, **scores, **measures}
 
 
-def _ranking(images: list[str], texts: list[str], right: list[list[bool]], options: dict[str, Any]) -> None:
+def _ranking(images: list[str], texts: list[str], right: Mask, options: dict[str, Any]) -> None:
     """Images ranked for each text."""
     matcher = _matcher(options)
     with _bar(options, len(images)) as progress:
-        found = retrieve(matcher, images, texts, np.array(right), progress=progress)
+        found = retrieve(matcher, images, texts, right, progress=progress)
     _told(found, {"prompt": found.texts, "rank": found.ranks, "images": found.right.sum(axis=0)}, options)
 
 

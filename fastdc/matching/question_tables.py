@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from fastdc.data import table_rows
 from fastdc.matching.pairs import pair_trials
 from fastdc.matching.trials import RIGHT, Trials
-from fastdc.support import InputError, shown
+from fastdc.support import InputError, Mask, shown
 
 _IMAGES = ("image", "path", "file_name", "filename", "file", "image_path", "image_file", "file_path", "filepath", "img")
 _PROMPTS = ("prompt", "text", "caption")
@@ -30,10 +32,14 @@ _Rows: TypeAlias = list[tuple[int, list[str]]]
 
 @dataclass(eq=False)
 class _Asked:
-    """One image's rows."""
+    """One image's rows.
 
-    texts: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
+    Attributes:
+        kinds: The kind of each text, in the order of the rows.
+        right: The places of the right ones.
+    """
+
+    kinds: dict[str, str] = field(default_factory=dict)
     right: list[int] = field(default_factory=list)
 
 
@@ -82,13 +88,13 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
     asked, columns = _asked(path)
     return Trials.of(
         list(asked),
-        [one.texts for one in asked.values()],
+        [list(one.kinds) for one in asked.values()],
         [one.right[0] if one.right else -1 for one in asked.values()],
-        kinds=[one.kinds for one in asked.values()] if "kind" in columns else (),
+        kinds=[list(one.kinds.values()) for one in asked.values()] if "kind" in columns else (),
     )
 
 
-def read_rankings(path: str | os.PathLike[str]) -> tuple[list[str], list[str], list[list[bool]]]:
+def read_rankings(path: str | os.PathLike[str]) -> tuple[list[str], list[str], Mask]:
     """The images of a table, its texts, and which text describes which image.
 
     Args:
@@ -96,29 +102,34 @@ def read_rankings(path: str | os.PathLike[str]) -> tuple[list[str], list[str], l
             column truth says otherwise.
 
     Returns:
-        n paths of images, the P texts that describe one of them, and n lists of P entries.
+        n paths of images, the P texts that describe one of them, and bool (n, P).
 
     Example:
         >>> from fastdc.matching import read_rankings
         >>> (folder / "known.csv").write_text("image,prompt\\na.png,a cat\\nb.png,a dog\\n") > 0
         True
         >>> _ = [(folder / name).write_bytes(b"") for name in ("a.png", "b.png")]
-        >>> read_rankings(folder / "known.csv")[1:]
-        (['a cat', 'a dog'], [[True, False], [False, True]])
+        >>> read_rankings(folder / "known.csv")[2].tolist()
+        [[True, False], [False, True]]
 
     Raises:
         InputError: As :func:`read_trials`.
     """
     path = Path(path)
     asked, columns = _asked(path, several=True)
-    described = [
-        {one.texts[at] for at in (one.right if "truth" in columns else range(len(one.texts)))} for one in asked.values()
-    ]
+    described: list[list[str]] = []
+    for one in asked.values():
+        own = list(one.kinds)
+        described.append([own[at] for at in one.right] if "truth" in columns else own)
     some = set().union(*described)
-    texts = list(dict.fromkeys(text for one in asked.values() for text in one.texts if text in some))
-    if not texts:
+    texts = dict.fromkeys(text for one in asked.values() for text in one.kinds if text in some)
+    places = {text: at for at, text in enumerate(texts)}
+    if not places:
         raise InputError(f"{path}: expected a right prompt of an image at least, got none")
-    return list(asked), texts, [[text in right for text in texts] for right in described]
+    right = np.zeros((len(asked), len(places)), np.bool_)
+    for row, own in enumerate(described):
+        right[row, [places[text] for text in own]] = True
+    return list(asked), list(places), right
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Trials:
@@ -170,17 +181,17 @@ def _asked(path: Path, *, several: bool = False) -> tuple[dict[str, _Asked], lis
         if name not in files:
             files[name] = _image(path, line, name)
         one = asked.setdefault(files[name], _Asked())
-        if text in one.texts:
+        if text in one.kinds:
             raise InputError(f"{path}, line {line}: {shown(name, 60)} has the prompt {shown(text, 60)} twice")
         if truth is not None and _is_right(path, line, cells[truth]):
             if one.right and not several:
                 raise InputError(f"{path}, line {line}: {shown(name, 60)} has two right prompts, expected one")
-            one.right.append(len(one.texts))
-        right = bool(one.right) and one.right[-1] == len(one.texts)
-        if kind is not None and not right and cells[kind].strip() == RIGHT:
+            one.right.append(len(one.kinds))
+        right = bool(one.right) and one.right[-1] == len(one.kinds)
+        given = "" if kind is None else cells[kind].strip()
+        if given == RIGHT and not right:
             raise InputError(f"{path}, line {line}: expected a kind of wrong prompt, as truth is not 1, got {RIGHT!r}")
-        one.texts.append(text)
-        one.kinds.append(RIGHT if right else "" if kind is None else cells[kind].strip() or "wrong")
+        one.kinds[text] = RIGHT if right else given or "wrong"
     return asked, header
 
 

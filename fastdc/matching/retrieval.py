@@ -11,6 +11,7 @@ Ties count against the right image. All texts are evaluated on all images, n ima
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class Retrieval:
         if len(without):
             raise InputError(f"the text {self.texts[without[0]]!r:.60} describes no image: expected one at least")
 
-    @property
+    @cached_property
     def ranks(self) -> Int64:
         """The rank of the first right image of each text, int64 (P,), from 1."""
         best = np.where(self.right, self.scores, -np.inf).max(axis=0)
@@ -146,7 +147,9 @@ def retrieve(
     if mask.dtype != np.bool_:
         if mask.shape != (len(trials),):
             raise InputError(f"right must be the text of each of {len(trials)} images, got shape {mask.shape}")
-        mask = mask[:, None] == np.array(list(texts))[None]
+        place = {text: at for at, text in enumerate(texts)}
+        of_image = np.array([place.get(str(text), -1) for text in right], np.int64)
+        mask = of_image[:, None] == np.arange(len(texts))
     matched = evidence(matcher, trials, subtract=subtract, progress=progress)
     return Retrieval(
         name=matched.name,

@@ -72,10 +72,11 @@ class Trials:
         pixels = _pixels(images)
         n = len(images)
         positions: dict[str, int] = {}
-        candidates = [
-            np.array([positions.setdefault(text, len(positions)) for text in own], np.int32)
-            for own in _checked_texts(texts, n)
-        ]
+        candidates: list[Int32] = []
+        for i, own in enumerate(_checked_texts(texts, n)):
+            same = i > 0 and own is texts[i - 1]  # as of thousands of images that are asked about thousands of texts
+            found = None if same else [positions.setdefault(text, len(positions)) for text in own]
+            candidates.append(candidates[-1] if found is None else np.array(found, np.int32))
         for what, given in (("groups", groups if len(groups) else None), ("ids", ids)):
             if given is not None and len(given) != n:
                 raise InputError(f"{what} must have an entry for each of {n} images, got {len(given)}")
@@ -158,6 +159,8 @@ def _checked_texts(texts: Sequence[Sequence[str]], n: int) -> Sequence[Sequence[
     if len(texts) != n:
         raise InputError(f"expected candidate texts for each of {n} images, got {len(texts)} lists")
     for i, own in enumerate(texts):
+        if i and own is texts[i - 1]:
+            continue
         several = isinstance(own, Sequence | np.ndarray) and not isinstance(own, str) and len(own) > 0
         if not several or not all(isinstance(text, str) and text.strip() for text in own):
             raise InputError(f"image {i}: expected a list of texts that are not empty, got {shown(own)}")

@@ -143,5 +143,13 @@ def test_what_cannot_be_matched_is_refused(cli: Cli, folder: Path) -> None:
     cli.refuses("match", "examples.jsonl", "--rank", *FEW, naming="--rank is for a table")
     cli.refuses("match", "asked.csv", *MODEL, "--delta", "0.1", naming="--calibrate, which is missing")
     cli.refuses("match", "asked.csv", *FEW, "--calibrate", "asked.csv", naming="no other --rule")
+    for option in (("--draws", "8"), ("--rule", "full"), ("--seed", "1"), ("--precision", "float16"), ("--compile",)):
+        cli.refuses("match", "asked.csv", "--clip", "x", *option, naming=f"{option[0]} is for --model")
+    cli.refuses("match", "asked.csv", "--clip", "x", "--device", "cuda:0,1", naming="runs on one device")
+    for how in (("examples.jsonl",), ("known.csv", "--rank"), ("asked.csv", "--level-plot", "levels.png")):
+        cli.refuses("match", *how, *MODEL, "--rule", "paired", naming="every draw: expected no --rule")
+        cli.refuses("match", *how, *MODEL, "--decision", "vote", naming="every draw: expected no --rule")
+    for option in (("--csv", "out.csv"), ("--calibrate", "asked.csv")):
+        cli.refuses("match", "asked.csv", *MODEL, "--level-plot", "levels.png", *option, naming="expected no --c")
     cli.refuses("match", "asked.csv", *FEW, "--csv", "out.txt", naming="ends in .csv")
     assert fastdc.load_bundle(fastdc.bundle.find_model("digits-mlp")).model.null_class == 10

@@ -1,5 +1,6 @@
 """Winoground's scores and retrieval: by hand, and in a world where raw errors compare the wrong thing."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastdc.matching import (
     Trials,
     evidence,
     pair_trials,
+    read_rankings,
     retrieve,
     score_pairs,
 )
@@ -146,6 +148,19 @@ def test_images_are_ranked_by_what_a_text_adds() -> None:
     assert found.recall(1).value == 1.0
     assert raw.recall(1).value < 0.7
     assert found.evaluations == 6 * 7 * 32
+
+
+def test_right_texts_of_rankings(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    rows = ["a.png,one,1", "a.png,two,0", "b.png,two,1", "b.png,one,1", "c.png,three,0"]
+    (tmp_path / "known.csv").write_text("image,prompt,truth\n" + "\n".join(rows))
+    images, texts, right = read_rankings(tmp_path / "known.csv")
+    assert [Path(image).name for image in images] == ["a.png", "b.png", "c.png"]
+    assert (texts, right.dtype, right.tolist()) == (["one", "two"], bool, [[1, 0], [1, 1], [0, 0]])
+    found = retrieve(Fixed([[2, 1], [3, 4], [5, 0]]), unit_images(3), texts, ["one", "two", "another"])
+    assert found.right.tolist() == [[True, False], [False, True], [False, False]]
+    assert found.ranks.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(

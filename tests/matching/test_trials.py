@@ -25,6 +25,14 @@ def test_arrays_may_come_in_a_list() -> None:
     assert trials.ids == ("image 0", "image 1")
 
 
+def test_images_that_share_a_list_share_its_places() -> None:
+    """30,000 images of 5,000 texts, as for rankings, then take the memory of one list."""
+    both = ["a red cube", "a cone"]
+    trials = Trials.of(["a.png", "b.png", "c.png"], [both, both, list(both)])
+    assert trials.candidates[0] is trials.candidates[1]
+    assert [own.tolist() for own in trials.candidates] == [[0, 1]] * 3
+
+
 def test_a_part_keeps_what_it_needs() -> None:
     trials = Trials.of(
         np.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2), TEXTS, [2, 1], groups=("g", "h"), kinds=(("a", "b", "c"), "de")
