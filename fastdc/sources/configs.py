@@ -23,7 +23,17 @@ MAX_POSITIONS = 2**28
 _LAYERS = re.compile(r"layers|depth|num_blocks")
 
 # Entries that would run code, fetch something, or load other weights than those that were checked.
-_REFUSED_KEYS = ("auto_map", "quantization_config", "transformers_weights", "_attn_implementation", "trust_remote_code")
+# transformers fetches the code of attention and experts that are named like a repository of the hub, and runs it.
+_REFUSED_KEYS = (
+    "auto_map",
+    "quantization_config",
+    "transformers_weights",
+    "_attn_implementation",
+    "attn_implementation",
+    "_experts_implementation",
+    "experts_implementation",
+    "trust_remote_code",
+)
 
 
 def read_json(path: Path, where: str) -> dict[str, Any]:
@@ -52,10 +62,13 @@ def read_scheduler(path: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuses a config that asks for code, adapters or quantised weights."""
+    """Refuses a config that asks for code, adapters or quantised weights, itself or in a config within it."""
     for key in _REFUSED_KEYS:
         if config.get(key):
             raise BundleError(f"{where}: {key} is not supported")
+    for inner in config.values():
+        if isinstance(inner, dict):
+            check_config(inner, where)
 
 
 def check_size(config: Mapping[str, Any], tensors: int, where: str) -> None:

@@ -217,6 +217,29 @@ def test_another_model_is_refused_in_one_line(folders: dict[str, Path], tmp_path
         ClipMatcher(folders["clip"], batch=0)
 
 
+@pytest.mark.parametrize("key", ["auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"])
+@pytest.mark.parametrize("kind", ["clip", "vilt"])
+def test_code_that_a_config_names_is_never_fetched(
+    key: str, kind: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers takes "attn_implementation": "org/kernel" for a repository whose code it fetches and runs."""
+
+    def fetched(*_: Any, **__: Any) -> None:
+        raise AssertionError("code was asked for")
+
+    kernels = pytest.importorskip("transformers.integrations.hub_kernels")
+    for name in ("load_and_register_attn_kernel", "get_kernel"):
+        for place in (kernels, transformers.modeling_utils):
+            monkeypatch.setattr(place, name, fetched, raising=False)
+    value: Any = {"AutoModel": "mine.Model"} if key == "auto_map" else "kernels-community/flash-attn"
+    with pytest.raises(fastdc.BundleError, match=f"{key} is not supported"):
+        matcher_of(damaged(folders[kind], tmp_path / "whole", **{key: value}), kind)
+    if kind == "clip":
+        inner = json.loads((folders[kind] / "config.json").read_text())["text_config"] | {key: value}
+        with pytest.raises(fastdc.BundleError, match=f"{key} is not supported"):
+            matcher_of(damaged(folders[kind], tmp_path / "inner", text_config=inner), kind)
+
+
 @pytest.mark.parametrize(
     ("lost", "told"),
     [
