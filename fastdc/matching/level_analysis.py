@@ -156,9 +156,11 @@ def _kinds(trials: Trials, known: Any) -> tuple[tuple[str, ...], list[Mask]]:
         kinds[row, :count] = trials.kinds[i] if trials.kinds else ALL
         kinds[row, truth] = RIGHT
     wrong = np.array([[bool(kind) and kind != RIGHT for kind in row] for row in kinds])
-    names = tuple(dict.fromkeys(kinds[wrong].tolist()))
-    masks = [np.asarray(kinds == name) for name in names]
-    return (names, masks) if names == (ALL,) or len(names) == 1 else ((*names, ALL), [*masks, wrong])
+    if not wrong.any():
+        raise InputError("no wrong text has a kind: expected kinds of candidates, or none at all")
+    every = tuple(dict.fromkeys(kinds[wrong].tolist()))
+    names = every if len(every) == 1 else (*(name for name in every if name != ALL), ALL)
+    return names, [wrong if name == ALL else np.asarray(kinds == name) for name in names]
 
 
 def _compared(table: ErrorTable, trials: Trials, known: Any, groups: Any) -> tuple[Float64, Mask]:

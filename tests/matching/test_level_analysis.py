@@ -94,6 +94,19 @@ def test_a_real_run_is_analysed_and_the_last_column_without_a_text_left_out() ->
     assert want.best("any wrong text") in range(8)
 
 
+def test_kinds_may_be_missing_or_named_as_all_are() -> None:
+    trials = asked(12)
+    lists = [trials.texts_of(i) for i in range(12)]
+    few = Trials.of(np.asarray(trials.images), lists, kinds=[["right", *[""] * (len(one) - 1)] for one in lists])
+    table = DiffusionMatcher(with_prompts(), draws=4).errors(few)
+    with pytest.raises(InputError, match="no wrong text has a kind"):
+        level_analysis(table, few)
+    kinds = [["right", *["any wrong text", "colour"] * 3][: len(one)] for one in lists]
+    found = level_analysis(table, replace(few, kinds=tuple(map(tuple, kinds))), bins=1)
+    assert found.kinds == ("colour", "any wrong text")
+    assert found.single["any wrong text"] == level_analysis(table, replace(few, kinds=()), bins=1).single[found.kinds[1]]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     table, trials = given()
     for call, told in (
