@@ -27,7 +27,7 @@ from fastdc.inference.job import Job
 from fastdc.inference.options import ImageOptions, Options, PlanOptions, RunOptions, TableOptions, merged
 from fastdc.inference.plan_choice import CHOICES, PlanChoice, Trial, band_words
 from fastdc.inference.plan_options import plan_config
-from fastdc.inference.plan_search import choose_plan, choose_plan_of
+from fastdc.inference.plan_search import check_choosable, choose_plan, choose_plan_of
 from fastdc.inference.prior import Prior
 from fastdc.inference.released_plans import released_plan
 from fastdc.inference.results import Classification, ImageResult, OnProgress, Progress, class_keys
@@ -74,6 +74,7 @@ __all__ = [
     "bands",
     "by_class",
     "check_candidates",
+    "check_choosable",
     "check_streams",
     "choice_size",
     "choose_plan",

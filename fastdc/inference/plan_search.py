@@ -46,7 +46,7 @@ from fastdc.inference.plan_choice import CHOICES, FEW, PlanChoice, Trial
 from fastdc.inference.results import OnProgress
 from fastdc.inference.validation import CALIBRATION_DRAWS, ValidationRuns
 from fastdc.inference.wide_errors import WideErrors, bands, wide_band, wide_errors
-from fastdc.support import Float32, Float64, InputError, Int64
+from fastdc.support import Float32, Float64, InputError, Int64, shown
 
 _BLOCKS = 8  # disjoint blocks of draws per seed that an accuracy is averaged over, at most
 _LEAST = 32  # draws inside a band that is tried, if the table has enough
@@ -89,8 +89,7 @@ def choose_plan(
     if len(runs.images) < 2:
         raise InputError(f"a choice takes 2 images or more, got {len(runs.images)}")
     config = runs.config
-    if config.noise or config.method != "dc":
-        raise InputError("a plan is chosen on clean images: expected no sigma and method dc")
+    check_choosable(config)
     wanted = [name for name in CHOICES if name in searched and (labels is not None or name == "first")]
     banded = "levels" in wanted
     wide = wide_errors(
@@ -104,6 +103,26 @@ def choose_plan(
     )
     tried = bands(runs.job.model) if banded else ()
     return _Search(runs.job.model, config, len(runs.images), labels, wide, delta, tried).run(wanted)
+
+
+def check_choosable(config: PlanConfig, decision: str = "mean") -> None:
+    """Refuses a plan, before any work, that no replay of errors can choose.
+
+    Args:
+        config: The plan that a model has.
+        decision: What decides between classes.
+
+    Example:
+        >>> from fastdc.inference import check_choosable
+        >>> check_choosable(clf.settings().job.plan.config)
+
+    Raises:
+        InputError: Images are noisy, or votes decide.
+    """
+    if config.noise or config.method != "dc":
+        raise InputError("a plan is chosen on clean images: expected no sigma and method dc")
+    if decision != "mean":
+        raise InputError(f"a plan is chosen by mean errors: expected decision mean, got {shown(decision)}")
 
 
 def choose_plan_of(
@@ -134,8 +153,9 @@ def choose_plan_of(
         20
 
     Raises:
-        InputError: The images are fewer than 2, or loss is searched.
+        InputError: The images are fewer than 2 or noisy, or loss is searched.
     """
+    check_choosable(config)
     n = len(next(iter(wide.tables[0].values())))
     if n < 2:
         raise InputError(f"a choice takes 2 images or more, got {n}")

@@ -33,6 +33,7 @@ from fastdc.inference import (
     Progress,
     RunOptions,
     Settings,
+    check_choosable,
     choose_plan_of,
     merged,
     wide_band,
@@ -159,7 +160,8 @@ class DiffusionMatcher:
             InputError: Images or texts cannot be used; raised before any work starts.
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
-        facts = {"delta": self._calibration.delta} if self._calibration is not None and self._promises() else {}
+        own = Settings.of(self._raced(self._source.model), (), self._options)
+        facts = {"delta": self._calibration.delta} if self._calibration is not None and own.promised is not None else {}
         done = _Done(self._name, self._options.decision, {"texts": len(trials.texts), **facts})
         try:
             with closing(self._results(trials, self._options, progress)) as results:
@@ -250,10 +252,11 @@ class DiffusionMatcher:
             20
 
         Raises:
-            InputError: Images or texts cannot be used, or there are fewer than 2.
+            InputError: Images or texts cannot be used, there are fewer than 2, they are noisy, or votes decide.
         """
         checks.whole("seeds", seeds)
         model, config = self._source.model, Settings.of(self._source.model, (), self._full(None)).job.plan.config
+        check_choosable(config, self._options.decision)
         band = wide_band(model, config.levels) if "levels" in searched else config.levels
         wide = self._with(self._options.but(draws=draws, levels="all" if band is None else band, first=()), None)
         tables = [wide.errors(trials, seed=seed, progress=progress).errors for seed in range(seeds)]
@@ -318,10 +321,6 @@ class DiffusionMatcher:
         other = copy(self)
         other._options, other._calibration = options, calibration
         return other
-
-    def _promises(self) -> bool:
-        """Whether the race runs as it was calibrated."""
-        return Settings.of(self._raced(self._source.model), (), self._options).promised is not None
 
     def _full(self, seed: int | None) -> Options:
         """The options of a full run."""

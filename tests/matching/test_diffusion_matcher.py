@@ -269,6 +269,12 @@ def test_scores_without_a_race_rank_as_the_decision_does() -> None:
     assert matched.answers.tolist() == [last_best(scores) for scores in matched.scores]
 
 
+def test_no_plan_is_chosen_for_noisy_images_or_votes() -> None:
+    for options, told in (({"sigma": 0.1}, "chosen on clean images"), ({"decision": "vote"}, "chosen by mean errors")):
+        with pytest.raises(InputError, match=told):
+            DiffusionMatcher(with_prompts(), **options).planned(asked(4))  # type: ignore[arg-type]
+
+
 def test_a_plan_is_chosen_from_candidates_of_each_image() -> None:
     """A network that tells texts apart in one band only: the choice finds it, and takes no network but its table's."""
     low, high = 1.0, 4.0
