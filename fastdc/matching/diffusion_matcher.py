@@ -19,7 +19,7 @@ from typing import Any, Unpack, cast
 
 import numpy as np
 
-from fastdc.backends import firsts_of_texts, with_prompts
+from fastdc.backends import with_prompts
 from fastdc.bundle import TEXT, Bundle, Model, Prompts, find_model, load_bundle
 from fastdc.calibration import calibrate_errors, check_level
 from fastdc.classifier import DiffusionClassifier
@@ -46,6 +46,7 @@ from fastdc.matching.place_tables import joined_places, table_of_places
 from fastdc.matching.run_facts import run_facts
 from fastdc.matching.text_conditions import (
     NO_TEXT,
+    different_texts,
     distinct_conditions,
     named_conditions,
     of_conditions,
@@ -366,10 +367,8 @@ class DiffusionMatcher:
             return last.classifier, last.conditions
         if isinstance(source, DiffusionClassifier) or TEXT not in source.files:
             return source, named_conditions(texts, source.model)
-        different, conditions = np.unique(firsts_of_texts(source, texts), return_inverse=True)
-        once = tuple(texts[i] for i in different.tolist())
-        prompts = Prompts(once, tuple(range(len(once))), once)
-        return with_prompts(source, prompts), conditions.astype(np.int32)
+        once, conditions = different_texts(source, texts)
+        return with_prompts(source, Prompts(once, tuple(range(len(once))), once)), conditions
 
     def _opened(
         self, texts: tuple[str, ...], source: Bundle | DiffusionClassifier, conditions: Int32

@@ -1,5 +1,6 @@
 """Texts as the conditions of a classifier, and the rule that fits candidates of each image's own."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,19 @@ from fastdc.support import InputError, Int32, shown
 
 NO_TEXT = "(no text)"
 """The name of the model's "no class" where it stands beside texts."""
+
+
+def different_texts(bundle: Bundle, texts: Sequence[str]) -> tuple[tuple[str, ...], Int32]:
+    """The texts that differ to a bundle's text encoders, as its conditions, and the condition of each text, int32 (P,).
+
+    Their order is that of their hashes. Where errors are equal, as of a network that does not heed its text, rules drop
+    the later conditions and votes go to the first one: in the order of the lists, that would be the first text of a
+    list, which often is the right one.
+    """
+    firsts, conditions = np.unique(firsts_of_texts(bundle, texts), return_inverse=True)
+    hashes = [hashlib.blake2b(texts[i].encode(errors="surrogatepass")).digest() for i in firsts.tolist()]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    return tuple(texts[firsts[i]] for i in order), np.argsort(order)[conditions].astype(np.int32)
 
 
 def named_conditions(texts: Sequence[str], model: Model) -> Int32:

@@ -272,7 +272,7 @@ def test_scores_without_a_race_rank_as_the_decision_does() -> None:
 def test_no_plan_is_chosen_for_noisy_images_or_votes() -> None:
     for options, told in (({"sigma": 0.1}, "chosen on clean images"), ({"decision": "vote"}, "chosen by mean errors")):
         with pytest.raises(InputError, match=told):
-            DiffusionMatcher(with_prompts(), **options).planned(asked(4))  # type: ignore[arg-type]
+            DiffusionMatcher(with_prompts(), **options).planned(asked(4))
 
 
 def test_a_plan_is_chosen_from_candidates_of_each_image() -> None:

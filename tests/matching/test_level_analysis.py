@@ -104,7 +104,9 @@ def test_kinds_may_be_missing_or_named_as_all_are() -> None:
     kinds = [["right", *["any wrong text", "colour"] * 3][: len(one)] for one in lists]
     found = level_analysis(table, replace(few, kinds=tuple(map(tuple, kinds))), bins=1)
     assert found.kinds == ("colour", "any wrong text")
-    assert found.single["any wrong text"] == level_analysis(table, replace(few, kinds=()), bins=1).single[found.kinds[1]]
+    assert (
+        found.single["any wrong text"] == level_analysis(table, replace(few, kinds=()), bins=1).single[found.kinds[1]]
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -157,7 +157,8 @@ def test_right_texts_of_rankings(tmp_path: Path) -> None:
     (tmp_path / "known.csv").write_text("image,prompt,truth\n" + "\n".join(rows))
     images, texts, right = read_rankings(tmp_path / "known.csv")
     assert [Path(image).name for image in images] == ["a.png", "b.png", "c.png"]
-    assert (texts, right.dtype, right.tolist()) == (["one", "two"], bool, [[1, 0], [1, 1], [0, 0]])
+    assert (texts, right.tolist()) == (["one", "two"], [[True, False], [True, True], [False, False]])
+    assert right.dtype == np.bool_
     found = retrieve(Fixed([[2, 1], [3, 4], [5, 0]]), unit_images(3), texts, ["one", "two", "another"])
     assert found.right.tolist() == [[True, False], [False, True], [False, False]]
     assert found.ranks.tolist() == [3, 1]
