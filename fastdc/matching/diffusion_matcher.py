@@ -161,9 +161,11 @@ class DiffusionMatcher:
             InputError: Images or texts cannot be used; raised before any work starts.
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
-        own = Settings.of(self._raced(self._source.model), (), self._options)
-        facts = {"delta": self._calibration.delta} if self._calibration is not None and own.promised is not None else {}
-        done = _Done(self._name, self._options.decision, {"texts": len(trials.texts), **facts})
+        wanted = Settings.of(self._raced(self._source.model), (), self._options)
+        facts: dict[str, Any] = {"texts": len(trials.texts)}
+        if self._calibration is not None and wanted.promised is not None:
+            facts["delta"] = self._calibration.delta
+        done = _Done(self._name, self._options.decision, facts)
         try:
             with closing(self._results(trials, self._options, progress)) as results:
                 for own, result in results:

@@ -104,8 +104,9 @@ class ViltMatcher:
         for batch in self._batches(trials, pictures):
             pairs = [(place, text) for place, one in enumerate(batch) for text in one.texts.tolist()]
             scores = self._of_pairs(trials, [one.inputs for one in batch], pairs)
-            for one, of_texts in zip(batch, np.split(scores, np.cumsum([len(one.texts) for one in batch])[:-1])):
-                yield of_texts[one.places]
+            ends = np.cumsum([len(one.texts) for one in batch])
+            for one, end in zip(batch, ends.tolist(), strict=True):
+                yield scores[end - len(one.texts) : end][one.places]
 
     def _batches(self, trials: Trials, pictures: Pictures) -> Iterator[list[_Asked]]:
         """Consecutive images of one size and, but for the first, with room for their pairs."""
