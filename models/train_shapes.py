@@ -38,6 +38,8 @@ from tokenizers import pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from fastdc.support import whole_file
+
 SIZE = 32  # pixels per side
 LATENT = 8  # latents per side
 LENGTH = 16  # tokens per text: begin, "a photo of a cone to the left of a cube", end, and a reserve
@@ -373,8 +375,8 @@ def save(out: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, denoiser: Deno
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out, safe_serialization=True)
-    torch.save({"denoiser": denoiser.state(), "rng": rng.get_state()}, out / "state.part")
-    (out / "state.part").replace(out / "state.pt")
+    with whole_file(out / "state.pt") as file:
+        torch.save({"denoiser": denoiser.state(), "rng": rng.get_state()}, file)
 
 
 def main() -> None:
