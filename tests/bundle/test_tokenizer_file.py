@@ -147,7 +147,7 @@ _ENDLESS = [
     )
 ]
 REFUSED: list[tuple[str, str, Any, str]] = [
-    ("C", "padding.strategy", {"Fixed": 2**40}, "must be one number from 2 to 4096, got 12 and 1099511627776"),
+    ("C", "padding.strategy", {"Fixed": 2**40}, "must be one number from 2 to 4096, got 16 and 1099511627776"),
     ("C", "padding.strategy", "BatchLongest", "padding.strategy must be an object"),
     ("C", "padding.pad_to_multiple_of", 2**40, "pad_to_multiple_of must be None"),
     ("C", "padding.pad_id", -1, "padding.pad_id must be"),
@@ -172,7 +172,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("C", _PATTERN, {"Regex": "a", "String": "a"}, "pattern must be a String or a Regex"),
     ("C", _PATTERN, {"Regex": ""}, "pattern must be text"),
     ("C", "post_processor", {"type": "Nothing"}, "post_processor must be of a type in"),
-    ("C", "post_processor", {"type": "Sequence", "processors": [{"type": "BertProcessing"}] * 6}, "leaves none"),
+    ("C", "post_processor", {"type": "Sequence", "processors": [{"type": "BertProcessing"}] * 8}, "leaves none"),
     ("C", "model", {"type": "WordPiece", "vocab": {}}, "model must be of a type in BPE, Unigram, WordLevel"),
     ("C", "model.type", {}, "model must be of a type in"),
     ("C", "model.dropout", 0.5, "model.dropout must be null"),

@@ -263,7 +263,7 @@ def test_info_shows_the_installation_and_models(cli: Cli) -> None:
 
 def test_info_shows_the_prompts_of_a_text_conditional_model(cli: Cli) -> None:
     shown = json.loads(cli("info", "shapes", "--json").out)
-    first = "32: 'a photo of a red sphere', 'a photo of a red cube', "
+    first = "32: 'a photo of a blue cone', 'a photo of a blue cube', "
     assert shown["prompts"].startswith(first)
     assert shown["prompts"].endswith("... 28 more; --prompts can replace them")
     assert "prompts" not in json.loads(cli("info", "digits", "--json").out)

@@ -26,7 +26,7 @@ def test_what_is_lost_of_prompts_is_said_on_stderr(cli: Cli, tmp_path: Path) -> 
     run = ("classify", "--model", "shapes", "--prompts", prompts, "--rule", "full", "--draws", "1")
     result = cli(*run, tmp_path / "image.npy")
     assert result.code == 0
-    note = f"note: the text encoder reads at most 12 tokens: prompt 0 ('{LONG}') loses "
+    note = f"note: the text encoder reads at most 16 tokens: prompt 0 ('{LONG}') loses "
     assert result.err.splitlines()[0].startswith(note), result.err
     assert cli(*run, "--quiet", tmp_path / "image.npy").err == ""
 
@@ -35,7 +35,7 @@ def test_classes_that_the_text_encoder_reads_alike_are_refused(cli: Cli, tmp_pat
     image, prompts = tmp_path / "image.npy", tmp_path / "prompts.csv"
     np.save(image, np.zeros((1, 3, 32, 32), np.uint8))
     prompts.write_text(f"{HEADER}{LONG} at all,x,0\na cone,y,1\n{LONG} whatsoever,z,2\n", encoding="utf-8")
-    same = "of the classes 'x' and 'z' are the same to the text encoder, cut to 12 tokens"
+    same = "of the classes 'x' and 'z' are the same to the text encoder, cut to 16 tokens"
     cli.refuses("classify", "--model", "shapes", "--prompts", prompts, image, naming=same)
     certify = ("--sigma", "0.25", "--out", tmp_path / "out.tsv")
     cli.refuses("certify", "--model", "shapes", "--prompts", prompts, "--data", image, *certify, naming=same)
