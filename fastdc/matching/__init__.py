@@ -24,7 +24,7 @@ from fastdc.matching.kinds import kinds_of
 from fastdc.matching.layout import RELEASED, read_layout
 from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
 from fastdc.matching.level_analysis import LevelAnalysis, level_analysis
-from fastdc.matching.matched import AbstractMatcher, Matched, OnMatched, last_best
+from fastdc.matching.matched import AbstractMatcher, Matched, OnFinished, OnMatched, last_best
 from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
 from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankings, read_trials
 from fastdc.matching.retrieval import Retrieval, retrieve
@@ -53,6 +53,7 @@ __all__ = [
     "LevelAnalysis",
     "Matched",
     "OnComposed",
+    "OnFinished",
     "OnMatched",
     "PairScores",
     "PairedTest",

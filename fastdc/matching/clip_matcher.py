@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastdc.matching.collecting import collect, different
-from fastdc.matching.matched import Matched, OnMatched
+from fastdc.matching.matched import Matched, OnFinished, OnMatched
 from fastdc.matching.pictures import Pictures
 from fastdc.matching.trials import Trials
 from fastdc.support import BackendError, Float64, checks, version_of
@@ -66,12 +66,13 @@ class ClipMatcher:
         """What reproduces the scores."""
         return model_facts(self._model)
 
-    def match(self, trials: Trials, progress: OnMatched | None = None) -> Matched:
+    def match(self, trials: Trials, progress: OnMatched | None = None, keep: OnFinished | None = None) -> Matched:
         """Scores the candidates of every image.
 
         Args:
             trials: Images and their candidate texts.
             progress: Called after each image.
+            keep: Called after each image with what gives the answers so far.
 
         Raises:
             InputError: An image cannot be used; raised before any work starts.
@@ -83,7 +84,7 @@ class ClipMatcher:
         """
         pictures = Pictures(trials)
         self._model.check_texts(trials.texts)
-        return collect(self.name, trials, self._scored(trials, pictures), self.facts, progress)
+        return collect(self.name, trials, self._scored(trials, pictures), self.facts, progress, keep)
 
     def embed(self, texts: Any) -> Float64:
         """Embeddings of texts, each of norm 1.

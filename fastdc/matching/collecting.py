@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from fastdc.inference import Classification
-from fastdc.matching.matched import Matched, OnMatched, last_best
+from fastdc.matching.matched import Matched, OnFinished, OnMatched, last_best
 from fastdc.matching.trials import Trials
 from fastdc.support import Float64, Int64, Interrupted
 
@@ -29,7 +29,12 @@ def different(trials: Trials, firsts: Int64) -> Iterator[tuple[Int64, Int64]]:
 
 
 def collect(
-    name: str, trials: Trials, scored: Iterator[Float64], facts: dict[str, Any], progress: OnMatched | None
+    name: str,
+    trials: Trials,
+    scored: Iterator[Float64],
+    facts: dict[str, Any],
+    progress: OnMatched | None,
+    keep: OnFinished | None = None,
 ) -> Matched:
     """Takes the scores of the images in their order.
 
@@ -39,6 +44,7 @@ def collect(
         scored: Yields the scores of one image after the other; the model runs while it is read.
         facts: What reproduces the scores.
         progress: Called after each image.
+        keep: Called after each image.
 
     Raises:
         Interrupted: Ctrl-C; ``result`` has the images that were finished, or None.
@@ -61,6 +67,8 @@ def collect(
             scores.append(one)
             if progress is not None:
                 progress(len(scores), len(trials))
+            if keep is not None:
+                keep(result)
     except KeyboardInterrupt:
         done = f"interrupted: {len(scores)} of {len(trials)} images finished"
         raise Interrupted(done, result() if scores else None) from None

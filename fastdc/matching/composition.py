@@ -1,14 +1,18 @@
 """Runs several models over the cells of the compositional evaluation, and keeps what is finished.
 
-With a folder, the answers of each model in each cell are written as soon as they are known, also after Ctrl-C. A second
-run takes from there what was asked with the same model, options, images and texts, and asks for the rest alone, down to
-single images: the answer to an image depends on no other image.
+With a folder, the answers of each model in each cell are written as they become known, every few seconds, and at once
+after Ctrl-C or an error; what is killed loses those of the last seconds. A second run takes from there what was asked
+with the same model, options, images and texts, and asks for the rest alone, down to single images: the answer to an
+image depends on no other image.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,9 +20,12 @@ from fastdc.matching.cells import Cell
 from fastdc.matching.comparison import Comparison
 from fastdc.matching.comparison_numbers import Answered, check_known
 from fastdc.matching.kept import Keep
-from fastdc.matching.matched import AbstractMatcher, Matched
+from fastdc.matching.matched import AbstractKeptMatcher, AbstractMatcher, Matched, OnMatched
 from fastdc.matching.trials import Trials
-from fastdc.support import InputError, Interrupted
+from fastdc.support import FastdcError, InputError, Interrupted
+
+_EVERY = 5.0  # seconds between two writes of a cell's answers, at least
+_EASY = "a race finishes easy images first, and what it has finished tells little of the others"
 
 OnComposed = Callable[[str, Cell, int, int], None]
 """Called with a model's name, a cell, and the numbers of its images that are done, and of all."""
@@ -82,7 +89,8 @@ def compose(
     Raises:
         InputError: Two models have one name, answers are to be kept of one without facts, a right text is not known, or
             images or texts cannot be used.
-        Interrupted: Ctrl-C; its ``result`` is the comparison of what was finished, or None.
+        FastdcError: A model or an image fails later; its ``result`` is the comparison of what was finished, or None.
+        Interrupted: Ctrl-C; ``result`` as above.
     """
     _check(entrants, kept=out is not None)
     keep = Keep(None if out is None else Path(out))
@@ -97,13 +105,17 @@ def compose(
                 continue
             try:
                 answered.append(_answered(one, cell, keep, progress))
-            except KeyboardInterrupt as stop:
+            except (KeyboardInterrupt, FastdcError) as stop:
                 if isinstance(part := getattr(stop, "result", None), Matched):
                     answered.append(Answered(cell, one.cells[cell], part))
-                said = f"interrupted: {one.name} in {cell}"
-                told = f"{said}; a race finishes easy images first, and what it has finished tells little of the others"
                 some = any(len(known.matched) for known in answered)
-                raise Interrupted(said, compared([told]) if some else None) from None
+                failed = isinstance(stop, FastdcError)
+                said = f"{'failed' if failed else 'interrupted'}: {one.name} in {cell}"
+                found = compared([f"{said}; {_EASY}"]) if some else None
+                if isinstance(stop, FastdcError):
+                    stop.result = found
+                    raise
+                raise Interrupted(said, found) from None
     return compared()
 
 
@@ -129,6 +141,7 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
 
     Raises:
         Interrupted: Ctrl-C; its ``result`` is all answers that are known, or None.
+        FastdcError: The model or an image cannot be used; ``result`` as above.
     """
     trials = one.cells[cell]
     key = "" if one.facts_of is None else keep.key(cell, trials, one.facts_of(cell))
@@ -144,7 +157,10 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
 
     def joined(new: Matched) -> Matched:
         new = replace(new, name=one.name, rows=missing[new.rows])
-        whole = new if known is None else _joined(known, new)
+        return new if known is None else _joined(known, new)
+
+    def written(new: Matched) -> Matched:
+        whole = joined(new)
         try:
             keep.write(one.name, cell, key, whole)
         except KeyboardInterrupt:
@@ -153,12 +169,55 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
         return whole
 
     part = trials if known is None else trials.take(missing)
+    parts = _Parts(written if keep.kept else None)
     try:
-        new = one.matcher_of(cell).match(part, told)
+        new = _match(one.matcher_of(cell), part, told, parts)
     except KeyboardInterrupt as stop:
         found = getattr(stop, "result", None)
-        raise Interrupted(str(stop), joined(found) if isinstance(found, Matched) else known) from None
-    return Answered(cell, trials, joined(new))
+        raise Interrupted(str(stop), written(found) if isinstance(found, Matched) else known) from None
+    except Exception as error:
+        if isinstance(error, FastdcError):
+            error.result = known if parts.last is None else joined(parts.last())
+        with suppress(InputError):  # of a full disk, which may be what has failed
+            parts.flush()
+        raise
+    return Answered(cell, trials, written(new))
+
+
+class _Parts:
+    """Writes the answers so far every few seconds, and more seldom where that itself takes long.
+
+    Args:
+        write: Writes answers; None: they are not kept.
+
+    Attributes:
+        last: Gives the answers so far; None: there are none.
+    """
+
+    def __init__(self, write: Callable[[Matched], Any] | None) -> None:
+        self.last: Callable[[], Matched] | None = None
+        self._write, self._due = write, time.monotonic() + _EVERY
+
+    def __call__(self, finished: Callable[[], Matched]) -> None:
+        self.last = finished
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is there now."""
+        if self._write is None or self.last is None:
+            return
+        start = time.monotonic()
+        self._write(self.last())
+        end = time.monotonic()
+        self._due = end + max(_EVERY, 20 * (end - start))
+
+
+def _match(matcher: AbstractMatcher, trials: Trials, progress: OnMatched, parts: _Parts) -> Matched:
+    """A matcher's answers; one that knows how hands them out as it runs."""
+    if "keep" not in signature(matcher.match).parameters:
+        return matcher.match(trials, progress)
+    return cast(AbstractKeptMatcher, matcher).match(trials, progress, keep=parts)
 
 
 def _joined(first: Matched, second: Matched) -> Matched:

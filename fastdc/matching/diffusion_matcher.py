@@ -41,7 +41,7 @@ from fastdc.inference import (
 )
 from fastdc.loading import load
 from fastdc.matching.collecting import unbroken
-from fastdc.matching.matched import Matched, OnMatched, last_best
+from fastdc.matching.matched import Matched, OnFinished, OnMatched, last_best
 from fastdc.matching.place_tables import joined_places, table_of_places
 from fastdc.matching.run_facts import run_facts
 from fastdc.matching.text_conditions import (
@@ -58,7 +58,7 @@ from fastdc.rules import Calibration
 from fastdc.support import InputError, Int32, Interrupted, checks
 
 _CALIBRATED: RunOptions = {"rule": "calibrated", "rule_options": None, "self_calibrate": None}
-_CHUNK = 64  # images whose results are held before they are cut to the image's candidates
+_CHUNK = 16  # images whose results are held before they are cut to the image's candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ class DiffusionMatcher:
         """What reproduces its answers, as JSON values."""
         return run_facts(self._source.model, self._options, self._network, self._calibration)
 
-    def match(self, trials: Trials, progress: OnMatched | None = None) -> Matched:
+    def match(self, trials: Trials, progress: OnMatched | None = None, keep: OnFinished | None = None) -> Matched:
         """Scores the candidates of every image in one run.
 
         The score of a text is its negative mean error. With decision "mean", the answer is the text with the largest
@@ -150,6 +150,7 @@ class DiffusionMatcher:
         Args:
             trials: Images and their candidate texts.
             progress: Called with the number of images that are done, and of all, after every step.
+            keep: Called with what gives the answers so far, after every 16 consecutive images.
 
         Example:
             >>> from fastdc.matching import DiffusionMatcher, Trials
@@ -170,6 +171,8 @@ class DiffusionMatcher:
             with closing(self._results(trials, self._options, progress)) as results:
                 for own, result in results:
                     done.add(own, result)
+                    if keep is not None:
+                        keep(done.matched)
         except KeyboardInterrupt as stop:
             raise _interrupted(stop, len(done), len(trials), done.matched() if len(done) else None) from None
         return done.matched()

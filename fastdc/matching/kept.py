@@ -44,6 +44,11 @@ class Keep:
         except OSError as error:
             raise InputError(f"{folder} cannot be made: {error.strerror or error}") from None
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is a folder."""
+        return self._folder is not None
+
     def key(self, cell: Cell, trials: Trials, facts: Mapping[str, Any]) -> str:
         """A hash of all that answers depend on: cell, texts, pixels and the model's facts; empty without a folder.
 

@@ -12,6 +12,9 @@ from fastdc.support import Float64, Int64, Mask
 OnMatched = Callable[[int, int], None]
 """Called with the number of images that are done, and of all images."""
 
+OnFinished = Callable[[Callable[[], "Matched"]], None]
+"""Called now and then in a run with a function that gives the answers so far; whoever keeps them may call it."""
+
 
 class AbstractMatcher(Protocol):
     """A model that says how well texts describe images: a diffusion classifier, CLIP, SigLIP, ViLT."""
@@ -28,6 +31,14 @@ class AbstractMatcher(Protocol):
             InputError: Images or texts cannot be used; raised before any work starts.
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
+        ...
+
+
+class AbstractKeptMatcher(AbstractMatcher, Protocol):
+    """A matcher that hands out answers while it runs: :func:`match` calls `keep` with what is known so far."""
+
+    def match(self, trials: Trials, progress: OnMatched | None = None, keep: OnFinished | None = None) -> "Matched":
+        """As :meth:`AbstractMatcher.match`."""
         ...
 
 

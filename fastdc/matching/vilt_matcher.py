@@ -16,7 +16,7 @@ import numpy as np
 
 from fastdc.matching.clip_matcher import finite, model_facts
 from fastdc.matching.collecting import collect, different
-from fastdc.matching.matched import Matched, OnMatched
+from fastdc.matching.matched import Matched, OnFinished, OnMatched
 from fastdc.matching.pictures import Pictures
 from fastdc.matching.trials import Trials
 from fastdc.support import Float64, Int64, checks
@@ -81,12 +81,13 @@ class ViltMatcher:
         """What reproduces the scores."""
         return model_facts(self._model)
 
-    def match(self, trials: Trials, progress: OnMatched | None = None) -> Matched:
+    def match(self, trials: Trials, progress: OnMatched | None = None, keep: OnFinished | None = None) -> Matched:
         """Scores the candidates of every image.
 
         Args:
             trials: Images and their candidate texts.
             progress: Called after each image.
+            keep: Called after each image with what gives the answers so far.
 
         Raises:
             InputError: An image cannot be used; raised before any work starts.
@@ -98,7 +99,7 @@ class ViltMatcher:
         """
         pictures = Pictures(trials)
         self._model.check_texts(trials.texts)
-        return collect(self.name, trials, self._scored(trials, pictures), self.facts, progress)
+        return collect(self.name, trials, self._scored(trials, pictures), self.facts, progress, keep)
 
     def _scored(self, trials: Trials, pictures: Pictures) -> Iterator[Float64]:
         for batch in self._batches(trials, pictures):

@@ -7,7 +7,13 @@ from typing import Any
 
 
 class FastdcError(Exception):
-    """Base class of the exceptions that fastdc raises on purpose."""
+    """Base class of the exceptions that fastdc raises on purpose.
+
+    Attributes:
+        result: What a run had finished when it failed, where its method says so; otherwise None.
+    """
+
+    result: Any = None
 
 
 class InputError(FastdcError, ValueError):

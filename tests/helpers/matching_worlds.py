@@ -23,6 +23,11 @@ def asked(n: int = N, *, seed: int = 0, most: int = 7) -> Trials:
     return Trials.of(unit_images(n), lists, truth=-1)
 
 
+def asked_all(n: int = N) -> Trials:
+    """The same trials, of which the first text of each is right."""
+    return replace(asked(n), truth=np.zeros(n, np.int64))
+
+
 def with_prompts(world: GaussianWorld = WORLD) -> DiffusionClassifier:
     """A classifier whose conditions are prompts: as many as there are classes."""
     clf = classifier(world)

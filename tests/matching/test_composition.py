@@ -1,6 +1,10 @@
 """A run over several models and cells keeps what is finished, and a second one asks for the rest alone."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +14,20 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc.matching import Cell, Comparison, DiffusionMatcher, Entrant, Matched, OnMatched, Trials, compose, last_best
+from fastdc.matching import (
+    Cell,
+    Comparison,
+    DiffusionMatcher,
+    Entrant,
+    Matched,
+    OnFinished,
+    OnMatched,
+    Trials,
+    compose,
+    last_best,
+)
 from fastdc.matching.kept import Keep
-from helpers.matching_worlds import NAMES, with_null, with_prompts
+from helpers.matching_worlds import NAMES, asked_all, with_null, with_prompts
 from helpers.worlds import unit_images
 
 CELLS = (Cell("single", "val"), Cell("single", "val", True))
@@ -128,6 +143,78 @@ def test_ctrl_c_while_answers_are_written_loses_none(
     rest = PixelMatcher()
     run(rest, tmp_path)
     assert len(rest.asked) == 7 - (stop or 4)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fastdc.matching import Cell, DiffusionMatcher, Entrant, compose, composition
+from helpers.matching_worlds import asked_all, with_prompts
+
+composition._EVERY = 0.0
+
+def told(name, cell, done, every):
+    if done >= 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+matcher = DiffusionMatcher(with_prompts(), rule="full", draws=16)
+compose([Entrant.of(matcher, {Cell("t", "val"): asked_all()}, {"x": 1})], out=Path(sys.argv[1]), progress=told)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_what_is_killed_keeps_its_answers(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], env={**os.environ, "PYTHONPATH": path}, check=False, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL
+    counts = list[int]()
+
+    class Counted(DiffusionMatcher):
+        def match(self, trials: Trials, *more: Any, **named: Any) -> Matched:
+            counts.append(len(trials))
+            return super().match(trials, *more, **named)
+
+    cells = {Cell("t", "val"): asked_all()}
+    matcher = Counted(with_prompts(), rule="full", draws=16)
+    found, whole = (compose([Entrant.of(matcher, cells, {"x": 1})], out=out) for out in (tmp_path, None))
+    assert 16 <= len(asked_all()) - counts[0] <= 112
+    one, other = (each.answered[0].matched for each in (found, whole))
+    assert one.rows.tolist() == other.rows.tolist()
+    assert [scores.tolist() for scores in one.scores] == [scores.tolist() for scores in other.scores]
+    assert one.answers.tolist() == other.answers.tolist()
+
+
+class Failing(DiffusionMatcher):
+    """A diffusion model whose network fails after 100 images."""
+
+    def match(self, trials: Trials, progress: OnMatched | None = None, keep: OnFinished | None = None) -> Matched:
+        """Fails once."""
+
+        def told(done: int, _: int) -> None:
+            if done >= 100:
+                raise self.error
+
+        return super().match(trials, told, keep)
+
+    error: Exception = fastdc.support.BackendError("no device")
+
+
+@pytest.mark.parametrize("error", [fastdc.support.BackendError("no device"), MemoryError()])
+def test_an_error_leaves_what_was_finished(tmp_path: Path, error: Exception) -> None:
+    cells = {CELLS[0]: asked_all(10), CELLS[1]: asked_all()}
+    failing = Failing(with_prompts(), rule="full", draws=16)
+    failing.error = error
+    with pytest.raises(type(error)) as stopped:
+        compose([Entrant.of(failing, cells, {"x": 1})], out=tmp_path)
+    assert stopped.value is error
+    kept = json.loads((tmp_path / "answers" / failing.name / "single_val_gzsl.json").read_text())
+    assert 80 <= len(kept["rows"]) < 150
+    if isinstance(error, fastdc.support.BackendError):
+        assert [score.images for score in error.result.scores] == [10, len(kept["rows"])]
+        assert error.result.notes[0].startswith("failed: ")
 
 
 def _other_facts(matcher: PixelMatcher) -> dict[Cell, Trials]:

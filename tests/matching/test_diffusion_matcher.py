@@ -8,7 +8,7 @@ import pytest
 
 import fastdc
 from fastdc import DiffusionClassifier, InputError, Interrupted
-from fastdc.matching import DiffusionMatcher, Trials, diffusion_matcher, last_best
+from fastdc.matching import DiffusionMatcher, Matched, Trials, diffusion_matcher, last_best
 from fastdc.rules import Paired
 from helpers.matching_worlds import CLASSES, NAMES, WORLD, N, asked, with_null, with_prompts
 from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, unit_images
@@ -221,19 +221,27 @@ def test_ctrl_c_keeps_the_images_that_were_finished() -> None:
     assert 64 <= len(first) < N
 
 
+def test_answers_are_handed_out_as_they_become_known() -> None:
+    parts = list[Matched]()
+    matcher = DiffusionMatcher(with_prompts(), rule="full", draws=4)
+    whole = matcher.match(asked(), keep=lambda known: parts.append(known()))
+    assert [part.rows.tolist() for part in parts] == [list(range(n)) for n in (*range(16, N, 16), N)]
+    assert parts[3].answers.tolist() == whole.answers[:64].tolist()
+
+
 def test_ctrl_c_between_two_results_keeps_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def once(scores: Any) -> int:
         calls.append(scores)
-        if len(calls) == 100:  # in the second chunk
+        if len(calls) == 100:  # in the seventh chunk
             raise KeyboardInterrupt
         return last_best(scores)
 
     monkeypatch.setattr(diffusion_matcher, "last_best", once)
-    with pytest.raises(Interrupted, match="64 of 150 images finished") as caught:
+    with pytest.raises(Interrupted, match="96 of 150 images finished") as caught:
         DiffusionMatcher(with_prompts(), rule="full", draws=4).match(asked())
-    assert caught.value.result.rows.tolist() == list(range(64))
+    assert caught.value.result.rows.tolist() == list(range(96))
 
 
 def test_what_cannot_be_matched_is_refused_in_one_line() -> None:
