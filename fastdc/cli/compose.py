@@ -17,7 +17,7 @@ from fastdc.cli.options import Advance, check_output, plan_options, progress_bar
 from fastdc.cli.runner import default_rule_named, rule_options
 from fastdc.cli.stop_signals import held_back
 from fastdc.matching import CALIBRATED_ON, SETTINGS, Cell, Comparison, Entrant, Trials, compose, read_layout
-from fastdc.support import InputError, Interrupted, __version__, checks
+from fastdc.support import FastdcError, InputError, Interrupted, __version__, checks
 
 if TYPE_CHECKING:
     from fastdc.bundle import Bundle
@@ -44,10 +44,10 @@ def run(data: str, as_json: bool, **options: Any) -> None:
     with ExitStack() as stack:
         bars = stack.enter_context(_bars(quiet=options["quiet"]))
         entrants, notes = _entrants(data, cells, options, bars)
-        stop = None
+        stop: Interrupted | FastdcError | None = None
         try:
             found = compose(entrants, out=options["out"], facts=_facts(data, options), notes=notes, progress=bars.of)
-        except Interrupted as stopped:
+        except (Interrupted, FastdcError) as stopped:
             if not isinstance(stopped.result, Comparison):
                 raise
             stop, found = stopped, stopped.result

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastdc.matching import DiffusionMatcher, Matched, OnMatched, Trials
-from fastdc.support import Interrupted
+from fastdc.support import BackendError, FastdcError, InputError, Interrupted
 from helpers.cli_runs import Cli
 from helpers.composition_trees import write_pairs, write_single
 
@@ -89,6 +89,30 @@ def test_ctrl_c_leaves_what_was_finished(cli: Cli, data: Path, tmp_path: Path, m
     whole = cli("compose", data, *MODEL, "--task", "single", "--zsl", "--out", tmp_path / "run", "--json")
     assert asked == [2]
     assert json.loads(whole.out)["scores"][0]["images"] == 4
+
+
+@pytest.mark.parametrize("error", [BackendError("no device"), InputError("damaged")])
+def test_an_error_in_a_later_cell_leaves_the_tables(
+    cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FastdcError
+) -> None:
+    match, calls = DiffusionMatcher.match, list[int]()
+
+    def failing(self: DiffusionMatcher, trials: Trials, progress: OnMatched | None = None) -> Matched:
+        calls.append(len(trials))
+        if len(calls) == 2:
+            raise error
+        return match(self, trials, progress)
+
+    monkeypatch.setattr(DiffusionMatcher, "match", failing)
+    asked = ("compose", data, *MODEL, "--task", "two_object", "--csv", tmp_path / "s.csv", "--quiet")
+    result = cli(*asked, "--json")
+    assert (result.code, result.err.splitlines()[-1]) == (2, f"fastdc: error: {error}")
+    told = json.loads(result.out)
+    assert [(score["setting"], score["images"]) for score in told["scores"]] == [("ZSL", 2)]
+    assert "failed: shapes in two_object val GZSL" in told["notes"][0]
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 2
+    calls.append(0)
+    assert cli(*asked).code == 0
 
 
 def test_models_side_by_side(cli: Cli, data: Path, tmp_path: Path) -> None:
