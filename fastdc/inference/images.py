@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastdc.bundle import Model, PixelRange
 from fastdc.inference.class_names import class_indices
 from fastdc.inference.options import ImageOptions
-from fastdc.support import Float32, InputError, Int64, UsualWindow, as_array, as_pixels
+from fastdc.support import Float32, InputError, Int64, UsualWindow, as_array, as_pixels, chosen_ids
 
 _AT_ONCE = 2**29  # bytes of images that are mapped to the model's range at once
 _PART = 2**22  # values that are mapped at a time for their streams
@@ -50,6 +50,22 @@ class Images:
     def unit(self) -> Float32:
         """The images in [0, 1], float32 (n, c, h, w): what a prefilter and a foreign classifier see."""
         return _unit(self.given)
+
+    def take(self, rows: Int64) -> "Images":
+        """Some of the images.
+
+        Args:
+            rows: Their indices.
+
+        Example:
+            >>> from fastdc.inference import Images
+            >>> len(Images.of(images, clf.model).take(np.array([3, 5])))
+            2
+        """
+        given = self.given[rows]
+        samples = self.samples
+        some = samples[rows] if isinstance(samples, np.ndarray) else MappedImages(given, samples.pixels)
+        return Images(given, some, self.streams[rows], chosen_ids(self.ids, rows))
 
     @classmethod
     def of(

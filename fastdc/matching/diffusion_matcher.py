@@ -50,8 +50,8 @@ from fastdc.matching.text_conditions import (
     distinct_conditions,
     named_conditions,
     of_conditions,
+    own_rules,
     with_no_text,
-    with_own_rule,
 )
 from fastdc.matching.trials import Trials
 from fastdc.rules import Calibration
@@ -84,8 +84,8 @@ class DiffusionMatcher:
             writes, otherwise the names of its classes. Or a classifier, whose texts are its prompts or classes.
         options: Options of the run, such as rule and draws; a prior, of classes, is refused.
         name: Name in tables; None: the model's.
-        calibration: Calibration of the race for such trials, see :meth:`calibrated`; None: the model's own where all of
-            its classes are the candidates of every image, and paired t-tests otherwise.
+        calibration: Calibration of the race for such trials, see :meth:`calibrated`; None: the model's own for images
+            whose candidates are all of its classes, and paired t-tests for others.
         backend: "auto", "onnx", "torch" or "tensorrt", see :func:`fastdc.load`. Of a classifier the network is open,
             and this and the following options say nothing.
         device: "auto", "cpu", "cuda", "cuda:N"; "cuda:N,M" shares images out among devices.
@@ -341,7 +341,7 @@ class DiffusionMatcher:
             raise InputError("there is no image to match: expected at least one")
         source, conditions = self._described(trials.texts)
         own = distinct_conditions(trials, conditions)
-        images = self._images(trials, options)
+        images = self._images(trials, options, streams)
         clf = self._opened(trials.texts, source, conditions)
         if null:
             clf = with_no_text(clf)
@@ -349,18 +349,22 @@ class DiffusionMatcher:
 
         def told(state: Progress) -> None:
             if progress is not None:
-                progress(state.finished, state.images)
+                progress(done + state.finished, len(trials))
 
-        options = with_own_rule(options, clf, own, calibrated=self._calibration is not None)
-        stream = clf.stream(images, options, chunk=_CHUNK, candidates=own, streams=streams, progress=told)
-        with closing(unbroken(stream)) as results:
-            for result in results:
-                yield [own[i] for i in result.indices], result
+        done = 0
+        for rows, chosen in own_rules(options, clf, own, calibrated=self._calibration is not None):
+            some = images if len(rows) == len(images) else images.take(rows)
+            theirs = [own[i] for i in rows.tolist()]
+            stream = clf.stream(some, chosen, chunk=_CHUNK, candidates=theirs, progress=told)
+            with closing(unbroken(stream)) as results:
+                for result in results:
+                    yield [theirs[i] for i in result.indices], replace(result, indices=rows[result.indices])
+            done += len(rows)
 
-    def _images(self, trials: Trials, options: Options) -> Images:
+    def _images(self, trials: Trials, options: Options, streams: Any) -> Images:
         """The images of trials, checked: those of files are read once, into a temporary file if they are many."""
         given = list(trials.images) if isinstance(trials.images, tuple) else trials.images
-        images = Images.of(given, self._source.model, **options.reading)
+        images = Images.of(given, self._source.model, streams, **options.reading)
         if len(images) != len(trials):
             raise InputError(f"expected one image for each of {len(trials)} trials, got {len(images)}")
         return images
@@ -415,17 +419,20 @@ class _Done:
         self._parts.append(Matched(self._name, result.indices, tuple(scores), found, result.evaluations, 0.0, facts))
 
     def matched(self) -> Matched:
-        """All of it."""
+        """All of it, in the order of the images."""
         parts = self._parts
-        return Matched(
+        rules: list[Any] = [parts[0].facts["rule"], parts[-1].facts["rule"]]
+        facts = parts[0].facts if rules[0] == rules[1] else {**parts[0].facts, "rule": rules}
+        found = Matched(
             name=self._name,
             rows=np.concatenate([part.rows for part in parts]),
             scores=tuple(one for part in parts for one in part.scores),
             answers=np.concatenate([part.answers for part in parts]),
             evaluations=np.concatenate([part.evaluations for part in parts]),
             seconds=time.perf_counter() - self._start,
-            facts=parts[0].facts,
+            facts=facts,
         )
+        return found.take(np.argsort(found.rows))
 
 
 def _interrupted(stop: KeyboardInterrupt, done: int, count: int, result: Any) -> Interrupted:

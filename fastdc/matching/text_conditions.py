@@ -14,7 +14,7 @@ from fastdc.classifier import DiffusionClassifier
 from fastdc.inference import Options
 from fastdc.matching.trials import Trials
 from fastdc.rules import OWN, AbstractRule, Calibrated, Paired
-from fastdc.support import InputError, Int32, shown
+from fastdc.support import InputError, Int32, Int64, shown
 
 NO_TEXT = "(no text)"
 """The name of the model's "no class" where it stands beside texts."""
@@ -109,12 +109,14 @@ def of_conditions(model: Model) -> Model:
     return replace(model, class_names=model.prompts, prompts=(), class_of=(), class_counts=None, calibration=None)
 
 
-def with_own_rule(options: Options, clf: DiffusionClassifier, own: Sequence[Int32], *, calibrated: bool) -> Options:
-    """The options with a rule that fits candidates of each image's own.
+def own_rules(
+    options: Options, clf: DiffusionClassifier, own: Sequence[Int32], *, calibrated: bool
+) -> list[tuple[Int64, Options]]:
+    """Images, int64, and the options with a rule that fits candidates of their own: one part, or two with other rules.
 
     Its error is divided over the candidates of an image, and not over all texts. A calibration of the model's classes
     holds where all of them compete, and says nothing about some of them: two of them may be as hard to tell apart as
-    no pair was among all.
+    no pair was among all. So it is chosen for each image by its own candidates, and not by those of others.
 
     Args:
         options: The options.
@@ -126,16 +128,23 @@ def with_own_rule(options: Options, clf: DiffusionClassifier, own: Sequence[Int3
         InputError: Rule "calibrated" is asked for without a limit, and there is no calibration for such candidates.
     """
     rule, given = clf.settings(options).job.rule, options.rule
-    more = options.rule_options or {}
-    whole = all(len(one) == len(clf.model.conditions) for one in own)
-    if isinstance(rule, Calibrated) and isinstance(given, str) and "limit" not in more and not (calibrated or whole):
-        if given == Calibrated.name:
-            raise InputError(
-                f"the calibration of {clf.model.name} is for images among all of its classes: calibrate the race on "
-                "candidates like these, or take rule race"
-            )
-        options = options.but(rule=Paired.name)
-        rule = clf.settings(options).job.rule
+    whole = np.array([len(one) == len(clf.model.conditions) for one in own])
+    limited = calibrated or "limit" in (options.rule_options or {})
+    if not isinstance(rule, Calibrated) or not isinstance(given, str) or limited or whole.all():
+        return [(np.arange(len(own)), _own_rivals(options, rule))]
+    if given == Calibrated.name:
+        raise InputError(
+            f"the calibration of {clf.model.name} is for images among all of its classes: calibrate the race on "
+            "candidates like these, or take rule race"
+        )
+    tests = options.but(rule=Paired.name)
+    parts = ((whole, options, rule), (~whole, tests, clf.settings(tests).job.rule))
+    return [(np.flatnonzero(rows), _own_rivals(chosen, its)) for rows, chosen, its in parts if rows.any()]
+
+
+def _own_rivals(options: Options, rule: AbstractRule) -> Options:
+    """The options with a rule that divides its error over the candidates of an image."""
+    given, more = options.rule, options.rule_options or {}
     if isinstance(given, AbstractRule):
         made: Any = given
         return options.but(rule=replace(made, rivals=OWN)) if getattr(made, "rivals", 0) is None else options

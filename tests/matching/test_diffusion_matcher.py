@@ -100,6 +100,23 @@ def test_a_calibration_of_all_classes_is_none_for_some_of_them() -> None:
     assert limit.facts["rule"]["limit"] == 1.0
 
 
+def test_the_rule_of_an_image_depends_on_no_other_image() -> None:
+    """Images among all classes race by their calibration, also beside others, and so does what a resumed run asks."""
+    pytest.importorskip("onnxruntime")
+    every, some = [str(k) for k in range(10)], ["3", "8"]
+    trials = Trials.of(fastdc.data.digits_test().images[:20], [every, some, some, every] * 5, truth=-1)
+    matcher = DiffusionMatcher(fastdc.load("digits", threads=1))
+    counts = list[tuple[int, int]]()
+    both = matcher.match(trials, lambda *told: counts.append(told))
+    assert both.rows.tolist() == list(range(20))
+    assert counts[-1] == (20, 20)
+    assert [rule["name"] for rule in both.facts["rule"]] == ["calibrated", "paired"]
+    for rows in ([0, 3, 4], [1, 2, 5], [7, 9]):
+        alone = matcher.match(trials.take(rows))
+        assert alone.evaluations.tolist() == both.evaluations[rows].tolist()
+        assert alone.answers.tolist() == both.answers[rows].tolist()
+
+
 def test_a_level_is_stated_where_the_race_runs_as_calibrated() -> None:
     trials = asked(20)
     found = DiffusionMatcher(with_prompts(), draws=8, levels=(0.3, 3.0)).calibrated(trials, delta=0.1, seeds=1)
