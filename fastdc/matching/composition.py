@@ -111,6 +111,7 @@ def compose(
                 some = any(len(known.matched) for known in answered)
                 failed = isinstance(stop, FastdcError)
                 said = f"{'failed' if failed else 'interrupted'}: {one.name} in {cell}"
+                said = str(stop) if isinstance(stop, _Unprepared) else said
                 found = compared([f"{said}; {_EASY}"]) if some else None
                 if isinstance(stop, FastdcError):
                     stop.result = found
@@ -171,7 +172,9 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
     part = trials if known is None else trials.take(missing)
     parts = _Parts(written if keep.kept else None)
     try:
-        new = _match(one.matcher_of(cell), part, told, parts)
+        new = _match(_prepared(one, cell, known), part, told, parts)
+    except _Unprepared:
+        raise
     except KeyboardInterrupt as stop:
         found = getattr(stop, "result", None)
         raise Interrupted(str(stop), written(found) if isinstance(found, Matched) else known) from None
@@ -182,6 +185,18 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
             parts.flush()
         raise
     return Answered(cell, trials, written(new))
+
+
+class _Unprepared(Interrupted):
+    """Ctrl-C before a matcher was asked; the message says what it ended."""
+
+
+def _prepared(one: Entrant, cell: Cell, known: Matched | None) -> AbstractMatcher:
+    """The matcher of a cell, which may have to be calibrated first."""
+    try:
+        return one.matcher_of(cell)
+    except Interrupted as stop:
+        raise _Unprepared(str(stop), known) from None
 
 
 class _Parts:

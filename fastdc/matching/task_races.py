@@ -16,7 +16,7 @@ from fastdc.matching.cells import Cell
 from fastdc.matching.diffusion_matcher import DiffusionMatcher
 from fastdc.matching.kept import Keep
 from fastdc.matching.trials import Trials
-from fastdc.support import InputError
+from fastdc.support import InputError, Interrupted
 
 CALIBRATED_ON = "id-val"
 
@@ -69,7 +69,7 @@ class TaskRaces:
 
         Raises:
             InputError: There are no images of id-val for it, or they cannot be used.
-            Interrupted: Ctrl-C.
+            Interrupted: Ctrl-C; the message names the calibration that begins anew. Those before it are kept.
         """
         own = self._own(cell)
         if own not in self._made:
@@ -102,7 +102,18 @@ class TaskRaces:
             if self._progress is not None:
                 self._progress(own, done, every)
 
-        made = self._matcher.calibrated(trials, delta=self._delta, seeds=self._seeds, progress=told)
+        name = self._matcher.name
+        try:
+            made = self._matcher.calibrated(trials, delta=self._delta, seeds=self._seeds, progress=told)
+        except KeyboardInterrupt:
+            kept = "; those that were finished are kept" if self._keep.kept and self._made else ""
+            lost = f"interrupted: the calibration of {name} on {own}, which is not kept{kept}"
+            raise Interrupted(lost) from None
         assert made.calibration is not None
-        self._keep.write_race(self._matcher.name, own, key, made.calibration)
+        try:
+            self._keep.write_race(name, own, key, made.calibration)
+        except KeyboardInterrupt:
+            self._keep.write_race(name, own, key, made.calibration)
+            self._made[own] = made
+            raise
         return made

@@ -22,6 +22,7 @@ from fastdc.matching import (
     Matched,
     OnFinished,
     OnMatched,
+    TaskRaces,
     Trials,
     compose,
     last_best,
@@ -215,6 +216,50 @@ def test_an_error_leaves_what_was_finished(tmp_path: Path, error: Exception) -> 
     if isinstance(error, fastdc.support.BackendError):
         assert [score.images for score in error.result.scores] == [10, len(kept["rows"])]
         assert error.result.notes[0].startswith("failed: ")
+
+
+def test_ctrl_c_in_a_calibration_keeps_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = {Cell(task, "id-val"): asked_all(20) for task in ("one", "two")}
+    calibrated, seen = DiffusionMatcher.calibrated, list[int]()
+
+    def stopped(self: DiffusionMatcher, trials: Trials, **more: Any) -> DiffusionMatcher:
+        seen.append(len(trials))
+        if len(seen) == 2:
+            raise fastdc.support.Interrupted("interrupted: 3 of 20 images finished", "a table")
+        return calibrated(self, trials, **more)
+
+    def entrant() -> Entrant:
+        matcher = DiffusionMatcher(with_prompts(), draws=4, name="m")
+        races = TaskRaces(matcher, cells, {"x": 1}, delta=0.1, out=tmp_path)
+        return Entrant("m", races.matcher_of, cells, races.facts_of)
+
+    monkeypatch.setattr(DiffusionMatcher, "calibrated", stopped)
+    with pytest.raises(fastdc.support.Interrupted) as caught:
+        compose([entrant()], out=tmp_path)
+    said = "interrupted: the calibration of m on two id-val ZSL, which is not kept; those that were finished are kept"
+    assert str(caught.value) == said
+    assert [score.images for score in caught.value.result.scores] == [20]
+    assert caught.value.result.notes[0].startswith(said)
+    assert [score.images for score in compose([entrant()], out=tmp_path).scores] == [20, 20]
+    assert seen == [20, 20, 20]
+
+
+def test_ctrl_c_while_a_calibration_is_written_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell("one", "id-val")
+    write, calls = Keep.write_race, list[str]()
+
+    def interrupted(self: Keep, name: str, *more: Any) -> None:
+        calls.append(name)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        write(self, name, *more)
+
+    monkeypatch.setattr(Keep, "write_race", interrupted)
+    matcher = DiffusionMatcher(with_prompts(), draws=4, name="m")
+    with pytest.raises(KeyboardInterrupt):
+        TaskRaces(matcher, {cell: asked_all(20)}, {}, delta=0.1, out=tmp_path).matcher_of(cell)
+    monkeypatch.setattr(DiffusionMatcher, "calibrated", None)
+    TaskRaces(matcher, {cell: asked_all(20)}, {}, delta=0.1, out=tmp_path).matcher_of(cell)
 
 
 def _other_facts(matcher: PixelMatcher) -> dict[Cell, Trials]:
