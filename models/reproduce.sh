@@ -78,13 +78,12 @@ fastdc export "$out/runs/phantoms" "$out/phantoms" --name phantoms --checkpoint 
   --description "X-ray-like phantoms, 32x32, with and without a lesion: a small UNet trained on 4,000 rendered images" \
   --calibrate "$out/phantoms-data/phantoms.csv" --levels 0.15 0.4 --first 0.25 --draws 16 --overwrite
 
-# The text-conditional model, exported like any StableDiffusionPipeline. Levels were chosen on ID_val; the race is
-# calibrated on single objects of seen and unseen classes.
+# The text-conditional model, exported like any StableDiffusionPipeline; its levels were chosen on images of ID_val, too.
 "$python" "$here/make_scenes.py" "$out/scenes"
 "$python" "$here/train_shapes.py" "$out/scenes" "$out/shapes-pipeline" --seed "$seed"
 fastdc export "$out/shapes-pipeline" "$out/shapes" --prompts "$out/scenes/single_prompts.csv" --name shapes \
   --description "Scenes of coloured solids, 32x32: a small Stable Diffusion, trained on 17 of 32 pairs of colour and shape" \
-  --draws 16 --levels 0.4 3 --first 1 --calibrate "$out/scenes/single-ID_val.npz" --overwrite
+  --draws 16 --levels 0.5 7 --first 3 --weighting velocity --calibrate "$out/scenes/single-ID_val.npz" --overwrite
 
 "$python" "$here/score.py" "$out/data/digits-test.npz" "$out/digits" "$out/digits-mlp"
 fastdc score "$out/mnist" "$out/mnist-photos/test" --check 0

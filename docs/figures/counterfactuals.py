@@ -4,9 +4,8 @@ usage: python docs/figures/counterfactuals.py [digits mnist shapes phantoms] [--
 
 writes docs/figures/counterfactuals-NAME.png. The images are no choice: they are the first ten of a random order of the
 test images with seed 0 (of phantoms the first five of each class), and the classes to reach are random other classes
-with seed 0. Settings are the defaults, but that shapes starts at half
-its default ratio. Needs the extras cpu and plot, scikit-learn and torch; --mnist is a
-folder of `models/make_mnist.py FOLDER --photos`.
+with seed 0. Settings are the defaults, but that shapes starts at a ratio of 1.5. Needs the extras cpu and plot,
+scikit-learn and torch; --mnist is a folder of `models/make_mnist.py FOLDER --photos`.
 """
 
 import argparse
