@@ -14,6 +14,7 @@ No image is opened here; names, tables and folders are all checked before anythi
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,16 @@ from typing import TypeVar
 from fastdc.bundle import read_prompts_with
 from fastdc.matching.cells import Cell, Group
 from fastdc.matching.kinds import kinds_of, pair_of
-from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS, Places, asked_of, folders_in, pictures_in
+from fastdc.matching.layout_folders import (
+    EVALUATED,
+    SETTINGS,
+    SPLITS,
+    Places,
+    asked_of,
+    folders_in,
+    others_in,
+    pictures_in,
+)
 from fastdc.matching.released import CROSSED, crossed_ids, released_groups
 from fastdc.matching.trials import RIGHT, Trials
 from fastdc.support import InputError, checks, shown
@@ -58,6 +68,9 @@ def read_layout(
     Raises:
         InputError: The layout is wrong; the message names the folder, the file or the row.
 
+    Warns:
+        UserWarning: There are image files that are not read: of other kinds, or in other places.
+
     Example:
         >>> from fastdc.matching import read_layout
         >>> read_layout(folder / "none")
@@ -72,8 +85,10 @@ def read_layout(
     wanted = asked_of("setting", tuple(one.lower() for one in settings), SETTINGS, root)
     places = Places.of(root, {name: Path(path) for name, path in (prompts or {}).items()})
     cells: dict[Cell, Trials] = {}
+    unread: list[Path] = []
     for task, split, folder in _splits(places, tasks, splits):
         groups = _groups(task, folder)
+        unread += others_in(folder, (file for group in groups for file in group.files))
         for setting in wanted:
             cell = Cell(task, split, setting == "gzsl")
             whole = _single(places, groups, cell) if task == "single" else _paired(places, groups, cell)
@@ -81,6 +96,9 @@ def read_layout(
             cells[cell] = _trials(root, cell, whole, taken, compat)
     if not cells:
         raise InputError(f"{root} has no split to evaluate: expected {', '.join(EVALUATED)}, or train by name")
+    if unread:
+        such = f"{len(unread)} image file{'s'[: len(unread) != 1]}, such as {unread[0].relative_to(root)}"
+        warnings.warn(f"{root}: {such}, not read: expected .png files in the folders of texts", stacklevel=2)
     return cells
 
 

@@ -5,7 +5,7 @@ Pearson et al. (arXiv 2508.20783) and in the code that was released with it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _SPLIT_NAMES = {
     "test": ("oodtest", "test"),
 }
 _TABLES = ("singleprompts.csv", "clevrpromptscone.csv")  # of single objects
+
+_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm"))
 
 _SETS = (
     re.compile(r"(?P<stem>[a-z]+?)(?P<base>train|val|test)(?P<gen>gen)?"),
@@ -70,6 +72,13 @@ def pictures_in(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror or error}") from None
     return sorted(found)
+
+
+def others_in(folder: Path, read: Iterable[Path]) -> list[Path]:
+    """The image files anywhere in a folder that are not among those that are read, by name."""
+    known = set(read)
+    found = (one for one in folder.rglob("*") if one.suffix.lower() in _PICTURES and one not in known)
+    return sorted(one for one in found if not any(part.startswith(".") for part in one.relative_to(folder).parts))
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,27 @@ def test_a_wrong_layout_is_named_in_one_line(root: Path, case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_images_that_are_not_read_are_counted(root: Path) -> None:
+    whole = read_layout(root, settings=["zsl"])
+    inner = root / IMAGES / "blue cube"
+    for path in (
+        inner / "photo.JPG",  # beside .png files
+        root / IMAGES / "loose.png",  # beside the folder of a text
+        root / "single_object/ID_val/loose.png",
+        inner / "deeper/0000.png",
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    for hidden in (inner / "._0000.png", inner / "notes.txt"):
+        hidden.touch()
+    with pytest.warns(UserWarning, match=r"4 image files, such as single_object/ID_val/loose.png, not read") as told:
+        found = read_layout(root, settings=["zsl"])
+    assert len(told) == 1
+    assert {cell: trials.ids for cell, trials in found.items()} == {cell: one.ids for cell, one in whole.items()}
+    with pytest.warns(UserWarning, match="1 image file, such as"):
+        read_layout(root, settings=["zsl"], tasks=["single"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
