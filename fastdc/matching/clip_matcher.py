@@ -17,7 +17,7 @@ from fastdc.matching.collecting import collect, different
 from fastdc.matching.matched import Matched, OnFinished, OnMatched
 from fastdc.matching.pictures import Pictures
 from fastdc.matching.trials import Trials
-from fastdc.support import BackendError, Float64, checks, version_of
+from fastdc.support import BackendError, Float64, __version__, checks, version_of
 
 TEXT_BATCH = 64  # texts that are encoded at a time
 
@@ -145,5 +145,6 @@ def model_facts(model: Any) -> dict[str, Any]:
         "kind": model.kind,
         "sha256": model.sha256,
         "device": str(model.device),
+        "fastdc": __version__,
         **{name: version_of(name) for name in ("transformers", "torch")},
     }

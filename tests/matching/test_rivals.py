@@ -90,6 +90,7 @@ def test_scores_are_those_of_transformers(kind: str, folders: dict[str, Path], f
         assert np.ptp(wanted) > 1e-3  # or nothing was compared
     assert matched.evaluations.tolist() == [len(own) for own in OWN]
     assert (matched.name, matched.facts["kind"], told[-1]) == (kind, kind, (4, 4))
+    assert matched.facts["fastdc"] == fastdc.__version__
 
 
 @pytest.mark.parametrize("kind", KINDS)
