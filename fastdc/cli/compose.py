@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from fastdc.calibration import supported_delta
 from fastdc.cli.options import Advance, check_output, plan_options, progress_bar
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from fastdc.inference import ImageOptions, RunOptions
 
 _FILES = {"csv": "csv", "latex": "tex", "html": "html", "answers": "csv"}
+_OF_ANY = (
+    *("data", "models", "clip", "siglip", "vilt", "tasks", "splits", "zsl", "gzsl", "images", "prompts"),
+    *("calibrate", "delta", "compat", "device", "threads", "quiet", "as_json", "out", *_FILES),
+)
+"""Options that say something without --model, or are refused by themselves."""
+
 _CALIBRATED = (
     "races are calibrated for each task and setting on {count} images of ID_val: an answer to an image of ID_test "
     "differs from the full run's with probability at most {delta:.3g} %; those of ID_val chose the limit, and unseen "
@@ -68,6 +75,8 @@ def _check(data: str, options: Mapping[str, Any]) -> None:
     """
     if not any(options[kind] for kind in ("models", "clip", "siglip", "vilt")):
         raise InputError("expected a model to ask: --model, --clip, --siglip or --vilt")
+    if not options["models"]:
+        _check_rivals()
     if options["calibrate"] is None and options["delta"] is not None:
         raise InputError("--delta is the level of --calibrate, which is missing")
     if options["calibrate"] is not None:
@@ -91,6 +100,15 @@ def _check(data: str, options: Mapping[str, Any]) -> None:
         raise InputError("two outputs have one name: expected different files")
     if options["out"] is not None and not Path(options["out"]).absolute().parent.is_dir():
         raise InputError(f"{Path(options['out']).parent} is not a folder: expected one to make {options['out']} in")
+
+
+def _check_rivals() -> None:
+    """Refuses what says nothing without --model."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        if name not in _OF_ANY and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise InputError(f"{option.opts[0]} is for --model, which is missing")
 
 
 def _read(data: str, options: Mapping[str, Any], **changed: Any) -> dict[Cell, Trials]:

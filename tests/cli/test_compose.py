@@ -156,10 +156,27 @@ def test_a_race_for_each_task(cli: Cli, tmp_path: Path) -> None:
     assert [score["accuracy"] for score in again["scores"]] == [score["accuracy"] for score in told["scores"]]
 
 
+def test_options_of_the_network_reach_it(cli: Cli, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[dict[str, object]]()
+
+    def load(source: object, **network: object) -> None:
+        given.append(network)
+        raise InputError("stop here")
+
+    monkeypatch.setattr("fastdc.matching.diffusion_matcher.load", load)
+    network = ("--backend", "torch", "--device", "cpu", "--precision", "float32", "--batch", "7", "--compile")
+    assert cli("compose", data, *MODEL, *network, "--task", "single", "--quiet").code == 2
+    assert given == [
+        {"backend": "torch", "device": "cpu", "precision": "float32", "batch": 7, "threads": 1, "compile": True}
+    ]
+
+
 def test_what_does_not_go_together_is_refused(cli: Cli, data: Path, tmp_path: Path) -> None:
     for args, naming in (
         ([], "expected a model to ask"),
         (["--model", "shapes", "--delta", "0.1"], "--delta is the level of --calibrate"),
+        (["--clip", "x", "--compile"], "--compile is for --model, which is missing"),
+        (["--vilt", "x", "--draws", "9"], "--draws is for --model, which is missing"),
         (["--clip", "x", "--calibrate", "20"], "--calibrate is for the race of --model"),
         (["--model", "shapes", "--calibrate", "20", "--rule", "full"], "expected no other --rule"),
         (["--model", "shapes", "--calibrate", "20", "--compat", "otmive"], "expected one"),
