@@ -17,7 +17,7 @@ all other splits are only measured.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,11 @@ from fastdc.support import plain
 RELEASED = {"n_samples": (75, 200), "to_keep": (5, 1), "compat": "li"}
 SCAN_DRAWS = 64  # of the runs that choose a plan
 DRAWS = 16  # of the race
-
+COMPARED = (
+    (0.0, 16),
+    (0.05, 16),
+    (0.05, 8),
+)  # levels, 0 for the least, and draws of races beside the released procedure
 
 PAPERS = ("single", "two_object", "relational")
 
@@ -71,7 +75,7 @@ class Races:
         self, model: str, validation: Mapping[Cell, Trials], options: Mapping[str, Any], keep: str | None
     ) -> None:
         self.facts: dict[str, Any] = {}
-        self._made: dict[tuple[str, bool, float], DiffusionMatcher] = {}
+        self._made: dict[tuple[str, bool, float, int], DiffusionMatcher] = {}
         self._model, self._options, self._validation = model, options, validation
         kept = None if keep is None else Path(keep) / "plans.json"
         self.plans: dict[str, dict[str, Any]] = {}
@@ -90,9 +94,9 @@ class Races:
     def _with(self, task: str, **more: Any) -> DiffusionMatcher:
         return DiffusionMatcher(self._model, **self.plans[task], **self._options, **more)
 
-    def of(self, cell: Cell, seed: int = 0, delta: float = 0.0) -> DiffusionMatcher:
-        """The race in a cell, at a level or the least that its images support."""
-        made = self._calibrated(replace(cell, split="id-val"), delta)
+    def of(self, cell: Cell, seed: int = 0, delta: float = 0.0, draws: int = DRAWS) -> DiffusionMatcher:
+        """The race in a cell, at a level or the least that its images support, and of so many draws."""
+        made = self._calibrated(replace(cell, split="id-val"), delta, draws)
         if not seed:
             return made
         return self._with(cell.task, seed=seed, rule="calibrated", calibration=made.calibration)
@@ -103,15 +107,17 @@ class Races:
         assert made.calibration is not None
         return {"plan": self.plans[cell.task], "calibration": made.calibration.to_dict()}
 
-    def _calibrated(self, cell: Cell, delta: float) -> DiffusionMatcher:
-        key = cell.task, cell.generalised, delta
+    def _calibrated(self, cell: Cell, delta: float, draws: int) -> DiffusionMatcher:
+        key = cell.task, cell.generalised, delta, draws
         if key not in self._made:
             half = self._validation[cell].take(halves(self._validation[cell])[1])
             level = delta or max(0.01, math.ceil(1000 / (len(half) + 1)) / 1000)
-            self._made[key] = made = self._with(cell.task).calibrated(half, delta=level, seeds=2)
+            plain_race = DiffusionMatcher(self._model, **{**self.plans[cell.task], "draws": draws}, **self._options)
+            self._made[key] = made = plain_race.calibrated(half, delta=level, seeds=2)
             assert made.calibration is not None
-            self.facts[f"{cell}, delta {level:g}"] = self.plans[cell.task] | {"limit": made.calibration.limit}
-            print(f"{cell}: limit {made.calibration.limit:.3g}, delta {level:g}", flush=True)
+            called = f"{cell}, {draws} draws, delta {level:g}"
+            self.facts[called] = self.plans[cell.task] | {"draws": draws, "limit": made.calibration.limit}
+            print(f"{called}: limit {made.calibration.limit:.3g}", flush=True)
         return self._made[key]
 
 
@@ -128,7 +134,7 @@ def whole_table(entrants: Iterable[Entrant], out: str | None) -> Comparison:
 
 
 def against_released(
-    model: str, races: Mapping[float, DiffusionMatcher], trials: Trials, options: Mapping[str, Any]
+    model: str, races: Sequence[DiffusionMatcher], trials: Trials, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Evaluations and accuracy of races and of the released procedure, with both losses, on the same images."""
     rows = []
@@ -138,7 +144,7 @@ def against_released(
         ).match(trials)
         for loss in ("l1", "l2")
     }
-    for race in races.values():
+    for race in races:
         assert race.calibration is not None
         ours = race.match(trials)
         for loss, theirs in released.items():
@@ -147,6 +153,7 @@ def against_released(
             rows.append(
                 {
                     "delta": race.calibration.delta,
+                    "draws": race.calibration.draws,
                     "loss": loss,
                     "images": len(trials),
                     "race": {"accuracy": float(right.mean()), "evaluations": float(ours.evaluations.mean())},
@@ -184,12 +191,13 @@ def released_rows(arguments: Any, races: Races, rest: Mapping[Cell, Trials], own
     for cell, trials in rest.items():
         if cell.task in PAPERS and cell.split in ("id-test", "test") and cell.generalised:
             few = trials.take(np.linspace(0, len(trials) - 1, min(arguments.released, len(trials))).astype(int))
-            both = {delta: races.of(cell, delta=delta) for delta in (0.0, 0.05)}
-            found[str(cell)] = against_released(arguments.model, both, few, own)
+            several = [races.of(cell, delta=delta, draws=draws) for delta, draws in COMPARED]
+            found[str(cell)] = against_released(arguments.model, several, few, own)
     rows = [
         [
             cell,
             f"{row['delta']:g}",
+            str(row["draws"]),
             row["loss"],
             str(row["images"]),
             f"{100 * row['race']['accuracy']:.1f}",
@@ -201,7 +209,7 @@ def released_rows(arguments: Any, races: Races, rest: Mapping[Cell, Trials], own
         for cell, both in found.items()
         for row in both
     ]
-    columns = ["", "delta", "loss", "images", "race, %", "evaluations", "released, %", "evaluations", "ratio"]
+    columns = ["", "delta", "draws", "loss", "images", "race, %", "evaluations", "released, %", "evaluations", "ratio"]
     print_table("The race and the released procedure", columns, rows)
     return found
 
@@ -279,6 +287,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=2, help="noise seeds of the diffusion model")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--keep", help="folder that keeps answers, to go on from there")
+    options.add_argument("--only", choices=("released", "beyond", "levels"), help="one part, without the table")
     arguments = options.parse_args()
     own: dict[str, Any] = {"threads": arguments.threads}
     cells = read_layout(arguments.data, images=arguments.images)
@@ -291,9 +300,11 @@ def main() -> None:
         entrants.append(Entrant.of(ClipMatcher(arguments.clip, name="CLIP"), rest))
     if arguments.vilt:
         entrants.append(Entrant.of(ViltMatcher(arguments.vilt, name="ViLT"), rest))
-    comparison = whole_table(entrants, arguments.keep)
-    print(comparison.to_text(), flush=True)
-    result: dict[str, Any] = {"images": arguments.images, "races": races.facts, "comparison": comparison.to_dict()}
+    result: dict[str, Any] = {"images": arguments.images, "races": races.facts}
+    if arguments.only is None:
+        comparison = whole_table(entrants, arguments.keep)
+        print(comparison.to_text(), flush=True)
+        result["comparison"] = comparison.to_dict()
     parts: dict[str, Callable[[], Any]] = {
         "released": lambda: released_rows(arguments, races, rest, own),
         "beyond": lambda: beyond(arguments, races, rest, own),
@@ -301,6 +312,8 @@ def main() -> None:
         "seeds": lambda: under_seeds(races, rest, comparison, name, arguments.seeds),
     }
     for part, work in parts.items():
+        if arguments.only not in (None, part):
+            continue
         save(arguments.out, result)  # nothing is lost if the next part is stopped
         result[part] = work()
     save(arguments.out, result)
