@@ -26,6 +26,7 @@ import numpy as np
 
 from common import parser, print_table, save
 from fastdc.certification import mcnemar, paired_difference
+from fastdc.figures import level_sheet
 from fastdc.matching import (
     Cell,
     ClipMatcher,
@@ -214,8 +215,10 @@ def released_rows(arguments: Any, races: Races, rest: Mapping[Cell, Trials], own
     return found
 
 
-def levels_of(model: str, validation: Mapping[Cell, Trials], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Which noise levels tell the right text from wrong ones, in each task."""
+def levels_of(
+    model: str, validation: Mapping[Cell, Trials], own: Mapping[str, Any], figures: str | None
+) -> dict[str, Any]:
+    """Which noise levels tell the right text from wrong ones, in each task; plots them if there is a folder for that."""
     found = {}
     for cell, trials in validation.items():
         if cell.generalised:
@@ -224,6 +227,8 @@ def levels_of(model: str, validation: Mapping[Cell, Trials], own: Mapping[str, A
             made = level_analysis(table, few)
             print(f"\n{cell}\n{made}", flush=True)
             found[cell.task] = made.to_dict()
+            if figures is not None:
+                level_sheet(Path(figures) / f"levels-{cell.task.replace('_', '-')}.png", made)
     return found
 
 
@@ -287,6 +292,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=2, help="noise seeds of the diffusion model")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--keep", help="folder that keeps answers, to go on from there")
+    options.add_argument("--figures", help="folder for plots of noise levels")
     options.add_argument("--only", choices=("released", "beyond", "levels"), help="one part, without the table")
     arguments = options.parse_args()
     own: dict[str, Any] = {"threads": arguments.threads}
@@ -308,7 +314,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "released": lambda: released_rows(arguments, races, rest, own),
         "beyond": lambda: beyond(arguments, races, rest, own),
-        "levels": lambda: levels_of(arguments.model, validation, own),
+        "levels": lambda: levels_of(arguments.model, validation, own, arguments.figures),
         "seeds": lambda: under_seeds(races, rest, comparison, name, arguments.seeds),
     }
     for part, work in parts.items():
