@@ -118,7 +118,7 @@ def supported_delta(images: int) -> float:
     delta = max(1, math.ceil(100 / (images + 1) - 1e-9)) / 100
     if delta > _LARGEST_DELTA:
         least = f"{100 / (images + 1):.2g} %"
-        raise InputError(f"{images} images support no level below {least}: it takes 19, and 99 for 1 %")
+        raise InputError(f"{images} images support no level below {least}: 5 %, the largest by default, takes 19, and 1 % takes 99")
     return delta
 
 

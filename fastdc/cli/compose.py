@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fastdc.calibration import supported_delta
+from fastdc.cli.noise import note
 from fastdc.cli.options import Advance, check_output, plan_options, progress_bar
+from fastdc.cli.race_notes import level_of, paired_tests_notes
 from fastdc.cli.runner import default_rule_named, rule_options
 from fastdc.cli.stop_signals import held_back
 from fastdc.matching import CALIBRATED_ON, SETTINGS, Cell, Comparison, Entrant, Trials, compose, read_layout
@@ -35,6 +36,10 @@ _CALIBRATED = (
     "races are calibrated for each task and setting on {count} images of ID_val: an answer to an image of ID_test "
     "differs from the full run's with probability at most {delta:.3g} %; those of ID_val chose the limit, and unseen "
     "classes are promised nothing"
+)
+_WAY = (
+    "--calibrate 99 would run 99 images of ID_val in full, for each task and setting, and race the others, usually "
+    "with fewer evaluations"
 )
 _RELEASED = (
     "diffusion models are scored as the released code does: a pair's texts on all images of its split; an image of "
@@ -150,10 +155,13 @@ def _entrants(data: str, cells: Cells, options: dict[str, Any], bars: "_Bars") -
         count = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
         notes.append(_CALIBRATED.format(count=count, delta=100 * _delta(options)))
     named = list(zip(given, names, strict=True))
-    made = [
+    opened = [
         _diffusion(path, name, diffusion, options, validation, bars) for (kind, path), name in named if kind == "models"
     ]
+    made = [one for one, _ in opened]
     made += [_rival(kind, path, name, cells, options) for (kind, path), name in named if kind != "models"]
+    for told in (one for _, noted in opened for one in noted):  # once nothing is refused
+        note(told)
     return made, notes
 
 
@@ -175,14 +183,13 @@ def _validation(data: str, cells: Cells, options: Mapping[str, Any]) -> dict[Cel
 
 
 def _delta(options: Mapping[str, Any]) -> float:
-    delta = options["delta"]
-    return supported_delta(options["calibrate"]) if delta is None else float(delta)
+    return level_of(options["calibrate"], options["delta"])
 
 
 def _diffusion(
     path: str, name: str, cells: Cells, options: dict[str, Any], validation: Cells, bars: "_Bars"
-) -> Entrant:
-    """A diffusion model as an entrant; its network is not opened yet."""
+) -> tuple[Entrant, list[str]]:
+    """A diffusion model as an entrant, and what to note; its network is not opened yet."""
     from fastdc.bundle import find_model, load_bundle
     from fastdc.matching import DiffusionMatcher, TaskRaces, check_texts
 
@@ -197,10 +204,12 @@ def _diffusion(
         except InputError as error:
             raise InputError(f"{name}, {cell}: {error}") from None
     if not validation:
-        return Entrant.of(matcher, cells)
+        released = options["compat"] is not None  # which has no --calibrate
+        noted = [] if released else paired_tests_notes(name, bundle, cells.values(), options, _WAY)
+        return Entrant.of(matcher, cells), noted
     delta, progress = _delta(options), bars.calibrating(name)
     races = TaskRaces(matcher, validation, matcher.facts, delta=delta, out=options["out"], progress=progress)
-    return Entrant(name, races.matcher_of, cells, races.facts_of)
+    return Entrant(name, races.matcher_of, cells, races.facts_of), []
 
 
 def _run_options(bundle: "Bundle", options: dict[str, Any]) -> "RunOptions":

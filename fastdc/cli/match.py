@@ -10,9 +10,10 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from fastdc.calibration import supported_delta
 from fastdc.certification import share
+from fastdc.cli.noise import note
 from fastdc.cli.options import Advance, check_output, check_plot, plan_options, progress_bar
+from fastdc.cli.race_notes import level_of, paired_tests_notes
 from fastdc.cli.runner import default_rule_named, rule_options
 from fastdc.cli.sources import expanded
 from fastdc.cli.stop_signals import held_back
@@ -36,6 +37,10 @@ from fastdc.support import InputError, Interrupted, Mask, plain, printable, save
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _BEST = 3  # texts in a line
+_WAY = (
+    "--calibrate TABLE would run the images of a table of such lists in full, 99 or so, and race the others, usually "
+    "with fewer evaluations"
+)
 _OF_ANY = ("sources", "prompts", "model", "clip", "vilt", "rank", "calibrate", "delta", "plot", "as_json", "csv")
 _OF_RIVALS = (*_OF_ANY, "device", "threads", "batch", "quiet")
 """Options that say something about a CLIP or ViLT."""
@@ -126,8 +131,8 @@ def _of_images(images: list[str], prompts: tuple[str, ...]) -> Trials:
     return Trials.of(images, [list(prompts)] * len(images), truth=-1)
 
 
-def _matcher(options: dict[str, Any]) -> AbstractMatcher:
-    """The model that the options name."""
+def _matcher(options: dict[str, Any], raced: Trials | None = None) -> AbstractMatcher:
+    """The model that the options name, with a note if it is to race without a calibration."""
     if options["model"] is None:
         from fastdc.matching import ClipMatcher, ViltMatcher
 
@@ -139,7 +144,7 @@ def _matcher(options: dict[str, Any]) -> AbstractMatcher:
     bundle = load_bundle(find_model(options["model"]))
     network = {name: options[name] for name in ("backend", "device", "precision", "batch", "threads", "compile")}
     with default_rule_named():
-        return DiffusionMatcher(
+        matcher = DiffusionMatcher(
             bundle,
             rule=options["rule"],
             rule_options=rule_options(options["rule_option"]),
@@ -148,6 +153,9 @@ def _matcher(options: dict[str, Any]) -> AbstractMatcher:
             **plan_options(options, bundle.model),
             **network,
         )
+    for told in () if raced is None else paired_tests_notes(matcher.name, bundle, [raced], options, _WAY):
+        note(told)
+    return matcher
 
 
 @contextmanager
@@ -168,7 +176,7 @@ def _bar(options: dict[str, Any], total: int) -> Iterator[OnMatched]:
 
 def _match(trials: Trials, options: dict[str, Any]) -> None:
     """The best text of each image."""
-    matcher = _matcher(options)
+    matcher = _matcher(options, trials if options["plot"] is None else None)
     if options["plot"] is not None:
         _levels(matcher, trials, options)
         return
@@ -189,7 +197,7 @@ def _match(trials: Trials, options: dict[str, Any]) -> None:
 def _calibrated(matcher: AbstractMatcher, options: dict[str, Any]) -> AbstractMatcher:
     """The matcher with a race calibrated on another table."""
     validation = read_trials(options["calibrate"])
-    delta = supported_delta(len(validation)) if options["delta"] is None else options["delta"]
+    delta = level_of(len(validation), options["delta"])
     assert isinstance(matcher, DiffusionMatcher)
     with _bar(options, 8 * len(validation)) as progress:
         made = matcher.calibrated(validation, delta=delta, progress=progress)

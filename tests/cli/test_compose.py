@@ -66,6 +66,14 @@ def test_tables_and_files(cli: Cli, data: Path, tmp_path: Path) -> None:
     assert not (out / "tests.csv").exists()
 
 
+def test_paired_tests_in_place_of_the_calibrated_race_are_noted(cli: Cli, data: Path) -> None:
+    asked = ("compose", data, "--model", "shapes", "--draws", "1", "--task", "single", "--zsl", "--images", "2")
+    assert (told := cli(*asked).err).count("note: shapes: paired tests instead of the calibrated race") == 1
+    assert "--calibrate 99 would run 99 images of ID_val" in told
+    assert "note: " not in cli(*asked, "--quiet").err
+    assert "paired tests" not in cli(*asked, "--rule", "full").err
+
+
 def test_ctrl_c_leaves_what_was_finished(cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     match = DiffusionMatcher.match
 
@@ -181,7 +189,7 @@ def test_what_does_not_go_together_is_refused(cli: Cli, data: Path, tmp_path: Pa
         (["--model", "shapes", "--calibrate", "20", "--rule", "full"], "expected no other --rule"),
         (["--model", "shapes", "--calibrate", "20", "--compat", "otmive"], "expected one"),
         (["--model", "shapes", "--calibrate", "20"], "--calibrate takes images of id-val"),
-        (["--model", "shapes", "--calibrate", "2"], "2 images support no level"),
+        (["--model", "shapes", "--calibrate", "2"], "takes 19, and 1 % takes 99; --delta 0.5 would work"),
         (["--model", "shapes", "--csv", "t.tex"], "ends in .csv"),
         (["--model", "shapes", "--csv", tmp_path / "a.csv", "--answers", tmp_path / "a.csv"], "two outputs"),
         (["--model", "shapes", "--out", tmp_path / "a" / "b"], "is not a folder"),

@@ -82,7 +82,17 @@ def test_a_race_is_calibrated_on_another_table(cli: Cli, folder: Path) -> None:
     result = cli("match", "asked.csv", *MODEL, "--draws", "8", "--calibrate", "asked.csv", "--delta", "0.1")
     assert "calibrated on 12 images: at most 10 % of answers differ from the full run" in result.err
     assert int(result.err.split("12 images, ")[1].split()[0]) < 24 * N
-    cli.refuses("match", "asked.csv", *MODEL, "--calibrate", "asked.csv", naming="12 images support no level below")
+    assert "note: " not in result.err
+    naming = "5 %, the largest by default, takes 19, and 1 % takes 99; --delta 0.1 would work"
+    cli.refuses("match", "asked.csv", *MODEL, "--calibrate", "asked.csv", naming=naming)
+
+
+def test_paired_tests_in_place_of_the_calibrated_race_are_noted(cli: Cli, folder: Path) -> None:
+    asked = ("match", "asked.csv", *MODEL, "--draws", "8")
+    assert "note: digits-mlp: paired tests instead of the calibrated race" in (told := cli(*asked).err)
+    assert "--calibrate TABLE" in told
+    for args in (["--rule", "full"], ["--rule", "paired"], ["--quiet"]):
+        assert "note: " not in cli(*asked, *args).err
 
 
 def test_pairs_in_winogrounds_layout(cli: Cli, folder: Path) -> None:

@@ -71,7 +71,8 @@ def test_too_few_images_leave_the_race_alone(tmp_path_factory: pytest.TempPathFa
     calibrate_manifest(manifest, _files(bundle), labelled(source, 10), ExportOptions(notify=lines.append))
     assert "calibration" not in manifest
     assert lines[1:] == [
-        "the race is not calibrated: 10 images support no level below 9.1 %: it takes 19, and 99 for 1 %"
+        "the race is not calibrated: 10 images support no level below 9.1 %: 5 %, the largest by default, takes 19, "
+        "and 1 % takes 99"
     ]
     assert manifest["defaults"]["temperature"] != 1.0  # type: ignore[index]
 

@@ -124,7 +124,7 @@ where both were asked the same.
     type=float,
     metavar="D",
     help="Probability with which a race of --calibrate may lose the full run's answer.  [default: 0.01, or the least "
-    "that N images support]",
+    "up to 0.05 that N images support: 99 images, or 19 at least]",
 )
 @click.option("--compat", type=click.Choice(("otmive",)), help="Score --model as the released code does.")
 @text_options
