@@ -18,6 +18,12 @@ _ALIASES = {
     "bundle": "model",
 }
 
+# Ways out that a message may name, of options that not every command has.
+_WAYS_OUT = {
+    "skip_bad": r"; --skip-bad \(skip_bad\) leaves (?:it|them) out",
+    "max_pixels": r": raise --max-pixels \(max_pixels\)",
+}
+
 # What follows an argument's name at the beginning of a message.
 _SAYS = r"(?= (?:of the \w+ )?(?:must|cannot|lies?|needs?|has|is|are|comes?|as a fraction|=|\(|draws come)(?: |$|\())"
 
@@ -60,6 +66,8 @@ def as_typed(message: str, command: click.Command | None) -> str:
         option = typed[match["name"]]
         return option if match["flag"] else f"{option} {(match['pair'] or '').replace(',', '')}"
 
+    for name, way in _WAYS_OUT.items():
+        line = line if name in typed else re.sub(way, "", line)
     if "rule" in typed:
         line = re.sub(r"^((?:each of )?)rule (\w+): (\w+)(?= )", r"\1--rule \2: -o \3", line)
         line = re.sub(r"^(rule \w+ with )(?=compat=)", r"\1-o ", line)

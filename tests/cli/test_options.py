@@ -326,6 +326,12 @@ def test_messages_keep_words_that_are_no_options() -> None:
         ("classify", "a: give --window -1 2.5 (window=(-1, 2.5)) if", "a: give --window -1 2.5 if"),
         ("classify", "or give window=(0, 1e+06)", "or give --window 0 1e+06"),
         ("classify", "2 of 3 fail; --skip-bad (skip_bad) leaves", "2 of 3 fail; --skip-bad leaves"),
+        (
+            "compose",
+            "2 of 3 fail: a; --skip-bad (skip_bad) leaves them out; fastdc reads",
+            "2 of 3 fail: a; fastdc reads",
+        ),
+        ("match", "the limit is 9: raise --max-pixels (max_pixels)", "the limit is 9"),
         ("classify", "a: it has two: --split NAME (split) chooses", "a: it has two: --split NAME chooses"),
         ("classify", "try it with skip_bad=True, or not", "try it with --skip-bad, or not"),
         ("classify", "max_pixels must be 1 or None, got 0", "--max-pixels must be 1, got 0"),
