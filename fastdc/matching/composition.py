@@ -112,7 +112,8 @@ def compose(
                 failed = isinstance(stop, FastdcError)
                 said = f"{'failed' if failed else 'interrupted'}: {one.name} in {cell}"
                 said = str(stop) if isinstance(stop, _Unprepared) else said
-                found = compared([f"{said}; {_EASY}"]) if some else None
+                again = "; the same command goes on" if keep.kept else ""
+                found = compared([f"{said}{again}; {_EASY}"]) if some else None
                 if isinstance(stop, FastdcError):
                     stop.result = found
                     raise
