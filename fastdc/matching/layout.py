@@ -32,6 +32,8 @@ from fastdc.matching.layout_folders import (
     folders_in,
     others_in,
     pictures_in,
+    split_of,
+    task_of,
 )
 from fastdc.matching.released import CROSSED, crossed_ids, released_groups
 from fastdc.matching.trials import RIGHT, Trials
@@ -57,8 +59,9 @@ def read_layout(
 
     Args:
         root: The folder with the tasks, or with one folder that has them.
-        tasks: The tasks to read.  Default: all.
-        splits: The splits to read, as far as a task has them.  Default: id-val, id-test, val, test.
+        tasks: The tasks to read, by their own names or those of their folders.  Default: all.
+        splits: The splits to read, as far as a task has them.  Default: id-val, id-test, val, test, which may be called
+            as their folders: ID_val, ID_test, ood_val, ood_test.
         settings: "zsl", "gzsl" or both.
         images: Most images of a split of a task, taken evenly from its groups, the same in both settings.
         prompts: Folders of prompts that have other names: by "TASK" the folder of all tables, or the table of single
@@ -108,10 +111,13 @@ def _splits(places: Places, tasks: Sequence[str], splits: Sequence[str]) -> Iter
     Raises:
         InputError: A task is not there, or no task has a split.
     """
-    chosen = asked_of("task", tuple(tasks), tuple(places.tasks), places.root)
+    wanted = tuple(one if one in places.tasks or task_of(one) not in places.tasks else task_of(one) for one in tasks)
+    chosen = asked_of("task", wanted, tuple(places.tasks), places.root)
     there = {task: places.splits(task) for task in chosen}
     known = tuple(split for split in SPLITS if any(split in own for own in there.values()))
-    asked = asked_of("split", tuple(splits), known, places.root) if splits else EVALUATED
+    asked = (
+        asked_of("split", tuple(split_of(one) or one for one in splits), known, places.root) if splits else EVALUATED
+    )
     for task, own in there.items():
         yield from ((task, split, own[split]) for split in own if split in asked)
 

@@ -131,7 +131,7 @@ class Places:
         """
         found: dict[str, Path] = {}
         for folder in folders_in(self.tasks[task]):
-            split = _split_of(folder.name)
+            split = split_of(folder.name)
             if split in found:
                 raise InputError(f"{found[split]} and {folder} are both the split {split}: expected one of them")
             if split is not None:
@@ -199,21 +199,23 @@ def _tasks_in(root: Path) -> dict[str, Path]:
     """The folders with splits, by task: those of the paper first."""
     found: dict[str, Path] = {}
     for folder in folders_in(root):
-        if any(_split_of(one.name) for one in folders_in(folder)):
-            task = _task_of(folder.name)
+        if any(split_of(one.name) for one in folders_in(folder)):
+            task = task_of(folder.name)
             if task in found:
                 raise InputError(f"{found[task]} and {folder} are both the task {task}: expected one of them")
             found[task] = folder
     return {task: found[task] for task in (*_TASKS, *sorted(set(found) - set(_TASKS))) if task in found}
 
 
-def _task_of(name: str) -> str:
+def task_of(name: str) -> str:
+    """The task that a folder's name says."""
     plain = plain_name(name)
     known = next((task for task, full in _TASKS.items() if _is_stem(plain.removesuffix("s"), task, full)), None)
     return known or re.sub(r"[-\s]+", "_", name.strip()).casefold()
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
+    """The split that a folder's name says, or None."""
     return next((split for split, names in _SPLIT_NAMES.items() if plain_name(name) in names), None)
 
 

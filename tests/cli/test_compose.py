@@ -67,7 +67,8 @@ def test_tables_and_files(cli: Cli, data: Path, tmp_path: Path) -> None:
 
 
 def test_paired_tests_in_place_of_the_calibrated_race_are_noted(cli: Cli, data: Path) -> None:
-    asked = ("compose", data, "--model", "shapes", "--draws", "1", "--task", "single", "--zsl", "--images", "2")
+    asked = ("compose", data, "--model", "shapes", "--draws", "1", "--task", "single_object", "--split", "ood_val")
+    asked += ("--zsl", "--images", "2")
     assert (told := cli(*asked).err).count("note: shapes: paired tests instead of the calibrated race") == 1
     assert "--calibrate 99 would run 99 images of ID_val" in told
     assert "note: " not in cli(*asked, "--quiet").err
@@ -86,6 +87,7 @@ def test_ctrl_c_leaves_what_was_finished(cli: Cli, data: Path, tmp_path: Path, m
         result = cli("compose", data, *MODEL, "--task", "single", "--zsl", "--out", tmp_path / "run")
     assert result.code == 130
     assert "2 of 4" in result.out
+    assert "* interrupted: shapes in single val ZSL; the same command goes on; " in result.out
     assert result.err.splitlines()[-1] == "fastdc: interrupted: shapes in single val ZSL"
     asked = []
 

@@ -50,6 +50,17 @@ def test_single_objects(root: Path) -> None:
     assert cells[Cell("single", "id-val")].ids[0] == f"single_object/{folder}/blue cube/0000.png"
 
 
+def test_tasks_and_splits_are_chosen_by_the_names_of_their_folders(root: Path) -> None:
+    for tasks, splits in ((["single_object"], ["ID_val"]), (["Single-Objects"], ["idval"]), (["single"], ["id-val"])):
+        assert list(read_layout(root, tasks=tasks, splits=splits)) == [
+            Cell("single", "id-val"),
+            Cell("single", "id-val", True),
+        ]
+    assert {cell.split for cell in read_layout(root, tasks=["single"], splits=["ood_val"])} == {"val"}
+    with pytest.raises(fastdc.InputError, match="did you mean 'single'"):
+        read_layout(root, tasks=["singel"])
+
+
 def test_pairs_have_the_candidates_of_their_table(root: Path) -> None:
     given: list[tuple[str, Mapping[str, tuple[str, ...]]]] = [("two_object", PAIRS), ("relational", RELATIONS)]
     for task, tables in given:

@@ -55,6 +55,14 @@ where both were asked the same.
 """
 
 
+class _Split(click.Choice[str]):
+    """A split by its name, or by that of its folder, such as ID_test or ood_val."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        plain = str(value).casefold().replace("_", "-").removeprefix("ood-")
+        return super().convert(plain if plain in self.choices else value, param, ctx)
+
+
 @click.command(name="compose", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("data", metavar="DATA", shell_complete=files)
 @click.option(
@@ -91,14 +99,14 @@ where both were asked the same.
     "tasks",
     multiple=True,
     metavar="TASK",
-    help="single, two_object, relational, or the folder of another task; may be repeated.  [default: all]",
+    help="single, two_object, relational, or a task's folder; may be repeated.  [default: all]",
 )
 @click.option(
     "--split",
     "splits",
     multiple=True,
-    type=click.Choice(SPLITS),
-    help="Split; may be repeated.  [default: all but train]",
+    type=_Split(SPLITS),
+    help="Split, or its folder's name; may be repeated.  [default: all but train]",
 )
 @click.option("--zsl", is_flag=True, help="Only the plain setting: candidates of the image's own side.")
 @click.option("--gzsl", is_flag=True, help="Only the generalised setting: candidates of seen and unseen classes.")
