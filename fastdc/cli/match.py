@@ -32,6 +32,7 @@ from fastdc.matching import (
     read_trials,
     retrieve,
     score_pairs,
+    unread_columns,
 )
 from fastdc.support import InputError, Interrupted, Mask, plain, printable, save_table
 
@@ -61,11 +62,11 @@ def run(sources: tuple[str, ...], **options: Any) -> None:
     if paired or options["rank"] or options["plot"]:
         _check_full(options)
     if paired:
-        _pairs(read_pairs(table or ""), options)
+        _pairs(_noted(read_pairs, table, options), options)
     elif options["rank"]:
-        _ranking(*read_rankings(table or ""), options)
+        _ranking(*_noted(read_rankings, table, options), options)
     else:
-        _match(_of_images(given, options["prompts"]) if table is None else read_trials(table), options)
+        _match(_of_images(given, options["prompts"]) if table is None else _noted(read_trials, table, options), options)
 
 
 def _check(sources: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -119,6 +120,16 @@ def _refuse(options: dict[str, Any], names: tuple[str, ...]) -> None:
     if wrong is not None:
         shown = {"plot": "level-plot", "prompts": "prompt"}.get(wrong, wrong)
         raise InputError(f"--{shown} is for a table of images and texts, and not for pairs, rankings or single images")
+
+
+def _noted(read: Callable[[str], Any], table: Any, options: dict[str, Any]) -> Any:
+    """What is read of a table; a note names the columns that are not."""
+    found = read(table)
+    names = () if options["quiet"] else unread_columns(table)
+    if names:
+        shown = ", ".join(map(printable, names))
+        click.echo(f"note: {printable(table)}: not read: column{'s'[: len(names) != 1]} {shown:.200}", err=True)
+    return found
 
 
 def _of_images(images: list[str], prompts: tuple[str, ...]) -> Trials:
@@ -196,7 +207,7 @@ def _match(trials: Trials, options: dict[str, Any]) -> None:
 
 def _calibrated(matcher: AbstractMatcher, options: dict[str, Any]) -> AbstractMatcher:
     """The matcher with a race calibrated on another table."""
-    validation = read_trials(options["calibrate"])
+    validation = _noted(read_trials, options["calibrate"], options)
     delta = level_of(len(validation), options["delta"])
     assert isinstance(matcher, DiffusionMatcher)
     with _bar(options, 8 * len(validation)) as progress:

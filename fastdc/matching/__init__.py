@@ -26,7 +26,7 @@ from fastdc.matching.layout_folders import EVALUATED, SETTINGS, SPLITS
 from fastdc.matching.level_analysis import LevelAnalysis, level_analysis
 from fastdc.matching.matched import AbstractMatcher, Matched, OnFinished, OnMatched, last_best
 from fastdc.matching.pairs import PairScores, pair_trials, score_pairs
-from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankings, read_trials
+from fastdc.matching.question_tables import pairs_table, read_pairs, read_rankings, read_trials, unread_columns
 from fastdc.matching.retrieval import Retrieval, retrieve
 from fastdc.matching.similarity import CaptionSimilarity, caption_pairs, caption_similarity
 from fastdc.matching.task_races import CALIBRATED_ON, TaskRaces
@@ -78,4 +78,5 @@ __all__ = [
     "read_trials",
     "retrieve",
     "score_pairs",
+    "unread_columns",
 ]

@@ -19,11 +19,14 @@ import numpy as np
 from fastdc.data import table_rows
 from fastdc.matching.pairs import pair_trials
 from fastdc.matching.trials import RIGHT, Trials
-from fastdc.support import InputError, Mask, shown
+from fastdc.support import InputError, Mask, did_you_mean, shown
 
 _IMAGES = ("image", "path", "file_name", "filename", "file", "image_path", "image_file", "file_path", "filepath", "img")
 _PROMPTS = ("prompt", "text", "caption")
 _PAIR = ("image_0", "image_1", "caption_0", "caption_1")
+_OPTIONAL, _PAIR_OPTIONAL = ("truth", "kind"), ("id", "tag")
+_MEANT = dict.fromkeys(("correct", "is_correct", "right", "is_right", "true", "is_true"), "truth")
+"""Columns that others have in place of "truth"."""
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
 _MOST_ROWS = 4_000_000
 
@@ -61,6 +64,32 @@ def pairs_table(path: str | os.PathLike[str]) -> bool:
     """
     _, header = next(table_rows(Path(path)), (0, []))
     return set(_PAIR) <= {name.strip().lower() for name in header}
+
+
+def unread_columns(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The columns of a table of trials, rankings or pairs that nothing reads.
+
+    Args:
+        path: The table.
+
+    Example:
+        >>> from fastdc.matching import unread_columns
+        >>> (folder / "more.csv").write_text("image,prompt,truth,split\\n") > 0
+        True
+        >>> unread_columns(folder / "more.csv")
+        ('split',)
+
+    Raises:
+        InputError: The table cannot be read.
+    """
+    _, header = next(table_rows(Path(path)), (0, []))
+    names = [name.strip().lower() for name in header]
+    if set(_PAIR) <= set(names):
+        read = {*_PAIR, *_PAIR_OPTIONAL}
+    else:
+        found = [next((name for name in some if name in names), "") for some in (_IMAGES, _PROMPTS)]
+        read = {*found, *_OPTIONAL}
+    return tuple(given for given, name in zip(header, names, strict=True) if name not in read)
 
 
 def read_trials(path: str | os.PathLike[str]) -> Trials:
@@ -150,6 +179,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Trials:
     """
     path = Path(path)
     header, rows = _table(path)
+    _check_meant(path, header, _PAIR_OPTIONAL)
     places = [_place(path, header, (name,)) for name in _PAIR]
     ids, tags = (header.index(name) if name in header else None for name in ("id", "tag"))
     images, captions = [], []
@@ -171,6 +201,7 @@ def _asked(path: Path, *, several: bool = False) -> tuple[dict[str, _Asked], lis
     """The rows of each image by its path, and the columns; of which `several` may be right or one."""
     header, rows = _table(path)
     image, prompt = _place(path, header, _IMAGES), _place(path, header, _PROMPTS)
+    _check_meant(path, header, _OPTIONAL)
     truth, kind = (header.index(name) if name in header else None for name in ("truth", "kind"))
     asked: dict[str, _Asked] = {}
     files: dict[str, str] = {}
@@ -219,6 +250,16 @@ def _place(path: Path, header: list[str], names: Sequence[str]) -> int:
         if name in header:
             return header.index(name)
     raise InputError(f"{path}: expected a column {names[0]}, got the columns {', '.join(header)!r:.200}")
+
+
+def _check_meant(path: Path, header: list[str], optional: tuple[str, ...]) -> None:
+    """Refuses a column that is nearly one that may be missing, and would silently not be read."""
+    missing = [name for name in optional if name not in header]
+    for name in header:
+        known = _MEANT.get(name)
+        meant = f"; did you mean {known!r}?" if known in missing else did_you_mean(name, missing)
+        if meant and name not in (*_IMAGES, *_PROMPTS, *_PAIR):
+            raise InputError(f"{path}: unknown column {shown(name, 60)}{meant}")
 
 
 def _image(path: Path, line: int, name: str) -> str:

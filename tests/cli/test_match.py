@@ -126,6 +126,22 @@ def test_noise_levels_are_told_and_drawn(cli: Cli, folder: Path) -> None:
     assert "by 5 (12 images)" in Path("levels.svg").read_text()
 
 
+def test_columns_that_are_not_read_are_named_and_misspelt_ones_refused(cli: Cli, folder: Path) -> None:
+    text = Path("asked.csv").read_text()
+    for name, meant in (("correct", "truth"), ("thruth", "truth"), ("True", "truth")):
+        Path("bad.csv").write_text(text.replace("truth", name))
+        cli.refuses("match", "bad.csv", *FEW, naming=f"unknown column '{name.lower()}'; did you mean '{meant}'?")
+    lines = text.splitlines()
+    more = [f"{lines[0]},Split,correct", *(f"{line},a,1" for line in lines[1:])]
+    Path("more.csv").write_text("\n".join(more))
+    noted = "note: more.csv: not read: columns Split, correct"
+    assert noted in cli("match", "more.csv", *FEW).err
+    assert noted in cli("match", "asked.csv", *MODEL, "--draws", "8", "--calibrate", "more.csv", "--delta", "0.1").err
+    assert "note" not in cli("match", "more.csv", *FEW, "--quiet").err + cli("match", "known.csv", "--rank", *FEW).err
+    Path("tags.jsonl").write_text(Path("examples.jsonl").read_text().replace('"tag"', '"tags"'))
+    cli.refuses("match", "tags.jsonl", *FEW, naming="unknown column 'tags'; did you mean 'tag'?")
+
+
 def test_what_cannot_be_matched_is_refused(cli: Cli, folder: Path) -> None:
     def table(name: str, text: str) -> str:
         Path(name).write_text(text)
