@@ -64,7 +64,8 @@ def run(sources: tuple[str, ...], **options: Any) -> None:
     if paired:
         _pairs(_noted(read_pairs, table, options), options)
     elif options["rank"]:
-        _ranking(*_noted(read_rankings, table, options), options)
+        images, texts, right = _noted(read_rankings, table, options)
+        _ranking(images, texts, right, options)
     else:
         _match(_of_images(given, options["prompts"]) if table is None else _noted(read_trials, table, options), options)
 

@@ -1,6 +1,7 @@
 """Plot of which noise levels tell right texts from wrong ones: a line per kind of wrong text, a panel per measure.
 
-Points are at the geometric middle of a bin of levels; bands are 95 % intervals. Source of the palette: Okabe & Ito,
+Points are at the geometric middle of a bin of levels, and those of several kinds side by side around it, so that none
+hides another; bands are 95 % intervals. Source of the palette: Okabe & Ito,
 "Color universal design" (2008).
 """
 
@@ -14,6 +15,9 @@ from fastdc.figures.figure_files import default_style, figure_path, printable, w
 from fastdc.matching import LevelAnalysis
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#111111")
+_MARKERS = "osD^vPX*"
+_DASHES = ("-", "--", "-.", ":")
+_ASIDE = 0.012  # of the panel's width, between points of kinds of the same bin
 
 
 def level_sheet(path: str | os.PathLike[str], analysis: LevelAnalysis, *, title: str | None = None) -> Path:
@@ -54,12 +58,16 @@ def level_sheet(path: str | os.PathLike[str], analysis: LevelAnalysis, *, title:
 def _panel(axes: Any, analysis: LevelAnalysis, found: Any, label: str) -> None:
     """A measure over the levels, a line per kind."""
     middles = np.sqrt(analysis.levels[:, 0] * analysis.levels[:, 1])
+    finite = middles[np.isfinite(middles) & (middles > 0)]
+    aside = (finite.max() / finite.min()) ** _ASIDE if len(finite) else 1.0
     for number, (kind, images) in enumerate(zip(analysis.kinds, analysis.images, strict=True)):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour, style = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+        places = middles * aside ** (number - (len(analysis.kinds) - 1) / 2)
         value, low, high = 100 * np.array(found[kind], np.float64).T
         name = f"{printable(kind)[:40].lstrip('_')} ({images} image{'s'[: images != 1]})"
-        axes.plot(middles, value, "o-", color=colour, markersize=3.5, linewidth=1.5, label=name)
-        axes.fill_between(middles, low, high, color=colour, alpha=0.13, linewidth=0)
+        drawn = {"marker": _MARKERS[number % len(_MARKERS)], "linestyle": style, "markersize": 4, "linewidth": 1.5}
+        axes.plot(places, value, color=colour, label=name, **drawn)
+        axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     ticks = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5)]
@@ -67,7 +75,7 @@ def _panel(axes: Any, analysis: LevelAnalysis, found: Any, label: str) -> None:
     axes.xaxis.set_major_formatter(lambda level, _: f"{level:g}")
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set_ylim(min(45.0, *axes.get_ylim()) if "one draw" in label else 0, 101)
-    axes.set_xlabel("noise-to-signal ratio sigma / alpha")
+    axes.set_xlabel("noise-to-signal ratio sigma / alpha  (bands: 95 % intervals)")
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
     for side in ("top", "right"):

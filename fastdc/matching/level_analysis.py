@@ -38,7 +38,8 @@ class LevelAnalysis:
         draws: Number of draws in each bin.
         kinds: The kinds of wrong candidates; the last one is :data:`ALL`, unless there is only one.
         images: Number of images that have candidates of each kind.
-        single: For each kind, an estimate per bin: the share of single draws, with Student's 95 % interval over images.
+        single: For each kind, an estimate per bin: the share of single draws, with Student's 95 % interval over images; where
+            all images are at 0 or 1, which has no spread, Wilson's.
         together: For each kind, an estimate per bin: the share of images, with Wilson's 95 % interval.
     """
 
@@ -75,13 +76,17 @@ class LevelAnalysis:
         }
 
     def __str__(self) -> str:
-        """A line per bin: the share of single draws, and of images, for each kind."""
+        """A line per bin: of each kind, the share of single draws, and that of images; what they are, in two more."""
         head = "sigma / alpha      " + "  ".join(f"{kind:>20.20}" for kind in self.kinds)
-        lines = [head]
+        lines = [head, " " * 19 + "  ".join([f"{'one draw':>9} {'whole bin':>10}"] * len(self.kinds))]
         for b, (low, high) in enumerate(self.levels.tolist()):
             cells = [f"{self.single[k][b].value:9.1%} {self.together[k][b].value:10.1%}" for k in self.kinds]
             lines.append(f"{low:8.3g} {high:8.3g}  " + "  ".join(cells))
-        return "\n".join([*lines, "(of each kind: single draws, chance 50 %; and all draws of the bin, of images)"])
+        told = [
+            "one draw: how often the right text is ahead of a wrong one, the mean over wrong texts; chance is 50 %",
+            "whole bin: images whose right text is ahead of every wrong one of the kind, by the mean of all draws of a bin",
+        ]
+        return "\n".join([*lines, *told])
 
 
 def level_analysis(table: ErrorTable, trials: Trials, *, bins: int | None = None) -> LevelAnalysis:
@@ -115,7 +120,7 @@ def level_analysis(table: ErrorTable, trials: Trials, *, bins: int | None = None
         has = mask.any(axis=1)
         shares = np.where(mask[:, :, None], wins, 0).sum(axis=1)[has] / mask.sum(axis=1)[has, None]
         every = np.asarray((beats | ~mask[:, :, None]).all(axis=1))[has]
-        single[kind] = tuple(_within(mean(shares[:, b], lowest=0.0)) for b in range(bins))
+        single[kind] = tuple(_share_of_draws(shares[:, b]) for b in range(bins))
         together[kind] = tuple(share(int(every[:, b].sum()), len(every)) for b in range(bins))
         images.append(int(has.sum()))
     return LevelAnalysis(
@@ -129,9 +134,13 @@ def level_analysis(table: ErrorTable, trials: Trials, *, bins: int | None = None
     )
 
 
-def _within(estimate: Estimate) -> Estimate:
-    """The estimate of a share, whose interval ends at 1."""
-    return estimate._replace(high=min(estimate.high, 1.0)) if np.isfinite(estimate.high) else estimate
+def _share_of_draws(shares: Float64) -> Estimate:
+    """The mean of a share per image. Where all are at an end, Student's interval has no width: Wilson's of images."""
+    n = len(shares)
+    if n > 1 and shares[0] in (0.0, 1.0) and (shares == shares[0]).all():
+        return share(n * int(shares[0]), n)
+    found = mean(shares, lowest=0.0)
+    return found._replace(high=min(found.high, 1.0)) if np.isfinite(found.high) else found
 
 
 def _check(table: ErrorTable, trials: Trials, known: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastdc import ErrorTable, InputError
+from fastdc.certification import share
 from fastdc.matching import DiffusionMatcher, Trials, level_analysis
 from helpers.matching_worlds import asked, with_prompts
 
@@ -67,7 +68,10 @@ def test_bins_and_kinds_by_plain_loops() -> None:
             assert found.together[kind][b].value == pytest.approx(np.mean(all_ahead))
             assert count == len(shares)
             assert 0 <= found.single[kind][b].low <= found.single[kind][b].high <= 1
-    assert len(str(found).splitlines()) == BINS + 2
+    lines = str(found).splitlines()
+    assert len(lines) == BINS + 4
+    assert lines[1].split() == ["one", "draw", "whole", "bin"] * 3
+    assert len(lines[0]) == len(lines[1]) == len(lines[2])
     assert found.to_dict()["bins"][1] == {"low": 1.0, "high": 3.0, "draws": 2}
 
 
@@ -77,6 +81,18 @@ def test_a_tie_is_no_success_together_and_a_half_alone() -> None:
     found = level_analysis(flat, trials, bins=1)
     assert {one[0].value for one in found.single.values()} == {0.5}
     assert {one[0].value for one in found.together.values()} == {0.0}
+
+
+def test_a_right_text_that_is_always_ahead_has_an_interval_that_few_images_allow() -> None:
+    errors = np.repeat([[0.0], [1.0]], DRAWS, axis=1)[None].repeat(5, axis=0)
+    table, _ = given(5)
+    trials = Trials.of(np.zeros((5, 1, 2, 2)), [["a", "b"]] * 5)
+    counts = np.pad(np.full((5, 2), DRAWS, np.int32), ((0, 0), (0, 2)))
+    sure = replace(table, counts=counts, values=errors.ravel().astype(np.float32))
+    found = level_analysis(sure, trials, bins=1)
+    assert found.single["any wrong text"] == found.together["any wrong text"] == (share(5, 5),)
+    wrong = level_analysis(sure, Trials.of(np.zeros((5, 1, 2, 2)), [["a", "b"]] * 5, 1), bins=1)
+    assert wrong.single["any wrong text"] == (share(0, 5),)
 
 
 def test_a_real_run_is_analysed_and_the_last_column_without_a_text_left_out() -> None:
