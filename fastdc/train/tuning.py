@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CLIP_TEMPLATE = "a photo of a {}"
 """The text that the name of a class fills, as Pearson et al. (arXiv 2508.20783) have it."""
 
-_KINDS = ("clip", "siglip", "siglip2")
+_KINDS, _VILT = ("clip", "siglip", "siglip2"), "vilt"
 _CHECKPOINT = "checkpoint.safetensors"
 _STATES = ("exp_avg", "exp_avg_sq")
 
@@ -89,7 +89,7 @@ class TuningSummary:
 
 
 def is_image_text(folder: str | Path) -> bool:
-    """Whether a folder holds a CLIP or SigLIP, by its config alone.
+    """Whether a folder holds a CLIP or SigLIP, or a ViLT, which cannot be fine-tuned, by its config alone.
 
     Args:
         folder: Any path.
@@ -99,12 +99,17 @@ def is_image_text(folder: str | Path) -> bool:
         >>> is_image_text(folder)
         False
     """
+    return _kind_of(folder) in (*_KINDS, _VILT)
+
+
+def _kind_of(folder: str | Path) -> Any:
+    """What the config of a folder of transformers says it is; None without one."""
     file = Path(folder) / "config.json"
     try:
         config = json.loads(file.read_bytes()) if file.is_file() and file.stat().st_size < 2**22 else None
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("model_type") in _KINDS
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
 
 
 def tune_image_text(
@@ -137,6 +142,8 @@ def tune_image_text(
         >>> train.tune_image_text(train.Tuning(model=testing.tiny_image_text(folder / "clip", "clip"), **how)).images
         20
     """
+    if _kind_of(tuning.model) == _VILT:
+        raise InputError(f"{tuning.model}: a ViLT cannot be fine-tuned here: expected a CLIP or SigLIP")
     place, say = Path(tuning.out), notify or (lambda line: None)
     threads = None if tuning.threads is None else checks.whole("threads", tuning.threads)
     with _kept(place, resume):

@@ -171,6 +171,15 @@ def test_what_cannot_be_trained_is_refused_in_one_line(clip: Path, data: Path, t
             ContrastiveRecipe(**wrong)
 
 
+def test_a_vilt_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vilt = tiny_image_text(tmp_path / "vilt", "vilt")
+    call = ("train", data, "--from", vilt, "--out", tmp_path / "new")
+    Cli(monkeypatch, capfd).refuses(*call, naming="a ViLT cannot be fine-tuned here: expected a CLIP or SigLIP")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_command_fine_tunes(
     clip: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
