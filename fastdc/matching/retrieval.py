@@ -140,7 +140,8 @@ def retrieve(
 
     Raises:
         InputError: Numbers do not fit, or see :func:`fastdc.matching.evidence`.
-        Interrupted: Ctrl-C; images that are not finished would change all ranks, so there is no result.
+        Interrupted: Ctrl-C; images that are not finished would change all ranks, so its ``result`` is no
+            :class:`Retrieval`, but the :class:`Matched` scores of those that are.
     """
     trials = Trials.of(images, [list(texts)] * len(images), truth=-1)
     mask = np.asarray(right)

@@ -79,6 +79,10 @@ def test_any_matcher_is_scored_and_ctrl_c_keeps_whole_examples() -> None:
     with pytest.raises(Interrupted) as caught:
         score_pairs(Fixed(scores, stop=5), trials)
     assert len(caught.value.result) == 2
+    with pytest.raises(Interrupted) as ranked:
+        retrieve(Fixed(scores, stop=5), np.zeros((14, 1, 2, 2)), ["a", "b"], ["a", "b"] * 7)
+    assert isinstance(ranked.value.result, Matched)
+    assert ranked.value.result.rows.tolist() == [0, 1, 2, 3, 4]
 
 
 def world_of_distractors() -> tuple[GaussianWorld, Any, list[tuple[str, str]]]:
