@@ -231,12 +231,13 @@ def _stopped(call: Callable[[OnMatched], Any], options: dict[str, Any], total: i
 
 
 def _text_line(trials: Trials, matched: Matched, row: int) -> str:
-    """An image's name, best text and three best texts with their scores, separated by tabs."""
+    """An image's name, best text, and it and the two best others with their scores, separated by tabs."""
     image, scores = int(matched.rows[row]), matched.scores[row]
     texts = trials.texts_of(image)
-    order = np.argsort(-scores, kind="stable")[:_BEST].tolist()
-    best = ", ".join(f"{texts[a]} {scores[a]:.5g}" for a in order)
-    return "\t".join(map(printable, (trials.ids[image], texts[matched.answers[row]], best)))
+    answer = int(matched.answers[row])  # the last of tied texts, and of votes not always the largest score
+    others = [a for a in np.argsort(-scores, kind="stable").tolist() if a != answer]
+    best = ", ".join(f"{texts[a]} {scores[a]:.5g}" for a in (answer, *others[: _BEST - 1]))
+    return "\t".join(map(printable, (trials.ids[image], texts[answer], best)))
 
 
 def _json_line(trials: Trials, matched: Matched, row: int) -> str:

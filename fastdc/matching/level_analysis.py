@@ -38,8 +38,8 @@ class LevelAnalysis:
         draws: Number of draws in each bin.
         kinds: The kinds of wrong candidates; the last one is :data:`ALL`, unless there is only one.
         images: Number of images that have candidates of each kind.
-        single: For each kind, an estimate per bin: the share of single draws, with Student's 95 % interval over images; where
-            all images are at 0 or 1, which has no spread, Wilson's.
+        single: For each kind, an estimate per bin: the share of single draws, with Student's 95 % interval over images;
+            where all images are at 0 or 1, which has no spread, Wilson's.
         together: For each kind, an estimate per bin: the share of images, with Wilson's 95 % interval.
     """
 
@@ -84,7 +84,7 @@ class LevelAnalysis:
             lines.append(f"{low:8.3g} {high:8.3g}  " + "  ".join(cells))
         told = [
             "one draw: how often the right text is ahead of a wrong one, the mean over wrong texts; chance is 50 %",
-            "whole bin: images whose right text is ahead of every wrong one of the kind, by the mean of all draws of a bin",
+            "whole bin: images whose right text is ahead ",
         ]
         return "\n".join([*lines, *told])
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import fastdc
+from fastdc.cli.match import _text_line
 from fastdc.data import digits_test
-from fastdc.matching import DiffusionMatcher, read_pairs, read_trials
+from fastdc.matching import DiffusionMatcher, Matched, Trials, read_pairs, read_trials
 from helpers.cli_runs import Cli
 
 pytest.importorskip("onnxruntime")
@@ -56,6 +57,15 @@ def test_images_with_prompts_get_a_line_each(cli: Cli, folder: Path) -> None:
     assert [line[:2] for line in lines] == [[f"images/{i}.png", str(TEST.labels[i])] for i in range(2)]
     assert lines[0][2].count(", ") == 2
     assert "2 images, 64 evaluations" in result.err
+
+
+def test_the_scores_of_a_line_begin_with_the_answer() -> None:
+    trials = Trials.of(np.zeros((2, 1, 2, 2)), [["a", "b", "c", "d"]] * 2, truth=-1)
+    scores = (np.array([-1.0, -2.0, -1.0, -3.0]), np.array([-1.0, -2.0, -3.0, -4.0]))
+    answers = np.array([2, 3])  # the last of two that tie, and one that votes chose
+    matched = Matched("x", np.arange(2), scores, answers, np.full(2, 4), 0.0)
+    lines = [_text_line(trials, matched, row).split("\t")[1:] for row in range(2)]
+    assert lines == [["c", "c -1, a -1, b -2"], ["d", "d -4, a -1, b -2"]]
 
 
 def test_a_table_gives_each_image_its_own_texts(cli: Cli, folder: Path) -> None:
@@ -171,6 +181,8 @@ def test_what_cannot_be_matched_is_refused(cli: Cli, folder: Path) -> None:
     cli.refuses("match", "asked.csv", *FEW, "--calibrate", "asked.csv", naming="no other --rule")
     for option in (("--draws", "8"), ("--rule", "full"), ("--seed", "1"), ("--precision", "float16"), ("--compile",)):
         cli.refuses("match", "asked.csv", "--clip", "x", *option, naming=f"{option[0]} is for --model")
+    cli.refuses("match", "asked.csv", "--siglip", "x", "--clip", "y", naming="got --clip or --siglip 2 times")
+    cli.refuses("match", "asked.csv", "--siglip", "x", "--draws", "8", naming="--draws is for --model")
     cli.refuses("match", "asked.csv", "--clip", "x", "--device", "cuda:0,1", naming="runs on one device")
     for how in (("examples.jsonl",), ("known.csv", "--rank"), ("asked.csv", "--level-plot", "levels.png")):
         cli.refuses("match", *how, *MODEL, "--rule", "paired", naming="every draw: expected no --rule")

@@ -7,6 +7,7 @@ import click
 from fastdc.cli.completing import files, models
 from fastdc.cli.grouped import GroupedCommand
 from fastdc.cli.options import text_options
+from fastdc.support import InputError
 
 _EPILOG = """\b
 Examples:
@@ -25,8 +26,8 @@ Tables (.csv, .tsv, .jsonl, .parquet; images relative to the table):
   image_0, image_1, caption_0, caption_1
     and id, tag            a row per pair; caption_0 describes image_0
 
-Images and texts: a line per image has its name, the best text and the three best with
-their scores, between tabs; with --json, an object with all scores. A diffusion model's
+Images and texts: a line per image has its name, the best text, and it and the two
+next best with their scores, between tabs; with --json, an object with all scores. A diffusion model's
 score is its negative mean error. All images run together, each among its own texts, and
 a text is encoded once. With truth, the last line has the accuracy.
 
@@ -47,6 +48,13 @@ kind of wrong one: a table, and a plot.
 """
 
 
+def _one(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """The folder; of --clip and --siglip, the second one would silently replace the first."""
+    if len(given) > 1:
+        raise InputError(f"expected one model to ask, got --clip or --siglip {len(given)} times")
+    return given[0] if given else None
+
+
 @click.command(name="match", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("sources", nargs=-1, required=True, metavar="TABLE|IMAGES...", shell_complete=files)
 @click.option(
@@ -64,7 +72,15 @@ kind of wrong one: a table, and a plot.
     help="A diffusion model: a shipped one, or a folder from fastdc export. Without a text encoder, texts are the "
     "names of its classes.",
 )
-@click.option("--clip", metavar="FOLDER", shell_complete=files, help="CLIP or SigLIP, a folder of transformers.")
+@click.option(
+    "--clip",
+    "--siglip",
+    multiple=True,
+    callback=_one,
+    metavar="FOLDER",
+    shell_complete=files,
+    help="CLIP or SigLIP, a folder of transformers.",
+)
 @click.option("--vilt", metavar="FOLDER", shell_complete=files, help="ViLT for retrieval, a folder of transformers.")
 @click.option("--rank", is_flag=True, help="Rank all images of the table for each text.")
 @click.option(
