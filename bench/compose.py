@@ -218,7 +218,7 @@ def released_rows(arguments: Any, races: Races, rest: Mapping[Cell, Trials], own
 def levels_of(
     model: str, validation: Mapping[Cell, Trials], own: Mapping[str, Any], figures: str | None
 ) -> dict[str, Any]:
-    """Which noise levels tell the right text from wrong ones, in each task, with plots if there is a folder for them."""
+    """Which noise levels tell the right text from wrong ones, in each task; with a folder, plots it."""
     found = {}
     for cell, trials in validation.items():
         if cell.generalised:

@@ -118,7 +118,9 @@ def supported_delta(images: int) -> float:
     delta = max(1, math.ceil(100 / (images + 1) - 1e-9)) / 100
     if delta > _LARGEST_DELTA:
         least = f"{100 / (images + 1):.2g} %"
-        raise InputError(f"{images} images support no level below {least}: 5 %, the largest by default, takes 19, and 1 % takes 99")
+        raise InputError(
+            f"{images} images support no level below {least}: 5 %, the largest by default, takes 19, and 1 % takes 99"
+        )
     return delta
 
 
