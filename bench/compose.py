@@ -18,7 +18,7 @@ all other splits are only measured.
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,7 @@ def beyond(arguments: Any, races: Races, cells: Mapping[Cell, Trials], own: Mapp
         clip = ClipMatcher(arguments.clip, name="CLIP")
         models["CLIP"] = dict.fromkeys(plans, clip)
         texts = [*cells[relational].texts, *cells[single].texts]
-        found["similarity"] = {kind: plain(one) for kind, one in caption_similarity(clip, texts).items()}
+        found["similarity"] = {kind: asdict(one) for kind, one in caption_similarity(clip, texts).items()}
         print(*(f"{kind}: {one}" for kind, one in caption_similarity(clip, texts).items()), sep="\n", flush=True)
     if arguments.vilt:
         models["ViLT"] = dict.fromkeys(plans, ViltMatcher(arguments.vilt, name="ViLT"))
