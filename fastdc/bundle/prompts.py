@@ -242,7 +242,7 @@ def _columns(path: Path, header: list[str]) -> list[int]:
         places = exact or [at for at, name in enumerate(plain) if name in (column, *_ALIASES[column])]
         if len(places) != 1:
             raise InputError(
-                f"{path} must start with a header that names {', '.join(COLUMNS)} once each, "
+                f"{path} must start with a header that names prompt, class_name (or classname) and classidx once each, "
                 f"got {','.join(header)!r:.80}"
             )
         found += places

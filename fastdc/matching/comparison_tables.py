@@ -22,9 +22,15 @@ TITLES = {"single": "Single object", "two_object": "Two objects", "relational": 
 
 TESTS_EXPLAINED = (
     "Differences are the first model's accuracy minus the second's, on the same images; p is McNemar's exact test of "
-    "equal accuracies, and p Holm the same corrected for all {count} comparisons."
+    "equal accuracies, and p Holm the same{corrected}."
 )
 ERRORS_EXPLAINED = "Accuracy and errors are in percent of all images; intervals are 95 %, Wilson's."
+
+
+def _tests_explained(comparison: ComparisonNumbers) -> str:
+    count = len(comparison.tests)
+    corrected = ", as it is the only comparison" if count == 1 else f" corrected for all {count} comparisons"
+    return TESTS_EXPLAINED.format(corrected=corrected)
 
 
 def title_of(task: str) -> str:
@@ -100,7 +106,7 @@ def text_page(comparison: ComparisonNumbers) -> str:
         blocks.append(f"{title_of(task)}\n{aligned(accuracy_rows(comparison, task, intervals=False))}")
         blocks.append(aligned(_second_left(detail_rows(comparison, task))))
     if rows := test_rows(comparison):
-        explained = textwrap.fill(TESTS_EXPLAINED.format(count=len(comparison.tests)), _LINE)
+        explained = textwrap.fill(_tests_explained(comparison), _LINE)
         blocks.append(f"{aligned(rows)}\n{explained}")
     notes = (textwrap.fill(note, _LINE, initial_indent="* ", subsequent_indent="  ") for note in comparison.notes)
     blocks += ["\n".join(notes)] if comparison.notes else []
@@ -117,7 +123,7 @@ def html_body(comparison: ComparisonNumbers) -> str:
         ]
         parts += ["<h3>Kinds of errors, and costs</h3>", page.table(detail_rows(comparison, task))]
     if rows := test_rows(comparison):
-        explained = page.remark(TESTS_EXPLAINED.format(count=len(comparison.tests)))
+        explained = page.remark(_tests_explained(comparison))
         parts += ["<h2>Models in pairs</h2>", page.table(rows), explained]
     if comparison.facts:
         facts = [(name, _fact(value)) for name, value in comparison.facts.items()]
@@ -137,7 +143,7 @@ def latex_tables(comparison: ComparisonNumbers) -> str:
         parts.append(_latex_accuracy(comparison, task))
         parts.append(_latex(detail_rows(comparison, task), f"{title_of(task)}: accuracy, kinds of errors, and costs."))
     if rows := test_rows(comparison):
-        parts.append(_latex(rows, TESTS_EXPLAINED.format(count=len(comparison.tests))))
+        parts.append(_latex(rows, _tests_explained(comparison)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -148,7 +148,7 @@ class PairScores:
 
     def __str__(self) -> str:
         """A line per measure, with chance."""
-        lines = [f"{self.name}, {len(self)} pairs of images and captions"]
+        lines = [f"{self.name}, {len(self)} pair{'s'[: len(self) != 1]} of images and captions"]
         lines += [f"{name:<6} {one.percent(1)}   chance {CHANCE[name]:.1%}" for name, one in self.measures().items()]
         for tag, found in self.of_tags().items():
             lines.append(f"{shown(tag, 40)}: " + ", ".join(f"{name} {one.percent(1)}" for name, one in found.items()))

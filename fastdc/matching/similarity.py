@@ -42,7 +42,7 @@ class CaptionSimilarity:
     pairs: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f}, {self.pairs} pairs)"
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f}, {self.pairs} pair{'s'[: self.pairs != 1]})"
 
 
 def caption_pairs(

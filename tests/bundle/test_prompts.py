@@ -55,7 +55,7 @@ def test_other_names_of_the_columns(tmp_path: Path, name: str, index: str) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "header that names prompt, classname, classidx"),
+        ("", "header that names prompt, class_name (or classname) and classidx once"),
         ("prompt,classname\na,b\n", "header that names"),
         ("prompt,prompt,classname,classidx\na,b,c,0\n", "once each"),
         ("prompt,classname,classidx\n", "holds no prompts"),

@@ -99,7 +99,9 @@ def test_models_that_were_asked_something_else_are_not_compared() -> None:
     given = [
         Answered(SINGLE, of, answers(of, name, [0, 1])) for of, name in ((trials, "a"), (other, "b"), (again, "c"))
     ]
-    assert [(test.first, test.second) for test in Comparison.of(given).tests] == [("a", "c")]
+    found = Comparison.of(given)
+    assert [(test.first, test.second) for test in found.tests] == [("a", "c")]
+    assert "the same, as it is the only comparison." in " ".join(found.to_text().split())
 
 
 def test_images_that_are_there_twice_are_no_evidence() -> None:

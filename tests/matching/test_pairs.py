@@ -45,6 +45,7 @@ def test_golden_cases() -> None:
     assert measures["group"].low < 1 / 7 < measures["group"].high
     assert found.of_tags()["a"]["text"].value == 1.0
     assert "chance 16.7%" in str(found)
+    assert str(PairScores("one", found.scores[:1])).startswith("one, 1 pair of images and captions\n")
     assert found.to_dict()["tags"]["b"]["image"]["value"] == 1 / 5
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastdc
-from fastdc.matching import ClipMatcher, caption_pairs, caption_similarity
+from fastdc.matching import CaptionSimilarity, ClipMatcher, caption_pairs, caption_similarity
 
 TEXTS = (
     "a cone to the left of a cube",
@@ -34,6 +34,10 @@ def test_pairs_differ_in_one_word_of_a_kind() -> None:
     assert caption_pairs(["a cat", "a dog", "a cat"], {"animal": frozenset({"cat", "dog"})}) == {
         "animal": [(0, 1), (1, 2)]
     }
+
+
+def test_one_pair_is_no_pairs() -> None:
+    assert str(CaptionSimilarity(0.5, 0.5, 0.5, 1)) == "0.500 (0.500 to 0.500, 1 pair)"
 
 
 def test_similarities_are_those_of_transformers(tmp_path: Path) -> None:
