@@ -13,6 +13,7 @@ setting all rows of the table.
 No image is opened here; names, tables and folders are all checked before anything else is done.
 """
 
+import csv
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ from fastdc.support import InputError, checks, shown
 
 RELEASED = "otmive"
 """The code whose scoring is offered beside the evaluation's own."""
+
+_NAMED = 5  # folders in a warning
 
 Made = TypeVar("Made")
 
@@ -72,7 +75,8 @@ def read_layout(
         InputError: The layout is wrong; the message names the folder, the file or the row.
 
     Warns:
-        UserWarning: There are image files that are not read: of other kinds, or in other places.
+        UserWarning: There are image files that are not read: of other kinds, in other places, or in folders of tasks
+            that have not the name of a split.
 
     Example:
         >>> from fastdc.matching import read_layout
@@ -99,10 +103,22 @@ def read_layout(
             cells[cell] = _trials(root, cell, whole, taken, compat)
     if not cells:
         raise InputError(f"{root} has no split to evaluate: expected {', '.join(EVALUATED)}, or train by name")
-    if unread:
-        such = f"{len(unread)} image file{'s'[: len(unread) != 1]}, such as {unread[0].relative_to(root)}"
-        warnings.warn(f"{root}: {such}, not read: expected .png files in the folders of texts", stacklevel=2)
+    unknown = places.unknown(tuple(dict.fromkeys(cell.task for cell in cells)) if tasks else ())
+    for told in _left_out(root, unknown, unread):
+        warnings.warn(told, stacklevel=2)
     return cells
+
+
+def _left_out(root: Path, folders: Sequence[Path], files: Sequence[Path]) -> Iterator[str]:
+    """What to say about folders that are no splits, and image files that are not read."""
+    if folders:
+        named = ", ".join(one.relative_to(root).as_posix() for one in folders[:_NAMED])
+        more = f" and {len(folders) - _NAMED} more" if len(folders) > _NAMED else ""
+        known = "a split is called train, ID_val, ID_test, ood_val or ood_test"
+        yield f"{root}: no split by name, so not read: {named}{more}; {known}"
+    if files:
+        such = f"{len(files)} image file{'s'[: len(files) != 1]}, such as {files[0].relative_to(root)}"
+        yield f"{root}: {such}, not read: expected .png files in the folders of texts"
 
 
 def _splits(places: Places, tasks: Sequence[str], splits: Sequence[str]) -> Iterator[tuple[str, str, Path]]:
@@ -205,7 +221,9 @@ def _paired(places: Places, groups: Sequence[Group], cell: Cell) -> list[Group]:
             raise InputError(f"{path} is missing: expected the candidates of the images in {group.files[0].parent}")
         texts, names, kinds = _table(path)
         if _words(names[0]) != group.name:
-            raise InputError(f"{path}, row 0: expected the right text, {group.name!r:.80}, got {names[0]!r:.80}")
+            raise InputError(
+                f"{path}, line {_line_of(path, 0)}: expected the right text, {group.name!r:.80}, got {names[0]!r:.80}"
+            )
         made.append(_with(path, cell.task, group, texts, names, 0, kinds))
     return made
 
@@ -222,10 +240,19 @@ def _table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...
         seen: dict[str, int] = {}
         for row, one in enumerate(several):
             if seen.setdefault(one, row) != row:
-                raise InputError(f"{path}, row {row}: expected another {what} than in row {seen[one]}, got {one!r:.80}")
+                at, first = _line_of(path, row), _line_of(path, seen[one])
+                raise InputError(f"{path}, line {at}: expected another {what} than on line {first}, got {one!r:.80}")
     if len(names) < 2:
         raise InputError(f"{path} has one row: expected 2 candidates or more")
     return prompts.texts, names, kinds
+
+
+def _line_of(path: Path, row: int) -> int:
+    """The line of a table, as an editor counts, on which a row below the header ends."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        lines = [reader.line_num for fields in reader if any(field.strip() for field in fields)]
+    return lines[row + 1]
 
 
 def _with(
@@ -242,7 +269,9 @@ def _with(
         kinds = tuple(RIGHT if at == truth else kind or "wrong" for at, kind in enumerate(given))
         again = next((at for at, kind in enumerate(given) if kind == RIGHT and at != truth), None)
         if again is not None:
-            raise InputError(f"{path}, row {again}: expected the kind of a wrong text, got {shown(RIGHT)}")
+            raise InputError(
+                f"{path}, line {_line_of(path, again)}: expected the kind of a wrong text, got {shown(RIGHT)}"
+            )
     else:
         kinds = _located(f"{path}", lambda: kinds_of(task, names, truth, group.folder.name))
     return replace(group, texts=tuple(texts), names=tuple(names), truth=truth, kinds=kinds)

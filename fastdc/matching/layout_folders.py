@@ -5,7 +5,7 @@ Pearson et al. (arXiv 2508.20783) and in the code that was released with it.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ SETTINGS = ("zsl", "gzsl")
 """Candidates of the image's own side, or of seen and unseen classes alike (generalised)."""
 
 _TASKS = {"single": "singleobject", "two_object": "twoobject", "relational": "relational"}
+_NAMED = "single_object, two_object or relational"
 _SPLIT_NAMES = {
     "train": ("train",),
     "id-val": ("idval",),
@@ -105,13 +106,12 @@ class Places:
             InputError: There are none.
         """
         if not root.is_dir():
-            raise InputError(f"{root} is not a folder: expected one with the folders {', '.join(_TASKS.values())}")
+            raise InputError(f"{root} is not a folder: expected one with folders such as {_NAMED}")
         tasks = _tasks_in(root)
         if not tasks:
             inner = [found for found in map(_tasks_in, folders_in(root)) if found]
             if len(inner) != 1:
-                names = "single_object, two_object or relational"
-                raise InputError(f"{root} has no tasks: expected folders such as {names}, with splits such as ID_val")
+                raise InputError(f"{root} has no tasks: expected folders such as {_NAMED}, with splits such as ID_val")
             tasks = inner[0]
         for one in given:
             task, slash, name = one.partition("/")
@@ -137,6 +137,19 @@ class Places:
             if split is not None:
                 found[split] = folder
         return {split: found[split] for split in SPLITS if split in found}
+
+    def unknown(self, tasks: Sequence[str] = ()) -> list[Path]:
+        """The folders with pictures where splits are expected, whose names are of none.
+
+        Args:
+            tasks: Where to look; none: in all tasks, and for folders of the paper's tasks that have no split.
+        """
+        homes = [self.tasks[task] for task in tasks or self.tasks]
+        found = [one for home in homes for one in folders_in(home) if split_of(one.name) is None]
+        for one in () if tasks else folders_in(homes[0].parent):
+            if task_of(one.name) in _TASKS and one not in homes:
+                found.append(one)
+        return [one for one in found if next(one.rglob("*.png"), None) is not None]
 
     def table(self, task: str) -> Path:
         """The one table of the prompts of single objects.
@@ -172,10 +185,10 @@ class Places:
         if len(found) > 1:
             raise InputError(f"{found[0]} and {found[1]} both have the prompts of {task}, {name}: expected one of them")
         if not found:
-            where = f"{parents[0]}" if parents else f"{self.root} (which has no folder {task}_prompts)"
-            kind = "generalised setting" if generalised else "plain setting"
-            raise InputError(f"{where} has no folder of the prompts of {task}, {split}, {kind}: expected one such as "
-                             f"{_stem(task)}_{name}")  # fmt: skip
+            setting = "GZSL" if generalised else "ZSL"
+            where = parents[0] if parents else self.root / f"{task}_prompts"
+            wanted = where / f"{_stem(task)}_{name}"
+            raise InputError(f"no prompts of {task} {split} {setting}: expected a table per group in a folder {wanted}")
         return found[0]
 
     def _prompt_folders(self, task: str) -> list[Path]:

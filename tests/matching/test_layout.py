@@ -1,6 +1,7 @@
 """The layout of the compositional evaluation is read under all its names, and what is wrong is named in one line."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_tasks_and_splits_are_chosen_by_the_names_of_their_folders(root: Path) -
     assert {cell.split for cell in read_layout(root, tasks=["single"], splits=["ood_val"])} == {"val"}
     with pytest.raises(fastdc.InputError, match="did you mean 'single'"):
         read_layout(root, tasks=["singel"])
+
+
+def test_folders_that_are_no_splits_are_named(root: Path) -> None:
+    write_pictures(root / "single_object" / "tset" / "blue cube", 1)
+    (root / "single_object" / "prompts").mkdir()
+    (root / "relational" / "ID_val").rename(root / "relational" / "ID val 2")
+    with pytest.warns(
+        UserWarning, match="no split by name, so not read: single_object/tset, relational; a split is"
+    ) as told:
+        read_layout(root, settings=["zsl"])
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_layout(root, tasks=["two_object"], settings=["zsl"])
 
 
 def test_pairs_have_the_candidates_of_their_table(root: Path) -> None:
@@ -191,18 +206,25 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no table": (lambda root: (root / PAIR).unlink(), r"blue_cube_red_sphere\.csv is missing: .*/blue cube$"),
     "truth": (
         _replace(PAIR, "red cube,red cube,1", "red cone,blue cube,1"),
-        r"sphere\.csv, row 1: expected another class than in row 0, got 'blue cube'",
+        r"sphere\.csv, line 3: expected another class than on line 2, got 'blue cube'",
     ),
     "truth not first": (
         _replace(PAIR, "blue cube,blue cube,0", "brown cube,brown cube,0"),
-        r"sphere\.csv, row 0: expected the right text, 'blue cube', got 'brown cube'",
+        r"sphere\.csv, line 2: expected the right text, 'blue cube', got 'brown cube'",
     ),
     "text twice": (
         _replace(PAIR, "a red cube,", "a blue cube,"),
-        r"sphere\.csv, row 1: expected another text than in row 0, got 'a photo of a blue cube'",
+        r"sphere\.csv, line 3: expected another text than on line 2, got 'a photo of a blue cube'",
+    ),
+    "text twice below an empty line": (
+        _replace(PAIR, "1,a photo of a red cube,", "\n1,a photo of a blue cube,"),
+        r"sphere\.csv, line 4: expected another text than on line 2, got 'a photo of a blue cube'",
     ),
     "gap": (_replace(PAIR, ",green cube,4", ",green cube,5"), r"sphere\.csv: classidx must run from 0 without gaps"),
-    "header": (_replace(PAIR, "class_name", "label"), r"sphere\.csv must start with a header"),
+    "header": (
+        _replace(PAIR, "class_name", "label"),
+        r"sphere\.csv must start with a header that names .*class_name ",
+    ),
     "one row": (lambda root: write_table(root / PAIR, ["blue cube"]), "has one row: expected 2 candidates or more"),
     "words": (_replace(PAIR, "cyan cone,3", "cone,3"), r"sphere\.csv: expected names of the form COLOUR SHAPE"),
     "folder": (
@@ -221,7 +243,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "empty split": (lambda root: (root / "two_object/ood_val").mkdir(), "two_object/ood_val has no folders"),
     "no prompts": (
         lambda root: shutil.rmtree(root / "two_object_prompts"),
-        r"two_object_prompts\) has no folder of the prompts of two_object, id-val, plain setting: .*two_obj_train$",
+        r"no prompts of two_object id-val ZSL: expected a table per group in .*/two_object_prompts/two_obj_train$",
     ),
     "two of one name": (
         lambda root: (root / "two_object_prompts/train_two_obj_prompts").mkdir(),
