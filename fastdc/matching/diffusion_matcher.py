@@ -132,6 +132,11 @@ class DiffusionMatcher:
         return self._name
 
     @property
+    def identity(self) -> str:
+        """The sha256 of the model's bundle as fastdc info has it; empty if it was made by hand."""
+        return self._source.model.identity
+
+    @property
     def calibration(self) -> Calibration | None:
         """The calibration of the race that it was given."""
         return self._calibration
@@ -163,7 +168,7 @@ class DiffusionMatcher:
             Interrupted: Ctrl-C; its ``result`` holds the images that were finished.
         """
         wanted = Settings.of(self._raced(self._source.model), (), self._options)
-        facts: dict[str, Any] = {"texts": len(trials.texts)}
+        facts: dict[str, Any] = {"texts": len(trials.texts), "bundle": self.identity}
         if self._calibration is not None and wanted.promised is not None:
             facts["delta"] = self._calibration.delta
         done = _Done(self._name, self._options.decision, facts)

@@ -66,8 +66,8 @@ def evidence(
             answers=np.array([last_best(one) for one in scores], np.int64),
             evaluations=table.evaluations,
             seconds=time.perf_counter() - start,
-            facts={"model": table.model, "sha256": table.identity, "plan": table.plan, "seed": table.seed}
-            | {"rule": "full", "fastdc": table.version, "subtracted": subtract},
+            facts={"model": table.model, "sha256": table.identity, "bundle": matcher.identity}
+            | {"plan": table.plan, "seed": table.seed, "rule": "full", "fastdc": table.version, "subtracted": subtract},
         )
 
     try:

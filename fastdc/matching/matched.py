@@ -57,7 +57,8 @@ class Matched:
         evaluations: int64 (m,), network evaluations per image; for other models, the texts that an image was compared
             with.
         seconds: Wall time.
-        facts: What reproduces the scores: model, files, versions, options.
+        facts: What reproduces the scores: model, files, versions, options. Of a diffusion model, "bundle" is the sha256
+            that fastdc info has, and "sha256" that of the bundle with the texts as its prompts.
     """
 
     name: str

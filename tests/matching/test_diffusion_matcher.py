@@ -8,7 +8,8 @@ import pytest
 
 import fastdc
 from fastdc import DiffusionClassifier, InputError, Interrupted
-from fastdc.matching import DiffusionMatcher, Matched, Trials, diffusion_matcher, last_best
+from fastdc.bundle import find_model, load_bundle
+from fastdc.matching import DiffusionMatcher, Matched, Trials, diffusion_matcher, evidence, last_best
 from fastdc.rules import Paired
 from helpers.matching_worlds import CLASSES, NAMES, WORLD, N, asked, with_null, with_prompts
 from helpers.worlds import SHAPE, ManySlots, classifier, denoiser, unit_images
@@ -282,6 +283,10 @@ def test_texts_that_are_the_same_tokens_are_one_condition_unless_they_compete() 
     matcher = DiffusionMatcher("shapes", draws=2, threads=1)
     apart = matcher.match(Trials.of(images, lists))
     assert apart.facts["texts"] == 3
+    known = load_bundle(find_model("shapes")).model.identity
+    found = [one.facts for one in (apart, evidence(matcher, Trials.of(images[:1], lists[:1])))]
+    assert [one["bundle"] for one in found] == [known, known]
+    assert known not in [one["sha256"] for one in found]  # the model with these texts as prompts
     same = np.stack([images[0], images[0]])
     twice = matcher.match(Trials.of(same, lists))
     assert twice.scores[0].tolist() == twice.scores[1][::-1].tolist()
