@@ -1,7 +1,9 @@
 """The plot of noise levels: a valid file with a line for each kind, the same bytes every time."""
 
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,3 +26,22 @@ def test_a_plot_has_a_line_for_each_kind(tmp_path: Path) -> None:
     content = path.read_bytes()
     assert level_sheet(path, found).read_bytes() == content
     assert level_sheet(tmp_path / "levels.png", found, title="t").stat().st_size > 1000
+
+
+def test_kinds_that_agree_do_not_hide_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ("colour", "shape", "any wrong text")
+    ends = {kind: tuple(share(k, 5) for k in (5, 4)) for kind in kinds}
+    figures: list[Any] = []
+    monkeypatch.setattr(
+        sys.modules["fastdc.figures.level_sheet"], "write_figure", lambda figure, _: figures.append(figure)
+    )
+    levels = np.array([[0.1, 0.4], [0.5, 2.0]])
+    level_sheet(tmp_path / "levels.png", LevelAnalysis("m", levels, (4, 4), kinds, (5, 5, 5), ends, ends))
+    for axes in figures[0].axes:
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_marker() != "None"]
+        assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 3
+        first, second, third = (np.asarray(line.get_xdata()) for line in lines)
+        assert (first < second).all()
+        assert (second < third).all()
+        assert second == pytest.approx([0.2, 1.0])
+        assert "95 % intervals" in axes.get_xlabel()
