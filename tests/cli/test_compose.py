@@ -67,8 +67,8 @@ def test_tables_and_files(cli: Cli, data: Path, tmp_path: Path) -> None:
 
 
 def test_paired_tests_in_place_of_the_calibrated_race_are_noted(cli: Cli, data: Path) -> None:
-    asked = ("compose", data, "--model", "shapes", "--draws", "1", "--task", "single_object", "--split", "ood_val")
-    asked += ("--zsl", "--images", "2")
+    cell = ("--task", "single_object", "--split", "ood_val", "--zsl", "--images", "2")
+    asked = ("compose", data, "--model", "shapes", "--draws", "1", *cell)
     assert (told := cli(*asked).err).count("note: shapes: paired tests instead of the calibrated race") == 1
     assert "--calibrate 99 would run 99 images of ID_val" in told
     assert "note: " not in cli(*asked, "--quiet").err
