@@ -13,6 +13,9 @@ from fastdc.support import BackendError, FastdcError, InputError, Interrupted
 from helpers.cli_runs import Cli
 from helpers.composition_trees import write_pairs, write_single
 
+pytest.importorskip("onnxruntime")
+pytest.importorskip("tokenizers")
+
 MODEL = ("--model", "shapes", "--draws", "1", "--rule", "full", "--threads", "1")
 
 

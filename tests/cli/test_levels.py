@@ -21,7 +21,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place_digits(tmp_path)
 
 
-WITH_LEVELS = ("demo", "classify", "explain", "score", "calibrate", "certify", "export")
+WITH_LEVELS = ("demo", "classify", "match", "compose", "explain", "score", "calibrate", "certify", "export")
 
 
 def _parsed(name: str, *args: str) -> dict[str, object]:

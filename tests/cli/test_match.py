@@ -184,10 +184,11 @@ def test_what_cannot_be_matched_is_refused(cli: Cli, folder: Path) -> None:
     cli.refuses("match", "asked.csv", "--siglip", "x", "--clip", "y", naming="got --clip or --siglip 2 times")
     cli.refuses("match", "asked.csv", "--siglip", "x", "--draws", "8", naming="--draws is for --model")
     cli.refuses("match", "asked.csv", "--clip", "x", "--device", "cuda:0,1", naming="runs on one device")
+    cli.refuses("match", "asked.csv", *FEW, "--csv", "out.txt", naming="ends in .csv")
+    pytest.importorskip("matplotlib")
     for how in (("examples.jsonl",), ("known.csv", "--rank"), ("asked.csv", "--level-plot", "levels.png")):
         cli.refuses("match", *how, *MODEL, "--rule", "paired", naming="every draw: expected no --rule")
         cli.refuses("match", *how, *MODEL, "--decision", "vote", naming="every draw: expected no --rule")
     for option in (("--csv", "out.csv"), ("--calibrate", "asked.csv")):
         cli.refuses("match", "asked.csv", *MODEL, "--level-plot", "levels.png", *option, naming="expected no --c")
-    cli.refuses("match", "asked.csv", *FEW, "--csv", "out.txt", naming="ends in .csv")
     assert fastdc.load_bundle(fastdc.bundle.find_model("digits-mlp")).model.null_class == 10
