@@ -1,6 +1,6 @@
 """The options and the help of ``fastdc compose``; :mod:`fastdc.cli.compose` does it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,7 +55,13 @@ where both were asked the same.
 """
 
 
-class _Split(click.Choice[str]):
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice  # no generic class before click 8.2
+
+
+class _Split(_Choice):
     """A split by its name, or by that of its folder, such as ID_test or ood_val."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
