@@ -18,11 +18,6 @@ def level_of(images: int, delta: float | None) -> float:
         images: Number of images.
         delta: What --delta says.
 
-    Example:
-        >>> from fastdc.cli.race_notes import level_of
-        >>> level_of(99, None), level_of(10, 0.1)
-        (0.01, 0.1)
-
     Raises:
         InputError: They support no default; the message names a --delta that they support, if there is one.
     """

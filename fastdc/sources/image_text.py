@@ -243,7 +243,9 @@ def _tokenizer(path: Path, name: str, config: dict[str, Any]) -> tuple[Any, int]
         limits = [int(tokenizer.model_max_length), int(_text_config(config).get("max_position_embeddings", MAX_TOKENS))]
         length = min(*limits, MAX_TOKENS)
         tokenizer(["a"], padding="max_length", truncation=True, max_length=length)
-    except Exception as error:  # json, tokenizers and transformers raise all kinds
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # json, tokenizers and transformers raise all kinds; a panic of Rust is no Exception
         raise BundleError(f"{name}: the tokenizer cannot be read: {one_line(error)}") from None
     return tokenizer, length
 

@@ -180,7 +180,7 @@ def test_options_and_data_are_refused_before_torch_is_imported(inputs: Path) -> 
         assert not set(HEAVY).intersection(told.libraries), args
         assert told.code == 2, args
         assert told.err.count("\n") == 1, args
-        assert told.modules < 950  # 904 with the lowest versions of all dependencies
+        assert told.modules < 1000  # 953 with the lowest versions of all dependencies
     assert sorted(inputs.rglob("*")) == before
 
 
