@@ -59,7 +59,7 @@ def test_tasks_and_splits_are_chosen_by_the_names_of_their_folders(root: Path) -
         ]
     assert {cell.split for cell in read_layout(root, tasks=["single"], splits=["ood_val"])} == {"val"}
     with pytest.raises(fastdc.InputError, match="did you mean 'single'"):
-        read_layout(root, tasks=["singles"])
+        read_layout(root, tasks=["singlet"])
 
 
 def test_folders_that_are_no_splits_are_named(root: Path) -> None:
