@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from common import parser, print_table, save
+from fastdc.bundle import find_model, load_bundle
 from fastdc.certification import mcnemar, paired_difference
 from fastdc.figures import level_sheet
 from fastdc.matching import (
@@ -78,7 +79,8 @@ class Races:
         self.facts: dict[str, Any] = {}
         self._made: dict[tuple[str, bool, float, int], DiffusionMatcher] = {}
         self._model, self._options, self._validation = model, options, validation
-        kept = None if keep is None else Path(keep) / "plans.json"
+        identity = load_bundle(find_model(model)).model.identity  # plans are of one model
+        kept = None if keep is None else Path(keep) / f"plans-{identity[:12]}.json"
         self.plans: dict[str, dict[str, Any]] = {}
         if kept is not None and kept.exists():
             self.plans = json.loads(kept.read_text(encoding="utf-8"))

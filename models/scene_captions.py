@@ -78,8 +78,11 @@ def shifted(images: Tensor) -> Tensor:
     return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def clip_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
-    """CLIP's tokenizer over a small vocabulary in CLIP's order, in which each word of some texts is one token."""
+def clip_tokenizer(texts: Iterable[str], length: int = LENGTH) -> CLIPTokenizer:
+    """CLIP's tokenizer over a small vocabulary in CLIP's order, in which each word of some texts is one token.
+
+    The order: bytes, bytes that end a word, merges, begin, end. `length` is the number of tokens per text.
+    """
     begin, end = "<|startoftext|>", "<|endoftext|>"
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = CLIPTokenizer(vocab={begin: 0, end: 1}, merges=[]).backend_tokenizer
@@ -94,7 +97,7 @@ def clip_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
     merges: list[Any] = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges), begin, end]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
 def validation(data: Path, images: int | None = None) -> dict[str, Trials]:

@@ -24,7 +24,6 @@ script continues when it is started again; the result is the same.
 
 import argparse
 import copy
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -34,11 +33,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fastdc.support import whole_file
+from scene_captions import clip_tokenizer
 
 SIZE = 32  # pixels per side
 LATENT = 8  # latents per side
@@ -101,25 +100,6 @@ class Examples(NamedTuple):
     options: Tensor
     mirrored: Tensor
     left: Tensor
-
-
-def make_tokenizer(texts: list[str]) -> CLIPTokenizer:
-    """CLIP's tokenizer over a small vocabulary in CLIP's order: bytes, bytes that end a word, merges, begin, end."""
-    begin, end = "<|startoftext|>", "<|endoftext|>"
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = CLIPTokenizer(vocab={begin: 0, end: 1}, merges=[]).backend_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,  # more than needed, so that every word becomes one token
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        special_tokens=[begin, end],
-        show_progress=False,
-    )
-    learner.train_from_iterator(texts, trainer)
-    merges: list[Any] = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges), begin, end]
-    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
 
 
 def make_autoencoder() -> AutoencoderKL:
@@ -324,7 +304,7 @@ def train(examples: Examples, out: Path, seed: int, last: int) -> None:
     """Trains what is still to be trained, up to a step of the denoiser, and writes the pipeline and its state."""
     torch.manual_seed(seed)
     rng, state = torch.Generator().manual_seed(seed), out / "state.pt"
-    tokenizer = make_tokenizer(examples.texts)
+    tokenizer = clip_tokenizer(examples.texts, LENGTH)
     denoiser = Denoiser(tokenizer, examples.texts)
     if state.exists():
         found = torch.load(state, weights_only=True)

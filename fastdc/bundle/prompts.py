@@ -95,7 +95,7 @@ def read_prompts(path: str | Path) -> Prompts:
 
 
 def read_prompts_with(path: str | Path, column: str = "") -> tuple[Prompts, tuple[str, ...] | None]:
-    """As :func:`read_prompts`, with one more column, such as what it means to choose a prompt.
+    """Reads prompts like :func:`read_prompts`, and one more column, such as what choosing a prompt would mean.
 
     Args:
         path: The file, in UTF-8.

@@ -162,7 +162,7 @@ def choose_plan_of(
     if "loss" in searched:
         raise InputError("a loss is chosen from errors under several: expected no loss to search")
     wanted = [name for name in CHOICES if name in searched and (labels is not None or name == "first")]
-    columns = replace(model, prompts=(), class_of=())  # a column is a class, whatever it stands for
+    columns = replace(model, prompts=(), class_of=())  # here every column counts as a class
     return _Search(columns, config, n, labels, wide, delta, bands(model) if "levels" in wanted else ()).run(wanted)
 
 

@@ -25,7 +25,7 @@ from fastdc.matching.trials import Trials
 from fastdc.support import FastdcError, InputError, Interrupted
 
 _EVERY = 5.0  # seconds between two writes of a cell's answers, at least
-_EASY = "a race finishes easy images first, and what it has finished tells little of the others"
+_EASY = "a race finishes the easy images first, so these say little about the others"
 
 OnComposed = Callable[[str, Cell, int, int], None]
 """Called with a model's name, a cell, and the numbers of its images that are done, and of all."""
@@ -189,7 +189,7 @@ def _answered(one: Entrant, cell: Cell, keep: Keep, progress: OnComposed | None)
 
 
 class _Unprepared(Interrupted):
-    """Ctrl-C before a matcher was asked; the message says what it ended."""
+    """Ctrl-C came before a matcher was asked; the message says what was stopped."""
 
 
 def _prepared(one: Entrant, cell: Cell, known: Matched | None) -> AbstractMatcher:

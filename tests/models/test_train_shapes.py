@@ -81,7 +81,7 @@ def pipeline(train: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_word_is_one_token(scripts: dict[str, ModuleType]) -> None:
     texts = [text for task in SCENE_TASKS for group in scene_groups(task, "train") for text in group.captions]
-    tokenizer = scripts["train_shapes"].make_tokenizer(texts)
+    tokenizer = scripts["train_shapes"].clip_tokenizer(texts, scripts["train_shapes"].LENGTH)
     unseen = [text for task in SCENE_TASKS for group in scene_groups(task, "ood_test") for text in group.captions]
     for text in {*texts, *unseen}:
         tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
@@ -91,7 +91,7 @@ def test_every_word_is_one_token(scripts: dict[str, ModuleType]) -> None:
 
 def test_other_texts_have_tokens_too(scripts: dict[str, ModuleType]) -> None:
     """At worst the tokens are bytes, so that no text is unknown: the end token stands only at the end."""
-    tokenizer = scripts["train_shapes"].make_tokenizer(["a photo of a red cone"])
+    tokenizer = scripts["train_shapes"].clip_tokenizer(["a photo of a red cone"], scripts["train_shapes"].LENGTH)
     ids = tokenizer("Zwölf 7!").input_ids
     assert ids.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "zwölf7!"
@@ -220,7 +220,7 @@ def test_phases_follow_each_other(scripts: dict[str, ModuleType]) -> None:
 def test_renewed_words_get_other_embeddings(scripts: dict[str, ModuleType], examples: Any) -> None:
     """In the text encoder and in its average, and only theirs."""
     train = scripts["train_shapes"]
-    denoiser = train.Denoiser(train.make_tokenizer(examples.texts), examples.texts)
+    denoiser = train.Denoiser(train.clip_tokenizer(examples.texts, train.LENGTH), examples.texts)
     both = [text.get_input_embeddings().weight for text in (denoiser.text, denoiser.average[0])]
     before = both[0].detach().clone()
     denoiser.renew([3, 500], torch.Generator().manual_seed(0))
