@@ -181,9 +181,9 @@ def read_tokenizer(folder: Path, kind: str, *, length: int | None = None) -> str
             pad_token=loaded.pad_token,
             pad_type_id=loaded.pad_token_type_id,
         )
-    except BundleError:
+    except (BundleError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # json, tokenizers and transformers raise all kinds
+    except BaseException as error:  # json, tokenizers and transformers raise all kinds; a panic of Rust is no Exception
         raise BundleError(f"tokenizer {folder} cannot be read: {one_line(error)}") from None
     text: str = parsed.to_str()
     return text

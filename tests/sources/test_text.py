@@ -203,6 +203,22 @@ def test_tokenizers_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monk
         read_tokenizer(folder, "CLIPTokenizer")
 
 
+class Panic(BaseException):
+    """What a panic in Rust, such as that of a vocabulary without an entry, becomes in Python: no Exception."""
+
+
+@pytest.mark.parametrize(("raised", "told"), [(Panic, BundleError), (KeyboardInterrupt, KeyboardInterrupt)])
+def test_a_panic_of_a_tokenizer_is_refused_and_ctrl_c_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException], told: type[BaseException]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise raised("no entry found for key")
+
+    monkeypatch.setattr("transformers.CLIPTokenizer.from_pretrained", fails)
+    with pytest.raises(told, match="no entry found for key"):
+        read_tokenizer(_old_clip(tmp_path), "CLIPTokenizer")
+
+
 def test_transformers_4_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _saved(tmp_path, clip_tokenizer())
     monkeypatch.setattr("transformers.__version__", "4.57.3")
